@@ -1,0 +1,1 @@
+"""An open CM3Leon: one autoregressive model that reads and writes text and images."""

@@ -1,0 +1,124 @@
+"""Words -> verb, errors -> one line and an exit code: 0 done, 2 the user's input, 1 our fault."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cm3.errors import Cm3Error, RequestError, did_you_mean
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("cm3.cli.demo:Demo", "draw, describe and infill with the model in the package"),
+    "generate": ("cm3.cli.generate:Generate", "draw pictures from words"),
+    "describe": ("cm3.cli.describe:Describe", "say what a picture shows"),
+    "infill": ("cm3.cli.infill:Infill", "fill a hole in a picture or in a sentence"),
+    "tokenizer text train": ("cm3.cli.tokenizer:TextTrain", "learn a text tokenizer from files"),
+    "tokenizer text eval": ("cm3.cli.tokenizer:TextEval", "measure a text tokenizer on files"),
+    "tokenizer image train": ("cm3.cli.tokenizer:ImageTrain", "train an image tokenizer: a recipe, as cm3 train"),
+    "tokenizer image eval": ("cm3.cli.tokenizer:ImageEval", "measure an image tokenizer on pictures"),
+    "train": ("cm3.cli.train:Train", "run a recipe: pretraining, tuning, an image tokenizer"),
+    "eval scenes": ("cm3.cli.evaluate:EvalScenes", "measure a model on scenes that it was never trained on"),
+}
+
+HEAD = """usage: cm3 VERB [options]
+
+CM3Leon: one model that reads and writes text and images.
+"""
+FOOT = """
+examples:
+  cm3 demo
+  cm3 generate "a large red circle at the top left on a grey background" --n 4 --out out
+  cm3 describe out/*.png
+  cm3 VERB --help         what a verb takes, with examples
+
+every verb: --json (last line of stdout is one JSON object), --debug (tracebacks), --threads N
+exit codes: 0 done, 2 the input was wrong, 1 our fault"""
+# Errors of the system that are the user's to mend, and are told like one.
+MENDABLE = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (those of the process if None); returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _run(args)
+        sys.stdout.flush()
+        return 0
+    except SystemExit as stop:  # tyro, after printing help
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        return _fail(args, "interrupted", 130)
+    except BrokenPipeError:  # `cm3 ... | head`: nobody reads on, which is no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Cm3Error as error:
+        return _fail(args, f"error: {error}", 2)
+    except OSError as error:
+        if error.errno in MENDABLE:
+            return _fail(args, f"error: {error.filename or 'output'}: {error.strerror}", 2)
+        return _fail(args, f"internal error: {type(error).__name__}: {error}; run with --debug, and report it", 1)
+    except Exception as error:
+        return _fail(args, f"internal error: {type(error).__name__}: {error}; run with --debug, and report it", 1)
+
+
+def _fail(args: Sequence[str], message: str, code: int) -> int:
+    if "--debug" in args:
+        traceback.print_exc()
+    line = " ".join(message.split())
+    print(f"cm3: {line}", file=sys.stderr)
+    if "--json" in args:
+        print(json.dumps({"error": line.removeprefix("error: ")}))
+    return code
+
+
+def _run(args: list[str]) -> None:
+    if args[:1] == ["--version"]:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"cm3 {version('cm3leon')}")
+        except PackageNotFoundError:
+            print("cm3, not installed but run from its folder")
+        return
+    words = _words(args)
+    if words not in VERBS:
+        known = {v.split()[len(words.split())] for v in VERBS if f"{v} ".startswith(f"{words} ".lstrip())}
+        rest = args[len(words.split()) :]
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_listing(words))
+            return
+        path = f"cm3 {words}".strip()
+        raise RequestError(
+            f"{path}: no verb {rest[0]!r}.{did_you_mean(rest[0], known)} It has {', '.join(sorted(known))}"
+        )
+    module, name = VERBS[words][0].split(":")
+    form = getattr(importlib.import_module(module), name)
+    verb = form.parse(args[len(words.split()) :], f"cm3 {words}")
+    verb.common.use_threads()
+    # Whatever a library or a recipe prints must not come after the JSON object, nor before it on stdout.
+    with contextlib.redirect_stdout(sys.stderr) if verb.common.json else contextlib.nullcontext():
+        result = verb.run()
+    if verb.common.json:
+        print(json.dumps(result))
+
+
+def _words(args: Sequence[str]) -> str:
+    """As many leading words as lead towards a verb."""
+    words: list[str] = []
+    for a in args:
+        if not any(f"{v} ".startswith(" ".join([*words, a, ""])) for v in VERBS):
+            break
+        words.append(a)
+    return " ".join(words)
+
+
+def _listing(prefix: str = "") -> str:
+    lines = [f"  {verb:<24}{text}" for verb, (_, text) in VERBS.items() if f"{verb} ".startswith(f"{prefix} ".lstrip())]
+    head = HEAD if not prefix else f"usage: cm3 {prefix} VERB [options]\n"
+    return "\n".join([head, "verbs:", *lines, FOOT if not prefix else f"\n  cm3 {prefix} VERB --help"])

@@ -1,0 +1,152 @@
+"""What verbs share: --json, --debug and --threads, --model, and how a model samples."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from cm3.cli.parse import names_of, parse
+from cm3.errors import RequestError
+
+if TYPE_CHECKING:
+    from cm3.generate import CM3Leon
+
+Flag = FlagCreatePairsOff[bool]
+HERE = arg(name="")
+"""For a group of options whose names stand without a prefix."""
+OWN = arg(help_behavior_hint="(default: the model's own)", metavar="NUMBER")
+"""For an option that is None unless given: then the model's bundle decides."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Two at most: small models gain nothing from a third, and OpenMP threads on busy cores spin against each other.
+
+    OMP_NUM_THREADS, where it is set, is taken instead.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else min(2, cores())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every verb takes."""
+
+    json: Annotated[Flag, arg(help="The last line of stdout is one JSON object; all else goes to stderr.")] = False
+    debug: Annotated[Flag, arg(help="Show the traceback of an error.")] = False
+    threads: Annotated[
+        int, arg(metavar="N", help="CPU threads. More than there are idle cores is much slower, not faster.")
+    ] = default_threads()
+
+    def use_threads(self) -> None:
+        """Set the number of threads for whatever is loaded from now on. Raises `RequestError` for fewer than one."""
+        at_least(1, threads=self.threads)
+        for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+            os.environ[name] = str(self.threads)
+        if torch := sys.modules.get("torch"):  # already imported: it has read the environment
+            torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """Base of every verb."""
+
+    common: Annotated[Common, HERE] = Common()
+
+    @classmethod
+    def parse(cls, args: Sequence[str], prog: str) -> Self:
+        """Read the arguments after the verb. Raises `RequestError` where they are wrong."""
+        return parse(cls, args, prog=prog, description=inspect.getdoc(cls) or "", names=list(names_of(cls)))
+
+    def run(self) -> dict[str, Any]:
+        """Do it: print for a person, return for a machine."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVerb(Verb):
+    """A verb that uses a model."""
+
+    model: Annotated[str, arg(metavar="MODEL")] = "scenes"
+    """Which model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
+
+    def open_model(self) -> CM3Leon:
+        """Load the model. Raises `CheckpointError` for one that is unknown or damaged."""
+        from cm3.generate import CM3Leon
+
+        return CM3Leon.load(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a model samples."""
+
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """The same seed gives the same output."""
+    temperature: Annotated[float | None, OWN] = None
+    """0 takes the likeliest token each time."""
+    top_p: Annotated[float | None, OWN] = None
+    """Draw from the fewest tokens that hold this much probability."""
+
+    max_tokens: Annotated[int | None, OWN] = None
+    """Longest text to write, for each gap, in tokens."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Those that were given, as arguments of `CM3Leon.generate`. Raises `RequestError` for no tokens."""
+        at_least(1, max_tokens=1 if self.max_tokens is None else self.max_tokens)
+        return {name: value for name, value in vars(self).items() if value not in (None, "none")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided(Sampling):
+    """How a model samples, with the prompt weighed against no prompt."""
+
+    guidance: Annotated[float | None, OWN] = None
+    """How far to push towards the prompt; 1 is no guidance."""
+    contrast: Annotated[Literal["none", "max", "kmax"], arg(metavar="none|max|kmax")] = "none"
+    """Contrastive decoding: keep only tokens with at least ALPHA times the largest (max) or K-th largest (kmax: CD-K)
+    probability. Without --guidance the score is the contrast itself."""
+    k: Annotated[int | None, OWN] = None
+    """K of CD-K."""
+    alpha: Annotated[float | None, OWN] = None
+    """ALPHA of contrastive decoding, 0 to 1."""
+
+
+def at_least(low: int, **values: int) -> None:
+    """Raise `RequestError` for the first value below `low`, naming its option."""
+    for name, value in values.items():
+        if value < low:
+            raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+
+
+class Progress(Protocol):
+    """What `progress` gives."""
+
+    def __call__(self, done: int, total: int, label: str = "") -> None: ...
+
+
+@contextmanager
+def progress(label: str, unit: str = "token") -> Iterator[Progress]:
+    """A bar on stderr, where that is a terminal; call what it gives with (done, total) and perhaps a new label."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, disable=None, file=sys.stderr, leave=False) as bar:
+
+        def update(done: int, total: int, label: str = "") -> None:
+            bar.total = total
+            if label:
+                bar.set_description(label, refresh=False)
+            bar.update(done - bar.n)
+
+        yield update

@@ -1,0 +1,66 @@
+"""The sections of a sheet as one HTML file that needs nothing else: pictures inside, light and dark, any width."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+
+from cm3.cli.files import png
+from cm3.cli.sheet import Line, Panel, Section, enlarged
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1c22; --muted: #6a6c78; --line: #e2e3ea; --paper: #fff; --card: #f7f7fa;
+  --right: #17784a; --wrong: #b83227; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e9eaf0; --muted: #a0a2b0; --line: #34363f; --paper: #16171c;
+  --card: #1f2027; --right: #5fd39a; --wrong: #ff8d80; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 3rem 1.5rem 4rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.25rem; margin: 0; }
+p { margin: 0; }
+.sub, .note, footer { color: var(--muted); }
+section { border-top: 1px solid var(--line); margin-top: 2.2rem; padding-top: 1.4rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.6rem; margin-top: 1rem; }
+.grid.one { grid-template-columns: 1fr; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .6rem; overflow: hidden; }
+.one figure { display: flex; flex-wrap: wrap; }
+.one img { max-width: 18rem; }
+.one figcaption { flex: 1 1 18rem; }
+img { display: block; width: 100%; }
+figcaption { padding: .8rem 1rem 1rem; }
+.prompt { font-weight: 600; }
+.label { color: var(--muted); font-size: .8rem; margin-top: .7rem; }
+.right, .wrong { font-size: .92rem; margin-top: .25rem; }
+.right { color: var(--right); } .right::before { content: "\\2713\\00a0\\00a0"; }
+.wrong { color: var(--wrong); } .wrong::before { content: "\\2717\\00a0\\00a0"; }
+footer { margin-top: 2.5rem; font-size: .88rem; }
+"""
+
+
+def page(sections: Sequence[Section], title: str, subtitle: str = "", footer: str = "", *, side: int = 384) -> str:
+    """An HTML document with the sections, each picture at `side` pixels inside it."""
+    body = [f"<h1>{html.escape(title)}</h1>", f'<p class="sub">{html.escape(subtitle)}</p>']
+    for section in sections:
+        kind = "grid one" if len(section.panels) == 1 else "grid"
+        body += [f"<section><h2>{html.escape(section.title)}</h2>", f'<p class="note">{html.escape(section.note)}</p>']
+        body += [f'<div class="{kind}">', *(_figure(panel, side) for panel in section.panels), "</div></section>"]
+    body.append(f"<footer>{html.escape(footer)}</footer>")
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+    )
+    return "\n".join([head, "<body>", *body, "</body></html>", ""])
+
+
+def _figure(panel: Panel, side: int) -> str:
+    data = base64.b64encode(png(enlarged(panel.picture, side))).decode()
+    alt = html.escape(panel.lines[0].text if panel.lines else "picture", quote=True)
+    caption = "".join(_line(line) for line in panel.lines)
+    return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _line(line: Line) -> str:
+    return f'<p class="{line.style}">{html.escape(line.text)}</p>'

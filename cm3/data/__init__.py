@@ -1,0 +1,1 @@
+"""Raw records to training batches, one file an arrow: mask, pack, load."""

@@ -1,0 +1,169 @@
+"""The CM3 objective: spans move to the end of a document, so that a left-to-right model learns to fill holes.
+
+    </s> a red circle <break> IMAGE </s>
+    </s> a <mask:0> circle <break> IMAGE </s> <mask:0> red <eoss>
+
+Paper section 2.2; the law of drawing spans is not printed there. `segments` is ours: draw the number of spans, then
+distinct segments (runs between `<break>` and `</s>`, text and image alike), then a span inside each, so that a short
+caption is masked as often as a long image. `published` is the one in the authors' code: spans over the whole length,
+clipped to the segment that they overlap most, which almost never masks a short caption (docs/paper.md 3.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cm3.errors import ConfigError, DataError
+from cm3.vocab import Tokens, Vocab
+
+Span = tuple[int, int]
+"""Start and stop of a run of tokens, stop exclusive."""
+
+
+@dataclass(frozen=True)
+class MaskLaw:
+    """How spans are drawn. Raises `ConfigError` for a value out of range."""
+
+    law: Literal["segments", "published"] = "segments"
+    rate: float = 1.0
+    """Mean of the Poisson number of spans; 0 gives plain left-to-right documents."""
+    whole_text: float = 0.5
+    """Probability that a chosen text segment is masked whole (else a uniform part of it)."""
+    whole_image: float = 0.5
+    """Probability that a chosen image is masked whole."""
+    box: float = 0.0
+    """Probability that the part of an image is a rectangle, one span a row (needs `columns`), instead of a run."""
+    columns: int = 0
+    """Columns of the image grid."""
+
+    def __post_init__(self) -> None:
+        if self.law not in ("segments", "published"):
+            raise ConfigError(f"mask.law={self.law!r}: must be 'segments' or 'published'")
+        if not 0 <= self.rate <= 16:
+            raise ConfigError(f"mask.rate={self.rate}: must be in 0..16")
+        for name in ("whole_text", "whole_image", "box"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"mask.{name}={getattr(self, name)}: is a probability, must be in 0..1")
+        if self.box > 0 and self.columns < 1:
+            raise ConfigError(f"mask.columns={self.columns}: must be the columns of the image grid when mask.box > 0")
+
+
+def segments(ids: np.ndarray, vocab: Vocab) -> list[Span]:
+    """The runs between boundaries (`<break>`, `</s>`), empty ones left out."""
+    edges = np.flatnonzero((ids == vocab.brk) | (ids == vocab.eos))
+    bounds = [-1, *edges.tolist(), len(ids)]
+    return [(a + 1, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a + 1]
+
+
+def cm3_mask(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -> Tokens:
+    """Draw spans of a document by `law` and move them to its end. `cm3_unmask` is the exact inverse.
+
+    `tokens` is one whole document. No span holds a `<break>` or `</s>`. Nothing is cut: the result is longer by three
+    tokens a span. Raises `DataError` when the document holds masks already.
+    """
+    if bool(vocab.is_mask(tokens.ids).any()):
+        raise DataError("cm3_mask: the document holds <mask> tokens already; mask a document once")
+    number = min(int(rng.poisson(law.rate)), vocab.masks)
+    if number == 0:
+        return tokens
+    draw = _spans_by_segment if law.law == "segments" else _spans_as_published
+    return move_spans(tokens, draw(tokens, vocab, law, number, rng), vocab)
+
+
+def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:
+    """Replace each span by `<mask:i>` and append `<mask:i> span <eoss>` for each, in order of position.
+
+    Raises `DataError` for spans that are empty, overlap, or are more than the vocabulary has masks.
+    """
+    spans = sorted(spans)
+    if len(spans) > vocab.masks:
+        raise DataError(f"move_spans: {len(spans)} spans, but the vocabulary has {vocab.masks} masks; raise vocab.masks")
+    source, tail, at = [], [], 0
+    for i, (start, stop) in enumerate(spans):
+        if not at <= start < stop <= tokens.length:
+            raise DataError(f"move_spans: span {start}..{stop} is empty, out of order or past the end ({tokens.length})")
+        mask = Tokens.of([vocab.mask(i)])
+        source += [tokens.slice(at, start), mask]
+        tail += [mask, tokens.slice(start, stop), Tokens.of([vocab.eoss])]
+        at = stop
+    return Tokens.concat([*source, tokens.slice(at, tokens.length), *tail])
+
+
+def cm3_unmask(tokens: Tokens, vocab: Vocab) -> Tokens:
+    """Put the spans of a masked document back. The exact inverse of `cm3_mask` and `move_spans`.
+
+    Raises `DataError` where the tail does not answer the masks of the source one for one.
+    """
+    where = np.flatnonzero(vocab.is_mask(tokens.ids)).tolist()
+    if not where:
+        return tokens
+    number, odd = divmod(len(where), 2)
+    names = [int(tokens.ids[w]) for w in where]
+    if odd or names[:number] != names[number:] or len(set(names[:number])) != number:
+        raise DataError("cm3_unmask: each <mask:i> must stand once in the source and once in the tail, in one order")
+    stops = [*where[number + 1 :], tokens.length]
+    spans = []
+    for start, stop in zip(where[number:], stops, strict=True):
+        if tokens.ids[stop - 1] != vocab.eoss:
+            raise DataError(f"cm3_unmask: the span after {vocab.name(int(tokens.ids[start]))} does not end with <eoss>")
+        spans.append(tokens.slice(start + 1, stop - 1))
+    pieces, at = [], 0
+    for place, span in zip(where[:number], spans, strict=True):
+        pieces += [tokens.slice(at, place), span]
+        at = place + 1
+    return Tokens.concat([*pieces, tokens.slice(at, where[number])])
+
+
+def _spans_by_segment(tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, rng: np.random.Generator) -> list[Span]:
+    found = segments(tokens.ids, vocab)
+    chosen = rng.permutation(len(found))[:number]
+    spans: list[Span] = []
+    for start, stop in (found[i] for i in sorted(chosen.tolist())):
+        image = bool(vocab.is_image(tokens.ids[start]))
+        if rng.random() < (law.whole_image if image else law.whole_text):
+            spans.append((start, stop))
+        elif image and rng.random() < law.box and (stop - start) % law.columns == 0:
+            spans += _box(start, (stop - start) // law.columns, law.columns, rng)
+        else:
+            a, b = sorted(rng.integers(start, stop + 1, size=2).tolist())
+            # Equal ends would be an empty span; one token is the nearest that is not.
+            spans.append((a, b) if a < b else (min(a, stop - 1), min(a, stop - 1) + 1))
+    # Only a document with hundreds of images could outrun the masks; the first ones are kept.
+    return spans[: vocab.masks]
+
+
+def _box(start: int, rows: int, columns: int, rng: np.random.Generator) -> list[Span]:
+    """A rectangle of the grid with uniform corners, one span a row; full-width rows are one run and stay one span."""
+    top, bottom = sorted(rng.choice(rows + 1, size=2, replace=False).tolist())
+    left, right = sorted(rng.choice(columns + 1, size=2, replace=False).tolist())
+    return row_spans(start, columns, range(top, bottom), left, right)
+
+
+def row_spans(start: int, columns: int, rows: range, left: int, right: int) -> list[Span]:
+    """One span a row for columns `left` to `right` (exclusive) of a grid whose first code is token `start`."""
+    return [(start + r * columns + left, start + r * columns + right) for r in rows]
+
+
+def _spans_as_published(
+    tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, rng: np.random.Generator
+) -> list[Span]:
+    """The law of metaseq's cm3_dataset.py in words (docs/paper.md 3.2): candidates, no overlap, clip to a segment."""
+    length, found = tokens.length, segments(tokens.ids, vocab)
+    kept: list[Span] = []
+    for _ in range(1 if number == 1 else number * number):
+        a, b = sorted((rng.random(2) * length).tolist())
+        start, stop = int(np.floor(a)), int(np.rint(b))
+        if start >= stop or any(start < t and s < stop for s, t in kept):
+            continue
+        kept.append((start, stop))
+        if len(kept) == number:
+            break
+    clipped = []
+    for start, stop in kept:
+        overlap, best = max(((min(stop, t) - max(start, s), (s, t)) for s, t in found), default=(0, (0, 0)))
+        if overlap > 0:
+            clipped.append((max(start, best[0]), min(stop, best[1])))
+    return clipped

@@ -1,0 +1,158 @@
+"""Document: the noun that every outer layer speaks.
+
+A document is a tuple of parts: `Text`, `Image` and `Gap`. A `Gap` is a hole that a model is asked to fill; an `Image`
+may have a hole of its own, a box of pixels. Nothing here knows tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import PIL.Image
+
+from cm3.errors import DataError, RequestError
+
+Box = tuple[int, int, int, int]
+"""Pixels (x0, y0, x1, y1), origin at the top left, x1 and y1 exclusive."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A run of text."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture, and optionally a box of it that is to be filled in.
+
+    `pixels` is any PIL image; `cm3.tokens.image.preprocess` brings it to the model's size and colours. `gap` is in the
+    pixels of this picture. Two images are equal when they are the same object or have the same mode, size and bytes.
+    """
+
+    pixels: PIL.Image.Image
+    gap: Box | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pixels, PIL.Image.Image):
+            raise DataError(f"Image takes a PIL image, got {type(self.pixels).__name__}; open a file with Image.open(path)")
+        if self.gap is not None:
+            check_box(self.gap, self.pixels.size)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Image:
+        """Read a picture file of any format that Pillow reads.
+
+        Raises `DataError` when the file is missing or is not a picture.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise DataError(f"image {str(path)!r}: no such file; check the path")
+        try:
+            with PIL.Image.open(path) as opened:
+                opened.load()
+                return cls(_detach(opened))
+        except DataError:
+            raise
+        except Exception as error:  # Pillow raises many kinds for a damaged file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"image {str(path)!r}: not a readable picture ({reason}); give a PNG, JPEG or WebP file") from error
+
+    def with_gap(self, box: Iterable[int]) -> Image:
+        """Return this picture with the box (x0, y0, x1, y1) to be filled in. Raises `RequestError` for a bad box."""
+        return dataclasses.replace(self, gap=check_box(tuple(box), self.pixels.size))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Image):
+            return NotImplemented
+        a, b = self.pixels, other.pixels
+        same = a is b or (a.mode == b.mode and a.size == b.size and a.tobytes() == b.tobytes())
+        return same and self.gap == other.gap
+
+    def __hash__(self) -> int:
+        return hash((self.pixels.mode, self.pixels.size, self.gap))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A hole between parts, to be filled with text or with a picture."""
+
+    kind: Literal["text", "image"] = "text"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("text", "image"):
+            raise RequestError(f"Gap kind {self.kind!r}: must be 'text' or 'image'")
+
+
+Part = Text | Image | Gap
+
+
+@dataclass(frozen=True)
+class Document:
+    """Parts in reading order, with where they came from.
+
+    `Document.of("a red circle", image)` is the usual way to make one.
+    """
+
+    parts: tuple[Part, ...]
+    id: str = ""
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, *parts: str | PIL.Image.Image | Part, id: str = "", source: str = "", **meta: Any) -> Document:
+        """Make a document of strings, PIL images and parts. Raises `RequestError` for anything else."""
+        return cls(tuple(as_part(p) for p in parts), id=id, source=source, meta=meta)
+
+    @property
+    def text(self) -> str:
+        """Every `Text` part, joined."""
+        return "".join(p.text for p in self.parts if isinstance(p, Text))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Every `Image` part."""
+        return tuple(p for p in self.parts if isinstance(p, Image))
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether anything is to be filled in."""
+        return any(isinstance(p, Gap) or (isinstance(p, Image) and p.gap is not None) for p in self.parts)
+
+
+def as_part(value: object) -> Part:
+    """A string, PIL image or part, as a part. Raises `RequestError` for anything else."""
+    if isinstance(value, Text | Image | Gap):
+        return value
+    if isinstance(value, str):
+        return Text(value)
+    if isinstance(value, PIL.Image.Image):
+        return Image(value)
+    raise RequestError(f"a document part is a string, a picture, or a Text, Image or Gap; got {type(value).__name__}")
+
+
+def check_box(box: tuple[int, ...], size: tuple[int, int]) -> Box:
+    """Return `box` when it is four integers that enclose at least one pixel of a picture of `size` (width, height)."""
+    width, height = size
+    if len(box) != 4:
+        raise RequestError(f"box {box}: takes four integers x0,y0,x1,y1, got {len(box)}")
+    x0, y0, x1, y1 = (int(v) for v in box)
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise RequestError(
+            f"box {x0},{y0},{x1},{y1}: must lie inside the image, 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
+        )
+    return x0, y0, x1, y1
+
+
+def _detach(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A copy that keeps `info` and EXIF (orientation is read from there), detached from the open file."""
+    copy = image.copy()
+    copy.info = dict(image.info)
+    if image.getexif():
+        copy.info["exif"] = image.getexif().tobytes()
+    return copy

@@ -1,0 +1,12 @@
+"""The engine: ids to ids. It knows no text, no pixels, no HTTP.
+
+Request (1-3 streams, plan, Sampling) -> Engine -> Result
+
+step = schedule -> prefill -> forward -> guide -> constrain (grammar) -> sample -> retire
+"""
+
+from cm3.engine.engine import Engine
+from cm3.engine.grammar import Codes, Force, FreeText, Step
+from cm3.engine.request import Request, Result, Sampling
+
+__all__ = ["Codes", "Engine", "Force", "FreeText", "Request", "Result", "Sampling", "Step"]

@@ -1,0 +1,259 @@
+"""The engine: requests in, results out, in ids only.
+
+    step = schedule -> prefill -> forward -> guide -> constrain (grammar) -> sample -> retire
+
+Every step reads one token of every active stream in one forward pass, whatever the requests' kinds, lengths and
+settings, and samples one token for each request. Requests join and leave between steps. Of the logits, only the rows of
+ids that the grammar allows are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cm3.engine.cache import Append, Cache, Prefill
+from cm3.engine.grammar import Cursor, Ranges, check_plan, fed, id_at, size
+from cm3.engine.guidance import guide
+from cm3.engine.request import Request, Result
+from cm3.engine.sample import draw, uniform
+from cm3.engine.schedule import Job, Schedule, Stream
+from cm3.errors import ConfigError, RequestError
+from cm3.model.decoder import Decoder
+from cm3.vocab import Vocab
+
+_PREFILL_TOKENS = 8192
+"""Padded tokens that one prefill pass reads at most (one long prompt may exceed it)."""
+_CHUNK = 8
+"""Forced tokens that one step reads at most in a row: they pad the step of every other stream."""
+
+Progress = Callable[[int, int], None]
+
+
+class Engine:
+    """Continuous batching over one decoder.
+
+    `max_streams`: cache rows; a guided request takes two or three. Device and type are the decoder's.
+
+        engine = Engine(decoder, vocab)
+        results = engine.run(requests)                   # in order
+        id = engine.add(request); finished = engine.step()   # or one step at a time
+
+    The same request with the same seed gives the same result whatever else is in the batch, up to the rounding of
+    matrix products, which may depend on the size of the batch.
+    """
+
+    def __init__(self, decoder: Decoder, vocab: Vocab, max_streams: int = 32) -> None:
+        if max_streams < 1:
+            raise ConfigError(f"engine.max_streams={max_streams}: must be at least 1")
+        if decoder.config.vocab_size < vocab.size:
+            raise ConfigError(
+                f"decoder.vocab_size={decoder.config.vocab_size}: smaller than the vocabulary's {vocab.size} ids; "
+                "load the decoder and the vocabulary from the same bundle"
+            )
+        self.decoder = decoder
+        self.vocab = vocab
+        self.device = next(decoder.parameters()).device
+        self._cache = Cache(max_streams, decoder.config.context)
+        self._schedule = Schedule(max_streams)
+        self._next_id = 0
+        self._held: list[tuple[int, Result]] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do or return anything."""
+        return bool(self._schedule.active or self._schedule.waiting or self._held)
+
+    def add(self, request: Request) -> int:
+        """Queue a request; returns its id. Raises RequestError where it cannot be served."""
+        self._check(request)
+        cursor = Cursor(request.plan, self.vocab)
+        job = Job.of(self._next_id, request, cursor)
+        if len(job.streams) > self._schedule.max_streams:
+            raise RequestError(
+                f"request: {len(job.streams)} streams, the engine has max_streams={self._schedule.max_streams}; "
+                "raise max_streams, or ask without guidance"
+            )
+        self._next_id += 1
+        if cursor.done:
+            self._held.append((job.id, job.result()))
+        else:
+            self._schedule.waiting.append(job)
+        return job.id
+
+    def cancel(self, id: int) -> bool:
+        """Drop a request, queued or running. Returns whether there was one."""
+        for job in self._schedule.waiting:
+            if job.id == id:
+                self._schedule.waiting.remove(job)
+                return True
+        for job in self._schedule.active:
+            if job.id == id:
+                self._retire([job])
+                return True
+        held = len(self._held)
+        self._held = [(i, result) for i, result in self._held if i != id]
+        return len(self._held) < held
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Result]]:
+        """Advance every active request by one sampled token; returns those that finished, with their ids."""
+        finished, self._held = self._held, []
+        admitted = self._schedule.admit()
+        if admitted:
+            self._prefill([stream for job in admitted for stream in job.streams])
+        if not self._schedule.active:
+            return finished
+        last = self._forward(self._schedule.rows)
+        groups: dict[tuple[Ranges, int], list[Job]] = {}
+        for job in self._schedule.active:
+            job.steps += 1
+            if job.streams[0].pending == 0:
+                weights = job.settings[job.cursor.at][1]
+                groups.setdefault((job.cursor.ranges, len(weights)), []).append(job)
+        lost: list[Job] = []
+        for (ranges, streams), jobs in groups.items():
+            for job, column, logprob in zip(jobs, *self._sample(last, ranges, streams, jobs), strict=True):
+                if column < 0:
+                    lost.append(job)
+                    continue
+                job.cursor.accept(id_at(ranges, column), logprob)
+                job.extend()
+        done = [job for job in self._schedule.active if job.cursor.done]
+        for stream in (stream for job in lost for stream in job.streams):
+            self._cache.clear(stream.row)
+        self._retire(done + lost)
+        finished += [(job.id, job.result()) for job in done]
+        if lost:
+            self._held = finished
+            raise RequestError(
+                f"request {lost[0].id}: the model gave logits that are not finite; it is dropped. "
+                "Check the weights, or run in bfloat16 or float32"
+            )
+        return finished
+
+    def run(self, requests: Iterable[Request], progress: Progress | None = None) -> list[Result]:
+        """Serve requests to the end; results in the order asked.
+
+        `progress(done, total)` is called after each step with tokens produced and the most there can be. Results of
+        requests that were added before are kept for the next `step`.
+        """
+        requests = list(requests)
+        results: dict[int, Result] = {}
+        ids: list[int] = []
+        others: list[tuple[int, Result]] = []
+        sizes: dict[int, int] = {}
+        try:
+            for request in requests:
+                ids.append(self.add(request))
+                sizes[ids[-1]] = sum(map(size, request.plan))
+            while len(results) < len(ids):
+                for id, result in self.step():
+                    if id in sizes:
+                        results[id] = result
+                    else:
+                        others.append((id, result))
+                if progress is not None:
+                    now = sum(len(job.cursor.ids) for job in self._schedule.active if job.id in sizes)
+                    progress(now + sum(sizes[id] for id in results), sum(sizes.values()))
+        finally:
+            for id in ids:
+                if id not in results:
+                    self.cancel(id)
+            self._held = others + self._held
+        return [results[id] for id in ids]
+
+    def _check(self, request: Request) -> None:
+        config = self.decoder.config
+        check_plan(request.plan, self.vocab, config.grid)
+        cells = config.grid[0] * config.grid[1] if config.grid else None
+        for i, stream in enumerate(request.streams):
+            for name, values, high in (("id", stream.ids, self.vocab.size - 1), ("cell", stream.cells, cells)):
+                bad = values[(values < 0) | (values > high)] if high is not None else values[values < 0]
+                if bad.size:
+                    raise RequestError(f"request: {name} {bad[0]} in streams[{i}]: must be 0 to {high}")
+            planned = fed(request.plan)
+            if stream.length + planned > config.context:
+                raise RequestError(
+                    f"request: streams[{i}] needs {stream.length + planned} tokens of context (prompt {stream.length}, "
+                    f"plan {planned}), this model has {config.context}; shorten the prompt, retrieve fewer documents, "
+                    "or lower the text's limit"
+                )
+
+    @torch.inference_mode()
+    def _retire(self, jobs: list[Job]) -> None:
+        for source, target, length in self._schedule.retire(jobs):
+            self._cache.move(source, target, length)
+
+    def _prefill(self, streams: list[Stream]) -> None:
+        """Read all but the last token of new streams: equal prompts once, prompts of like length together."""
+        prompts: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Stream]] = {}
+        for stream in streams:
+            if stream.pending > 1:
+                prompts.setdefault((tuple(stream.ids[:-1]), tuple(stream.cells[:-1])), []).append(stream)
+        batches: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = []
+        for prompt in sorted(prompts, key=lambda p: len(p[0])):
+            length = len(prompt[0])
+            batch = batches[-1] if batches else []
+            if batch and length < 2 * len(batch[0][0]) and length * (len(batch) + 1) <= _PREFILL_TOKENS:
+                batch.append(prompt)
+            else:
+                batches.append([prompt])
+        for batch in batches:
+            lengths = [len(ids) for ids, _ in batch]
+            padded = np.zeros((2, len(batch), max(lengths)), dtype=np.int64)
+            for i, (ids, cells) in enumerate(batch):
+                padded[0, i, : len(ids)] = ids
+                padded[1, i, : len(ids)] = cells
+            ids_, cells_ = torch.from_numpy(padded).to(self.device)
+            positions = torch.arange(max(lengths), device=self.device).expand(len(batch), -1)
+            rows = [[stream.row for stream in prompts[prompt]] for prompt in batch]
+            self.decoder.hidden(ids_, positions, Prefill(self._cache, rows, lengths, self.device), cells_)
+            for prompt in batch:
+                for stream in prompts[prompt]:
+                    stream.fed = len(prompt[0])
+
+    def _forward(self, rows: list[Stream]) -> Tensor:
+        """Read what is pending in every row, at most a chunk; returns the last hidden state of each, (rows, d)."""
+        counts = [min(stream.pending, _CHUNK) for stream in rows]
+        padded = np.zeros((2, len(rows), max(counts)), dtype=np.int64)
+        for i, (stream, count) in enumerate(zip(rows, counts, strict=True)):
+            padded[0, i, :count] = stream.ids[stream.fed : stream.fed + count]
+            padded[1, i, :count] = stream.cells[stream.fed : stream.fed + count]
+        ids, cells = torch.from_numpy(padded).to(self.device)
+        attend = Append(self._cache, [stream.fed for stream in rows], counts, self.device)
+        hidden = self.decoder.hidden(ids, attend.positions, attend, cells)
+        for stream, count in zip(rows, counts, strict=True):
+            stream.fed += count
+        if max(counts) == 1:
+            return hidden[:, 0]
+        return hidden[torch.arange(len(rows), device=self.device), torch.tensor(counts, device=self.device) - 1]
+
+    def _sample(self, last: Tensor, ranges: Ranges, streams: int, jobs: list[Job]) -> tuple[list[int], list[float]]:
+        """One column of `ranges` and its log-probability for each job; the jobs have the same ranges and streams."""
+        rows = [stream.row for job in jobs for stream in job.streams[:streams]]
+        hidden = last if rows == list(range(len(last))) else last[torch.tensor(rows, device=self.device)]
+        pieces = [self.decoder.head(hidden, slice(start, stop)).float() for start, stop in ranges]
+        logits = torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
+        logits = logits.view(len(jobs), streams, -1)
+        if self.device.type == "mps":  # no float64 there
+            logits = logits.cpu()
+        at = logits.device
+        settings = [job.settings[job.cursor.at] for job in jobs]
+        guided = [getattr(job.cursor.step, "guided", False) for job in jobs]
+        weights = torch.tensor([w for _, w in settings], device=at)
+        numbers = [
+            (s.temperature, s.top_p, s.alpha if on and s.contrast else 0.0, s.amateur_temperature)
+            for (s, _), on in zip(settings, guided, strict=True)
+        ]
+        temperature, top_p, alpha, amateur = torch.tensor(numbers, dtype=torch.float64, device=at).unbind(1)
+        k = torch.tensor([s.k if s.contrast == "kmax" else 1 for s, _ in settings], device=at)
+        scores = guide(logits, weights, alpha.float(), k, amateur.float())
+        chance = uniform([s.seed for s, _ in settings], [len(job.cursor.ids) for job in jobs])
+        columns = draw(scores, temperature, top_p, torch.from_numpy(chance).to(at))
+        expert = logits[:, 0]
+        chosen = expert.gather(1, columns.clamp(min=0)[:, None])[:, 0] - expert.logsumexp(-1)
+        return columns.tolist(), chosen.tolist()

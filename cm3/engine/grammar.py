@@ -1,0 +1,226 @@
+"""Grammar: the plan of what a request produces, and the ids that may come next.
+
+    Force(ids)                 these ids, not sampled: `<mask:0>`, `<break>`, `<eoss>`
+    Codes(cells)               exactly `len(cells)` image codes, each in its cell of the grid
+    FreeText(limit, end)       text ids until one of `end`; after `limit` text ids the first of `end` is forced
+
+A plan is a tuple of those. A `Cursor` walks one: it says which ids are allowed next, as ranges of the vocabulary (never
+a mask of the vocabulary's size), and writes down what was produced. Hence an image is exactly its number of codes, text
+ends, and an infilled span closes, whatever the model's logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cm3.errors import RequestError
+from cm3.vocab import Tokens, Vocab
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Force:
+    """Ids that are written without being sampled; `cells` as in `Tokens`, zeros by default."""
+
+    ids: tuple[int, ...]
+    cells: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))
+        if self.cells is not None:
+            object.__setattr__(self, "cells", tuple(int(c) for c in self.cells))
+            if len(self.cells) != len(self.ids):
+                raise RequestError(
+                    f"Force: {len(self.ids)} ids and {len(self.cells)} cells; give one cell an id, or none"
+                )
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Exactly `len(cells)` image codes. `cells` as in `Tokens`: 1 + the raster index of each code in its grid."""
+
+    cells: tuple[int, ...]
+    guided: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(int(c) for c in self.cells))
+        if not self.cells:
+            raise RequestError("Codes(cells=()): name at least one cell to fill")
+        if min(self.cells) < 1:
+            raise RequestError(f"Codes: cell {min(self.cells)}: cells are 1 + raster index, so at least 1")
+
+    @classmethod
+    def image(cls, number: int, guided: bool = True) -> Codes:
+        """A whole image of `number` codes, in raster order."""
+        return cls(tuple(range(1, number + 1)), guided)
+
+
+@dataclass(frozen=True)
+class FreeText:
+    """Between `min_tokens` and `limit` text ids, then one of `end`.
+
+    `end` are special ids (`<eoss>`, `<break>`, `</s>`), the first of which is forced when `limit` text ids are there.
+    """
+
+    limit: int
+    end: tuple[int, ...]
+    min_tokens: int = 0
+    guided: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "end", tuple(int(i) for i in self.end))
+        if self.limit < 1:
+            raise RequestError(f"FreeText(limit={self.limit}): must be at least 1")
+        if not 0 <= self.min_tokens <= self.limit:
+            raise RequestError(f"FreeText(min_tokens={self.min_tokens}): must be from 0 to limit={self.limit}")
+        if not self.end:
+            raise RequestError("FreeText(end=()): name at least one id that ends the text, such as <eoss>")
+
+
+Step = Force | Codes | FreeText
+
+
+def size(step: Step) -> int:
+    """The most tokens that a step writes."""
+    if isinstance(step, Force):
+        return len(step.ids)
+    return len(step.cells) if isinstance(step, Codes) else step.limit + 1
+
+
+def fed(plan: tuple[Step, ...]) -> int:
+    """The most tokens of a plan that the model has to read: all before the last one that is sampled."""
+    free = [i for i, step in enumerate(plan) if not isinstance(step, Force)]
+    if not free:
+        return 0
+    last = plan[free[-1]]
+    draws = last.limit if isinstance(last, FreeText) else size(last)
+    return sum(size(step) for step in plan[: free[-1]]) + draws - 1
+
+
+def check_plan(plan: tuple[Step, ...], vocab: Vocab, grid: tuple[int, int] | None = None) -> None:
+    """Raise RequestError where a plan does not fit the vocabulary or the image grid (rows, columns)."""
+    if not plan:
+        raise RequestError("plan=(): a request needs at least one of Force, Codes, FreeText")
+    for step in plan:
+        if not isinstance(step, Force | Codes | FreeText):
+            raise RequestError(f"plan: {type(step).__name__} is not one of Force, Codes, FreeText")
+        if isinstance(step, FreeText):
+            for i in step.end:
+                if not 0 <= i < vocab.text_start:
+                    raise RequestError(f"FreeText: end id {i} is not a special id; give one below {vocab.text_start}")
+        if isinstance(step, Force):
+            for i in step.ids:
+                if not 0 <= i < vocab.size:
+                    raise RequestError(f"Force: id {i} is outside the vocabulary, 0 to {vocab.size - 1}")
+        highest = max(getattr(step, "cells", None) or (0,))
+        if grid is not None and highest > grid[0] * grid[1]:
+            raise RequestError(f"plan: cell {highest} is outside the model's {grid[0]} x {grid[1]} grid of codes")
+
+
+def ranges_of(step: Codes | FreeText, vocab: Vocab, open_only: bool = False) -> Ranges:
+    """The allowed ids of a step, as ranges (start, stop); `open_only` leaves out the ids that end a text."""
+    if isinstance(step, Codes):
+        return ((vocab.image_start, vocab.size),)
+    ends = () if open_only else tuple((i, i + 1) for i in sorted(set(step.end)))
+    return (*ends, (vocab.text_start, vocab.image_start))
+
+
+def id_at(ranges: Ranges, column: int) -> int:
+    """The id of a column, where the columns are the ids of `ranges` in order."""
+    for start, stop in ranges:
+        if column < stop - start:
+            return start + column
+        column -= stop - start
+    raise AssertionError("column outside the ranges")
+
+
+class Cursor:
+    """A place in a plan, with what was written so far. Forced tokens are written as soon as they are reached.
+
+    `ids` and `cells`: everything produced. `done`: nothing is left to sample. Otherwise `at` is the index in the plan
+    of the free step at hand, `ranges` its allowed ids and `cell` the cell of the next token.
+    `spans`, `logprobs`, `reasons`: one per free step begun; a span leaves out the id that ended it, a log-probability
+    counts that id where it was sampled.
+    """
+
+    def __init__(self, plan: tuple[Step, ...], vocab: Vocab) -> None:
+        self.ids: list[int] = []
+        self.cells: list[int] = []
+        self.bounds: list[list[int]] = []
+        self.logprobs: list[float] = []
+        self.reasons: list[str] = []
+        self.done = False
+        self.cell = 0
+        self.ranges: Ranges = ()
+        self._plan = plan
+        self._vocab = vocab
+        self.at = -1
+        self._next_step()
+
+    @property
+    def step(self) -> Codes | FreeText:
+        """The free step at hand; only while not `done`."""
+        step = self._plan[self.at]
+        assert not isinstance(step, Force)
+        return step
+
+    @property
+    def tokens(self) -> Tokens:
+        """Everything produced."""
+        return Tokens.of(self.ids, self.cells)
+
+    @property
+    def spans(self) -> tuple[Tokens, ...]:
+        """What each free step produced, without the id that ended it."""
+        tokens = self.tokens
+        return tuple(tokens.slice(start, stop) for start, stop in self.bounds)
+
+    def accept(self, token: int, logprob: float = 0.0) -> None:
+        """Write a sampled id, then whatever is forced after it."""
+        step = self.step
+        assert any(start <= token < stop for start, stop in self.ranges), "an id outside the allowed ranges"
+        self._write(token, self.cell)
+        self.logprobs[-1] += logprob
+        bound = self.bounds[-1]
+        if isinstance(step, Codes):
+            bound[1] += 1
+            length = bound[1] - bound[0]
+            if length == len(step.cells):
+                self._close("codes")
+            else:
+                self.cell = step.cells[length]
+        elif token < self._vocab.text_start:
+            self._close("end")
+        else:
+            bound[1] += 1
+            length = bound[1] - bound[0]
+            if length == step.limit:
+                self._write(step.end[0], 0)
+                self._close("limit")
+            elif length == step.min_tokens:
+                self.ranges = ranges_of(step, self._vocab)
+
+    def _close(self, reason: str) -> None:
+        self.reasons.append(reason)
+        self._next_step()
+
+    def _next_step(self) -> None:
+        self.at += 1
+        while self.at < len(self._plan):
+            step = self._plan[self.at]
+            if not isinstance(step, Force):
+                self.bounds.append([len(self.ids)] * 2)
+                self.logprobs.append(0.0)
+                self.cell = step.cells[0] if isinstance(step, Codes) else 0
+                closed = isinstance(step, FreeText) and step.min_tokens > 0
+                self.ranges = ranges_of(step, self._vocab, open_only=closed)
+                return
+            for token, cell in zip(step.ids, step.cells or (0,) * len(step.ids), strict=True):
+                self._write(token, cell)
+            self.at += 1
+        self.done = True
+
+    def _write(self, token: int, cell: int) -> None:
+        self.ids.append(token)
+        self.cells.append(cell)

@@ -1,0 +1,142 @@
+"""Request and Result: what the engine is asked for and what it gives back, in ids only.
+
+A request has one to three streams, prompts that are read side by side and to each of which every produced token is
+appended:
+
+    streams[0]   the full prompt (EXP in section 3.1 of the paper)
+    streams[1]   unconditional, `[</s>, <mask:0>, <break>]` (AMA)
+    streams[2]   the prompt without its instruction, as in InstructPix2Pix: image only
+
+and its guided logits are `u + g (c - u)` with two, `u + s_img (img - u) + g (full - img)` with three.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cm3.engine.grammar import FreeText, Step
+from cm3.errors import ConfigError, RequestError, did_you_mean
+from cm3.vocab import Tokens
+
+CONTRASTS = ("max", "kmax")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn (paper section 3.1).
+
+    temperature: 0 takes the most likely id. top_p: the smallest set of ids with this much probability.
+    guidance: the scale g of `u + g (c - u)`. None: 1, or, with `contrast`, the contrastive score itself,
+        `log p_EXP - log p_AMA` (CD, CD-K).
+    image_guidance: the scale s_img with three streams; None is 1.
+    contrast: the plausibility rule. Only ids with `p_EXP >= alpha * m` remain, where m is the largest probability
+        ("max", Li et al. 2022) or the k-th largest ("kmax", CD-K). With a number as `guidance` the rule joins CFG.
+    amateur_temperature: divides the logits of the unconditional stream.
+    seed: draw t of a request depends on (seed, t) only, never on its neighbours in the batch.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    guidance: float | None = None
+    image_guidance: float | None = None
+    contrast: str | None = None
+    alpha: float = 0.1
+    k: int = 1
+    amateur_temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, self.temperature >= 0, "at least 0 (0 is greedy)")
+        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (1 keeps every id)")
+        for name in ("guidance", "image_guidance"):
+            value = getattr(self, name)
+            _check(name, 0.0 if value is None else value, True, "a finite number (1 is no guidance)")
+        if self.contrast is not None and self.contrast not in CONTRASTS:
+            near = did_you_mean(str(self.contrast), CONTRASTS)
+            raise ConfigError(f"sampling.contrast={self.contrast!r}: must be None, 'max' or 'kmax'.{near}")
+        _check("alpha", self.alpha, 0 <= self.alpha <= 1, "from 0 to 1")
+        _check("k", self.k, self.k >= 1 and self.k == int(self.k), "an integer, at least 1")
+        _check("amateur_temperature", self.amateur_temperature, self.amateur_temperature > 0, "above 0")
+        _check("seed", self.seed, 0 <= self.seed < 2**63 and self.seed == int(self.seed), "an integer, 0 to 2**63 - 1")
+
+    def weights(self, streams: int) -> tuple[float, ...]:
+        """The weight of each of `streams` streams' logits in the guided score."""
+        if self.guidance is None and self.contrast is not None:
+            if streams == 1:
+                raise RequestError(
+                    f"sampling.contrast={self.contrast!r} needs a second stream to contrast with; "
+                    "add the prompt [</s>, <mask:0>, <break>], or give a number as guidance"
+                )
+            return (1.0, -1.0, 0.0)[:streams]
+        text = 1.0 if self.guidance is None else self.guidance
+        if streams < 3 and self.image_guidance is not None:
+            raise RequestError(
+                f"sampling.image_guidance={self.image_guidance}: needs three streams, this request has {streams}; "
+                "add the unconditional prompt and the one with the image only, or leave it None"
+            )
+        if streams == 3:
+            image = 1.0 if self.image_guidance is None else self.image_guidance
+            return (text, 1.0 - image, image - text)
+        if streams == 2:
+            return (text, 1.0 - text)
+        if text != 1.0:
+            raise RequestError(
+                f"sampling.guidance={text}: needs a second stream; "
+                "add the unconditional prompt [</s>, <mask:0>, <break>], or set guidance=1"
+            )
+        return (1.0,)
+
+
+def _check(name: str, value: float, ok: bool, rule: str) -> None:
+    if not (ok and math.isfinite(value)):
+        raise ConfigError(f"sampling.{name}={value}: must be {rule}")
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What to produce after which prompts.
+
+    `plan`: see grammar.py. `sampling` draws image codes, and text too unless `text_sampling` is given. Whether guidance
+    applies is said by each step of the plan: by default to codes and not to text.
+    """
+
+    streams: tuple[Tokens, ...]
+    plan: tuple[Step, ...]
+    sampling: Sampling = Sampling()
+    text_sampling: Sampling | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "streams", tuple(self.streams))
+        object.__setattr__(self, "plan", tuple(self.plan))
+        if not 1 <= len(self.streams) <= 3:
+            raise RequestError(f"request: {len(self.streams)} streams; must be 1, 2 or 3")
+        for i, stream in enumerate(self.streams):
+            if stream.length == 0:
+                raise RequestError(f"request: streams[{i}] is empty; a prompt starts with </s>")
+            if stream.cells.shape != stream.ids.shape:
+                raise RequestError(f"request: streams[{i}] has {stream.length} ids and {len(stream.cells)} cells")
+
+    def sampling_of(self, step: Step) -> Sampling:
+        """The settings with which a step's ids are drawn."""
+        text = isinstance(step, FreeText) and self.text_sampling is not None
+        return self.text_sampling if text and self.text_sampling else self.sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came of a request.
+
+    tokens: everything produced, forced ids too.
+    spans: one for each free step of the plan, without the id that ended it.
+    logprobs: for each span the sum over its sampled ids (an end that was sampled too) of the log-probability under the
+        full prompt alone, at temperature 1, among the ids that the grammar allowed: what to re-rank by.
+    reasons: for each span "codes" (all there), "end" (an end id came) or "limit" (it was forced).
+    steps: engine steps that the request took part in.
+    """
+
+    tokens: Tokens
+    spans: tuple[Tokens, ...]
+    logprobs: tuple[float, ...]
+    reasons: tuple[str, ...]
+    steps: int

@@ -1,0 +1,255 @@
+"""The decoder-only transformer: ids -> logits, and nothing else.
+
+Shape letters, for the whole package: b batch, s sequence, d model width, h heads, k head width, f feed-forward width,
+v vocabulary, n tokens of a flattened batch.
+
+The defaults are CM3Leon's (paper section 2.3, Table 3): pre-norm, no biases, no dropout, no learnable norm parameters,
+learned positions, tied embeddings, truncated-normal initialisation with the residual outputs at zero. The same class,
+configured, is Chameleon: RMS norm, SwiGLU, rotary positions, QK-norm, swin order, untied.
+
+How attention reaches other tokens is the caller's: `attend(layer, q, k, v)` is an argument. Training passes `Causal` or
+`Blocked` (cm3/model/attention.py), the engine passes its cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cm3.errors import ConfigError
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q, k, v) -> out; each (b, h, s, k). q and k already carry their norms and rotary positions."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape and style of a decoder. Raises `ConfigError` for values that do not fit together."""
+
+    vocab_size: int = 65_536
+    d_model: int = 1024
+    layers: int = 24
+    heads: int = 16
+    context: int = 4096
+    """Longest sequence, in tokens."""
+    kv_heads: int | None = None
+    """Key and value heads, for grouped-query attention; None is as many as `heads`."""
+    hidden: int | None = None
+    """Feed-forward width; None is 4 * d_model."""
+    activation: Literal["gelu", "relu", "swiglu"] = "gelu"
+    """The paper does not say; gelu is our choice."""
+    norm: Literal["layer", "rms"] = "layer"
+    norm_affine: bool = False
+    norm_order: Literal["pre", "swin"] = "pre"
+    """`swin` norms each branch's output, h + norm(attn(h)) (Chameleon 34B)."""
+    norm_eps: float = 1e-5
+    qk_norm: bool = False
+    """LayerNorm with a learned scale and shift for each head on q and k (Chameleon section 2.3)."""
+    positions: Literal["learned", "rope"] = "learned"
+    rope_theta: float = 10_000.0
+    grid: tuple[int, int] | None = None
+    """(rows, columns) of an image's codes: adds a learned row and column embedding to each code. None: no such table."""
+    tied: bool = True
+    init_std: float = 0.006
+    position_std: float = 0.0002
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "layers", "heads", "context"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"decoder.{name}={getattr(self, name)}: must be at least 1")
+        if self.d_model % self.heads:
+            raise ConfigError(f"decoder.d_model={self.d_model}: must be a multiple of heads={self.heads}")
+        if self.head_dim % 2 and self.positions == "rope":
+            raise ConfigError(f"decoder.heads={self.heads}: d_model / heads = {self.head_dim} must be even for rope")
+        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
+            raise ConfigError(f"decoder.kv_heads={self.kv_heads}: must divide heads={self.heads}")
+        for name, known in (
+            ("activation", ("gelu", "relu", "swiglu")),
+            ("norm", ("layer", "rms")),
+            ("norm_order", ("pre", "swin")),
+            ("positions", ("learned", "rope")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"decoder.{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")
+        if self.grid is not None:
+            object.__setattr__(self, "grid", tuple(self.grid))
+            if len(self.grid) != 2 or min(self.grid) < 1:
+                raise ConfigError(f"decoder.grid={self.grid}: must be (rows, columns), each at least 1")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.heads
+
+    @property
+    def ffn(self) -> int:
+        """Feed-forward width."""
+        return self.hidden if self.hidden is not None else 4 * self.d_model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+class HeadNorm(nn.Module):
+    """LayerNorm over the head width with a scale and shift for each head. (b, h, s, k) -> same."""
+
+    def __init__(self, heads: int, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(heads, width))
+        self.bias = nn.Parameter(torch.zeros(heads, width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each head's vector."""
+        x = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return x * self.weight[:, None, :] + self.bias[:, None, :]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on the residual stream."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        c, d = config, config.d_model
+        self.order = c.norm_order
+        self.kv_heads = c.kv_heads or c.heads
+        self.group = c.heads // self.kv_heads
+        self.head_dim = c.head_dim
+        self.activation = c.activation
+        kv = self.kv_heads * c.head_dim
+        self.norm1, self.norm2 = _norm(c), _norm(c)
+        self.wq = nn.Linear(d, d, bias=False)
+        self.wk = nn.Linear(d, kv, bias=False)
+        self.wv = nn.Linear(d, kv, bias=False)
+        self.wo = nn.Linear(d, d, bias=False)
+        self.q_norm = HeadNorm(c.heads, c.head_dim, c.norm_eps) if c.qk_norm else None
+        self.k_norm = HeadNorm(self.kv_heads, c.head_dim, c.norm_eps) if c.qk_norm else None
+        self.up = nn.Linear(d, c.ffn, bias=False)
+        self.gate = nn.Linear(d, c.ffn, bias=False) if c.activation == "swiglu" else None
+        self.down = nn.Linear(c.ffn, d, bias=False)
+
+    def forward(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+        """(b, s, d) -> (b, s, d)."""
+        if self.order == "pre":
+            x = x + self.attention(self.norm1(x), layer, rotary, attend)
+            return x + self.feed_forward(self.norm2(x))
+        x = x + self.norm1(self.attention(x, layer, rotary, attend))
+        return x + self.norm2(self.feed_forward(x))
+
+    def attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+        """Project, normalise, rotate, attend, project back."""
+        b, s, _ = x.shape
+        q = self.wq(x).view(b, s, -1, self.head_dim).transpose(1, 2)  # (b, h, s, k)
+        k = self.wk(x).view(b, s, -1, self.head_dim).transpose(1, 2)
+        v = self.wv(x).view(b, s, -1, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if self.group > 1:
+            k, v = k.repeat_interleave(self.group, dim=1), v.repeat_interleave(self.group, dim=1)
+        out = attend(layer, q, k, v)
+        return self.wo(out.transpose(1, 2).reshape(b, s, -1))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Two matrices and an activation; three with SwiGLU."""
+        if self.gate is not None:
+            return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(F.gelu(self.up(x)) if self.activation == "gelu" else F.relu(self.up(x)))
+
+
+class Decoder(nn.Module):
+    """Ids -> logits. Made with zeros in the residual outputs, so at first each token sees only itself.
+
+    Parameters are drawn from the global torch generator; seed it first for the same bytes.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.position = nn.Embedding(config.context, config.d_model) if config.positions == "learned" else None
+        # Index 0 of each is "not an image code" and stays zero.
+        self.row = nn.Embedding(config.grid[0] + 1, config.d_model, padding_idx=0) if config.grid else None
+        self.column = nn.Embedding(config.grid[1] + 1, config.d_model, padding_idx=0) if config.grid else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = _norm(config)
+        self.output = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as the paper does (section 2.3): truncated normal at 3 sigma, positions near zero.
+
+        Its "output layers are initialized as 0" is read as the outputs of the residual branches: a zero language-model
+        head tied to the embeddings could not start (docs/paper.md 1.7).
+        """
+        std = self.config.init_std
+        for name, weight in self.named_parameters():
+            if weight.dim() < 2 or "q_norm" in name or "k_norm" in name:
+                continue
+            scale = self.config.position_std if name.split(".")[0] in ("position", "row", "column") else std
+            if name.endswith(("wo.weight", "down.weight")):
+                nn.init.zeros_(weight)
+            else:
+                nn.init.trunc_normal_(weight, std=scale, a=-3 * scale, b=3 * scale)
+        for table in (self.row, self.column):
+            if table is not None:
+                table.weight[0].zero_()
+
+    def hidden(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
+        """Final hidden states (b, s, d), normed, ready for `head`.
+
+        ids, positions (b, s) int64. cells (b, s) int64: 0, or 1 + the raster index of an image code in its grid; used
+        only where the config has a `grid`.
+        """
+        x = self.embed(ids)
+        if self.position is not None:
+            x = x + self.position(positions)
+        if self.row is not None and self.column is not None and cells is not None:
+            columns = self.column.num_embeddings - 1
+            place = cells - 1
+            x = x + self.row(torch.where(cells > 0, place // columns + 1, 0))
+            x = x + self.column(torch.where(cells > 0, place % columns + 1, 0))
+        rotary = None
+        if self.config.positions == "rope":
+            rotary = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, rotary, attend)
+        return self.norm(x)
+
+    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
+        weight = self.embed.weight if self.output is None else self.output.weight
+        return F.linear(hidden, weight if rows is None else weight[rows])
+
+    def forward(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
+        """Logits (b, s, v): entry [:, i] predicts the token after i."""
+        return self.head(self.hidden(ids, positions, attend, cells))
+
+
+def rotary_angles(positions: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (b, 1, s, k) for rotary positions (Su et al. 2021), halves rotated against each other."""
+    rate = theta ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)  # (k/2,)
+    angle = positions[:, None, :, None].float() * rate  # (b, 1, s, k/2)
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (b, h, s, k) by the angles of `rotary_angles`."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _norm(config: DecoderConfig) -> nn.Module:
+    if config.norm == "rms":
+        return nn.RMSNorm(config.d_model, eps=config.norm_eps, elementwise_affine=config.norm_affine)
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps, elementwise_affine=config.norm_affine)

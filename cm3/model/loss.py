@@ -1,0 +1,83 @@
+"""Next-token loss: weighted cross-entropy in chunks, z-loss, and its parts by modality.
+
+A mean over tokens is blind to text, with about nine caption tokens beside 1,024 image codes (docs/paper.md 1.5), so the
+loss is always reported by group of targets as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from cm3.vocab import Vocab
+
+GROUPS = ("text", "image", "special")
+"""Names of the target groups, in the order of `target_groups`."""
+
+
+class Loss(NamedTuple):
+    """`total`: what to minimise, scalar. `sums`, `counts` (groups,): unweighted nats and targets by group, detached."""
+
+    total: Tensor
+    sums: Tensor
+    counts: Tensor
+    z: Tensor
+
+    def by_group(self) -> dict[str, float]:
+        """Mean nats a target, by group that occurs."""
+        return {g: float(s / c) for g, s, c in zip(GROUPS, self.sums, self.counts, strict=True) if c > 0}
+
+
+def target_groups(targets: Tensor, vocab: Vocab) -> Tensor:
+    """0 text, 1 image code, 2 special, for each target id; same shape."""
+    return torch.where(targets < vocab.text_start, 2, torch.where(targets < vocab.image_start, 0, 1))
+
+
+def next_token_loss(
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    vocab: Vocab,
+    z_loss: float = 0.0,
+    chunk: int = 1024,
+    keep_logits: int = 2**26,
+) -> Loss:
+    """Mean cross-entropy of `targets` (n,) given `hidden` (n, d), weighted by `weights` (n,), 0 where there is no target.
+
+    Logits are made `chunk` tokens at a time, which keeps them in a processor's cache; where all of them would be more
+    than `keep_logits` numbers they are made again in the backward pass, so that (n, v) is never held at once. With
+    `z_loss`, adds that times the mean of log(Z)^2 (PaLM; Chameleon section 2.3 uses 1e-5). Z is of the very logits that
+    predict the target, so hidden and targets must be aligned: hidden[i] predicts targets[i].
+    """
+    keep = weights > 0
+    hidden, targets, weights = hidden[keep], targets[keep], weights[keep]
+    groups = target_groups(targets, vocab)
+    norm = weights.sum().clamp_min(1e-9)
+    total = hidden.new_zeros((), dtype=torch.float32)
+    z_total = hidden.new_zeros((), dtype=torch.float32)
+    sums = hidden.new_zeros(len(GROUPS), dtype=torch.float32)
+    again = hidden.shape[0] * vocab.size > keep_logits and torch.is_grad_enabled()
+    for start in range(0, hidden.shape[0], chunk):
+        part = slice(start, start + chunk)
+        if again:
+            nats, log_z = checkpoint(_nats, head, hidden[part], targets[part], use_reentrant=False)
+        else:
+            nats, log_z = _nats(head, hidden[part], targets[part])
+        total = total + (nats * weights[part]).sum() / norm
+        z_total = z_total + (log_z.square() * weights[part]).sum() / norm
+        sums = sums.index_add(0, groups[part], nats.detach())
+    counts = torch.bincount(groups, minlength=len(GROUPS)).float()
+    return Loss(total + z_loss * z_total if z_loss else total, sums, counts, z_total.detach())
+
+
+def _nats(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float()
+    log_z = torch.logsumexp(logits, dim=-1)
+    return log_z - logits.gather(1, targets[:, None]).squeeze(1), log_z
+
+

@@ -1,0 +1,362 @@
+"""One parametric convolutional VQGAN: pixels (b, 3, H, W) to codes (b, H/f, W/f) and back.
+
+The family of taming-transformers, latent diffusion, Chameleon and LlamaGen, with their tensor names, so that their
+weights load after little renaming (Make-A-Scene's tokenizer, which CM3Leon uses, is one of them: 256 px, 8,192 codes).
+Pixels are float32 in [-1, 1], RGB, channels first: x = uint8 / 127.5 - 1. There are no positions in it, so one set of
+weights serves every height and width that `factor` divides.
+
+`patch` 2, 4 or 8 folds pixels into channels before the first convolution and unfolds them after the last, in place of
+the one, two or three levels of highest resolution: those cost most of the time, more than a CPU can pay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cm3.errors import ConfigError, DataError
+from cm3.model.quantizers import FSQ, Gumbel, Quantized, VectorQuantizer
+
+QUANTIZERS = ("fsq", "vq", "ema", "l2", "gumbel")
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """Shape of a VQGAN; the default is the paper's (section 2.1: 256 px to 1,024 codes of 8,192).
+
+    Level i has `channels * multipliers[i]` channels and half the resolution of the level before; `factor` must be
+    `patch * 2 ** (len(multipliers) - 1)`. Each level has `blocks` residual blocks in the encoder and `decoder_blocks`
+    (-1: one more than the encoder) in the decoder; `middle` adds two more at the lowest resolution, with self-attention
+    between them if `attention`. `attention_levels` are the levels with attention after each block. `resample` is 'conv'
+    (the published networks) or 'shuffle' (space folded into channels and a 1x1 convolution: much cheaper).
+
+    `quantizer` is 'fsq', 'vq', 'ema', 'l2' or 'gumbel' (see quantizers.py) and works on `code_dim` channels; FSQ works
+    on one channel for each of `levels`, whose product `codes` must be. `beta`, `decay` and `restart_after` are the
+    commitment weight, the moving average's decay and the steps until an unused code restarts (0: never).
+    """
+
+    image_channels: int = 3
+    factor: int = 8
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    blocks: int = 2
+    decoder_blocks: int = -1
+    middle: bool = True
+    attention: bool = True
+    attention_levels: tuple[int, ...] = ()
+    patch: int = 1
+    resample: str = "conv"
+    z_channels: int = 256
+    quantizer: str = "ema"
+    codes: int = 8192
+    code_dim: int = 256
+    levels: tuple[int, ...] = ()
+    beta: float = 0.25
+    decay: float = 0.99
+    restart_after: int = 256
+
+    def __post_init__(self) -> None:
+        """Check every field and say everything that is wrong at once."""
+        wrong: list[str] = []
+        lowest = {"image_channels": 1, "channels": 1, "blocks": 0, "decoder_blocks": -1, "z_channels": 1, "codes": 2}
+        lowest |= {"code_dim": 1, "restart_after": 0}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                wrong.append(f"vqgan.{name}={getattr(self, name)}: must be at least {low}")
+        if self.patch not in (1, 2, 4, 8):
+            wrong.append(f"vqgan.patch={self.patch}: must be 1, 2, 4 or 8")
+        if not self.multipliers or min(self.multipliers) < 1:
+            wrong.append(f"vqgan.multipliers={self.multipliers}: needs at least one level, each at least 1")
+        made = self.patch * 2 ** (len(self.multipliers) - 1)
+        if self.factor != made:
+            wrong.append(
+                f"vqgan.factor={self.factor}: must be patch * 2 ** (len(multipliers) - 1) = {made}; "
+                "change patch or the number of multipliers"
+            )
+        if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
+            wrong.append(f"vqgan.attention_levels={self.attention_levels}: must be in 0..{len(self.multipliers) - 1}")
+        if self.resample not in ("conv", "shuffle"):
+            wrong.append(f"vqgan.resample={self.resample!r}: must be 'conv' or 'shuffle'")
+        if self.quantizer not in QUANTIZERS:
+            wrong.append(f"vqgan.quantizer={self.quantizer!r}: must be one of {', '.join(QUANTIZERS)}")
+        if self.quantizer == "fsq" and (not self.levels or math.prod(self.levels) != self.codes):
+            wrong.append(
+                f"vqgan.codes={self.codes}: must be the product of levels={self.levels} = {math.prod(self.levels)} "
+                "for quantizer='fsq'; set both"
+            )
+        if self.quantizer != "fsq" and self.levels:
+            wrong.append(f"vqgan.levels={self.levels}: only for quantizer='fsq'; leave it empty")
+        if not 0.0 < self.decay < 1.0:
+            wrong.append(f"vqgan.decay={self.decay}: must be between 0 and 1")
+        if self.beta < 0:
+            wrong.append(f"vqgan.beta={self.beta}: must not be negative")
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+    @property
+    def latent_dim(self) -> int:
+        """Channels of the quantised grid."""
+        return len(self.levels) if self.quantizer == "fsq" else self.code_dim
+
+
+def paper(**changes: Any) -> VQGANConfig:
+    """The paper's geometry: f8, 256 px, 8,192 codes (the network itself is unpublished; this is its family's usual)."""
+    return replace(VQGANConfig(), **changes)
+
+
+def small(factor: int = 16, levels: tuple[int, ...] = (8, 8, 8, 5), **changes: Any) -> VQGANConfig:
+    """About 1M parameters with FSQ codes, to train on one processor core in minutes; factor 8 or 16."""
+    if factor not in (8, 16):
+        raise ConfigError(f"factor={factor}: the small tokenizer comes as 8 or 16; write a VQGANConfig for others")
+    config = VQGANConfig(
+        factor=factor,
+        channels=8,
+        multipliers=(3, 6, 16) if factor == 16 else (6, 16),
+        blocks=1,
+        decoder_blocks=1,
+        middle=False,
+        attention=False,
+        patch=4,
+        resample="shuffle",
+        z_channels=64,
+        quantizer="fsq",
+        codes=math.prod(levels),
+        levels=levels,
+    )
+    return replace(config, **changes)
+
+
+class Reconstruction(NamedTuple):
+    """What `VQGAN.forward` returns: pixels (b, 3, H, W) unclamped, codes (b, h, w), the quantiser's loss, its grid."""
+
+    pixels: Tensor
+    codes: Tensor
+    loss: Tensor
+    z_q: Tensor
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    # 32 groups as published wherever that leaves a group at least 4 channels, fewer in thin layers
+    groups = next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on the shortcut where channels change."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.norm1 = _norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = _norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs, h, w) -> (b, outputs, h, w)."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        return y + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class Attention(nn.Module):
+    """Residual single-head self-attention over all cells of the grid."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> same."""
+        y = self.norm(x)
+        q, k, v = (f(y).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))  # (b, h * w, c)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(y.transpose(1, 2).reshape(x.shape))
+
+
+class Resample(nn.Module):
+    """Half the resolution by a strided convolution padded right and below, or twice by nearest, then convolution."""
+
+    def __init__(self, channels: int, up: bool):
+        super().__init__()
+        self.up = up
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if up else nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, h * 2, w * 2) or (b, c, h / 2, w / 2)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest") if self.up else F.pad(x, (0, 1, 0, 1)))
+
+
+class Shuffle(nn.Module):
+    """The same by moving space into channels or back, around a 1x1 convolution at the lower resolution."""
+
+    def __init__(self, channels: int, up: bool):
+        super().__init__()
+        self.up = up
+        self.conv = nn.Conv2d(channels, 4 * channels, 1) if up else nn.Conv2d(4 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, h * 2, w * 2) or (b, c, h / 2, w / 2)."""
+        return F.pixel_shuffle(self.conv(x), 2) if self.up else self.conv(F.pixel_unshuffle(x, 2))
+
+
+class _Level(nn.Module):
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool):
+        super().__init__()
+        self.block = nn.ModuleList(ResBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
+        self.attn = nn.ModuleList(Attention(outputs) for _ in range(blocks if attention else 0))
+        self.downsample: Resample | Shuffle | None = None
+        self.upsample: Resample | Shuffle | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[i](x)
+        for resample in (self.downsample, self.upsample):
+            x = x if resample is None else resample(x)
+        return x
+
+
+class _Middle(nn.Module):
+    def __init__(self, channels: int, attention: bool):
+        super().__init__()
+        self.block_1 = ResBlock(channels, channels)
+        self.attn_1 = Attention(channels) if attention else None
+        self.block_2 = ResBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block_1(x)
+        return self.block_2(x if self.attn_1 is None else self.attn_1(x))
+
+
+class Encoder(nn.Module):
+    """(b, 3, H, W) -> (b, z_channels, H / f, W / f)."""
+
+    def __init__(self, config: VQGANConfig):
+        super().__init__()
+        self.patch = config.patch
+        resample = Resample if config.resample == "conv" else Shuffle
+        widths = [config.channels * m for m in config.multipliers]
+        # taming's stem has the base width, whatever the first multiplier
+        inputs = config.channels if config.patch == 1 else widths[0]
+        # patches do not overlap: a 1x1 convolution embeds them, at a ninth of the cost
+        kernel = 3 if config.patch == 1 else 1
+        self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, inputs, kernel, padding=kernel // 2)
+        self.down = nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = _Level(inputs, width, config.blocks, i in config.attention_levels)
+            inputs = width if config.blocks else inputs
+            if i < len(widths) - 1:
+                level.downsample = resample(inputs, up=False)
+            self.down.append(level)
+        self.mid = _Middle(inputs, config.attention) if config.middle else None
+        self.norm_out = _norm(inputs)
+        self.conv_out = nn.Conv2d(inputs, config.z_channels, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See the class."""
+        x = self.conv_in(F.pixel_unshuffle(pixels, self.patch) if self.patch > 1 else pixels)
+        for level in self.down:
+            x = level(x)
+        x = x if self.mid is None else self.mid(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """(b, z_channels, h, w) -> (b, 3, h * f, w * f)."""
+
+    def __init__(self, config: VQGANConfig):
+        super().__init__()
+        self.patch = config.patch
+        resample = Resample if config.resample == "conv" else Shuffle
+        blocks = config.blocks + 1 if config.decoder_blocks < 0 else config.decoder_blocks
+        inputs = config.channels * config.multipliers[-1]
+        self.conv_in = nn.Conv2d(config.z_channels, inputs, 3, padding=1)
+        self.mid = _Middle(inputs, config.attention) if config.middle else None
+        # `up` is indexed by level, as in taming: the lowest resolution is the last entry and runs first
+        levels: list[_Level] = []
+        for i in range(len(config.multipliers) - 1, -1, -1):
+            width = config.channels * config.multipliers[i]
+            level = _Level(inputs, width, blocks, i in config.attention_levels)
+            inputs = width if blocks else inputs
+            if i > 0:
+                level.upsample = resample(inputs, up=True)
+            levels.insert(0, level)
+        self.up = nn.ModuleList(levels)
+        self.norm_out = _norm(inputs)
+        self.conv_out = nn.Conv2d(inputs, config.image_channels * config.patch**2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """See the class."""
+        x = self.conv_in(z)
+        x = x if self.mid is None else self.mid(x)
+        for level in reversed(self.up):
+            x = level(x)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+
+
+class VQGAN(nn.Module):
+    """Encoder, quantiser and decoder; see the module for ranges and shapes."""
+
+    def __init__(self, config: VQGANConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.latent_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_dim, config.z_channels, 1)
+        self.quantize: FSQ | VectorQuantizer | Gumbel
+        if config.quantizer == "fsq":
+            self.quantize = FSQ(config.levels)
+        elif config.quantizer == "gumbel":
+            self.quantize = Gumbel(config.codes, config.code_dim)
+        else:
+            self.quantize = VectorQuantizer(
+                config.codes,
+                config.code_dim,
+                "plain" if config.quantizer == "vq" else config.quantizer,
+                beta=config.beta,
+                decay=config.decay,
+                restart_after=config.restart_after,
+            )
+
+    def quantized(self, pixels: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Encode and quantise; raises DataError where `factor` does not divide the height and width."""
+        f, c = self.config.factor, self.config.image_channels
+        if pixels.ndim != 4 or pixels.shape[1] != c or any(n == 0 or n % f for n in pixels.shape[2:]):
+            raise DataError(
+                f"pixels of shape {tuple(pixels.shape)}: must be (batch, {c}, height, width) with height and width "
+                f"multiples of {f}; resize or crop first"
+            )
+        return self.quantize(self.quant_conv(self.encoder(pixels)), generator)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (b, 3, H, W) in [-1, 1] -> codes (b, H / f, W / f) int64 in [0, codes). No gradient."""
+        return self.quantized(pixels).codes
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (b, h, w) -> pixels (b, 3, h * f, w * f), about [-1, 1], not clamped. No gradient."""
+        if codes.ndim != 3 or codes.is_floating_point():
+            raise DataError(f"codes of shape {tuple(codes.shape)} and {codes.dtype}: must be integers (batch, h, w)")
+        codes = codes.long()
+        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.config.codes):
+            raise DataError(f"codes {int(codes.min())}..{int(codes.max())}: must be within 0..{self.config.codes - 1}")
+        return self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
+
+    def forward(self, pixels: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
+        """Reconstruct, with gradients; `generator` is for quantisers that draw (restarts, Gumbel)."""
+        z_q, codes, loss = self.quantized(pixels, generator)
+        return Reconstruction(self.decoder(self.post_quant_conv(z_q)), codes, loss, z_q)

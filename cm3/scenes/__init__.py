@@ -1,0 +1,27 @@
+"""A procedural world with exact ground truth: scenes that can be drawn, said, and read back from pixels.
+
+world.py     what a scene is, random scenes, splits disjoint by content
+draw.py      Scene -> picture, at any resolution
+describe.py  Scene -> sentence -> Statement, and whether a statement holds of a scene
+verify.py    picture -> Scene, by measuring pixels, or the reason why it is none
+"""
+
+from cm3.scenes.describe import STYLES, Mention, Statement, describe, holds, parse, styles_of
+from cm3.scenes.draw import draw
+from cm3.scenes.world import Object, Scene, Split, random_scene, split_of
+
+__all__ = [
+    "STYLES",
+    "Mention",
+    "Object",
+    "Scene",
+    "Split",
+    "Statement",
+    "describe",
+    "draw",
+    "holds",
+    "parse",
+    "random_scene",
+    "split_of",
+    "styles_of",
+]

@@ -1,0 +1,289 @@
+"""Pictures to grids of codes and back: any PIL image to the model's size and colours, then the VQGAN.
+
+The one pixel range of the package is float32 in [-1, 1], RGB, channels first: x = uint8 / 127.5 - 1.
+Colour profiles are ignored: numbers are read as sRGB, as the public training sets are. Paper section 2.1: 256 x 256
+pixels, a factor of 8, so 32 x 32 = 1,024 codes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL.Image import Resampling, Transpose
+
+from cm3.document import Box, check_box
+from cm3.errors import ConfigError, DataError, RequestError
+
+if TYPE_CHECKING:
+    from cm3.model.vqgan import VQGAN
+
+Fit = Literal["crop", "stretch"]
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what brings the picture upright. Orientation 1, or none, needs nothing."""
+
+_MEMO = "cm3_codes"
+
+
+def preprocess(image: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Image.Image:
+    """Return `image` as an upright RGB picture of `size` x `size`; the very same object when it is one already.
+
+    In order: EXIF orientation; alpha laid on white; any mode to 8-bit RGB (16 bits, integers and floats are scaled, see
+    `_grey`); then `crop` takes the largest centred square and scales it to `size`, `stretch` scales the whole picture.
+    Scaling is Lanczos, antialiased. Raises `DataError` for an empty or truncated picture.
+    """
+    _check_fit(size, fit)
+    if 0 in image.size:
+        raise DataError(f"image of {image.width} x {image.height} pixels: is empty; give a picture with pixels")
+    try:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        if turn is not None:
+            image = image.transpose(turn)
+            for key in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+                image.info.pop(key, None)  # else the next reader would turn it again
+        image = _rgb(image)
+    except DataError:
+        raise
+    except Exception as error:  # a lazily opened file may prove to be cut short only now, in as many ways as formats
+        raise DataError(
+            f"image of mode {image.mode}: cannot be read ({error}); save it again as PNG or JPEG"
+        ) from error
+    x0, y0, x1, y1 = _window(image.size, fit)
+    if (x1 - x0, y1 - y0) == (size, size):
+        return image if image.size == (size, size) else image.crop((x0, y0, x1, y1))
+    return image.resize((size, size), Resampling.LANCZOS, box=(x0, y0, x1, y1), reducing_gap=3.0)
+
+
+def map_box(box: Box, original_size: tuple[int, int], size: int, fit: Fit = "crop") -> Box:
+    """Where a box of an upright picture of `original_size` (width, height) lies after `preprocess`.
+
+    The result covers every pixel that the box touches, clipped to the picture. Raises `RequestError` when the box is
+    wholly in what the crop cuts away. For a picture that may carry an EXIF orientation see `place_box`.
+    """
+    _check_fit(size, fit)
+    x0, y0, x1, y1 = check_box(box, original_size)
+    left, top, right, bottom = _window(original_size, fit)
+    x0, x1, y0, y1 = max(x0, left), min(x1, right), max(y0, top), min(y1, bottom)
+    if x0 >= x1 or y0 >= y1:
+        raise RequestError(
+            f"box {','.join(map(str, box))}: lies outside the centred square {left},{top},{right},{bottom} that the "
+            "model sees of this image; move the box, or crop the image first"
+        )
+    wide, high = right - left, bottom - top
+    return (
+        (x0 - left) * size // wide,
+        (y0 - top) * size // high,
+        -((left - x1) * size // wide),  # minus the floor of the negative: rounds up
+        -((top - y1) * size // high),
+    )
+
+
+def place_box(image: PIL.Image.Image, box: Box, size: int, fit: Fit = "crop") -> Box:
+    """Where a box of `image`, in its stored pixels, lies in `preprocess(image, size, fit)`.
+
+    The same as `map_box`, after turning the box upright with the picture. Raises `RequestError` likewise.
+    """
+    x0, y0, x1, y1 = check_box(box, image.size)
+    width, height = image.size
+    orientation = _orientation(image)
+    if orientation in (2, 3, 7, 8):  # these four mirror the stored x axis
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 6, 7):  # and these the stored y axis
+        y0, y1 = height - y1, height - y0
+    if orientation in (5, 6, 7, 8):  # and these swap the axes afterwards
+        x0, y0, x1, y1, width, height = y0, x0, y1, x1, height, width
+    return map_box((x0, y0, x1, y1), (width, height), size, fit)
+
+
+def to_pixels(images: Sequence[PIL.Image.Image]) -> torch.Tensor:
+    """RGB pictures of one size as float32 (b, 3, H, W) in [-1, 1]; `DataError` for other modes or mixed sizes.
+
+    Inverse: `to_pil`.
+    """
+    if not images:
+        raise DataError("to_pixels: got no picture; give at least one")
+    for at, image in enumerate(images):
+        if image.mode != "RGB" or image.size != images[0].size:
+            raise DataError(
+                f"picture {at}: is {image.mode} {image.width} x {image.height}; must be RGB and of one size, "
+                "call preprocess first"
+            )
+    stacked = np.stack([np.asarray(image) for image in images])  # (b, H, W, 3)
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+
+
+def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
+    """Pixels (b, 3, H, W) in [-1, 1] as RGB pictures; values outside are clipped. Inverse of `to_pixels`."""
+    bytes_ = ((pixels.detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [PIL.Image.fromarray(picture) for picture in bytes_.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
+
+
+class ImageTokenizer:
+    """Pictures <-> codes at one size. `grid` is (rows, cols), `codes` the number of different codes.
+
+    A picture that `decode` made remembers its codes in `info`, and `encode` with the same weights gives those back as
+    long as its pixels are untouched: an image that goes round through a model does not drift.
+    """
+
+    def __init__(self, vqgan: VQGAN, size: int, *, fit: Fit = "crop", batch: int = 16) -> None:
+        """Work at `size` x `size`, `batch` pictures at a time. Raises `ConfigError` for a size that does not fit."""
+        _check_fit(size, fit)
+        self.factor = int(vqgan.config.factor)
+        if size % self.factor:
+            raise ConfigError(f"size={size}: must be a multiple of the image tokenizer's factor {self.factor}")
+        if batch < 1:
+            raise ConfigError(f"batch={batch}: must be at least 1")
+        self.vqgan, self.size, self.fit, self.batch = vqgan, size, fit, batch
+        self.codes = int(vqgan.config.codes)
+        self._weights: tuple[object, str] = (None, "")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, cols) of codes."""
+        return self.size // self.factor, self.size // self.factor
+
+    def preprocess(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """`image` as this tokenizer sees it."""
+        return preprocess(image, self.size, self.fit)
+
+    def encode(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
+        """Codes int32 (n, rows, cols) of any PIL images; they are preprocessed first."""
+        found = np.zeros((len(images), *self.grid), dtype=np.int32)
+        ready = [self.preprocess(image) for image in images]
+        unknown = []
+        for at, image in enumerate(ready):
+            digest, codes = image.info.get(_MEMO, ("", None))
+            if codes is not None and codes.shape == self.grid and digest == self._digest(image):
+                found[at] = codes
+            else:
+                unknown.append(at)
+        for start in range(0, len(unknown), self.batch):
+            chunk = unknown[start : start + self.batch]
+            with _Still(self.vqgan):
+                pixels = to_pixels([ready[at] for at in chunk]).to(*self._place())
+                found[chunk] = self.vqgan.encode(pixels).cpu().numpy().astype(np.int32)
+        return found
+
+    def decode(self, codes: np.ndarray) -> list[PIL.Image.Image]:
+        """RGB pictures of codes (n, rows, cols). Raises `DataError` for another shape or a code out of range."""
+        codes = np.asarray(codes)
+        if codes.ndim != 3 or codes.shape[1:] != self.grid:
+            raise DataError(f"image codes of shape {codes.shape}: must be (n, {self.grid[0]}, {self.grid[1]})")
+        if codes.size and not (0 <= codes.min() and codes.max() < self.codes):
+            raise DataError(f"image codes from {codes.min()} to {codes.max()}: must lie in 0 to {self.codes - 1}")
+        images: list[PIL.Image.Image] = []
+        for start in range(0, len(codes), self.batch):
+            chunk = torch.from_numpy(codes[start : start + self.batch].astype(np.int64))
+            with _Still(self.vqgan):
+                images += to_pil(self.vqgan.decode(chunk.to(self._place()[0])))
+        for image, grid in zip(images, codes, strict=True):
+            image.info[_MEMO] = (self._digest(image), grid.astype(np.int32))
+        return images
+
+    def cells_of_box(self, box: Box) -> list[tuple[int, int, int]]:
+        """The cells that a box of the preprocessed picture touches: (row, start_col, stop_col), row by row."""
+        x0, y0, x1, y1 = check_box(box, (self.size, self.size))
+        f = self.factor
+        return [(row, x0 // f, -(-x1 // f)) for row in range(y0 // f, -(-y1 // f))]
+
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of the network."""
+        weight = next(self.vqgan.parameters())
+        return weight.device, weight.dtype
+
+    def _digest(self, image: PIL.Image.Image) -> str:
+        """A name for these pixels under these weights; the weights are read again only after they were written to."""
+        weights = [*self.vqgan.parameters(), *self.vqgan.buffers()]
+        version = tuple((id(w), w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
+        if version != self._weights[0]:
+            hashed = hashlib.blake2b(digest_size=16)
+            for weight in weights:
+                hashed.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            self._weights = (version, hashed.hexdigest())
+        return hashlib.blake2b(image.tobytes() + self._weights[1].encode(), digest_size=16).hexdigest()
+
+
+class _Still:
+    """The network in evaluation mode without gradients, and afterwards as it was."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network, self.was, self.grad = network, network.training, torch.no_grad()
+
+    def __enter__(self) -> None:
+        self.network.eval()
+        self.grad.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.grad.__exit__(None, None, None)
+        self.network.train(self.was)
+
+
+def _check_fit(size: int, fit: str) -> None:
+    if size < 1:
+        raise ConfigError(f"size={size}: must be at least 1 pixel")
+    if fit not in ("crop", "stretch"):
+        raise ConfigError(f"fit={fit!r}: must be 'crop' or 'stretch'")
+
+
+def _window(size: tuple[int, int], fit: Fit) -> Box:
+    """The part of a picture of `size` that is kept: all of it, or the largest centred square, on whole pixels."""
+    width, height = size
+    if fit == "stretch":
+        return 0, 0, width, height
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block is no reason to refuse good pixels
+        return 1
+
+
+def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Any mode as 8-bit RGB, transparent parts on white."""
+    if image.mode.startswith(("I", "F")):
+        return _grey(image).convert("RGB")
+    if image.mode == "La":  # Pillow knows only this way out of premultiplied grey
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return PIL.Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Deep greyscale as 8 bits: scaled, where Pillow's own conversion clips.
+
+    16-bit modes span 0 to 65535. Modes I and F do not say their range, so it is read off the values: the first of 0..1
+    (F only), 0..255 and 0..65535 that holds them all, else from their least to their greatest.
+    """
+    values = np.asarray(image).astype(np.float64)
+    values[~np.isfinite(values)] = 0.0
+    low, high = float(values.min()), float(values.max())
+    spans = (
+        [65535.0] if image.mode.startswith("I;16") else [255.0, 65535.0] if image.mode == "I" else [1.0, 255.0, 65535.0]
+    )
+    top = next((span for span in spans if low >= 0 and high <= span), None)
+    if top is None:
+        values, top = values - low, (high - low) or 1.0
+    return PIL.Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8))

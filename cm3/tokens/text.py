@@ -1,0 +1,195 @@
+"""Text to ids and back: byte-level BPE over the `tokenizers` library.
+
+The alphabet is the 256 bytes, so any text and any bytes go in and come back exactly, and nothing is unknown. There are
+no special tokens in here: those are ranges of `cm3.vocab.Vocab`, and no text that a user writes can spell one. The
+split is GPT-2's (words keep their leading space). Paper section 2.1: a vocabulary of 56,320, trained on the text data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from cm3.errors import CheckpointError, ConfigError, DataError
+
+_PROBE = "A b  c\n\n\tit's 123 _x \u00e9 e\u0301 \u4e2d \U0001f600 </s><mask:0> \x00\u2028 "
+"""What a loaded tokenizer must give back exactly: spaces, accents in both forms, bytes outside ASCII, our specials."""
+
+_INVALID = re.compile("([\udc80-\udcff]+)")
+"""Runs of bytes that are not UTF-8, as Python's `surrogateescape` spells them."""
+
+
+def _alphabet() -> dict[str, int]:
+    """The byte that each character of the byte-level alphabet stands for (GPT-2's table).
+
+    Printable bytes stand for themselves; the other 68 take the characters from U+0100 on, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class TextTokenizer:
+    """Byte-level BPE. Make one with `train` or `load`.
+
+    `size` is the number of ids; every id is in [0, size). Ids concatenate: `decode_bytes(a + b)` is
+    `decode_bytes(a) + decode_bytes(b)`.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        """Wrap a `tokenizers.Tokenizer`. Raises `ConfigError` when it is not a lossless byte-level BPE."""
+        spec = json.loads(backend.to_str())
+        if spec["model"]["type"] != "BPE" or spec["model"].get("dropout") or spec["added_tokens"]:
+            raise ConfigError("tokenizer: must be a byte-level BPE without dropout and without added tokens")
+        backend.no_truncation()
+        backend.no_padding()
+        alphabet = _alphabet()
+        vocab = backend.get_vocab()
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ConfigError("tokenizer: ids must run from 0 without a hole")
+        if not all(char in alphabet for token in vocab for char in token) or not all(
+            char in vocab for char in alphabet
+        ):
+            raise ConfigError("tokenizer: must spell its entries in the byte-level alphabet and hold all 256 bytes")
+        self._backend = backend
+        self._bytes = [b""] * len(vocab)
+        for token, i in vocab.items():
+            self._bytes[i] = bytes(alphabet[char] for char in token)
+        self._byte_ids = [0] * 256
+        for char, byte in alphabet.items():
+            self._byte_ids[byte] = vocab[char]
+        if any(self.decode(self.encode(text)) != text for text in (_PROBE, " " + _PROBE)):
+            raise ConfigError("tokenizer: text does not come back as it went in; no normaliser, no prefix space")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int, *, min_frequency: int = 2, progress: bool = False) -> TextTokenizer:
+        """Learn `size` entries from `texts`, read once; the same texts give the same file, byte for byte.
+
+        A pair seen fewer than `min_frequency` times is not merged, so a small corpus may yield fewer than `size`
+        entries: `.size` is the real number. `progress` draws a bar on stderr. Raises `ConfigError` for a size below
+        256, `DataError` for something that is not a string of valid Unicode.
+        """
+        if size < 256:
+            raise ConfigError(f"size={size}: must be at least 256, one entry for each byte; give 256 or more")
+        if isinstance(texts, str | bytes):
+            raise DataError("texts: takes an iterable of strings, got one string; wrap it in a list")
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            min_frequency=min_frequency,
+            show_progress=progress,
+            special_tokens=[],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )
+        backend.train_from_iterator(_checked(texts), trainer=trainer)
+        return cls(backend)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TextTokenizer:
+        """Read a tokenizer.json. Raises `CheckpointError` for a file that is missing, damaged or of another kind."""
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"tokenizer {str(path)!r}: no such file; train one with `cm3 tokenizer text train`")
+        try:
+            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        except Exception as error:  # the library raises bare Exception for whatever does not parse
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"tokenizer {str(path)!r}: damaged or not a byte-level BPE ({reason}); restore the file or train anew"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write a tokenizer.json, complete or not at all; folders are made as needed."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(self._backend.to_str(pretty=True))
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return len(self._bytes)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`. Raises `DataError` for a lone surrogate, which is no character."""
+        problem = _problem(text)
+        if problem:
+            raise DataError(problem)
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Ids of any bytes: UTF-8 stretches as text, every other byte as the entry of that byte alone."""
+        ids: list[int] = []
+        for i, piece in enumerate(_INVALID.split(data.decode("utf-8", errors="surrogateescape"))):
+            if i % 2:
+                ids.extend(self._byte_ids[ord(char) - 0xDC00] for char in piece)
+            elif piece:
+                ids.extend(self._backend.encode(piece, add_special_tokens=False).ids)
+        return ids
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Bytes of `ids`, exactly. Raises `DataError` for an id outside [0, size)."""
+        pieces = []
+        for at, i in enumerate(ids):
+            if not 0 <= i < len(self._bytes):
+                raise DataError(f"text id {i} at position {at}: this tokenizer has ids 0 to {len(self._bytes) - 1}")
+            pieces.append(self._bytes[i])
+        return b"".join(pieces)
+
+    def stats(self, texts: Iterable[str]) -> dict[str, float]:
+        """How well this tokenizer fits `texts`: their bytes, tokens, bytes_per_token, and the share of ids used."""
+        total, tokens, used = 0, 0, set()
+        for text in texts:
+            ids = self.encode(text)
+            total += len(text.encode("utf-8"))
+            tokens += len(ids)
+            used.update(ids)
+        return {
+            "bytes": total,
+            "tokens": tokens,
+            "bytes_per_token": total / tokens if tokens else 0.0,
+            "ids_used": len(used) / self.size,
+        }
+
+
+def _problem(text: object) -> str:
+    """Why `text` cannot be encoded, or an empty string."""
+    if not isinstance(text, str):
+        return f"text: takes a string, got {type(text).__name__}"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return (
+            f"text: lone surrogate U+{ord(text[error.start]):04X} at character {error.start} is no Unicode character; "
+            "remove it, or give the bytes to encode_bytes"
+        )
+    return ""
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    """Pass on `texts`; raise `DataError` at the first that cannot be encoded, naming which."""
+    for i, text in enumerate(texts):
+        problem = _problem(text)
+        if problem:
+            raise DataError(f"training text {i}: {problem}")
+        yield text

@@ -1,0 +1,1 @@
+"""Training loops: batches to checkpoints."""

@@ -1,0 +1,352 @@
+"""Train a VQGAN: reconstruction, the quantiser's own loss, optional LPIPS and PatchGAN; killed and resumed unseen.
+
+The pictures are a pure function of the step, so a resumed run sees what the unbroken one would have seen, and all other
+state (weights, optimisers, generator, counts of codes) is in the checkpoint: both runs end in the same bits.
+
+    out/config.json             what was trained
+    out/checkpoint.pt           the last checkpoint, replaced atomically
+    out/log.jsonl               one line every `log_every` steps
+    out/samples/STEP.png        originals over reconstructions, every `sample_every` steps
+    out/image_tokenizer.safetensors   the weights, written at the end
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
+from cm3.model.lpips import LPIPS
+from cm3.model.vqgan import VQGAN, VQGANConfig, small
+from cm3.train.optim import Muon
+
+Images = Callable[[int], "Tensor | list[Image.Image]"]
+
+
+@dataclass(frozen=True)
+class ImageTokenizerConfig:
+    """A run. The learning rate rises linearly for `warmup` steps, then falls as a cosine to `lr_end * lr`.
+
+    loss = l1 |x - y| + l2 (x - y)^2 + quantizer_weight * quantiser + lpips_weight * LPIPS
+         + gan_weight * adaptive * hinge, the last from step `gan_start` on.
+    LPIPS needs the two weight files, which are not shipped. `channels_last` is a memory layout that can be faster;
+    `threads` (0: leave) and `device` are torch's.
+    """
+
+    vqgan: VQGANConfig = field(default_factory=small)
+    size: int = 128
+    batch: int = 32
+    steps: int = 4000
+    optimizer: str = "adamw"
+    """`adamw`, or `muon` for the convolutions' weights with AdamW for the rest."""
+    lr: float = 2e-3
+    muon_lr: float = 5e-3
+    lr_end: float = 0.0
+    warmup: int = 50
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    l1: float = 1.0
+    l2: float = 2.0
+    quantizer_weight: float = 1.0
+    lpips_weight: float = 0.0
+    lpips_vgg: str = ""
+    lpips_lin: str = ""
+    gan_weight: float = 0.0
+    gan_start: int = 0
+    gan_lr: float = 2e-4
+    grad_clip: float = 1.0
+    channels_last: bool = False
+    device: str = "cpu"
+    seed: int = 0
+    out: str = "runs/image_tokenizer"
+    log_every: int = 50
+    save_every: int = 500
+    sample_every: int = 500
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field and say everything that is wrong at once."""
+        wrong: list[str] = []
+        for name, low in {"size": 1, "batch": 1, "steps": 1, "warmup": 0, "log_every": 1, "save_every": 1}.items():
+            if getattr(self, name) < low:
+                wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must be at least {low}")
+        if self.optimizer not in ("adamw", "muon"):
+            wrong.append(f"image_tokenizer.optimizer={self.optimizer!r}: must be 'adamw' or 'muon'")
+        for name in ("lr", "muon_lr", "gan_lr", "grad_clip"):
+            if getattr(self, name) <= 0:
+                wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must be above 0")
+        for name in ("lr_end", "weight_decay", "l1", "l2", "quantizer_weight", "lpips_weight", "gan_weight"):
+            if getattr(self, name) < 0:
+                wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must not be negative")
+        for name in ("gan_start", "sample_every", "threads"):
+            if getattr(self, name) < 0:
+                wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must not be negative (0 is off)")
+        if self.size % self.vqgan.factor:
+            wrong.append(f"image_tokenizer.size={self.size}: must be a multiple of vqgan.factor={self.vqgan.factor}")
+        if self.lpips_weight and not (self.lpips_vgg and self.lpips_lin):
+            wrong.append(
+                f"image_tokenizer.lpips_weight={self.lpips_weight}: needs lpips_vgg and lpips_lin, the paths of the "
+                "VGG16 and of the LPIPS weights; set them, or the weight to 0"
+            )
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+
+def _schedule(config: ImageTokenizerConfig, step: int) -> float:
+    """Share of the peak learning rate at a step, counted from 0."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _pixels(images: Tensor | list[Image.Image], config: ImageTokenizerConfig) -> Tensor:
+    if not isinstance(images, Tensor):
+        arrays = [np.asarray(image.convert("RGB"), dtype=np.float32) for image in images]
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
+    want = (config.vqgan.image_channels, config.size, config.size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != want or not images.is_floating_point():
+        raise DataError(
+            f"training images of shape {tuple(images.shape)} and {images.dtype}: must be float (batch, "
+            f"{want[0]}, {want[1]}, {want[2]}) in [-1, 1], as config.size says"
+        )
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return images.to(config.device, torch.float32).contiguous(memory_format=layout)
+
+
+def psnr(pixels: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB of each image (b,): both clamped and rounded to 8 bits first, peak 255; at most 99 (equal images)."""
+    a, b = (((x.detach().float().clamp(-1, 1) + 1) * 127.5).round() for x in (pixels, target))
+    error = (a - b).square().flatten(1).mean(1)
+    return (20 * math.log10(255.0) - 10 * error.clamp_min(1e-12).log10()).clamp_max(99.0)
+
+
+def _usage(histogram: Tensor) -> dict[str, float]:
+    """Share of the codes seen at all, and the perplexity of their frequencies."""
+    p = histogram.double() / histogram.sum().clamp_min(1)
+    entropy = -(p * p.clamp_min(1e-30).log()).sum()
+    return {"codes_used": float((histogram > 0).double().mean()), "perplexity": float(entropy.exp())}
+
+
+@torch.no_grad()
+def evaluate_image_tokenizer(vqgan: VQGAN, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Reconstruct batches (b, 3, H, W) in [-1, 1].
+
+    Returns `psnr_db` (the mean over images of each image's PSNR), `codes_used` (share of the codebook, 0..1) and
+    `perplexity` of the codes over everything seen. Raises DataError where there is no image at all.
+    """
+    values: list[Tensor] = []
+    histogram = torch.zeros(vqgan.config.codes, dtype=torch.int64)
+    training = vqgan.training
+    vqgan.eval()
+    device = next(vqgan.parameters()).device
+    for pixels in batches:
+        pixels = pixels.to(device)
+        codes = vqgan.encode(pixels)
+        values.append(psnr(vqgan.decode(codes), pixels).cpu())
+        histogram += torch.bincount(codes.flatten().cpu(), minlength=vqgan.config.codes)
+    vqgan.train(training)
+    if not values:
+        raise DataError("no images to evaluate the image tokenizer on; give at least one batch")
+    return {"psnr_db": float(torch.cat(values).mean()), **_usage(histogram)}
+
+
+def write_sheet(path: Path, originals: Tensor, reconstructions: Tensor, columns: int = 8) -> None:
+    """Write a PNG with the first `columns` originals over their reconstructions."""
+    rows = [
+        ((x[:columns].detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+        for x in (originals, reconstructions)
+    ]
+    array = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1).permute(1, 2, 0).numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array if array.shape[2] == 3 else array[..., 0]).save(path)
+
+
+class _Run:
+    """Everything that changes while training, and the one step that changes it."""
+
+    def __init__(self, config: ImageTokenizerConfig):
+        self.config = config
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.vqgan = VQGAN(config.vqgan)
+            self.critic = PatchDiscriminator(config.vqgan.image_channels) if config.gan_weight else None
+        self.vqgan.to(config.device)
+        if self.critic is not None:
+            self.critic.to(config.device)
+        if config.channels_last:
+            self.vqgan = self.vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = [p for p in self.vqgan.parameters() if p.requires_grad]
+        matrices = [p for p in weights if p.dim() >= 2] if config.optimizer == "muon" else []
+        inside = {id(p) for p in matrices}
+        rest = [p for p in weights if id(p) not in inside]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        ]
+        if matrices:
+            self.optimizers.append(Muon(matrices, config.muon_lr, weight_decay=config.weight_decay))
+        self.peaks = (config.lr, config.muon_lr)
+        self.critic_optimizer = (
+            torch.optim.Adam(self.critic.parameters(), config.gan_lr, betas=(0.5, 0.9)) if self.critic else None
+        )
+        self.lpips = LPIPS.load(config.lpips_vgg, config.lpips_lin).to(config.device) if config.lpips_weight else None
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.histogram = torch.zeros(config.vqgan.codes, dtype=torch.int64)
+        self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"step": self.step, "config": json.dumps(asdict(self.config), sort_keys=True)}
+        state |= {"generator": self.generator.get_state(), "histogram": self.histogram}
+        state |= {"vqgan": self.vqgan.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+        if self.critic is not None and self.critic_optimizer is not None:
+            state |= {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.vqgan.load_state_dict(state["vqgan"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self.critic is not None and self.critic_optimizer is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.generator.set_state(state["generator"])
+        self.histogram = state["histogram"]
+        self.step = state["step"]
+
+    def advance(self, x: Tensor) -> tuple[dict[str, float], Tensor]:
+        """One optimiser step on pixels x; returns the parts of the loss and the reconstruction."""
+        config = self.config
+        share = _schedule(config, self.step)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+        y, codes, aux, _ = self.vqgan(x, self.generator)
+        parts = {"l1": (y - x).abs().mean(), "l2": (y - x).square().mean(), "quantizer": aux}
+        loss = config.l1 * parts["l1"] + config.l2 * parts["l2"]
+        if self.lpips is not None:
+            parts["lpips"] = self.lpips(y, x).mean()
+            loss = loss + config.lpips_weight * parts["lpips"]
+        adversarial = self.critic is not None and self.step >= config.gan_start
+        if self.critic is not None and adversarial:
+            parts["gan"] = hinge_generator(self.critic(y))
+            last = self.vqgan.decoder.conv_out.weight
+            weight = adaptive_weight(loss, parts["gan"], last)
+            loss = loss + config.gan_weight * weight * parts["gan"]
+        loss = loss + config.quantizer_weight * aux
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.vqgan.parameters(), config.grad_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.critic is not None and self.critic_optimizer is not None and adversarial:
+            parts["critic"] = hinge_discriminator(self.critic(x.detach()), self.critic(y.detach()))
+            self.critic_optimizer.zero_grad(set_to_none=True)
+            parts["critic"].backward()
+            self.critic_optimizer.step()
+        self.histogram += torch.bincount(codes.flatten().cpu(), minlength=config.vqgan.codes)
+        self.step += 1
+        record = {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in parts.items()}
+        return record | {"grad_norm": float(norm), "lr": config.lr * share}, y.detach()
+
+
+def _save(path: Path, write: Callable[[Path], object]) -> None:
+    # a kill between the two leaves the old file whole
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def _resume(run: _Run, path: Path, log: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = json.loads(state["config"])
+    except Exception as error:  # torch.load has no one exception for a damaged file
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}); delete it to start anew") from error
+    mine = json.loads(json.dumps(asdict(run.config)))
+    free = {"out", "log_every", "save_every", "sample_every", "threads", "device"}
+    other = sorted(k for k in mine if k not in free and mine[k] != saved.get(k))
+    if other:
+        raise CheckpointError(
+            f"{path}: was made with another {', '.join(other)}; resume with the same settings, or choose another out"
+        )
+    run.load(state)
+    if log.exists():  # lines written after the checkpoint will be written again
+        lines = [line for line in log.read_text().splitlines() if _step_of(line) <= run.step]
+        _save(log, lambda p: p.write_text("".join(line + "\n" for line in lines)))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf  # the torn last line of a killed run
+
+
+def train_image_tokenizer(
+    config: ImageTokenizerConfig,
+    images: Images,
+    *,
+    callback: Callable[[dict[str, float]], None] | None = None,
+    progress: bool = True,
+    stop: int | None = None,
+) -> VQGAN:
+    """Train until `config.steps`, resuming from `config.out` if a checkpoint is there; returns the VQGAN in eval mode.
+
+    `images(step)`, for step = 0, 1, ..., must be a pure function: float (batch, 3, size, size) in [-1, 1], or a list of
+    PIL images of that size. `callback` gets each record of the log. `stop` ends early, at a checkpoint, after that many
+    steps in all. Raises CheckpointError where the checkpoint belongs to other settings, DataError for wrong images.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = out / "checkpoint.pt", out / "log.jsonl"
+    run = _Run(config)
+    if checkpoint.exists():
+        _resume(run, checkpoint, log)
+    else:
+        log.unlink(missing_ok=True)
+    _save(out / "config.json", lambda p: p.write_text(json.dumps(asdict(config), indent=2) + "\n"))
+    run.vqgan.train()
+    last = min(config.steps, config.steps if stop is None else stop)
+    started, seen = time.perf_counter(), 0
+    with tqdm(total=config.steps, initial=run.step, disable=not progress, desc="image tokenizer", unit="step") as bar:
+        while run.step < last:
+            x = _pixels(images(run.step), config)
+            record, y = run.advance(x)
+            seen += x.shape[0]
+            bar.update()
+            if run.step % config.log_every == 0 or run.step == config.steps:
+                now = time.perf_counter()
+                record = {"step": run.step, **record, "psnr": float(psnr(y, x).mean()), **_usage(run.histogram)}
+                record["images_per_second"] = seen / (now - started)
+                started, seen = now, 0
+                run.histogram.zero_()
+                with log.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                bar.set_postfix(loss=f"{record['loss']:.4f}", psnr=f"{record['psnr']:.1f}")
+                if callback is not None:
+                    callback(record)
+            if config.sample_every and run.step % config.sample_every == 0:
+                write_sheet(out / "samples" / f"{run.step:07d}.png", x, y)
+            if run.step % config.save_every == 0 or run.step == last:
+                _save(checkpoint, lambda p: torch.save(run.state(), p))
+    if run.step >= config.steps:
+        weights = {name: tensor.cpu().contiguous() for name, tensor in run.vqgan.state_dict().items()}
+        _save(out / "image_tokenizer.safetensors", lambda p: save_file(weights, p))
+    return run.vqgan.eval()

@@ -1,0 +1,157 @@
+"""Optimizers and schedule.
+
+AdamW is the paper's kind. Muon (Jordan et al. 2024) orthogonalises the momentum of each weight matrix; embeddings and
+norms stay with AdamW beside it. torch's own Muon runs its Newton-Schulz steps in bfloat16, which a processor without
+bfloat16 arithmetic emulates at a fraction of its speed, so the step is here, in the dtype of the device
+(docs/decisions/0003-muon.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cm3.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and schedule. Raises `ConfigError` for a value out of range.
+
+    `lr` is the peak rate (of the matrices, with Muon); `adam_lr` that of embeddings and norms beside Muon.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 6e-4
+    adam_lr: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    clip: float = 1.0
+    warmup: int = 100
+    decay_from: float = 0.0
+    """Share of the run after which the rate falls; before it, it stays at its peak."""
+    final: float = 0.1
+    """Rate at the end, as a share of the peak."""
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.name not in ("adamw", "muon"):
+            raise ConfigError(f"optim.name={self.name!r}: must be 'adamw' or 'muon'")
+        if self.shape not in ("linear", "cosine"):
+            raise ConfigError(f"optim.shape={self.shape!r}: must be 'linear' or 'cosine'")
+        for name in ("lr", "adam_lr", "clip"):
+            if not 0 < getattr(self, name) < 100:
+                raise ConfigError(f"optim.{name}={getattr(self, name)}: must be over 0 and under 100")
+        for name in ("weight_decay", "momentum", "decay_from", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)}: must be in 0..1")
+        if self.warmup < 0:
+            raise ConfigError(f"optim.warmup={self.warmup}: must be at least 0 steps")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Share of the peak rate at `step` (from 0) of a run of `steps`."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        start = max(self.warmup, int(self.decay_from * steps))
+        if step < start or steps <= start:
+            return 1.0
+        progress = min(1.0, (step - start) / (steps - start))
+        fall = progress if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * progress)
+        return 1.0 - (1.0 - self.final) * fall
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised by five Newton-Schulz steps, for matrices. Nesterov form.
+
+    A convolution's weight (out, in, h, w) is taken as the matrix (out, in * h * w).
+
+    The step is scaled by 0.2 * sqrt(larger side), so that its size matches AdamW's (Liu et al. 2025, arXiv:2502.16982).
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            if any(p.dim() < 2 for p in group["params"]):
+                raise ConfigError("Muon takes matrices and convolutions only; give vectors to AdamW")
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every weight that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                average = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalise(p.grad.lerp(average, group["momentum"]).flatten(1))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view(p.shape), alpha=-group["lr"] * 0.2 * math.sqrt(max(update.shape)))
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest matrix with singular values near 1: quintic Newton-Schulz (Jordan et al. 2024).
+
+    (r, c) -> (r, c), in the matrix's dtype on a processor and bfloat16 on a GPU.
+    """
+    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Optimizer:
+    """One or two torch optimizers stepped as one, with the schedule and the gradient clip."""
+
+    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        self.config = config
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)]
+        inside = {id(p) for p in matrices}
+        rest = [p for p in self.parameters if id(p) not in inside]
+        c = config
+        if c.name == "muon":
+            self.parts: list[torch.optim.Optimizer] = [
+                Muon(matrices, c.lr, c.momentum, c.weight_decay),
+                torch.optim.AdamW(rest, c.adam_lr, c.betas, c.eps, 0.0, fused=True),
+            ]
+        else:
+            groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+            self.parts = [torch.optim.AdamW(groups, c.lr, c.betas, c.eps, fused=True)]
+        self.peaks = [[g["lr"] for g in part.param_groups] for part in self.parts]
+
+    def step(self, step: int, steps: int) -> tuple[float, float]:
+        """Clip, set the rates for `step`, update, clear gradients. Returns (gradient norm before clipping, rate)."""
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        share = self.config.rate(step, steps)
+        for part, peaks in zip(self.parts, self.peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return norm, self.peaks[0][0] * share
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """State of every part."""
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Restore what `state_dict` gave."""
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def _is_linear(name: str) -> bool:
+    return name.endswith(("wq.weight", "wk.weight", "wv.weight", "wo.weight", "up.weight", "gate.weight", "down.weight"))

@@ -1,0 +1,213 @@
+"""Runs that recipes return: a config that knows how to carry itself out.
+
+`cm3 train RECIPE` calls the recipe, applies overrides to the dataclass that it returns, and calls its `run`. What a run
+writes last is a bundle, `out/bundle`, ready for every other verb.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from safetensors.torch import load_file
+
+from cm3.data.documents import DocumentSource
+from cm3.data.load import Source
+from cm3.data.read.coco import coco_captions
+from cm3.data.scenes import SceneSource, scene_document
+from cm3.document import Document, Image
+from cm3.errors import CheckpointError, ConfigError
+from cm3.generate import CM3Leon
+from cm3.model import bundle as bundles
+from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.scenes.draw import draw
+from cm3.scenes.world import random_scene
+from cm3.tokens.codec import Codec
+from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
+from cm3.tokens.text import TextTokenizer
+from cm3.train.image_tokenizer import (
+    ImageTokenizerConfig,
+    evaluate_image_tokenizer,
+    train_image_tokenizer,
+    write_sheet,
+)
+from cm3.train.trainer import TrainConfig, Trainer
+from cm3.vocab import Vocab
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Scenes without end, drawn on the fly; stream `seed` of the training split."""
+
+    seed: int = 1
+    captions_only: float = 0.05
+    """Share of documents that are a caption without its picture."""
+    objects: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    """Shares of pictures with 1, 2, 3, 4 objects, for the image tokenizer."""
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """Captioned photographs in COCO's own layout: root/annotations/captions_SPLIT.json, root/SPLIT/*.jpg."""
+
+    root: str
+    split: str = "train2017"
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class ImageTokenizerRun(ImageTokenizerConfig):
+    """Train an image tokenizer on pictures of `data`."""
+
+    data: SceneData | CocoData = field(default_factory=SceneData)
+
+    def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
+        """Train, then measure on pictures not trained on (scenes) or on the very ones (COCO: it overfits on purpose)."""
+        _start(Path(self.out), resume)
+        images = _scene_images(self) if isinstance(self.data, SceneData) else _coco_images(self)
+        base = {f.name: getattr(self, f.name) for f in dataclasses.fields(ImageTokenizerConfig)}
+        vqgan = train_image_tokenizer(ImageTokenizerConfig(**base), images, progress=progress)
+        if isinstance(self.data, SceneData):
+            rng = np.random.default_rng([self.seed, 0xE7A1])
+            held = [draw(random_scene(rng, "test"), self.size, rng) for _ in range(256)]
+            batches = [to_pixels(held[i : i + 32]) for i in range(0, len(held), 32)]
+        else:
+            batches = [to_pixels(images(0))]
+        return {"out": self.out} | evaluate_image_tokenizer(vqgan, batches)
+
+
+@dataclass(frozen=True)
+class PretrainRun(TrainConfig):
+    """Pretrain a decoder with the CM3 objective on captioned pictures; ends in a bundle.
+
+    The vocabulary and grid of `model` are set from the tokenizers.
+    """
+
+    image_tokenizer: str = "runs/scenes/image_tokenizer"
+    """Folder that an image tokenizer run wrote."""
+    image_size: int = 128
+    text_entries: int = 512
+    """Most entries of the text tokenizer, which is trained on the captions."""
+    masks: int = 32
+    data: SceneData | CocoData = field(default_factory=SceneData)
+    sampling: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Recommended settings by kind (image, region, text), written to the bundle."""
+
+    def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
+        """Train, and write `out/bundle`."""
+        out = Path(self.out)
+        _start(out, resume)
+        vqgan = load_image_tokenizer(self.image_tokenizer)
+        source, codec = self._source(vqgan, out / "tokenizer.json")
+        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=ImageTokenizer(vqgan, self.image_size).grid)
+        base = {f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)} | {"model": model}
+        trainer = Trainer(TrainConfig(**base), codec.vocab, source, resume=resume and (out / "checkpoint.pt").exists())
+
+        def export(trainer: Trainer) -> bundles.Bundle:
+            about = {"steps": trainer.step, "documents": trainer.state.next, "recipe": Path(self.out).name}
+            bundle = bundles.Bundle(
+                codec.vocab, trainer.model, vqgan, self.image_size, out / "tokenizer.json", self.sampling, about
+            )
+            bundles.save(bundle, out / "bundle")
+            return bundle
+
+        def sample(trainer: Trainer) -> None:
+            draw_samples(CM3Leon(export(trainer)), self._prompts(), out / "samples" / f"{trainer.step:07d}.png")
+            trainer.model.train()
+
+        record = trainer.run(progress=progress, callbacks=[sample])
+        export(trainer)
+        return {"out": self.out, "bundle": str(out / "bundle")} | record
+
+    def _source(self, vqgan: VQGAN, tokenizer: Path) -> tuple[Source, Codec]:
+        image = ImageTokenizer(vqgan, self.image_size)
+        coco = coco_captions(self.data.root, self.data.split) if isinstance(self.data, CocoData) else []
+        if not tokenizer.exists():
+            if isinstance(self.data, SceneData):
+                # Captions alone: pictures of 16 pixels cost nothing.
+                texts = [scene_document(self.data.seed + 1, i, 16, captions_only=1.0).text for i in range(20_000)]
+            else:
+                texts = [d.text for d in coco]
+            TextTokenizer.train(texts, self.text_entries).save(tokenizer)
+        text = TextTokenizer.load(tokenizer)
+        vocab = Vocab(text=text.size, image=vqgan.config.codes, masks=self.masks, reserved=0)
+        codec = Codec(vocab, text, image)
+        if isinstance(self.data, SceneData):
+            return SceneSource(codec, self.data.seed, captions_only=self.data.captions_only), codec
+        return DocumentSource(coco, codec, self.data.seed), codec
+
+    def _prompts(self) -> list[Document]:
+        if isinstance(self.data, SceneData):
+            return [scene_document(self.seed + 2, i, self.image_size, "val") for i in range(8)]
+        return coco_captions(self.data.root, self.data.split)[:40:5]
+
+
+def load_image_tokenizer(folder: str | Path) -> VQGAN:
+    """The VQGAN that an image tokenizer run wrote. Raises `CheckpointError` where there is none."""
+    folder = Path(folder)
+    weights = folder / "image_tokenizer.safetensors"
+    if not weights.exists():
+        raise CheckpointError(
+            f"image tokenizer {str(folder)!r}: has no image_tokenizer.safetensors; train one first with "
+            "`cm3 train recipes/scenes.py:image_tokenizer`, or give the folder of one with --image-tokenizer"
+        )
+    values = json.loads((folder / "config.json").read_text())["vqgan"]
+    vqgan = VQGAN(VQGANConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+    vqgan.load_state_dict(load_file(weights))
+    return vqgan.eval()
+
+
+def draw_samples(model: CM3Leon, documents: list[Document], path: Path) -> None:
+    """A sheet of what the model draws for the captions of documents: theirs above, the model's below."""
+    made = model.generate_many([d.text for d in documents], seeds=list(range(len(documents))))
+    truth = [preprocess(d.images[0].pixels, model.image_size) for d in documents]
+    write_sheet(path, to_pixels(truth), to_pixels([g.image for g in made]))
+
+
+def _scene_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
+    data = run.data
+    assert isinstance(data, SceneData)
+    shares = np.asarray(data.objects, dtype=np.float64)
+    if shares.shape != (4,) or shares.min() < 0 or shares.sum() <= 0:
+        raise ConfigError(f"data.objects={data.objects}: must be four shares, none negative")
+
+    def images(step: int) -> list[PIL.Image.Image]:
+        made = []
+        for i in range(run.batch):
+            rng = np.random.default_rng([data.seed, 0x70C, step * run.batch + i])
+            scene = random_scene(rng, "train", int(rng.choice(4, p=shares / shares.sum())) + 1)
+            made.append(draw(scene, run.size, rng))
+        return made
+
+    return images
+
+
+def _coco_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
+    data = run.data
+    assert isinstance(data, CocoData)
+    pictures: dict[str, PIL.Image.Image] = {}
+    for document in coco_captions(data.root, data.split):
+        image = document.images[0]
+        assert isinstance(image, Image)
+        key = str(document.meta["image_id"])
+        if key not in pictures:
+            pictures[key] = preprocess(image.pixels, run.size)
+    ordered = [pictures[k] for k in sorted(pictures)]
+
+    def images(step: int) -> list[PIL.Image.Image]:
+        rng = np.random.default_rng([data.seed, 0x70C, step])
+        return [ordered[i] for i in rng.choice(len(ordered), run.batch, replace=run.batch > len(ordered))]
+
+    return images
+
+
+def _start(out: Path, resume: bool) -> None:
+    """Refuse to write over a run that is there, unless it is to be continued."""
+    if (out / "checkpoint.pt").exists() and not resume:
+        raise ConfigError(f"out={str(out)!r}: holds a run already; continue it with --resume, or give another --out")

@@ -1,0 +1,125 @@
+"""Vocab: one space of token ids as three ranges, specials, text and image codes.
+
+    0 <s>  1 <pad>  2 </s>  3 <unk>  4 <break>  5 <eoss>  6.. <mask:0> ..  (reserved)  | text | image codes
+
+`</s>` stands at both ends of a document, `<break>` at each change of modality, `<mask:i>` where span i was taken out
+and again before it in the tail, `<eoss>` (end of span) after it. The paper: 56,320 text + 8,192 image + 1,024 specials
+= 65,536 (sections 2.1 and 2.2; names from the authors' branches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from cm3.errors import ConfigError
+
+
+class Tokens(NamedTuple):
+    """Token ids with, for each image code, its place in its image.
+
+    `ids` int32 (s,). `cells` int32 (s,): 0 for anything that is not an image code, else 1 + the raster index of the
+    code in its image's grid. Cells travel with the tokens when spans are moved, so a code keeps its row and column.
+    """
+
+    ids: np.ndarray
+    cells: np.ndarray
+
+    @classmethod
+    def of(cls, ids: Iterable[int], cells: Iterable[int] | None = None) -> Tokens:
+        """Tokens from sequences of integers; `cells` default to zeros."""
+        ids_array = np.asarray(list(ids) if not isinstance(ids, np.ndarray) else ids, dtype=np.int32)
+        if cells is None:
+            return cls(ids_array, np.zeros_like(ids_array))
+        return cls(ids_array, np.asarray(list(cells) if not isinstance(cells, np.ndarray) else cells, dtype=np.int32))
+
+    @classmethod
+    def concat(cls, pieces: Iterable[Tokens]) -> Tokens:
+        """Join pieces end to end."""
+        pieces = list(pieces)
+        if not pieces:
+            return cls.of([])
+        return cls(np.concatenate([p.ids for p in pieces]), np.concatenate([p.cells for p in pieces]))
+
+    def slice(self, start: int, stop: int) -> Tokens:
+        """Tokens `start` to `stop`, stop exclusive."""
+        return Tokens(self.ids[start:stop], self.cells[start:stop])
+
+    @property
+    def length(self) -> int:
+        """Number of tokens (`len` of a NamedTuple is its number of fields)."""
+        return int(self.ids.shape[0])
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """The ranges. `Vocab()` is the paper's; any smaller one is `Vocab(text=512, image=1000, masks=32, reserved=0)`."""
+
+    text: int = 56_320
+    image: int = 8_192
+    masks: int = 512
+    reserved: int = 506
+
+    bos: ClassVar[int] = 0
+    pad: ClassVar[int] = 1
+    eos: ClassVar[int] = 2
+    unk: ClassVar[int] = 3
+    brk: ClassVar[int] = 4
+    eoss: ClassVar[int] = 5
+    _FIXED: ClassVar[int] = 6
+
+    def __post_init__(self) -> None:
+        for name, low in (("text", 256), ("image", 2), ("masks", 1), ("reserved", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"vocab.{name}={getattr(self, name)}: must be at least {low}")
+
+    @property
+    def text_start(self) -> int:
+        """First text id."""
+        return self._FIXED + self.masks + self.reserved
+
+    @property
+    def image_start(self) -> int:
+        """First image-code id."""
+        return self.text_start + self.text
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return self.image_start + self.image
+
+    def mask(self, i: int) -> int:
+        """Id of `<mask:i>`."""
+        if not 0 <= i < self.masks:
+            raise ConfigError(f"<mask:{i}>: this vocabulary has masks 0 to {self.masks - 1}; raise vocab.masks")
+        return self._FIXED + i
+
+    def is_mask(self, ids: np.ndarray) -> np.ndarray:
+        """Which ids are `<mask:i>`, elementwise."""
+        return (ids >= self._FIXED) & (ids < self._FIXED + self.masks)
+
+    def is_text(self, ids: np.ndarray) -> np.ndarray:
+        """Which ids are text, elementwise."""
+        return (ids >= self.text_start) & (ids < self.image_start)
+
+    def is_image(self, ids: np.ndarray) -> np.ndarray:
+        """Which ids are image codes, elementwise."""
+        return (ids >= self.image_start) & (ids < self.size)
+
+    def name(self, token: int) -> str:
+        """A readable name: `<break>`, `<mask:3>`, `text:17`, `image:512`."""
+        fixed = ("<s>", "<pad>", "</s>", "<unk>", "<break>", "<eoss>")
+        if 0 <= token < self._FIXED:
+            return fixed[token]
+        if token < self._FIXED + self.masks:
+            return f"<mask:{token - self._FIXED}>"
+        if token < self.text_start:
+            return f"<reserved:{token - self._FIXED - self.masks}>"
+        if token < self.image_start:
+            return f"text:{token - self.text_start}"
+        if token < self.size:
+            return f"image:{token - self.image_start}"
+        raise ConfigError(f"token id {token}: this vocabulary has ids 0 to {self.size - 1}")

@@ -1,0 +1,35 @@
+"""One thread, no network, and reproducible property tests, for every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch is imported. Two OpenMP threads on two busy cores spin against each other: a decode step goes from 8 ms
+# to 385 ms, above all under xdist.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Without it a missing hub file costs half a minute of retries, and a test must not need the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# No deadline: on a shared machine one slow example says nothing about the code.
+hypothesis.settings.register_profile("dev", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("dev"), derandomize=True, database=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real pictures and captions beside the checkout; the test is skipped where there is none."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside this checkout")
+    return folder

@@ -1,0 +1,213 @@
+"""A batched run equals one by one equals the naive loop, for the same seeds; bad requests are refused."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from engine_reference import mixed, naive, nothing, prompt, same
+from scipy import stats
+
+from cm3.engine import Codes, Engine, Force, FreeText, Request, Result, Sampling
+from cm3.errors import ConfigError, RequestError
+from cm3.model.attention import Causal
+from cm3.model.decoder import Decoder
+from cm3.vocab import Tokens, Vocab
+
+
+def test_batched_equals_one_by_one_equals_naive(decoder: Decoder, vocab: Vocab) -> None:
+    requests = mixed(vocab)
+    together = Engine(decoder, vocab).run(requests)
+    for request, result in zip(requests, together, strict=True):
+        same(result, Engine(decoder, vocab).run([request])[0])
+        ids, cells, logprobs = naive(decoder, vocab, request)
+        assert result.tokens.ids.tolist() == ids
+        assert result.tokens.cells.tolist() == cells
+        np.testing.assert_allclose(result.logprobs, logprobs, atol=1e-4)
+    # The test would say little if the model always said the same.
+    assert len({tuple(r.tokens.ids[-10:]) for r in together}) == len(together)
+
+
+def test_float32_batched_equals_one_by_one(one_decoder: Decoder, vocab: Vocab) -> None:
+    decoder = copy.deepcopy(one_decoder).float()
+    requests = mixed(vocab)
+    for request, result in zip(requests, Engine(decoder, vocab).run(requests), strict=True):
+        same(result, Engine(decoder, vocab).run([request])[0])
+
+
+@pytest.mark.parametrize("max_streams", [3, 8])
+def test_order_of_arrival_and_room_do_not_matter(one_decoder: Decoder, vocab: Vocab, max_streams: int) -> None:
+    requests = mixed(vocab) * 2
+    expected = Engine(one_decoder, vocab).run(requests)
+    engine = Engine(one_decoder, vocab, max_streams=max_streams)
+    order = np.random.default_rng(max_streams).permutation(len(requests)).tolist()
+    ids: dict[int, int] = {}
+    results: dict[int, Result] = {}
+    while order or engine.busy:
+        if order and engine._next_id <= len(results) + 3:
+            i = order.pop()
+            ids[engine.add(requests[i])] = i
+        for id, result in engine.step():
+            results[ids[id]] = result
+    assert len(results) == len(requests)
+    for i, result in results.items():
+        same(result, expected[i])
+
+
+def test_one_engine_serves_again_after_its_rows_were_used(one_decoder: Decoder, vocab: Vocab) -> None:
+    engine = Engine(one_decoder, vocab, max_streams=6)
+    requests = mixed(vocab)
+    for a, b in zip(engine.run(requests), engine.run(requests), strict=True):
+        same(a, b)
+    assert not engine.busy
+
+
+def test_first_come_first_served(one_decoder: Decoder, vocab: Vocab) -> None:
+    one = (prompt(vocab, 2, 0),)
+    pair = (prompt(vocab, 2, 0), nothing(vocab))
+    plan, guided = (Codes((1, 2)),), Sampling(guidance=2.0)
+    engine = Engine(one_decoder, vocab, max_streams=3)
+    for streams in (pair, pair, one, one):
+        engine.add(Request(streams, plan, guided if len(streams) == 2 else Sampling()))
+    # The second pair does not fit beside the first, and the single ones behind it do not overtake it.
+    assert [[id for id, _ in engine.step()] for _ in range(6)] == [[], [0], [], [1, 2], [], [3]]
+
+
+def test_streams_without_weight_are_not_run(one_decoder: Decoder, vocab: Vocab) -> None:
+    pair = (prompt(vocab, 4, 0), nothing(vocab))
+    engine = Engine(one_decoder, vocab, max_streams=1)
+    results = engine.run([Request(pair, (Codes.image(4),)), Request(pair[:1], (Codes.image(4),))])
+    same(*results)
+    with pytest.raises(RequestError, match="2 streams, the engine has max_streams=1; raise max_streams"):
+        engine.add(Request(pair, (Codes.image(4),), Sampling(guidance=2.0)))
+
+
+def test_greedy_equals_argmax(one_decoder: Decoder, vocab: Vocab) -> None:
+    start = prompt(vocab, 6, 3)
+    result = Engine(one_decoder, vocab).run([Request((start,), (Codes.image(8),), Sampling(temperature=0.0))])[0]
+    tokens = Tokens.concat([start, result.tokens])
+    ids, cells = (torch.from_numpy(x.astype(np.int64))[None] for x in tokens)
+    with torch.no_grad():
+        logits = one_decoder(ids, torch.arange(ids.shape[1])[None], Causal(), cells)[0]
+    best = logits[start.length - 1 : -1, vocab.image_start :].argmax(-1) + vocab.image_start
+    assert result.tokens.ids.tolist() == best.tolist()
+
+
+def test_frequencies_match_the_model(one_decoder: Decoder, vocab: Vocab) -> None:
+    start, n = prompt(vocab, 6, 3), 1500
+    requests = [Request((start,), (Codes((1,)),), Sampling(temperature=1.3, seed=i)) for i in range(n)]
+    results = Engine(one_decoder, vocab, max_streams=256).run(requests)
+    with torch.no_grad():
+        ids = torch.from_numpy(start.ids.astype(np.int64))[None]
+        logits = one_decoder(ids, torch.arange(start.length)[None], Causal(), ids * 0)[0, -1, vocab.image_start :]
+    p = (logits / 1.3).softmax(-1).numpy()
+    counts = np.bincount([int(r.tokens.ids[0]) - vocab.image_start for r in results], minlength=vocab.image)
+    rare = n * p < 5
+    observed, expected = (np.append(x[~rare], x[rare].sum()) for x in (counts, n * p))
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_cancel_queued_and_running(one_decoder: Decoder, vocab: Vocab) -> None:
+    requests = mixed(vocab)[:4]
+    expected = Engine(one_decoder, vocab).run(requests)
+    engine = Engine(one_decoder, vocab, max_streams=5)
+    ids = [engine.add(r) for r in requests]
+    for _ in range(2):
+        engine.step()
+    assert engine.cancel(ids[0])  # running; its rows are filled by others
+    assert engine.cancel(ids[3])  # queued
+    assert not engine.cancel(ids[0]) and not engine.cancel(99)
+    done: dict[int, Result] = {}
+    while engine.busy:
+        done |= engine.step()
+    assert sorted(done) == [ids[1], ids[2]]
+    same(done[ids[1]], expected[1])
+    same(done[ids[2]], expected[2])
+
+
+def test_run_keeps_what_others_asked_for(one_decoder: Decoder, vocab: Vocab) -> None:
+    requests = mixed(vocab)
+    engine = Engine(one_decoder, vocab)
+    other = engine.add(requests[5])
+    forced = engine.add(Request((nothing(vocab),), (Force((2,)),)))
+    seen: list[tuple[int, int]] = []
+    result = engine.run([requests[0]], progress=lambda done, total: seen.append((done, total)))[0]
+    same(result, Engine(one_decoder, vocab).run([requests[0]])[0])
+    assert seen == [(i + 1 + (i == 15), 17) for i in range(16)]
+    assert result.steps == 16
+    held = dict(engine.step())
+    assert sorted(held) == [other, forced] and held[forced].tokens.ids.tolist() == [2]
+
+
+def test_an_interrupted_run_leaves_nothing_behind(one_decoder: Decoder, vocab: Vocab) -> None:
+    engine = Engine(one_decoder, vocab)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(mixed(vocab), progress=interrupt)
+    assert not engine.busy
+    with pytest.raises(RequestError):
+        engine.run([mixed(vocab)[0], Request((Tokens.of([10_000]),), (Codes((1,)),))])
+    assert not engine.busy
+
+
+def test_a_request_fits_the_context_to_the_last_token(one_decoder: Decoder, vocab: Vocab) -> None:
+    context = one_decoder.config.context
+    engine = Engine(one_decoder, vocab)
+    plan = (Codes.image(16), Force((vocab.eos,)))
+    room = context - 15  # the last code is not read, nor what is forced after it
+    result = engine.run([Request((prompt(vocab, room - 2, 0),), plan)])[0]
+    assert result.tokens.length == 17
+    with pytest.raises(
+        RequestError, match=rf"streams\[0\] needs {context + 1} tokens of context \(prompt {room + 1}, "
+    ):
+        engine.add(Request((prompt(vocab, room - 1, 0),), plan))
+    with pytest.raises(RequestError, match=r"plan 499\), this model has 192; shorten the prompt"):
+        engine.add(Request((nothing(vocab),), (FreeText(500, end=(2,)),)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (Tokens.of([2, 10_000]), "id 10000 in streams\\[0\\]: must be 0 to"),
+        (Tokens.of([2, -1]), "id -1 in"),
+        (Tokens.of([2, 4], [0, 17]), "cell 17 in streams\\[0\\]: must be 0 to 16"),
+    ],
+)
+def test_foreign_ids_are_refused(one_decoder: Decoder, vocab: Vocab, tokens: Tokens, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Engine(one_decoder, vocab).add(Request((tokens,), (Codes((1,)),)))
+
+
+def test_an_engine_that_does_not_fit_its_model_is_refused(one_decoder: Decoder, vocab: Vocab) -> None:
+    with pytest.raises(ConfigError, match="max_streams=0: must be at least 1"):
+        Engine(one_decoder, vocab, max_streams=0)
+    with pytest.raises(ConfigError, match="smaller than the vocabulary"):
+        Engine(one_decoder, Vocab(text=512, image=48, masks=4, reserved=2))
+
+
+def test_logits_that_are_not_finite_drop_their_request_only(one_decoder: Decoder, vocab: Vocab) -> None:
+    decoder = copy.deepcopy(one_decoder)
+    bad = vocab.text_start
+    with torch.no_grad():
+        decoder.embed.weight[bad] = float("nan")
+    engine = Engine(decoder, vocab)
+    good = Request((nothing(vocab),), (Codes.image(4),), Sampling(seed=1))
+    long = Request((Tokens.of([vocab.eos] + [vocab.brk] * 30),), (Codes.image(2),), Sampling(seed=2))
+    expected = Engine(decoder, vocab).run([good, long])
+    spoiled = engine.add(Request((Tokens.of([vocab.eos] + [bad] * 20),), (Codes.image(4),)))
+    engine.add(good)
+    with pytest.raises(RequestError, match=f"request {spoiled}: the model gave logits that are not finite"):
+        engine.step()
+    # It left no trace in its row, which now holds `good`, and is read past the end of that beside a longer one.
+    engine.add(long)
+    done: dict[int, Result] = {}
+    while engine.busy:
+        done |= engine.step()
+    assert sorted(done) == [spoiled + 1, spoiled + 2]
+    same(done[spoiled + 1], expected[0])
+    same(done[spoiled + 2], expected[1])

@@ -1,0 +1,77 @@
+"""Settings and requests out of range are refused with the rule and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cm3.engine.grammar import Codes, FreeText
+from cm3.engine.request import Request, Sampling
+from cm3.errors import ConfigError, RequestError
+from cm3.vocab import Tokens
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"temperature": -0.1}, "at least 0"),
+        ({"temperature": float("nan")}, "at least 0"),
+        ({"temperature": float("inf")}, "at least 0"),
+        ({"top_p": 0.0}, "above 0 and at most 1"),
+        ({"top_p": 1.1}, "above 0 and at most 1"),
+        ({"guidance": float("inf")}, "finite"),
+        ({"image_guidance": float("nan")}, "finite"),
+        ({"contrast": "kmx"}, "Did you mean 'kmax'"),
+        ({"alpha": 1.5}, "from 0 to 1"),
+        ({"k": 0}, "at least 1"),
+        ({"amateur_temperature": 0.0}, "above 0"),
+        ({"seed": -1}, "2\\*\\*63"),
+        ({"seed": 2**63}, "2\\*\\*63"),
+    ],
+)
+def test_settings_out_of_range_are_refused(field: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"sampling.{next(iter(field))}=.*{message}"):
+        Sampling(**field)
+
+
+def test_weights_of_the_streams() -> None:
+    assert Sampling().weights(1) == (1.0,)
+    assert Sampling(guidance=3.0).weights(2) == (3.0, -2.0)
+    assert Sampling(guidance=7.5, image_guidance=1.5).weights(3) == (7.5, -0.5, -6.0)
+    assert Sampling(contrast="kmax").weights(2) == (1.0, -1.0)
+    assert Sampling(contrast="kmax", guidance=1.0).weights(1) == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "streams", "message"),
+    [
+        (Sampling(guidance=3.0), 1, "guidance=3.0: needs a second stream"),
+        (Sampling(contrast="max"), 1, "needs a second stream to contrast with"),
+        (Sampling(guidance=3.0, image_guidance=2.0), 2, "needs three streams, this request has 2"),
+    ],
+)
+def test_guidance_without_its_stream_is_refused(sampling: Sampling, streams: int, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        sampling.weights(streams)
+
+
+def test_streams_are_checked() -> None:
+    plan = (Codes((1,)),)
+    with pytest.raises(RequestError, match="4 streams; must be 1, 2 or 3"):
+        Request((Tokens.of([2]),) * 4, plan)
+    with pytest.raises(RequestError, match="0 streams"):
+        Request((), plan)
+    with pytest.raises(RequestError, match="streams\\[1\\] is empty"):
+        Request((Tokens.of([2]), Tokens.of([])), plan)
+    with pytest.raises(RequestError, match="1 ids and 2 cells"):
+        Request((Tokens(np.array([2], np.int32), np.zeros(2, np.int32)),), plan)
+
+
+def test_text_has_its_own_settings_where_they_are_given() -> None:
+    image, text = Sampling(seed=1), Sampling(seed=2)
+    request = Request((Tokens.of([2]),), (Codes((1,)),), image, text)
+    assert request.sampling_of(Codes((1,))) is image
+    assert request.sampling_of(FreeText(3, end=(2,))) is text
+    assert Request(request.streams, request.plan, image).sampling_of(FreeText(3, end=(2,))) is image

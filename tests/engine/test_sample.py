@@ -1,0 +1,90 @@
+"""Draws follow the distribution, keep to the top-p set, and belong to (seed, draw)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from cm3.engine.sample import draw, probabilities, uniform
+
+
+def columns(scores: np.ndarray, temperature: float, top_p: float, uniforms: np.ndarray) -> np.ndarray:
+    n = len(uniforms)
+    return draw(
+        torch.from_numpy(scores).float().expand(n, -1),
+        torch.full((n,), temperature, dtype=torch.float64),
+        torch.full((n,), top_p, dtype=torch.float64),
+        torch.from_numpy(uniforms),
+    ).numpy()
+
+
+def test_uniforms_are_uniform_over_seeds_and_over_draws() -> None:
+    over_draws = uniform([7] * 20_000, list(range(20_000)))
+    over_seeds = uniform(list(range(20_000)), [3] * 20_000)
+    for u in (over_draws, over_seeds):
+        assert 0 <= u.min() and u.max() < 1
+        assert stats.kstest(u, "uniform").pvalue > 1e-3
+        assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.03
+    assert abs(np.corrcoef(over_draws, over_seeds)[0, 1]) < 0.03
+
+
+def test_uniforms_belong_to_seed_and_draw() -> None:
+    together = uniform([1, 2, 2**63 - 1], [5, 5, 0])
+    assert len(set(together)) == 3
+    for value, pair in zip(together, [(1, 5), (2, 5), (2**63 - 1, 0)], strict=True):
+        assert uniform([pair[0]], [pair[1]])[0] == value
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8)])
+def test_frequencies_match_the_distribution(temperature: float, top_p: float) -> None:
+    scores = np.random.default_rng(0).normal(0, 1.5, 12)
+    scores[3] = -np.inf
+    n = 20_000
+    drawn = columns(scores, temperature, top_p, uniform([11] * n, list(range(n))))
+    p = np.exp(scores / temperature)
+    p /= p.sum()
+    if top_p < 1:
+        order = np.argsort(-p)
+        keep = order[: int(np.searchsorted(np.cumsum(p[order]), top_p)) + 1]
+        p = np.where(np.isin(np.arange(len(p)), keep), p, 0)
+        p /= p.sum()
+    counts = np.bincount(drawn, minlength=len(p))
+    assert (counts[p == 0] == 0).all() and counts[3] == 0
+    assert stats.chisquare(counts[p > 0], n * p[p > 0]).pvalue > 1e-3
+
+
+def test_ends_of_the_unit_interval_never_draw_a_forbidden_id() -> None:
+    scores = np.array([-np.inf, 0.0, -np.inf, 1.0, -np.inf])
+    ends = np.array([0.0, np.nextafter(1.0, 0.0)])
+    assert columns(scores, 1.0, 1.0, ends).tolist() == [1, 3]
+
+
+def test_greedy_is_argmax_beside_sampled_rows() -> None:
+    scores = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (40, 30)))
+    temperature = torch.tensor([0.0, 1.0] * 20, dtype=torch.float64)
+    u = torch.from_numpy(uniform(list(range(40)), [0] * 40))
+    ones = torch.ones(40, dtype=torch.float64)
+    drawn = draw(scores, temperature, ones, u)
+    assert drawn[::2].tolist() == scores.argmax(-1)[::2].tolist()
+    assert drawn[1::2].tolist() != scores.argmax(-1)[1::2].tolist()
+    assert draw(scores, temperature * 0, ones, u).tolist() == scores.argmax(-1).tolist()
+
+
+def test_top_p_keeps_the_smallest_set_and_at_least_one() -> None:
+    scores = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).log().expand(4, -1)
+    top_p = torch.tensor([1e-9, 0.5, 0.7, 1.0], dtype=torch.float64)
+    kept = probabilities(scores, torch.ones(4), top_p) > 0
+    # 0.5 alone reaches 0.5 up to float32 rounding of its logarithm, hence "at most two" there.
+    assert kept[0].tolist() == [False, True, False, False]
+    assert kept[1].sum() <= 2
+    assert kept[2].tolist() == [False, True, True, False]
+    assert kept[3].all()
+
+
+def test_rows_without_a_distribution_are_marked() -> None:
+    scores = torch.tensor([[0.0, float("nan")], [float("-inf")] * 2, [0.0, 1.0]])
+    for t in (0.0, 1.0):
+        drawn = draw(scores, torch.full((3,), t), torch.ones(3), torch.full((3,), 0.9, dtype=torch.float64))
+        assert drawn.tolist() == [-1, -1, 1]

@@ -1,0 +1,149 @@
+"""House rules that no linter holds: ASCII, size, no printing in the library, pins for every dependency."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("cm3", "recipes", "tests", "benchmarks", "docs")
+LINES = 400
+FORBIDDEN = ("print", "exit", "quit", "sys.exit", "os._exit")
+
+
+def files(suffix: str) -> list[Path]:
+    """Every file of ours with this suffix."""
+    found = [p for folder in FOLDERS for p in (ROOT / folder).rglob(f"*{suffix}")]
+    return sorted([*found, *ROOT.glob(f"*{suffix}")])
+
+
+def library() -> list[Path]:
+    """The modules that other people's programs import: all but the command line."""
+    return [p for p in files(".py") if p.is_relative_to(ROOT / "cm3") and not p.is_relative_to(ROOT / "cm3/cli")]
+
+
+def where(path: Path, line: int) -> str:
+    """A place that an editor can jump to."""
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_the_rules_see_the_files() -> None:
+    assert ROOT / "cm3/errors.py" in library()
+    assert Path(__file__) in files(".py")
+    assert ROOT / "CHANGELOG.md" in files(".md")
+
+
+@pytest.mark.parametrize("suffix", [".py", ".md"])
+def test_text_is_ascii(suffix: str) -> None:
+    bad = [
+        f"{where(path, number)}: {line!a}"
+        for path in files(suffix)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if not line.isascii()
+    ]
+    assert not bad, "\n".join(bad)
+
+
+def test_files_are_short() -> None:
+    long = [f"{where(p, n)}" for p in files(".py") if (n := len(p.read_text().splitlines())) > LINES]
+    assert not long, f"longer than {LINES} lines, split by idea: {long}"
+
+
+def test_every_module_says_what_it_does() -> None:
+    silent = [str(p.relative_to(ROOT)) for p in files(".py") if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert not silent, f"no module docstring: {silent}"
+
+
+def test_the_library_neither_prints_nor_exits() -> None:
+    bad = []
+    for path in library():
+        if path.name == "__main__.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in FORBIDDEN:
+                bad.append(f"{where(path, node.lineno)}: {ast.unparse(node.func)}(")
+            if isinstance(node, ast.Raise) and node.exc and "SystemExit" in ast.unparse(node.exc):
+                bad.append(f"{where(path, node.lineno)}: raise SystemExit")
+    assert not bad, "\n".join(bad)
+
+
+def test_weights_are_never_loaded_by_running_a_pickle() -> None:
+    bad = []
+    for path in files(".py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                safe = {k.arg: ast.unparse(k.value) for k in node.keywords}.get("weights_only") == "True"
+                if not safe:
+                    bad.append(where(path, node.lineno))
+    assert not bad, f"torch.load without weights_only=True: {bad}"
+
+
+def test_torchvision_is_nowhere() -> None:
+    bad = []
+    for path in files(".py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            bad += [where(path, node.lineno) for name in names if name.split(".")[0] == "torchvision"]
+    assert not bad, f"torchvision does not import beside a CPU torch: {bad}"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build of torch brings its own nvidia packages")
+def test_a_cpu_install_carries_no_gpu_packages() -> None:
+    installed = {canonicalize_name(d.name) for d in importlib.metadata.distributions()}
+    heavy = [n for n in installed if n.startswith(("nvidia-", "cuda-")) or n in ("torchvision", "triton")]
+    assert not heavy, f"CPU torch with {heavy}: gigabytes of no use, and torchvision breaks other libraries"
+
+
+def pins() -> list[Requirement]:
+    """The lines of constraints.txt."""
+    return [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line.strip()]
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [Requirement(r) for r in [*project["dependencies"], *(r for extra in extras for r in extra)]]
+    for need in wanted:
+        pinned = [p for p in pins() if canonicalize_name(p.name) == canonicalize_name(need.name)]
+        assert pinned, f"constraints.txt does not pin {need.name}"
+        for pin in pinned:
+            version = re.fullmatch(r"==([^+]+)", str(pin.specifier))
+            assert version, f"{pin}: one exact public version, no local part such as +cpu"
+            assert need.specifier.contains(version[1]), f"{pin}: outside {need}"
+
+
+def test_every_installed_requirement_is_pinned() -> None:
+    """The pins are complete: nothing that our dependencies need is left to chance."""
+    if not any(d.name == "cm3leon" for d in importlib.metadata.distributions()):
+        pytest.skip("cm3leon is not installed here, only importable")
+    pinned = {canonicalize_name(p.name) for p in pins() if p.marker is None or p.marker.evaluate()}
+    queue, seen = [("cm3leon", "dev")], set[str]()
+    while queue:
+        name, extra = queue.pop()
+        for line in importlib.metadata.requires(name) or []:
+            need = Requirement(line)
+            inner = canonicalize_name(need.name)
+            # An extra that is not installed (hub[torch]) is nobody's requirement.
+            if not (need.marker or Marker("python_version > '3'")).evaluate({"extra": extra}) or inner in seen:
+                continue
+            seen.add(inner)
+            queue.append((inner, ""))
+    assert {"torch", "pytest"} <= seen
+    # torch's own nvidia packages and triton are pinned by torch.
+    own = {n for n in seen if n == "triton" or n.startswith(("nvidia-", "cuda-"))}
+    assert seen - own <= pinned, f"constraints.txt lacks {sorted(seen - own - pinned)}"
+
+
+def test_the_license_and_the_types_ship() -> None:
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+    assert (ROOT / "cm3/py.typed").is_file()

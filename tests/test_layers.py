@@ -1,0 +1,153 @@
+"""Imports point down and siblings do not see each other: the table of docs/design.md, section 3, as a test.
+
+Every `import` of a file counts, also those inside functions and under TYPE_CHECKING: an edge is an edge.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "cm3"
+
+# unit -> what it may import. A dotted entry opens that module only; a dotted unit stands by itself, apart from the rest
+# of its folder. Edges within a unit are free.
+NOUNS = {"errors", "document", "vocab"}
+TABLE: dict[str, set[str]] = {
+    # layer 0
+    "errors": set(),
+    # layer 1
+    "document": {"errors"},
+    "vocab": {"errors"},
+    # layer 2
+    "model": {"errors", "vocab"},
+    # layer 3
+    "tokens": NOUNS | {"model.vqgan"},
+    "retrieval": NOUNS,
+    "engine": {"errors", "vocab", "model"},
+    "parallel": {"errors", "model"},
+    "scenes": {"errors", "document"},
+    # layer 4
+    "data": NOUNS | {"tokens", "retrieval", "scenes"},
+    "convert": NOUNS | {"model", "tokens"},
+    # layer 5
+    "train": NOUNS | {"data", "model", "parallel"},
+    "generate": NOUNS | {"engine", "tokens", "retrieval", "model", "parallel"},
+    # layer 6: eval and serve reach a model only through generate
+    "train.runs": NOUNS
+    | {"train", "data", "scenes", "tokens", "model", "generate"},  # joins a recipe's parts into a run
+    "eval": NOUNS | {"generate", "scenes", "data"},
+    "serve": NOUNS | {"generate"},
+}
+# Layer 7 and the public face see everything; nothing below may see them.
+TOP = {"cli", "__init__", "__main__"}
+# Networks are arithmetic: nothing but torch, and for the file on disk (bundle) what reads it.
+MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "huggingface_hub"}
+
+
+def unit_of(name: str) -> str:
+    """The unit that a dotted name below cm3 belongs to: the longest in the table, else its first part."""
+    parts = name.split(".")
+    longest = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
+    return next((u for u in longest if u in TABLE), parts[0])
+
+
+def name_of(path: Path) -> str:
+    """The dotted name below cm3 of a file of the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Each (line, dotted name) that a file imports; `from cm3 import x` gives cm3.x."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write imports out from cm3, not relative"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def broken(path: Path) -> list[str]:
+    """What a file imports against the table, one line each."""
+    unit = unit_of(name_of(path))
+    if unit in TOP:
+        return []
+    found = []
+    for line, name in imports(path):
+        where = f"{path.relative_to(ROOT)}:{line}: {unit} imports {name}"
+        head, *rest = name.split(".")
+        if head == "cm3":
+            allowed = TABLE[unit] | {unit}
+            inner = ".".join(rest)
+            open_modules = [a for a in allowed if a not in TABLE]
+            if unit_of(inner) not in allowed and not any(f"{inner}.".startswith(f"{a}.") for a in open_modules):
+                found.append(f"{where}; it may import {', '.join(sorted(allowed))}")
+        elif head == "recipes":
+            found.append(f"{where}; recipes stand outside the package")
+        elif unit == "model" and head not in MODEL_LIBRARIES and head not in sys.stdlib_module_names:
+            found.append(f"{where}; the model takes only {', '.join(sorted(MODEL_LIBRARIES))}")
+    return found
+
+
+def modules() -> list[Path]:
+    """Every Python file of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_module_has_its_place_in_the_table() -> None:
+    unknown = {unit_of(name_of(p)) for p in modules()} - TABLE.keys() - TOP
+    assert not unknown, f"not in the table of docs/design.md section 3: {sorted(unknown)}"
+
+
+def test_the_table_itself_points_down() -> None:
+    seen: set[str] = set()
+    for unit, allowed in TABLE.items():
+        above = {unit_of(a) for a in allowed} - seen
+        assert not above, f"{unit} may import {sorted(above)}, which do not stand below it"
+        seen.add(unit)
+
+
+def test_imports_follow_the_table() -> None:
+    found = [line for path in modules() for line in broken(path)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("model/loss.py", "from cm3.train.trainer import Trainer"),
+        ("tokens/codec.py", "import cm3.engine.engine"),
+        ("tokens/codec.py", "from cm3.model.decoder import Decoder"),
+        ("model/loss.py", "import PIL.Image"),
+        ("train/trainer.py", "from cm3.train.runs import PretrainRun"),
+        ("train/trainer.py", "from cm3.generate import CM3Leon"),
+        ("eval/scenes.py", "from cm3 import cli"),
+        ("document.py", "from cm3 import vocab"),
+        ("data/pack.py", "def f():\n    from recipes import scenes"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, line: str) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "cm3")
+    path = tmp_path / "cm3" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("import math\nfrom cm3.errors import Cm3Error\n")
+    assert broken(path) == []
+    path.write_text(line)
+    assert len(broken(path)) == 1
+
+
+LAZY = ["import cm3", "import cm3; cm3.Document, cm3.Text, cm3.Image, cm3.Gap, cm3.Cm3Error"]
+
+
+@pytest.mark.parametrize("code", LAZY)
+def test_the_package_loads_without_torch(code: str) -> None:
+    check = "; import sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code + check], check=True, timeout=60)

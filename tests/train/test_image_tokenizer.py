@@ -1,0 +1,183 @@
+"""The VQGAN's trainer learns, resumes bit for bit, logs what it did, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
+from cm3.model.lpips import LPIPS
+from cm3.model.vqgan import VQGANConfig
+from cm3.train.image_tokenizer import ImageTokenizerConfig, evaluate_image_tokenizer, psnr, train_image_tokenizer
+
+SHAPE: dict[str, Any] = dict(factor=8, channels=8, multipliers=(1, 2), blocks=1, middle=False, patch=4, z_channels=8)
+QUANTIZERS: dict[str, dict[str, Any]] = {
+    "fsq": dict(quantizer="fsq", codes=200, levels=(8, 5, 5)),
+    "ema": dict(quantizer="ema", codes=32, code_dim=4, restart_after=3),
+    "l2": dict(quantizer="l2", codes=32, code_dim=4, restart_after=3),
+    "gumbel": dict(quantizer="gumbel", codes=32, code_dim=8),
+}
+
+
+def images(step: int) -> torch.Tensor:
+    """Flat colours with a bright square: easy, and different at each step."""
+    g = torch.Generator().manual_seed(step)
+    x = (torch.rand(4, 3, 1, 1, generator=g) * 2 - 1).expand(4, 3, 32, 32).clone()
+    left = int(torch.randint(16, (1,), generator=g))
+    x[:, :, 8:24, left : left + 16] *= -1
+    return x
+
+
+def config(out: Path, quantizer: str = "fsq", **changes: Any) -> ImageTokenizerConfig:
+    base = ImageTokenizerConfig(
+        VQGANConfig(**SHAPE, **QUANTIZERS[quantizer]), size=32, batch=4, steps=6, warmup=2, out=str(out), log_every=2
+    )
+    return replace(base, **{"save_every": 3, "sample_every": 3, **changes})
+
+
+def records(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def same_bits(a: Path, b: Path) -> bool:
+    x, y = load_file(a / "image_tokenizer.safetensors"), load_file(b / "image_tokenizer.safetensors")
+    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "changes"),
+    [("fsq", {}), ("ema", {}), ("l2", {}), ("gumbel", {}), ("fsq", {"gan_weight": 0.5, "gan_start": 2})],
+    ids=["fsq", "ema", "l2", "gumbel", "gan"],
+)
+def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, quantizer: str, changes: dict[str, Any]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    train_image_tokenizer(config(one, quantizer, **changes), images, progress=False)
+    train_image_tokenizer(config(two, quantizer, **changes), images, progress=False, stop=3)
+    assert not (two / "image_tokenizer.safetensors").exists()
+    # as if killed after two more steps were logged, in the middle of a line
+    with (two / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 9}\n{"step": 6, "lo')
+    train_image_tokenizer(config(two, quantizer, **changes), images, progress=False)
+    assert same_bits(one, two) and records(one) == records(two)
+    assert [r["step"] for r in records(one)] == [2, 4, 6]
+
+
+def test_seed_decides(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_image_tokenizer(config(tmp_path / name, seed=seed, steps=2), images, progress=False)
+    assert same_bits(tmp_path / "a", tmp_path / "b") and not same_bits(tmp_path / "a", tmp_path / "c")
+
+
+def test_training_leaves_global_randomness_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train_image_tokenizer(config(tmp_path, "gumbel", steps=2), images, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_it_learns_and_reports(tmp_path: Path) -> None:
+    seen: list[dict[str, float]] = []
+    vqgan = train_image_tokenizer(
+        config(tmp_path, "ema", steps=100, warmup=5, lr=5e-3, log_every=25, save_every=100, sample_every=100),
+        lambda step: images(step % 2),
+        callback=seen.append,
+        progress=False,
+    )
+    assert not vqgan.training and seen[-1]["psnr"] > seen[0]["psnr"] + 3
+    assert {"loss", "l1", "l2", "quantizer", "codes_used", "perplexity", "images_per_second", "lr"} <= seen[0].keys()
+    score = evaluate_image_tokenizer(vqgan, (images(i) for i in range(2)))
+    assert score["psnr_db"] > 17 and 0 < score["codes_used"] <= 1 and 1 < score["perplexity"] <= 32
+    with Image.open(tmp_path / "samples" / "0000100.png") as sheet:
+        assert sheet.size == (4 * 32, 2 * 32)
+    saved = load_file(tmp_path / "image_tokenizer.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in vqgan.state_dict().items())
+    assert json.loads((tmp_path / "config.json").read_text())["vqgan"]["codes"] == 32
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_pil_images_equal_their_tensors(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (32, 32), (40 * i, 200, 10)) for i in range(4)]
+    tensor = torch.tensor([[40.0 * i, 200.0, 10.0] for i in range(4)]).view(4, 3, 1, 1).expand(4, 3, 32, 32) / 127.5 - 1
+    train_image_tokenizer(config(tmp_path / "a", steps=2), lambda step: pictures, progress=False)
+    train_image_tokenizer(config(tmp_path / "b", steps=2), lambda step: tensor, progress=False)
+    assert same_bits(tmp_path / "a", tmp_path / "b")
+
+
+def test_lpips_joins_the_loss(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = LPIPS().state_dict()
+    vgg = {name: tensor for name, tensor in state.items() if name.startswith("features")}
+    lin = {name: tensor.abs() for name, tensor in state.items() if name.startswith("lin")}
+    save_file(vgg, tmp_path / "vgg.safetensors")
+    save_file(lin, tmp_path / "lin.safetensors")
+    paths = {"lpips_vgg": str(tmp_path / "vgg.safetensors"), "lpips_lin": str(tmp_path / "lin.safetensors")}
+    seen: list[dict[str, float]] = []
+    train_image_tokenizer(
+        config(tmp_path / "run", steps=2, lpips_weight=2.0, **paths), images, callback=seen.append, progress=False
+    )
+    r = seen[0]
+    assert r["lpips"] > 0 and r["loss"] == pytest.approx(r["l1"] + 2 * r["l2"] + 2 * r["lpips"], rel=1e-5)
+
+
+def test_psnr_is_that_of_eight_bits() -> None:
+    a = torch.zeros(2, 3, 4, 4)
+    b = a.clone()
+    b[1] += 10 / 127.5  # 127.5 rounds to 128; 137.5 rounds to 138 (half to even): ten grey levels
+    values = psnr(b, a)
+    assert float(values[0]) == 99.0 and float(values[1]) == pytest.approx(20 * torch.log10(torch.tensor(25.5)).item())
+    assert float(psnr(a + 5, torch.ones_like(a))[0]) == 99.0  # clamped
+
+
+def test_the_critic_and_its_weight() -> None:
+    torch.manual_seed(0)
+    critic = PatchDiscriminator()
+    x = torch.randn(2, 3, 64, 64)
+    assert critic(x).shape == (2, 1, 6, 6)
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.5])
+    assert float(hinge_discriminator(real, fake)) == pytest.approx(0.5 * (0.25 + 0.75))
+    assert float(hinge_generator(fake)) == pytest.approx(0.75)
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    weight = adaptive_weight((3 * w).sum(), (w * torch.tensor([0.0, 1.5])).sum(), w)
+    assert float(weight) == pytest.approx(3 * 2**0.5 / 1.5, rel=1e-3) and not weight.requires_grad
+    assert float(adaptive_weight((3e9 * w).sum(), (1e-9 * w).sum(), w)) == 1e4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 30}, "image_tokenizer.size=30: must be a multiple of vqgan.factor=8"),
+        ({"steps": 0}, "image_tokenizer.steps=0: must be at least 1"),
+        ({"lr": 0.0}, "image_tokenizer.lr=0.0: must be above 0"),
+        ({"l1": -1.0}, "image_tokenizer.l1=-1.0: must not be negative"),
+        ({"gan_start": -1}, "image_tokenizer.gan_start=-1: must not be negative"),
+        ({"lpips_weight": 1.0}, "image_tokenizer.lpips_weight=1.0: needs lpips_vgg and lpips_lin"),
+    ],
+)
+def test_config_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\(4, 3, 16, 16\) .*must be float \(batch, 3, 32, 32\) in \[-1, 1\]"):
+        train_image_tokenizer(config(tmp_path), lambda step: torch.zeros(4, 3, 16, 16), progress=False)
+    vqgan = train_image_tokenizer(config(tmp_path, steps=1), images, progress=False)
+    with pytest.raises(DataError, match="no images to evaluate"):
+        evaluate_image_tokenizer(vqgan, [])
+
+
+def test_foreign_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    train_image_tokenizer(config(tmp_path), images, progress=False, stop=3)
+    with pytest.raises(CheckpointError, match="was made with another lr; resume with the same settings"):
+        train_image_tokenizer(config(tmp_path, lr=1e-4), images, progress=False)
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="checkpoint.pt: cannot be read as a checkpoint .*delete it"):
+        train_image_tokenizer(config(tmp_path), images, progress=False)
