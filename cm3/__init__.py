@@ -1,1 +1,40 @@
-"""An open CM3Leon: one autoregressive model that reads and writes text and images."""
+"""An open CM3Leon: one decoder-only transformer that reads and writes text and images as tokens.
+
+    import cm3
+    model = cm3.load("scenes")
+    model.generate("a red circle on a grey background", seed=7).image.save("circle.png")
+
+Importing the package loads no torch; `load` and the classes that need it do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cm3.document import Document, Gap, Image, Text
+from cm3.errors import Cm3Error
+
+if TYPE_CHECKING:
+    from cm3.engine.request import Sampling
+    from cm3.generate import CM3Leon
+
+__all__ = ["CM3Leon", "Cm3Error", "Document", "Gap", "Image", "Sampling", "Text", "load"]
+
+
+def load(name: str = "scenes", **options: Any) -> CM3Leon:
+    """Load a model: an embedded bundle by name, a bundle folder, or `hf://owner/name`. See `CM3Leon.load`."""
+    from cm3.generate import CM3Leon
+
+    return CM3Leon.load(name, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CM3Leon":
+        from cm3.generate import CM3Leon
+
+        return CM3Leon
+    if name == "Sampling":
+        from cm3.engine.request import Sampling
+
+        return Sampling
+    raise AttributeError(f"module 'cm3' has no attribute {name!r}")

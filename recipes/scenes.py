@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cm3.data.mask import MaskLaw
 from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import small
@@ -35,15 +37,29 @@ def pretrain() -> PretrainRun:
     return PretrainRun(
         out="runs/scenes/pretrain",
         model=DecoderConfig(
-            d_model=256, layers=6, heads=4, context=512, positions="rope", qk_norm=True, init_std=0.02
+            d_model=256,
+            layers=6,
+            heads=4,
+            context=512,
+            positions="rope",
+            qk_norm=True,
+            init_std=0.02,
+            activation="relu",
         ),
         mask=MaskLaw(rate=1.0, whole_text=0.6, whole_image=0.2, box=0.7, columns=8),
         optim=OptimConfig(
-            name="muon", lr=3e-3, adam_lr=3e-3, betas=(0.9, 0.95), weight_decay=0.01, warmup=100, decay_from=0.4, final=0.02
+            name="muon",
+            lr=3e-3,
+            adam_lr=3e-3,
+            betas=(0.9, 0.95),
+            weight_decay=0.01,
+            warmup=100,
+            decay_from=0.4,
+            final=0.02,
         ),
-        windows=8,
+        windows=5,
         length=512,
-        steps=10_000,
+        steps=2400,
         z_loss=1e-4,
         log_every=20,
         save_every=100,
@@ -53,4 +69,18 @@ def pretrain() -> PretrainRun:
         image_tokenizer="runs/scenes/image_tokenizer",
         data=SceneData(seed=1),
         sampling={"image": {"temperature": 0.7}, "region": {"temperature": 0.7}, "text": {"temperature": 0.0}},
+    )
+
+
+def image_decoder() -> ImageTokenizerRun:
+    """A better decoder for the codes of `image_tokenizer`, while or after a model is trained on them."""
+    return replace(
+        image_tokenizer(),
+        out="runs/scenes/image_decoder",
+        init="runs/scenes/image_tokenizer",
+        decoder_only=True,
+        steps=1600,
+        lr=1e-3,
+        muon_lr=2e-3,
+        data=SceneData(seed=12),
     )

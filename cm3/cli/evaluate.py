@@ -1,4 +1,4 @@
-"""`cm3 eval scenes`: how often the model is exactly right, on scenes that it was never trained on."""
+"""`cm3 eval scenes|captions`: how often the model is exactly right, on scenes never seen or on photographs learnt by heart."""
 
 from __future__ import annotations
 
@@ -55,6 +55,39 @@ class EvalScenes(ModelVerb):
                 progress=update,
             )
         print("\n".join(table(report)))
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCaptions(ModelVerb):
+    """Measure how well a model knows the photographs that it was trained on.
+
+    Each is described greedily; the figure is the share whose description is, word for word, one of its own captions.
+    The folder is in COCO's layout: ROOT/annotations/captions_SPLIT.json, ROOT/SPLIT/*.jpg.
+
+    examples:
+      cm3 eval captions --model runs/coco/pretrain/bundle --root data/coco
+      cm3 eval captions --model runs/coco/pretrain/bundle --root data/coco --split train2017 --json
+    """
+
+    root: Annotated[str, arg(metavar="ROOT")] = "data/coco"
+    """The folder that holds annotations/."""
+    split: Annotated[str, arg(metavar="SPLIT")] = "train2017"
+    """Which captions and pictures."""
+
+    def run(self) -> dict[str, Any]:
+        """Measure, print the descriptions that are wrong, then the figures."""
+        from cm3.data.read.coco import coco_captions
+        from cm3.eval.captions import evaluate_captions
+
+        model, documents = self.open_model(), coco_captions(self.root, self.split)
+        with progress("captions", unit="picture") as update:
+            report = evaluate_captions(model, documents, progress=update)
+        for one in report["details"]:
+            if not one["own"]:
+                print(f"not its own: {one['image']}  {one['text']}")
+        print(f"own caption  {report['own_caption']:.1%} of {report['n']} pictures")
+        print(f"any caption  {report['any_caption']:.1%}")
         return report
 
 

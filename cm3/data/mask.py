@@ -80,11 +80,11 @@ def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:
     """
     spans = sorted(spans)
     if len(spans) > vocab.masks:
-        raise DataError(f"move_spans: {len(spans)} spans, but the vocabulary has {vocab.masks} masks; raise vocab.masks")
+        raise DataError(f"move_spans: {len(spans)} spans, the vocabulary has {vocab.masks} masks; raise vocab.masks")
     source, tail, at = [], [], 0
     for i, (start, stop) in enumerate(spans):
         if not at <= start < stop <= tokens.length:
-            raise DataError(f"move_spans: span {start}..{stop} is empty, out of order or past the end ({tokens.length})")
+            raise DataError(f"move_spans: span {start}..{stop} is empty, overlaps or is past the end ({tokens.length})")
         mask = Tokens.of([vocab.mask(i)])
         source += [tokens.slice(at, start), mask]
         tail += [mask, tokens.slice(start, stop), Tokens.of([vocab.eoss])]
@@ -124,19 +124,20 @@ def _spans_by_segment(tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, r
     for start, stop in (found[i] for i in sorted(chosen.tolist())):
         image = bool(vocab.is_image(tokens.ids[start]))
         if rng.random() < (law.whole_image if image else law.whole_text):
-            spans.append((start, stop))
+            new = [(start, stop)]
         elif image and rng.random() < law.box and (stop - start) % law.columns == 0:
-            spans += _box(start, (stop - start) // law.columns, law.columns, rng)
+            new = _box(start, (stop - start) // law.columns, law.columns, rng)
         else:
             a, b = sorted(rng.integers(start, stop + 1, size=2).tolist())
             # Equal ends would be an empty span; one token is the nearest that is not.
-            spans.append((a, b) if a < b else (min(a, stop - 1), min(a, stop - 1) + 1))
-    # Only a document with hundreds of images could outrun the masks; the first ones are kept.
-    return spans[: vocab.masks]
+            new = [(a, b) if a < b else (min(a, stop - 1), min(a, stop - 1) + 1)]
+        # Boxes of many rows can outrun the masks; one that does not fit whole is left out, so all are rectangles.
+        spans += new if len(spans) + len(new) <= vocab.masks else []
+    return spans
 
 
 def _box(start: int, rows: int, columns: int, rng: np.random.Generator) -> list[Span]:
-    """A rectangle of the grid with uniform corners, one span a row; full-width rows are one run and stay one span."""
+    """A rectangle of the grid with uniform corners, one span a row, also where rows run into each other."""
     top, bottom = sorted(rng.choice(rows + 1, size=2, replace=False).tolist())
     left, right = sorted(rng.choice(columns + 1, size=2, replace=False).tolist())
     return row_spans(start, columns, range(top, bottom), left, right)

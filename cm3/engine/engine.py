@@ -179,7 +179,7 @@ class Engine:
             if stream.length + planned > config.context:
                 raise RequestError(
                     f"request: streams[{i}] needs {stream.length + planned} tokens of context (prompt {stream.length}, "
-                    f"plan {planned}), this model has {config.context}; shorten the prompt, retrieve fewer documents, "
+                    f"plan {planned}), this model has {config.context}; shorten the prompt, "
                     "or lower the text's limit"
                 )
 

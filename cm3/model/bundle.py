@@ -146,7 +146,9 @@ def _fetch(repo: str) -> Path:
         return Path(snapshot_download(repo, allow_patterns=["config.json", *FILES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"bundle 'hf://{repo}': cannot be fetched ({reason}); check the id and the network") from error
+        raise CheckpointError(
+            f"bundle 'hf://{repo}': cannot be fetched ({reason}); check the id and the network"
+        ) from error
 
 
 T = TypeVar("T")
@@ -192,19 +194,17 @@ def _load_weights(kind: type[M], config: Any, path: Path) -> M:
         tensors = load_file(path)
     except Exception as error:  # safetensors raises its own kinds
         raise CheckpointError(f"{str(path)!r}: not a readable safetensors file ({error}); restore it") from error
-    with torch.device("meta"):
-        module = kind(config)
+    module = kind(config)
     wanted = module.state_dict()
     for name, value in wanted.items():
         if name not in tensors:
-            raise CheckpointError(f"{str(path)!r}: weight {name!r} is missing")
+            raise CheckpointError(f"{str(path)!r}: weight {name!r} is missing; restore the file")
         if tensors[name].shape != value.shape:
             raise CheckpointError(
-                f"{str(path)!r}: weight {name!r} has shape {tuple(tensors[name].shape)}, config.json says {tuple(value.shape)}"
+                f"{str(path)!r}: weight {name!r} has shape {tuple(tensors[name].shape)}, "
+                f"config.json says {tuple(value.shape)}"
             )
     if extra := sorted(set(tensors) - set(wanted)):
         raise CheckpointError(f"{str(path)!r}: weight {extra[0]!r} is not in the network that config.json describes")
-    # Buffers that are not saved (FSQ's constants) must be made for real, so the module is built again off meta.
-    module = kind(config)
     module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return module.eval()

@@ -42,9 +42,13 @@ class CM3Config:
 
     def __post_init__(self) -> None:
         if self.decoder.vocab_size != self.vocab.size:
-            raise ConfigError(f"decoder.vocab_size={self.decoder.vocab_size}: must be the vocabulary's {self.vocab.size}")
+            raise ConfigError(
+                f"decoder.vocab_size={self.decoder.vocab_size}: must be the vocabulary's {self.vocab.size}"
+            )
         if self.image_tokenizer.codes > self.vocab.image:
-            raise ConfigError(f"vocab.image={self.vocab.image}: must hold the tokenizer's {self.image_tokenizer.codes} codes")
+            raise ConfigError(
+                f"vocab.image={self.vocab.image}: must hold the tokenizer's {self.image_tokenizer.codes} codes"
+            )
 
 
 class CM3(nn.Module):

@@ -54,7 +54,7 @@ class DecoderConfig:
     positions: Literal["learned", "rope"] = "learned"
     rope_theta: float = 10_000.0
     grid: tuple[int, int] | None = None
-    """(rows, columns) of an image's codes: adds a learned row and column embedding to each code. None: no such table."""
+    """(rows, columns) of an image's codes: adds a learned row and column embedding to each code. None: adds nothing."""
     tied: bool = True
     init_std: float = 0.006
     position_std: float = 0.0002
@@ -63,6 +63,11 @@ class DecoderConfig:
         for name in ("vocab_size", "d_model", "layers", "heads", "context"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"decoder.{name}={getattr(self, name)}: must be at least 1")
+        if self.hidden is not None and self.hidden < 1:
+            raise ConfigError(f"decoder.hidden={self.hidden}: must be at least 1")
+        for name in ("norm_eps", "rope_theta", "init_std", "position_std"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"decoder.{name}={getattr(self, name)}: must be over 0")
         if self.d_model % self.heads:
             raise ConfigError(f"decoder.d_model={self.d_model}: must be a multiple of heads={self.heads}")
         if self.head_dim % 2 and self.positions == "rope":

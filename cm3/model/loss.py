@@ -47,7 +47,7 @@ def next_token_loss(
     chunk: int = 1024,
     keep_logits: int = 2**26,
 ) -> Loss:
-    """Mean cross-entropy of `targets` (n,) given `hidden` (n, d), weighted by `weights` (n,), 0 where there is no target.
+    """Mean cross-entropy of `targets` (n,) given `hidden` (n, d), weighted by `weights` (n,), 0 for no target.
 
     Logits are made `chunk` tokens at a time, which keeps them in a processor's cache; where all of them would be more
     than `keep_logits` numbers they are made again in the backward pass, so that (n, v) is never held at once. With
@@ -58,7 +58,8 @@ def next_token_loss(
     hidden, targets, weights = hidden[keep], targets[keep], weights[keep]
     groups = target_groups(targets, vocab)
     norm = weights.sum().clamp_min(1e-9)
-    total = hidden.new_zeros((), dtype=torch.float32)
+    # Zero; where there is no target at all, with a gradient of zero.
+    total = hidden.new_zeros((), dtype=torch.float32) if len(hidden) else hidden.float().sum()
     z_total = hidden.new_zeros((), dtype=torch.float32)
     sums = hidden.new_zeros(len(GROUPS), dtype=torch.float32)
     again = hidden.shape[0] * vocab.size > keep_logits and torch.is_grad_enabled()
@@ -79,5 +80,3 @@ def _nats(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> 
     logits = head(hidden).float()
     log_z = torch.logsumexp(logits, dim=-1)
     return log_z - logits.gather(1, targets[:, None]).squeeze(1), log_z
-
-

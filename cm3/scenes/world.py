@@ -61,7 +61,9 @@ class Object:
         for name, known in (("place", PLACES), ("shape", SHAPES), ("colour", tuple(COLOURS)), ("size", SIZES)):
             value = getattr(self, name)
             if value not in known:
-                raise ConfigError(f"object.{name}={value!r}: must be one of {', '.join(known)}.{did_you_mean(value, known)}")
+                raise ConfigError(
+                    f"object.{name}={value!r}: must be one of {', '.join(known)}.{did_you_mean(value, known)}"
+                )
 
 
 @dataclass(frozen=True)

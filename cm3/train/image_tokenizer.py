@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,6 +34,7 @@ from cm3.model.lpips import LPIPS
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
 from cm3.train.optim import Muon
 
+WEIGHTS = "image_tokenizer.safetensors"
 Images = Callable[[int], "Tensor | list[Image.Image]"]
 
 
@@ -62,6 +63,10 @@ class ImageTokenizerConfig:
     l1: float = 1.0
     l2: float = 2.0
     quantizer_weight: float = 1.0
+    init: str = ""
+    """Folder of an image tokenizer of the same shape to start from."""
+    decoder_only: bool = False
+    """Leave encoder and codes as they are: models trained on the codes stay valid."""
     lpips_weight: float = 0.0
     lpips_vgg: str = ""
     lpips_lin: str = ""
@@ -97,6 +102,8 @@ class ImageTokenizerConfig:
                 wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must not be negative (0 is off)")
         if self.size % self.vqgan.factor:
             wrong.append(f"image_tokenizer.size={self.size}: must be a multiple of vqgan.factor={self.vqgan.factor}")
+        if self.decoder_only and not self.init:
+            wrong.append("image_tokenizer.decoder_only=True: needs init, the folder whose encoder and codes are kept")
         if self.lpips_weight and not (self.lpips_vgg and self.lpips_lin):
             wrong.append(
                 f"image_tokenizer.lpips_weight={self.lpips_weight}: needs lpips_vgg and lpips_lin, the paths of the "
@@ -188,6 +195,11 @@ class _Run:
         self.vqgan.to(config.device)
         if self.critic is not None:
             self.critic.to(config.device)
+        if config.init:
+            self.vqgan.load_state_dict(load_weights(config.init, config.vqgan))
+        if config.decoder_only:
+            for part in (self.vqgan.encoder, self.vqgan.quant_conv, self.vqgan.quantize):
+                part.requires_grad_(False)
         if config.channels_last:
             self.vqgan = self.vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         weights = [p for p in self.vqgan.parameters() if p.requires_grad]
@@ -262,6 +274,28 @@ class _Run:
         self.step += 1
         record = {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in parts.items()}
         return record | {"grad_norm": float(norm), "lr": config.lr * share}, y.detach()
+
+
+def load_weights(folder: str | Path, config: VQGANConfig) -> dict[str, Tensor]:
+    """Weights that a run wrote. Raises CheckpointError where there are none, or of another shape than `config`."""
+    if load_config(folder) != config:
+        raise CheckpointError(f"image tokenizer {str(folder)!r}: is of another shape; give the same vqgan.* settings")
+    return load_file(Path(folder) / WEIGHTS)
+
+
+def load_config(folder: str | Path) -> VQGANConfig:
+    """Shape of the image tokenizer that a run finished in `folder`. Raises CheckpointError where there is none."""
+    folder = Path(folder)
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointError(
+            f"image tokenizer {str(folder)!r}: has no {WEIGHTS}; train one first with "
+            "`cm3 train recipes/scenes.py:image_tokenizer`, or give the folder of one"
+        )
+    try:
+        values = json.loads((folder / "config.json").read_text())["vqgan"]
+        return VQGANConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"image tokenizer {str(folder)!r}: config.json cannot be read ({error})") from error
 
 
 def _save(path: Path, write: Callable[[Path], object]) -> None:
@@ -348,5 +382,5 @@ def train_image_tokenizer(
                 _save(checkpoint, lambda p: torch.save(run.state(), p))
     if run.step >= config.steps:
         weights = {name: tensor.cpu().contiguous() for name, tensor in run.vqgan.state_dict().items()}
-        _save(out / "image_tokenizer.safetensors", lambda p: save_file(weights, p))
+        _save(out / WEIGHTS, lambda p: save_file(weights, p))
     return run.vqgan.eval()

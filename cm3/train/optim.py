@@ -118,7 +118,9 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config = config
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)]
+        matrices = [
+            p for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)
+        ]
         inside = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in inside]
         c = config
@@ -154,4 +156,6 @@ class Optimizer:
 
 
 def _is_linear(name: str) -> bool:
-    return name.endswith(("wq.weight", "wk.weight", "wv.weight", "wo.weight", "up.weight", "gate.weight", "down.weight"))
+    return name.endswith(
+        ("wq.weight", "wk.weight", "wv.weight", "wo.weight", "up.weight", "gate.weight", "down.weight")
+    )

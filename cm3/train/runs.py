@@ -7,7 +7,6 @@ writes last is a bundle, `out/bundle`, ready for every other verb.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from safetensors.torch import load_file
 
 from cm3.data.documents import DocumentSource
 from cm3.data.load import Source
@@ -34,6 +32,8 @@ from cm3.tokens.text import TextTokenizer
 from cm3.train.image_tokenizer import (
     ImageTokenizerConfig,
     evaluate_image_tokenizer,
+    load_config,
+    load_weights,
     train_image_tokenizer,
     write_sheet,
 )
@@ -105,7 +105,9 @@ class PretrainRun(TrainConfig):
         _start(out, resume)
         vqgan = load_image_tokenizer(self.image_tokenizer)
         source, codec = self._source(vqgan, out / "tokenizer.json")
-        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=ImageTokenizer(vqgan, self.image_size).grid)
+        model = dataclasses.replace(
+            self.model, vocab_size=codec.vocab.size, grid=ImageTokenizer(vqgan, self.image_size).grid
+        )
         base = {f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)} | {"model": model}
         trainer = Trainer(TrainConfig(**base), codec.vocab, source, resume=resume and (out / "checkpoint.pt").exists())
 
@@ -150,16 +152,9 @@ class PretrainRun(TrainConfig):
 
 def load_image_tokenizer(folder: str | Path) -> VQGAN:
     """The VQGAN that an image tokenizer run wrote. Raises `CheckpointError` where there is none."""
-    folder = Path(folder)
-    weights = folder / "image_tokenizer.safetensors"
-    if not weights.exists():
-        raise CheckpointError(
-            f"image tokenizer {str(folder)!r}: has no image_tokenizer.safetensors; train one first with "
-            "`cm3 train recipes/scenes.py:image_tokenizer`, or give the folder of one with --image-tokenizer"
-        )
-    values = json.loads((folder / "config.json").read_text())["vqgan"]
-    vqgan = VQGAN(VQGANConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
-    vqgan.load_state_dict(load_file(weights))
+    config = load_config(folder)
+    vqgan = VQGAN(config)
+    vqgan.load_state_dict(load_weights(folder, config))
     return vqgan.eval()
 
 

@@ -90,7 +90,9 @@ class Trainer:
         if resume:
             saved = checkpoint.load(self.out / "checkpoint.pt")
             if saved["model_config"] != _plain(config.model.to_dict()):
-                raise CheckpointError(f"checkpoint in {str(self.out)!r}: is of another model; give the same model.* or another out")
+                raise CheckpointError(
+                    f"checkpoint in {str(self.out)!r}: is of another model; give the same model.* or another out"
+                )
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step, state = int(saved["step"]), LoaderState(*saved["loader"])
@@ -201,5 +203,3 @@ def _short(record: dict[str, float]) -> str:
 def _plain(value: Any) -> Any:
     """What JSON makes of a value: tuples become lists."""
     return json.loads(json.dumps(value))
-
-

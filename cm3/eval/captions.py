@@ -1,0 +1,97 @@
+"""How well a model knows pictures that it was trained on: does it say one of the picture's own captions, word for word?
+
+For overfitting on purpose, the oldest test that data, tokenizers, model, training and generation fit together: a model
+that cannot learn a few pictures by heart has a fault somewhere. It says nothing about pictures never seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cm3.document import Document, Gap, Image
+from cm3.errors import ConfigError, DataError
+
+Progress = Callable[[int, int], None]
+"""Called with how many pictures are done, and how many there are."""
+
+
+class Model(Protocol):
+    """What the evaluation needs of `cm3.generate.CM3Leon`."""
+
+    def generate_many(self, prompts: Sequence[Any], *, seeds: Sequence[int], **sampling: Any) -> Sequence[Any]: ...
+
+
+@dataclass
+class _Picture:
+    """A picture, the name to report it by, and what its documents say of it."""
+
+    image: Image
+    name: str
+    captions: set[str] = field(default_factory=set)
+
+
+def evaluate_captions(
+    model: Model, documents: Iterable[Document], *, batch: int = 32, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Describe each picture of captioned documents greedily, and compare with its own captions.
+
+    A document is a caption and one picture; documents whose pictures have the same pixels are captions of one picture.
+    A description counts when it equals a caption but for white space. Returns:
+
+        own_caption    share of the pictures whose description is one of their own captions
+        any_caption    share whose description is a caption of some picture (learnt by heart, perhaps mixed up)
+        n, captions    numbers of pictures and of different captions for each, summed
+        details        for each picture: image (its `image_id`, else the document's id), text, own
+
+    Raises `ConfigError` for a batch below 1, `DataError` where there is no document, or one without caption or picture.
+    """
+    if batch < 1:
+        raise ConfigError(f"batch={batch}: must be at least 1")
+    pictures = _pictures(documents)
+    every = {caption for picture in pictures for caption in picture.captions}
+    details: list[dict[str, Any]] = []
+    known = 0
+    for start in range(0, len(pictures), batch):
+        some = pictures[start : start + batch]
+        prompts = [Document.of(Gap("text"), picture.image) for picture in some]
+        made = model.generate_many(prompts, seeds=[0] * len(some), temperature=0.0)
+        for picture, one in zip(some, made, strict=True):
+            text = _plain(one.document.text)
+            known += text in every
+            details.append({"image": picture.name, "text": text, "own": text in picture.captions})
+        if progress is not None:
+            progress(len(details), len(pictures))
+    return {
+        "own_caption": sum(d["own"] for d in details) / len(details),
+        "any_caption": known / len(details),
+        "n": len(details),
+        "captions": sum(len(picture.captions) for picture in pictures),
+        "details": details,
+    }
+
+
+def _pictures(documents: Iterable[Document]) -> list[_Picture]:
+    """The different pictures in the order in which they first come."""
+    found: dict[bytes, _Picture] = {}
+    for number, document in enumerate(documents):
+        if len(document.images) != 1 or not document.text.strip():
+            raise DataError(
+                f"captions: document {document.id or number!r} has {len(document.images)} pictures and "
+                f"{len(document.text.strip())} characters of text; must be one picture and its caption"
+            )
+        image = document.images[0]
+        # Not a dict of images: those hash by size, and many photographs are of one size.
+        pixels = image.pixels
+        key = hashlib.blake2b(f"{pixels.mode} {pixels.size}".encode() + pixels.tobytes()).digest()
+        name = str(document.meta.get("image_id", document.id or number))
+        found.setdefault(key, _Picture(image, name)).captions.add(_plain(document.text))
+    if not found:
+        raise DataError("captions: there are no documents; check the folder and the split")
+    return list(found.values())
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
