@@ -7,13 +7,13 @@
     model.generate(["a red circle", Image(picture).with_gap((0, 0, 64, 64))]).image
 
 Every hole of a prompt is filled as the CM3 objective was trained: `<mask:i>` stands where something is missing, and
-after the closing `</s>` the model writes `<mask:i> ... <eoss>` for each (paper section 2.2). A single hole at the very end
-is simply continued from the left.
+after the closing `</s>` the model writes `<mask:i> ... <eoss>` for each (paper section 2.2). A single hole at the very
+end is simply continued from the left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,20 +136,28 @@ class CM3Leon:
         A string asks for a picture of it, a picture for a description, a list for whatever its `Gap`s and gapped
         `Image`s leave open; a list without any that ends in words is given a picture, and one that ends in a picture is
         described. None leaves a setting as the bundle recommends it for the kind of hole. `guidance` is the scale of
-        classifier-free guidance (1 is none); `contrast` 'max' or 'kmax' with `k`, `alpha` is contrastive decoding
-        (section 3.1). `max_tokens` bounds each text. The same seed gives the same result, whatever `n` is.
+        classifier-free guidance for pictures (1 is none); `contrast` 'max' or 'kmax' with `k`, `alpha` is contrastive
+        decoding (section 3.1). `max_tokens` bounds each text, and so does what the context has left. The same seed
+        gives the same result, whatever `n` is.
 
         Raises `RequestError` for a prompt that is empty, too long, or asks for nothing.
         """
         if n < 1:
             raise RequestError(f"n={n}: must be at least 1")
-        settings = dict(guidance=guidance, temperature=temperature, top_p=top_p, contrast=contrast, k=k, alpha=alpha)
+        settings: dict[str, float | int | str | None] = {
+            "guidance": guidance,
+            "temperature": temperature,
+            "top_p": top_p,
+            "contrast": contrast,
+            "k": k,
+            "alpha": alpha,
+        }
         made = self.generate_many(
             [prompt] * n,
             seeds=[_sub_seed(seed, i) for i in range(n)],
             max_tokens=max_tokens,
             progress=progress,
-            **settings,  # type: ignore[arg-type]
+            **settings,
         )
         return Generation(
             tuple(g.document for g in made), tuple(score for g in made for score in g.scores), made[0].prompt
@@ -169,10 +177,7 @@ class CM3Leon:
             raise RequestError(f"seeds: {len(seeds)} for {len(prompts)} prompts; give one for each")
         documents = [as_document(p) for p in prompts]
         encoded = self.codec.encode_prompts(documents)
-        requests = [
-            self._request(d, p, seed, max_tokens, settings)
-            for d, p, seed in zip(documents, encoded, seeds, strict=True)
-        ]
+        requests = [self._request(p, seed, max_tokens, settings) for p, seed in zip(encoded, seeds, strict=True)]
         engine = Engine(self.decoder, self.vocab, max_streams=self.max_streams)
         results = engine.run(requests, progress)
         return [self._finish(d, p, r) for d, p, r in zip(documents, encoded, results, strict=True)]
@@ -183,6 +188,8 @@ class CM3Leon:
         Image codes of a plain sequence of ids are taken to be whole images in raster order; pass `Tokens` otherwise.
         """
         tokens = ids if isinstance(ids, Tokens) else self._with_cells(np.asarray(ids))
+        if tokens.length > self.decoder.config.context:
+            raise RequestError(f"ids: {tokens.length} of them; this model has a context of {self.decoder.config.context}")
         with torch.inference_mode():
             batch = torch.from_numpy(tokens.ids.astype(np.int64))[None]
             cells = torch.from_numpy(tokens.cells.astype(np.int64))[None]
@@ -193,48 +200,59 @@ class CM3Leon:
         codes = self._image.encode(images)
         return self._image.decode(codes), codes
 
-    def _request(
-        self, document: Document, prompt: Prompt, seed: int, max_tokens: int, settings: dict[str, Any]
-    ) -> Request:
+    def _request(self, prompt: Prompt, seed: int, max_tokens: int, settings: dict[str, Any]) -> Request:
         v, tokens = self.vocab, prompt.tokens
-        if not prompt.holes:
-            raise RequestError("prompt: has nothing to fill in; add a Gap, or an Image with a gap")
         kind = _kind(prompt)
         sampling = self._sampling("region" if kind == "region" else "image", seed, settings)
         text_sampling = self._sampling("text", seed, settings)
-        last = prompt.holes[-1]
         # One hole, at the very end: `</s> words <break> <mask:0> </s>` is continued from before its mask.
-        continued = len(prompt.holes) == 1 and tokens.length >= 2 and int(tokens.ids[-2]) == v.mask(0)
-        plan: list[Step] = []
+        continued = len(prompt.holes) == 1 and int(tokens.ids[-2]) == v.mask(0)
         if continued:
             tokens = tokens.slice(0, tokens.length - 2)
-            if last.kind == "image":
-                plan = [Codes(last.cells)]
-            else:
-                plan = [FreeText(max_tokens, (v.eos, v.brk), min_tokens=1)]
-        else:
-            for hole in prompt.holes:
-                mask = Force((v.mask(hole.mask),))
-                if hole.kind == "image":
-                    plan += [mask, Codes(hole.cells), Force((v.eoss,))]
-                else:
-                    plan += [mask, FreeText(max_tokens, (v.eoss,))]
-        streams = (tokens,)
+        streams: tuple[Tokens, ...] = (tokens,)
         if kind != "text" and (sampling.guidance not in (None, 1.0) or sampling.contrast is not None):
-            streams = (tokens, self._unconditional(tokens, len(prompt.holes), continued))
+            streams = (tokens, *self._unconditional(tokens, 0 if continued else len(prompt.holes)))
         if len(streams) == 1:
             sampling = replace(sampling, guidance=None, contrast=None)
-        return Request(streams, tuple(plan), sampling, replace(text_sampling, guidance=None, contrast=None))
+        plan = self._plan(prompt, continued, max_tokens, max(s.length for s in streams))
+        return Request(streams, plan, sampling, replace(text_sampling, guidance=None, contrast=None))
 
-    def _unconditional(self, tokens: Tokens, holes: int, continued: bool) -> Tokens:
-        """The stream to guide away from: the words replaced by one mask (section 3.1), the pictures kept.
+    def _plan(self, prompt: Prompt, continued: bool, max_tokens: int, prompt_length: int) -> tuple[Step, ...]:
+        """What to write for each hole; texts share what the context has left, at most `max_tokens` each."""
+        v, context = self.vocab, self.decoder.config.context
+        texts = sum(h.kind == "text" for h in prompt.holes)
+        fixed = prompt_length + sum(len(h.cells) for h in prompt.holes) + (0 if continued else 2 * len(prompt.holes))
+        limit = min(max_tokens, (context - fixed) // texts) if texts else 0
+        if fixed > context or (texts and limit < 1):
+            raise RequestError(
+                f"prompt: takes {fixed} tokens with what is to be written, and this model's context is {context}; "
+                "shorten it or leave a picture out"
+            )
+        plan: list[Step] = []
+        for hole in prompt.holes:
+            image = hole.kind == "image"
+            if continued:
+                return (Codes(hole.cells) if image else FreeText(limit, (v.eos, v.brk), min_tokens=1),)
+            plan += [Force((v.mask(hole.mask),)), Codes(hole.cells) if image else FreeText(limit, (v.eoss,))]
+            plan += [Force((v.eoss,))] if image else []
+        return tuple(plan)
 
-        For a picture from words alone this is `[</s>, <mask:0>, <break>]`.
+    def _unconditional(self, tokens: Tokens, number: int) -> tuple[Tokens, ...]:
+        """The stream to guide away from: each run of words replaced by a mask, from `<mask:number>` on (section 3.1).
+
+        Pictures are kept. For a picture from words alone this is `[</s>, <mask:0>, <break>]`. Without words there is
+        nothing to guide away from, and no stream.
         """
-        v = self.vocab
-        first = int(np.argmax(tokens.ids == v.brk)) if bool((tokens.ids == v.brk).any()) else tokens.length
-        words = Tokens.of([v.eos, v.mask(0 if continued else holes)])
-        return Tokens.concat([words, tokens.slice(first, tokens.length)])
+        v, words = self.vocab, self.vocab.is_text(tokens.ids)
+        borders = [*np.flatnonzero(np.isin(tokens.ids, (v.eos, v.brk))).tolist(), tokens.length]
+        pieces: list[Tokens] = []
+        for start, stop in zip(borders, borders[1:], strict=False):
+            if words[start:stop].any():
+                pieces += [tokens.slice(start, start + 1), Tokens.of([v.mask(number)])]
+                number += 1
+            else:
+                pieces.append(tokens.slice(start, stop))
+        return (Tokens.concat(pieces),) if words.any() else ()
 
     def _sampling(self, kind: str, seed: int, settings: dict[str, Any]) -> Sampling:
         values = self._recommended[kind] | {k: v for k, v in settings.items() if v is not None}
@@ -264,16 +282,18 @@ def as_document(prompt: Promptable) -> Document:
         document = prompt
     elif isinstance(prompt, str | PIL.Image.Image | Text | Image | Gap):
         document = Document((as_part(prompt),))
-    else:
+    elif isinstance(prompt, Iterable):
         document = Document.of(*prompt)
+    else:
+        raise RequestError(f"prompt: is a string, a picture or a list of them, not {type(prompt).__name__}")
     parts = [p for p in document.parts if not (isinstance(p, Text) and not p.text.strip())]
     if not parts:
         raise RequestError("prompt: is empty; say what to draw, or give a picture to describe")
     if document.has_gap:
         return document
     if isinstance(parts[-1], Text):
-        return replace(document, parts=(*document.parts, Gap("image")))
-    return replace(document, parts=(*document.parts[:-1], Gap("text"), document.parts[-1]))
+        return replace(document, parts=(*parts, Gap("image")))
+    return replace(document, parts=(*parts[:-1], Gap("text"), parts[-1]))
 
 
 def _kind(prompt: Prompt) -> str:

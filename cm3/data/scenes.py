@@ -35,11 +35,13 @@ class SceneSource:
         """Raises `ConfigError` for a share outside 0..1."""
         if not 0 <= captions_only <= 1:
             raise ConfigError(f"captions_only={captions_only}: is a share, must be in 0..1")
+        if codec.image is None:
+            raise ConfigError("codec: scenes have pictures; give it an image tokenizer")
         self.codec, self.seed, self.split, self.captions_only = codec, seed, split, captions_only
+        self.size = codec.image.size
 
     def tokens(self, indices: Sequence[int]) -> list[Tokens]:
         """Tokens of these documents."""
-        size = self.codec.image.size
         return self.codec.encode_many(
-            [scene_document(self.seed, i, size, self.split, self.captions_only) for i in indices]
+            [scene_document(self.seed, i, self.size, self.split, self.captions_only) for i in indices]
         )

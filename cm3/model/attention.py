@@ -44,7 +44,8 @@ class Blocked:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(b, h, s, k) each -> (b, h, s, k)."""
         b, h, s, width = q.shape
-        out = F.scaled_dot_product_attention(*(self._out(x) for x in (q, k, v)), is_causal=True)
+        q, k, v = self._out(q), self._out(k), self._out(v)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         flat = out.transpose(1, 2).reshape(self.count * self.longest, h * width)
         return flat.index_select(0, self.place).view(b, s, h, width).transpose(1, 2)
 

@@ -103,16 +103,22 @@ def load(folder: str | Path) -> Bundle:
         decoder_config = _build(DecoderConfig, config["decoder"])
         vqgan_config = _build(VQGANConfig, config["image_tokenizer"])
         size = int(config["image_size"])
-    except (KeyError, TypeError, ValueError) as error:
+        sampling, about = dict(config.get("sampling", {})), dict(config.get("about", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"bundle {str(folder)!r}: config.json does not describe a model ({error})") from error
+    if decoder_config.vocab_size != vocab.size:
+        raise CheckpointError(
+            f"bundle {str(folder)!r}: config.json has decoder.vocab_size={decoder_config.vocab_size} and a vocabulary of "
+            f"{vocab.size} ids; restore it"
+        )
     return Bundle(
         vocab=vocab,
         decoder=_load_weights(Decoder, decoder_config, folder / FILES[0]),
         vqgan=_load_weights(VQGAN, vqgan_config, folder / FILES[1]),
         image_size=size,
         text_tokenizer=folder / FILES[2],
-        sampling=dict(config.get("sampling", {})),
-        about=dict(config.get("about", {})),
+        sampling=sampling,
+        about=about,
         name=folder.name,
     )
 

@@ -58,8 +58,14 @@ class CM3(nn.Module):
         super().__init__()
         self.config = config or CM3Config()
         self.vocab = self.config.vocab
-        self.image_tokenizer = VQGAN(self.config.image_tokenizer).requires_grad_(False)
+        self.image_tokenizer = VQGAN(self.config.image_tokenizer).requires_grad_(False).eval()
         self.decoder = Decoder(self.config.decoder)
+
+    def train(self, mode: bool = True) -> CM3:
+        """Set the decoder's mode. The image tokenizer stays in evaluation: in training its codebook would move."""
+        super().train(mode)
+        self.image_tokenizer.eval()
+        return self
 
     def forward(self, image: Tensor, caption: Tensor) -> Tensor:
         """Logits (b, t, text) over the text vocabulary for every caption position, given the image.

@@ -35,10 +35,12 @@ def load(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"checkpoint {str(path)!r}: no such file; start the run without --resume")
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        state: Any = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {str(path)!r}: damaged ({reason}); delete it and start again") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {str(path)!r}: is no checkpoint of a run; give another out")
     return state
 
 

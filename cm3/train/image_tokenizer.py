@@ -292,8 +292,9 @@ def load_config(folder: str | Path) -> VQGANConfig:
             "`cm3 train recipes/scenes.py:image_tokenizer`, or give the folder of one"
         )
     try:
-        values = json.loads((folder / "config.json").read_text())["vqgan"]
-        return VQGANConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        values: dict[str, Any] = json.loads((folder / "config.json").read_text())["vqgan"]
+        found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return VQGANConfig(**found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"image tokenizer {str(folder)!r}: config.json cannot be read ({error})") from error
 

@@ -86,7 +86,7 @@ class ImageTokenizerRun(ImageTokenizerConfig):
 class PretrainRun(TrainConfig):
     """Pretrain a decoder with the CM3 objective on captioned pictures; ends in a bundle.
 
-    The vocabulary and grid of `model` are set from the tokenizers.
+    The vocabulary and grid of `model`, and the columns of `mask`, are set from the tokenizers.
     """
 
     image_tokenizer: str = "runs/scenes/image_tokenizer"
@@ -105,10 +105,10 @@ class PretrainRun(TrainConfig):
         _start(out, resume)
         vqgan = load_image_tokenizer(self.image_tokenizer)
         source, codec = self._source(vqgan, out / "tokenizer.json")
-        model = dataclasses.replace(
-            self.model, vocab_size=codec.vocab.size, grid=ImageTokenizer(vqgan, self.image_size).grid
-        )
-        base = {f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)} | {"model": model}
+        grid = ImageTokenizer(vqgan, self.image_size).grid
+        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid)
+        mask = dataclasses.replace(self.mask, columns=grid[1])
+        base = {f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)} | {"model": model, "mask": mask}
         trainer = Trainer(TrainConfig(**base), codec.vocab, source, resume=resume and (out / "checkpoint.pt").exists())
 
         def export(trainer: Trainer) -> bundles.Bundle:

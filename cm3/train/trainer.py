@@ -89,13 +89,19 @@ class Trainer:
         self.step, state = 0, None
         if resume:
             saved = checkpoint.load(self.out / "checkpoint.pt")
-            if saved["model_config"] != _plain(config.model.to_dict()):
+            if saved.get("model_config") != _plain(config.model.to_dict()):
                 raise CheckpointError(
                     f"checkpoint in {str(self.out)!r}: is of another model; give the same model.* or another out"
                 )
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.step, state = int(saved["step"]), LoaderState(*saved["loader"])
+            try:
+                self.model.load_state_dict(saved["model"])
+                self.optimizer.load_state_dict(saved["optimizer"])
+                self.step, state = int(saved["step"]), LoaderState(*saved["loader"])
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"checkpoint in {str(self.out)!r}: does not fit this run ({error}); give the same optim.name or "
+                    "another out"
+                ) from error
         self.loader = Loader(
             source, vocab, config.mask, windows=config.windows, length=config.length, seed=config.seed, state=state
         )

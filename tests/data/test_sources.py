@@ -1,20 +1,15 @@
-"""Sources: scenes without end, documents in epochs, and COCO's files; the same number is always the same document."""
+"""Sources: scenes without end, and documents in epochs; the same number is always the same document."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 from tiny_model import SIZE, codec
 
 from cm3.data.documents import DocumentSource
-from cm3.data.read.coco import coco_captions
 from cm3.data.scenes import SceneSource, scene_document
-from cm3.document import Document, Image
+from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.scenes import parse
 from cm3.scenes.verify import verify
@@ -61,67 +56,3 @@ def test_documents_come_once_an_epoch_in_an_order_of_their_own() -> None:
     assert [codec().decode(t).text for t in DocumentSource(documents, codec(), seed=4).tokens(range(10))] != epochs[0]
     with pytest.raises(DataError, match="documents: there are none; check the path and the split"):
         DocumentSource([], codec(), seed=0)
-
-
-def coco(root: Path, **changes: Any) -> Path:
-    """Two images, three captions, out of order."""
-    content: dict[str, Any] = {
-        "images": [
-            {"id": 9, "file_name": "9.jpg", "license": 4},
-            {"id": 2, "file_name": "2.jpg"},
-        ],
-        "annotations": [
-            {"id": 30, "image_id": 9, "caption": " A cat. "},
-            {"id": 11, "image_id": 9, "caption": "Sleeping"},
-            {"id": 50, "image_id": 2, "caption": "A red bus"},
-        ],
-    }
-    (root / "annotations").mkdir(parents=True)
-    (root / "train2017").mkdir()
-    for name, colour in (("9.jpg", "white"), ("2.jpg", "red")):
-        PIL.Image.new("RGB", (40, 30), colour).save(root / "train2017" / name)
-    (root / "annotations" / "captions_train2017.json").write_text(json.dumps(content | changes))
-    return root
-
-
-def test_coco_captions_come_in_the_order_of_ids(tmp_path: Path) -> None:
-    found = coco_captions(coco(tmp_path))
-    assert [(d.id, d.text, d.meta["image_id"], d.meta["license"]) for d in found] == [
-        ("50", "A red bus", 2, None),
-        ("11", "Sleeping", 9, 4),
-        ("30", "A cat.", 9, 4),
-    ]
-    assert found[1].images[0] is found[2].images[0] and found[0].source == "coco/train2017"
-    assert isinstance(found[0].parts[1], Image) and found[0].images[0].pixels.size == (40, 30)
-
-
-def test_coco_mini(shared_data: Path) -> None:
-    root = shared_data / "coco_mini"
-    if not root.is_dir():
-        pytest.skip("no coco_mini in the shared data")
-    found = coco_captions(root)
-    images = {d.meta["image_id"] for d in found}
-    assert len(images) == 80 and len(found) >= 5 * 80 and all(d.text and d.images for d in found)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"images": 3}, "is not COCO's caption layout"),
-        ({"annotations": [{"id": 1}]}, "is not COCO's caption layout"),
-        ({"annotations": [{"id": 1, "image_id": 5, "caption": ""}]}, "caption 1 is of image 5, which is not listed"),
-        ({"images": [{"id": 9}, {"id": 2}]}, "is not COCO's caption layout"),
-        ({"images": [{"id": 9, "file_name": "x"}, {"id": 2, "file_name": "x"}]}, "no such file"),
-    ],
-)
-def test_coco_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        coco_captions(coco(tmp_path, **changes))
-
-
-def test_coco_without_its_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="captions_train2017.json is missing in annotations/; give the folder"):
-        coco_captions(tmp_path)
-    (coco(tmp_path / "a") / "annotations" / "captions_train2017.json").write_text("{")
-    with pytest.raises(DataError, match="is not COCO's caption layout .* download it again"):
-        coco_captions(tmp_path / "a")
