@@ -1,4 +1,4 @@
-"""Real photographs and captions, learnt by heart: `image_tokenizer`, then `pretrain`, on a folder in COCO's own layout."""
+"""Real photographs and captions learnt by heart: `image_tokenizer`, then `pretrain`, on a folder in COCO's layout."""
 
 from __future__ import annotations
 
@@ -34,12 +34,26 @@ def pretrain() -> PretrainRun:
     return PretrainRun(
         out="runs/coco/pretrain",
         model=DecoderConfig(
-            d_model=256, layers=4, heads=4, context=512, positions="rope", qk_norm=True, init_std=0.02, activation="relu"
+            d_model=256,
+            layers=4,
+            heads=4,
+            context=512,
+            positions="rope",
+            qk_norm=True,
+            init_std=0.02,
+            activation="relu",
         ),
         # Two spans on average, so that most documents hide their caption, and hide it whole: what describing asks for.
         mask=MaskLaw(rate=2.0, whole_text=0.9, whole_image=0.1, box=0.5, columns=8),
         optim=OptimConfig(
-            name="muon", lr=3e-3, adam_lr=3e-3, betas=(0.9, 0.95), weight_decay=0.01, warmup=30, decay_from=0.4, final=0.02
+            name="muon",
+            lr=3e-3,
+            adam_lr=3e-3,
+            betas=(0.9, 0.95),
+            weight_decay=0.01,
+            warmup=30,
+            decay_from=0.4,
+            final=0.02,
         ),
         windows=4,
         length=512,

@@ -1,4 +1,4 @@
-"""`cm3 eval scenes|captions`: how often the model is exactly right, on scenes never seen or on photographs learnt by heart."""
+"""`cm3 eval scenes|captions`: how often the model is exactly right, on new scenes or on photographs learnt by heart."""
 
 from __future__ import annotations
 

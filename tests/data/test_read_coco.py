@@ -113,7 +113,9 @@ def test_pictures_that_do_not_open_are_refused(root: Path, spoil: Callable[[Path
 @pytest.mark.parametrize("split", ["val2017", "train2017"])
 def test_missing_captions_are_refused(root: Path, split: str) -> None:
     place = root if split == "val2017" else root / "annotations"
-    with pytest.raises(DataError, match=rf"captions_{split}.json is missing in annotations/; give the folder that holds"):
+    with pytest.raises(
+        DataError, match=rf"captions_{split}.json is missing in annotations/; give the folder that holds"
+    ):
         coco_captions(place, split)
 
 

@@ -50,7 +50,10 @@ class Speaker:
 
 
 def picture(colour: str) -> PIL.Image.Image:
-    return PIL.Image.new("RGB", (32, 32), colour)
+    """A field of one colour, with a bright or a dark part so that no tokenizer can take one for the other."""
+    made = PIL.Image.new("RGB", (32, 32), colour)
+    made.paste(*(("white", (16, 0, 32, 32)) if colour == "red" else ("black", (0, 16, 32, 32))))
+    return made
 
 
 def documents() -> list[Document]:
@@ -105,7 +108,10 @@ def test_greedy_in_batches_with_progress() -> None:
     [
         ([], "captions: there are no documents; check the folder and the split"),
         ([Document.of("no picture", id="a7")], "captions: document 'a7' has 0 pictures and 10 characters of text"),
-        ([Document.of(" ", picture("red"))], "captions: document 0 has 1 pictures and 0 characters of text; must be one"),
+        (
+            [Document.of(" ", picture("red"))],
+            "captions: document 0 has 1 pictures and 0 characters of text; must be one",
+        ),
         ([Document.of("two", picture("red"), picture("blue"))], "captions: document 0 has 2 pictures"),
     ],
     ids=["none", "no picture", "no caption", "two pictures"],
@@ -147,7 +153,7 @@ def bundle(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             factor=16, channels=8, multipliers=(1, 1), blocks=0, middle=False, attention=False, patch=8,
             z_channels=8, quantizer="fsq", codes=64, levels=(4, 4, 4), resample="shuffle",
         ),
-        size=32, batch=2, steps=30, warmup=2, sample_every=0, data=data, out=str(out / "tokenizer"),
+        size=32, batch=2, steps=40, warmup=2, sample_every=0, data=data, out=str(out / "tokenizer"),
     )  # fmt: skip
     measured = tokenizer.run(progress=False)
     assert measured["out"] == tokenizer.out and measured["psnr_db"] > 0
