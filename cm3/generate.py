@@ -189,7 +189,9 @@ class CM3Leon:
         """
         tokens = ids if isinstance(ids, Tokens) else self._with_cells(np.asarray(ids))
         if tokens.length > self.decoder.config.context:
-            raise RequestError(f"ids: {tokens.length} of them; this model has a context of {self.decoder.config.context}")
+            raise RequestError(
+                f"ids: {tokens.length} of them; this model has a context of {self.decoder.config.context}"
+            )
         with torch.inference_mode():
             batch = torch.from_numpy(tokens.ids.astype(np.int64))[None]
             cells = torch.from_numpy(tokens.cells.astype(np.int64))[None]
@@ -286,7 +288,9 @@ def as_document(prompt: Promptable) -> Document:
         document = Document.of(*prompt)
     else:
         raise RequestError(f"prompt: is a string, a picture or a list of them, not {type(prompt).__name__}")
-    parts = [p for p in document.parts if not (isinstance(p, Text) and not p.text.strip())]
+    parts = list(document.parts)
+    while parts and isinstance(parts[-1], Text) and not parts[-1].text.strip():
+        parts.pop()  # blank text at the end asks for nothing
     if not parts:
         raise RequestError("prompt: is empty; say what to draw, or give a picture to describe")
     if document.has_gap:

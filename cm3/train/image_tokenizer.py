@@ -280,7 +280,10 @@ def load_weights(folder: str | Path, config: VQGANConfig) -> dict[str, Tensor]:
     """Weights that a run wrote. Raises CheckpointError where there are none, or of another shape than `config`."""
     if load_config(folder) != config:
         raise CheckpointError(f"image tokenizer {str(folder)!r}: is of another shape; give the same vqgan.* settings")
-    return load_file(Path(folder) / WEIGHTS)
+    try:
+        return load_file(Path(folder) / WEIGHTS)
+    except Exception as error:  # safetensors raises its own kinds
+        raise CheckpointError(f"image tokenizer {str(folder)!r}: {WEIGHTS} cannot be read ({error})") from error
 
 
 def load_config(folder: str | Path) -> VQGANConfig:

@@ -20,12 +20,12 @@ from cm3.data.load import Source
 from cm3.data.read.coco import coco_captions
 from cm3.data.scenes import SceneSource, scene_document
 from cm3.document import Document, Image
-from cm3.errors import CheckpointError, ConfigError
+from cm3.errors import CheckpointError, ConfigError, did_you_mean
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
-from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.model.vqgan import VQGAN
 from cm3.scenes.draw import draw
-from cm3.scenes.world import random_scene
+from cm3.scenes.world import COLOURS, SHAPES, SIZES, random_scene
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.text import TextTokenizer
@@ -50,6 +50,8 @@ class SceneData:
     """Share of documents that are a caption without its picture."""
     objects: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Shares of pictures with 1, 2, 3, 4 objects, for the image tokenizer."""
+    focus: tuple[str, ...] = ()
+    """Words (size, colour, shape) for the image tokenizer: half of its pictures hold an object that is all of them."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,12 @@ def load_image_tokenizer(folder: str | Path) -> VQGAN:
     """The VQGAN that an image tokenizer run wrote. Raises `CheckpointError` where there is none."""
     config = load_config(folder)
     vqgan = VQGAN(config)
-    vqgan.load_state_dict(load_weights(folder, config))
+    try:
+        vqgan.load_state_dict(load_weights(folder, config))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"image tokenizer {str(folder)!r}: image_tokenizer.safetensors does not fit config.json; train it again"
+        ) from error
     return vqgan.eval()
 
 
@@ -171,12 +178,21 @@ def _scene_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Imag
     shares = np.asarray(data.objects, dtype=np.float64)
     if shares.shape != (4,) or shares.min() < 0 or shares.sum() <= 0:
         raise ConfigError(f"data.objects={data.objects}: must be four shares, none negative")
+    known = (*SIZES, *COLOURS, *SHAPES)
+    for word in data.focus:
+        if word not in known:
+            raise ConfigError(f"data.focus={word!r}: must be a size, colour or shape.{did_you_mean(word, known)}")
 
     def images(step: int) -> list[PIL.Image.Image]:
         made = []
         for i in range(run.batch):
             rng = np.random.default_rng([data.seed, 0x70C, step * run.batch + i])
-            scene = random_scene(rng, "train", int(rng.choice(4, p=shares / shares.sum())) + 1)
+            focused = bool(data.focus) and i % 2 == 0
+            while True:
+                scene = random_scene(rng, "train", int(rng.choice(4, p=shares / shares.sum())) + 1)
+                words = [{o.size, o.colour, o.shape} for o in scene.objects]
+                if not focused or any(set(data.focus) <= w for w in words):
+                    break
             made.append(draw(scene, run.size, rng))
         return made
 

@@ -34,9 +34,7 @@ class Numbers:
 
 
 def loader(state: LoaderState | None = None, *, seed: int = 5, ahead: int = 16, length: int = 48) -> Loader:
-    return Loader(
-        Numbers(), VOCAB, MaskLaw(rate=1.0), windows=2, length=length, seed=seed, state=state, ahead=ahead
-    )
+    return Loader(Numbers(), VOCAB, MaskLaw(rate=1.0), windows=2, length=length, seed=seed, state=state, ahead=ahead)
 
 
 def same(a: Batch, b: Batch) -> bool:

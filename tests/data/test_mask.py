@@ -20,7 +20,7 @@ COLUMNS = 4
 
 
 def document(*parts: int, vocab: Vocab = VOCAB, seed: int = 0) -> Tokens:
-    """`</s> part <break> part ... </s>`: n > 0 is n text tokens, n < 0 is a picture of -n codes; 0 is an inner border."""
+    """`</s> part <break> part ... </s>`: n > 0 is n words, n < 0 a picture of -n codes, 0 an inner border."""
     rng = np.random.default_rng(seed)
     pieces = [Tokens.of([vocab.eos])]
     for i, part in enumerate(parts):

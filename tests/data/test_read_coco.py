@@ -85,10 +85,11 @@ def with_annotation(**values: Any) -> dict[str, Any]:
         ({"images": IMAGES}, r"is not COCO's caption layout \('annotations'\)"),
         ({"images": IMAGES, "annotations": [{"id": 1, "image_id": 7}]}, r"is not COCO's caption layout \('caption'\)"),
         ({"images": [{"file_name": "a.png"}], "annotations": []}, r"is not COCO's caption layout \('id'\)"),
+        ({"images": [{"id": 7}], "annotations": []}, r"is not COCO's caption layout \('file_name'\)"),
         (with_annotation(image_id="seven"), "is not COCO's caption layout"),
         (with_annotation(image_id=8), "caption 40 is of image 8, which is not listed"),
     ],
-    ids=["no json", "a list", "no annotations", "no caption", "no id", "id of letters", "unlisted image"],
+    ids=["no json", "a list", "no annotations", "no caption", "no id", "no file", "id of letters", "unlisted image"],
 )
 def test_another_layout_is_refused(root: Path, content: Any, message: str) -> None:
     write(root, content)

@@ -28,9 +28,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, documents: Tensor) -> Tensor:
 
 def inputs(b: int, s: int, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(b, 3, s, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)
-    ]
+    return [torch.randn(b, 3, s, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())

@@ -75,7 +75,9 @@ def test_a_failed_save_leaves_what_was_there(copy: Path) -> None:
     made = bundle.load(copy)
     with torch.no_grad():
         made.decoder.embed.weight[3, 2] = 1e6
-    with pytest.raises(ConfigError, match="embed.weight: has values outside the range of torch.float16; save in bfloat16"):
+    with pytest.raises(
+        ConfigError, match="embed.weight: has values outside the range of torch.float16; save in bfloat16"
+    ):
         bundle.save(made, copy)
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]
@@ -169,8 +171,8 @@ def test_find(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(bundle, "EMBEDDED", saved.parent)
     monkeypatch.chdir(tmp_path)
     assert bundle.find("tiny") == saved
-    with pytest.raises(CheckpointError, match=r"bundle 'tyni': no such folder, .*\(tiny\).* Did you mean 'tiny'\?"):
-        bundle.find("tyni")
+    with pytest.raises(CheckpointError, match=r"bundle 'tinny': no such folder, .*\(tiny\).* Did you mean 'tiny'\?"):
+        bundle.find("tinny")
     monkeypatch.setattr(bundle, "EMBEDDED", tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="not an embedded bundle .there is none.; or give hf://owner/name"):
         bundle.find("tiny")
@@ -181,7 +183,9 @@ def test_the_hub_without_a_network_says_so_at_once(repo: str, monkeypatch: pytes
     """tests/conftest.py has HF_HUB_OFFLINE=1."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match=f"bundle 'hf://{repo}': cannot be fetched .*; check the id and the network"):
+    with pytest.raises(
+        CheckpointError, match=f"bundle 'hf://{repo}': cannot be fetched .*; check the id and the network"
+    ):
         bundle.find(f"hf://{repo}")
     assert time.monotonic() - began < 20
 

@@ -110,7 +110,11 @@ def test_the_image_tokenizer_is_frozen(quantizer: str) -> None:
 @pytest.mark.parametrize(
     ("image", "caption", "message"),
     [
-        ((1, 3, 32, 32), torch.zeros(2, 5, dtype=torch.long), r"caption \(2, 5\): must be \(b, t\) with the image's b=1"),
+        (
+            (1, 3, 32, 32),
+            torch.zeros(2, 5, dtype=torch.long),
+            r"caption \(2, 5\): must be \(b, t\) with the image's b=1",
+        ),
         ((1, 3, 32, 32), torch.zeros(5, dtype=torch.long), r"caption \(5,\): must be \(b, t\)"),
         ((1, 3, 32, 32), torch.tensor([[0, 300]]), "caption: ids must be text ids in 0..299"),
         ((1, 3, 32, 32), torch.tensor([[-1]]), "caption: ids must be text ids in 0..299"),
@@ -127,7 +131,10 @@ def test_inputs_that_do_not_fit_are_refused(image: tuple[int, ...], caption: tor
     ("values", "message"),
     [
         ({"vocab": Vocab(text=256)}, "decoder.vocab_size=.* must be the vocabulary's"),
-        ({"image_tokenizer": replace(SHAPE, codes=16_384, levels=(4, 4, 1024))}, "vocab.image=8192: must hold .* 16384"),
+        (
+            {"image_tokenizer": replace(SHAPE, codes=16_384, levels=(4, 4, 1024))},
+            "vocab.image=8192: must hold .* 16384",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(values: dict[str, Any], message: str) -> None:

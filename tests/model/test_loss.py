@@ -76,9 +76,8 @@ def test_logits_are_made_again_where_they_would_not_fit() -> None:
 def test_groups_are_the_ranges_of_the_vocabulary() -> None:
     ids = torch.arange(VOCAB.size)
     names = [GROUPS[i] for i in target_groups(ids, VOCAB).tolist()]
-    array = ids.numpy()
-    want = ["text" if t else "image" if i else "special" for t, i in zip(VOCAB.is_text(array), VOCAB.is_image(array))]
-    assert names == want
+    kinds = zip(VOCAB.is_text(ids.numpy()), VOCAB.is_image(ids.numpy()), strict=True)
+    assert names == ["text" if text else "image" if image else "special" for text, image in kinds]
 
 
 def test_parts_by_group_are_plain_means_and_detached() -> None:

@@ -1,0 +1,83 @@
+"""Recipes: each returns a run, says what it costs and promises, and works from end to end at its smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+
+from cm3.cli.recipe import config_of, find, recipes_of
+from cm3.document import Gap, Image
+from cm3.generate import CM3Leon
+from cm3.train.runs import ImageTokenizerRun, PretrainRun
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "recipes").glob("*.py"))
+
+
+def recipes() -> list[tuple[str, str]]:
+    """(file, function) of every recipe that the project ships."""
+    import importlib.util
+
+    found = []
+    for path in FILES:
+        spec = importlib.util.spec_from_file_location(f"listed_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found += [(str(path), name) for name in recipes_of(module)]
+    return found
+
+
+def recipe(name: str, function: str) -> Callable[[], Any]:
+    return find(f"{ROOT / 'recipes' / name}:{function}")
+
+
+def test_the_promised_recipes_are_there() -> None:
+    names = {(Path(path).name, function) for path, function in recipes()}
+    assert {("scenes.py", "image_tokenizer"), ("scenes.py", "pretrain")} <= names
+
+
+@pytest.mark.parametrize(("path", "name"), recipes(), ids=lambda value: Path(value).name)
+def test_a_recipe_is_a_run_and_says_so(path: str, name: str) -> None:
+    spec = f"{path}:{name}"
+    function = find(spec)
+    config = config_of(spec, function)
+    assert isinstance(config, ImageTokenizerRun | PretrainRun)
+    assert function.__doc__ and function.__doc__.strip().endswith(".")
+    assert config == function(), "the same every time"
+    assert config.out.startswith("runs/")
+
+
+def test_the_scenes_recipes_fit_each_other() -> None:
+    tokens, model = recipe("scenes.py", "image_tokenizer")(), recipe("scenes.py", "pretrain")()
+    assert model.image_tokenizer == tokens.out and model.image_size == tokens.size
+    rows = tokens.size // tokens.vqgan.factor
+    assert model.mask.columns == rows and model.model.context >= model.length
+    # The pictures of the two are of different streams of the training split, so that nothing is seen twice by chance.
+    assert tokens.data.seed != model.data.seed
+
+
+def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
+    tokens = replace(
+        recipe("scenes.py", "image_tokenizer")(),
+        vqgan=tiny_model.SHAPE, size=32, batch=2, steps=2, out=str(tmp_path / "tokens"), log_every=1,
+    )  # fmt: skip
+    assert tokens.run(progress=False)["psnr_db"] > 0
+    full = recipe("scenes.py", "pretrain")()
+    pretrain = replace(
+        full,
+        model=replace(full.model, d_model=32, layers=1, heads=2, context=160),
+        out=str(tmp_path / "model"), image_tokenizer=tokens.out, image_size=32, length=160, windows=1, steps=2,
+        text_entries=280, log_every=1,
+    )  # fmt: skip
+    model = CM3Leon.load(pretrain.run(progress=False)["bundle"])
+    picture = model.generate("a red circle", n=2, seed=1, guidance=2.0).images[1]
+    assert picture.size == (32, 32)
+    assert isinstance(model.generate(picture, max_tokens=8).text, str)
+    assert model.generate(["a ", Gap(), " circle"], max_tokens=8).text.endswith("circle")
+    assert model.generate(["a red circle", Image(picture).with_gap((0, 0, 16, 16))]).image.size == (32, 32)

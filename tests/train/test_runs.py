@@ -1,0 +1,199 @@
+"""Runs that recipes return, at their smallest: tokenizer, model, bundle, and a model that generates."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tiny_model
+import torch
+from safetensors.torch import save_file
+
+from cm3.data.mask import MaskLaw
+from cm3.document import Gap, Image
+from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.generate import CM3Leon
+from cm3.model import bundle as bundles
+from cm3.model.decoder import DecoderConfig
+from cm3.train import checkpoint
+from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData, load_image_tokenizer
+
+SIZE = tiny_model.SIZE
+
+
+def image_run(out: Path, **changes: Any) -> ImageTokenizerRun:
+    base = ImageTokenizerRun(
+        vqgan=tiny_model.SHAPE, size=SIZE, batch=2, steps=2, warmup=1, out=str(out), log_every=1, sample_every=0,
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def pretrain_run(out: Path, tokenizer: Path, **changes: Any) -> PretrainRun:
+    base = PretrainRun(
+        out=str(out),
+        model=DecoderConfig(d_model=16, layers=1, heads=2, context=160, positions="rope"),
+        mask=MaskLaw(box=0.5, columns=7),
+        windows=1,
+        length=160,
+        steps=2,
+        log_every=1,
+        save_every=1,
+        sample_every=0,
+        image_tokenizer=str(tokenizer),
+        image_size=SIZE,
+        text_entries=300,
+        masks=16,
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an image tokenizer run, as one would have left it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    image_run(folder).run(progress=False)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder that has its text tokenizer already (training one takes seconds)."""
+    shutil.copyfile(tiny_model.tokenizer_path(), tmp_path / "tokenizer.json")
+    return tmp_path
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> CocoData:
+    """Three pictures, two captions each."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "train2017").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        noise = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(root / "train2017" / f"{i}.png")
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(3)],
+        "annotations": [{"id": i, "image_id": i % 3, "caption": f"caption {i}"} for i in range(6)],
+    }
+    (root / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
+    return CocoData(str(root))
+
+
+def test_an_image_tokenizer_run_measures_itself(tokenizer: Path, tmp_path: Path) -> None:
+    record = image_run(tmp_path / "a").run(progress=False)
+    assert record["out"] == str(tmp_path / "a") and record["psnr_db"] > 0 and 0 < record["codes_used"] <= 1
+    vqgan = load_image_tokenizer(tokenizer)
+    assert vqgan.config == tiny_model.SHAPE and not vqgan.training
+    # The same seed, the same bytes.
+    again = load_image_tokenizer(tmp_path / "a").state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in vqgan.state_dict().items())
+
+
+def test_scenes_become_a_model_that_generates(tokenizer: Path, out: Path) -> None:
+    run = pretrain_run(out, tokenizer, sample_every=2, sampling={"image": {"temperature": 0.5}})
+    record = run.run(progress=False)
+    assert record["bundle"] == str(out / "bundle") and record["step"] == 2 and record["loss"] > 0
+    with PIL.Image.open(out / "samples" / "0000002.png") as sheet:
+        assert sheet.size == (8 * SIZE, 2 * SIZE)
+    model = CM3Leon.load(record["bundle"])
+    assert model.grid == (4, 4) == model.decoder.config.grid and model.image_size == SIZE
+    assert model.decoder.config.vocab_size == model.vocab.size
+    assert model.bundle.sampling == {"image": {"temperature": 0.5}} and model.bundle.about["steps"] == 2
+    assert model._request(model.codec.encode_prompt(model.generate("x").prompt), 0, 9, {}).sampling.temperature == 0.5
+    picture = model.generate("a red circle", seed=1).image
+    assert picture.size == (SIZE, SIZE)
+    assert isinstance(model.generate(picture).text, str)
+    assert model.generate(["a ", Gap(), " circle"]).text.startswith("a")
+    assert model.generate(["a", Image(picture).with_gap((0, 0, 8, 16))]).image.size == (SIZE, SIZE)
+    # The columns of the boxes are those of the grid, whatever the recipe said.
+    assert json.loads((out / "config.json").read_text())["mask"]["columns"] == 4
+
+
+def test_coco_becomes_a_model(tmp_path: Path, coco: CocoData) -> None:
+    record = image_run(tmp_path / "tokens", data=coco, batch=4).run(progress=False)
+    assert record["psnr_db"] > 0
+    run = pretrain_run(tmp_path / "run", tmp_path / "tokens", data=coco)
+    model = CM3Leon.load(run.run(progress=False)["bundle"])
+    assert model.codec.text.decode(model.codec.text.encode("caption 3")) == "caption 3"
+    assert model.generate("caption 3").image.size == (SIZE, SIZE)
+
+
+def test_a_pretraining_that_stopped_goes_on(tokenizer: Path, out: Path) -> None:
+    whole = out / "whole"
+    whole.mkdir()
+    shutil.copyfile(out / "tokenizer.json", whole / "tokenizer.json")
+    pretrain_run(whole, tokenizer, steps=4).run(progress=False)
+    # Two steps of a schedule of four: what a kill after the second leaves.
+    half = pretrain_run(out, tokenizer, steps=4, sample_every=2)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cm3.train.runs.draw_samples", kill)
+        with pytest.raises(Killed):
+            half.run(progress=False)
+    assert checkpoint.load(out / "checkpoint.pt")["step"] == 2
+    with pytest.raises(ConfigError, match="holds a run already; continue it with --resume, or give another --out"):
+        half.run(progress=False)
+    replace(half, sample_every=0).run(progress=False, resume=True)
+    a, b = bundles.load(whole / "bundle"), bundles.load(out / "bundle")
+    assert all(torch.equal(v, b.decoder.state_dict()[k]) for k, v in a.decoder.state_dict().items())
+
+
+def test_resuming_before_the_first_checkpoint_is_a_start(tokenizer: Path, out: Path) -> None:
+    assert pretrain_run(out, tokenizer).run(progress=False, resume=True)["step"] == 2
+
+
+def test_a_folder_with_a_run_is_not_written_over(tokenizer: Path) -> None:
+    before = {p.name: p.read_bytes() for p in tokenizer.iterdir() if p.is_file()}
+    with pytest.raises(ConfigError, match="holds a run already; continue it with --resume, or give another --out"):
+        image_run(tokenizer).run(progress=False)
+    assert {p.name: p.read_bytes() for p in tokenizer.iterdir() if p.is_file()} == before
+
+
+def test_without_an_image_tokenizer_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no image_tokenizer.safetensors; train one first with `cm3 train"):
+        pretrain_run(tmp_path / "run", tmp_path / "nothing").run(progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_tokenizer_that_is_damaged_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    spoiled = Path(shutil.copytree(tokenizer, tmp_path / "copy"))
+    (spoiled / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        load_image_tokenizer(spoiled)
+    shutil.copyfile(tokenizer / "config.json", spoiled / "config.json")
+    for content in (b"no tensors", None):
+        if content is None:
+            save_file({"x": torch.zeros(1)}, spoiled / "image_tokenizer.safetensors")
+        else:
+            (spoiled / "image_tokenizer.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointError, match="image_tokenizer.safetensors"):
+            load_image_tokenizer(spoiled)
+
+
+def test_a_size_that_the_tokenizer_does_not_divide_is_refused(tokenizer: Path, out: Path) -> None:
+    with pytest.raises(ConfigError, match="30.*8"):
+        pretrain_run(out, tokenizer, image_size=30).run(progress=False)
+
+
+@pytest.mark.parametrize("objects", [(1.0, 1.0), (0.0, 0.0, 0.0, 0.0), (1.0, -1.0, 0.0, 1.0)])
+def test_shares_of_objects_are_checked(tmp_path: Path, objects: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="data.objects=.*: must be four shares, none negative"):
+        image_run(tmp_path, data=SceneData(objects=objects)).run(progress=False)
+
+
+def test_captions_that_are_not_there_are_refused(tokenizer: Path, out: Path) -> None:
+    with pytest.raises(DataError, match="captions_train2017.json is missing"):
+        pretrain_run(out, tokenizer, data=CocoData(str(out / "none"))).run(progress=False)
