@@ -40,7 +40,9 @@ class Image:
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, PIL.Image.Image):
-            raise DataError(f"Image takes a PIL image, got {type(self.pixels).__name__}; open a file with Image.open(path)")
+            raise DataError(
+                f"Image takes a PIL image, got {type(self.pixels).__name__}; open a file with Image.open(path)"
+            )
         if self.gap is not None:
             check_box(self.gap, self.pixels.size)
 
@@ -61,7 +63,9 @@ class Image:
             raise
         except Exception as error:  # Pillow raises many kinds for a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"image {str(path)!r}: not a readable picture ({reason}); give a PNG, JPEG or WebP file") from error
+            raise DataError(
+                f"image {str(path)!r}: not a readable picture ({reason}); give a PNG, JPEG or WebP file"
+            ) from error
 
     def with_gap(self, box: Iterable[int]) -> Image:
         """Return this picture with the box (x0, y0, x1, y1) to be filled in. Raises `RequestError` for a bad box."""

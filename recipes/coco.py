@@ -10,7 +10,13 @@ from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun
 
 
 def image_tokenizer() -> ImageTokenizerRun:
-    """128 px photographs to 8 x 8 codes of 2,560 (f16, FSQ)."""
+    """128 px photographs to 8 x 8 codes of 2,560 (f16, FSQ).
+
+    command: OMP_NUM_THREADS=1 cm3 train recipes/coco.py:image_tokenizer --data.root ROOT
+    data: ROOT/annotations/captions_train2017.json and ROOT/train2017/*.jpg, 80 photographs of COCO 2017
+    price: 3 minutes of one x86 core, 500 steps, 100 passes over 80 photographs
+    promise: 23 dB PSNR on photographs that it was trained on. That is blurred, and enough to tell them apart.
+    """
     return ImageTokenizerRun(
         vqgan=small(16, (8, 8, 8, 5), patch=8, channels=64, multipliers=(1, 2)),
         size=128,
@@ -30,7 +36,15 @@ def image_tokenizer() -> ImageTokenizerRun:
 
 
 def pretrain() -> PretrainRun:
-    """A 4M decoder that knows the captions of 80 photographs by heart."""
+    """A 4M decoder that knows the captions of 80 photographs by heart, five of each. Needs `image_tokenizer` first.
+
+    command: OMP_NUM_THREADS=1 cm3 train recipes/coco.py:pretrain --data.root ROOT
+    measure: cm3 eval captions --model runs/coco/pretrain/bundle --root ROOT
+    data: that of `image_tokenizer`
+    price: 8 minutes of one x86 core, 350 steps, 17 passes over 400 captions
+    promise: `own_caption` at least 0.9, and 1.0 when last checked: the greedy description of each of the 80 photographs
+    is, word for word, one of its own five captions.
+    """
     return PretrainRun(
         out="runs/coco/pretrain",
         model=DecoderConfig(

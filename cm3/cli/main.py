@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokenizer image eval": ("cm3.cli.tokenizer:ImageEval", "measure an image tokenizer on pictures"),
     "train": ("cm3.cli.train:Train", "run a recipe: pretraining, tuning, an image tokenizer"),
     "eval scenes": ("cm3.cli.evaluate:EvalScenes", "measure a model on scenes that it was never trained on"),
+    "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
 }
 
 HEAD = """usage: cm3 VERB [options]

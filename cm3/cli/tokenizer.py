@@ -92,23 +92,28 @@ class ImageEval(ModelVerb):
 
     examples:
       cm3 tokenizer image eval photos/ --n 200
+      cm3 tokenizer image eval photos/ --n 200 --size 256
       cm3 tokenizer image eval a.png b.jpg --model runs/mine --json
     """
 
     pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")]
     """Picture files, or folders of them."""
     n: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """At most this many, in the order of their names."""
+    """At most this many, spread evenly over their names."""
+    size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="(default: the model's own)")] = None
+    """Side to measure at, a multiple of the tokenizer's factor; its weights serve every size."""
 
     def run(self) -> dict[str, Any]:
         """Encode and decode every picture."""
         from cm3.document import Image
+        from cm3.tokens.image import ImageTokenizer
         from cm3.train.image_tokenizer import evaluate_image_tokenizer
 
         at_least(1, n=1 if self.n is None else self.n)
-        paths = expand(self.pictures, PICTURES)[: self.n]
-        image = self.open_model().codec.image
-        assert image is not None  # a bundle always has one
+        found = expand(self.pictures, PICTURES)
+        paths = found[:: max(1, len(found) // self.n)][: self.n] if self.n else found
+        model = self.open_model()
+        image = ImageTokenizer(model.bundle.vqgan, self.size or model.image_size)
 
         def batches() -> Iterator[Any]:
             from cm3.tokens.image import to_pixels

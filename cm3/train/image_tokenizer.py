@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -173,14 +174,16 @@ def evaluate_image_tokenizer(vqgan: VQGAN, batches: Iterable[Tensor]) -> dict[st
 
 
 def write_sheet(path: Path, originals: Tensor, reconstructions: Tensor, columns: int = 8) -> None:
-    """Write a PNG with the first `columns` originals over their reconstructions."""
+    """Write a PNG with the first `columns` originals over their reconstructions, white between them."""
+    gap = 4
     rows = [
-        ((x[:columns].detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+        F.pad(x[:columns].detach().float().clamp(-1, 1), (0, gap, 0, gap), value=1.0)
         for x in (originals, reconstructions)
     ]
-    array = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1).permute(1, 2, 0).numpy()
+    array = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # (c, 2 h, columns w)
+    pixels = ((array + 1) * 127.5).round().byte().cpu().permute(1, 2, 0).numpy()[:-gap, :-gap]
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array if array.shape[2] == 3 else array[..., 0]).save(path)
+    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]).save(path)
 
 
 class _Run:

@@ -19,7 +19,7 @@ from cm3.data.documents import DocumentSource
 from cm3.data.load import Source
 from cm3.data.read.coco import coco_captions
 from cm3.data.scenes import SceneSource, scene_document
-from cm3.document import Document, Image
+from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, did_you_mean
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
@@ -77,10 +77,10 @@ class ImageTokenizerRun(ImageTokenizerConfig):
         vqgan = train_image_tokenizer(ImageTokenizerConfig(**base), images, progress=progress)
         if isinstance(self.data, SceneData):
             rng = np.random.default_rng([self.seed, 0xE7A1])
-            held = [draw(random_scene(rng, "test"), self.size, rng) for _ in range(256)]
-            batches = [to_pixels(held[i : i + 32]) for i in range(0, len(held), 32)]
+            measured = [draw(random_scene(rng, "test"), self.size, rng) for _ in range(256)]
         else:
-            batches = [to_pixels(images(0))]
+            measured = _coco_pictures(self)
+        batches = [to_pixels(measured[i : i + 32]) for i in range(0, len(measured), 32)]
         return {"out": self.out} | evaluate_image_tokenizer(vqgan, batches)
 
 
@@ -199,20 +199,18 @@ def _scene_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Imag
     return images
 
 
-def _coco_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
+def _coco_pictures(run: ImageTokenizerRun) -> list[PIL.Image.Image]:
     data = run.data
     assert isinstance(data, CocoData)
-    pictures: dict[str, PIL.Image.Image] = {}
-    for document in coco_captions(data.root, data.split):
-        image = document.images[0]
-        assert isinstance(image, Image)
-        key = str(document.meta["image_id"])
-        if key not in pictures:
-            pictures[key] = preprocess(image.pixels, run.size)
-    ordered = [pictures[k] for k in sorted(pictures)]
+    pictures = {d.meta["image_id"]: d.images[0] for d in coco_captions(data.root, data.split)}
+    return [preprocess(pictures[key].pixels, run.size) for key in sorted(pictures)]
+
+
+def _coco_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
+    ordered = _coco_pictures(run)
 
     def images(step: int) -> list[PIL.Image.Image]:
-        rng = np.random.default_rng([data.seed, 0x70C, step])
+        rng = np.random.default_rng([run.data.seed, 0x70C, step])
         return [ordered[i] for i in rng.choice(len(ordered), run.batch, replace=run.batch > len(ordered))]
 
     return images

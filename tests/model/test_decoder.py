@@ -104,7 +104,8 @@ def test_initialisation_is_the_papers() -> None:
     # No biases and no norm parameters: every parameter is a matrix.
     assert all(p.dim() == 2 for p in decoder.parameters())
     # A normal cut at three sigma has 0.9866 of its deviation.
-    for name, p in decoder.named_parameters():
+    for name, parameter in decoder.named_parameters():
+        p = parameter.detach()
         if name.endswith(("wo.weight", "down.weight")):
             assert not p.any()
             continue
@@ -173,7 +174,7 @@ def test_qk_norm_bounds_the_scores() -> None:
     ids, positions, _ = inputs()
     decoder(ids, positions, attend)
     # Normed vectors of width 4 have length 2: a score is at most 2 * 2 / 2.
-    assert len(seen) == 2 and max(float(s) for s in seen) <= 2.0 + 1e-6
+    assert len(seen) == 2 and max(float(s.detach()) for s in seen) <= 2.0 + 1e-6
 
 
 def test_grouped_heads_are_repeated_heads() -> None:

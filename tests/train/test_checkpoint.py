@@ -67,7 +67,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_the_log_drops_what_comes_after_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "run" / "log.jsonl"
     log = Log(path, 0)
-    for step in (10, 20, 30):
+    for step in (10, 20, 21, 30):
         log.write({"step": step, "loss": 1.5})
     with path.open("a") as file:
         file.write('7\n{"loss": 3}\n{"step": 4')

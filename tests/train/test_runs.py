@@ -194,6 +194,13 @@ def test_shares_of_objects_are_checked(tmp_path: Path, objects: tuple[float, ...
         image_run(tmp_path, data=SceneData(objects=objects)).run(progress=False)
 
 
+def test_focus_takes_words_of_scenes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="data.focus='smal': must be a size, colour or shape. Did you mean 'small'"):
+        image_run(tmp_path, data=SceneData(focus=("smal",))).run(progress=False)
+    run = image_run(tmp_path, data=SceneData(focus=("small", "star")))
+    assert run.run(progress=False)["psnr_db"] > 0
+
+
 def test_captions_that_are_not_there_are_refused(tokenizer: Path, out: Path) -> None:
     with pytest.raises(DataError, match="captions_train2017.json is missing"):
         pretrain_run(out, tokenizer, data=CocoData(str(out / "none"))).run(progress=False)
