@@ -59,7 +59,7 @@ def pretrain() -> PretrainRun:
         ),
         windows=5,
         length=512,
-        steps=2900,
+        steps=2450,
         z_loss=1e-4,
         log_every=20,
         save_every=50,

@@ -108,8 +108,8 @@ def load(folder: str | Path) -> Bundle:
         raise CheckpointError(f"bundle {str(folder)!r}: config.json does not describe a model ({error})") from error
     if decoder_config.vocab_size != vocab.size:
         raise CheckpointError(
-            f"bundle {str(folder)!r}: config.json has decoder.vocab_size={decoder_config.vocab_size} and a vocabulary of "
-            f"{vocab.size} ids; restore it"
+            f"bundle {str(folder)!r}: config.json has decoder.vocab_size={decoder_config.vocab_size} and "
+            f"{vocab.size} ids in its vocabulary; restore it"
         )
     return Bundle(
         vocab=vocab,

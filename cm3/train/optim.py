@@ -137,13 +137,13 @@ class Optimizer:
     def step(self, step: int, steps: int) -> tuple[float, float]:
         """Clip, set the rates for `step`, update, clear gradients. Returns (gradient norm before clipping, rate).
 
-        Raises `FloatingPointError`, and updates nothing, when the norm is not finite: the next checkpoint would hold it.
+        Raises `FloatingPointError`, and updates nothing, when the norm is not finite: a checkpoint could hold it.
         """
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"step {step}: the gradient norm is {norm}; lower optim.lr, or turn on model.qk_norm and z_loss; the last "
-                "checkpoint is untouched"
+                f"step {step}: the gradient norm is {norm}; lower optim.lr, or turn on model.qk_norm and z_loss; the "
+                "last checkpoint is untouched"
             )
         share = self.config.rate(step, steps)
         for part, peaks in zip(self.parts, self.peaks, strict=True):

@@ -70,7 +70,7 @@ class ImageTokenizerRun(ImageTokenizerConfig):
     data: SceneData | CocoData = field(default_factory=SceneData)
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
-        """Train, then measure on pictures not trained on (scenes) or on the very ones (COCO: it overfits on purpose)."""
+        """Train, then measure on pictures not trained on (scenes) or on the very ones (COCO, learnt by heart)."""
         _start(Path(self.out), resume)
         images = _scene_images(self) if isinstance(self.data, SceneData) else _coco_images(self)
         base = {f.name: getattr(self, f.name) for f in dataclasses.fields(ImageTokenizerConfig)}

@@ -77,7 +77,7 @@ class Trainer:
     """Trains a decoder on a source of documents. `run` does it all; `advance` is one step."""
 
     def __init__(self, config: TrainConfig, vocab: Vocab, source: Source, *, resume: bool = False) -> None:
-        """Raises `ConfigError` when the vocabulary does not fit the model, `CheckpointError` for a foreign checkpoint."""
+        """Raises `ConfigError` for a vocabulary of another size, `CheckpointError` for another run's checkpoint."""
         if vocab.size != config.model.vocab_size:
             raise ConfigError(f"model.vocab_size={config.model.vocab_size}: must be the vocabulary's {vocab.size}")
         if config.threads:
@@ -89,7 +89,7 @@ class Trainer:
         self.step, state = 0, None
         if resume:
             saved = checkpoint.load(self.out / "checkpoint.pt")
-            if saved.get("model_config") != _plain(config.model.to_dict()):
+            if not _is_of(saved.get("model_config"), config.model):
                 raise CheckpointError(
                     f"checkpoint in {str(self.out)!r}: is of another model; give the same model.* or another out"
                 )
@@ -204,6 +204,14 @@ class _Window:
 def _short(record: dict[str, float]) -> str:
     parts = [f"{g} {record[f'loss_{g}']:.3f}" for g in GROUPS[:2] if f"loss_{g}" in record]
     return ", ".join([*parts, f"{record['tokens_per_s']:.0f} tok/s", f"{record['gflop_per_s']:.0f} GFLOP/s"])
+
+
+def _is_of(saved: Any, config: DecoderConfig) -> bool:
+    # Built anew, so that a field that a later version adds takes its default.
+    try:
+        return DecoderConfig(**saved) == config
+    except (TypeError, ValueError):
+        return False
 
 
 def _plain(value: Any) -> Any:

@@ -133,7 +133,7 @@ def change(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (change(image_size=None), "config.json does not describe a model"),
         (change(sampling=5), "config.json does not describe a model"),
         (lambda c: {k: v for k, v in c.items() if k != "vocab"}, r"does not describe a model \('vocab'\)"),
-        (change(vocab={"masks": 17}), "decoder.vocab_size=.* and a vocabulary of .* ids; restore it"),
+        (change(vocab={"masks": 17}), "decoder.vocab_size=.* and .* ids in its vocabulary; restore it"),
         (change(decoder={"d_model": 64}), "weight 'embed.weight' has shape .* config.json says .*64"),
         (change(decoder={"layers": 2}), "weight 'blocks.1.wq.weight' is missing"),
         (change(decoder={"grid": None}), "weight 'column.weight' is not in the network that config.json describes"),

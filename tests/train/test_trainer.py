@@ -223,6 +223,18 @@ def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
         Trainer(config(tmp_path), VOCAB, Pairs(), resume=True)
 
 
+def test_a_checkpoint_from_before_a_setting_was_added_resumes(tmp_path: Path) -> None:
+    Trainer(config(tmp_path, steps=2), VOCAB, Pairs()).run(progress=False)
+    saved = checkpoint.load(tmp_path / "checkpoint.pt")
+    del saved["model_config"]["norm_order"]
+    checkpoint.save(tmp_path / "checkpoint.pt", saved)
+    assert Trainer(config(tmp_path), VOCAB, Pairs(), resume=True).step == 2
+    saved["model_config"]["from_the_future"] = 1
+    checkpoint.save(tmp_path / "checkpoint.pt", saved)
+    with pytest.raises(CheckpointError, match="is of another model"):
+        Trainer(config(tmp_path), VOCAB, Pairs(), resume=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
