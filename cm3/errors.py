@@ -29,6 +29,10 @@ class RequestError(Cm3Error, ValueError):
     """A generation request that cannot be served as asked."""
 
 
+class DivergedError(Cm3Error, FloatingPointError):
+    """Training met a loss or gradient that is not finite. Nothing was updated, and the last checkpoint is good."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the known name nearest to `name`, or `""` where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

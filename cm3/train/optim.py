@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cm3.errors import ConfigError
+from cm3.errors import ConfigError, DivergedError
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,11 @@ class Optimizer:
     def step(self, step: int, steps: int) -> tuple[float, float]:
         """Clip, set the rates for `step`, update, clear gradients. Returns (gradient norm before clipping, rate).
 
-        Raises `FloatingPointError`, and updates nothing, when the norm is not finite: a checkpoint could hold it.
+        Raises `DivergedError`, and updates nothing, when the norm is not finite: a checkpoint could hold it.
         """
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         if not math.isfinite(norm):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"step {step}: the gradient norm is {norm}; lower optim.lr, or turn on model.qk_norm and z_loss; the "
                 "last checkpoint is untouched"
             )

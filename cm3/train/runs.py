@@ -25,7 +25,7 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.vqgan import VQGAN
 from cm3.scenes.draw import draw
-from cm3.scenes.world import COLOURS, SHAPES, SIZES, random_scene
+from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, random_scene
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.text import TextTokenizer
@@ -125,7 +125,7 @@ class PretrainRun(TrainConfig):
             draw_samples(CM3Leon(export(trainer)), self._prompts(), out / "samples" / f"{trainer.step:07d}.png")
             trainer.model.train()
 
-        record = trainer.run(progress=progress, callbacks=[sample])
+        record = trainer.run(progress=progress, callbacks=[sample], about=dataclasses.asdict(self))
         export(trainer)
         return {"out": self.out, "bundle": str(out / "bundle")} | record
 
@@ -182,6 +182,9 @@ def _scene_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Imag
     for word in data.focus:
         if word not in known:
             raise ConfigError(f"data.focus={word!r}: must be a size, colour or shape.{did_you_mean(word, known)}")
+    kinds = [sum(w in kind for w in set(data.focus)) for kind in (SIZES, COLOURS, SHAPES)]
+    if max(kinds) > 1 or any({shape, colour} <= set(data.focus) for shape, colour in HELD_OUT_PAIRS):
+        raise ConfigError(f"data.focus={data.focus}: no training picture has such an object; give one word of a kind")
 
     def images(step: int) -> list[PIL.Image.Image]:
         made = []

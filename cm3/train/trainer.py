@@ -24,7 +24,7 @@ from tqdm import tqdm
 from cm3.data.load import Loader, LoaderState, Source
 from cm3.data.mask import MaskLaw
 from cm3.data.pack import Batch
-from cm3.errors import CheckpointError, ConfigError
+from cm3.errors import CheckpointError, ConfigError, DivergedError
 from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.loss import GROUPS, Loss, next_token_loss
@@ -120,13 +120,13 @@ class Trainer:
         return next_token_loss(self.model.head, *flat, self.vocab, z_loss=self.config.z_loss)
 
     def advance(self) -> dict[str, float]:
-        """One step. Returns its metrics. Raises `FloatingPointError` naming the step when the loss is not finite."""
+        """One step. Returns its metrics. Raises `DivergedError` naming the step when the loss is not finite."""
         began = time.perf_counter()
         batch, state = next(self._batches)
         waited = time.perf_counter() - began
         loss = self.loss(batch)
         if not torch.isfinite(loss.total):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"step {self.step}: the loss is {loss.total.item()} (documents {self.state.next} to {state.next}); "
                 "lower optim.lr, or turn on model.qk_norm and z_loss; the last checkpoint is untouched"
             )
@@ -149,11 +149,13 @@ class Trainer:
             },
         )
 
-    def run(self, *, progress: bool = True, callbacks: Iterable[Callback] = ()) -> dict[str, float]:
-        """Train to the last step. Returns the last logged metrics."""
+    def run(
+        self, *, progress: bool = True, callbacks: Iterable[Callback] = (), about: dict[str, Any] | None = None
+    ) -> dict[str, float]:
+        """Train to the last step. Returns the last logged metrics. `about`: what to write as config.json."""
         c, callbacks = self.config, list(callbacks)
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(asdict(c), indent=1))
+        (self.out / "config.json").write_text(json.dumps(about or asdict(c), indent=1) + "\n")
         log = checkpoint.Log(self.out / "log.jsonl", self.step)
         record: dict[str, float] = {}
         self._since = _Window()
@@ -180,11 +182,12 @@ class _Window:
 
     def __init__(self) -> None:
         self.nats, self.counts = torch.zeros(len(GROUPS)), torch.zeros(len(GROUPS))
-        self.tokens, self.norm, self.waited, self.seconds, self.fill, self.steps = 0.0, 0.0, 0.0, 0.0, 0.0, 0
+        self.tokens, self.documents, self.norm, self.waited, self.seconds, self.fill, self.steps = *[0.0] * 6, 0
 
     def add(self, batch: Batch, loss: Loss, norm: float, waited: float, seconds: float) -> None:
         self.nats, self.counts = self.nats + loss.sums, self.counts + loss.counts
         self.tokens += float((batch.documents > 0).sum())
+        self.documents += float(batch.documents.max(axis=1).sum())
         self.norm, self.waited, self.seconds = max(self.norm, norm), self.waited + waited, self.seconds + seconds
         self.fill, self.steps = self.fill + batch.fill, self.steps + 1
 
@@ -194,7 +197,8 @@ class _Window:
         return losses | {
             "grad_norm": self.norm,
             "tokens_per_s": rate,
-            "gflop_per_s": rate * flops_per_token(config.model, config.length) / 1e9,
+            # Attention is blocked at documents, so its work is that of their mean length, not of the window's.
+            "gflop_per_s": rate * flops_per_token(config.model, round(self.tokens / self.documents)) / 1e9,
             "data_wait": self.waited / max(self.seconds, 1e-9),
             "fill": self.fill / max(self.steps, 1),
             "parameters": parameters(config.model),
