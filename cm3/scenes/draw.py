@@ -16,7 +16,7 @@ from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, Scene
 
 RADIUS = {"small": 0.11, "large": 0.19}
 """Half the width of an object, as a share of the picture's side."""
-JITTER = 0.02
+JITTER = 0.01
 """Largest shift of an object from the middle of its quarter, as a share of the picture's side."""
 CENTRES = dict(zip(PLACES, ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)), strict=True))
 """Middle of each quarter (x, y), as shares of the picture's side."""

@@ -197,6 +197,9 @@ def test_shares_of_objects_are_checked(tmp_path: Path, objects: tuple[float, ...
 def test_focus_takes_words_of_scenes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data.focus='smal': must be a size, colour or shape. Did you mean 'small'"):
         image_run(tmp_path, data=SceneData(focus=("smal",))).run(progress=False)
+    for never in (("small", "large"), ("green", "star")):  # two sizes at once; a combination that is held out
+        with pytest.raises(ConfigError, match="no training picture has such an object; give one word of a kind"):
+            image_run(tmp_path / "-".join(never), data=SceneData(focus=never)).run(progress=False)
     run = image_run(tmp_path, data=SceneData(focus=("small", "star")))
     assert run.run(progress=False)["psnr_db"] > 0
 
