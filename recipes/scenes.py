@@ -93,7 +93,7 @@ def pretrain() -> PretrainRun:
             init_std=0.02,
             activation="relu",
         ),
-        mask=MaskLaw(rate=0.9, whole_text=0.5, whole_image=0.2, box=0.7, columns=8),
+        mask=MaskLaw(rate=1.0, whole_text=0.5, whole_image=0.2, box=0.8, columns=8, tail_weight=4.0),
         optim=OptimConfig(
             name="muon",
             lr=3e-3,
@@ -106,7 +106,7 @@ def pretrain() -> PretrainRun:
         ),
         windows=5,
         length=512,
-        steps=3050,
+        steps=3040,
         z_loss=1e-4,
         log_every=20,
         save_every=50,

@@ -62,7 +62,7 @@ class Loader:
         """Without end."""
         ready: dict[int, Tokens] = {}
         while True:
-            packer = Packer(self.windows, self.length, self.vocab)
+            packer = Packer(self.windows, self.length, self.vocab, self.law.tail_weight)
             while True:
                 if self.next not in ready:
                     # Chunks start at multiples of `ahead`, so a resumed run asks for the very same ones: an image

@@ -38,6 +38,8 @@ class MaskLaw:
     """Probability that the part of an image is a rectangle, one span a row (needs `columns`), instead of a run."""
     columns: int = 0
     """Columns of the image grid."""
+    tail_weight: float = 1.0
+    """Loss weight of what was moved to the end. The paper's is 1; more of it teaches filling holes sooner."""
 
     def __post_init__(self) -> None:
         if self.law not in ("segments", "published"):
@@ -47,6 +49,8 @@ class MaskLaw:
         for name in ("whole_text", "whole_image", "box"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"mask.{name}={getattr(self, name)}: is a probability, must be in 0..1")
+        if not 0 < self.tail_weight <= 100:
+            raise ConfigError(f"mask.tail_weight={self.tail_weight}: must be over 0 and at most 100")
         if self.box > 0 and self.columns < 1:
             raise ConfigError(f"mask.columns={self.columns}: must be the columns of the image grid when mask.box > 0")
 

@@ -38,11 +38,14 @@ class Batch(NamedTuple):
 class Packer:
     """Fills `windows` windows of `length` tokens. `add` says whether a document still found room."""
 
-    def __init__(self, windows: int, length: int, vocab: Vocab) -> None:
-        """Raises `ConfigError` when there is no room for anything."""
+    def __init__(self, windows: int, length: int, vocab: Vocab, tail_weight: float = 1.0) -> None:
+        """`tail_weight`: loss weight of what follows the closing `</s>`, the spans that a mask moved there.
+
+        Raises `ConfigError` when there is no room for anything.
+        """
         if windows < 1 or length < 2:
             raise ConfigError(f"pack: windows={windows} must be at least 1 and length={length} at least 2")
-        self.length, self.vocab = length, vocab
+        self.length, self.vocab, self.tail_weight = length, vocab, tail_weight
         self.rows: list[list[Tokens]] = [[] for _ in range(windows)]
         self.room = [length] * windows
 
@@ -72,6 +75,9 @@ class Packer:
                 ids[i, at:end], cells[i, at:end] = tokens.ids, tokens.cells
                 positions[i, at:end], documents[i, at:end] = np.arange(tokens.length), number
                 targets[i, at : end - 1], weights[i, at : end - 1] = tokens.ids[1:], 1.0
+                if self.tail_weight != 1 and int(tokens.ids[-1]) != self.vocab.eos:
+                    closed = at + int(np.flatnonzero(tokens.ids == self.vocab.eos)[-1])
+                    weights[i, closed : end - 1] = self.tail_weight
                 at = end
         return Batch(ids, cells, positions, documents, targets, weights)
 

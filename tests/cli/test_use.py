@@ -98,7 +98,7 @@ BAD = {
     "an unknown bundle": (["generate", PROMPT, "--model", "scnes"], "bundle 'scnes': no such folder"),
     "a folder that is no bundle": (["generate", PROMPT, "--model", "."], "the folder has no config.json"),
     "a file as folder": (["generate", PROMPT, "--out", "{picture}/x"], "is a file; give a folder"),
-    "a long prompt": (["generate", "a red circle and " * 200], "tokens of context"),
+    "a long prompt": (["generate", "a red circle and " * 200], "this model's context is"),
     "a missing picture": (["describe", "nowhere.png"], "'nowhere.png': no such file"),
     "an unreadable picture": (["describe", "{junk}"], "not a readable picture"),
     "a missing second picture": (["describe", "{picture}", "nowhere.png"], "'nowhere.png': no such file"),

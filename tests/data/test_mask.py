@@ -220,6 +220,7 @@ def test_row_spans() -> None:
         ({"whole_image": -1}, "mask.whole_image=-1: is a probability"),
         ({"box": 2, "columns": 4}, "mask.box=2: is a probability"),
         ({"box": 0.5}, "mask.columns=0: must be the columns of the image grid when mask.box > 0"),
+        ({"tail_weight": 0}, "mask.tail_weight=0: must be over 0 and at most 100"),
     ],
 )
 def test_law_refuses(values: dict[str, Any], message: str) -> None:

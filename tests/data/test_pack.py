@@ -80,3 +80,15 @@ def test_refusals() -> None:
         Packer(1, 1, VOCAB)
     with pytest.raises(DataError, match="a document of 9 tokens does not fit a window of 8; raise the length"):
         Packer(1, 8, VOCAB).add(some(9, 0))
+
+
+def test_the_tail_weighs_what_the_law_says() -> None:
+    source = Tokens.of([VOCAB.eos, VOCAB.text_start, VOCAB.mask(0), VOCAB.eos])
+    tail = Tokens.of([VOCAB.mask(0), VOCAB.text_start + 1, VOCAB.eoss])
+    packer = Packer(1, 16, VOCAB, tail_weight=4.0)
+    assert packer.add(Tokens.concat([source, tail])) and packer.add(some(5, 0))
+    weights = packer.batch().weights[0]
+    # Targets: three in the source, then `<mask:0>`, the span and its end; a document without a tail weighs 1.
+    assert weights[:7].tolist() == [1, 1, 1, 4, 4, 4, 0]
+    assert weights[7:12].tolist() == [1, 1, 1, 1, 0]
+    assert not weights[12:].any()
