@@ -55,7 +55,9 @@ def test_a_recipe_is_a_run_and_says_so(path: str, name: str) -> None:
 
 def test_the_scenes_recipes_fit_each_other() -> None:
     tokens, model = recipe("scenes.py", "image_tokenizer")(), recipe("scenes.py", "pretrain")()
-    assert model.image_tokenizer == tokens.out and model.image_size == tokens.size
+    decoder, details = recipe("scenes.py", "image_decoder")(), recipe("scenes.py", "image_details")()
+    assert (decoder.init, details.init, model.image_tokenizer) == (tokens.out, decoder.out, details.out)
+    assert decoder.decoder_only and details.decoder_only and model.image_size == tokens.size
     rows = tokens.size // tokens.vqgan.factor
     assert model.mask.columns == rows and model.model.context >= model.length
     # The pictures of the two are of different streams of the training split, so that nothing is seen twice by chance.

@@ -7,6 +7,7 @@ writes last is a bundle, `out/bundle`, ready for every other verb.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,8 @@ class PretrainRun(TrainConfig):
 
     image_tokenizer: str = "runs/scenes/image_tokenizer"
     """Folder that an image tokenizer run wrote."""
+    init: str = ""
+    """Bundle (name, folder or hub id) to start from, with its tokenizers, in the place of a random model."""
     image_size: int = 128
     text_entries: int = 512
     """Most entries of the text tokenizer, which is trained on the captions."""
@@ -105,13 +108,24 @@ class PretrainRun(TrainConfig):
         """Train, and write `out/bundle`."""
         out = Path(self.out)
         _start(out, resume)
-        vqgan = load_image_tokenizer(self.image_tokenizer)
+        start = bundles.load(bundles.find(self.init)) if self.init else None
+        if start is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(start.text_tokenizer, out / "tokenizer.json")
+        vqgan = start.vqgan if start is not None else load_image_tokenizer(self.image_tokenizer)
         source, codec = self._source(vqgan, out / "tokenizer.json")
         grid = ImageTokenizer(vqgan, self.image_size).grid
         model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid)
         mask = dataclasses.replace(self.mask, columns=grid[1])
         base = {f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)} | {"model": model, "mask": mask}
         trainer = Trainer(TrainConfig(**base), codec.vocab, source, resume=resume and (out / "checkpoint.pt").exists())
+
+        if start is not None and trainer.step == 0:
+            if start.decoder.config != model or start.vocab != codec.vocab:
+                raise CheckpointError(
+                    f"init={self.init!r}: is a model of another shape; give the same model.* and masks"
+                )
+            trainer.model.load_state_dict(start.decoder.state_dict())
 
         def export(trainer: Trainer) -> bundles.Bundle:
             about = {"steps": trainer.step, "documents": trainer.state.next, "recipe": Path(self.out).name}

@@ -22,6 +22,7 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.train import checkpoint
+from cm3.train.optim import OptimConfig
 from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData, load_image_tokenizer
 
 SIZE = tiny_model.SIZE
@@ -207,3 +208,20 @@ def test_focus_takes_words_of_scenes(tmp_path: Path) -> None:
 def test_captions_that_are_not_there_are_refused(tokenizer: Path, out: Path) -> None:
     with pytest.raises(DataError, match="captions_train2017.json is missing"):
         pretrain_run(out, tokenizer, data=CocoData(str(out / "none"))).run(progress=False)
+
+
+def test_a_run_starts_from_a_bundle(tokenizer: Path, tmp_path: Path) -> None:
+    pretrain_run(tmp_path / "first", tokenizer).run(progress=False)
+    first = tmp_path / "first" / "bundle"
+    # So small a rate changes nothing that half precision could hold.
+    still = OptimConfig(lr=1e-12, adam_lr=1e-12, weight_decay=0.0)
+    pretrain_run(tmp_path / "second", tmp_path / "none", init=str(first), optim=still).run(progress=False)
+    a, b = (CM3Leon.load(str(folder)) for folder in (first, tmp_path / "second" / "bundle"))
+    for name, weight in a.decoder.state_dict().items():
+        torch.testing.assert_close(b.decoder.state_dict()[name], weight, rtol=0, atol=1e-6)
+    assert a.bundle.text_tokenizer.read_bytes() == b.bundle.text_tokenizer.read_bytes()
+    other = pretrain_run(
+        tmp_path / "third", tokenizer, init=str(first), model=DecoderConfig(d_model=8, layers=1, heads=2)
+    )
+    with pytest.raises(CheckpointError, match="is a model of another shape; give the same model"):
+        other.run(progress=False)
