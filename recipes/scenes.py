@@ -115,5 +115,9 @@ def pretrain() -> PretrainRun:
         threads=2,
         image_tokenizer="runs/scenes/image_details",
         data=SceneData(seed=1),
-        sampling={"image": {"temperature": 0.7}, "region": {"temperature": 0.7}, "text": {"temperature": 0.0}},
+        sampling={
+            "image": {"temperature": 0.7, "guidance": 2.0},
+            "region": {"temperature": 0.7, "guidance": 2.0},
+            "text": {"temperature": 0.0},
+        },
     )

@@ -72,6 +72,8 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
         }
         (building / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         os.chmod(building, 0o755)
+        for name in FILES:
+            os.chmod(building / name, 0o644)  # safetensors writes for the owner alone
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             os.replace(folder, old / "old")

@@ -96,7 +96,7 @@ def test_it_learns_and_reports(tmp_path: Path) -> None:
     score = evaluate_image_tokenizer(vqgan, (images(i) for i in range(2)))
     assert score["psnr_db"] > 17 and 0 < score["codes_used"] <= 1 and 1 < score["perplexity"] <= 32
     with Image.open(tmp_path / "samples" / "0000100.png") as sheet:
-        assert sheet.size == (4 * 32, 2 * 32)
+        assert sheet.size == (4 * 36 - 4, 2 * 36 - 4)
     saved = load_file(tmp_path / "image_tokenizer.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in vqgan.state_dict().items())
     assert json.loads((tmp_path / "config.json").read_text())["vqgan"]["codes"] == 32

@@ -102,7 +102,7 @@ def test_scenes_become_a_model_that_generates(tokenizer: Path, out: Path) -> Non
     record = run.run(progress=False)
     assert record["bundle"] == str(out / "bundle") and record["step"] == 2 and record["loss"] > 0
     with PIL.Image.open(out / "samples" / "0000002.png") as sheet:
-        assert sheet.size == (8 * SIZE, 2 * SIZE)
+        assert sheet.size == (8 * (SIZE + 4) - 4, 2 * (SIZE + 4) - 4)
     model = CM3Leon.load(record["bundle"])
     assert model.grid == (4, 4) == model.decoder.config.grid and model.image_size == SIZE
     assert model.decoder.config.vocab_size == model.vocab.size
