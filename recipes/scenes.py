@@ -79,7 +79,8 @@ def image_details() -> ImageTokenizerRun:
 def pretrain() -> PretrainRun:
     """A 5.5M decoder on captioned scenes with the CM3 objective; its bundle is what ships in the package.
 
-    Price: 2,450 steps of about 2,400 tokens, 65 minutes on two cores. Promise: docs/scenes.md.
+    Price: 3,040 steps of about 2,400 tokens at 1,500 to 1,700 a second, so 75 minutes or more on two cores. Promise:
+    docs/scenes.md; there too what was changed while the shipped run went on.
     """
     return PretrainRun(
         out="runs/scenes/pretrain",
