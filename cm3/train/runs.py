@@ -139,7 +139,8 @@ class PretrainRun(TrainConfig):
             draw_samples(CM3Leon(export(trainer)), self._prompts(), out / "samples" / f"{trainer.step:07d}.png")
             trainer.model.train()
 
-        record = trainer.run(progress=progress, callbacks=[sample], about=dataclasses.asdict(self))
+        resolved = dataclasses.replace(self, model=model, mask=mask)
+        record = trainer.run(progress=progress, callbacks=[sample], about=dataclasses.asdict(resolved))
         export(trainer)
         return {"out": self.out, "bundle": str(out / "bundle")} | record
 
