@@ -26,6 +26,12 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Undo what a command under test set: sums come out in other bits on another number of threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real pictures and captions beside the checkout; the test is skipped where there is none."""
