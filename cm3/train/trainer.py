@@ -1,7 +1,8 @@
 """The one training loop of language models: batches in, checkpoints out.
 
 Pretraining and tuning are the same loop; what differs is the data and its loss weights. Everything that the next step
-depends on is in the checkpoint, so a run that was killed continues with the same losses as one that was not.
+depends on is in the checkpoint, so a run that was killed continues with the same losses as one that was not (on the
+same number of threads: on another, sums round otherwise).
 
     out/config.json       what is trained
     out/checkpoint.pt     the last checkpoint
