@@ -33,6 +33,7 @@ from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
+from cm3.train.checkpoint import Log
 from cm3.train.optim import Muon
 
 WEIGHTS = "image_tokenizer.safetensors"
@@ -312,7 +313,7 @@ def _save(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(temporary, path)
 
 
-def _resume(run: _Run, path: Path, log: Path) -> None:
+def _resume(run: _Run, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved = json.loads(state["config"])
@@ -326,16 +327,6 @@ def _resume(run: _Run, path: Path, log: Path) -> None:
             f"{path}: was made with another {', '.join(other)}; resume with the same settings, or choose another out"
         )
     run.load(state)
-    if log.exists():  # lines written after the checkpoint will be written again
-        lines = [line for line in log.read_text().splitlines() if _step_of(line) <= run.step]
-        _save(log, lambda p: p.write_text("".join(line + "\n" for line in lines)))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return math.inf  # the torn last line of a killed run
 
 
 def train_image_tokenizer(
@@ -356,12 +347,11 @@ def train_image_tokenizer(
         torch.set_num_threads(config.threads)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = out / "checkpoint.pt", out / "log.jsonl"
+    checkpoint = out / "checkpoint.pt"
     run = _Run(config)
     if checkpoint.exists():
-        _resume(run, checkpoint, log)
-    else:
-        log.unlink(missing_ok=True)
+        _resume(run, checkpoint)
+    log = Log(out / "log.jsonl", run.step)
     _save(out / "config.json", lambda p: p.write_text(json.dumps(asdict(config), indent=2) + "\n"))
     run.vqgan.train()
     last = min(config.steps, config.steps if stop is None else stop)
@@ -378,8 +368,7 @@ def train_image_tokenizer(
                 record["images_per_second"] = seen / (now - started)
                 started, seen = now, 0
                 run.histogram.zero_()
-                with log.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+                log.write(record)
                 bar.set_postfix(loss=f"{record['loss']:.4f}", psnr=f"{record['psnr']:.1f}")
                 if callback is not None:
                     callback(record)
