@@ -29,7 +29,7 @@ def image_tokenizer() -> ImageTokenizerRun:
         vqgan=small(16, (8, 8, 8, 5), patch=8, channels=64, multipliers=(1, 2)),
         size=128,
         batch=16,
-        steps=2600,
+        steps=2400,
         optimizer="muon",
         lr=2e-3,
         muon_lr=5e-3,
@@ -121,4 +121,22 @@ def pretrain() -> PretrainRun:
             "region": {"temperature": 0.7, "guidance": 2.0},
             "text": {"temperature": 0.0},
         },
+    )
+
+
+def pretrain_holes() -> PretrainRun:
+    """The model of `pretrain` once more, on documents with one hole each: most are captions, so that it learns to read.
+
+    Price: 2,600 steps of about 3,900 tokens at 1,500 to 1,900 a second, 105 minutes on two cores.
+    """
+    first = pretrain()
+    return replace(
+        first,
+        out="runs/scenes/pretrain_holes",
+        init="runs/scenes/pretrain/bundle",
+        mask=replace(first.mask, rate=2.0, most=1, text=0.68, whole_text=0.55, pieces=4, whole_image=0.05, box=0.9),
+        windows=8,
+        steps=2400,
+        seed=1,
+        data=SceneData(seed=2),
     )

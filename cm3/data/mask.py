@@ -30,8 +30,17 @@ class MaskLaw:
     law: Literal["segments", "published"] = "segments"
     rate: float = 1.0
     """Mean of the Poisson number of spans; 0 gives plain left-to-right documents."""
+    most: int = 0
+    """Most segments that are masked in one document; 0 is no limit. With 1, the other modality is always there whole,
+    which a hole's filling is learnt from soonest. For `segments` only."""
+    text: float | None = None
+    """Probability that the first segment to be masked is a text, where there are both kinds; None chooses uniformly
+    among all segments. For `segments` only."""
     whole_text: float = 0.5
-    """Probability that a chosen text segment is masked whole (else a uniform part of it)."""
+    """Probability that a chosen text segment is masked whole (else uniform parts of it)."""
+    pieces: int = 1
+    """Most parts that are masked in one text; how many is uniform from 1. More teach more holes a document, and
+    shorter ones. For `segments` only."""
     whole_image: float = 0.5
     """Probability that a chosen image is masked whole."""
     box: float = 0.0
@@ -46,6 +55,12 @@ class MaskLaw:
             raise ConfigError(f"mask.law={self.law!r}: must be 'segments' or 'published'")
         if not 0 <= self.rate <= 16:
             raise ConfigError(f"mask.rate={self.rate}: must be in 0..16")
+        if self.most < 0:
+            raise ConfigError(f"mask.most={self.most}: must be 0 (no limit) or more")
+        if self.text is not None and not 0 <= self.text <= 1:
+            raise ConfigError(f"mask.text={self.text}: is a probability, must be in 0..1")
+        if not 1 <= self.pieces <= 16:
+            raise ConfigError(f"mask.pieces={self.pieces}: must be in 1..16")
         for name in ("whole_text", "whole_image", "box"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"mask.{name}={getattr(self, name)}: is a probability, must be in 0..1")
@@ -71,6 +86,8 @@ def cm3_mask(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generato
     if bool(vocab.is_mask(tokens.ids).any()):
         raise DataError("cm3_mask: the document holds <mask> tokens already; mask a document once")
     number = min(int(rng.poisson(law.rate)), vocab.masks)
+    if law.most and law.law == "segments":
+        number = min(number, law.most)
     if number == 0:
         return tokens
     draw = _spans_by_segment if law.law == "segments" else _spans_as_published
@@ -123,7 +140,13 @@ def cm3_unmask(tokens: Tokens, vocab: Vocab) -> Tokens:
 
 def _spans_by_segment(tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, rng: np.random.Generator) -> list[Span]:
     found = segments(tokens.ids, vocab)
-    chosen = rng.permutation(len(found))[:number]
+    chosen = rng.permutation(len(found))
+    if law.text is not None:
+        kind = np.array([bool(vocab.is_image(tokens.ids[start])) for start, _ in found])
+        first = np.flatnonzero(kind[chosen] == (rng.random() >= law.text))
+        if len(first):
+            chosen = np.concatenate([chosen[first[:1]], np.delete(chosen, first[0])])
+    chosen = chosen[:number]
     spans: list[Span] = []
     for start, stop in (found[i] for i in sorted(chosen.tolist())):
         image = bool(vocab.is_image(tokens.ids[start]))
@@ -131,13 +154,24 @@ def _spans_by_segment(tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, r
             new = [(start, stop)]
         elif image and rng.random() < law.box and (stop - start) % law.columns == 0:
             new = _box(start, (stop - start) // law.columns, law.columns, rng)
+        elif not image and law.pieces > 1:
+            new = _pieces(start, stop, law.pieces, rng)
         else:
             a, b = sorted(rng.integers(start, stop + 1, size=2).tolist())
             # Equal ends would be an empty span; one token is the nearest that is not.
             new = [(a, b) if a < b else (min(a, stop - 1), min(a, stop - 1) + 1)]
-        # Boxes of many rows can outrun the masks; one that does not fit whole is left out, so all are rectangles.
+        # Boxes of many rows, or many pieces, can outrun the masks; what does not fit whole is left out, so that every
+        # box is a rectangle.
         spans += new if len(spans) + len(new) <= vocab.masks else []
     return spans
+
+
+def _pieces(start: int, stop: int, most: int, rng: np.random.Generator) -> list[Span]:
+    """One to `most` parts of a segment, at least a token between two of them; fewer where it is short."""
+    number = int(rng.integers(1, most + 1))
+    number = min(number, (stop - start + 1) // 2)
+    borders = sorted(rng.choice(stop - start + 1, size=2 * number, replace=False).tolist())
+    return [(start + a, start + b) for a, b in zip(borders[::2], borders[1::2], strict=True)]
 
 
 def _box(start: int, rows: int, columns: int, rng: np.random.Generator) -> list[Span]:

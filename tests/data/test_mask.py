@@ -55,6 +55,9 @@ LAWS = st.builds(
     whole_image=st.sampled_from([0.0, 0.5, 1.0]),
     box=st.sampled_from([0.0, 0.5, 1.0]),
     columns=st.just(COLUMNS),
+    most=st.sampled_from([0, 1, 2]),
+    text=st.sampled_from([None, 0.0, 0.3, 1.0]),
+    pieces=st.sampled_from([1, 2, 4]),
 )
 
 
@@ -145,6 +148,37 @@ def test_text_and_picture_are_chosen_alike() -> None:
     assert close(sum(kinds), len(kinds), 0.5)
 
 
+@pytest.mark.parametrize("text", [0.0, 0.3, 1.0])
+def test_the_first_segment_is_a_text_as_often_as_the_law_says(text: float) -> None:
+    tokens, rng, trials = document(9, -16), np.random.default_rng(3), 2000
+    law = MaskLaw(rate=16, most=1, text=text, whole_text=1.0, whole_image=1.0)
+    spans = [tail(cm3_mask(tokens, VOCAB, law, rng)) for _ in range(trials)]
+    assert all(len(s) == 1 for s in spans)  # Poisson(16) is never 0 here
+    assert close(sum(bool(VOCAB.is_text(s[0].ids).all()) for s in spans), trials, text)
+
+
+def test_a_document_without_a_picture_has_its_text_masked_whatever_the_law_prefers() -> None:
+    law = MaskLaw(rate=16, most=1, text=0.0, whole_text=1.0)
+    masked = cm3_mask(document(9), VOCAB, law, np.random.default_rng(0))
+    assert [s.length for s in tail(masked)] == [9]
+
+
+def test_one_to_so_many_pieces_of_a_text_are_masked() -> None:
+    tokens, rng, trials = document(20, -16), np.random.default_rng(5), 3000
+    law = MaskLaw(rate=16, most=1, text=1.0, whole_text=0.0, pieces=3)
+    numbers = [len(tail(cm3_mask(tokens, VOCAB, law, rng))) for _ in range(trials)]
+    assert all(close(numbers.count(n), trials, 1 / 3) for n in (1, 2, 3))
+    short = [len(tail(cm3_mask(document(3, -16), VOCAB, law, rng))) for _ in range(100)]
+    assert set(short) == {1, 2}, "two pieces and a token between them are all that three tokens have room for"
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_no_more_segments_are_masked_than_the_law_allows(most: int) -> None:
+    tokens, rng = document(3, -16, 4, -16), np.random.default_rng(5)
+    law = MaskLaw(rate=16, most=most, whole_text=1.0, whole_image=1.0)
+    assert {len(tail(cm3_mask(tokens, VOCAB, law, rng))) for _ in range(50)} == {most}
+
+
 def test_the_published_law_practically_never_masks_a_caption() -> None:
     """docs/paper.md 3.4 has 0.000 for a caption of about nine words beside 1,024 codes; ours masks 45%."""
     vocab = Vocab(text=256, image=8192, masks=512, reserved=0)
@@ -216,6 +250,9 @@ def test_row_spans() -> None:
         ({"law": "clip"}, "mask.law='clip': must be 'segments' or 'published'"),
         ({"rate": -0.1}, "mask.rate=-0.1: must be in 0..16"),
         ({"rate": 17}, "mask.rate=17: must be in 0..16"),
+        ({"most": -1}, r"mask.most=-1: must be 0 \(no limit\) or more"),
+        ({"pieces": 0}, "mask.pieces=0: must be in 1..16"),
+        ({"text": 1.5}, "mask.text=1.5: is a probability"),
         ({"whole_text": 1.5}, "mask.whole_text=1.5: is a probability"),
         ({"whole_image": -1}, "mask.whole_image=-1: is a probability"),
         ({"box": 2, "columns": 4}, "mask.box=2: is a probability"),
