@@ -59,12 +59,13 @@ def styles_of(scene: Scene) -> tuple[str, ...]:
     return tuple(style for style in STYLES if applies[style])
 
 
-def describe(scene: Scene, rng: np.random.Generator, style: str | None = None) -> str:
+def describe(scene: Scene, rng: np.random.Generator, style: str | None = None, *, in_order: bool = False) -> str:
     """Say a scene in one sentence: lower case, no full stop, at most 39 words.
 
-    `rng` chooses the style (see `STYLES`) unless one is given, the order of the objects, and the wording. Every style
-    tells the whole content but `relation`, which leaves the row or column open, and in half of the cases the second
-    object's size. Raises `ConfigError` for a style that is unknown or does not apply to the scene.
+    `rng` chooses the style (see `STYLES`) unless one is given, the order of the objects (with `in_order` they come as
+    one reads, from the top left to the bottom right), and the wording. Every style tells the whole content but
+    `relation`, which leaves the row or column open, and in half of the cases the second object's size. Raises
+    `ConfigError` for a style that is unknown or does not apply to the scene.
     """
     known = styles_of(scene)
     if style is None:
@@ -73,7 +74,8 @@ def describe(scene: Scene, rng: np.random.Generator, style: str | None = None) -
         raise ConfigError(f"style={style!r}: must be one of {', '.join(STYLES)}.{did_you_mean(style, STYLES)}")
     if style not in known:
         raise ConfigError(f"style={style!r}: does not apply to this scene; those that do are {', '.join(known)}")
-    things = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    order = rng.permutation(len(scene.objects))  # drawn in any case, so that the wording does not depend on it
+    things = list(scene.objects) if in_order else [scene.objects[i] for i in order]
     ground = f"on a {scene.background} {'ground' if rng.random() < 0.5 else 'background'}"
     in_front = bool(rng.random() < 0.5)
     if style == "count":

@@ -12,6 +12,7 @@ from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.scenes import parse
 from cm3.scenes.verify import verify
+from cm3.scenes.world import PLACES
 
 
 def test_scenes_are_a_function_of_their_number() -> None:
@@ -33,6 +34,36 @@ def test_captions_only_is_a_share() -> None:
     assert 60 < alone < 120
     with pytest.raises(ConfigError, match="captions_only=1.5: is a share, must be in 0..1"):
         SceneSource(codec(), 0, captions_only=1.5)
+
+
+def test_the_number_of_objects_comes_in_the_shares_asked_for() -> None:
+    texts = [scene_document(0, i, 16, captions_only=1.0, objects=(1, 0, 3)).text for i in range(300)]
+    numbers = [len(parse(text).mentions) for text in texts]
+    assert set(numbers) == {1, 3} and 40 < numbers.count(1) < 115
+    with pytest.raises(ConfigError, match="must be shares of 1 to 4 objects, none negative"):
+        SceneSource(codec(), 0, objects=(1, -1))
+    with pytest.raises(ConfigError, match="must be shares of 1 to 4 objects, none negative"):
+        SceneSource(codec(), 0, objects=(0.2,) * 5)
+
+
+def test_captions_in_reading_order_are_a_share() -> None:
+    def ordered(share: float) -> int:
+        said = [
+            parse(scene_document(0, i, 16, captions_only=1.0, objects=(0, 0, 0, 1), in_order=share).text)
+            for i in range(200)
+        ]
+        places = [[PLACES.index(m.place) for m in s.mentions if m.place] for s in said]
+        return sum(p == sorted(p) for p in places)
+
+    assert ordered(1.0) > ordered(0.5) > ordered(0.0)
+    with pytest.raises(ConfigError, match="in_order=-1: is a share, must be in 0..1"):
+        SceneSource(codec(), 0, in_order=-1)
+
+
+def test_settings_leave_the_scenes_alone_where_they_are_not_used() -> None:
+    assert scene_document(1, 7, SIZE, in_order=0.0) == scene_document(1, 7, SIZE)
+    given = SceneSource(codec(), 4, objects=(0, 1), in_order=1.0)
+    assert given.document(3) == scene_document(4, 3, SIZE, objects=(0, 1), in_order=1.0)
 
 
 def test_scene_tokens_do_not_depend_on_their_company() -> None:

@@ -35,6 +35,20 @@ def test_every_sentence_parses_and_holds_for_its_scene(scene: Scene, seed: int) 
         assert caption == caption.lower() and not caption.endswith(".") and len(caption.split()) <= 39
 
 
+@given(SCENES, st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_in_order_the_objects_come_as_one_reads(scene: Scene, seed: int) -> None:
+    for style in ("places", "count"):
+        caption = describe(scene, np.random.default_rng(seed), style, in_order=True)
+        places = [m.place for m in parse(caption).mentions]
+        assert places == [o.place for o in scene.objects] and holds(parse(caption), scene)
+    for style in styles_of(scene):
+        rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        assert holds(parse(describe(scene, rng, style, in_order=True)), scene)
+        describe(scene, other, style)
+        assert rng.random() == other.random() or style == "chain", "the order takes nothing from the generator"
+
+
 @given(SCENES, SCENES, st.integers(0, 2**32 - 1))
 @settings(max_examples=150, deadline=None)
 def test_a_full_sentence_holds_for_no_other_scene(scene: Scene, other: Scene, seed: int) -> None:
