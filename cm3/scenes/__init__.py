@@ -4,6 +4,7 @@ world.py     what a scene is, random scenes, splits disjoint by content
 draw.py      Scene -> picture, at any resolution
 describe.py  Scene -> sentence -> Statement, and whether a statement holds of a scene
 verify.py    picture -> Scene, by measuring pixels, or the reason why it is none
+emblems.py   invented words that stand for fixed scenes: what only a memory bank can tell
 """
 
 from cm3.scenes.describe import STYLES, Mention, Statement, describe, holds, parse, styles_of
