@@ -41,7 +41,8 @@ TABLE: dict[str, set[str]] = {
     "generate": NOUNS | {"engine", "tokens", "retrieval", "model", "parallel"},
     # layer 6: eval and serve reach a model only through generate
     "train.runs": NOUNS
-    | {"train", "data", "scenes", "tokens", "model", "generate"},  # joins a recipe's parts into a run
+    | {"train", "data", "scenes", "tokens", "model", "generate", "retrieval"},  # joins a recipe's parts into a run
+    "train.clip_run": NOUNS | {"retrieval", "scenes", "data"},  # likewise, for the encoder of a memory bank
     "eval": NOUNS | {"generate", "scenes", "data"},
     "serve": NOUNS | {"generate"},
 }

@@ -1,0 +1,129 @@
+"""Other people's CLIPs as an Encoder, through the transformers library (the extra `clip`).
+
+Pictures are prepared here, with Pillow: the library's own image processor wants torchvision, which this project keeps
+out. Texts longer than the model reads (77 tokens for OpenAI's) are cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+
+from cm3.errors import CheckpointError, ConfigError
+from cm3.retrieval.pairs import CHUNK, on_device
+from cm3.retrieval.picture import pixels_of
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Of each colour, over CLIP's own training pictures in 0..1; the weights expect pictures scaled by these."""
+
+DEFAULT = "openai/clip-vit-base-patch32"
+_SMALL = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
+
+
+class ClipEncoder:
+    """A CLIP; `load` reads one. Rows of `texts` and `images` are float32 and of length one."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, *, device: str = "cpu") -> None:
+        """A transformers CLIPModel and its tokenizer. Raises `ConfigError` for an unknown device."""
+        self.model = on_device(model.eval(), device)
+        self.tokenizer, self.name, self.device = tokenizer, name, device
+        self.width = int(model.config.projection_dim)
+        self.size = int(model.config.vision_config.image_size)
+        self.length = int(model.config.text_config.max_position_embeddings)
+
+    @classmethod
+    def load(cls, name: str | Path = DEFAULT, *, device: str = "cpu") -> ClipEncoder:
+        """Read a folder in Hugging Face's layout, or fetch a hub id once into the hub's cache.
+
+        Raises `ConfigError` where transformers is missing, `CheckpointError` where it cannot be fetched or read.
+        """
+        text = str(name)
+        library = _transformers(text)
+        folder = Path(text).expanduser()
+        if text.startswith("hf://") or not folder.is_dir():
+            repo = text.removeprefix("hf://")
+            folder, name = _fetch(repo), f"clip:{repo}"
+        else:
+            name = f"clip:{_digest(folder)[:12]}"
+        try:
+            model, report = library.CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            tokenizer = library.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # the library raises as many kinds as there are files
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"encoder {text!r}: cannot be read as a CLIP ({reason}); restore it") from error
+        # The library fills what is missing with chance and only warns.
+        if missing := sorted(report["missing_keys"]):
+            raise CheckpointError(f"encoder {text!r}: weight {missing[0]!r} is missing; give a whole CLIP")
+        return cls(model, tokenizer, name, device=device)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (n, width) of texts."""
+        rows = []
+        for start in range(0, len(texts), CHUNK):
+            chunk = list(texts[start : start + CHUNK])
+            batch = self.tokenizer(
+                chunk, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
+            ).to(self.device)
+            found = self.model.get_text_features(batch["input_ids"], attention_mask=batch["attention_mask"])
+            rows.append(F.normalize(found.pooler_output.float(), dim=-1).cpu().numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), dtype=np.float32)
+
+    @torch.no_grad()
+    def images(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
+        """Unit vectors (n, width) of pictures of any mode and size. Raises `DataError` for one that cannot be read."""
+        rows = []
+        mean, std = (torch.tensor(x, device=self.device).view(3, 1, 1) for x in (MEAN, STD))
+        for start in range(0, len(images), CHUNK):
+            pixels = torch.from_numpy(pixels_of(images[start : start + CHUNK], self.size)).to(self.device)
+            found = self.model.get_image_features((pixels.float() / 255 - mean) / std)
+            rows.append(F.normalize(found.pooler_output.float(), dim=-1).cpu().numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), dtype=np.float32)
+
+
+def _transformers(name: str) -> Any:
+    try:
+        # By its name, so that a type checker does not read all of a very large library.
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ConfigError(
+            f"encoder {name!r}: a CLIP needs the transformers library; pip install 'cm3leon[clip]'"
+        ) from error
+
+
+def _fetch(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=[*_SMALL, "model*.safetensors*"]))
+        if not any(folder.glob("*.safetensors")):  # OpenAI's own repositories have only torch's format
+            folder = Path(snapshot_download(repo, allow_patterns=[*_SMALL, "pytorch_model.bin"]))
+        return folder
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"encoder {repo!r}: no such folder, and cannot be fetched from the hub ({reason}); check the id and the "
+            "network, or give a folder"
+        ) from error
+
+
+def _digest(folder: Path) -> str:
+    """Content hash of a folder's weights. Raises `CheckpointError` where there are none."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise CheckpointError(f"encoder {str(folder)!r}: has no weights (model.safetensors); restore them")
+    hashed = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            hashed.update(hashlib.file_digest(file, "sha256").digest())
+    return hashed.hexdigest()

@@ -1,0 +1,197 @@
+"""Retrieval at generation: prompt -> the documents to draw on, and where they stand before it.
+
+    </s> (text <break> image <break>)*K prompt ...
+
+Documents stand in retrieved order, best first, without a shuffle (paper.md 1.5); what searches is the words of the
+prompt and its pictures, holes left out. In training neighbours are computed beforehand (`cm3.data.neighbours`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+
+from cm3.document import Document, Image, Part, Text
+from cm3.errors import RequestError
+from cm3.retrieval.embed import Encoder, load_encoder
+from cm3.retrieval.select import MOST, Retrieved, select
+from cm3.vocab import Tokens, Vocab
+
+if TYPE_CHECKING:
+    from cm3.retrieval.memory import Memory
+
+
+class Retriever:
+    """A memory bank and the encoder that searches it, both opened when they are first needed."""
+
+    def __init__(
+        self,
+        memory: str | Path | Memory | None = None,
+        encoder: str | Path | Encoder | None = None,
+        own: str | Path | None = None,
+    ) -> None:
+        """`memory`: a bank or its folder. `encoder`: one, its folder or its hub id.
+
+        Without an encoder, that of the hub is taken if the bank names one, else `own`, the folder of the model's.
+        """
+        self._memory, self._encoder, self._own = memory, encoder, own
+
+    @property
+    def memory(self) -> Memory:
+        """The bank. Raises `RequestError` where there is none, and what opening it raises."""
+        return self._open()[0]
+
+    @property
+    def encoder(self) -> Encoder:
+        """What the bank was made with, or should have been. Raises as `memory` does."""
+        return self._open()[1]
+
+    def search(self, prompt: Document, k: int) -> list[Retrieved]:
+        """Up to `k` documents of the bank for a prompt, most relevant first, never the prompt itself.
+
+        Raises `RequestError` for `k` outside 0..3, no bank or an empty one, and a prompt with nothing to search with;
+        `CheckpointError` for a bank of another encoder.
+        """
+        check_number("retrieve", k)
+        return select(*self._open(), query_of(prompt), k) if k else []
+
+    def find(
+        self, prompts: Sequence[Document], k: int, by_hand: Sequence[Sequence[Document | Retrieved]] | None = None
+    ) -> list[list[Retrieved]]:
+        """The documents of each prompt: those given by hand, else what `search` finds, once for equal prompts.
+
+        Raises `RequestError` as `search` does, for both ways at once, and for a document that cannot be read.
+        """
+        if by_hand is None:
+            known: dict[Document, list[Retrieved]] = {}
+            for prompt in prompts:
+                if prompt not in known:
+                    known[prompt] = self.search(prompt, k)
+            return [known[prompt] for prompt in prompts]
+        if k:
+            raise RequestError(f"retrieve={k}: documents= are given as well; give one of the two")
+        for some in by_hand:
+            check_number("documents", len(some))
+        return [[_given(one) for one in some] for some in by_hand]
+
+    def _open(self) -> tuple[Memory, Encoder]:
+        if self._memory is None:
+            raise RequestError("retrieve: there is no memory bank; give memory=FOLDER (--memory FOLDER), or retrieve=0")
+        if isinstance(self._memory, str | Path):
+            from cm3.retrieval.memory import Memory
+
+            # Opened without its encoder first, to read which one that is; opening maps files and reads no vectors.
+            self._memory = Memory.open(self._memory)
+        if self._encoder is None:
+            kind, _, name = self._memory.encoder_name.partition(":")
+            self._encoder = name if kind == "clip" and "/" in name else self._own
+        if self._encoder is None:
+            raise RequestError(
+                f"memory {str(self._memory.folder)!r}: was made with encoder {self._memory.encoder_name}, and this "
+                "model has none; give its folder, encoder=FOLDER (--encoder FOLDER)"
+            )
+        if isinstance(self._encoder, str | Path):
+            self._encoder = load_encoder(self._encoder)
+        return self._memory, self._encoder
+
+
+def check_number(name: str, k: int) -> None:
+    """Raise `RequestError` for a number of documents outside 0..3."""
+    if not 0 <= k <= MOST:
+        raise RequestError(f"{name}={k}: must be 0 to {MOST} documents, as in training")
+
+
+def query_of(prompt: Document) -> Document:
+    """What a prompt is searched with: its words as one text, and its pictures; perhaps no part at all.
+
+    Gaps are left out. A picture's own gap is painted over in the mean colour around it, for what is to be drawn anew
+    should not be searched for; a picture that is all gap is left out.
+    """
+    words = " ".join(" ".join(p.text for p in prompt.parts if isinstance(p, Text)).split())
+    pictures = [shown for image in prompt.images if (shown := _without_gap(image)) is not None]
+    parts: list[Part] = [Text(words)] if words else []
+    return Document((*parts, *pictures), id=prompt.id, source=prompt.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What is read before one prompt: `tokens`, to stand after its `</s>`, of the documents `used`, in this order.
+
+    `left_out` are those for which there was no room.
+    """
+
+    tokens: Tokens
+    used: tuple[Retrieved, ...] = ()
+    left_out: tuple[Retrieved, ...] = ()
+
+
+def layout(found: Sequence[Retrieved], documents: Sequence[Tokens], vocab: Vocab, room: int) -> Context:
+    """`(text <break> image <break>)*K` of what was found, `documents` being each as a whole `</s> ... </s>`.
+
+    Where `room` tokens do not hold all, the most relevant are used, each that still fits; of equal relevance, or where
+    none is known, the earlier comes first. Raises `RequestError` where not one fits.
+    """
+    border = Tokens.of([vocab.brk])
+    pieces = [Tokens.concat([d.slice(1, d.length - 1), border]) for d in documents]
+    used = [False] * len(found)
+    for i in sorted(range(len(found)), key=lambda i: math.inf if math.isnan(found[i].score) else -found[i].score):
+        used[i] = pieces[i].length <= room
+        room -= pieces[i].length * used[i]
+    if found and not any(used):
+        raise RequestError(
+            f"documents: the shortest found takes {min(p.length for p in pieces)} tokens, and the prompt leaves "
+            f"{max(room, 0)} of this model's context; shorten the prompt, lower max_tokens, or ask for no documents"
+        )
+    tokens = Tokens.concat([p for p, kept in zip(pieces, used, strict=True) if kept])
+    by_use = [tuple(f for f, kept in zip(found, used, strict=True) if kept == want) for want in (True, False)]
+    return Context(tokens, *by_use)
+
+
+def prepend(context: Tokens, prompt: Tokens) -> Tokens:
+    """A prompt, `</s> ...`, with a context between its `</s>` and the rest."""
+    return Tokens.concat([prompt.slice(0, 1), context, prompt.slice(1, prompt.length)])
+
+
+def attribution(found: Sequence[Retrieved]) -> list[dict[str, Any]]:
+    """What was drawn on, as JSON holds it: id, score, by, source, license and text of each document."""
+    return [
+        {
+            "id": f.document.id,
+            "score": None if math.isnan(f.score) else round(float(f.score), 4),
+            "by": f.by,
+            "source": f.document.source,
+            "license": str(f.document.meta.get("license", "")),
+            "text": f.document.text,
+        }
+        for f in found
+    ]
+
+
+def _given(one: Document | Retrieved) -> Retrieved:
+    found = one if isinstance(one, Retrieved) else Retrieved(one, math.nan, "hand")
+    document = found.document
+    if document.has_gap or not (document.text.strip() or document.images):
+        raise RequestError(
+            f"documents: {document.id or 'one of them'!r} has {'a gap' if document.has_gap else 'no part'}; give whole "
+            "documents, of text, pictures, or both"
+        )
+    return found
+
+
+def _without_gap(image: Image) -> Image | None:
+    if image.gap is None:
+        return image
+    x0, y0, x1, y1 = image.gap
+    pixels = np.array(image.pixels.convert("RGB"))
+    around = np.ones(pixels.shape[:2], dtype=bool)
+    around[y0:y1, x0:x1] = False
+    if not around.any():
+        return None
+    pixels[~around] = pixels[around].mean(axis=0).round()
+    return Image(PIL.Image.fromarray(pixels))

@@ -1,0 +1,263 @@
+"""Documents to vectors: means of text and image, kept by content; encoders by folder or hub id, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from cm3.document import Document, Image
+from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.retrieval.embed import Encoder, VectorCache, embed, load_encoder
+from cm3.retrieval.pairs import PairEncoder, Pairs, PairsConfig, save
+
+TINY = PairsConfig(width=16, words=8, letters=4, letter_dim=4, d_model=16, layers=1, heads=2, channels=(8, 8, 16))
+
+
+class Counting:
+    """An encoder that remembers what it was asked for."""
+
+    def __init__(self, inner: Encoder) -> None:
+        self.inner, self.name, self.width = inner, inner.name, inner.width
+        self.asked: list[int] = []
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        self.asked.append(len(texts))
+        return self.inner.texts(texts)
+
+    def images(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
+        self.asked.append(len(images))
+        return self.inner.images(images)
+
+
+@pytest.fixture
+def encoder() -> Counting:
+    torch.manual_seed(0)
+    return Counting(PairEncoder(Pairs(TINY), "pairs:test"))
+
+
+def picture(seed: int, size: int = 20) -> PIL.Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels)
+
+
+def test_a_document_is_the_mean_of_its_parts(encoder: Counting) -> None:
+    a, b = picture(1), picture(2)
+    documents = [Document.of("one", a), Document.of("one"), Document.of(b), Document.of("two ", a, "three", b)]
+    found = embed(encoder, documents)
+    t, i = encoder.texts(["one", "two three"]), encoder.images([a, b])
+    both = (i[0] + i[1]) / np.linalg.norm(i[0] + i[1])
+    np.testing.assert_allclose(found.texts, [t[0], t[0], np.zeros(16), t[1]], atol=1e-6)
+    np.testing.assert_allclose(found.images, [i[0], np.zeros(16), i[1], both], atol=1e-6)
+    wanted = [(t[0] + i[0]) / 2, t[0], i[1], (t[1] + both) / 2]
+    np.testing.assert_allclose(found.vectors, wanted, atol=1e-6)
+    assert found.vectors.dtype == np.float32
+    empty = embed(encoder, [])
+    assert empty.vectors.shape == empty.texts.shape == empty.images.shape == (0, 16)
+
+
+def test_equal_parts_are_encoded_once_in_batches(encoder: Counting) -> None:
+    documents = [Document.of(f"text {i % 5}", picture(i % 3)) for i in range(12)]
+    found = embed(encoder, documents, batch=2)
+    assert encoder.asked == [2, 2, 1, 2, 1]
+    np.testing.assert_allclose(found.vectors, embed(encoder, documents, batch=64).vectors, atol=1e-6)
+
+
+def test_a_cache_spares_encoding_also_in_a_later_process(encoder: Counting, tmp_path: Path) -> None:
+    documents = [Document.of(f"text {i}", picture(i)) for i in range(5)]
+    first = embed(encoder, documents, cache=VectorCache(tmp_path))
+    encoder.asked.clear()
+    cache = VectorCache(tmp_path)
+    assert len(cache) == 10
+    again = embed(encoder, [*documents, Document.of("new")], cache=cache)
+    assert encoder.asked == [1] and len(cache) == 11
+    assert np.array_equal(again.vectors[:5], first.vectors)
+    # Another encoder's vectors are others, and may be wider.
+    torch.manual_seed(1)
+    other = Counting(PairEncoder(Pairs(PairsConfig(**{**vars(TINY), "width": 24})), "pairs:other"))
+    embed(other, documents, cache=cache)
+    assert other.asked == [5, 5] and len(VectorCache(tmp_path)) == 21
+    assert np.array_equal(embed(encoder, documents, cache=VectorCache(tmp_path)).vectors, first.vectors)
+
+
+def test_a_killed_cache_keeps_what_was_whole(encoder: Counting, tmp_path: Path) -> None:
+    documents = [Document.of(f"text {i}") for i in range(6)]
+    wanted = embed(encoder, documents, batch=2, cache=VectorCache(tmp_path)).vectors
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    record = (len(whole) - 16) // 6
+    path.write_bytes(whole[: -record - 7])  # the last record gone, the one before torn
+    (tmp_path / "begun.vectors").write_bytes(b"cm3ve")
+    (tmp_path / "other.vectors").write_bytes(b"not of ours, but long enough")
+    cache = VectorCache(tmp_path)
+    assert len(cache) == 4
+    encoder.asked.clear()
+    assert np.allclose(embed(encoder, documents, cache=cache).vectors, wanted, atol=1e-6) and encoder.asked == [2]
+    # A record whose bytes went bad is not believed.
+    path.write_bytes(whole[:-record] + bytes(record))
+    torn = bytearray(whole)
+    torn[16 + 40] ^= 1
+    path.write_bytes(torn)
+    encoder.asked.clear()
+    again = embed(encoder, documents[:1], cache=VectorCache(tmp_path))
+    assert np.allclose(again.vectors, wanted[:1], atol=1e-6) and encoder.asked == [1]
+
+
+def test_two_writers_share_a_folder(encoder: Counting, tmp_path: Path) -> None:
+    one, two = VectorCache(tmp_path), VectorCache(tmp_path)
+    embed(encoder, [Document.of("a"), Document.of("b")], cache=one)
+    embed(encoder, [Document.of("b"), Document.of("c")], cache=two)
+    embed(encoder, [Document.of("d")], cache=one)
+    encoder.asked.clear()
+    embed(encoder, [Document.of(x) for x in "abcd"], cache=VectorCache(tmp_path))
+    assert encoder.asked == []
+
+
+def test_what_colours_or_turns_the_bytes_is_content(encoder: Counting, tmp_path: Path) -> None:
+    paletted = picture(1).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
+    recoloured = paletted.copy()
+    recoloured.putpalette([255 - x for x in paletted.getpalette() or []])
+    turned = picture(1)
+    turned.getexif()[0x0112] = 6
+    upright = turned.transpose(PIL.Image.Transpose.ROTATE_270)
+    cache = VectorCache(tmp_path)
+    embed(encoder, [Document.of(x) for x in (paletted, recoloured, turned, upright)], cache=cache)
+    assert len(cache) == 3
+
+
+def test_documents_that_have_no_vector(encoder: Counting, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="document 'x': has neither text nor image; leave it out"):
+        embed(encoder, [Document.of("a"), Document.of(" \n", id="x")])
+    with pytest.raises(ConfigError, match="batch=0: must be at least 1"):
+        embed(encoder, [], batch=0)
+    path = tmp_path / "cut.png"
+    picture(1, 64).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with PIL.Image.open(path) as cut, pytest.raises(DataError, match="document '1': its image of mode RGB cannot be"):
+        embed(encoder, [Document.of("a"), Document.of(Image(cut))])
+    path.write_text("a file")
+    with pytest.raises(DataError, match="vector cache .*: cannot be made a folder"):
+        VectorCache(path)
+
+
+def test_encoders_by_folder(tmp_path: Path) -> None:
+    save(Pairs(TINY), tmp_path / "pairs")
+    found = load_encoder(tmp_path / "pairs")
+    assert isinstance(found, PairEncoder) and found.name.startswith("pairs:") and found.width == 16
+    (tmp_path / "model").mkdir()
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        load_encoder(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="config.json is not an object; restore it"):
+        load_encoder(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="describes neither pairs nor a CLIP; give a folder that"):
+        load_encoder(tmp_path / "model")
+    for name in (tmp_path / "nowhere", "nowhere", "a/b/c", "./here"):
+        with pytest.raises(CheckpointError, match="no such folder; give one, or a hub id such as owner/name"):
+            load_encoder(name)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(
+        ConfigError, match=r"'openai/clip': a CLIP needs the transformers library; pip install 'cm3leon"
+    ):
+        load_encoder("openai/clip")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of random weights in Hugging Face's layout, with a tokenizer of bytes."""
+    transformers: Any = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**small, "vocab_size": 514, "max_position_embeddings": 77, "bos_token_id": 512, "eos_token_id": 513}
+    config = transformers.CLIPConfig(
+        text_config={**text, "pad_token_id": 513},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = sorted(ByteLevel.alphabet())
+    entries = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return folder
+
+
+def test_clip_equals_the_library(clip: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    encoder = load_encoder(clip)
+    assert encoder.name.startswith("clip:") and encoder.width == 24
+    texts = ["a red circle", "b", ""]
+    found = encoder.texts(texts)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    model = transformers.CLIPModel.from_pretrained(clip).eval()
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(clip)
+    noise = [picture(i, 32) for i in range(3)]
+    pixels = np.stack([np.asarray(x) for x in noise]) / 255.0
+    pixels = (pixels - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
+    seen = encoder.images([noise[0], noise[1].convert("RGBA"), noise[2]])
+    with torch.no_grad():
+        for text, row in zip(texts, found, strict=True):
+            out = model(**tokenizer([text], return_tensors="pt"), pixel_values=torch.zeros(1, 3, 32, 32))
+            np.testing.assert_allclose(row, out.text_embeds[0].numpy(), atol=1e-5)
+        ids = tokenizer(["a"], return_tensors="pt")
+        out = model(**ids, pixel_values=torch.from_numpy(pixels).permute(0, 3, 1, 2).float())
+    np.testing.assert_allclose(seen, out.image_embeds.numpy(), atol=1e-5)
+    assert encoder.texts([]).shape == encoder.images([]).shape == (0, 24)
+
+
+def test_clip_cuts_long_texts_off(clip: Path) -> None:
+    encoder = load_encoder(clip)
+    long = "abcdefghij" * 20
+    assert np.array_equal(encoder.texts([long]), encoder.texts([long + " and more"]))
+    assert np.isfinite(encoder.texts([long, "a"])).all()
+
+
+def test_clip_is_named_by_its_weights(clip: Path, tmp_path: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(clip, same)
+    shutil.copytree(clip, other)
+    torch.manual_seed(1)
+    transformers.CLIPModel(transformers.CLIPConfig.from_pretrained(clip)).save_pretrained(other)
+    assert load_encoder(clip).name == load_encoder(same).name != load_encoder(other).name
+
+
+def test_a_damaged_clip_is_refused(clip: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "clip"
+    shutil.copytree(clip, folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="weight 'visual_projection.weight' is missing; give a whole CLIP"):
+        load_encoder(folder)
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="cannot be read as a CLIP"):
+        load_encoder(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="has no weights .model.safetensors.; restore them"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("name", ["cm3/no-such-clip", "hf://cm3/no-such-clip"])
+def test_a_hub_id_that_cannot_be_fetched(name: str) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(CheckpointError, match="'cm3/no-such-clip': no such folder, and cannot be fetched from the hub"):
+        load_encoder(name)

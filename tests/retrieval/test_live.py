@@ -1,0 +1,107 @@
+"""Retrieval at generation, by itself: what a prompt is searched with, and which documents its context has room for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from exact_bank import Letters
+
+from cm3.document import Document, Gap, Image, Text
+from cm3.errors import RequestError
+from cm3.generate import as_document
+from cm3.retrieval.live import Retriever, layout, query_of
+from cm3.retrieval.memory import Memory
+from cm3.retrieval.select import Retrieved
+from cm3.vocab import Tokens, Vocab
+
+SIZE = 32
+PICTURE = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+DOCUMENTS = [Document.of(f"a {name}", PICTURE, id=name) for name in ("blosk", "drump", "fimmel")]
+
+
+def found(*documents: Document, scores: Sequence[float] = ()) -> list[Retrieved]:
+    return [Retrieved(d, s, "text") for d, s in zip(documents, scores or [0.5] * len(documents), strict=True)]
+
+
+def test_what_is_searched_with_leaves_the_gaps_out() -> None:
+    words = query_of(as_document(["one ", Gap(), " and  a cat\n", Gap("image")]))
+    assert words.parts == (Text("one and a cat"),)
+    assert query_of(as_document("a cat")).parts == (Text("a cat"),)
+    assert query_of(as_document(PICTURE)).parts == (Image(PICTURE),)
+    assert query_of(as_document(Document.of("a cat", id="7"))).id == "7"
+    assert query_of(as_document([Gap(), Gap("image")])).parts == ()
+
+
+def test_what_a_picture_shows_in_its_gap_is_not_searched_for() -> None:
+    plain = PIL.Image.new("RGB", (SIZE, SIZE), (10, 200, 30))
+    odd = plain.copy()
+    odd.paste((250, 0, 0), (4, 4, 20, 30))
+    image = Image(odd).with_gap((4, 4, 20, 30))
+    assert query_of(as_document(["a cat", image])).parts == (Text("a cat"), Image(plain))
+    assert query_of(Document.of(Image(odd).with_gap((0, 0, SIZE, SIZE)))).parts == ()
+    assert odd.getpixel((5, 5)) == (250, 0, 0), "the prompt's own picture stays as it is"
+
+
+V = Vocab(text=256, image=64, masks=16, reserved=0)
+
+
+def whole(length: int) -> Tokens:
+    """A document of words that takes `length` tokens in a context."""
+    return Tokens.of([V.eos, *[V.text_start] * (length - 1), V.eos])
+
+
+@pytest.mark.parametrize(
+    ("scores", "room", "used"),
+    [
+        ([0.9, 0.5, 0.7], 30, [0, 1, 2]),
+        ([0.9, 0.5, 0.7], 29, [0, 2]),
+        ([0.5, 0.9, 0.7], 20, [1, 2]),
+        ([0.5, 0.9, 0.7], 19, [1]),
+        ([0.7, 0.7, 0.7], 20, [0, 1]),
+        ([math.nan, math.nan, 0.1], 20, [0, 2]),
+        ([math.nan, math.nan, math.nan], 10, [0]),
+    ],
+)
+def test_the_least_relevant_are_left_out_first(scores: list[float], room: int, used: list[int]) -> None:
+    documents = found(*DOCUMENTS[:3], scores=scores)
+    got = layout(documents, [whole(10)] * 3, V, room)
+    assert [documents.index(u) for u in got.used] == used
+    assert [documents.index(u) for u in got.left_out] == [i for i in range(3) if i not in used]
+    assert got.tokens.length == 10 * len(used)
+
+
+def test_a_long_one_gives_way_to_one_that_fits() -> None:
+    got = layout(found(*DOCUMENTS[:2], scores=[0.9, 0.1]), [whole(40), whole(10)], V, 20)
+    assert got.used[0].document == DOCUMENTS[1] and got.left_out[0].document == DOCUMENTS[0]
+    with pytest.raises(
+        RequestError, match="documents: the shortest found takes 10 tokens, .* leaves 9 of this model's"
+    ):
+        layout(found(*DOCUMENTS[:2]), [whole(40), whole(10)], V, 9)
+    assert layout([], [], V, -5).tokens.length == 0
+
+
+def named(name: str) -> Letters:
+    encoder = Letters()
+    encoder.name = name
+    return encoder
+
+
+def test_a_bank_of_the_hub_names_its_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one is taken, not the model's own; the hub itself is not there in tests."""
+    asked: list[object] = []
+
+    def load(name: object) -> Letters:
+        asked.append(name)
+        return named("clip:nobody/clip")
+
+    monkeypatch.setattr("cm3.retrieval.live.load_encoder", load)
+    Memory.build(tmp_path / "bank", DOCUMENTS, named("clip:nobody/clip"))
+    retriever = Retriever(tmp_path / "bank", own=tmp_path / "own")
+    assert retriever.search(Document.of("one drump"), 1)[0].document.id == "drump"
+    assert asked == ["nobody/clip"]
+    assert Retriever(tmp_path / "bank", "mine").encoder.name == "clip:nobody/clip" and asked[-1] == "mine"
