@@ -1,0 +1,216 @@
+"""The table of neighbours: what selection gives, kept on disk, found again after a kill, refused when damaged."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exact_bank import ExactBank, Letters
+from safetensors.numpy import save_file
+from tiny_model import SIZE
+
+from cm3.data.neighbours import Neighbours
+from cm3.data.scenes import scene_document
+from cm3.document import Document
+from cm3.errors import CheckpointError, DataError, RequestError
+from cm3.retrieval.embed import Vectors, embed
+from cm3.retrieval.memory import Memory
+from cm3.retrieval.select import SelectLaw, shortlists
+
+NUMBER = 23
+
+
+def scenes(seed: int, number: int, name: str) -> list[Document]:
+    found = [scene_document(seed, i, SIZE, captions_only=0.2) for i in range(number)]
+    return [Document(d.parts, id=f"{name}/{i}") for i, d in enumerate(found)]
+
+
+class Counted(Memory):
+    """A bank that counts the queries it is asked."""
+
+    searched = 0
+
+    def search(self, vectors: np.ndarray, k: int) -> tuple[list[list[str]], np.ndarray]:
+        self.searched += len(vectors)
+        return super().search(vectors, k)
+
+
+@functools.cache
+def built(number: int, seed: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="cm3-test-")) / "bank"
+    Memory.build(folder, scenes(seed, number, "bank"), Letters())
+    return folder
+
+
+def bank(number: int = 60, seed: int = 1) -> Counted:
+    return Counted.open(built(number, seed))
+
+
+@pytest.fixture(scope="module")
+def queries() -> tuple[list[str], Vectors]:
+    documents = scenes(2, NUMBER, "query")
+    return [d.id for d in documents], embed(Letters(), documents)
+
+
+def first(vectors: Vectors, number: int) -> Vectors:
+    return Vectors(vectors.vectors[:number], vectors.texts[:number], vectors.images[:number])
+
+
+def everything(table: Neighbours) -> list[list[tuple[str, float, str, bool]]]:
+    return [[(c.id, c.score, c.by, c.whole) for c in table.ranked(id)] for id in table]
+
+
+@pytest.mark.parametrize("block", [1, 5, 23, 100])
+def test_a_table_holds_what_selection_gives(tmp_path: Path, queries: tuple[list[str], Vectors], block: int) -> None:
+    ids, vectors = queries
+    memory, seen = bank(), []
+    table = Neighbours.compute(
+        tmp_path / "t.safetensors", memory, ids, vectors, block=block, progress=lambda *at: seen.append(at)
+    )
+    want = shortlists(memory, vectors.texts, vectors.images, [set()] * NUMBER, SelectLaw())
+    assert list(table) == ids and len(table) == NUMBER and ids[3] in table and "else" not in table
+    for row, expected in zip(everything(table), want, strict=True):
+        assert row == [(c.id, pytest.approx(c.score, abs=1e-5), c.by, c.whole) for c in expected]
+    assert table.names == sorted({c.id for row in want for c in row})
+    assert seen == [(min(at + block, NUMBER), NUMBER, "neighbours") for at in range(0, NUMBER, block)]
+    assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
+    assert everything(Neighbours.open(tmp_path / "t.safetensors", memory)) == everything(table)
+
+
+def test_a_document_is_no_neighbour_of_itself(tmp_path: Path) -> None:
+    memory = bank()
+    ids = list(memory)[:20]
+    vectors = embed(Letters(), [memory[id] for id in ids])
+    table = Neighbours.compute(tmp_path / "t", memory, ids, vectors, law=SelectLaw(highest=1))
+    assert all(id not in [c.id for c in table.ranked(id)] for id in ids)
+    # By another name it is a good one, in most cases.
+    others = Neighbours.compute(tmp_path / "u", memory, [f"x{id}" for id in ids], vectors, law=SelectLaw(highest=1))
+    assert sum(id in [c.id for c in others.ranked(f"x{id}")] for id in ids) > 15
+
+
+class Killed(Exception):
+    """Stands for a kill between two blocks."""
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, queries: tuple[list[str], Vectors]) -> None:
+    ids, vectors = queries
+    whole = Neighbours.compute(tmp_path / "whole", bank(), ids, vectors, block=4)
+
+    def stop(done: int, of: int, what: str) -> None:
+        if done == 12:
+            raise Killed
+
+    path = tmp_path / "t"
+    with pytest.raises(Killed):
+        Neighbours.compute(path, bank(), ids, vectors, block=4, progress=stop)
+    assert not path.exists() and (tmp_path / "t.parts").is_dir()
+    memory = bank()
+    (tmp_path / "t.parts" / ".000000000012.safetensors.77").write_bytes(b"half")  # what a kill in mid-write leaves
+    again = Neighbours.compute(path, memory, ids, vectors, block=4)
+    assert everything(again) == everything(whole) and path.read_bytes() == (tmp_path / "whole").read_bytes()
+    assert memory.searched < 2 * (NUMBER - 12) + 1  # by text and by image, for those that were left
+    # A finished table is opened, not computed.
+    memory = bank()
+    assert everything(Neighbours.compute(path, memory, ids, vectors, block=4)) == everything(whole)
+    assert memory.searched == 0
+    # And damaged, it is computed anew.
+    path.write_bytes(path.read_bytes()[:-5])
+    assert everything(Neighbours.compute(path, bank(), ids, vectors, block=4)) == everything(whole)
+
+
+def test_another_job_does_not_go_on_with_this_one(tmp_path: Path, queries: tuple[list[str], Vectors]) -> None:
+    ids, vectors = queries
+
+    def compute(
+        path: Path, memory: Counted, ids: Sequence[str], vectors: Vectors, law: SelectLaw, kill: bool
+    ) -> Neighbours:
+        def stop(done: int, of: int, what: str) -> None:
+            if kill and done == 8:
+                raise Killed
+
+        return Neighbours.compute(path, memory, ids, vectors, law=law, block=4, progress=stop)
+
+    jobs = [
+        (bank(), ids, vectors, SelectLaw()),
+        (bank(), ids, vectors, SelectLaw(by_text=1)),
+        (bank(59), ids, vectors, SelectLaw()),
+        (bank(seed=9), ids, vectors, SelectLaw()),  # the same ids, other documents
+        (bank(), ids[:-1], first(vectors, NUMBER - 1), SelectLaw()),
+    ]
+    for i, (before, job) in enumerate(zip(jobs, jobs[1:], strict=False)):
+        path = tmp_path / f"{i}"
+        with pytest.raises(Killed):
+            compute(path, *before, kill=True)
+        memory, some, given, law = job
+        want = shortlists(memory, given.texts, given.images, [set()] * len(some), law)
+        found = compute(path, *job, kill=False)
+        assert [[c.id for c in found.ranked(id)] for id in some] == [[c.id for c in row] for row in want]
+        # A finished table of another job is replaced.
+        assert len(compute(path, *before, kill=False)) == len(before[1])
+
+
+def test_training_draws_some_of_them(tmp_path: Path, queries: tuple[list[str], Vectors]) -> None:
+    ids, vectors = queries
+    table = Neighbours.compute(tmp_path / "t", bank(), ids, vectors)
+    id = next(i for i in ids if len(table.ranked(i)) == 4 and all(c.whole for c in table.ranked(i)))
+    every = [c.id for c in table.ranked(id)]
+    for k in range(4):
+        assert table.of(id, k) == every[:k]
+        draws = [table.of(id, k, np.random.default_rng(s)) for s in range(60)]
+        assert draws == [table.of(id, k, np.random.default_rng(s)) for s in range(60)]
+        assert all(len(d) == k == len(set(d)) for d in draws)
+    assert {d for draw in draws for d in draw} == set(every)
+    assert len({tuple(d) for d in draws}) > 12
+    with pytest.raises(RequestError, match="k=4: must be 0 to 3 documents"):
+        table.of(id, 4)
+    with pytest.raises(DataError, match=r"neighbours '.*': has no document 'x'; compute a table with it"):
+        table.of("x", 1)
+
+
+def test_a_bank_of_one_gives_one(tmp_path: Path, queries: tuple[list[str], Vectors]) -> None:
+    ids, vectors = queries
+    table = Neighbours.compute(tmp_path / "t", bank(1), ids, vectors, law=SelectLaw(highest=1))
+    assert all(table.of(id, 3) == ["bank/0"] for id in ids)
+    alone = Neighbours.compute(tmp_path / "u", bank(1), ["bank/0"], first(vectors, 1))
+    assert alone.of("bank/0", 3) == [] and alone.names == []
+
+
+def test_bad_input_is_refused(tmp_path: Path, queries: tuple[list[str], Vectors]) -> None:
+    ids, vectors = queries
+    path = tmp_path / "t"
+    for some in ([], ids[:1] * 2):
+        with pytest.raises(DataError, match="neighbours: takes one id for each of at least one document, each id once"):
+            Neighbours.compute(path, bank(), some, vectors)
+    with pytest.raises(DataError, match=r"22 documents and a bank of width 112, but vectors of shapes \(23, 112\)"):
+        Neighbours.compute(path, bank(), ids[:-1], vectors)
+    narrow = Vectors(vectors.vectors[:, :9], vectors.texts[:, :9], vectors.images[:, :9])
+    with pytest.raises(DataError, match="embed these documents with the bank's encoder"):
+        Neighbours.compute(path, bank(), ids, narrow)
+    with pytest.raises(RequestError, match="memory bank: is empty"):
+        Neighbours.compute(path, ExactBank([], np.zeros((0, 112))), ids, vectors)
+
+
+def test_a_damaged_or_foreign_table_is_refused(tmp_path: Path, queries: tuple[list[str], Vectors]) -> None:
+    ids, vectors = queries
+    path = tmp_path / "t"
+    with pytest.raises(CheckpointError, match=r"neighbours '.*': no such file; compute the table first"):
+        Neighbours.open(path)
+    Neighbours.compute(path, bank(), ids, vectors)
+    other = bank()
+    other.encoder_name = "clip:x"
+    with pytest.raises(CheckpointError, match="was computed with the encoder 'letters', the bank has 'clip:x'"):
+        Neighbours.open(path, other)
+    good = path.read_bytes()
+    (tmp_path / "cut").write_bytes(good[:-9])
+    with pytest.raises(CheckpointError, match="damaged .*; compute the table again"):
+        Neighbours.open(tmp_path / "cut")
+    (tmp_path / "flipped").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"was altered \(its checksum is another\); compute the table again"):
+        Neighbours.open(tmp_path / "flipped")
+    save_file({"a": np.zeros(3)}, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="is no table of format cm3-neighbours-1; compute it again"):
+        Neighbours.open(tmp_path / "other")
