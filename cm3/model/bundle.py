@@ -4,8 +4,11 @@
     decoder.safetensors            the language model
     image_tokenizer.safetensors    the VQGAN
     tokenizer.json                 the text tokenizer, in the `tokenizers` library's format
+    encoder/                       optional: what turns documents and prompts into vectors, to search `memory/` with
+    memory/                        optional: a memory bank, the documents that the model may draw on
 
-Weights are stored in the dtype given to `save` and computed in float32 unless the caller moves them.
+Weights are stored in the dtype given to `save` and computed in float32 unless the caller moves them. The two folders
+are copied as they are; `cm3.retrieval` reads them.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
@@ -32,11 +35,17 @@ from cm3.vocab import Vocab
 FORMAT = 1
 EMBEDDED = Path(__file__).resolve().parent.parent / "bundles"
 FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
+FOLDERS = ("encoder", "memory")
+PATTERNS = ("config.json", *FILES, *(f"{name}/*" for name in FOLDERS))
+"""What is fetched from the hub; `*` stands for folders inside folders too."""
 
 
 @dataclass
 class Bundle:
-    """What a folder holds. `sampling`: recommended settings by kind; `about`: how it was made, free form."""
+    """What a folder holds. `sampling`: recommended settings by kind; `about`: how it was made, free form.
+
+    `encoder` and `memory` are folders on disk, for a model that comes with a memory bank.
+    """
 
     vocab: Vocab
     decoder: Decoder
@@ -46,12 +55,14 @@ class Bundle:
     sampling: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    encoder: Path | None = None
+    memory: Path | None = None
 
 
 def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a bundle. The folder appears whole or not at all; one that is there is replaced.
 
-    Raises `ConfigError` when a weight does not fit `dtype`'s range.
+    Raises `ConfigError` when a weight does not fit `dtype`'s range, or `encoder` or `memory` is no folder with files.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +71,10 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
         _save_weights(bundle.decoder, building / FILES[0], dtype)
         _save_weights(bundle.vqgan, building / FILES[1], dtype)
         shutil.copyfile(bundle.text_tokenizer, building / FILES[2])
+        names = [*FILES]
+        for name in FOLDERS:
+            if (source := getattr(bundle, name)) is not None:
+                names += _copy_folder(name, Path(source), building / name)
         config = {
             "format": FORMAT,
             "vocab": dataclasses.asdict(bundle.vocab),
@@ -68,11 +83,12 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
             "image_size": bundle.image_size,
             "sampling": bundle.sampling,
             "about": bundle.about,
-            "files": {name: _digest(building / name) for name in FILES},
+            "files": {name: _digest(building / name) for name in names},
         }
         (building / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        os.chmod(building, 0o755)
-        for name in FILES:
+        for path in (building, *(p for p in building.rglob("*") if p.is_dir())):
+            os.chmod(path, 0o755)
+        for name in names:
             os.chmod(building / name, 0o644)  # safetensors writes for the owner alone
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -92,9 +108,9 @@ def load(folder: str | Path) -> Bundle:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    for name in FILES:
+    for name in _names(folder, config["files"]):
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             raise CheckpointError(f"bundle {str(folder)!r}: {name} is missing; restore it or install the bundle again")
         if _digest(path) != config["files"].get(name):
             raise CheckpointError(
@@ -122,6 +138,7 @@ def load(folder: str | Path) -> Bundle:
         sampling=sampling,
         about=about,
         name=folder.name,
+        **{name: folder / name for name in FOLDERS if any(f.startswith(f"{name}/") for f in config["files"])},
     )
 
 
@@ -151,7 +168,7 @@ def _fetch(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=["config.json", *FILES]))
+        return Path(snapshot_download(repo, allow_patterns=list(PATTERNS)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
@@ -181,7 +198,34 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:  # a memory bank may be larger than memory
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _names(folder: Path, files: dict[str, str]) -> list[str]:
+    """Names of the files of a bundle, all inside it, the three that every bundle has among them."""
+    for name in files:
+        parts = PurePosixPath(name).parts
+        if name not in FILES and (len(parts) < 2 or parts[0] not in FOLDERS or ".." in parts):
+            raise CheckpointError(
+                f"bundle {str(folder)!r}: config.json lists {name!r}; a bundle holds {', '.join(FILES)} and what is in "
+                f"{' and '.join(FOLDERS)}; restore it"
+            )
+    return list(dict.fromkeys([*FILES, *files]))
+
+
+def _copy_folder(name: str, source: Path, target: Path) -> list[str]:
+    """Copy a folder into the bundle; returns the names of its files, in order. Hidden files are not part of it."""
+    found = (
+        sorted(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()) if source.is_dir() else []
+    )
+    found = [f for f in found if not any(part.startswith(".") for part in PurePosixPath(f).parts)]
+    if not found:
+        raise ConfigError(f"bundle.{name}={str(source)!r}: must be a folder with files in it; leave it None for none")
+    for file in found:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, target / file)
+    return [f"{name}/{file}" for file in found]
 
 
 def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:

@@ -1,90 +1,69 @@
-"""CM3Leon: document in, document out. The codec and the engine, put together.
-
-    model = CM3Leon.load("scenes")
-    model.generate("a red circle", seed=7).image
-    model.generate([picture]).text
-    model.generate(["a red ", Gap(), " above a blue square"]).text
-    model.generate(["a red circle", Image(picture).with_gap((0, 0, 64, 64))]).image
+"""The model itself: documents become requests to the engine, and what it writes becomes documents.
 
 Every hole of a prompt is filled as the CM3 objective was trained: `<mask:i>` stands where something is missing, and
 after the closing `</s>` the model writes `<mask:i> ... <eoss>` for each (paper section 2.2). A single hole at the very
-end is simply continued from the left.
+end is simply continued from the left. Retrieved documents stand before the prompt (`cm3.retrieval.live`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
-from cm3.document import Document, Gap, Image, Part, Text, as_part
+from cm3.document import Document
 from cm3.engine.engine import Engine
 from cm3.engine.grammar import Codes, Force, FreeText, Step
 from cm3.engine.request import Request, Result, Sampling
-from cm3.errors import ConfigError, RequestError
+from cm3.errors import CheckpointError, ConfigError, RequestError
+from cm3.generate.generation import Generation
+from cm3.generate.prompt import Promptable, as_document, kind_of
+from cm3.generate.rank import canonical, log_likelihoods
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
+from cm3.retrieval import live
+from cm3.retrieval.embed import Encoder
+from cm3.retrieval.select import Retrieved
 from cm3.tokens.codec import Codec
 from cm3.tokens.holes import Prompt
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens
 
-Promptable = str | PIL.Image.Image | Part | Document | Sequence[str | PIL.Image.Image | Part]
+if TYPE_CHECKING:
+    from cm3.retrieval.memory import Memory
+
 Progress = Callable[[int, int], None]
 KINDS = ("image", "region", "text")
 """What a request may make, each with recommended sampling of its own in a bundle."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What came of one prompt: `documents`, the prompt with its holes filled, one for each of the `n` asked for.
-
-    `scores`: for each, the log-probability of what was written (nats, unguided), to rank by.
-    """
-
-    documents: tuple[Document, ...]
-    scores: tuple[float, ...]
-    prompt: Document
-
-    @property
-    def document(self) -> Document:
-        """The first document."""
-        return self.documents[0]
-
-    @property
-    def images(self) -> list[PIL.Image.Image]:
-        """The last picture of each document. Raises `RequestError` where there is none."""
-        if not self.document.images:
-            raise RequestError("this generation holds text only; ask for a picture with a prompt that ends in words")
-        return [d.images[-1].pixels for d in self.documents]
-
-    @property
-    def image(self) -> PIL.Image.Image:
-        """The last picture of the first document."""
-        return self.images[0]
-
-    @property
-    def texts(self) -> list[str]:
-        """The whole text of each document."""
-        return [d.text.strip() for d in self.documents]
-
-    @property
-    def text(self) -> str:
-        """The whole text of the first document."""
-        return self.texts[0]
+Treatment = Literal["kept", "dropped"]
+UNCONDITIONAL: tuple[Treatment, ...] = get_args(Treatment)
+"""What becomes of retrieved documents in the stream to guide away from. The first where a bundle recommends neither."""
 
 
 class CM3Leon:
     """A loaded model. `load` one, or make one of a bundle that is in memory."""
 
-    def __init__(self, bundle: bundles.Bundle, *, max_streams: int = 64) -> None:
-        """`max_streams` prompts run side by side, two for each guided request; more wait their turn."""
+    def __init__(
+        self,
+        bundle: bundles.Bundle,
+        *,
+        memory: str | Path | Memory | None = None,
+        encoder: str | Path | Encoder | None = None,
+        max_streams: int = 64,
+    ) -> None:
+        """`max_streams` prompts run side by side, two for each guided request; more wait their turn.
+
+        `memory` is a bank or its folder, in the place of the bundle's own, and `encoder` what it was made with, where
+        that is neither the bundle's nor one of the hub. Both are opened when something is first retrieved.
+        """
         self.bundle, self.vocab = bundle, bundle.vocab
         self.decoder = bundle.decoder.eval()
         image = ImageTokenizer(bundle.vqgan, bundle.image_size, batch=32)
@@ -92,10 +71,19 @@ class CM3Leon:
         self.max_streams = max_streams
         self._image = image
         self._recommended = {k: dict(bundle.sampling.get(k, {})) for k in KINDS}
+        self._treatment = {k: self._recommended[k].pop("unconditional", UNCONDITIONAL[0]) for k in KINDS}
+        self._candidates = {k: int(self._recommended[k].pop("candidates", 1)) for k in KINDS}
+        for kind, treatment in self._treatment.items():
+            if treatment not in UNCONDITIONAL:
+                raise CheckpointError(
+                    f"bundle {bundle.name!r}: sampling.{kind}.unconditional={treatment!r}; must be "
+                    f"{' or '.join(map(repr, UNCONDITIONAL))}"
+                )
+        self.retriever = live.Retriever(bundle.memory if memory is None else memory, encoder, bundle.encoder)
 
     @classmethod
     def load(cls, name: str = "scenes", **options: Any) -> CM3Leon:
-        """Load an embedded bundle by name, a bundle folder, or `hf://owner/name`.
+        """Load an embedded bundle by name, a bundle folder, or `hf://owner/name`; `options` as of the class.
 
         Raises `CheckpointError` for one that is unknown, incomplete or altered.
         """
@@ -116,6 +104,29 @@ class CM3Leon:
         """Number of different image codes."""
         return self._image.codes
 
+    @property
+    def unconditional(self) -> str:
+        """What becomes of retrieved documents in the stream to guide away from, for pictures, where nothing is said."""
+        return self._treatment["image"]
+
+    @property
+    def memory(self) -> Memory:
+        """The memory bank, opened when it is first asked for. Raises `RequestError` where there is none."""
+        return self.retriever.memory
+
+    def with_memory(self, memory: str | Path | Memory, encoder: str | Path | Encoder | None = None) -> CM3Leon:
+        """This model, the same weights in memory, with another bank, and the encoder that it was made with."""
+        other = copy.copy(self)
+        other.retriever = live.Retriever(memory, encoder, self.bundle.encoder)
+        return other
+
+    def retrieve(self, prompt: Promptable, k: int = 2) -> list[Retrieved]:
+        """The documents that `generate(prompt, retrieve=k)` would read, best first.
+
+        Raises `RequestError` for `k` outside 0..3, for no memory bank, and for nothing to search with.
+        """
+        return self.retriever.search(as_document(prompt), k)
+
     def generate(
         self,
         prompt: Promptable,
@@ -129,6 +140,10 @@ class CM3Leon:
         k: int | None = None,
         alpha: float | None = None,
         max_tokens: int = 128,
+        candidates: int | None = None,
+        retrieve: int = 0,
+        documents: Sequence[Document | Retrieved] | None = None,
+        unconditional: Treatment | None = None,
         progress: Progress | None = None,
     ) -> Generation:
         """Fill the holes of a prompt, `n` times.
@@ -140,7 +155,15 @@ class CM3Leon:
         decoding (section 3.1). `max_tokens` bounds each text, and so does what the context has left. The same seed
         gives the same result, whatever `n` is.
 
-        Raises `RequestError` for a prompt that is empty, too long, or asks for nothing.
+        Of so many `candidates` the one is kept whose whole document is the likeliest (`cm3.generate.rank`); they differ
+        only where the temperature is over 0.
+
+        `retrieve` documents, 0 to 3, are searched for in the memory bank and read before the prompt, or `documents` are
+        given by hand. Where the context has no room for all, the least relevant are left out. In the stream to guide
+        away from they are `unconditional` 'kept', so that only the words are guided to, or 'dropped' with the words.
+
+        Raises `RequestError` for a prompt that is empty, too long, or asks for nothing; for no memory bank; and where
+        not one document has room.
         """
         if n < 1:
             raise RequestError(f"n={n}: must be at least 1")
@@ -152,15 +175,22 @@ class CM3Leon:
             "k": k,
             "alpha": alpha,
         }
+        whole = as_document(prompt)
         made = self.generate_many(
-            [prompt] * n,
+            [whole] * n,
             seeds=[_sub_seed(seed, i) for i in range(n)],
             max_tokens=max_tokens,
+            candidates=candidates,
+            retrieve=retrieve,
+            documents=None if documents is None else [documents] * n,
+            unconditional=unconditional,
             progress=progress,
             **settings,
         )
-        return Generation(
-            tuple(g.document for g in made), tuple(score for g in made for score in g.scores), made[0].prompt
+        return replace(
+            made[0],
+            documents=tuple(g.document for g in made),
+            scores=tuple(score for g in made for score in g.scores),
         )
 
     def generate_many(
@@ -169,18 +199,40 @@ class CM3Leon:
         *,
         seeds: Sequence[int],
         max_tokens: int = 128,
+        candidates: int | None = None,
+        retrieve: int = 0,
+        documents: Sequence[Sequence[Document | Retrieved]] | None = None,
+        unconditional: Treatment | None = None,
         progress: Progress | None = None,
         **settings: float | int | str | None,
     ) -> list[Generation]:
-        """One generation for each prompt, batched; `seeds` as many as prompts, `settings` as in `generate`."""
-        if len(seeds) != len(prompts):
-            raise RequestError(f"seeds: {len(seeds)} for {len(prompts)} prompts; give one for each")
-        documents = [as_document(p) for p in prompts]
-        encoded = self.codec.encode_prompts(documents)
-        requests = [self._request(p, seed, max_tokens, settings) for p, seed in zip(encoded, seeds, strict=True)]
-        engine = Engine(self.decoder, self.vocab, max_streams=self.max_streams)
-        results = engine.run(requests, progress)
-        return [self._finish(d, p, r) for d, p, r in zip(documents, encoded, results, strict=True)]
+        """One generation for each prompt, batched; the rest as in `generate`.
+
+        `seeds`, and `documents` where they are given by hand, are as many as prompts.
+        """
+        for name, given in (("seeds", seeds), ("documents", documents)):
+            if given is not None and len(given) != len(prompts):
+                raise RequestError(f"{name}: {len(given)} for {len(prompts)} prompts; give one for each")
+        if candidates is not None and candidates < 1:
+            raise RequestError(f"candidates={candidates}: must be at least 1")
+        if unconditional not in (None, *UNCONDITIONAL):
+            raise RequestError(f"unconditional={unconditional!r}: must be {' or '.join(map(repr, UNCONDITIONAL))}")
+        whole = [as_document(p) for p in prompts]
+        found = self.retriever.find(whole, retrieve, documents)
+        encoded = self.codec.encode_prompts(whole)
+        contexts = self._contexts(encoded, found, max_tokens)
+        numbers = [candidates or self._candidates[kind_of(p)] for p in encoded]
+        requests = [
+            self._request(p, one, max_tokens, settings, c.tokens, unconditional)
+            for p, c, seed, number in zip(encoded, contexts, seeds, numbers, strict=True)
+            for one in ([seed] if number == 1 else [_sub_seed(seed, i) for i in range(number)])
+        ]
+        results = iter(Engine(self.decoder, self.vocab, max_streams=self.max_streams).run(requests, progress))
+        best = [
+            self._likeliest(p, c, [next(results) for _ in range(number)])
+            for p, c, number in zip(encoded, contexts, numbers, strict=True)
+        ]
+        return [self._finish(*one) for one in zip(whole, encoded, contexts, best, strict=True)]
 
     def logits(self, ids: Tensor | Sequence[int] | Tokens) -> Tensor:
         """Next-token logits (s, vocab) for a sequence of ids, for scoring and research. Float32, no gradient.
@@ -202,20 +254,50 @@ class CM3Leon:
         codes = self._image.encode(images)
         return self._image.decode(codes), codes
 
-    def _request(self, prompt: Prompt, seed: int, max_tokens: int, settings: dict[str, Any]) -> Request:
-        v, tokens = self.vocab, prompt.tokens
-        kind = _kind(prompt)
+    def _contexts(
+        self, prompts: Sequence[Prompt], found: Sequence[Sequence[Retrieved]], max_tokens: int
+    ) -> list[live.Context]:
+        """What is read before each prompt; every document is encoded once, all pictures together."""
+        unique = list(dict.fromkeys(f.document for some in found for f in some))
+        tokens = dict(zip(unique, self.codec.encode_many(unique), strict=True))
+        return [
+            live.layout(some, [tokens[f.document] for f in some], self.vocab, self._room(prompt, max_tokens))
+            for prompt, some in zip(prompts, found, strict=True)
+        ]
+
+    def _room(self, prompt: Prompt, max_tokens: int) -> int:
+        """Tokens that the context has left for documents when every text is as long as it may be."""
+        number, texts = len(prompt.holes), sum(h.kind == "text" for h in prompt.holes)
+        borders = -2 if self._continued(prompt) else 2 * number
+        written = sum(len(h.cells) for h in prompt.holes) + texts * max_tokens
+        return self.decoder.config.context - prompt.tokens.length - borders - written
+
+    def _continued(self, prompt: Prompt) -> bool:
+        """One hole, at the very end: `</s> words <break> <mask:0> </s>` is continued from before its mask."""
+        return len(prompt.holes) == 1 and int(prompt.tokens.ids[-2]) == self.vocab.mask(0)
+
+    def _request(
+        self,
+        prompt: Prompt,
+        seed: int,
+        max_tokens: int,
+        settings: dict[str, Any],
+        context: Tokens | None = None,
+        unconditional: Treatment | None = None,
+    ) -> Request:
+        tokens, kind = prompt.tokens, kind_of(prompt)
         sampling = self._sampling("region" if kind == "region" else "image", seed, settings)
         text_sampling = self._sampling("text", seed, settings)
-        # One hole, at the very end: `</s> words <break> <mask:0> </s>` is continued from before its mask.
-        continued = len(prompt.holes) == 1 and int(tokens.ids[-2]) == v.mask(0)
-        if continued:
+        if continued := self._continued(prompt):
             tokens = tokens.slice(0, tokens.length - 2)
         streams: tuple[Tokens, ...] = (tokens,)
         if kind != "text" and (sampling.guidance not in (None, 1.0) or sampling.contrast is not None):
             streams = (tokens, *self._unconditional(tokens, 0 if continued else len(prompt.holes)))
         if len(streams) == 1:
             sampling = replace(sampling, guidance=None, contrast=None)
+        if context is not None and context.length:
+            kept = (unconditional or self._treatment["image" if kind == "text" else kind]) == "kept"
+            streams = tuple(live.prepend(context, s) if kept or not i else s for i, s in enumerate(streams))
         plan = self._plan(prompt, continued, max_tokens, max(s.length for s in streams))
         return Request(streams, plan, sampling, replace(text_sampling, guidance=None, contrast=None))
 
@@ -262,10 +344,20 @@ class CM3Leon:
             values.pop("guidance", None)
         return Sampling(**values, seed=seed)
 
-    def _finish(self, document: Document, prompt: Prompt, result: Result) -> Generation:
+    def _likeliest(self, prompt: Prompt, context: live.Context, results: list[Result]) -> Result:
+        """The candidate whose finished document, in its own order, is the most probable after its context."""
+        if len(results) == 1:
+            return results[0]
+        filled = [self.codec.unmask(prompt, [span.ids for span in r.spans]) for r in results]
+        whole = [live.prepend(context.tokens, canonical(f, self.codec.text, self.vocab)) for f in filled]
+        scores = log_likelihoods(self.decoder, whole, [1 + context.tokens.length] * len(whole))
+        return results[int(np.argmax(scores))]
+
+    def _finish(self, document: Document, prompt: Prompt, context: live.Context, result: Result) -> Generation:
         spans = [span.ids for span in result.spans]
         done = self.codec.fill(document, spans, prompt)
-        return Generation((done,), (float(sum(result.logprobs)),), document)
+        score = float(sum(result.logprobs))
+        return Generation((done,), (score,), document, context.used, context.left_out)
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:
         if ids.ndim != 1 or ids.size == 0:
@@ -276,36 +368,6 @@ class CM3Leon:
         run = np.cumsum(image) - np.maximum.accumulate(np.where(image, 0, np.cumsum(image)))
         number = self.grid[0] * self.grid[1]
         return Tokens.of(ids.astype(np.int32), np.where(image, (run - 1) % number + 1, 0).astype(np.int32))
-
-
-def as_document(prompt: Promptable) -> Document:
-    """A prompt as a document with holes, by the rules of `CM3Leon.generate`. Raises `RequestError` for an empty one."""
-    if isinstance(prompt, Document):
-        document = prompt
-    elif isinstance(prompt, str | PIL.Image.Image | Text | Image | Gap):
-        document = Document((as_part(prompt),))
-    elif isinstance(prompt, Iterable):
-        document = Document.of(*prompt)
-    else:
-        raise RequestError(f"prompt: is a string, a picture or a list of them, not {type(prompt).__name__}")
-    parts = list(document.parts)
-    while parts and isinstance(parts[-1], Text) and not parts[-1].text.strip():
-        parts.pop()  # blank text at the end asks for nothing
-    if not parts:
-        raise RequestError("prompt: is empty; say what to draw, or give a picture to describe")
-    if document.has_gap:
-        return document
-    if isinstance(parts[-1], Text):
-        return replace(document, parts=(*parts, Gap("image")))
-    return replace(document, parts=(*parts[:-1], Gap("text"), parts[-1]))
-
-
-def _kind(prompt: Prompt) -> str:
-    """What a prompt asks for: 'text', 'image' (whole ones) or 'region' (parts of one)."""
-    image = [h for h in prompt.holes if h.kind == "image"]
-    if not image:
-        return "text"
-    return "region" if any(h.part in prompt.codes for h in image) else "image"
 
 
 def _sub_seed(seed: int, i: int) -> int:

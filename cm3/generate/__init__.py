@@ -1,0 +1,20 @@
+"""CM3Leon: document in, document out. The codec, retrieval and the engine, put together.
+
+    model = CM3Leon.load("scenes")
+    model.generate("a red circle", seed=7).image
+    model.generate([picture]).text
+    model.generate(["a red ", Gap(), " above a blue square"]).text
+    model.generate(["a red circle", Image(picture).with_gap((0, 0, 64, 64))]).image
+    model.generate("a blosk", retrieve=2).attribution
+
+prompt.py       what a prompt asks for
+generation.py   what comes of it, and what it drew on
+cm3leon.py      the model
+"""
+
+from cm3.generate.cm3leon import KINDS, UNCONDITIONAL, CM3Leon, Progress
+from cm3.generate.generation import Generation
+from cm3.generate.prompt import Promptable, as_document
+from cm3.retrieval.select import Retrieved
+
+__all__ = ["KINDS", "UNCONDITIONAL", "CM3Leon", "Generation", "Progress", "Promptable", "Retrieved", "as_document"]

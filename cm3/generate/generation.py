@@ -1,0 +1,60 @@
+"""What comes of a prompt, and what it drew on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import PIL.Image
+
+from cm3.document import Document
+from cm3.errors import RequestError
+from cm3.retrieval import live
+from cm3.retrieval.select import Retrieved
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came of one prompt: `documents`, the prompt with its holes filled, one for each of the `n` asked for.
+
+    `scores`: for each, the log-probability of what was written (nats, unguided), to rank by. `retrieved`: the documents
+    that were read before the prompt, in their order; `left_out`: those found too, for which the context had no room.
+    """
+
+    documents: tuple[Document, ...]
+    scores: tuple[float, ...]
+    prompt: Document
+    retrieved: tuple[Retrieved, ...] = ()
+    left_out: tuple[Retrieved, ...] = ()
+
+    @property
+    def document(self) -> Document:
+        """The first document."""
+        return self.documents[0]
+
+    @property
+    def images(self) -> list[PIL.Image.Image]:
+        """The last picture of each document. Raises `RequestError` where there is none."""
+        if not self.document.images:
+            raise RequestError("this generation holds text only; ask for a picture with a prompt that ends in words")
+        return [d.images[-1].pixels for d in self.documents]
+
+    @property
+    def image(self) -> PIL.Image.Image:
+        """The last picture of the first document."""
+        return self.images[0]
+
+    @property
+    def texts(self) -> list[str]:
+        """The whole text of each document."""
+        return [d.text.strip() for d in self.documents]
+
+    @property
+    def text(self) -> str:
+        """The whole text of the first document."""
+        return self.texts[0]
+
+    @property
+    def attribution(self) -> list[dict[str, Any]]:
+        """What was drawn on, ready for JSON: id, score, by, source, license and text of each retrieved document."""
+        return live.attribution(self.retrieved)

@@ -1,0 +1,65 @@
+"""Which of several candidates to keep: the one whose whole document, read left to right, is the likeliest.
+
+What fills a hole is written before the model has seen how it fits with what comes after: a caption after its picture
+was never asked how well that picture follows from it. The finished document, in its own order, asks just that, so one
+more look at it tells good candidates from bad ones (RA-CM3 keeps 1 of 32 captions by likelihood, the paper 1 of 8
+pictures by CLIP: docs/paper.md 1.9, 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cm3.model.attention import Causal
+from cm3.model.decoder import Decoder
+from cm3.tokens.text import TextTokenizer
+from cm3.vocab import Tokens, Vocab
+
+
+def log_likelihoods(
+    decoder: Decoder, sequences: Sequence[Tokens], starts: Sequence[int], batch: int = 64
+) -> list[float]:
+    """Log-probability (nats) of each sequence from its token `starts[i]`, at least 1, given those before it.
+
+    Minus infinity for one that is longer than the decoder's context, and so cannot be judged.
+    """
+    found: list[float] = []
+    for at in range(0, len(sequences), batch):
+        some, begins = sequences[at : at + batch], starts[at : at + batch]
+        longest = min(max(s.length for s in some), decoder.config.context)
+        ids, cells = (np.zeros((len(some), longest), np.int64) for _ in range(2))
+        for row, s in enumerate(some):
+            ids[row, : s.length], cells[row, : s.length] = s.ids[:longest], s.cells[:longest]
+        with torch.inference_mode():
+            # Padding stands behind each sequence, where a causal model does not look.
+            tokens, positions = torch.from_numpy(ids), torch.arange(longest).expand(len(some), -1)
+            hidden = decoder.hidden(tokens, positions, Causal(), torch.from_numpy(cells))
+            for row, (s, begin) in enumerate(zip(some, begins, strict=True)):
+                if s.length > longest:
+                    found.append(-math.inf)
+                    continue
+                logits = decoder.head(hidden[row, begin - 1 : s.length - 1]).float()
+                chosen = logits.log_softmax(-1).gather(1, tokens[row, begin : s.length, None])
+                found.append(float(chosen.sum()))
+    return found
+
+
+def canonical(tokens: Tokens, text: TextTokenizer, vocab: Vocab) -> Tokens:
+    """The same document with each run of words tokenised as a whole, as in training.
+
+    A filled hole leaves a seam in its words that the tokenizer itself would not have cut, and such are unlikely.
+    """
+    words = vocab.is_text(tokens.ids)
+    borders = [0, *(np.flatnonzero(words[1:] != words[:-1]) + 1).tolist(), tokens.length]
+    pieces = []
+    for a, b in zip(borders, borders[1:], strict=False):
+        piece = tokens.slice(a, b)
+        if words[a]:
+            run = text.decode_bytes((piece.ids - vocab.text_start).tolist())
+            piece = Tokens.of([vocab.text_start + i for i in text.encode_bytes(run)])
+        pieces.append(piece)
+    return Tokens.concat(pieces)
