@@ -6,6 +6,7 @@
     files.py       checking and writing output, whole or not at all
     generate.py describe.py infill.py demo.py tokenizer.py train.py evaluate.py     the verbs
     recipe.py      file.py:function -> config
+    attribution.py what a picture drew on, as lines and on a sheet
     sheet.py       rows of captioned pictures on one sheet (PNG);  page.py the same as a page (HTML)
 
 Nothing here imports torch before a verb runs, so `cm3 --help` answers at once. A verb is a frozen dataclass whose

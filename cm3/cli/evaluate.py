@@ -1,16 +1,23 @@
-"""`cm3 eval scenes|captions`: how often the model is exactly right, on new scenes or on photographs learnt by heart."""
+"""`cm3 eval scenes|emblems|captions`: how often the model is exactly right, on what it never saw or knows by heart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from cm3.cli.options import OWN, ModelVerb, at_least, progress
+from cm3.cli.files import check_folder, png, write
+from cm3.cli.options import HERE, OWN, Bank, ModelVerb, at_least, progress
 from cm3.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from cm3.eval.emblems import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,55 @@ class EvalScenes(ModelVerb):
                 progress=update,
             )
         print("\n".join(table(report)))
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalEmblems(ModelVerb):
+    """Measure what retrieval is for: drawing named things that no training saw, from their one document in a bank.
+
+    Each prompt names an emblem, an invented word for a fixed composition. k0, k1, k2: drawn exactly right with so many
+    documents read; `kept` and `dropped`: whether the stream to guide away from reads them too.
+
+    examples:
+      cm3 eval emblems --n 100 --sheet emblems.png
+      cm3 eval emblems --n 500 --seed 7 --json
+      cm3 eval emblems --model runs/mine --memory DIR --tasks k0 k1_kept --guidance 2
+    """
+
+    n: Annotated[int, arg(metavar="N")] = 100
+    """How many emblems."""
+    seed: Annotated[int, arg(metavar="N")] = 1
+    """How each is said, and the chance in each picture."""
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASK", help_behavior_hint="(default: all)")] = ()
+    """Only these: k0, k1_kept, k1_dropped, k2_kept, k2_dropped."""
+    guidance: Annotated[float | None, OWN] = None
+    """Guidance for drawing."""
+    sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Also write a sheet, a PNG, of the first six: the document found, and what was drawn with it and without."""
+    bank: Annotated[Bank, HERE] = Bank()
+
+    def run(self) -> dict[str, Any]:
+        """Measure, print a table."""
+        at_least(1, n=self.n)
+        at_least(0, seed=self.seed)
+        from cm3.eval.emblems import TASKS, evaluate_emblems, make_examples
+
+        for task in self.tasks:
+            if task not in TASKS:
+                raise RequestError(f"--tasks {task}: must be among {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
+        if self.sheet is not None:
+            check_folder(self.sheet.parent, "--sheet")
+        sampling = {} if self.guidance is None else {"guidance": self.guidance}
+        model = self.open_model(self.bank)
+        with progress_by_task("picture") as update:
+            report = evaluate_emblems(
+                model, self.n, seed=self.seed, tasks=self.tasks or TASKS, sampling=sampling, progress=update
+            )
+        print("\n".join(emblem_table(report)))
+        if self.sheet is not None:
+            write(self.sheet, png(emblem_sheet(make_examples(model, min(self.n, 6), self.seed, **sampling))))
+            print(self.sheet)
         return report
 
 
@@ -108,3 +164,40 @@ def table(report: Mapping[str, Any]) -> list[str]:
             told = "-" if value is None else f"{value:.2f}" if name.endswith("_db") else f"{value:.1%}"
             lines.append(f"{task:<18}{name:<20}{told:>8}")
     return [*lines, f"{report['n']} scenes a task, split {report['split']}, seed {report['seed']}"]
+
+
+def emblem_table(report: Mapping[str, Any]) -> list[str]:
+    """The shares of an emblem report as aligned lines, in per cent, with the treatment that is the default."""
+    default = report["unconditional"]
+    told = {
+        "k0": "no document",
+        "k1": f"1 document, {default} (the default)",
+        "k2": f"2 documents, {default} (the default)",
+        "k1_kept": "1 document, kept in the unconditional stream",
+        "k1_dropped": "1 document, dropped from it",
+        "k2_kept": "2 documents, kept in the unconditional stream",
+        "k2_dropped": "2 documents, dropped from it",
+        "retriever_first": "the right document is found first",
+        "guess": "no document, and right for another emblem",
+    }
+    lines = [
+        f"{name:<18}{words:<48}{'-' if report[name] is None else f'{report[name]:.1%}':>8}"
+        for name, words in told.items()
+        if name in report
+    ]
+    return [*lines, f"{report['n']} emblems never trained on, seed {report['seed']}"]
+
+
+def emblem_sheet(examples: Sequence[Example]) -> PIL.Image.Image:
+    """Rows of the document that was found, what was drawn with it, and what was drawn without."""
+    from cm3.cli.attribution import document_panel
+    from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
+
+    panels = []
+    for e in examples:
+        panels.append(document_panel(e.found, "found"))
+        for picture, ok, how in ((e.drawn, e.drawn_right, "with it"), (e.guessed, e.guessed_right, "without it")):
+            words = (Line(e.case.prompt, "prompt"), Line(f"drawn {how}", "label"))
+            panels.append(Panel(picture, (*words, verdict(ok, "shows the emblem", "shows something else"))))
+    note = "Left the document of the bank, then the prompt drawn with it and without. Marks: measured pixels."
+    return sheet([Section("Emblems that no training saw", tuple(panels), note)], "What retrieval is for", columns=3)

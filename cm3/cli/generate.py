@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from cm3.cli.attribution import document_panel, told
 from cm3.cli.files import check_folder, png, slug, write
-from cm3.cli.options import HERE, Guided, ModelVerb, at_least, progress
+from cm3.cli.options import HERE, Guided, ModelVerb, Retrieval, at_least, progress
 from cm3.errors import RequestError
+
+if TYPE_CHECKING:
+    from cm3.generate import Generation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(ModelVerb):
-    """Draw pictures from words.
+    """Draw pictures from words, and from documents of a memory bank that are looked up for them.
+
+    With --retrieve, each picture is followed by the documents that it drew on, which are also inside the PNG.
 
     examples:
       cm3 generate "a large red circle at the top left on a grey background"
       cm3 generate "a small white star above a large blue square on a mint ground" --n 4 --seed 1 --guidance 3
       cm3 generate "two objects on a sand ground: ..." --contrast kmax --k 5 --alpha 0.1 --out pictures --json
+      cm3 generate "a picture of a blosk" --retrieve 2 --memory DIR --sheet sheet.png
     """
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")]
@@ -29,24 +37,54 @@ class Generate(ModelVerb):
     """How many pictures."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("out")
     """Folder for the pictures."""
+    sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Also write a contact sheet, a PNG: each picture, and the documents that it drew on beside it."""
+    retrieval: Annotated[Retrieval, HERE] = Retrieval()
     sampling: Annotated[Guided, HERE] = Guided()
 
     def run(self) -> dict[str, Any]:
-        """Draw, then write every picture with its prompt and seed inside the PNG."""
+        """Draw, then write every picture with its prompt, seed and what it drew on inside the PNG."""
         check_prompt(self.prompt)
         at_least(1, n=self.n)
         check_folder(self.out)
-        model = self.open_model()
+        if self.sheet is not None:
+            check_folder(self.sheet.parent, "--sheet")
+        settings = self.sampling.arguments() | self.retrieval.arguments()
+        model = self.open_model(self.retrieval)
         with progress("drawing") as update:
-            made = model.generate(self.prompt, n=self.n, progress=update, **self.sampling.arguments())
+            made = model.generate(self.prompt, n=self.n, progress=update, **settings)
+        drew_on = made.attribution
         files = []
         for i, picture in enumerate(made.images):
             files.append(self.out / f"{slug(self.prompt)}-{self.sampling.seed}-{i}.png")
             notes = {"prompt": self.prompt, "seed": str(self.sampling.seed), "number": str(i), "model": self.model}
+            notes |= {"attribution": json.dumps(drew_on)} if drew_on else {}
             write(files[-1], png(picture, notes))
-            print(files[-1])
+            print("\n".join([str(files[-1]), *told(made.retrieved), *told(made.left_out, "had no room for")]))
         names = [str(f) for f in files]
-        return {"prompt": self.prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
+        result = {"prompt": self.prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
+        result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
+        if self.sheet is not None:
+            self._write_sheet(self.sheet, made)
+            result["sheet"] = str(self.sheet)
+        return result
+
+    def _write_sheet(self, path: Path, made: Generation) -> None:
+        from cm3.cli.sheet import Line, Panel, Section, sheet
+
+        documents = [document_panel(r) for r in made.retrieved]
+        drawn = [Panel(p, (Line(f"drawn, number {i}", "label"),)) for i, p in enumerate(made.images)]
+        if documents:
+            sections = [Section(self.prompt, tuple(p for one in drawn for p in (one, *documents)))]
+        else:
+            sections = [Section(self.prompt, tuple(drawn))]
+        columns = 1 + len(documents) if documents else 3
+        subtitle = f"cm3 generate --model {self.model} --seed {self.sampling.seed} --retrieve {self.retrieval.retrieve}"
+        write(
+            path,
+            png(sheet(sections, "Drawn, and what it drew on" if documents else "Drawn", subtitle, columns=columns)),
+        )
+        print(path)
 
 
 def check_prompt(prompt: str) -> None:

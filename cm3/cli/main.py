@@ -22,8 +22,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokenizer text eval": ("cm3.cli.tokenizer:TextEval", "measure a text tokenizer on files"),
     "tokenizer image train": ("cm3.cli.tokenizer:ImageTrain", "train an image tokenizer: a recipe, as cm3 train"),
     "tokenizer image eval": ("cm3.cli.tokenizer:ImageEval", "measure an image tokenizer on pictures"),
+    "index build": ("cm3.cli.index:IndexBuild", "make a memory bank of captioned pictures, or merge banks"),
+    "index add": ("cm3.cli.index:IndexAdd", "add documents to a memory bank"),
+    "index delete": ("cm3.cli.index:IndexDelete", "delete documents from a memory bank"),
+    "index search": ("cm3.cli.index:IndexSearch", "search a memory bank with words or with a picture"),
+    "index info": ("cm3.cli.index:IndexInfo", "say what a memory bank holds, and check it"),
     "train": ("cm3.cli.train:Train", "run a recipe: pretraining, tuning, an image tokenizer"),
     "eval scenes": ("cm3.cli.evaluate:EvalScenes", "measure a model on scenes that it was never trained on"),
+    "eval emblems": ("cm3.cli.evaluate:EvalEmblems", "measure drawing unseen things from their one document in a bank"),
     "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
 }
 

@@ -75,17 +75,30 @@ class Verb:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bank:
+    """Where documents to draw on come from."""
+
+    memory: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="(default: the model's own)")] = None
+    """Folder of a memory bank, as `cm3 index build` writes it."""
+    encoder: Annotated[
+        str | None, arg(metavar="ENCODER", help_behavior_hint="(default: the bank's or the model's)")
+    ] = None
+    """What the bank was made with: a folder, or a hub id such as openai/clip-vit-base-patch32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelVerb(Verb):
     """A verb that uses a model."""
 
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
     """Which model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
 
-    def open_model(self) -> CM3Leon:
-        """Load the model. Raises `CheckpointError` for one that is unknown or damaged."""
+    def open_model(self, bank: Bank | None = None) -> CM3Leon:
+        """Load the model, with a memory bank of one's own. Raises `CheckpointError` for one unknown or damaged."""
         from cm3.generate import CM3Leon
 
-        return CM3Leon.load(self.model)
+        bank = bank or Bank()
+        return CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +114,13 @@ class Sampling:
 
     max_tokens: Annotated[int | None, OWN] = None
     """Longest text to write, for each gap, in tokens."""
+    candidates: Annotated[int | None, OWN] = None
+    """Make so many and keep the one whose whole document is the likeliest; with a temperature over 0."""
 
     def arguments(self) -> dict[str, Any]:
         """Those that were given, as arguments of `CM3Leon.generate`. Raises `RequestError` for no tokens."""
-        at_least(1, max_tokens=1 if self.max_tokens is None else self.max_tokens)
+        for name in ("max_tokens", "candidates"):
+            at_least(1, **{name: 1 if getattr(self, name) is None else getattr(self, name)})
         return {name: value for name, value in vars(self).items() if value not in (None, "none")}
 
 
@@ -121,6 +137,24 @@ class Guided(Sampling):
     """K of CD-K."""
     alpha: Annotated[float | None, OWN] = None
     """ALPHA of contrastive decoding, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Bank):
+    """How many documents to draw on, and how."""
+
+    retrieve: Annotated[int, arg(metavar="K")] = 0
+    """Documents to look up in the memory bank and read before drawing, 0 to 3."""
+    unconditional: Annotated[
+        Literal["kept", "dropped"] | None, arg(metavar="kept|dropped", help_behavior_hint="(default: the model's own)")
+    ] = None
+    """With guidance: whether the stream to guide away from reads the documents too."""
+
+    def arguments(self) -> dict[str, Any]:
+        """As arguments of `CM3Leon.generate`. Raises `RequestError` for a number outside 0..3."""
+        if not 0 <= self.retrieve <= 3:
+            raise RequestError(f"--retrieve {self.retrieve}: must be 0 to 3 documents")
+        return {"retrieve": self.retrieve, "unconditional": self.unconditional}
 
 
 def at_least(low: int, **values: int) -> None:

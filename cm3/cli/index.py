@@ -1,0 +1,314 @@
+"""`cm3 index build|add|delete|search|info`: a memory bank of one's own documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from cm3.cli.files import check_folder, png, write
+from cm3.cli.options import Flag, Verb, at_least, progress
+from cm3.errors import CheckpointError, RequestError
+
+if TYPE_CHECKING:
+    from cm3.retrieval.embed import Encoder
+    from cm3.retrieval.making import Report, Source
+    from cm3.retrieval.memory import Memory
+
+CLIP = "openai/clip-vit-base-patch32"
+SHOWN = 10
+"""So many documents that were left out are named for a person; --json names all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexBuild(Verb):
+    """Make a memory bank of documents: folders of pictures, each with its caption in a .txt of the same name.
+
+    Pictures without a .txt and .txt without a picture are taken too. A folder with annotations/ is read as COCO's
+    captions. Given memory banks, it merges them into one, without what was deleted. A build that was killed goes on
+    where it was, when it is given again.
+
+    examples:
+      cm3 index build photos/ --out banks/photos
+      cm3 index build photos/ --out banks/photos --encoder runs/scenes/clip --license CC-BY-4.0
+      cm3 index build data/coco --split val2017 --out banks/coco --json
+      cm3 index build banks/photos banks/coco --out banks/both
+    """
+
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")]
+    """Folders of captioned pictures, COCO's folder, or memory banks to merge."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("bank")
+    """Folder for the bank."""
+    encoder: Annotated[str, arg(metavar="ENCODER")] = CLIP
+    """What makes vectors: a folder that a clip recipe wrote, a CLIP in Hugging Face's layout, or its hub id."""
+    index: Annotated[Literal["auto", "exact", "ivf", "pq"], arg(metavar="auto|exact|ivf|pq")] = "auto"
+    """auto: every document is looked at up to 100,000, inverted lists above; pq: half their memory, slower."""
+    license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    """Licence to note for the documents of folders; it is shown with whatever draws on them."""
+    split: Annotated[str, arg(metavar="SPLIT")] = "train2017"
+    """Which of COCO's captions."""
+
+    def run(self) -> dict[str, Any]:
+        """Build or merge, list what was left out."""
+        from cm3.retrieval.manifest import is_bank
+        from cm3.retrieval.memory import Memory
+
+        banks = [s for s in self.sources if is_bank(s)]
+        if banks and len(banks) < len(self.sources):
+            raise RequestError(
+                f"{banks[0]!r} is a memory bank, and not all sources are: merge banks, or build of folders"
+            )
+        check_folder(self.out)
+        with progress("reading", unit="document") as update:
+            if banks:
+                made = Memory.merge(banks, self.out, index=self.index, progress=update)
+                return told(made, None)
+            documents = read(self.sources, self.license, self.split)
+            encoder = open_encoder(self.encoder)
+            about = {"encoder": self.encoder}
+            made = Memory.build(self.out, documents, encoder, index=self.index, about=about, progress=update)
+        return told(made, made.report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexAdd(Verb):
+    """Add documents to a memory bank, all or none; whoever reads it meanwhile sees them when opening it again.
+
+    examples:
+      cm3 index add banks/photos more-photos/
+      cm3 index add banks/photos more-photos/ --license CC0-1.0 --json
+    """
+
+    bank: Annotated[Positional[str], arg(metavar="BANK")]
+    """The bank's folder."""
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")]
+    """Folders of captioned pictures, or COCO's folder."""
+    encoder: Annotated[str | None, arg(metavar="ENCODER", help_behavior_hint="(default: the bank's own)")] = None
+    """Where the encoder is that the bank was built with."""
+    license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    """Licence to note for the documents of folders."""
+    split: Annotated[str, arg(metavar="SPLIT")] = "train2017"
+    """Which of COCO's captions."""
+
+    def run(self) -> dict[str, Any]:
+        """Add, list what was left out."""
+        from cm3.retrieval.memory import Memory
+
+        bank = Memory.open(self.bank)
+        documents = read(self.sources, self.license, self.split)
+        encoder = encoder_of(bank, self.encoder)
+        with progress("reading", unit="document") as update:
+            report = bank.add(documents, encoder, progress=update)
+        return told(bank, report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexDelete(Verb):
+    """Delete documents from a memory bank by id, all or none. Their space is free after a merge (`cm3 index build`).
+
+    examples:
+      cm3 index delete banks/photos beach.jpg trip/cat.png
+      cm3 index delete banks/photos beach.jpg --json
+    """
+
+    bank: Annotated[Positional[str], arg(metavar="BANK")]
+    """The bank's folder."""
+    ids: Annotated[Positional[tuple[str, ...]], arg(metavar="ID")]
+    """Ids, as `cm3 index search` shows them."""
+
+    def run(self) -> dict[str, Any]:
+        """Delete."""
+        from cm3.retrieval.memory import Memory
+
+        if not self.ids:
+            raise RequestError("no id given; name at least one, as `cm3 index search` shows them")
+        bank = Memory.open(self.bank)
+        deleted = bank.delete(self.ids)
+        print(f"{bank.folder}: {deleted} deleted, {len(bank)} documents left")
+        return {"bank": str(bank.folder), "deleted": deleted, "documents": len(bank)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSearch(Verb):
+    """Search a memory bank with words, with a picture, or with both.
+
+    examples:
+      cm3 index search banks/photos --text "a dog on a beach"
+      cm3 index search banks/photos --image dog.jpg --k 10 --sheet found.png
+      cm3 index search banks/photos --text "at night" --image street.jpg --json
+    """
+
+    bank: Annotated[Positional[str], arg(metavar="BANK")]
+    """The bank's folder."""
+    text: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
+    """Words to search with."""
+    image: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """A picture to search with."""
+    k: Annotated[int, arg(metavar="N")] = 5
+    """How many documents."""
+    sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Write the pictures found as a contact sheet, a PNG."""
+    encoder: Annotated[str | None, arg(metavar="ENCODER", help_behavior_hint="(default: the bank's own)")] = None
+    """Where the encoder is that the bank was built with."""
+
+    def run(self) -> dict[str, Any]:
+        """Search, print a line each, best first."""
+        from cm3.document import Document, Image
+        from cm3.retrieval.embed import embed
+        from cm3.retrieval.memory import Memory
+
+        at_least(1, k=self.k)
+        if not (self.text or "").strip() and self.image is None:
+            raise RequestError("nothing to search with; give --text WORDS, --image FILE, or both")
+        parts = [p for p in (self.text, Image.open(self.image) if self.image else None) if p]
+        if self.sheet is not None:
+            check_folder(self.sheet.parent, "--sheet")
+        bank = Memory.open(self.bank)
+        query = Document.of(*parts, id="query")
+        (ids,), scores = bank.search(embed(encoder_of(bank, self.encoder), [query]).vectors, self.k)
+        found = [(bank[id], round(float(score), 4)) for id, score in zip(ids, scores[0], strict=True)]
+        results = [
+            {"id": d.id, "score": score, "text": d.text, "source": d.source, "license": d.meta.get("license")}
+            for d, score in found
+        ]
+        for one in results:
+            notes = "  ".join(str(one[name]) for name in ("source", "license") if one[name])
+            print(f"{one['score']:.3f}  {one['id']}  {one['text']}" + (f"  [{notes}]" if notes else ""))
+        told = {"bank": self.bank, "text": self.text, "image": self.image, "k": self.k, "results": results}
+        if self.sheet is not None:
+            write(self.sheet, png(contact_sheet(found, self.text, query)))
+            print(self.sheet)
+            told["sheet"] = str(self.sheet)
+        return told
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexInfo(Verb):
+    """Say what a memory bank holds, and whether it is sound.
+
+    examples:
+      cm3 index info banks/photos
+      cm3 index info banks/photos --verify --json        reads every byte and compares checksums
+    """
+
+    bank: Annotated[Positional[str], arg(metavar="BANK")]
+    """The bank's folder."""
+    verify: Annotated[Flag, arg(help="Read everything and compare checksums.")] = False
+
+    def run(self) -> dict[str, Any]:
+        """Print a table."""
+        from cm3.retrieval.memory import Memory
+
+        bank = Memory.open(self.bank)
+        if self.verify:
+            with progress("reading", unit="document") as update:
+                bank.verify(update)
+        info = bank.info()
+        print(f"documents   {info['documents']}, and {info['deleted']} deleted")
+        print(f"encoder     {info['encoder']}, width {info['width']}")
+        for what in ("sources", "licenses"):
+            print(f"{what:<12}" + ", ".join(f"{name or 'none given'} ({n})" for name, n in info[what].items()))
+        for segment in info["segments"]:
+            print("segment     " + ", ".join(f"{name} {value}" for name, value in segment.items()))
+        for name, size in info["bytes"].items():
+            print(f"{name:<12}{size / 1e6:.2f} MB")
+        print(f"a vector    {info['bytes_a_vector']} bytes")
+        list_skipped(info["skipped"])
+        if self.verify:
+            print("verified    every file is as it was written")
+        return {**info, "verified": self.verify}
+
+
+def read(sources: Sequence[str], license: str | None, split: str) -> Source:
+    """The documents of folders, one after the other. Raises `RequestError` for no source."""
+    from cm3.data.read.coco import coco_captions
+    from cm3.data.read.folder import Folder
+
+    if not sources:
+        raise RequestError("no source given; name at least one folder of captioned pictures")
+    found = [
+        coco_captions(s, split) if (Path(s) / "annotations").is_dir() else Folder(s, license=license) for s in sources
+    ]
+    return Chain(found)
+
+
+class Chain:
+    """Sources one after the other, with their length."""
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self.sources = sources
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (document for source in self.sources for document in source)
+
+
+def open_encoder(name: str) -> Encoder:
+    """An encoder by folder or hub id."""
+    from cm3.retrieval.embed import load_encoder
+
+    return load_encoder(name)
+
+
+def encoder_of(bank: Memory, name: str | None) -> Encoder:
+    """The encoder of a bank: the one given, else where it was at the build. Raises `CheckpointError` for another."""
+    known = name or bank.about.get("encoder") or bank.encoder_name.removeprefix("clip:")
+    try:
+        encoder = open_encoder(known)
+    except CheckpointError as error:
+        if name is not None:
+            raise
+        raise CheckpointError(
+            f"memory bank {str(bank.folder)!r}: its encoder {bank.encoder_name!r} is not found at {known!r}; "
+            "say where it is with --encoder"
+        ) from error
+    bank.check_encoder(encoder)
+    return encoder
+
+
+def told(bank: Memory, report: Report | None) -> dict[str, Any]:
+    """Print what became of a build; returns it for a machine."""
+    skipped = [vars(u) for u in report.skipped] if report else []
+    added = report.added if report else len(bank)
+    print(f"{bank.folder}: {added} added, {len(skipped)} left out, {len(bank)} documents")
+    list_skipped(skipped)
+    return {
+        "bank": str(bank.folder),
+        "added": added,
+        "documents": len(bank),
+        "encoder": bank.encoder_name,
+        "index": [s.page["index"]["kind"] for s in bank.segments],
+        "skipped": skipped,
+    }
+
+
+def list_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
+    """Print the first documents that were left out."""
+    for one in skipped[:SHOWN]:
+        print(f"left out: {one['id']}  {one['reason']}")
+    if len(skipped) > SHOWN:
+        print(f"left out: {len(skipped) - SHOWN} more; --json names all")
+
+
+def contact_sheet(found: Sequence[tuple[Any, float]], text: str | None, query: Any) -> Any:
+    """The pictures found with their captions, scores, sources and licences; words without a picture on a blank one."""
+    import PIL.Image
+
+    from cm3.cli.sheet import Line, Panel, Section, sheet
+
+    blank = PIL.Image.new("RGB", (256, 256), "#f4f4f7")
+    panels = []
+    for document, score in found:
+        notes = ", ".join(str(v) for v in (document.source, document.meta.get("license")) if v)
+        lines = [Line(document.text, "prompt"), Line(f"{score:.3f}  {document.id}", "body"), Line(notes, "label")]
+        picture = document.images[0].pixels if document.images else blank
+        panels.append(Panel(picture, tuple(line for line in lines if line.text.strip())))
+    sections = [Section("Found, best first", tuple(panels))]
+    if query.images:
+        sections.insert(0, Section("Searched with", (Panel(query.images[0].pixels),)))
+    return sheet(sections, text or "By picture", f"{len(found)} of a memory bank", columns=max(2, min(4, len(found))))

@@ -1,0 +1,152 @@
+"""A folder of captioned pictures becomes a bank, is searched with words and a picture, grows and shrinks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+from command import Cm3
+
+from cm3.retrieval.memory import Memory
+from cm3.retrieval.pairs import Pairs, PairsConfig, save
+
+COLOURS = ("red", "green", "blue", "white")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CLIP with random weights."""
+    folder = tmp_path_factory.mktemp("encoder") / "pairs"
+    torch.manual_seed(0)
+    shape = PairsConfig(width=16, words=8, letters=4, letter_dim=4, d_model=16, layers=1, heads=2, channels=(8, 8, 16))
+    save(Pairs(shape), folder, {"steps": 0})
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four captioned pictures, one damaged, and words alone."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for colour in COLOURS:
+        PIL.Image.new("RGB", (40, 30), colour).save(folder / f"{colour}.png")
+        (folder / f"{colour}.txt").write_text(f"a {colour} field")
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (folder / "note.txt").write_text("words alone")
+    return folder
+
+
+@pytest.fixture
+def built(cm3: Cm3, photos: Path, encoder: Path) -> Cm3:
+    ran = cm3("index", "build", "photos", "--out", "bank", "--encoder", encoder, "--license", "CC0-1.0", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["documents"] == ran.json["added"] == 5 and ran.json["index"] == ["exact"]
+    assert ran.json["skipped"] == [{"id": "cut.jpg", "reason": "not a picture"}]
+    return cm3
+
+
+def test_search_with_words_with_a_picture_and_with_both(built: Cm3) -> None:
+    by_words = built("index", "search", "bank", "--text", "a green field", "--k", "2", "--json").json
+    assert len(by_words["results"]) == 2 and by_words["text"] == "a green field"
+    first = built("index", "search", "bank", "--image", "photos/blue.png", "--text", "a blue field", "--json").json
+    assert len(first["results"]) == 5, "a k of 5 is all of it"
+    assert first["results"][0] == {
+        "id": "blue.png",
+        "score": first["results"][0]["score"],
+        "text": "a blue field",
+        "source": "photos",
+        "license": "CC0-1.0",
+    }
+    assert first["results"][0]["score"] == max(r["score"] for r in first["results"])
+    lines = built("index", "search", "bank", "--image", "photos/blue.png", "--k", "1").out.splitlines()
+    assert len(lines) == 1 and "[photos  CC0-1.0]" in lines[0]
+
+
+def test_the_contact_sheet(built: Cm3) -> None:
+    ran = built("index", "search", "bank", "--image", "photos/red.png", "--sheet", "out/found.png", "--json")
+    with PIL.Image.open(ran.json["sheet"]) as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
+    assert {(255, 0, 0), (0, 128, 0), (0, 0, 255)} <= colours
+
+
+def test_add_delete_and_info(built: Cm3, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "later.txt").write_text("a later word")
+    ran = built("index", "add", "bank", "more", "--license", "MIT")
+    assert ran.code == 0 and ran.out == "bank: 1 added, 0 left out, 6 documents\n", ran.err
+    ran = built("index", "delete", "bank", "red.png", "note.txt", "--json")
+    assert ran.json == {"bank": "bank", "deleted": 2, "documents": 4}
+    ran = built("index", "info", "bank", "--verify", "--json")
+    assert (ran.json["documents"], ran.json["deleted"], ran.json["verified"]) == (4, 2, True)
+    assert ran.json["sources"] == {"photos": 3, "more": 1} and ran.json["licenses"] == {"CC0-1.0": 3, "MIT": 1}
+    told = built("index", "info", "bank").out
+    assert "documents   4, and 2 deleted" in told and "left out: cut.jpg  not a picture" in told
+    ran = built("index", "build", "bank", "--out", "anew", "--json")
+    assert ran.json["documents"] == 4 and list(Memory.open("anew")) == list(Memory.open("bank"))
+
+
+def test_coco(cm3: Cm3, encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "val2017").mkdir()
+    PIL.Image.new("RGB", (6, 4), "red").save(tmp_path / "coco" / "val2017" / "a.png")
+    page = {
+        "images": [{"id": 7, "file_name": "a.png", "license": 3}],
+        "annotations": [{"id": 11, "image_id": 7, "caption": "red"}, {"id": 12, "image_id": 7, "caption": "reddish"}],
+    }
+    (tmp_path / "coco" / "annotations" / "captions_val2017.json").write_text(json.dumps(page))
+    ran = cm3("index", "build", "coco", "--split", "val2017", "--encoder", encoder, "--json")
+    assert ran.code == 0 and ran.json["documents"] == 2, ran.err
+    assert Memory.open("bank")["12"].meta == {"image_id": 7, "license": 3}
+
+
+def test_a_moved_encoder_is_asked_for(built: Cm3, encoder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    encoder.rename(moved)
+    try:
+        told = built("index", "search", "bank", "--text", "red").refusal
+        assert "its encoder 'pairs:" in told and "say where it is with --encoder" in told
+        assert built("index", "search", "bank", "--text", "red", "--encoder", moved).code == 0
+    finally:
+        moved.rename(encoder)
+    other = tmp_path / "other"
+    torch.manual_seed(1)
+    shape = PairsConfig(width=8, words=8, letters=4, letter_dim=4, d_model=8, layers=1, heads=2, channels=(8, 8, 8))
+    save(Pairs(shape), other, {"steps": 0})
+    told = built("index", "search", "bank", "--text", "red", "--encoder", other).refusal
+    assert "was made with encoder 'pairs:" in told and "of width 16, not with" in told
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["build"], "no source given; name at least one folder"),
+        (["build", "nowhere"], "'nowhere': no such folder; give one that holds pictures"),
+        (["build", "photos", "bank"], "'bank' is a memory bank, and not all sources are: merge banks"),
+        (["build", "photos", "--out", "bank"], "'bank': is a memory bank already; add to it"),
+        (["build", "photos", "--index", "hnsw"], "invalid choice 'hnsw'"),
+        (["build", "photos", "--encoder", "nowhere"], "encoder 'nowhere': no such folder"),
+        (["search", "bank"], "nothing to search with; give --text WORDS, --image FILE, or both"),
+        (["search", "bank", "--text", " "], "nothing to search with"),
+        (["search", "bank", "--text", "red", "--k", "0"], "--k 0: must be at least 1"),
+        (["search", "photos", "--text", "red"], "has no manifest.json; `cm3 index build` makes one"),
+        (["delete", "bank"], "no id given"),
+        (["delete", "bank", "red.png", "violet.png"], "has no document 'violet.png'; `cm3 index search` shows ids"),
+        (["add", "bank", "photos"], "ids that come twice: 'blue.png', 'green.png', 'note.txt', 'red.png', 'white.png'"),
+        (["info", "nowhere"], "memory bank 'nowhere': no such folder"),
+    ],
+)
+def test_what_is_refused(built: Cm3, encoder: Path, command: list[str], told: str) -> None:
+    if command[0] == "build" and "--encoder" not in command:
+        command = [*command, "--encoder", str(encoder)]
+    assert told in built("index", *command).refusal
+    assert len(Memory.open("bank")) == 5
+
+
+def test_many_that_are_left_out_are_counted(cm3: Cm3, encoder: Path, photos: Path) -> None:
+    for i in range(15):
+        (photos / f"bad{i:02d}.png").write_bytes(b"")
+    told = cm3("index", "build", "photos", "--encoder", encoder).out
+    assert "5 added, 16 left out" in told and told.count("left out: bad") == 10 and "left out: 6 more" in told
