@@ -1,9 +1,13 @@
-"""The shipped model, from nothing, on scenes that are drawn on the fly: four runs, in this order.
+"""The shipped model, from nothing, on scenes that are drawn on the fly: runs in this order.
 
     cm3 train recipes/scenes.py:image_tokenizer      pictures to codes
     cm3 train recipes/scenes.py:image_decoder        a better way back, the codes kept
     cm3 train recipes/scenes.py:image_details        and better still where it was worst
-    cm3 train recipes/scenes.py:pretrain             the model
+    cm3 train recipes/scenes.py:pretrain             the model: words to pictures
+    cm3 train recipes/scenes.py:pretrain_pairs       which object stands where
+    cm3 train recipes/scenes.py:pretrain_holes       pictures to words, and holes in both
+    cm3 train recipes/scenes.py:clip                 an encoder, for the memory bank
+    cm3 train recipes/scenes.py:pretrain_emblems     reading documents from a memory bank
 
 Prices are of two cores of an AVX2 processor without a GPU; docs/scenes.md has the figures that each run reached.
 """
@@ -12,11 +16,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cm3.data.augment import AugmentLaw
+from cm3.data.emblems import EmblemMix
 from cm3.data.mask import MaskLaw
 from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import small
+from cm3.train.clip_run import ClipRun
 from cm3.train.optim import OptimConfig
-from cm3.train.runs import ImageTokenizerRun, PretrainRun, SceneData
+from cm3.train.runs import EmblemData, ImageTokenizerRun, PretrainRun, SceneData
 
 
 def image_tokenizer() -> ImageTokenizerRun:
@@ -29,7 +36,7 @@ def image_tokenizer() -> ImageTokenizerRun:
         vqgan=small(16, (8, 8, 8, 5), patch=8, channels=64, multipliers=(1, 2)),
         size=128,
         batch=16,
-        steps=2400,
+        steps=2000,
         optimizer="muon",
         lr=2e-3,
         muon_lr=5e-3,
@@ -77,7 +84,7 @@ def image_details() -> ImageTokenizerRun:
 
 
 def pretrain() -> PretrainRun:
-    """A 5.5M decoder on captioned scenes with the CM3 objective; its bundle is what ships in the package.
+    """A 5.5M decoder on captioned scenes with the CM3 objective: it draws what words say.
 
     Price: 3,040 steps of about 2,400 tokens at 1,500 to 1,700 a second, so 75 minutes or more on two cores. Promise:
     docs/scenes.md; there too what was changed while the shipped run went on.
@@ -118,25 +125,84 @@ def pretrain() -> PretrainRun:
         data=SceneData(seed=1),
         sampling={
             "image": {"temperature": 0.7, "guidance": 2.0},
-            "region": {"temperature": 0.7, "guidance": 2.0},
-            "text": {"temperature": 0.0},
+            "region": {"temperature": 0.7, "guidance": 2.0, "candidates": 8},
+            "text": {"temperature": 0.7, "candidates": 8},
         },
     )
 
 
-def pretrain_holes() -> PretrainRun:
-    """The model of `pretrain` once more, on documents with one hole each: most are captions, so that it learns to read.
+def pretrain_pairs() -> PretrainRun:
+    """The model of `pretrain` once more, mostly on two objects and with one hole a document: which is where?
 
-    Price: 2,600 steps of about 3,900 tokens at 1,500 to 1,900 a second, 105 minutes on two cores.
+    After `pretrain` it names all objects and all places and mixes up which stands where (docs/log.md). Two objects, the
+    smallest such question, teach that in some hundred steps; more objects follow in `pretrain_holes`.
+
+    Price: 500 steps of about 3,900 tokens at 1,800 a second, 20 minutes on two cores. Promise: the caption's colour
+    stands in the right place for 95% of the objects of test scenes with two.
     """
     first = pretrain()
     return replace(
         first,
-        out="runs/scenes/pretrain_holes",
+        out="runs/scenes/pretrain_pairs",
         init="runs/scenes/pretrain/bundle",
         mask=replace(first.mask, rate=2.0, most=1, text=0.68, whole_text=0.55, pieces=4, whole_image=0.05, box=0.9),
+        optim=replace(first.optim, decay_from=1.0),
         windows=8,
-        steps=2400,
+        steps=500,
         seed=1,
-        data=SceneData(seed=2),
+        data=SceneData(seed=2, mix=(0.15, 0.55, 0.15, 0.15), in_order=0.5),
+    )
+
+
+def pretrain_holes() -> PretrainRun:
+    """The model of `pretrain_pairs` on one to four objects, most documents with a hole; its bundle is what ships.
+
+    Price: 1,300 steps of about 3,900 tokens at 1,800 a second, 50 minutes on two cores. Promise: docs/scenes.md; there
+    too what was changed while the shipped run went on.
+    """
+    before = pretrain_pairs()
+    return replace(
+        before,
+        out="runs/scenes/pretrain_holes",
+        init="runs/scenes/pretrain_pairs/bundle",
+        mask=replace(before.mask, text=0.72, whole_text=0.45),
+        optim=pretrain().optim,
+        steps=1300,
+        seed=2,
+        data=SceneData(seed=3, mix=(0.1, 0.3, 0.3, 0.3), in_order=0.5),
+    )
+
+
+def clip() -> ClipRun:
+    """A small CLIP of 0.7M parameters on scenes and named emblems; its folder, 1.4 MB, is what a bank is built with.
+
+    Price: 320 steps of 128 pairs, 3 to 4 processor minutes on one core. Promise: an emblem never trained on, asked for
+    in other words than its document's, finds that document first among 1,500 in 99%; a described test scene its picture
+    among 100 in 90%, and among the first five in 99%.
+    """
+    return ClipRun(out="runs/scenes/clip", steps=320, batch=128, lr=2e-3, save_every=20, threads=1)
+
+
+def pretrain_emblems() -> PretrainRun:
+    """The model once more, with retrieved documents: it learns to draw what only a document of its memory bank shows.
+
+    Half of the examples are named emblems after none to three documents, the rest scenes, most of them alone.
+    """
+    first = pretrain_holes()
+    return replace(
+        first,
+        out="runs/scenes/pretrain_emblems",
+        init="runs/scenes/pretrain_holes/bundle",
+        optim=replace(first.optim, lr=2e-3, adam_lr=2e-3, warmup=50),
+        steps=1000,
+        seed=3,
+        data=EmblemData(
+            mix=EmblemMix(
+                plain=0.4,
+                scenes=0.1,
+                emblems=0.5,
+                documents=AugmentLaw(shares=(0.1, 0.4, 0.3, 0.2)),
+                captions_only=0.05,
+            )
+        ),
     )

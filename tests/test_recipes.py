@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,9 @@ import tiny_model
 from cm3.cli.recipe import config_of, find, recipes_of
 from cm3.document import Gap, Image
 from cm3.generate import CM3Leon
+from cm3.model import bundle as bundles
+from cm3.scenes.emblems import emblem
+from cm3.train.clip_run import ClipRun
 from cm3.train.runs import ImageTokenizerRun, PretrainRun
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +51,7 @@ def test_a_recipe_is_a_run_and_says_so(path: str, name: str) -> None:
     spec = f"{path}:{name}"
     function = find(spec)
     config = config_of(spec, function)
-    assert isinstance(config, ImageTokenizerRun | PretrainRun)
+    assert isinstance(config, ImageTokenizerRun | PretrainRun | ClipRun)
     assert function.__doc__ and function.__doc__.strip().endswith(".")
     assert config == function(), "the same every time"
     assert config.out.startswith("runs/")
@@ -60,6 +64,12 @@ def test_the_scenes_recipes_fit_each_other() -> None:
     assert decoder.decoder_only and details.decoder_only and model.image_size == tokens.size
     rows = tokens.size // tokens.vqgan.factor
     assert model.mask.columns == rows and model.model.context >= model.length
+    pairs, holes = recipe("scenes.py", "pretrain_pairs")(), recipe("scenes.py", "pretrain_holes")()
+    emblems, clip = recipe("scenes.py", "pretrain_emblems")(), recipe("scenes.py", "clip")()
+    chain = [model, pairs, holes, emblems]
+    assert all(b.init == f"{a.out}/bundle" and b.model == a.model for a, b in itertools.pairwise(chain))
+    assert emblems.data.encoder == clip.out
+    assert len({run.data.seed for run in chain[:3]}) == 3
     # The pictures of the two are of different streams of the training split, so that nothing is seen twice by chance.
     assert tokens.data.seed != model.data.seed
 
@@ -81,5 +91,30 @@ def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
     picture = model.generate("a red circle", n=2, seed=1, guidance=2.0).images[1]
     assert picture.size == (32, 32)
     assert isinstance(model.generate(picture, max_tokens=8).text, str)
+    for name, before in (("pretrain_pairs", "model"), ("pretrain_holes", "pretrain_pairs")):
+        small = {field: getattr(pretrain, field) for field in ("model", "image_size", "length", "windows", "steps")}
+        init, out = str(tmp_path / before / "bundle"), str(tmp_path / name)
+        replace(recipe("scenes.py", name)(), init=init, out=out, log_every=1, **small).run(progress=False)
     assert model.generate(["a ", Gap(), " circle"], max_tokens=8).text.endswith("circle")
     assert model.generate(["a red circle", Image(picture).with_gap((0, 0, 16, 16))]).image.size == (32, 32)
+
+
+def test_a_model_learns_to_read_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cm3.train.clip_run.BANK", 4)
+    clip = replace(recipe("scenes.py", "clip")(), out=str(tmp_path / "clip"), steps=1, batch=4)
+    clip.run(progress=False)
+    bundles.save(tiny_model.bundle(context=256), tmp_path / "start")
+    full = recipe("scenes.py", "pretrain_emblems")()
+    run = replace(
+        full,
+        model=tiny_model.bundle(context=256).decoder.config, masks=16, out=str(tmp_path / "emblems"),
+        init=str(tmp_path / "start"), image_size=tiny_model.SIZE, length=256, windows=1, steps=2, log_every=1,
+        data=replace(full.data, encoder=clip.out, emblems=6, scenes=4, bank=(4, 2, 2)),
+    )  # fmt: skip
+    model = CM3Leon.load(run.run(progress=False)["bundle"])
+    assert len(model.memory) == 8 and "emblem/test/3" in model.memory
+    drawn = model.generate(f"a {emblem(3, 'test').word}", retrieve=2)
+    assert drawn.image.size == (tiny_model.SIZE, tiny_model.SIZE)
+    assert len(drawn.attribution) == 2 and all(one["license"] == "MIT" for one in drawn.attribution)
+    again = replace(run, steps=3).run(progress=False, resume=True)
+    assert again["step"] == 3, "the banks and the table that are there are taken"

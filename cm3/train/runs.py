@@ -17,6 +17,8 @@ import numpy as np
 import PIL.Image
 
 from cm3.data.documents import DocumentSource
+from cm3.data.emblem_bank import build_emblem_bank
+from cm3.data.emblems import EmblemMix, EmblemSource, bank_documents, emblem_neighbours
 from cm3.data.load import Source
 from cm3.data.read.coco import coco_captions
 from cm3.data.scenes import SceneSource, scene_document
@@ -25,6 +27,8 @@ from cm3.errors import CheckpointError, ConfigError, did_you_mean
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.vqgan import VQGAN
+from cm3.retrieval.embed import load_encoder
+from cm3.retrieval.memory import Memory
 from cm3.scenes.draw import draw
 from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, random_scene
 from cm3.tokens.codec import Codec
@@ -49,6 +53,10 @@ class SceneData:
     seed: int = 1
     captions_only: float = 0.05
     """Share of documents that are a caption without its picture."""
+    mix: tuple[float, ...] = ()
+    """Shares of documents with 1, 2, 3, 4 objects, for the language model; uniform where there are none."""
+    in_order: float = 0.0
+    """Share of captions that name the objects in reading order."""
     objects: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Shares of pictures with 1, 2, 3, 4 objects, for the image tokenizer."""
     focus: tuple[str, ...] = ()
@@ -62,6 +70,26 @@ class CocoData:
     root: str
     split: str = "train2017"
     seed: int = 1
+
+
+@dataclass(frozen=True)
+class EmblemData:
+    """Scenes, and named emblems that stand in a memory bank (cm3/scenes/emblems.py), with documents retrieved for them.
+
+    The bank for training is built beside the run, `out/memory`, and who is a neighbour of whom worked out once,
+    `out/neighbours`; the bank that goes into the bundle, with emblems that training never sees, is `out/bank`.
+    """
+
+    seed: int = 1
+    encoder: str = "runs/scenes/clip"
+    """What the banks are searched with: a folder or a hub id."""
+    emblems: int = 4000
+    """Emblems of training, the first so many; each has one document in the bank."""
+    scenes: int = 1000
+    """Scenes in the bank, and as many others that documents are retrieved for."""
+    mix: EmblemMix = field(default_factory=EmblemMix)
+    bank: tuple[int, int, int] = (600, 200, 200)
+    """Emblems that training never sees, emblems of training, and scenes, in the bank that goes into the bundle."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +128,8 @@ class PretrainRun(TrainConfig):
     text_entries: int = 512
     """Most entries of the text tokenizer, which is trained on the captions."""
     masks: int = 32
-    data: SceneData | CocoData = field(default_factory=SceneData)
-    sampling: dict[str, dict[str, float]] = field(default_factory=dict)
+    data: SceneData | CocoData | EmblemData = field(default_factory=SceneData)
+    sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recommended settings by kind (image, region, text), written to the bundle."""
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
@@ -127,10 +155,20 @@ class PretrainRun(TrainConfig):
                 )
             trainer.model.load_state_dict(start.decoder.state_dict())
 
+        retrieval = self._retrieval(start)
+
         def export(trainer: Trainer) -> bundles.Bundle:
             about = {"steps": trainer.step, "documents": trainer.state.next, "recipe": Path(self.out).name}
             bundle = bundles.Bundle(
-                codec.vocab, trainer.model, vqgan, self.image_size, out / "tokenizer.json", self.sampling, about
+                codec.vocab,
+                trainer.model,
+                vqgan,
+                self.image_size,
+                out / "tokenizer.json",
+                self.sampling,
+                about,
+                encoder=retrieval.get("encoder"),
+                memory=retrieval.get("memory"),
             )
             bundles.save(bundle, out / "bundle")
             return bundle
@@ -148,7 +186,7 @@ class PretrainRun(TrainConfig):
         image = ImageTokenizer(vqgan, self.image_size)
         coco = coco_captions(self.data.root, self.data.split) if isinstance(self.data, CocoData) else []
         if not tokenizer.exists():
-            if isinstance(self.data, SceneData):
+            if not isinstance(self.data, CocoData):
                 # Captions alone: pictures of 16 pixels cost nothing.
                 texts = [scene_document(self.data.seed + 1, i, 16, captions_only=1.0).text for i in range(20_000)]
             else:
@@ -158,11 +196,41 @@ class PretrainRun(TrainConfig):
         vocab = Vocab(text=text.size, image=vqgan.config.codes, masks=self.masks, reserved=0)
         codec = Codec(vocab, text, image)
         if isinstance(self.data, SceneData):
-            return SceneSource(codec, self.data.seed, captions_only=self.data.captions_only), codec
+            data = self.data
+            source = SceneSource(
+                codec, data.seed, captions_only=data.captions_only, objects=data.mix, in_order=data.in_order
+            )
+            return source, codec
+        if isinstance(self.data, EmblemData):
+            return self._emblem_source(self.data, codec), codec
         return DocumentSource(coco, codec, self.data.seed), codec
 
+    def _emblem_source(self, data: EmblemData, codec: Codec) -> Source:
+        encoder, out, size = load_encoder(data.encoder), Path(self.out), self.image_size
+        if (out / "memory").is_dir():
+            memory = Memory.open(out / "memory", encoder=encoder)
+        else:
+            memory = Memory.build(out / "memory", bank_documents(data.emblems, data.scenes, size, data.seed), encoder)
+        # Queries are of another seed than the bank, so that no scene asks for itself.
+        table = emblem_neighbours(
+            out / "neighbours", memory, encoder, scenes=data.scenes, size=size, seed=data.seed + 1
+        )
+        return EmblemSource(codec, memory, table, data.seed + 2, data.mix, length=self.length)
+
+    def _retrieval(self, start: bundles.Bundle | None) -> dict[str, Path]:
+        """Folders of the encoder and the bank that the bundle comes with."""
+        if not isinstance(self.data, EmblemData):
+            known = {} if start is None else {"encoder": start.encoder, "memory": start.memory}
+            return {name: path for name, path in known.items() if path is not None}
+        bank, encoder = Path(self.out) / "bank", load_encoder(self.data.encoder)
+        if not bank.is_dir():
+            test, train, scenes = self.data.bank
+            build_emblem_bank(bank, encoder, test=test, train=train, scenes=scenes, size=self.image_size)
+        own = {"encoder": Path(self.data.encoder)} if Path(self.data.encoder).is_dir() else {}
+        return own | {"memory": bank}
+
     def _prompts(self) -> list[Document]:
-        if isinstance(self.data, SceneData):
+        if not isinstance(self.data, CocoData):
             return [scene_document(self.seed + 2, i, self.image_size, "val") for i in range(8)]
         return coco_captions(self.data.root, self.data.split)[:40:5]
 
