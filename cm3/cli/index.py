@@ -298,6 +298,7 @@ def list_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
 def contact_sheet(found: Sequence[tuple[Any, float]], text: str | None, query: Any) -> Any:
     """The pictures found with their captions, scores, sources and licences; words without a picture on a blank one."""
     import PIL.Image
+    from PIL.ImageOps import exif_transpose
 
     from cm3.cli.sheet import Line, Panel, Section, sheet
 
@@ -306,9 +307,9 @@ def contact_sheet(found: Sequence[tuple[Any, float]], text: str | None, query: A
     for document, score in found:
         notes = ", ".join(str(v) for v in (document.source, document.meta.get("license")) if v)
         lines = [Line(document.text, "prompt"), Line(f"{score:.3f}  {document.id}", "body"), Line(notes, "label")]
-        picture = document.images[0].pixels if document.images else blank
+        picture = exif_transpose(document.images[0].pixels) if document.images else blank
         panels.append(Panel(picture, tuple(line for line in lines if line.text.strip())))
     sections = [Section("Found, best first", tuple(panels))]
     if query.images:
-        sections.insert(0, Section("Searched with", (Panel(query.images[0].pixels),)))
+        sections.insert(0, Section("Searched with", (Panel(exif_transpose(query.images[0].pixels)),)))
     return sheet(sections, text or "By picture", f"{len(found)} of a memory bank", columns=max(2, min(4, len(found))))
