@@ -194,7 +194,7 @@ def pretrain_emblems() -> PretrainRun:
         out="runs/scenes/pretrain_emblems",
         init="runs/scenes/pretrain_holes/bundle",
         optim=replace(first.optim, lr=2e-3, adam_lr=2e-3, warmup=50),
-        steps=1000,
+        steps=1400,
         seed=3,
         data=EmblemData(
             mix=EmblemMix(
