@@ -22,7 +22,10 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 
 def test_its_commands_run_one_after_another(tmp_path: Path) -> None:
-    assert [c.split()[1] for c in USE] == ["generate", "describe", "infill", "infill", "eval"]
+    assert [c.split()[1] for c in USE] == [
+        *("generate", "describe", "infill", "infill", "eval"),
+        *("index", "index", "generate"),
+    ]
     for command in USE:
         run(command.replace(".venv/bin/cm3", f"{sys.executable} -m cm3").replace("--n 100", "--n 2"), tmp_path)
     assert len(list((tmp_path / "out").glob("*.png"))) == 5

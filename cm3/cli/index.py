@@ -43,7 +43,8 @@ class IndexBuild(Verb):
     out: Annotated[Path, arg(metavar="DIR")] = Path("bank")
     """Folder for the bank."""
     encoder: Annotated[str, arg(metavar="ENCODER")] = CLIP
-    """What makes vectors: a folder that a clip recipe wrote, a CLIP in Hugging Face's layout, or its hub id."""
+    """What makes vectors: a CLIP's hub id, its folder, a folder that a clip recipe wrote, or a model with its own
+    (scenes, which knows nothing but scenes)."""
     index: Annotated[Literal["auto", "exact", "ivf", "pq"], arg(metavar="auto|exact|ivf|pq")] = "auto"
     """auto: every document is looked at up to 100,000, inverted lists above; pq: half their memory, slower."""
     license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
@@ -249,10 +250,12 @@ class Chain:
 
 
 def open_encoder(name: str) -> Encoder:
-    """An encoder by folder or hub id."""
+    """An encoder by folder or hub id, or that of a model, by the model's name or folder."""
+    from cm3.model.bundle import EMBEDDED
     from cm3.retrieval.embed import load_encoder
 
-    return load_encoder(name)
+    own = (Path(name).expanduser() / "encoder", EMBEDDED / name / "encoder")
+    return load_encoder(next((folder for folder in own if folder.is_dir()), name))
 
 
 def encoder_of(bank: Memory, name: str | None) -> Encoder:

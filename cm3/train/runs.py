@@ -226,8 +226,12 @@ class PretrainRun(TrainConfig):
         if not bank.is_dir():
             test, train, scenes = self.data.bank
             build_emblem_bank(bank, encoder, test=test, train=train, scenes=scenes, size=self.image_size)
-        own = {"encoder": Path(self.data.encoder)} if Path(self.data.encoder).is_dir() else {}
-        return own | {"memory": bank}
+        if not (folder := Path(self.data.encoder)).is_dir():
+            return {"memory": bank}
+        own = Path(self.out) / "encoder"
+        # Less what training left beside it.
+        shutil.copytree(folder, own, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", "*.jsonl", "run.json"))
+        return {"encoder": own, "memory": bank}
 
     def _prompts(self) -> list[Document]:
         if not isinstance(self.data, CocoData):

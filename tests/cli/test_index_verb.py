@@ -48,6 +48,16 @@ def built(cm3: Cm3, photos: Path, encoder: Path) -> Cm3:
     return cm3
 
 
+def test_the_encoder_of_a_model_goes_by_its_name(cm3: Cm3, photos: Path) -> None:
+    ran = cm3("index", "build", "photos", "--out", "bank", "--encoder", "scenes", "--json")
+    assert ran.code == 0, ran.err
+    found = cm3("index", "search", "bank", "--text", "a green field", "--k", "1", "--json")
+    assert found.code == 0 and len(found.json["results"]) == 1, "the bank remembers what it was made with"
+    drawn = cm3("generate", "a small red circle", "--retrieve", "1", "--memory", "bank", "--json")
+    assert drawn.code == 0, drawn.err
+    assert len(drawn.json["attribution"]) == 1, "the model has the same encoder"
+
+
 def test_search_with_words_with_a_picture_and_with_both(built: Cm3) -> None:
     by_words = built("index", "search", "bank", "--text", "a green field", "--k", "2", "--json").json
     assert len(by_words["results"]) == 2 and by_words["text"] == "a green field"
