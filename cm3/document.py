@@ -129,6 +129,14 @@ class Document:
         return any(isinstance(p, Gap) or (isinstance(p, Image) and p.gap is not None) for p in self.parts)
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A document that cannot be kept, and why. A reader gives it in the document's place; who keeps them lists it."""
+
+    id: str
+    reason: str
+
+
 def as_part(value: object) -> Part:
     """A string, PIL image or part, as a part. Raises `RequestError` for anything else."""
     if isinstance(value, Text | Image | Gap):

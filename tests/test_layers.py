@@ -18,12 +18,13 @@ PACKAGE = ROOT / "cm3"
 
 # unit -> what it may import. A dotted entry opens that module only; a dotted unit stands by itself, apart from the rest
 # of its folder. Edges within a unit are free.
-NOUNS = {"errors", "document", "vocab"}
+NOUNS = {"errors", "document", "picture", "vocab"}
 TABLE: dict[str, set[str]] = {
     # layer 0
     "errors": set(),
     # layer 1
     "document": {"errors"},
+    "picture": {"errors"},
     "vocab": {"errors"},
     # layer 2
     "model": {"errors", "vocab"},

@@ -51,6 +51,8 @@ class EmblemMix:
     emblems: float = 0.4
     documents: AugmentLaw = field(default_factory=AugmentLaw)
     """Numbers of documents before an emblem; before a scene of `scenes` the same without 0."""
+    alike: float = 0.0
+    """Of the emblems, with the very picture of their document: copying is learnt soonest where it is exact."""
     captions_only: float = 0.0
     """Of the plain scenes, as `objects` and `in_order`: see `cm3.data.scenes.scene_document`."""
     objects: tuple[float, ...] = ()
@@ -63,6 +65,8 @@ class EmblemMix:
                 f"mix.plain={self.plain}, mix.scenes={self.scenes}, mix.emblems={self.emblems}: are shares, must be in "
                 "0..1 and add up to 1"
             )
+        if not 0 <= self.alike <= 1:
+            raise ConfigError(f"mix.alike={self.alike}: is a share, must be in 0..1")
         if self.scenes > 0 and not sum(self.documents.shares[1:]) > 0:
             raise ConfigError(
                 f"mix.scenes={self.scenes}: needs documents, but mix.documents.shares={self.documents.shares} has none"
@@ -197,7 +201,9 @@ class EmblemSource:
         id = self._emblems[int(rng.integers(len(self._emblems)))]
         this = emblem(int(id.removeprefix(_EMBLEM)), "train")
         text = say(this, rng)
-        query = Document.of(text, draw(this.scene, self.plain.size, rng), id=str(index), source="emblems/train")
+        known = self.memory[id.removeprefix("query/")] if mix.alike and rng.random() < mix.alike else None
+        picture = draw(this.scene, self.plain.size, rng) if known is None else known.images[0].pixels
+        query = Document.of(text, picture, id=str(index), source="emblems/train")
         best = self.neighbours.of(id, mix.documents.draw(rng))
         return Example(kind, query, tuple(best[i] for i in rng.permutation(len(best))))
 

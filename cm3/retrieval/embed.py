@@ -19,8 +19,8 @@ import PIL.Image
 
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.picture import upright
 from cm3.retrieval.cache import VectorCache
-from cm3.retrieval.picture import upright
 
 __all__ = ["Encoder", "VectorCache", "Vectors", "embed", "load_encoder"]
 

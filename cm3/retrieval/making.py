@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm3.document import Document
+from cm3.document import Document, Unreadable
 from cm3.errors import ConfigError, DataError
 from cm3.retrieval import manifest
 from cm3.retrieval.index import Progress, choose
 from cm3.retrieval.segment import SegmentDraft, vectors_name
-from cm3.retrieval.shelf import Unreadable
 
 if TYPE_CHECKING:
     from cm3.retrieval.embed import Encoder, VectorCache

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cm3.document import Document
+from cm3.document import Document, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.retrieval import manifest
 from cm3.retrieval.index import Exact, Index, Progress, build_lists, choose, open_lists
-from cm3.retrieval.shelf import Draft, Record, Shelf, Unreadable, pack
+from cm3.retrieval.shelf import Draft, Record, Shelf, pack
 
 if TYPE_CHECKING:
     from cm3.retrieval.embed import Encoder, VectorCache

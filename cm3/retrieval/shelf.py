@@ -25,7 +25,7 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageFile
 
-from cm3.document import Document, Image, Text
+from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import CheckpointError, DataError
 
 SCHEMA = """
@@ -39,14 +39,6 @@ PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 MAPPED = 1 << 30
 FEW = 8
 """Up to so many rows are asked for one by one, which is quicker than a list of them."""
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A document that cannot be kept, and why. A reader gives it in the document's place; a bank lists it."""
-
-    id: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -14,27 +14,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import PIL.Image
 import torch
-from PIL.Image import Resampling, Transpose
+from PIL.Image import Resampling
 
 from cm3.document import Box, check_box
 from cm3.errors import ConfigError, DataError, RequestError
+from cm3.picture import orientation, rgb
 
 if TYPE_CHECKING:
     from cm3.model.vqgan import VQGAN
 
 Fit = Literal["crop", "stretch"]
-
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what brings the picture upright. Orientation 1, or none, needs nothing."""
 
 _MEMO = "cm3_codes"
 
@@ -42,27 +31,12 @@ _MEMO = "cm3_codes"
 def preprocess(image: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Image.Image:
     """Return `image` as an upright RGB picture of `size` x `size`; the very same object when it is one already.
 
-    In order: EXIF orientation; alpha laid on white; any mode to 8-bit RGB (16 bits, integers and floats are scaled, see
-    `_grey`); then `crop` takes the largest centred square and scales it to `size`, `stretch` scales the whole picture.
+    In order: upright 8-bit RGB (`cm3.picture.rgb`); then `crop` takes the largest centred square and scales it to
+    `size`, `stretch` scales the whole picture.
     Scaling is Lanczos, antialiased. Raises `DataError` for an empty or truncated picture.
     """
     _check_fit(size, fit)
-    if 0 in image.size:
-        raise DataError(f"image of {image.width} x {image.height} pixels: is empty; give a picture with pixels")
-    try:
-        image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        if turn is not None:
-            image = image.transpose(turn)
-            for key in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
-                image.info.pop(key, None)  # else the next reader would turn it again
-        image = _rgb(image)
-    except DataError:
-        raise
-    except Exception as error:  # a lazily opened file may prove to be cut short only now, in as many ways as formats
-        raise DataError(
-            f"image of mode {image.mode}: cannot be read ({error}); save it again as PNG or JPEG"
-        ) from error
+    image = rgb(image)
     x0, y0, x1, y1 = _window(image.size, fit)
     if (x1 - x0, y1 - y0) == (size, size):
         return image if image.size == (size, size) else image.crop((x0, y0, x1, y1))
@@ -100,12 +74,12 @@ def place_box(image: PIL.Image.Image, box: Box, size: int, fit: Fit = "crop") ->
     """
     x0, y0, x1, y1 = check_box(box, image.size)
     width, height = image.size
-    orientation = _orientation(image)
-    if orientation in (2, 3, 7, 8):  # these four mirror the stored x axis
+    turn = orientation(image)
+    if turn in (2, 3, 7, 8):  # these four mirror the stored x axis
         x0, x1 = width - x1, width - x0
-    if orientation in (3, 4, 6, 7):  # and these the stored y axis
+    if turn in (3, 4, 6, 7):  # and these the stored y axis
         y0, y1 = height - y1, height - y0
-    if orientation in (5, 6, 7, 8):  # and these swap the axes afterwards
+    if turn in (5, 6, 7, 8):  # and these swap the axes afterwards
         x0, y0, x1, y1, width, height = y0, x0, y1, x1, height, width
     return map_box((x0, y0, x1, y1), (width, height), size, fit)
 
@@ -248,42 +222,3 @@ def _window(size: tuple[int, int], fit: Fit) -> Box:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
-
-
-def _orientation(image: PIL.Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block is no reason to refuse good pixels
-        return 1
-
-
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode as 8-bit RGB, transparent parts on white."""
-    if image.mode.startswith(("I", "F")):
-        return _grey(image).convert("RGB")
-    if image.mode == "La":  # Pillow knows only this way out of premultiplied grey
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return PIL.Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _grey(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Deep greyscale as 8 bits: scaled, where Pillow's own conversion clips.
-
-    16-bit modes span 0 to 65535. Modes I and F do not say their range, so it is read off the values: the first of 0..1
-    (F only), 0..255 and 0..65535 that holds them all, else from their least to their greatest.
-    """
-    values = np.asarray(image).astype(np.float64)
-    values[~np.isfinite(values)] = 0.0
-    low, high = float(values.min()), float(values.max())
-    spans = (
-        [65535.0] if image.mode.startswith("I;16") else [255.0, 65535.0] if image.mode == "I" else [1.0, 255.0, 65535.0]
-    )
-    top = next((span for span in spans if low >= 0 and high <= span), None)
-    if top is None:
-        values, top = values - low, (high - low) or 1.0
-    return PIL.Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8))

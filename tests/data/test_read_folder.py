@@ -10,9 +10,8 @@ import PIL.Image
 import pytest
 
 from cm3.data.read.folder import Folder
-from cm3.document import Document, Image, Text
+from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
-from cm3.retrieval.shelf import Unreadable
 
 
 @pytest.fixture

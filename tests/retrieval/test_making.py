@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from hashing import Hashing, texts
 
-from cm3.document import Document
+from cm3.document import Document, Unreadable
 from cm3.errors import CheckpointError, DataError
 from cm3.retrieval.memory import Memory
-from cm3.retrieval.shelf import Unreadable
 
 
 class Fails(Hashing):

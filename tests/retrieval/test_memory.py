@@ -12,12 +12,11 @@ import PIL.Image
 import pytest
 from hashing import Hashing, texts, unit
 
-from cm3.document import Document, Gap
+from cm3.document import Document, Gap, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.retrieval import manifest
 from cm3.retrieval.embed import embed
 from cm3.retrieval.memory import Memory
-from cm3.retrieval.shelf import Unreadable
 
 COLOURS = ("red", "green", "blue")
 

@@ -12,9 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cm3.document import Document, Image, Text
+from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import CheckpointError
-from cm3.retrieval.shelf import Draft, Record, Shelf, Unreadable, encode, pack
+from cm3.retrieval.shelf import Draft, Record, Shelf, encode, pack
 
 
 def noise(mode: str, size: tuple[int, int] = (13, 9)) -> PIL.Image.Image:

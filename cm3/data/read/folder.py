@@ -14,9 +14,8 @@ from pathlib import Path
 
 import PIL.Image
 
-from cm3.document import Document, Image, Part, Text
+from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
-from cm3.retrieval.shelf import Unreadable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 WORDS = ".txt"

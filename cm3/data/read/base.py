@@ -1,0 +1,130 @@
+"""What a reader is: documents of one dataset, in an order that never changes, in pieces that are read apart.
+
+    reader = open_reader("coco:data/coco@val2017")        cm3/data/read/find.py
+    for document in reader: ...                           Document, or Unreadable in the place of one that is damaged
+    for unit in reader.units(): reader.read(unit)         the same, for several processes
+
+A reader opens its annotations when it is made and each picture when its document is asked for; pixels are decoded by
+whoever asks for them first (`cm3.picture.rgb`), so a document costs the reading of a file. Nothing that is wrong with
+one document stops a reader: it gives an `Unreadable` with the reason. What is wrong with the dataset (a file missing,
+of another layout) raises `DataError` when the reader is made.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from cm3.document import Document, Image, Unreadable
+from cm3.errors import DataError
+from cm3.picture import open_picture
+
+UNIT = 1000
+"""Records of a unit, where the dataset is not in pieces of its own."""
+
+
+class Unit(NamedTuple):
+    """A piece of a dataset: a file of its own (`start` and `stop` are 0), or its records from `start` up to `stop`."""
+
+    name: str
+    start: int = 0
+    stop: int = 0
+
+
+class Reader(ABC):
+    """Documents of one dataset. Made as `Reader(root, split)`; a split of None is the reader's default.
+
+    Documents have an id that is unique in the dataset, `source` ("coco/val2017"), and `meta` of plain values (JSON).
+    """
+
+    kind: ClassVar[str]
+    """Its name in a source: "coco" in "coco:data/coco"."""
+    source: str
+    """What its documents have as source: the kind, and where there are splits "/" and the split."""
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether `root` looks like this dataset; reads names and a few bytes, never a whole file."""
+
+    @classmethod
+    def splits(cls, root: Path) -> tuple[str, ...]:
+        """The splits that `root` has files for, the default first; empty where the format has none."""
+        return ()
+
+    @abstractmethod
+    def units(self, size: int = UNIT) -> list[Unit]:
+        """The pieces, in order; where they are records, `size` of them each."""
+
+    @abstractmethod
+    def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
+        """The documents of a piece, in order."""
+
+    def __iter__(self) -> Iterator[Document | Unreadable]:
+        for unit in self.units():
+            yield from self.read(unit)
+
+
+class Records(Reader):
+    """A reader that knows how many records there are and reads any one of them."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Id of a record."""
+
+    @abstractmethod
+    def document(self, index: int) -> Document:
+        """A record. Raises `DataError` for one that cannot be read."""
+
+    def __getitem__(self, index: int) -> Document | Unreadable:
+        """A record, or why it cannot be read. Raises `IndexError` outside 0 to the length less 1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.source}: record {index} of {len(self)}")
+        try:
+            return self.document(index)
+        except DataError as error:
+            return Unreadable(self.name(index), str(error))
+
+    def units(self, size: int = UNIT) -> list[Unit]:
+        """`size` records each, the last one what is left."""
+        n = len(self)
+        return [Unit(f"{i}-{min(i + size, n)}", i, min(i + size, n)) for i in range(0, n, size)]
+
+    def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
+        """Its records in order."""
+        return (self[i] for i in range(unit.start, unit.stop))
+
+
+def picture(path: Path) -> Image:
+    """The picture of a file, not decoded yet. Raises `DataError` for one that is missing or is no picture."""
+    return Image(open_picture(content(path)))
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file that an annotation names. Raises `DataError` for one that cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name}: no such file beside the annotations that name it") from error
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read ({os.strerror(error.errno or 0)})") from error
+
+
+def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """`record[name]`. Raises `DataError` naming `where` when it is not there or not of `kind`."""
+    value = record.get(name) if isinstance(record, dict) else None
+    # True is an int to Python, and never a number in an annotation.
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
+        raise DataError(f"{where}: {name!r} is {value!r:.60}, which the format does not have there")
+    return value
+
+
+def first_of(root: Path, names: Sequence[str]) -> Path | None:
+    """The first of these files that `root` has."""
+    return next((root / name for name in names if (root / name).is_file()), None)
