@@ -53,6 +53,9 @@ class EmblemMix:
     """Numbers of documents before an emblem; before a scene of `scenes` the same without 0."""
     alike: float = 0.0
     """Of the emblems, with the very picture of their document: copying is learnt soonest where it is exact."""
+    noise: float = 0.0
+    """Of the emblems after documents, with codes by chance in the place of every picture, those of its own document in
+    the query's: how pictures usually look does not help there, only reading the document does."""
     captions_only: float = 0.0
     """Of the plain scenes, as `objects` and `in_order`: see `cm3.data.scenes.scene_document`."""
     objects: tuple[float, ...] = ()
@@ -65,8 +68,9 @@ class EmblemMix:
                 f"mix.plain={self.plain}, mix.scenes={self.scenes}, mix.emblems={self.emblems}: are shares, must be in "
                 "0..1 and add up to 1"
             )
-        if not 0 <= self.alike <= 1:
-            raise ConfigError(f"mix.alike={self.alike}: is a share, must be in 0..1")
+        for name in ("alike", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"mix.{name}={getattr(self, name)}: is a share, must be in 0..1")
         if self.scenes > 0 and not sum(self.documents.shares[1:]) > 0:
             raise ConfigError(
                 f"mix.scenes={self.scenes}: needs documents, but mix.documents.shares={self.documents.shares} has none"
@@ -80,6 +84,10 @@ class Example:
     kind: Kind
     query: Document
     documents: tuple[str, ...] = ()
+    own: str = ""
+    """An emblem's own document, whether it stands before it or not."""
+    noise: int | None = None
+    """Seed of the codes that take the place of its pictures'."""
 
 
 def bank_documents(emblems: int, scenes: int, size: int, seed: int) -> Iterator[Document]:
@@ -177,10 +185,22 @@ class EmblemSource:
         """Tokens of these examples."""
         examples = [self.example(i) for i in indices]
         queries = self.codec.encode_many([e.query for e in examples])
-        return [
-            with_documents(query, [self._document(id) for id in example.documents], self.codec.vocab, self.length)
-            for example, query in zip(examples, queries, strict=True)
-        ]
+        return [self._laid_out(example, query) for example, query in zip(examples, queries, strict=True)]
+
+    def _laid_out(self, example: Example, query: Tokens) -> Tokens:
+        documents = [self._document(id) for id in example.documents]
+        if example.noise is not None:
+            ids = (*example.documents, example.own)
+            *documents, query = (
+                self._noisy(t, id, example.noise) for t, id in zip((*documents, query), ids, strict=True)
+            )
+        return with_documents(query, documents, self.codec.vocab, self.length)
+
+    def _noisy(self, tokens: Tokens, id: str, seed: int) -> Tokens:
+        vocab, codes, ids = self.codec.vocab, tokens.cells > 0, tokens.ids.copy()
+        rng = np.random.default_rng([seed, self._place[id]])
+        ids[codes] = vocab.image_start + rng.integers(vocab.image, size=int(codes.sum()))
+        return Tokens(ids, tokens.cells)
 
     def example(self, index: int) -> Example:
         """What example `index` is made of: a function of the seed and the number alone."""
@@ -205,7 +225,9 @@ class EmblemSource:
         picture = draw(this.scene, self.plain.size, rng) if known is None else known.images[0].pixels
         query = Document.of(text, picture, id=str(index), source="emblems/train")
         best = self.neighbours.of(id, mix.documents.draw(rng))
-        return Example(kind, query, tuple(best[i] for i in rng.permutation(len(best))))
+        documents = tuple(best[i] for i in rng.permutation(len(best)))
+        noise = int(rng.integers(2**31)) if mix.noise and best and rng.random() < mix.noise else None
+        return Example(kind, query, documents, id.removeprefix("query/"), noise)
 
     def _document(self, id: str) -> Tokens:
         chunk, at = divmod(self._place[id], CHUNK)

@@ -221,3 +221,28 @@ def test_bad_settings_are_refused(memory: Memory, table: Neighbours, tmp_path: P
     with pytest.raises(DataError, match="mix.scenes=0.2: the table of neighbours has none; compute it with some"):
         EmblemSource(codec(), few, alone, 0)
     assert EmblemSource(codec(), few, alone, 0, ONLY_EMBLEMS).example(0).query != Document(())
+
+
+def test_alike_gives_the_very_picture_of_the_document(memory: Memory, table: Neighbours) -> None:
+    mix = EmblemMix(plain=0.0, scenes=0.0, emblems=1.0, alike=0.5)
+    examples = [source(memory, table, mix).example(i) for i in range(80)]
+    alike = [pixels(e.query) == pixels(memory[e.own]) for e in examples]
+    assert 25 < sum(alike) < 55
+
+
+def test_noise_is_shared_by_an_emblem_and_its_own_document_alone(memory: Memory, table: Neighbours) -> None:
+    mix = EmblemMix(plain=0.0, scenes=0.0, emblems=1.0, documents=AugmentLaw((0.0, 0.0, 0.0, 1.0)), noise=1.0)
+    noisy, one = source(memory, table, mix), codec().encode(Document.of("a", memory["emblem/train/0"].images[0]))
+    n = int((one.cells > 0).sum())
+    for i in range(20):
+        example, (tokens,) = noisy.example(i), noisy.tokens([i])
+        *documents, query = tokens.ids[tokens.cells > 0].reshape(-1, n)
+        shared = [id for id, d in zip(example.documents, documents, strict=True) if np.array_equal(d, query)]
+        assert shared == [example.own] and len({d.tobytes() for d in documents}) == 3
+    assert same(noisy.tokens([3])[0], source(memory, table, mix).tokens([3])[0])
+
+
+@pytest.mark.parametrize("name", ["alike", "noise"])
+def test_a_share_outside_0_to_1_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"mix.{name}=1.5: is a share, must be in 0..1"):
+        EmblemMix(**{name: 1.5})
