@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import PIL.Image
 
-from cm3.errors import ConfigError, did_you_mean
+from cm3.errors import ConfigError
+from cm3.eval.check import check_run
 from cm3.scenes.emblems import EMBLEMS, emblem, say
 from cm3.scenes.verify import Reading, attributes, read
 from cm3.scenes.world import Scene
@@ -101,12 +102,7 @@ def evaluate_emblems(
     where the right document was read, images_per_s, seconds). What needs a task left out of `tasks` is absent. Raises
     `ConfigError` for an n or batch below 1, an unknown task, or a bank without the documents of these emblems.
     """
-    for name, value in (("n", n), ("batch", batch)):
-        if value < 1:
-            raise ConfigError(f"{name}={value}: must be at least 1")
-    for task in tasks:
-        if task not in TASKS:
-            raise ConfigError(f"tasks={task!r}: must be among {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
+    check_run(n, batch, tasks, TASKS)
     cases, model = make_cases(n, seed), model if memory is None else model.with_memory(memory, encoder)
     lacking = [case.document for case in cases if case.document not in model.memory]
     if lacking:

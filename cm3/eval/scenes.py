@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from cm3.document import Document, Image
-from cm3.errors import ConfigError, DataError, did_you_mean
+from cm3.errors import DataError
 from cm3.eval.scene_cases import Case, drawn, hidden_piece, redrawn, said
 from cm3.scenes.describe import holds, parse
 from cm3.scenes.verify import attributes, verify
@@ -97,12 +97,7 @@ def evaluate_scenes(
     Tasks left out of `tasks` are absent. A share over no cases at all is None (`exact_1` with a very small n).
     Raises `ConfigError` for an n or batch below 1, or an unknown task.
     """
-    for name, value in (("n", n), ("batch", batch)):
-        if value < 1:
-            raise ConfigError(f"{name}={value}: must be at least 1")
-    for task in tasks:
-        if task not in TASKS:
-            raise ConfigError(f"tasks={task!r}: must be among {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
+    check_run(n, batch, tasks, TASKS)
     settings = dict(sampling or {})
     result: dict[str, Any] = {}
     details: dict[str, Any] = {}
