@@ -18,6 +18,7 @@ import PIL.Image
 
 from cm3.document import Document, Image
 from cm3.errors import DataError
+from cm3.eval.check import check_run
 from cm3.eval.scene_cases import Case, drawn, hidden_piece, redrawn, said
 from cm3.scenes.describe import holds, parse
 from cm3.scenes.verify import attributes, verify
