@@ -53,9 +53,9 @@ class EmblemMix:
     """Numbers of documents before an emblem; before a scene of `scenes` the same without 0."""
     alike: float = 0.0
     """Of the emblems, with the very picture of their document: copying is learnt soonest where it is exact."""
-    noise: float = 0.0
-    """Of the emblems after documents, with codes by chance in the place of every picture, those of its own document in
-    the query's: how pictures usually look does not help there, only reading the document does."""
+    shuffled: float = 0.0
+    """Of the emblems after documents, with the very picture and with the codes of each picture in an order by chance:
+    how pictures usually look helps little there, reading the same cell of the document does."""
     captions_only: float = 0.0
     """Of the plain scenes, as `objects` and `in_order`: see `cm3.data.scenes.scene_document`."""
     objects: tuple[float, ...] = ()
@@ -68,7 +68,7 @@ class EmblemMix:
                 f"mix.plain={self.plain}, mix.scenes={self.scenes}, mix.emblems={self.emblems}: are shares, must be in "
                 "0..1 and add up to 1"
             )
-        for name in ("alike", "noise"):
+        for name in ("alike", "shuffled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"mix.{name}={getattr(self, name)}: is a share, must be in 0..1")
         if self.scenes > 0 and not sum(self.documents.shares[1:]) > 0:
@@ -86,8 +86,8 @@ class Example:
     documents: tuple[str, ...] = ()
     own: str = ""
     """An emblem's own document, whether it stands before it or not."""
-    noise: int | None = None
-    """Seed of the codes that take the place of its pictures'."""
+    shuffle: int | None = None
+    """Seed of the orders of its pictures' codes."""
 
 
 def bank_documents(emblems: int, scenes: int, size: int, seed: int) -> Iterator[Document]:
@@ -189,17 +189,17 @@ class EmblemSource:
 
     def _laid_out(self, example: Example, query: Tokens) -> Tokens:
         documents = [self._document(id) for id in example.documents]
-        if example.noise is not None:
+        if example.shuffle is not None:
             ids = (*example.documents, example.own)
             *documents, query = (
-                self._noisy(t, id, example.noise) for t, id in zip((*documents, query), ids, strict=True)
+                self._shuffled(t, id, example.shuffle) for t, id in zip((*documents, query), ids, strict=True)
             )
         return with_documents(query, documents, self.codec.vocab, self.length)
 
-    def _noisy(self, tokens: Tokens, id: str, seed: int) -> Tokens:
-        vocab, codes, ids = self.codec.vocab, tokens.cells > 0, tokens.ids.copy()
-        rng = np.random.default_rng([seed, self._place[id]])
-        ids[codes] = vocab.image_start + rng.integers(vocab.image, size=int(codes.sum()))
+    def _shuffled(self, tokens: Tokens, id: str, seed: int) -> Tokens:
+        codes, ids = tokens.cells > 0, tokens.ids.copy()
+        # By the document's place, so that an emblem and its own document are shuffled alike, and all others otherwise.
+        ids[codes] = np.random.default_rng([seed, self._place[id]]).permutation(ids[codes])
         return Tokens(ids, tokens.cells)
 
     def example(self, index: int) -> Example:
@@ -221,13 +221,16 @@ class EmblemSource:
         id = self._emblems[int(rng.integers(len(self._emblems)))]
         this = emblem(int(id.removeprefix(_EMBLEM)), "train")
         text = say(this, rng)
-        known = self.memory[id.removeprefix("query/")] if mix.alike and rng.random() < mix.alike else None
-        picture = draw(this.scene, self.plain.size, rng) if known is None else known.images[0].pixels
-        query = Document.of(text, picture, id=str(index), source="emblems/train")
+        own = id.removeprefix("query/")
         best = self.neighbours.of(id, mix.documents.draw(rng))
         documents = tuple(best[i] for i in rng.permutation(len(best)))
-        noise = int(rng.integers(2**31)) if mix.noise and best and rng.random() < mix.noise else None
-        return Example(kind, query, documents, id.removeprefix("query/"), noise)
+        shuffle = int(rng.integers(2**31)) if mix.shuffled and best and rng.random() < mix.shuffled else None
+        if shuffle is not None or (mix.alike and rng.random() < mix.alike):
+            picture = self.memory[own].images[0].pixels
+        else:
+            picture = draw(this.scene, self.plain.size, rng)
+        query = Document.of(text, picture, id=str(index), source="emblems/train")
+        return Example(kind, query, documents, own, shuffle)
 
     def _document(self, id: str) -> Tokens:
         chunk, at = divmod(self._place[id], CHUNK)
