@@ -133,10 +133,10 @@ class EvalCaptions(ModelVerb):
 
     def run(self) -> dict[str, Any]:
         """Measure, print the descriptions that are wrong, then the figures."""
-        from cm3.data.read.coco import coco_captions
+        from cm3.data.read.coco import Coco
         from cm3.eval.captions import evaluate_captions
 
-        model, documents = self.open_model(), coco_captions(self.root, self.split)
+        model, documents = self.open_model(), Coco(self.root, self.split).documents()
         with progress("captions", unit="picture") as update:
             report = evaluate_captions(model, documents, progress=update)
         for one in report["details"]:

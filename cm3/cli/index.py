@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,19 +28,21 @@ SHOWN = 10
 class IndexBuild(Verb):
     """Make a memory bank of documents: folders of pictures, each with its caption in a .txt of the same name.
 
-    Pictures without a .txt and .txt without a picture are taken too. A folder with annotations/ is read as COCO's
-    captions. Given memory banks, it merges them into one, without what was deleted. A build that was killed goes on
-    where it was, when it is given again.
+    Pictures without a .txt and .txt without a picture are taken too. Published datasets, web shards and JSON lines are
+    recognised; a source is [KIND:]PATH[@SPLIT]. What cannot be read is left out, and listed. Given memory banks, it
+    merges them into one, without what was deleted. A build that was killed goes on where it was, when it is given
+    again.
 
     examples:
       cm3 index build photos/ --out banks/photos
       cm3 index build photos/ --out banks/photos --encoder runs/scenes/clip --license CC-BY-4.0
-      cm3 index build data/coco --split val2017 --out banks/coco --json
+      cm3 index build data/coco@val2017 --out banks/coco --json
+      cm3 index build "webdataset:shards/{00000..00009}.tar" pages.jsonl --out banks/web
       cm3 index build banks/photos banks/coco --out banks/both
     """
 
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")]
-    """Folders of captioned pictures, COCO's folder, or memory banks to merge."""
+    """Folders of captioned pictures, datasets (coco:data/coco@val2017), or memory banks to merge."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("bank")
     """Folder for the bank."""
     encoder: Annotated[str, arg(metavar="ENCODER")] = CLIP
@@ -49,8 +52,8 @@ class IndexBuild(Verb):
     """auto: every document is looked at up to 100,000, inverted lists above; pq: half their memory, slower."""
     license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
     """Licence to note for the documents of folders; it is shown with whatever draws on them."""
-    split: Annotated[str, arg(metavar="SPLIT")] = "train2017"
-    """Which of COCO's captions."""
+    split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="(default: train2017, if it is there)")] = None
+    """Which of COCO's captions, where a source does not say."""
 
     def run(self) -> dict[str, Any]:
         """Build or merge, list what was left out."""
@@ -86,13 +89,13 @@ class IndexAdd(Verb):
     bank: Annotated[Positional[str], arg(metavar="BANK")]
     """The bank's folder."""
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")]
-    """Folders of captioned pictures, or COCO's folder."""
+    """Folders of captioned pictures, or datasets (coco:data/coco@val2017)."""
     encoder: Annotated[str | None, arg(metavar="ENCODER", help_behavior_hint="(default: the bank's own)")] = None
     """Where the encoder is that the bank was built with."""
     license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
     """Licence to note for the documents of folders."""
-    split: Annotated[str, arg(metavar="SPLIT")] = "train2017"
-    """Which of COCO's captions."""
+    split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="(default: train2017, if it is there)")] = None
+    """Which of COCO's captions, where a source does not say."""
 
     def run(self) -> dict[str, Any]:
         """Add, list what was left out."""
@@ -223,17 +226,27 @@ class IndexInfo(Verb):
         return {**info, "verified": self.verify}
 
 
-def read(sources: Sequence[str], license: str | None, split: str) -> Source:
-    """The documents of folders, one after the other. Raises `RequestError` for no source."""
-    from cm3.data.read.coco import coco_captions
+def read(sources: Sequence[str], license: str | None, split: str | None) -> Source:
+    """The documents of sources, one after the other. `license` is of folders of pictures, `split` of COCO.
+
+    Raises `RequestError` for no source.
+    """
+    from cm3.data.read.coco import Coco
+    from cm3.data.read.find import open_reader, parse_source
     from cm3.data.read.folder import Folder
 
     if not sources:
         raise RequestError("no source given; name at least one folder of captioned pictures")
-    found = [
-        coco_captions(s, split) if (Path(s) / "annotations").is_dir() else Folder(s, license=license) for s in sources
-    ]
-    return Chain(found)
+    readers = []
+    for text in sources:
+        source = parse_source(text)
+        if source.split is None and source.kind in (None, "coco") and Coco.recognises(Path(source.path)):
+            source = source._replace(split=split)
+        reader = open_reader(source)
+        if isinstance(reader, Folder):
+            reader.license = license
+        readers.append(reader)
+    return Chain(readers) if all(isinstance(r, Sized) for r in readers) else chain.from_iterable(readers)
 
 
 class Chain:
@@ -246,7 +259,7 @@ class Chain:
         return sum(map(len, self.sources))
 
     def __iter__(self) -> Iterator[Any]:
-        return (document for source in self.sources for document in source)
+        return chain.from_iterable(self.sources)
 
 
 def open_encoder(name: str) -> Encoder:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cm3.data.read.coco import coco_captions
+from cm3.data.read.coco import Coco
 from cm3.document import Document
 from cm3.errors import ConfigError
 from cm3.retrieval.embed import Encoder, embed
@@ -71,7 +71,7 @@ class ClipRun(PairTrainConfig):
             encoder = PairEncoder.load(folder)
             measured = measure_scenes(encoder, seed=self.seed, bank=BANK)
         else:
-            documents = coco_captions(self.data.root, self.data.split)
+            documents = Coco(self.data.root, self.data.split).documents()
             folder = train_pairs(base, _coco_pairs(self, documents), progress=progress, about=about)
             encoder = PairEncoder.load(folder)
             measured = measure_pictures(encoder, documents)

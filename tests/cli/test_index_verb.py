@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import PIL.Image
@@ -14,6 +15,7 @@ from cm3.retrieval.memory import Memory
 from cm3.retrieval.pairs import Pairs, PairsConfig, save
 
 COLOURS = ("red", "green", "blue", "white")
+UNREADABLE = "cut.jpg: picture of 11 bytes: not a picture; give a PNG, JPEG or WebP file"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def built(cm3: Cm3, photos: Path, encoder: Path) -> Cm3:
     ran = cm3("index", "build", "photos", "--out", "bank", "--encoder", encoder, "--license", "CC0-1.0", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["documents"] == ran.json["added"] == 5 and ran.json["index"] == ["exact"]
-    assert ran.json["skipped"] == [{"id": "cut.jpg", "reason": "not a picture"}]
+    assert ran.json["skipped"] == [{"id": "cut.jpg", "reason": UNREADABLE}]
     return cm3
 
 
@@ -93,23 +95,55 @@ def test_add_delete_and_info(built: Cm3, tmp_path: Path) -> None:
     assert (ran.json["documents"], ran.json["deleted"], ran.json["verified"]) == (4, 2, True)
     assert ran.json["sources"] == {"photos": 3, "more": 1} and ran.json["licenses"] == {"CC0-1.0": 3, "MIT": 1}
     told = built("index", "info", "bank").out
-    assert "documents   4, and 2 deleted" in told and "left out: cut.jpg  not a picture" in told
+    assert "documents   4, and 2 deleted" in told and f"left out: cut.jpg  {UNREADABLE}" in told
     ran = built("index", "build", "bank", "--out", "anew", "--json")
     assert ran.json["documents"] == 4 and list(Memory.open("anew")) == list(Memory.open("bank"))
 
 
-def test_coco(cm3: Cm3, encoder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Two pictures of COCO's layout, one with two captions; the other's file is damaged."""
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     (tmp_path / "coco" / "val2017").mkdir()
     PIL.Image.new("RGB", (6, 4), "red").save(tmp_path / "coco" / "val2017" / "a.png")
+    (tmp_path / "coco" / "val2017" / "b.png").write_bytes(b"")
     page = {
-        "images": [{"id": 7, "file_name": "a.png", "license": 3}],
-        "annotations": [{"id": 11, "image_id": 7, "caption": "red"}, {"id": 12, "image_id": 7, "caption": "reddish"}],
+        "images": [{"id": 7, "file_name": "a.png", "license": 3}, {"id": 8, "file_name": "b.png"}],
+        "annotations": [
+            {"id": 11, "image_id": 7, "caption": "red"},
+            {"id": 12, "image_id": 7, "caption": "reddish"},
+            {"id": 13, "image_id": 8, "caption": "gone"},
+        ],
     }
-    (tmp_path / "coco" / "annotations" / "captions_val2017.json").write_text(json.dumps(page))
-    ran = cm3("index", "build", "coco", "--split", "val2017", "--encoder", encoder, "--json")
+    for split in ("val2017", "test"):
+        (tmp_path / "coco" / "annotations" / f"captions_{split}.json").write_text(json.dumps(page))
+    return tmp_path / "coco"
+
+
+@pytest.mark.parametrize("source", [["coco", "--split", "val2017"], ["coco@val2017"], ["coco:coco@val2017"]])
+def test_coco(cm3: Cm3, encoder: Path, coco: Path, source: list[str]) -> None:
+    ran = cm3("index", "build", *source, "--encoder", encoder, "--json")
     assert ran.code == 0 and ran.json["documents"] == 2, ran.err
-    assert Memory.open("bank")["12"].meta == {"image_id": 7, "license": 3}
+    assert ran.json["skipped"] == [{"id": "13", "reason": "b.png: picture of 0 bytes: is empty; save it again"}]
+    assert Memory.open("bank")["12"].meta == {"split": "val2017", "image_id": 7, "license": 3}
+
+
+def test_every_format_is_indexed(cm3: Cm3, encoder: Path, photos: Path, coco: Path, tmp_path: Path) -> None:
+    lines = [{"id": "line", "parts": [{"text": "A field"}, {"image": "photos/red.png"}]}, {"text": "words"}]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with tarfile.open(tmp_path / "00.tar", "w") as archive:
+        archive.add(photos / "red.png", "0.png")
+        archive.add(photos / "red.txt", "0.txt")
+    sources = ["photos", "pages.jsonl", "webdataset:{00..00}.tar", "coco@val2017"]
+    ran = cm3("index", "build", *sources, "--encoder", encoder, "--license", "MIT", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["documents"] == 5 + 2 + 1 + 2 and len(ran.json["skipped"]) == 2
+    bank = Memory.open("bank")
+    assert bank["line"].text == "A field" and bank["pages.jsonl:2"].text == "words" and bank["00/0"].text
+    licenses = cm3("index", "info", "bank", "--json").json["licenses"]
+    assert licenses == {"MIT": 5, "": 3, "3": 2}, "only folders are given it"
+    told = cm3("index", "add", "bank", "coco@val2014", "--encoder", encoder).refusal
+    assert "'coco': has no split 'val2014'; it has test, val2017." in told
 
 
 def test_a_moved_encoder_is_asked_for(built: Cm3, encoder: Path, tmp_path: Path) -> None:
@@ -133,7 +167,7 @@ def test_a_moved_encoder_is_asked_for(built: Cm3, encoder: Path, tmp_path: Path)
     ("command", "told"),
     [
         (["build"], "no source given; name at least one folder"),
-        (["build", "nowhere"], "'nowhere': no such folder; give one that holds pictures"),
+        (["build", "nowhere"], "'nowhere': no such file or folder; check the path"),
         (["build", "photos", "bank"], "'bank' is a memory bank, and not all sources are: merge banks"),
         (["build", "photos", "--out", "bank"], "'bank': is a memory bank already; add to it"),
         (["build", "photos", "--index", "hnsw"], "invalid choice 'hnsw'"),

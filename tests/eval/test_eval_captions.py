@@ -14,7 +14,7 @@ import pytest
 
 from cm3.cli.evaluate import EvalCaptions
 from cm3.cli.recipe import find
-from cm3.data.read.coco import coco_captions
+from cm3.data.read.coco import Coco
 from cm3.document import Document, Gap, Image
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.eval.captions import evaluate_captions
@@ -173,7 +173,7 @@ def bundle(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_recipe_learns_by_heart(root: Path, bundle: Path) -> None:
     """The whole way, from files to a description: data, tokenizers, objective, training, bundle, generation."""
-    report = evaluate_captions(CM3Leon.load(str(bundle)), coco_captions(root))
+    report = evaluate_captions(CM3Leon.load(str(bundle)), Coco(root).documents())
     assert report["own_caption"] == 1.0, report["details"]
     assert (report["n"], report["captions"]) == (2, 5)
 
@@ -181,7 +181,7 @@ def test_the_recipe_learns_by_heart(root: Path, bundle: Path) -> None:
 def test_the_verb(root: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb = EvalCaptions.parse(["--model", str(bundle), "--root", str(root), "--json"], "cm3 eval captions")
     report = verb.run()
-    assert json.loads(json.dumps(report)) == evaluate_captions(CM3Leon.load(str(bundle)), coco_captions(root))
+    assert json.loads(json.dumps(report)) == evaluate_captions(CM3Leon.load(str(bundle)), Coco(root).documents())
     assert capsys.readouterr().out.splitlines() == ["own caption  100.0% of 2 pictures", "any caption  100.0%"]
 
 

@@ -103,7 +103,11 @@ class Records(Reader):
 
 def picture(path: Path) -> Image:
     """The picture of a file, not decoded yet. Raises `DataError` for one that is missing or is no picture."""
-    return Image(open_picture(content(path)))
+    data = content(path)
+    try:
+        return Image(open_picture(data))
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from error
 
 
 def content(path: Path) -> bytes:
@@ -114,6 +118,8 @@ def content(path: Path) -> bytes:
         raise DataError(f"{path.name}: no such file beside the annotations that name it") from error
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({os.strerror(error.errno or 0)})") from error
+    except ValueError as error:  # a NUL byte or half a surrogate pair
+        raise DataError(f"{path.name!r}: is no name of a file") from error
 
 
 def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
@@ -127,4 +133,10 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
 
 def first_of(root: Path, names: Sequence[str]) -> Path | None:
     """The first of these files that `root` has."""
-    return next((root / name for name in names if (root / name).is_file()), None)
+    for name in names:
+        try:
+            if (root / name).is_file():
+                return root / name
+        except OSError:  # a name that is too long for the file system
+            continue
+    return None

@@ -7,70 +7,82 @@ photos/note.txt                       words without a picture
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import PIL.Image
-
-from cm3.document import Document, Image, Part, Text, Unreadable
+from cm3.data.read.base import Records, content, picture
+from cm3.document import Document, Part, Text
 from cm3.errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 WORDS = ".txt"
 
 
-class Folder:
-    """Documents of a folder and of those inside it, by name. Files are listed at once and read one after the other.
+class Folder(Records):
+    """Documents of a folder and of those inside it, by name. Files are listed once, and read when they are asked for.
 
     `id` is the picture's path below the folder (the text's, where there is no picture), `source` the folder's name, and
-    `meta["license"]` what was given. A picture's pixels are decoded by whoever asks for them first, so that its file's
-    own bytes can be kept. In the place of a document that cannot be read stands an `Unreadable`.
+    `meta["license"]` what was given.
     """
 
-    def __init__(self, root: str | Path, *, license: str | None = None) -> None:
-        """List the files. Raises `DataError` for a folder that is not there or has no such file."""
-        self.root = Path(root)
-        self.meta = {} if license is None else {"license": license}
+    kind = "folder"
+
+    def __init__(self, root: Path | str, split: str | None = None, *, license: str | None = None) -> None:
+        """List the files. Raises `DataError` for a folder that is not there or has no such file, and for a split."""
+        self.root, self.license = Path(root), license
+        if split is not None:
+            raise DataError(f"{str(root)!r}: a folder of pictures has no splits; leave @{split} away")
         if not self.root.is_dir():
             raise DataError(f"{str(root)!r}: no such folder; give one that holds pictures, each with its .txt")
         self.source = self.root.resolve().name
         pictures: list[Path] = []
         words: dict[Path, Path] = {}
-        for path in sorted(self.root.rglob("*")):
-            if path.name.startswith(".") or not path.is_file():
-                continue
-            if path.suffix.lower() in PICTURES:
-                pictures.append(path)
-            elif path.suffix.lower() == WORDS:
+        for path in sorted(_files(self.root)):
+            if path.suffix.lower() == WORDS:
                 words[path.with_suffix("")] = path
+            else:
+                pictures.append(path)
         captioned = {path.with_suffix("") for path in pictures}
         named: dict[Path, tuple[Path | None, Path | None]] = {}
         named |= {path: (path, words.get(path.with_suffix(""))) for path in pictures}
         named |= {path: (None, path) for stem, path in words.items() if stem not in captioned}
-        self.files: list[tuple[Path, Path | None, Path | None]] = [(name, *named[name]) for name in sorted(named)]
-        if not self.files:
+        self._files = [(name, *named[name]) for name in sorted(named)]
+        if not self._files:
             raise DataError(f"{str(root)!r}: holds no picture and no .txt; give pictures, each with its .txt beside it")
 
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether there is a picture or a .txt in it."""
+        return root.is_dir() and any(True for _ in _files(root))
+
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._files)
 
-    def __iter__(self) -> Iterator[Document | Unreadable]:
-        return (self._read(*files) for files in self.files)
-
-    def _read(self, named: Path, picture: Path | None, words: Path | None) -> Document | Unreadable:
+    def name(self, index: int) -> str:
+        """Path below the folder."""
         # Names that are not UTF-8 come from the system as surrogates, which no file of ours could hold.
-        id = os.fsencode(named.relative_to(self.root).as_posix()).decode(errors="backslashreplace")
+        return os.fsencode(self._files[index][0].relative_to(self.root).as_posix()).decode(errors="backslashreplace")
+
+    def document(self, index: int) -> Document:
+        """A picture with its words, or one of them."""
+        _, image, words = self._files[index]
         parts: list[Part] = []
-        try:
-            if words is not None and (text := words.read_text(encoding="utf-8-sig").strip()):
+        if words is not None:
+            try:
+                text = content(words).decode("utf-8-sig").strip()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{words.name}: is not UTF-8 at byte {error.start}; save it again") from error
+            if text:
                 parts.append(Text(text))
-            if picture is not None:
-                parts.append(Image(PIL.Image.open(io.BytesIO(picture.read_bytes()))))
-        except UnicodeDecodeError as error:
-            return Unreadable(id, f"its caption is not UTF-8 at byte {error.start}")
-        except Exception as error:  # Pillow raises many kinds for a damaged file
-            reason = "not a picture" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
-            return Unreadable(id, " ".join(reason.split()) or type(error).__name__)
-        return Document(tuple(parts), id=id, source=self.source, meta=self.meta)
+        if image is not None:
+            parts.append(picture(image))
+        meta = {} if self.license is None else {"license": self.license}
+        return Document(tuple(parts), id=self.name(index), source=self.source, meta=meta)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Its pictures and texts, in the order of the file system."""
+    for path in root.rglob("*"):
+        if path.suffix.lower() in (*PICTURES, WORDS) and not path.name.startswith(".") and path.is_file():
+            yield path

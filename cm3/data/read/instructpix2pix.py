@@ -1,0 +1,81 @@
+"""InstructPix2Pix as its owners publish it (clip-filtered-dataset, random-sample-dataset): pictures before and after.
+
+seeds.json                             [["0000000", ["1234", ...]], ...]: folders, and the pairs of pictures in each
+0000000/prompt.json                    {"input": caption before, "edit": instruction, "output": caption after}
+0000000/1234_0.jpg, 1234_1.jpg         the pictures before and after
+
+Folders lie beside seeds.json, or in the shard-00 ... shard-29 that their archives are named. The owners' own loader
+makes splits of fractions of seeds.json; there are none in the files, so there are none here. What metadata.jsonl says
+of how a pair was made is not read.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cm3.data.read.base import field, picture
+from cm3.data.read.listed import Listed, load
+from cm3.document import Document, Text
+from cm3.errors import DataError
+
+HEAD = 256
+"""Bytes that hold the first folder's name in seeds.json."""
+PAIR = re.compile(r"(?:[\w-]{1,100}/){1,3}[\w-]{1,100}", re.ASCII)
+"""Folder and seed as they may be: nothing that leads out of the dataset."""
+
+
+class InstructPix2Pix(Listed):
+    """One document a pair: the picture before, the instruction, the picture after. Folders may be missing.
+
+    `id` is folder and seed ("0000000/1234"). `meta` has edit, input, output and seed.
+    """
+
+    kind = "instructpix2pix"
+
+    def __init__(self, root: Path | str, split: str | None = None) -> None:
+        """Read seeds.json. Raises `DataError` for one that is missing or of another layout, and for any split."""
+        self.root = Path(root)
+        self.source = self.kind
+        if split is not None:
+            raise DataError(f"{str(root)!r}: has no split {split!r}; InstructPix2Pix has no splits, leave @{split} out")
+        path = self.root / "seeds.json"
+        listed = load(path)
+        self.pairs: list[tuple[str, str]] = []
+        try:
+            for folder, seeds in listed:
+                if not isinstance(folder, str) or not isinstance(seeds, list):
+                    raise TypeError(f"{folder!r:.40}, {seeds!r:.40}")
+                self.pairs += [(folder, str(seed)) for seed in seeds]
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{str(path)!r}: is no list of [folder, [seed, ...]] ({error}); download it again"
+            ) from error
+        self.homes = [self.root, *sorted(home for home in self.root.glob("shard-*") if home.is_dir())]
+        self._list([f"{folder}/{seed}" for folder, seed in self.pairs])
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether seeds.json is there and begins as theirs does."""
+        path = root / "seeds.json"
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return re.match(rb'\s*\[\s*\[\s*"[^"]+"\s*,\s*\[', file.read(HEAD)) is not None
+
+    def _document(self, index: int) -> Document:
+        name, seed = self.pairs[index]
+        if not PAIR.fullmatch(self.ids[index]):
+            raise DataError(f"seeds.json: {self.ids[index]!r:.80}: must be a folder beside it, and a seed")
+        folder = next((home / name for home in self.homes if (home / name).is_dir()), None)
+        if folder is None:
+            raise DataError(f"{name}: no such folder beside seeds.json, which names it")
+        prompt = load(folder / "prompt.json")
+        meta = {key: field(prompt, key, str, f"{name}/prompt.json") for key in ("edit", "input", "output")}
+        before, after = (picture(folder / f"{seed}_{which}.jpg") for which in (0, 1))
+        return Document(
+            (before, Text(meta["edit"].strip()), after),
+            id=self.ids[index],
+            source=self.source,
+            meta={**meta, "seed": seed},
+        )

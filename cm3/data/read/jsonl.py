@@ -1,0 +1,170 @@
+"""JSON lines: one interleaved document a line, its pictures in files beside.
+
+pages/a.jsonl       {"id": "7", "license": "CC0-1.0", "parts": [{"text": "A boat"}, {"image": "img/7.jpg"}]}
+                    {"text": "words alone"}
+                    {"caption": "A boat", "image": "img/7.jpg"}
+      b.jsonl.gz    the same, packed: read from its beginning, in one piece
+      img/7.jpg     paths are relative to the folder of the .jsonl, and stay inside it
+
+`id` (a string or a number) names the document, else its file and line; `source` is "jsonl" unless the line says
+otherwise; every other field goes to `meta`. A field of null is no field. Blank lines are passed over. Of a file only
+the beginnings of its lines are kept, and found when they are first needed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from cm3.data.read.base import UNIT, Reader, Unit, field, picture
+from cm3.document import Document, Image, Part, Text, Unreadable
+from cm3.errors import DataError
+
+PLAIN, PACKED = ".jsonl", ".jsonl.gz"
+OWN = ("id", "source", "parts", "text", "caption", "image")
+"""Fields that say what the document is; the others are its `meta`."""
+
+
+class JsonLines(Reader):
+    """Documents of one file, or of the .jsonl and .jsonl.gz of a folder, by name."""
+
+    kind = "jsonl"
+    source = "jsonl"
+
+    def __init__(self, root: Path | str, split: str | None = None) -> None:
+        """List the files. Raises `DataError` for a path without any, and for a split."""
+        root = Path(root)
+        if split is not None:
+            raise DataError(f"{str(root)!r}: JSON lines have no splits; leave @{split} away")
+        self.files = {path.name: path for path in _files(root)}
+        if not self.files:
+            raise DataError(f"{str(root)!r}: holds no .jsonl and no .jsonl.gz; give such a file, or a folder of them")
+        self._starts: dict[str, array[int]] = {}
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether it is such a file, or has one."""
+        return bool(_files(root))
+
+    def units(self, size: int = UNIT) -> list[Unit]:
+        """`size` lines each; a .jsonl.gz is one."""
+        made: list[Unit] = []
+        for name in self.files:
+            if name.endswith(PACKED):
+                made.append(Unit(name))
+            else:
+                n = len(self._lines(name)) - 1
+                made += [Unit(f"{name}:{i}", i, min(i + size, n)) for i in range(0, n, size)]
+        return made
+
+    def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
+        """Its documents in order. Of a .jsonl.gz that is damaged, those before, then an `Unreadable` of its name."""
+        if not unit.stop:
+            yield from self._packed(unit.name)
+            return
+        name = unit.name.rpartition(":")[0]
+        starts = self._lines(name)
+        with _opened(self.files[name]) as file:
+            file.seek(starts[unit.start])
+            for number in range(unit.start, unit.stop):
+                yield from self._line(name, number, file.read(starts[number + 1] - starts[number]))
+
+    def _packed(self, name: str) -> Iterator[Document | Unreadable]:
+        number = 0
+        with _opened(self.files[name]) as packed, gzip.open(packed) as file:
+            while True:
+                try:
+                    line = file.readline()
+                except (EOFError, OSError, zlib.error) as error:
+                    yield Unreadable(name, f"cannot be unpacked after line {number} ({error}); pack it again")
+                    return
+                if not line:
+                    return
+                yield from self._line(name, number, line)
+                number += 1
+
+    def _line(self, name: str, number: int, line: bytes) -> Iterator[Document | Unreadable]:
+        """The document of a line; none of a blank one."""
+        if not line.strip():
+            return
+        id = where = f"{name}:{number + 1}"
+        try:
+            record = _parsed(line)
+            if type(record.get("id")) in (str, int) and record["id"] != "":  # True is an int, and no name
+                id = str(record["id"])
+            yield self._document(id, record, self.files[name].parent)
+        except DataError as error:
+            yield Unreadable(id, f"{where}: {error}")
+
+    def _document(self, id: str, record: dict[str, Any], folder: Path) -> Document:
+        source = field(record, "source", str, "document") if "source" in record else self.source
+        if "parts" in record:
+            parts = tuple(_part(part, folder) for part in field(record, "parts", list, "document"))
+        else:
+            words = next((name for name in ("text", "caption") if name in record), None)
+            found: list[Part] = [] if words is None else [Text(field(record, words, str, "document"))]
+            if "image" in record:
+                found.append(_picture(record, folder))
+            if not found:
+                raise DataError("document: has no 'parts', 'text', 'caption' or 'image'; give one of them")
+            parts = tuple(found)
+        meta = {name: value for name, value in record.items() if name not in OWN}
+        return Document(parts, id=id, source=source, meta=meta)
+
+    def _lines(self, name: str) -> array[int]:
+        """Where each line begins, and the last one ends, in bytes."""
+        if name not in self._starts:
+            starts = array("Q", [0])
+            with _opened(self.files[name]) as file:
+                for line in file:
+                    starts.append(starts[-1] + len(line))
+            self._starts[name] = starts
+        return self._starts[name]
+
+
+def _files(root: Path) -> list[Path]:
+    """It, if it is of the kind, or those of a folder."""
+    found = sorted(root.iterdir()) if root.is_dir() else [root]
+    return [p for p in found if p.name.endswith((PLAIN, PACKED)) and not p.name.startswith(".") and p.is_file()]
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{str(path)!r}: cannot be opened ({error.strerror}); check the file") from error
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+        json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is not JSON in UTF-8 ({error}); mend the line") from error
+    if not isinstance(record, dict):
+        raise DataError(f"is {type(record).__name__}, not an object; write one document a line")
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _part(part: Any, folder: Path) -> Part:
+    known = [name for name in ("text", "image") if isinstance(part, dict) and name in part]
+    if len(known) != 1:
+        raise DataError(f"part {part!r:.60}: must be an object with either 'text' or 'image'")
+    return Text(field(part, "text", str, "part")) if known == ["text"] else _picture(part, folder)
+
+
+def _picture(record: dict[str, Any], folder: Path) -> Image:
+    name = field(record, "image", str, "part")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise DataError(f"image {name!r}: must be a path that stays in the folder of the .jsonl")
+    return picture(folder / path)

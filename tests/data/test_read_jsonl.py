@@ -1,0 +1,171 @@
+"""JSON lines: interleaved documents, where they are in their file, and lines that are wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from cm3.data.read.base import Unit
+from cm3.data.read.jsonl import JsonLines
+from cm3.document import Document, Image, Text, Unreadable
+from cm3.errors import DataError
+
+PAGE = {
+    "id": "page 7",
+    "source": "zoo",
+    "license": "CC0-1.0",
+    "parts": [{"text": "A cat"}, {"image": "img/cat.png"}, {"text": " and "}, {"image": "img/dog.png"}],
+    "question": "who?",
+    "answers": ["both"],
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two files of documents in a folder, and two pictures."""
+    (tmp_path / "img").mkdir()
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        PIL.Image.new("RGB", (6, 4), colour).save(tmp_path / "img" / f"{name}.png")
+    lines = [PAGE, {"text": "words alone", "id": 12}, {"caption": "A na\u00efve dog", "image": "img/dog.png"}]
+    write(tmp_path / "a.jsonl", *lines)
+    write(tmp_path / "b.jsonl", {"image": "img/cat.png", "text": None, "source": None})
+    return tmp_path
+
+
+def write(path: Path, *records: Any) -> None:
+    """A file of lines, with a blank one after each; bytes are written as they are."""
+    lines = [r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode() for r in records]
+    path.write_bytes(b"".join(line + b"\n \n" for line in lines))
+
+
+def test_documents_in_their_order(root: Path) -> None:
+    reader = JsonLines(root)
+    page, words, dog, cat = (d for d in reader if isinstance(d, Document))
+    assert [type(p) for p in page.parts] == [Text, Image, Text, Image] and page.text == "A cat and "
+    assert [i.pixels.getpixel((0, 0)) for i in page.images] == [(255, 0, 0), (0, 0, 255)]
+    assert (page.id, page.source) == ("page 7", "zoo")
+    assert page.meta == {"license": "CC0-1.0", "question": "who?", "answers": ["both"]}
+    assert (words.id, words.source, words.parts, words.meta) == ("12", "jsonl", (Text("words alone"),), {})
+    assert dog.id == "a.jsonl:5" and [type(p) for p in dog.parts] == [Text, Image] and dog.text == "A na\u00efve dog"
+    assert cat.id == "b.jsonl:1" and [type(p) for p in cat.parts] == [Image]
+    assert list(JsonLines(root / "a.jsonl")) == [page, words, dog]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_pieces_are_the_whole(root: Path, size: int) -> None:
+    reader = JsonLines(root)
+    units = reader.units(size)
+    assert sum(u.stop - u.start for u in units) == 8, "blank lines too"
+    read = [d for unit in units for d in JsonLines(root).read(unit)]
+    assert read == list(reader) and len(read) == 4
+
+
+def test_a_last_line_without_an_end_counts(root: Path) -> None:
+    (root / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}')
+    assert [d.text for d in JsonLines(root / "a.jsonl") if isinstance(d, Document)] == ["one", "two"]
+    (root / "a.jsonl").write_bytes(b"")
+    assert list(JsonLines(root / "a.jsonl")) == []
+
+
+def test_packed_files_are_read_in_one_piece(root: Path) -> None:
+    expected = [d for d in JsonLines(root / "a.jsonl") if isinstance(d, Document)]
+    (root / "c:1.jsonl.gz").write_bytes(gzip.compress((root / "a.jsonl").read_bytes()))
+    packed = JsonLines(root / "c:1.jsonl.gz")
+    assert packed.units() == [Unit("c:1.jsonl.gz")]
+    assert [(d.parts, d.meta) for d in packed if isinstance(d, Document)] == [(d.parts, d.meta) for d in expected]
+    assert [u.name for u in JsonLines(root).units()] == ["a.jsonl:0", "b.jsonl:0", "c:1.jsonl.gz"]
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.9])
+def test_a_packed_file_that_is_cut_gives_what_is_before(root: Path, cut: float) -> None:
+    lines = "".join(json.dumps({"text": f"{i} {i * 2654435761 % 10**9}"}) + "\n" for i in range(2000))
+    data = gzip.compress(lines.encode())
+    (root / "c.jsonl.gz").write_bytes(data[: int(len(data) * cut)])
+    *read, last = JsonLines(root / "c.jsonl.gz")
+    assert 0 < len(read) < 2000 and all(isinstance(d, Document) for d in read)
+    assert isinstance(last, Unreadable) and last.id == "c.jsonl.gz"
+    assert f"cannot be unpacked after line {len(read)} (" in last.reason and last.reason.endswith("; pack it again")
+
+
+def test_a_packed_file_that_is_none(root: Path) -> None:
+    (root / "c.jsonl.gz").write_bytes(b"<html>")
+    (bad,) = JsonLines(root / "c.jsonl.gz")
+    assert isinstance(bad, Unreadable) and "cannot be unpacked after line 0 (Not a gzipped file" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": ', "is not JSON in UTF-8 (Expecting value"),
+        (b'{"text": "caf\xe9"}', "is not JSON in UTF-8 ('utf-8' codec can't decode byte 0xe9"),
+        (b'{"text": "\\ud800"}', "is not JSON in UTF-8 ('utf-8' codec can't encode"),
+        (b'{"text": "x", "score": NaN}', "is not JSON in UTF-8 (NaN is no number of JSON); mend the line"),
+        (b"[" * 100_000, "is not JSON in UTF-8 (maximum recursion depth"),
+        (["text"], "is list, not an object; write one document a line"),
+        ({"words": "x"}, "document: has no 'parts', 'text', 'caption' or 'image'; give one of them"),
+        ({"text": 7}, "document: 'text' is 7, which the format does not have there"),
+        ({"parts": {"text": "x"}}, "document: 'parts' is {'text': 'x'}, which the format does not have there"),
+        ({"parts": ["x"]}, "part 'x': must be an object with either 'text' or 'image'"),
+        ({"parts": [{"text": "x", "image": "y"}]}, "must be an object with either 'text' or 'image'"),
+        ({"text": "x", "source": 3}, "document: 'source' is 3, which the format does not have there"),
+        ({"image": "img/cow.png"}, "cow.png: no such file beside the annotations that name it"),
+        ({"image": "img"}, "img: cannot be read (Is a directory)"),
+        ({"image": "a.jsonl"}, "not a picture; give a PNG, JPEG or WebP file"),
+        ({"image": "/etc/passwd"}, "image '/etc/passwd': must be a path that stays in the folder of the .jsonl"),
+        ({"image": "img/../../x.png"}, "image 'img/../../x.png': must be a path that stays in the folder"),
+        ({"parts": [{"image": "a\0b"}]}, "image 'a\\x00b': must be a path that stays in the folder"),
+        ({"image": "x" * 5000}, "cannot be read (File name too long)"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_that_is_wrong_stands_in_its_place(root: Path, line: Any, reason: str, packed: bool) -> None:
+    path = root / ("a.jsonl.gz" if packed else "a.jsonl")
+    write(path, {"text": "before"}, line, {"text": "after"})
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    before, bad, after = JsonLines(path)
+    assert (
+        isinstance(before, Document)
+        and isinstance(after, Document)
+        and (before.text, after.text)
+        == (
+            "before",
+            "after",
+        )
+    )
+    assert isinstance(bad, Unreadable) and bad.id == f"{path.name}:3"
+    assert bad.reason.startswith(f"{path.name}:3: ") and reason in bad.reason
+
+
+def test_a_line_with_an_id_is_left_out_by_it(root: Path) -> None:
+    write(root / "a.jsonl", {"id": "x 1", "image": "gone.png"}, {"id": True, "text": "y"})
+    bad, good = JsonLines(root / "a.jsonl")
+    assert isinstance(bad, Unreadable) and bad.id == "x 1" and bad.reason.startswith("a.jsonl:1: gone.png: no such")
+    assert good.id == "a.jsonl:3", "true is no name"
+
+
+def test_captions_of_any_length_are_passed_on(root: Path) -> None:
+    write(root / "a.jsonl", {"text": ""}, {"text": "x" * 100_000}, {"parts": []})
+    assert [d.text for d in JsonLines(root / "a.jsonl") if isinstance(d, Document)] == ["", "x" * 100_000, ""]
+
+
+def test_it_is_recognised_by_its_name(root: Path) -> None:
+    assert JsonLines.recognises(root) and JsonLines.recognises(root / "a.jsonl") and not JsonLines.splits(root)
+    assert not JsonLines.recognises(root / "img") and not JsonLines.recognises(root / "img" / "cat.png")
+    assert not JsonLines.recognises(root / "none.jsonl")
+
+
+def test_what_is_wrong_with_all_of_it(root: Path) -> None:
+    with pytest.raises(DataError, match="img': holds no .jsonl and no .jsonl.gz; give such a file, or a folder"):
+        JsonLines(root / "img")
+    with pytest.raises(DataError, match="JSON lines have no splits; leave @val away"):
+        JsonLines(root, "val")
+    reader = JsonLines(root)
+    (root / "a.jsonl").unlink()
+    with pytest.raises(DataError, match="a.jsonl': cannot be opened .No such file or directory.; check the file"):
+        list(reader)
