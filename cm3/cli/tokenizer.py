@@ -2,76 +2,110 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from cm3.cli.files import check_folder
 from cm3.cli.options import ModelVerb, Verb, at_least, progress
 from cm3.cli.train import Train
-from cm3.errors import DataError, RequestError
+from cm3.errors import CheckpointError, DataError, RequestError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from cm3.data.read.base import Reader
+    from cm3.data.text_stream import TextStream
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTrain(Verb):
-    """Learn a byte-level BPE from text files, a line at a time. It is lossless for any text and any bytes.
+    """Learn a byte-level BPE from text of any amount. It is lossless for any text and any bytes.
+
+    A source is a text file, a line at a time (.txt, .txt.gz), a .jsonl (.gz) with "text" or "caption", a folder of
+    those, or any dataset, [KIND:]PATH[@SPLIT]. Of more text than --limit a sample over all sources is taken. One text
+    in 100 is kept apart to measure on.
 
     examples:
-      cm3 tokenizer text train captions.txt --size 512 --out tokenizer.json
-      cm3 tokenizer text train corpus/ --size 56320 --json        every .txt below a folder
+      cm3 tokenizer text train captions.txt --entries 512 --out tokenizer.json
+      cm3 tokenizer text train corpus/ wiki.txt.gz coco:data/coco@train2017 --json
+      cm3 tokenizer text train corpus/ --limit 2000000000 --against openai-community/gpt2
     """
 
-    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE")]
-    """UTF-8 text files, or folders of .txt files."""
-    size: Annotated[int, arg(metavar="N")] = 8192
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")]
+    """Text files, folders of them, datasets."""
+    entries: Annotated[int, arg(metavar="N")] = 56_320
     """Number of entries, 256 for the single bytes among them. A small corpus may yield fewer."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("tokenizer.json")
     """Where to write it."""
+    limit: Annotated[int, arg(metavar="BYTES")] = 500_000_000
+    """Most text to learn from; memory grows with its distinct words."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Draws what is taken of more text than that."""
+    against: Annotated[tuple[str, ...], arg(metavar="TOKENIZER", help_behavior_hint="")] = ()
+    """Others to compare with on the same text: a tokenizer.json or a hub id."""
 
     def run(self) -> dict[str, Any]:
-        """Train and save."""
+        """Train, save and measure."""
+        from cm3.data.text_stream import HeldOut
         from cm3.tokens.text import TextTokenizer
 
-        found = expand(self.files, (".txt",))
+        at_least(256, entries=self.entries)
+        stream = open_stream(self.sources, self.limit, self.seed)
         check_folder(self.out.parent)
-        tokenizer = TextTokenizer.train(lines_of(found), self.size, progress=sys.stderr.isatty())
+        held = HeldOut(watched(stream, self.sources))
+        tokenizer = TextTokenizer.train(held, self.entries, progress=sys.stderr.isatty())
         tokenizer.save(self.out)
-        stats = tokenizer.stats(lines_of(found))
-        print(f"{self.out}: {tokenizer.size} entries, {stats['bytes_per_token']:.2f} bytes a token on its own corpus")
-        return {"file": str(self.out), "size": tokenizer.size, "files": len(found), **stats}
+        others, missing = open_others(self.against)
+        stats = tokenizer.stats(held.texts, others)
+        apart = bool(held.apart)
+        print(f"{self.out}: {tokenizer.size} entries")
+        print(f"learnt from     {amount(stream)}")
+        print(
+            f"measured on     {stats['texts']} {'texts kept apart' if apart else 'of them, too few to keep one apart'}"
+        )
+        show(tokenizer.size, stats, missing)
+        return {"file": str(self.out), "entries": tokenizer.size, "held_out": apart, **told(stream, stats, missing)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEval(Verb):
-    """Measure a text tokenizer on files: bytes a token, share of its entries used, and that every line comes back.
+    """Measure a text tokenizer: bytes a token, share of its entries used, and that every text comes back.
 
     examples:
       cm3 tokenizer text eval tokenizer.json captions.txt --json
+      cm3 tokenizer text eval tokenizer.json coco:data/coco@val2017 --against openai-community/gpt2
     """
 
     tokenizer: Annotated[Positional[str], arg(metavar="TOKENIZER")]
     """A tokenizer.json."""
-    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE")]
-    """UTF-8 text files, or folders of .txt files."""
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")]
+    """Text files, folders of them, datasets, as `cm3 tokenizer text train` takes them."""
+    limit: Annotated[int, arg(metavar="BYTES")] = 50_000_000
+    """Most text to measure on; of more, a sample over all sources."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Draws what is taken of more text than that."""
+    against: Annotated[tuple[str, ...], arg(metavar="TOKENIZER", help_behavior_hint="")] = ()
+    """Others to compare with on the same text: a tokenizer.json or a hub id."""
 
     def run(self) -> dict[str, Any]:
-        """Encode and decode every line."""
+        """Encode and decode every text."""
         from cm3.tokens.text import TextTokenizer
 
         tokenizer = TextTokenizer.load(self.tokenizer)
-        found = expand(self.files, (".txt",))
-        stats = tokenizer.stats(lines_of(found))
-        lossless = all(tokenizer.decode(tokenizer.encode(line)) == line for line in lines_of(found))
-        print(f"bytes a token   {stats['bytes_per_token']:.3f}   ({stats['bytes']} bytes, {stats['tokens']} tokens)")
-        print(f"entries used    {stats['ids_used']:.1%} of {tokenizer.size}")
-        print(f"comes back      {'every line' if lossless else 'NOT every line'}")
-        return {"size": tokenizer.size, "lossless": lossless, **stats}
+        stream = open_stream(self.sources, self.limit, self.seed)
+        others, missing = open_others(self.against)
+        stats = tokenizer.stats(watched(stream, self.sources), others)
+        print(f"measured on     {amount(stream)}")
+        show(tokenizer.size, stats, missing)
+        return {"entries": tokenizer.size, **told(stream, stats, missing)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +131,7 @@ class ImageEval(ModelVerb):
     """
 
     pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")]
-    """Picture files, or folders of them."""
+    """Picture files, folders of them, datasets ([KIND:]PATH[@SPLIT])."""
     n: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """At most this many, spread evenly over their names."""
     size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="(default: the model's own)")] = None
@@ -105,29 +139,82 @@ class ImageEval(ModelVerb):
 
     def run(self) -> dict[str, Any]:
         """Encode and decode every picture."""
-        from cm3.document import Image
-        from cm3.tokens.image import ImageTokenizer
+        from cm3.tokens.image import ImageTokenizer, to_pixels
         from cm3.train.image_tokenizer import evaluate_image_tokenizer
 
         at_least(1, n=1 if self.n is None else self.n)
-        found = expand(self.pictures, PICTURES)
-        paths = found[:: max(1, len(found) // self.n)][: self.n] if self.n else found
+        pictures = Pictures(self.pictures, self.n)
         model = self.open_model()
         image = ImageTokenizer(model.bundle.vqgan, self.size or model.image_size)
 
         def batches() -> Iterator[Any]:
-            from cm3.tokens.image import to_pixels
-
+            found = iter(pictures)
             with progress("pictures", unit="picture") as update:
-                for start in range(0, len(paths), image.batch):
-                    chunk = paths[start : start + image.batch]
-                    yield to_pixels([image.preprocess(Image.open(p).pixels) for p in chunk])
-                    update(start + len(chunk), len(paths))
+                while chunk := [image.preprocess(picture) for picture in itertools.islice(found, image.batch)]:
+                    yield to_pixels(chunk)
+                    update(pictures.seen, pictures.total)
 
         result = evaluate_image_tokenizer(image.vqgan, batches())
-        print(f"PSNR         {result['psnr_db']:.2f} dB over {len(paths)} pictures of {image.size}x{image.size}")
+        print(f"PSNR         {result['psnr_db']:.2f} dB over {pictures.seen} pictures of {image.size}x{image.size}")
         print(f"codes used   {result['codes_used']:.1%} of {image.codes}, perplexity {result['perplexity']:.0f}")
-        return {"n": len(paths), "size": image.size, "codes": image.codes, **result}
+        if pictures.skipped:
+            print(f"left out     {pictures.skipped} documents that cannot be read; see `cm3 data inspect`")
+        told = {"n": pictures.seen, "skipped": pictures.skipped, "size": image.size, "codes": image.codes}
+        return {**told, **result}
+
+
+class Pictures:
+    """The pictures of files, folders and datasets, at most `n` of them, as many of each dataset and of all files.
+
+    Pictures that follow each other with the same `image_id`, as COCO's captions have them, are one. `seen` and
+    `skipped` count what came and the documents that cannot be read. Raises `DataError` for a picture file that is none.
+    """
+
+    def __init__(self, sources: Sequence[str], n: int | None) -> None:
+        from cm3.data.read.base import Records
+        from cm3.data.read.find import open_reader, parse_source, recognise
+
+        paths: list[str] = []
+        readers: list[Reader] = []
+        for source in sources:
+            found = parse_source(source)
+            if found.kind is None and "://" not in found.path and found.split is None:
+                # A folder of pictures, and a picture, are taken by name: no caption of theirs is looked at.
+                if not Path(found.path).exists() or recognise(found.path)[:1] in ([], ["folder"]):
+                    paths.append(source)
+                    continue
+            readers.append(open_reader(found))
+        files = expand(paths, PICTURES) if paths or not sources else []
+        share = None if n is None else max(1, n // (len(readers) + bool(files)))
+        self.files = files if share is None else files[:: max(1, len(files) // share)][:share]
+        self.readers, self.share = readers, share
+        known = sum(len(r) if share is None else min(len(r), share) for r in readers if isinstance(r, Records))
+        self.total, self.seen, self.skipped = len(self.files) + known, 0, 0
+
+    def __iter__(self) -> Iterator[PIL.Image.Image]:
+        from cm3.document import Image
+
+        for path in self.files:
+            self.seen += 1
+            yield Image.open(path).pixels
+        for reader in self.readers:
+            for picture in itertools.islice(self._of(reader), self.share):
+                self.seen += 1
+                yield picture
+
+    def _of(self, reader: Reader) -> Iterator[PIL.Image.Image]:
+        from cm3.data.inspect import spread
+        from cm3.document import Unreadable
+
+        last = None
+        for document in reader if self.share is None else spread(reader, self.share):
+            if isinstance(document, Unreadable):
+                self.skipped += 1
+                continue
+            same = document.meta.get("image_id")
+            if same is None or same != last:
+                yield from (image.pixels for image in document.images)
+            last = same
 
 
 def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
@@ -149,11 +236,62 @@ def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def lines_of(paths: Iterable[Path]) -> Iterator[str]:
-    """Every line of text files, with its end. Raises `DataError` for one that is not UTF-8."""
-    for path in paths:
+def open_stream(sources: Sequence[str], limit: int, seed: int) -> TextStream:
+    """The texts of sources. Raises `RequestError` for none, for a limit below 1 byte and a seed below 0."""
+    from cm3.data.text_stream import TextStream
+
+    if not sources:
+        raise RequestError("no source given; name at least one text file, folder or dataset")
+    at_least(1, limit=limit)
+    at_least(0, seed=seed)
+    return TextStream(sources, limit=limit, seed=seed)
+
+
+def watched(stream: TextStream, sources: Sequence[str]) -> Iterator[str]:
+    """The texts, with a bar that counts their bytes towards the limit. Raises `DataError` where there is none."""
+    with progress("reading", unit="B") as update:
+        for i, text in enumerate(stream):
+            if i % 1000 == 0:
+                update(stream.bytes, stream.limit or 0, f"{stream.texts} texts")
+            yield text
+    if not stream.texts:
+        raise DataError(
+            f"{', '.join(sources)}: no text in the first {stream.limit} bytes; give files or datasets with text"
+        )
+
+
+def open_others(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tokenizers that are at hand, and why the others are not."""
+    from cm3.tokens.text import open_other
+
+    found, missing = {}, {}
+    for name in names:
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                yield from file
-        except UnicodeDecodeError as error:
-            raise DataError(f"{str(path)!r}: not UTF-8 at byte {error.start}; convert it first") from error
+            found[name] = open_other(name)
+        except CheckpointError as error:
+            missing[name] = str(error)
+    return found, missing
+
+
+def amount(stream: TextStream) -> str:
+    """How much text was read, and whether that was all."""
+    part = "all there is" if stream.whole else f"a sample: the limit is {stream.limit} bytes"
+    left_out = f"; {stream.skipped.total()} records left out" if stream.skipped else ""
+    return f"{stream.texts} texts, {stream.bytes} bytes ({part}{left_out})"
+
+
+def show(entries: int, stats: dict[str, Any], missing: dict[str, str]) -> None:
+    """Print how a tokenizer fits."""
+    print(f"bytes a token   {stats['bytes_per_token']:.3f}   ({stats['bytes']} bytes, {stats['tokens']} tokens)")
+    for name, figure in stats["against"].items():
+        print(f"                {figure:.3f}   {name}")
+    for reason in missing.values():
+        print(f"left out: {reason}")
+    print(f"entries used    {stats['ids_used']:.1%} of {entries}")
+    print(f"comes back      {'every text' if stats['lossless'] else 'NOT every text'}")
+
+
+def told(stream: TextStream, stats: dict[str, Any], missing: dict[str, str]) -> dict[str, Any]:
+    """The figures, and what they are of."""
+    read = {"texts": stream.texts, "bytes": stream.bytes, "whole": stream.whole, "skipped": dict(stream.skipped)}
+    return {"read": read, **stats, "missing": missing}

@@ -7,12 +7,14 @@ split is GPT-2's (words keep their leading space). Paper section 2.1: a vocabula
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -21,6 +23,9 @@ from cm3.errors import CheckpointError, ConfigError, DataError
 
 _PROBE = "A b  c\n\n\tit's 123 _x \u00e9 e\u0301 \u4e2d \U0001f600 </s><mask:0> \x00\u2028 "
 """What a loaded tokenizer must give back exactly: spaces, accents in both forms, bytes outside ASCII, our specials."""
+
+_BATCH = 256
+"""Texts that are encoded in one call of the library."""
 
 _INVALID = re.compile("([\udc80-\udcff]+)")
 """Runs of bytes that are not UTF-8, as Python's `surrogateescape` spells them."""
@@ -156,20 +161,59 @@ class TextTokenizer:
             pieces.append(self._bytes[i])
         return b"".join(pieces)
 
-    def stats(self, texts: Iterable[str]) -> dict[str, float]:
-        """How well this tokenizer fits `texts`: their bytes, tokens, bytes_per_token, and the share of ids used."""
-        total, tokens, used = 0, 0, set()
-        for text in texts:
-            ids = self.encode(text)
-            total += len(text.encode("utf-8"))
-            tokens += len(ids)
-            used.update(ids)
+    def stats(self, texts: Iterable[str], against: Mapping[str, tokenizers.Tokenizer] | None = None) -> dict[str, Any]:
+        """How well this tokenizer fits `texts`, which are read once.
+
+        Gives their number (`texts`), `bytes` and `tokens`, `bytes_per_token`, the share of ids used (`ids_used`), and
+        whether every text comes back as it was (`lossless`); `against` has the bytes a token of other tokenizers on the
+        same texts, by name. Raises `DataError` for something that is not a string of valid Unicode.
+        """
+        others = dict(against or {})
+        number, total, tokens, used, lossless = 0, 0, 0, set[int](), True
+        spent = dict.fromkeys(others, 0)
+        source = _checked(texts, "text")
+        while batch := list(itertools.islice(source, _BATCH)):
+            number += len(batch)
+            total += sum(len(text.encode("utf-8")) for text in batch)
+            for text, encoded in zip(
+                batch, self._backend.encode_batch_fast(batch, add_special_tokens=False), strict=True
+            ):
+                tokens += len(encoded.ids)
+                used.update(encoded.ids)
+                lossless = lossless and self.decode(encoded.ids) == text
+            for name, other in others.items():
+                spent[name] += sum(len(e.ids) for e in other.encode_batch_fast(batch, add_special_tokens=False))
         return {
+            "texts": number,
             "bytes": total,
             "tokens": tokens,
             "bytes_per_token": total / tokens if tokens else 0.0,
             "ids_used": len(used) / self.size,
+            "lossless": lossless,
+            "against": {name: total / count if count else 0.0 for name, count in spent.items()},
         }
+
+
+def open_other(name: str) -> tokenizers.Tokenizer:
+    """A tokenizer of any kind to compare with: a tokenizer.json, or a hub id such as openai-community/gpt2.
+
+    Raises `CheckpointError` for one that is not at hand or cannot be read.
+    """
+    path = Path(name)
+    try:
+        if not path.is_file():
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(name, "tokenizer.json"))
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # no file, no network, no such name, no access, no tokenizer: each in its own way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"tokenizer {name!r}: is not at hand ({reason}); give a tokenizer.json or a hub id that can be reached"
+        ) from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _problem(text: object) -> str:
@@ -186,10 +230,10 @@ def _problem(text: object) -> str:
     return ""
 
 
-def _checked(texts: Iterable[str]) -> Iterator[str]:
+def _checked(texts: Iterable[str], what: str = "training text") -> Iterator[str]:
     """Pass on `texts`; raise `DataError` at the first that cannot be encoded, naming which."""
     for i, text in enumerate(texts):
         problem = _problem(text)
         if problem:
-            raise DataError(f"training text {i}: {problem}")
+            raise DataError(f"{what} {i}: {problem}")
         yield text

@@ -64,7 +64,6 @@ def test_a_document_a_question_with_its_most_common_answer(root: Path) -> None:
     assert all([type(p) for p in d.parts] == [Image, Text] and d.source == "vizwiz/train" for d in found)
     assert dict(found[1].meta) == {
         "split": "train",
-        "license": "CC BY 4.0",
         "question": " Is it caf\u00e9? ",
         "image": "VizWiz_train_00000000.jpg",
         "answers": ["unanswerable"] * 10,
@@ -88,7 +87,7 @@ def test_the_test_split_has_no_answers(root: Path) -> None:
     assert VizWiz.splits(root) == ("train", "test")
     (found,) = VizWiz(root, "test")
     assert isinstance(found, Document) and found.text == "Question: What is this?"
-    assert sorted(found.meta) == ["image", "license", "question", "split"] and found.source == "vizwiz/test"
+    assert sorted(found.meta) == ["image", "question", "split"] and found.source == "vizwiz/test"
 
 
 @pytest.mark.parametrize(

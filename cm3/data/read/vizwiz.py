@@ -18,8 +18,6 @@ from cm3.document import Document
 from cm3.errors import DataError
 
 SPLITS = ("train", "val", "test")
-LICENSE = "CC BY 4.0"
-"""What the owners publish pictures and annotations under."""
 HEAD = 4096
 """Bytes that hold a first record."""
 
@@ -27,7 +25,7 @@ HEAD = 4096
 class VizWiz(Listed):
     """One document a question: its picture, then `Question: ... Answer: ...` with the most common answer.
 
-    `id` is the picture's name without its ending: each picture has one question. `meta` has split, license, question,
+    `id` is the picture's name without its ending: each picture has one question. `meta` has split, question,
     image and, but for the test split, answers (ten texts), answer_type and answerable (0 or 1).
     """
 
@@ -67,7 +65,7 @@ class VizWiz(Listed):
         where = f"{self.split}.json, record {index}"
         record = self.records[index]
         image, question = file_name(record, "image", where), field(record, "question", str, where)
-        meta = {"split": self.split, "license": LICENSE, "question": question, "image": image}
+        meta = {"split": self.split, "question": question, "image": image}
         answer = None
         if self.split != "test":
             meta["answers"] = answers = answers_of(record, where)
