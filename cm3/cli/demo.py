@@ -33,12 +33,13 @@ PROMPTS = (
 SENTENCE = ("a large ", " at the top left and a small green circle at the bottom right on a pink background")
 MISSING = "blue star"
 SCENE = "a large red circle at the top left and a small yellow square at the bottom right on a mint background"
+EMBLEMS = 2
 WANTED = "a large purple star at the top left and a small yellow square at the bottom right on a mint background"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(ModelVerb):
-    """Draw six prompts, describe what was drawn, and fill holes in a sentence and in a picture.
+    """Draw six prompts, describe what was drawn, fill holes in both, and draw from a memory bank.
 
     Each picture is read back by measuring its pixels (cm3.scenes.verify), so the marks are not the model's own opinion.
     Writes DIR/sheet.png and DIR/index.html.
@@ -61,11 +62,13 @@ class Demo(ModelVerb):
         drawn, first = self._draw(model)
         sentence, second = self._fill_sentence(model)
         region, third = self._fill_region(model)
+        emblems, fourth = self._draw_emblems(model)
         seconds = round(time.monotonic() - start, 1)
-        files = self._write([first, second, third], seconds)
+        files = self._write([first, second, third, *fourth], seconds)
         right = sum(d["ok"] for d in drawn)
         print(f"{right} of {len(drawn)} pictures as asked; {seconds} s\n{files['sheet']}\n{files['page']}")
-        return {"drawn": drawn, "text_infill": sentence, "region_infill": region, "seconds": seconds, **files}
+        made = {"drawn": drawn, "text_infill": sentence, "region_infill": region, "emblems": emblems}
+        return {**made, "seconds": seconds, **files}
 
     def _draw(self, model: CM3Leon) -> tuple[list[dict[str, Any]], Section]:
         from cm3.cli.sheet import Line, Panel, Section, verdict
@@ -144,6 +147,28 @@ class Demo(ModelVerb):
         return {"prompt": WANTED, "box": list(box), "ok": ok, "reason": why}, Section(
             "A hole in a picture", panels, note
         )
+
+    def _draw_emblems(self, model: CM3Leon) -> tuple[list[dict[str, Any]], list[Section]]:
+        """Nothing where the model has no memory bank with emblems."""
+        from cm3.cli.emblems import emblem_section
+        from cm3.errors import RequestError
+        from cm3.eval.emblems import make_cases, make_examples
+
+        try:
+            known = all(case.document in model.memory for case in make_cases(EMBLEMS, self.sampling.seed))
+        except RequestError:  # it has no bank
+            known = False
+        if not known:
+            return [], []
+        examples = make_examples(model, EMBLEMS, self.sampling.seed)
+        results = []
+        for e in examples:
+            print(
+                f"emblem {_mark(e.drawn_right)}  {e.case.prompt}\n            read: {e.found.document.id}", flush=True
+            )
+            drew = {"document": e.found.document.id, "ok": e.drawn_right, "ok_without": e.guessed_right}
+            results.append({"prompt": e.case.prompt, **drew})
+        return results, [emblem_section(examples)]
 
     def _write(self, sections: list[Section], seconds: float) -> dict[str, str]:
         from cm3.cli.page import page

@@ -6,18 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
 from cm3.cli.files import check_folder, png, write
 from cm3.cli.options import HERE, OWN, Bank, ModelVerb, at_least, progress
 from cm3.errors import RequestError, did_you_mean
-
-if TYPE_CHECKING:
-    import PIL.Image
-
-    from cm3.eval.emblems import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +43,7 @@ class EvalScenes(ModelVerb):
         at_least(0, seed=self.seed)
         from cm3.eval.scenes import TASKS, evaluate_scenes
 
-        for task in self.tasks:
-            if task not in TASKS:
-                raise RequestError(f"--tasks {task}: must be among {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
+        check_tasks(self.tasks, TASKS)
         sampling = {} if self.guidance is None else {"guidance": self.guidance}
         with progress_by_task("scene") as update:
             report = evaluate_scenes(
@@ -94,11 +87,11 @@ class EvalEmblems(ModelVerb):
         """Measure, print a table."""
         at_least(1, n=self.n)
         at_least(0, seed=self.seed)
+        from cm3.cli.emblems import emblem_section
+        from cm3.cli.sheet import sheet
         from cm3.eval.emblems import TASKS, evaluate_emblems, make_examples
 
-        for task in self.tasks:
-            if task not in TASKS:
-                raise RequestError(f"--tasks {task}: must be among {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
+        check_tasks(self.tasks, TASKS)
         if self.sheet is not None:
             check_folder(self.sheet.parent, "--sheet")
         sampling = {} if self.guidance is None else {"guidance": self.guidance}
@@ -109,7 +102,8 @@ class EvalEmblems(ModelVerb):
             )
         print("\n".join(emblem_table(report)))
         if self.sheet is not None:
-            write(self.sheet, png(emblem_sheet(make_examples(model, min(self.n, 6), self.seed, **sampling))))
+            examples = make_examples(model, min(self.n, 6), self.seed, **sampling)
+            write(self.sheet, png(sheet([emblem_section(examples)], "What retrieval is for", columns=3)))
             print(self.sheet)
         return report
 
@@ -188,16 +182,8 @@ def emblem_table(report: Mapping[str, Any]) -> list[str]:
     return [*lines, f"{report['n']} emblems never trained on, seed {report['seed']}"]
 
 
-def emblem_sheet(examples: Sequence[Example]) -> PIL.Image.Image:
-    """Rows of the document that was found, what was drawn with it, and what was drawn without."""
-    from cm3.cli.attribution import document_panel
-    from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
-
-    panels = []
-    for e in examples:
-        panels.append(document_panel(e.found, "found"))
-        for picture, ok, how in ((e.drawn, e.drawn_right, "with it"), (e.guessed, e.guessed_right, "without it")):
-            words = (Line(e.case.prompt, "prompt"), Line(f"drawn {how}", "label"))
-            panels.append(Panel(picture, (*words, verdict(ok, "shows the emblem", "shows something else"))))
-    note = "Left the document of the bank, then the prompt drawn with it and without. Marks: measured pixels."
-    return sheet([Section("Emblems that no training saw", tuple(panels), note)], "What retrieval is for", columns=3)
+def check_tasks(tasks: Sequence[str], known: Sequence[str]) -> None:
+    """Raises `RequestError` for a task that is not known."""
+    for task in tasks:
+        if task not in known:
+            raise RequestError(f"--tasks {task}: must be among {', '.join(known)}.{did_you_mean(task, known)}")

@@ -3,7 +3,7 @@
     plain      a scene by itself, as `cm3.data.scenes` gives it
     scenes     a scene drawn and said anew, after one to three of its neighbours
     emblems    a train emblem drawn and said anew, after none to three documents: its own, as the retriever finds it,
-               and others that are like it in name, in an order by chance
+               and others that are like it in name, in retrieved order
 
 The bank holds train emblems and scenes (`bank_documents`); who is a neighbour of whom is worked out once
 (`emblem_neighbours`). What a document of the bank and the example after it share is the word and what it stands for:
@@ -222,9 +222,9 @@ class EmblemSource:
         this = emblem(int(id.removeprefix(_EMBLEM)), "train")
         text = say(this, rng)
         own = id.removeprefix("query/")
-        best = self.neighbours.of(id, mix.documents.draw(rng))
-        documents = tuple(best[i] for i in rng.permutation(len(best)))
-        shuffle = int(rng.integers(2**31)) if mix.shuffled and best and rng.random() < mix.shuffled else None
+        # In retrieved order, as documents stand before a prompt (cm3/retrieval/live.py).
+        documents = tuple(self.neighbours.of(id, mix.documents.draw(rng)))
+        shuffle = int(rng.integers(2**31)) if mix.shuffled and documents and rng.random() < mix.shuffled else None
         if shuffle is not None or (mix.alike and rng.random() < mix.alike):
             picture = self.memory[own].images[0].pixels
         else:

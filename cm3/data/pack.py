@@ -1,17 +1,20 @@
 """Sequences -> windows of a fixed length, whole documents only.
 
-First fit: a document goes into the first window with room for it. Nothing is cut, so no image is split and no masked
-tail is lost; what stays empty is padding with weight 0, and its share is reported.
+    | document 1          | document 2    | 3    | 4 |..|     a window; what stays empty (..) is padding of weight 0
+
+Nothing that is packed is cut, so no image is split and no masked tail is lost. Documents of a window do not see each
+other and count their positions from 0, so a window may be many times longer than a model's context; the longer it is,
+the less of it is padding. `truncate` is for the document that is longer than all there is: it gives a shorter one that
+is whole in itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cm3.errors import ConfigError, DataError
 from cm3.vocab import Tokens, Vocab
 
 
@@ -35,58 +38,63 @@ class Batch(NamedTuple):
         return float((self.documents > 0).mean())
 
 
-class Packer:
-    """Fills `windows` windows of `length` tokens. `add` says whether a document still found room."""
+def best_fill(lengths: Sequence[int], room: int, *, first: bool = False) -> list[int]:
+    """Which of these lengths, in order, fill `room` best together: exactly best, and of equals those that come earlier.
 
-    def __init__(self, windows: int, length: int, vocab: Vocab, tail_weight: float = 1.0) -> None:
-        """`tail_weight`: loss weight of what follows the closing `</s>`, the spans that a mask moved there.
-
-        Raises `ConfigError` when there is no room for anything.
-        """
-        if windows < 1 or length < 2:
-            raise ConfigError(f"pack: windows={windows} must be at least 1 and length={length} at least 2")
-        self.length, self.vocab, self.tail_weight = length, vocab, tail_weight
-        self.rows: list[list[Tokens]] = [[] for _ in range(windows)]
-        self.room = [length] * windows
-
-    def add(self, document: Tokens) -> bool:
-        """Place a document; False when no window has room. Raises `DataError` for one longer than a whole window."""
-        if document.length > self.length:
-            raise DataError(
-                f"pack: a document of {document.length} tokens does not fit a window of {self.length}; raise the length"
-            )
-        for i, room in enumerate(self.room):
-            if document.length <= room:
-                self.rows[i].append(document)
-                self.room[i] -= document.length
-                return True
-        return False
-
-    def batch(self) -> Batch:
-        """The windows as arrays."""
-        shape = (len(self.rows), self.length)
-        ids = np.full(shape, self.vocab.pad, np.int64)
-        cells, positions, documents, targets = (np.zeros(shape, np.int64) for _ in range(4))
-        weights = np.zeros(shape, np.float32)
-        for i, row in enumerate(self.rows):
-            at = 0
-            for number, tokens in enumerate(row, start=1):
-                end = at + tokens.length
-                ids[i, at:end], cells[i, at:end] = tokens.ids, tokens.cells
-                positions[i, at:end], documents[i, at:end] = np.arange(tokens.length), number
-                targets[i, at : end - 1], weights[i, at : end - 1] = tokens.ids[1:], 1.0
-                if self.tail_weight != 1 and int(tokens.ids[-1]) != self.vocab.eos:
-                    closed = at + int(np.flatnonzero(tokens.ids == self.vocab.eos)[-1])
-                    weights[i, closed : end - 1] = self.tail_weight
-                at = end
-        return Batch(ids, cells, positions, documents, targets, weights)
+    With `first`, the first is among them; it must fit.
+    """
+    # Bit s of sums[i] says whether some of the first i lengths make s together.
+    sums, within = [1], (1 << room + 1) - 1
+    for i, length in enumerate(lengths):
+        taken = sums[-1] << length & within
+        sums.append(taken if first and i == 0 else sums[-1] | taken)
+    total, chosen = sums[-1].bit_length() - 1, []
+    for i in reversed(range(len(lengths))):
+        if not sums[i] >> total & 1:
+            chosen.append(i)
+            total -= lengths[i]
+    return chosen[::-1]
 
 
-def pack(documents: Iterable[Tokens], windows: int, length: int, vocab: Vocab) -> tuple[Batch, int]:
-    """Pack documents until one finds no room; return the batch and how many were taken."""
-    packer, taken = Packer(windows, length, vocab), 0
-    for document in documents:
-        if not packer.add(document):
-            break
-        taken += 1
-    return packer.batch(), taken
+def lay_out(rows: Sequence[Sequence[Tokens]], length: int, vocab: Vocab, tail_weight: float = 1.0) -> Batch:
+    """One window of `length` tokens for each row of documents, which together are no longer.
+
+    `tail_weight`: loss weight of what follows the closing `</s>`, the spans that a mask moved there.
+    """
+    shape = (len(rows), length)
+    ids = np.full(shape, vocab.pad, np.int64)
+    cells, positions, documents, targets = (np.zeros(shape, np.int64) for _ in range(4))
+    weights = np.zeros(shape, np.float32)
+    count = np.arange(length)
+    for i, row in enumerate(rows):
+        at = 0
+        for number, tokens in enumerate(row, start=1):
+            end = at + tokens.length
+            ids[i, at:end], cells[i, at:end] = tokens.ids, tokens.cells
+            positions[i, at:end], documents[i, at:end] = count[: end - at], number
+            targets[i, at : end - 1], weights[i, at : end - 1] = tokens.ids[1:], 1.0
+            if tail_weight != 1 and int(tokens.ids[-1]) != vocab.eos:
+                closed = at + int(np.flatnonzero(tokens.ids == vocab.eos)[-1])
+                weights[i, closed : end - 1] = tail_weight
+            at = end
+    return Batch(ids, cells, positions, documents, targets, weights)
+
+
+def truncate(tokens: Tokens, room: int, vocab: Vocab) -> Tokens | None:
+    """The longest beginning of a document that fits `room` tokens and is a document: whole pictures, a closing `</s>`.
+
+    It ends where a part ends, or inside a text. None where nothing is left, and where a document that has a picture
+    would be left without any. `tokens` is one whole document without masks.
+    """
+    if tokens.length <= room:
+        return tokens
+    ids, code = tokens.ids, vocab.is_image(tokens.ids)
+    borders = np.flatnonzero(ids == vocab.brk)
+    # A part ends before a border, and the border's place is what its `</s>` needs.
+    end = int(borders[: np.searchsorted(borders, room)][-1]) if borders.size and borders[0] < room else 0
+    following = end + 1
+    if room - 1 > following and not code[following]:
+        end = room - 1
+    if end == 0 or (code.any() and not code[:end].any()):
+        return None
+    return Tokens.concat([tokens.slice(0, end), Tokens.of([vocab.eos])])

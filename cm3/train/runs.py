@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from cm3.data.augment import AugmentLaw
 from cm3.data.documents import DocumentSource
 from cm3.data.emblem_bank import build_emblem_bank
 from cm3.data.emblems import EmblemMix, EmblemSource, bank_documents, emblem_neighbours
 from cm3.data.load import Source
-from cm3.data.read.coco import coco_captions
+from cm3.data.neighbours import Neighbours
+from cm3.data.read.coco import Coco
 from cm3.data.scenes import SceneSource, scene_document
+from cm3.data.store import Store
+from cm3.data.store_source import Retrieval, StoreSource
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, did_you_mean
 from cm3.generate import CM3Leon
@@ -33,6 +37,7 @@ from cm3.scenes.draw import draw
 from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, random_scene
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
+from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.image_tokenizer import (
     ImageTokenizerConfig,
@@ -93,6 +98,24 @@ class EmblemData:
 
 
 @dataclass(frozen=True)
+class StoreData:
+    """Token stores that `cm3 prepare` wrote. They bring their text tokenizer and vocabulary.
+
+    Resume with the same ones: which document comes when follows from them, their weights and the seed.
+    """
+
+    stores: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    """Share of the documents that comes from each, in any unit; none means every document as often as any other."""
+    seed: int = 1
+    neighbours: str = ""
+    """Table of neighbours (cm3/data/neighbours.py) of documents to put before an example; their tokens are taken from
+    the first store."""
+    documents: AugmentLaw = field(default_factory=AugmentLaw)
+    """How many of them."""
+
+
+@dataclass(frozen=True)
 class ImageTokenizerRun(ImageTokenizerConfig):
     """Train an image tokenizer on pictures of `data`."""
 
@@ -126,9 +149,10 @@ class PretrainRun(TrainConfig):
     """Bundle (name, folder or hub id) to start from, with its tokenizers, in the place of a random model."""
     image_size: int = 128
     text_entries: int = 512
-    """Most entries of the text tokenizer, which is trained on the captions."""
+    """Most entries of the text tokenizer, which is trained on the captions; not used with stores."""
     masks: int = 32
-    data: SceneData | CocoData | EmblemData = field(default_factory=SceneData)
+    """Masks of the vocabulary; not used with stores."""
+    data: SceneData | CocoData | EmblemData | StoreData = field(default_factory=SceneData)
     sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recommended settings by kind (image, region, text), written to the bundle."""
 
@@ -158,7 +182,7 @@ class PretrainRun(TrainConfig):
         retrieval = self._retrieval(start)
 
         def export(trainer: Trainer) -> bundles.Bundle:
-            about = {"steps": trainer.step, "documents": trainer.state.next, "recipe": Path(self.out).name}
+            about = {"steps": trainer.step, "documents": trainer.state.documents, "recipe": Path(self.out).name}
             bundle = bundles.Bundle(
                 codec.vocab,
                 trainer.model,
@@ -174,7 +198,9 @@ class PretrainRun(TrainConfig):
             return bundle
 
         def sample(trainer: Trainer) -> None:
-            draw_samples(CM3Leon(export(trainer)), self._prompts(), out / "samples" / f"{trainer.step:07d}.png")
+            model, prompts = CM3Leon(export(trainer)), self._prompts(codec)
+            if prompts:
+                draw_samples(model, prompts, out / "samples" / f"{trainer.step:07d}.png")
             trainer.model.train()
 
         resolved = dataclasses.replace(self, model=model, mask=mask)
@@ -184,7 +210,9 @@ class PretrainRun(TrainConfig):
 
     def _source(self, vqgan: VQGAN, tokenizer: Path) -> tuple[Source, Codec]:
         image = ImageTokenizer(vqgan, self.image_size)
-        coco = coco_captions(self.data.root, self.data.split) if isinstance(self.data, CocoData) else []
+        if isinstance(self.data, StoreData):
+            return self._store_source(self.data, image, tokenizer)
+        coco = Coco(self.data.root, self.data.split).documents() if isinstance(self.data, CocoData) else []
         if not tokenizer.exists():
             if not isinstance(self.data, CocoData):
                 # Captions alone: pictures of 16 pixels cost nothing.
@@ -205,6 +233,27 @@ class PretrainRun(TrainConfig):
             return self._emblem_source(self.data, codec), codec
         return DocumentSource(coco, codec, self.data.seed), codec
 
+    def _store_source(self, data: StoreData, image: ImageTokenizer, tokenizer: Path) -> tuple[Source, Codec]:
+        stores = [Store.open(path) for path in data.stores]
+        retrieval = None
+        if data.neighbours and stores:
+            retrieval = Retrieval(Neighbours.open(data.neighbours), stores[0], data.documents, self.model.context)
+        source = StoreSource(stores, data.weights, data.seed, retrieval)
+        path = tokenizer if tokenizer.exists() else stores[0].tokenizer_path
+        for what, known, ours in (
+            ("text tokenizer", stores[0].text_fingerprint, text_fingerprint(path)),
+            ("image tokenizer or size", stores[0].image_fingerprint, fingerprint(image)),
+        ):
+            if known != ours:
+                raise ConfigError(
+                    f"data.stores={data.stores}: were prepared with another {what} than this run has; give init, "
+                    f"image_tokenizer and image_size (theirs is {stores[0].image_size}) as they were, or prepare again"
+                )
+        if path != tokenizer:
+            tokenizer.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, tokenizer)
+        return source, Codec(stores[0].vocab, TextTokenizer.load(tokenizer), image)
+
     def _emblem_source(self, data: EmblemData, codec: Codec) -> Source:
         encoder, out, size = load_encoder(data.encoder), Path(self.out), self.image_size
         if (out / "memory").is_dir():
@@ -215,7 +264,7 @@ class PretrainRun(TrainConfig):
         table = emblem_neighbours(
             out / "neighbours", memory, encoder, scenes=data.scenes, size=size, seed=data.seed + 1
         )
-        return EmblemSource(codec, memory, table, data.seed + 2, data.mix, length=self.length)
+        return EmblemSource(codec, memory, table, data.seed + 2, data.mix, length=min(self.length, self.model.context))
 
     def _retrieval(self, start: bundles.Bundle | None) -> dict[str, Path]:
         """Folders of the encoder and the bank that the bundle comes with."""
@@ -233,10 +282,16 @@ class PretrainRun(TrainConfig):
         shutil.copytree(folder, own, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", "*.jsonl", "run.json"))
         return {"encoder": own, "memory": bank}
 
-    def _prompts(self) -> list[Document]:
+    def _prompts(self, codec: Codec) -> list[Document]:
+        if isinstance(self.data, StoreData):
+            store = Store.open(self.data.stores[0])
+            some, v = store.tokens(range(min(len(store), 256))), store.vocab
+            both = [t for t in some if v.is_image(t.ids).any() and v.is_text(t.ids).any()]
+            return [codec.decode(t) for t in both[:8]]
         if not isinstance(self.data, CocoData):
             return [scene_document(self.seed + 2, i, self.image_size, "val") for i in range(8)]
-        return coco_captions(self.data.root, self.data.split)[:40:5]
+        coco = Coco(self.data.root, self.data.split)
+        return [coco.document(i) for i in range(len(coco))[:40:5]]
 
 
 def load_image_tokenizer(folder: str | Path) -> VQGAN:
@@ -292,7 +347,7 @@ def _scene_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Imag
 def _coco_pictures(run: ImageTokenizerRun) -> list[PIL.Image.Image]:
     data = run.data
     assert isinstance(data, CocoData)
-    pictures = {d.meta["image_id"]: d.images[0] for d in coco_captions(data.root, data.split)}
+    pictures = {d.meta["image_id"]: d.images[0] for d in Coco(data.root, data.split).documents()}
     return [preprocess(pictures[key].pixels, run.size) for key in sorted(pictures)]
 
 

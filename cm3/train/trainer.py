@@ -15,14 +15,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from cm3.data.load import Loader, LoaderState, Source
+from cm3.data.lanes import LoaderState
+from cm3.data.load import Counts, Loader, Source
 from cm3.data.mask import MaskLaw
 from cm3.data.pack import Batch
 from cm3.errors import CheckpointError, ConfigError, DivergedError
@@ -49,7 +50,8 @@ class TrainConfig:
     windows: int = 16
     """Windows a batch."""
     length: int = 512
-    """Tokens a window; documents are packed into windows whole."""
+    """Tokens a window; documents are packed into windows whole. May be many times `model.context`, which a document
+    never exceeds: they do not see each other, and the longer a window, the less of it is padding."""
     z_loss: float = 0.0
     text_weight: float = 1.0
     """Loss weight of text targets; the paper's is 1 for everything."""
@@ -68,8 +70,6 @@ class TrainConfig:
         for name in ("sample_every", "threads", "z_loss", "text_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must not be negative")
-        if self.length > self.model.context:
-            raise ConfigError(f"length={self.length}: must not be over model.context={self.model.context}")
         if not self.out:
             raise ConfigError("out='': must be the folder to write to")
 
@@ -87,28 +87,37 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = Decoder(config.model)
         self.optimizer = Optimizer(self.model, config.optim)
-        self.step, state = 0, None
+        self.step = 0
+        state: LoaderState | None = None
         if resume:
             saved = checkpoint.load(self.out / "checkpoint.pt")
             if not _is_of(saved.get("model_config"), config.model):
                 raise CheckpointError(
                     f"checkpoint in {str(self.out)!r}: is of another model; give the same model.* or another out"
                 )
+            state = LoaderState.of(saved.get("loader"))
             try:
                 self.model.load_state_dict(saved["model"])
                 self.optimizer.load_state_dict(saved["optimizer"])
-                self.step, state = int(saved["step"]), LoaderState(*saved["loader"])
+                self.step = int(saved["step"])
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise CheckpointError(
                     f"checkpoint in {str(self.out)!r}: does not fit this run ({error}); give the same optim.name or "
                     "another out"
                 ) from error
         self.loader = Loader(
-            source, vocab, config.mask, windows=config.windows, length=config.length, seed=config.seed, state=state
+            source,
+            vocab,
+            config.mask,
+            windows=config.windows,
+            length=config.length,
+            seed=config.seed,
+            longest=config.model.context,
+            state=state,
         )
         self._batches = iter(self.loader)
-        self.state = LoaderState(self.loader.next, config.seed)
-        self._since = _Window()
+        self.state = self.loader.state
+        self._since = _Window(self.loader.counts)
 
     def loss(self, batch: Batch) -> Loss:
         """Loss of a batch, blocked at document borders."""
@@ -128,8 +137,9 @@ class Trainer:
         loss = self.loss(batch)
         if not torch.isfinite(loss.total):
             raise DivergedError(
-                f"step {self.step}: the loss is {loss.total.item()} (documents {self.state.next} to {state.next}); "
-                "lower optim.lr, or turn on model.qk_norm and z_loss; the last checkpoint is untouched"
+                f"step {self.step}: the loss is {loss.total.item()} (documents {self.state.documents} to "
+                f"{state.documents}); lower optim.lr, or turn on model.qk_norm and z_loss; the last checkpoint is "
+                "untouched"
             )
         loss.total.backward()
         norm, rate = self.optimizer.step(self.step, self.config.steps)
@@ -143,7 +153,7 @@ class Trainer:
             self.out / "checkpoint.pt",
             {
                 "step": self.step,
-                "loader": tuple(self.state),
+                "loader": self.state.plain(),
                 "model": self.model.state_dict(),
                 "model_config": _plain(self.config.model.to_dict()),
                 "optimizer": self.optimizer.state_dict(),
@@ -159,7 +169,7 @@ class Trainer:
         (self.out / "config.json").write_text(json.dumps(about or asdict(c), indent=1) + "\n")
         log = checkpoint.Log(self.out / "log.jsonl", self.step)
         record: dict[str, float] = {}
-        self._since = _Window()
+        self._since = _Window(self.loader.counts)
         bar = tqdm(total=c.steps, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True)
         with bar:
             while self.step < c.steps:
@@ -167,7 +177,7 @@ class Trainer:
                 bar.update()
                 if self.step % c.log_every == 0 or self.step == c.steps:
                     record = metrics | self._since.summary(c)
-                    self._since = _Window()
+                    self._since = _Window(self.loader.counts)
                     log.write({k: round(v, 6) for k, v in record.items()})
                     bar.set_postfix_str(_short(record))
                 if self.step % c.save_every == 0 or self.step == c.steps:
@@ -181,7 +191,8 @@ class Trainer:
 class _Window:
     """Sums over the steps since the last log line."""
 
-    def __init__(self) -> None:
+    def __init__(self, packed: Counts) -> None:
+        self.packed, self.before = packed, replace(packed)
         self.nats, self.counts = torch.zeros(len(GROUPS)), torch.zeros(len(GROUPS))
         self.tokens, self.documents, self.norm, self.waited, self.seconds, self.fill, self.steps = *[0.0] * 6, 0
 
@@ -195,15 +206,21 @@ class _Window:
     def summary(self, config: TrainConfig) -> dict[str, float]:
         rate = self.tokens / max(self.seconds, 1e-9)
         losses = {f"loss_{g}": float(n / c) for g, n, c in zip(GROUPS, self.nats, self.counts, strict=True) if c > 0}
-        return losses | {
-            "grad_norm": self.norm,
-            "tokens_per_s": rate,
-            # Attention is blocked at documents, so its work is that of their mean length, not of the window's.
-            "gflop_per_s": rate * flops_per_token(config.model, round(self.tokens / self.documents)) / 1e9,
-            "data_wait": self.waited / max(self.seconds, 1e-9),
-            "fill": self.fill / max(self.steps, 1),
-            "parameters": parameters(config.model),
-        }
+        names = ("truncated", "unmasked", "skipped")
+        amiss = {name: float(getattr(self.packed, name) - getattr(self.before, name)) for name in names}
+        return (
+            losses
+            | {name: number for name, number in amiss.items() if number}
+            | {
+                "grad_norm": self.norm,
+                "tokens_per_s": rate,
+                # Attention is blocked at documents, so its work is that of their mean length, not of the window's.
+                "gflop_per_s": rate * flops_per_token(config.model, round(self.tokens / self.documents)) / 1e9,
+                "data_wait": self.waited / max(self.seconds, 1e-9),
+                "fill": self.fill / max(self.steps, 1),
+                "parameters": parameters(config.model),
+            }
+        )
 
 
 def _short(record: dict[str, float]) -> str:

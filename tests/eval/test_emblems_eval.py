@@ -13,7 +13,9 @@ import PIL.Image
 import pytest
 from exact_bank import Letters
 
-from cm3.cli.evaluate import emblem_sheet, emblem_table
+from cm3.cli.emblems import emblem_section
+from cm3.cli.evaluate import emblem_table
+from cm3.cli.sheet import sheet as sheet_of
 from cm3.data.emblem_bank import build_emblem_bank, emblem_bank_documents
 from cm3.document import Document
 from cm3.errors import ConfigError
@@ -233,7 +235,7 @@ def test_examples_and_their_sheet(memory: Memory) -> None:
     assert [(e.drawn_right, e.guessed_right) for e in examples] == [(True, False)] * 3
     assert [e.case.prompt for e in examples] == [c.prompt for c in make_cases(3, 3)]
     assert [e.found.document.id for e in examples] == [e.case.document for e in examples]
-    sheet = emblem_sheet(examples)
+    sheet = sheet_of([emblem_section(examples)], "emblems", columns=3)
     assert sheet.width > 3 * 256 and sheet.height > 3 * 256
 
 

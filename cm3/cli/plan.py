@@ -1,0 +1,167 @@
+"""`cm3 plan RECIPE --gpus N`: what a run will need, before anything is spent on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
+
+from tyro.conf import Positional, Suppress, arg
+
+from cm3.cli.options import HERE, Common, Verb, at_least
+from cm3.cli.parse import HELP, names_of, parse
+from cm3.cli.recipe import config_of, find
+from cm3.errors import ConfigError, RequestError
+
+if TYPE_CHECKING:
+    from cm3.train.plan import Plan as Planned
+
+NONE = arg(metavar="NUMBER", help_behavior_hint="(default: none)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What it runs on, and what is known about it."""
+
+    gpus: Annotated[int, arg(metavar="N")] = 8
+    """How many GPUs."""
+    gpu: Annotated[str, arg(metavar="KIND")] = "h100"
+    """a100, h100, h100-pcie, h200, b200, l40s or mi300x."""
+    tp: Annotated[int, arg(metavar="N")] = 1
+    """GPUs that hold parts of the same matrices."""
+    dp_shard: Annotated[int, arg(metavar="N")] = -1
+    """Ranks that the weights are split over; -1 is all that are left."""
+    dp_replicate: Annotated[int, arg(metavar="N")] = 1
+    """Copies of that."""
+    recompute: Annotated[Literal["auto", "none", "selective", "full"], arg(metavar="auto|none|selective|full")] = "auto"
+    """Activation checkpointing; auto is the least that fits."""
+    micro: Annotated[int, arg(metavar="N")] = 1
+    """Windows that pass through a GPU at once."""
+    mfu: Annotated[float, arg(metavar="SHARE")] = 0.4
+    """Share of the GPU's peak that the run is assumed to reach."""
+    measured: Annotated[float | None, NONE] = None
+    """Tokens a second and GPU that this very run was measured at; then nothing is assumed."""
+    document: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the whole context)")] = None
+    """Mean length of a document in tokens, weighted by tokens."""
+    documents: Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="(default: one epoch)")] = None
+    """Documents in the token store."""
+    stored: Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="(default: --document)")] = None
+    """Tokens of one of them, before others are retrieved for it."""
+    price: Annotated[float | None, NONE] = None
+    """Price of a GPU hour, in any currency."""
+
+    def plan(self, config: Any) -> Planned:
+        """The plan of a run. Raises `ConfigError` as `cm3.train.plan.plan` does."""
+        from cm3.parallel import MeshConfig, ShardConfig
+        from cm3.train.plan import plan
+
+        at_least(1, gpus=self.gpus)
+        given = vars(self)
+        mesh = MeshConfig(**{name: given[name] for name in ("tp", "dp_shard", "dp_replicate")})
+        how = self.recompute
+        shard = None if how == "auto" else ShardConfig("bfloat16", activation_checkpointing=how)
+        same = ("gpus", "gpu", "micro", "mfu", "measured", "document", "documents", "stored", "price")
+        return plan(config, mesh=mesh, shard=shard, **{name: given[name] for name in same})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Verb):
+    """Say what a run will need: memory of a GPU by part, time, energy, disk. Arithmetic; nothing is run.
+
+    What does not fit is refused, with what would. Every setting of the recipe can be replaced by its dotted name, as
+    for cm3 train.
+
+    examples:
+      cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 512
+      cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 64 --gpu a100 --dp-shard 8 --dp-replicate 8 --price 2.5
+      cm3 plan recipes/pretrain.py:cm3leon_350m --gpus 8 --measured 140000 --json    tokens/s of one GPU, measured
+      cm3 plan recipes/pretrain.py:cm3leon_760m --gpus 64 --model.layers 30 --document 1042
+    """
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
+    """path/to/file.py:FUNCTION or module:FUNCTION, of a language model's run."""
+    cluster: Annotated[Cluster, HERE] = Cluster()
+    config: Suppress[Any] = None
+
+    @classmethod
+    def parse(cls, args: Sequence[str], prog: str) -> Self:
+        """Load the recipe that comes first, then read the rest against its settings and ours."""
+        if not args or args[0].startswith("-"):
+            if not any(a in HELP for a in args):
+                raise ConfigError(f"no recipe; write {prog} path/to/file.py:FUNCTION, and the options after it")
+            return super().parse(args, prog)
+        from cm3.train.trainer import TrainConfig
+
+        spec, *rest = args
+        config = config_of(spec, find(spec))
+        if not isinstance(config, TrainConfig):
+            raise RequestError(f"recipe {spec!r}: is a {type(config).__name__}; must be the run of a language model")
+        # A setting of the recipe that is called like a common option is the recipe's (its threads).
+        taken = list(names_of(config))
+        ours = {f.name: f for f in dataclasses.fields(Common) if f.name not in taken}
+        hints = get_type_hints(Common, include_extras=True)
+        form = dataclasses.make_dataclass(
+            "Planning",
+            [
+                ("cluster", Annotated[Cluster, HERE], dataclasses.field(default=Cluster())),
+                ("config", Annotated[type(config), HERE], dataclasses.field(default=config)),
+                *((name, hints[name], f) for name, f in ours.items()),
+            ],
+            frozen=True,
+        )
+        names = [*names_of(Cluster()), *taken, *ours]
+        read: Any = parse(form, rest, prog=f"{prog} {spec}", description=inspect.getdoc(cls) or "", names=names)
+        common = Common(**{name: getattr(read, name) for name in ours})
+        return cls(recipe=spec, cluster=read.cluster, config=read.config, common=common)
+
+    def run(self) -> dict[str, Any]:
+        """Plan; a table for a person."""
+        planned = self.cluster.plan(self.config)
+        print(table(planned))
+        return {"recipe": self.recipe} | planned.plain()
+
+
+def table(planned: Planned) -> str:
+    """A plan as lines of a name, a figure and what it is made of."""
+    p, t, m = planned, planned.time, planned.memory
+    lay, shares = p.layout, {name: n for name, n in p.parameters.items() if n}
+    parts = [(f.name, getattr(m, f.name)) for f in dataclasses.fields(m)]
+    assumed = {"measured": "measured", "network": "less than assumed, moving weights takes longer"}
+    told = assumed.get(t.bound, "assumed")
+    rows = [
+        ("parameters", count(sum(shares.values())), ", ".join(f"{k} {count(n)}" for k, n in shares.items())),
+        ("batch", f"{p.batch:,} tokens", f"{lay.ranks} ranks x {p.accumulate} passes of {p.micro} windows"),
+        ("updates", f"{p.updates:,}", f"{count(p.tokens)} tokens, {count(p.documents)} documents {p.epochs:.2f} times"),
+        ("GPUs", f"{lay.gpus} {p.gpu.name}", f"dp_shard {lay.dp_shard}, dp_replicate {lay.dp_replicate}, tp {lay.tp}"),
+        ("memory of each", size(m.total), f"of {p.gpu.memory:g} GB; recompute {p.shard.activation_checkpointing}"),
+        *((f"  {name}", size(n), "") for name, n in parts),
+        ("FLOP a token", count(t.flops), f"{count(t.flops_full)} at the whole context"),
+        ("MFU", f"{t.mfu:.0%}", f"{told}; with what is recomputed {t.hfu:.0%}"),
+        ("an update", f"{t.step_s:.2f} s", f"computing {t.compute_s:.2f} s, moving weights {t.network_s:.2f} s"),
+        ("tokens a second", f"{t.tokens_per_s:,.0f}", f"{t.tokens_per_s / lay.gpus:,.0f} a GPU"),
+        ("time", f"{t.days:,.1f} days", f"{t.gpu_hours:,.0f} GPU hours"),
+        ("energy", f"{t.mwh:,.1f} MWh", "at the power limit, with the data centre's share"),
+        *([] if t.price is None else [("price", f"{t.price:,.0f}", "")]),
+        ("checkpoint", size(p.disk.checkpoint), f"in half precision, weights alone {size(p.disk.bundle)}"),
+        ("token store", size(p.disk.store), f"pictures {size(p.disk.pictures)}"),
+        ("memory bank", size(p.disk.vectors), f"of vectors, and an index of {size(p.disk.index)}"),
+    ]
+    return "\n".join(f"{name:<18}{figure:>22}  {rest}".rstrip() for name, figure, rest in rows)
+
+
+def count(number: float) -> str:
+    """1.4T, 6.73B, 373M, 12.5k, 8."""
+    for unit, value in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= value:
+            return f"{number / value:.3g}{unit}"
+    return f"{number:g}"
+
+
+def size(number: float) -> str:
+    """Bytes in powers of a thousand: 59.8 GB."""
+    for unit, value in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= value:
+            return f"{number / value:.1f} {unit}"
+    return f"{number / 1e3:.1f} kB"

@@ -1,0 +1,82 @@
+"""Units prepared on a Ray cluster: the function that prepares one here, mapped there, on whatever nodes there are.
+
+    numbers -> ray.data.from_items -> one actor a core, which opens the tokenizers once -> reports
+
+The store's folder, the sources and the tokenizers must be where every node sees them by the same path. What is written
+is byte for byte what one process would write.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cm3.data.prepare_unit import Desk, Work
+from cm3.errors import Cm3Error, ConfigError, DataError
+
+
+class Worker:
+    """One of the cluster's processes. What goes wrong for the user's reasons comes back as words."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.desk: Desk | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Prepare a unit."""
+        number, report, problem = int(row["number"]), "", ""
+        try:
+            self.desk = self.desk or Desk(self.work)
+            report = json.dumps(self.desk.prepare(number))
+        except Cm3Error as error:
+            problem = str(error)
+        return {"number": number, "report": report, "problem": problem}
+
+
+def map_units(
+    address: str, work: Work, numbers: Sequence[int], *, workers: int = 0
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Prepare units on the cluster at `address` and give each (number, report) as it is done, in any order.
+
+    `local` starts a cluster in this machine, with `workers` cores or all; a cluster that this process has joined is
+    taken as it is. Raises `ConfigError` where Ray is not installed or not reached, `DataError` for what a unit raises.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--cluster needs Ray; install it with: pip install 'cm3leon[cluster]'")
+    import ray
+    import ray.data
+
+    joined = ray.is_initialized()
+    if not joined:
+        _join(ray, address, workers)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        graphics = 1 if work.device.startswith("cuda") else 0
+        room = ray.cluster_resources().get("GPU" if graphics else "CPU", 1)
+        most = max(1, min(int(room), workers or int(room), len(numbers)))
+        rows = ray.data.from_items([{"number": n} for n in numbers], override_num_blocks=len(numbers))
+        worker: Any = Worker  # Ray makes one in each actor
+        done = rows.map(worker, fn_constructor_args=(work,), concurrency=(1, most), num_cpus=1, num_gpus=graphics)
+        for row in done.iter_rows():
+            if row["problem"]:
+                raise DataError(row["problem"])
+            yield int(row["number"]), json.loads(row["report"])
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _join(ray: Any, address: str, workers: int) -> None:
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        quiet |= {"include_dashboard": False, "num_cpus": workers or None}
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"--cluster {address}: not reached ({reason}); give local or ray://HOST:10001") from error

@@ -1,0 +1,102 @@
+"""The last step of preparing a token store: duplicates are dropped, and index and manifest written.
+
+A document is dropped when an earlier one that is kept has the same tokens, or the same id in the same source. Shards
+are not touched: the index leaves out what is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from cm3.data import shard
+from cm3.data.shard import Place, Tensors
+from cm3.data.store import NAME, checksum, shard_name
+
+
+def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], examples: int) -> None:
+    """Write the index and the manifest of a store whose units are all done."""
+    place = Place(out)
+    shards = [Tensors(place, shard_name(number)) for number in range(len(reports))]
+    digests = np.concatenate([t["digests"] for t in shards])
+    keys = np.concatenate([t["keys"] for t in shards])
+    lengths = np.concatenate([np.diff(t["starts"]) for t in shards]).astype(np.int32)
+    images = np.concatenate([t["images"] for t in shards])
+    why = duplicates(digests, keys)
+    kept = np.flatnonzero(why == 0)
+    order = np.argsort(keys[kept, 0], kind="stable")
+    index: dict[str, np.ndarray] = {
+        "kept": kept.astype(np.int64),
+        "lengths": lengths[kept],
+        "keys": np.ascontiguousarray(keys[kept, 0][order]),
+        "numbers": order.astype(np.int64),
+    }
+    data = save(index)
+    shard.write(out / "index.safetensors", data)
+
+    sources, licenses = (sum((Counter(r[what]) for r in reports), Counter()) for what in ("sources", "licenses"))
+    dropped = np.flatnonzero(why)
+    ids: list[str] = []
+    starts = np.cumsum([0, *(len(t["images"]) for t in shards)])
+    for at in dropped.tolist():
+        number = int(np.searchsorted(starts, at, "right")) - 1
+        row = at - int(starts[number])
+        names, begins = shards[number]["names"], shards[number]["name_starts"]
+        about = json.loads(names[begins[row] : begins[row + 1]].tobytes())
+        sources[about["source"]] -= 1
+        licenses[str(about["meta"].get("license") or "")] -= 1
+        ids += [about["id"]] if len(ids) < examples else []
+
+    skipped: dict[str, dict[str, Any]] = {}
+    for skip in (s for r in reports for s in r["skipped"]):
+        kind = skipped.setdefault(skip["kind"], {"count": 0, "examples": []})
+        kind["count"] += 1
+        if len(kind["examples"]) < examples:
+            kind["examples"].append({"id": skip["id"], "reason": skip["reason"]})
+    tokens, image_tokens = (int(v[kept].sum(dtype=np.int64)) for v in (lengths, images))
+    manifest = {name: value for name, value in plan.items() if name not in ("units", "sources")} | {
+        "documents": len(kept),
+        "tokens": tokens,
+        "text_tokens": tokens - image_tokens,
+        "image_tokens": image_tokens,
+        "truncated": sum(r["truncated"] for r in reports),
+        "duplicates": {"content": int((why == 1).sum()), "id": int((why == 2).sum()), "examples": ids},
+        "skipped": skipped,
+        "from": plan["sources"],
+        "sources": {name: n for name, n in sorted(sources.items()) if n},
+        "licenses": {name: n for name, n in sorted(licenses.items()) if n},
+        "shards": [{name: r[name] for name in ("documents", "bytes", "sha256")} for r in reports],
+        "files": {"index.safetensors": shard.facts(data)}
+        | {name: shard.facts((out / name).read_bytes()) for name in ("plan.json", "tokenizer.json")},
+    }
+    shard.write(out / NAME, shard.page_bytes(manifest | {"sha256": checksum(manifest)}))
+
+
+def duplicates(digests: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Why each document is dropped, uint8 (n,): 0 it is kept, 1 for its content, 2 for its id.
+
+    `digests` uint8 (n, 16), `keys` uint64 (n, 2). Only those that share a content or an id with another are looked at
+    one by one.
+    """
+    found = np.zeros(len(digests), np.uint8)
+    views = [np.ascontiguousarray(a).view("V16").reshape(-1) for a in (digests, keys)]
+    shared = np.zeros(len(digests), bool)
+    for view in views:
+        _, back, counts = np.unique(view, return_inverse=True, return_counts=True)
+        shared |= (counts > 1)[back]
+    contents: set[bytes] = set()
+    names: set[bytes] = set()
+    for at in np.flatnonzero(shared).tolist():
+        content, name = views[0][at].tobytes(), views[1][at].tobytes()
+        if content in contents or name in names:
+            found[at] = 1 if content in contents else 2
+            continue
+        contents.add(content)
+        names.add(name)
+    return found

@@ -1,0 +1,318 @@
+"""Sources -> token store (cm3/data/store.py), exactly once, however often it is killed on the way.
+
+    plan.json -> units, each a shard and then its report (cm3/data/prepare_unit.py), in any order, by one process, by
+    several, or by a cluster -> duplicates dropped, index.safetensors -> manifest.json
+
+The plan is fixed before anything is encoded, and a unit's bytes depend on the plan and its documents alone. So the same
+command, given again after a kill, does the units that have no report and ends in the very bytes of an unbroken run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cm3.data import shard
+from cm3.data.finish import finish
+from cm3.data.prepare_unit import Desk, Work
+from cm3.data.read.base import UNIT
+from cm3.data.read.find import open_reader
+from cm3.data.store import FORMAT, KIND, NAME, Progress, Store, page, shard_name
+from cm3.errors import ConfigError, DataError
+from cm3.tokens.load import MASKS, text_fingerprint
+
+MAX_TEXT = 1024
+EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the documents. All but `seconds` is kept in the store."""
+
+    documents: int
+    """Kept."""
+    tokens: int
+    text_tokens: int
+    """Everything but image codes: text, `</s>` and `<break>`."""
+    image_tokens: int
+    truncated: int
+    """Documents, duplicates among them, of which a text was cut to the most tokens allowed."""
+    duplicates: dict[str, Any]
+    """`content` and `id`: how many were dropped because an earlier document has the same tokens, or the same id in the
+    same source; `examples`: ids of the first."""
+    skipped: dict[str, dict[str, Any]]
+    """By kind of problem: `count`, and `examples`, the first ids with reasons."""
+    seconds: float
+
+
+def prepare(
+    sources: Sequence[str],
+    out: str | Path,
+    model: str | Path,
+    *,
+    text: str | Path | None = None,
+    masks: int = MASKS,
+    encoder: str | Path | None = None,
+    unit: int = UNIT,
+    max_text: int = MAX_TEXT,
+    license: str | None = None,
+    workers: int = 0,
+    cluster: str | None = None,
+    device: str = "cpu",
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Make the token store `out` of `sources` ([KIND:]PATH[@SPLIT]), or go on with it.
+
+    `model`, `text` and `masks` are those of `cm3.tokens.load.load_tokenizers`; with `encoder`
+    (`cm3.retrieval.embed.load_encoder`) each document's vector is kept too. `unit` documents are a shard, where a
+    dataset is not in pieces of its own. `license` is noted for documents that have none. Work is done by this process,
+    by `workers` others, or by the Ray cluster at `cluster`; the store comes out the same. Raises `DataError` for a
+    folder that holds something else or another plan, for sources without a document, while another process writes
+    there, where the disk is full, and with `strict` for the first document that has to be skipped.
+    """
+    began = time.monotonic()
+    for name, value, low in (("unit", unit, 1), ("max_text", max_text, 1), ("workers", workers, 0)):
+        if value < low:
+            raise ConfigError(f"{name}={value}: must be at least {low}")
+    if not sources:
+        raise ConfigError("sources: none given; name at least one, [KIND:]PATH[@SPLIT]")
+    out = Path(out)
+    text, encoder = (None if path is None else str(path) for path in (text, encoder))
+    work = Work(str(out.resolve()), str(model), text, masks, encoder, device)
+    _check_ours(out)
+    with _alone(out):
+        desk = Desk(work)
+        _begin(out, _plan(desk, sources, unit, max_text, license), desk)
+        plan = desk.plan = page(out / "plan.json")
+        if not (out / NAME).exists():
+            reports = _reports(out, len(plan["units"]))
+            todo = [n for n in range(len(plan["units"])) if n not in reports]
+            counter = _Counter(plan, reports, progress)
+            for report in reports.values():
+                _check_strict(report, strict)
+            with contextlib.closing(_done(desk, todo, workers, cluster, counter.tick)) as units:
+                for number, report in units:
+                    _check_strict(report, strict)
+                    reports[number] = report
+                    counter.done(number, report)
+            finish(out, plan, [reports[n] for n in sorted(reports)], EXAMPLES)
+        _sweep(out)
+    known = Store.open(out).manifest
+    if strict and known["skipped"]:
+        kind, found = next(iter(known["skipped"].items()))
+        raise DataError(_strictly(found["examples"][0] | {"kind": kind}))
+    kept = {f.name: known[f.name] for f in dataclasses.fields(Report) if f.name in known}
+    return Report(**kept, seconds=time.monotonic() - began)
+
+
+def _plan(desk: Desk, sources: Sequence[str], unit: int, max_text: int, license: str | None) -> dict[str, Any]:
+    units = [[i, *u] for i, source in enumerate(sources) for u in open_reader(source).units(unit)]
+    if not units:
+        raise DataError(f"{', '.join(map(repr, sources))}: no document in there; check the sources")
+    image = {"fingerprint": desk.tokenizers.image, "size": desk.image.size, "fit": desk.image.fit}
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "sources": list(sources),
+        "unit": unit,
+        "max_text": max_text,
+        "license": license,
+        "device": torch.device(desk.work.device).type,
+        "vocab": dataclasses.asdict(desk.codec.vocab),
+        "text_tokenizer": text_fingerprint(desk.tokenizers.text),
+        "image_tokenizer": image,
+        "encoder": None if desk.encoder is None else desk.encoder.name,
+        "width": None if desk.encoder is None else desk.encoder.width,
+        "units": units,
+    }
+
+
+def _check_ours(out: Path) -> None:
+    """Raise `DataError` where `out` holds something that is no store."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"store {str(out)!r}: is a file; give a folder")
+    if out.is_dir() and page(out / "plan.json").get("kind") != KIND:
+        if any(not p.name.startswith(".") and p.name != "shards" for p in out.iterdir()):
+            raise DataError(f"store {str(out)!r}: the folder holds something else; choose another, or empty it")
+
+
+def _begin(out: Path, plan: dict[str, Any], desk: Desk) -> None:
+    """Write the plan, or compare with the one that is there."""
+    known = page(out / "plan.json")
+    for name in plan if known else ():
+        if plan[name] != known.get(name):
+            if name == "units":
+                was, now = f"{len(known['units'])} pieces of the sources", f"{len(plan['units'])}, or others"
+            else:
+                was, now = (repr(p.get(name))[:120] for p in (known, plan))
+            raise DataError(
+                f"store {str(out)!r}: was begun with another {name}: {was}, now {now}; give the same command, or "
+                "choose another folder"
+            )
+    (out / "shards").mkdir(exist_ok=True)
+    _sweep(out)
+    if not known:
+        shard.write(out / "plan.json", shard.page_bytes(plan))
+    if not (out / "tokenizer.json").exists():
+        shard.write(out / "tokenizer.json", desk.tokenizers.text.read_bytes())
+
+
+def _reports(out: Path, units: int) -> dict[int, dict[str, Any]]:
+    """The reports of units that are done: those whose report and shard are both there."""
+    found = {}
+    for number in range(units):
+        path = out / shard_name(number)
+        report = page(path.with_suffix(".json"))
+        if report and path.is_file() and path.stat().st_size == report["bytes"]:
+            found[number] = report
+    return found
+
+
+def _done(
+    desk: Desk, todo: list[int], workers: int, cluster: str | None, tick: Callable[[int], object]
+) -> Generator[tuple[int, dict[str, Any]]]:
+    """Do units, and give each with its report."""
+    if not todo:
+        return
+    if cluster is not None:
+        from cm3.data.cluster import map_units
+
+        yield from map_units(cluster, desk.work, todo, workers=workers)
+    elif workers == 0:
+        for number in todo:
+            yield number, desk.prepare(number, tick)
+    else:
+        yield from _with_processes(desk.work, todo, min(workers, len(todo)))
+
+
+def _with_processes(work: Work, todo: list[int], workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    context = multiprocessing.get_context("spawn")  # a fork would carry torch's threads and locks along
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(work,))
+    left = iter(todo)
+    running: dict[Future[dict[str, Any]], int] = {}
+    try:
+        while True:
+            for number in left:
+                running[pool.submit(_prepare, number)] = number
+                if len(running) >= 2 * workers:
+                    break
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "prepare: a worker process died, perhaps for want of memory; take fewer workers, and run the same command "
+            "again, it goes on where it was"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_desk: list[Desk] = []
+"""The one desk of a worker process."""
+
+
+def _open(work: Work) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _desk[:] = [Desk(work)]
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever: it holds both ends of its queue."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _prepare(number: int) -> dict[str, Any]:
+    return _desk[0].prepare(number)
+
+
+class _Counter:
+    """Tells progress in documents. What units of unknown length will hold is guessed from those that are done."""
+
+    def __init__(self, plan: dict[str, Any], reports: dict[int, dict[str, Any]], progress: Progress | None) -> None:
+        self.sizes: dict[int, int] = {n: stop - start for n, (_, _, start, stop) in enumerate(plan["units"])}
+        self.progress = progress
+        self.finished = 0
+        self.left = set(self.sizes)
+        for number, report in reports.items():
+            self._count(number, report)
+        self.tick(0)
+
+    def _count(self, number: int, report: dict[str, Any]) -> None:
+        self.left.discard(number)
+        self.sizes[number] = report["documents"] + len(report["skipped"])
+        self.finished += self.sizes[number]
+
+    def done(self, number: int, report: dict[str, Any]) -> None:
+        """A unit is done."""
+        self._count(number, report)
+        self.tick(0)
+
+    def tick(self, more: int) -> None:
+        """So many documents more are done, of a unit that is not."""
+        if self.progress is None:
+            return
+        ended = len(self.sizes) - len(self.left)
+        guess = self.finished // ended if ended else 0
+        total = self.finished + sum(self.sizes[n] or guess for n in self.left)
+        self.progress(self.finished + more, max(total, self.finished + more), "")
+
+
+def _check_strict(report: dict[str, Any], strict: bool) -> None:
+    if strict and report["skipped"]:
+        raise DataError(_strictly(report["skipped"][0]))
+
+
+def _strictly(skip: dict[str, str]) -> str:
+    return f"document {skip['id']!r}: {skip['reason']} ({skip['kind']}); mend it, or leave out strict to skip it"
+
+
+def _sweep(out: Path) -> None:
+    """Delete what a killed run left half written."""
+    for path in [*out.glob(f".*{shard.PART}"), *out.glob(f"shards/.*{shard.PART}")]:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Be the only one who writes a store, until the end of the block or until this process is killed."""
+    import fcntl
+
+    path = out / ".lock"
+    while True:
+        out.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(f"store {str(out)!r}: another process is writing to it; wait until it ends") from error
+            # Whoever had the lock before deletes the file at its end: then ours is no longer the one that others see.
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(file)

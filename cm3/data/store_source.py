@@ -1,0 +1,108 @@
+"""Token stores as what training reads from: several, mixed by weight, with retrieved documents where wanted.
+
+    position -> Mixture -> store, number -> tokens (-> documents of its neighbours before it)
+                cm3/data/order.py    cm3/data/store.py    cm3/data/augment.py
+
+Which document stands at a position follows from the seed, the weights and the lengths of the stores alone, so a run
+that is resumed must be given the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cm3.data.augment import AugmentLaw, with_documents
+from cm3.data.neighbours import Neighbours
+from cm3.data.order import Mixture
+from cm3.data.store import Store
+from cm3.errors import DataError
+from cm3.vocab import Tokens
+
+
+class Retrieval(NamedTuple):
+    """Which documents stand before an example, and how many.
+
+    `table` names neighbours by id (`cm3.data.neighbours`), `bank` has their tokens, `law` draws a number of them, and
+    as many as `length` has room for are taken. An example that the table does not have gets none.
+    """
+
+    table: Neighbours
+    bank: Store
+    law: AugmentLaw
+    length: int
+
+
+class StoreSource:
+    """`Source` (cm3/data/load.py) over stores. Each document comes once an epoch, each epoch in an order of its own."""
+
+    together = 1
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        weights: Sequence[float] = (),
+        seed: int = 0,
+        retrieval: Retrieval | None = None,
+    ) -> None:
+        """`weights`: shares of the documents; none means every document as often as any other.
+
+        Raises `DataError` for no store, an empty one, and stores (the bank too) that other tokenizers made;
+        `ConfigError` for weights as `Mixture` does.
+        """
+        if not stores:
+            raise DataError("stores: none given; name at least one folder that `cm3 prepare` wrote")
+        for store in stores:
+            if not len(store):
+                raise DataError(f"store {store.path!r}: has no document; leave it out")
+        for store in [*stores, *([] if retrieval is None else [retrieval.bank])]:
+            check_alike(stores[0], store)
+        self.stores, self.seed, self.retrieval = list(stores), seed, retrieval
+        self.mixture = Mixture([len(store) for store in stores], weights, seed)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of the documents that comes from each store."""
+        return self.mixture.shares
+
+    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+        """Tokens of the documents at these positions."""
+        places = self.mixture.locate(indices)
+        found: list[Tokens] = [Tokens.of([])] * len(places.sources)
+        for which, store in enumerate(self.stores):
+            mine = np.flatnonzero(places.sources == which)
+            if mine.size:
+                for at, tokens in zip(mine.tolist(), store.tokens(places.indices[mine]), strict=True):
+                    found[at] = tokens
+        return found if self.retrieval is None else self._augmented(self.retrieval, indices, found)
+
+    def _augmented(self, retrieval: Retrieval, positions: Sequence[int], queries: list[Tokens]) -> list[Tokens]:
+        table, bank, law, length = retrieval
+        places = self.mixture.locate(positions)
+        numbers: list[list[int]] = []
+        for position, source, index, query in zip(positions, places.sources, places.indices, queries, strict=True):
+            rng = np.random.default_rng([self.seed, 0xA6, position])
+            k, id = law.draw(rng), self.stores[source].about(int(index)).id
+            known = k > 0 and query.length < length and id in table
+            numbers.append([bank.number(i) for i in table.of(id, k, rng)] if known else [])
+        documents = iter(bank.tokens([n for some in numbers for n in some]))
+        return [
+            with_documents(query, [next(documents) for _ in some], bank.vocab, length) if some else query
+            for query, some in zip(queries, numbers, strict=True)
+        ]
+
+
+def check_alike(one: Store, other: Store) -> None:
+    """Raise `DataError` unless both were made with the same tokenizers."""
+    for name, what in (
+        ("vocab", "vocabulary"),
+        ("text_fingerprint", "text tokenizer"),
+        ("image_fingerprint", "image tokenizer"),
+    ):
+        if getattr(one, name) != getattr(other, name):
+            raise DataError(
+                f"store {other.path!r}: was prepared with another {what} than {one.path!r}; prepare both with the same "
+                "model"
+            )

@@ -1,0 +1,16 @@
+"""Many processes, one model: a mesh of them, and the model's weights and work spread over it from outside the model.
+
+    torchrun -> start(MeshConfig) -> Mesh          who am I, which share of the data, sums over all of it
+                                      |
+    DecoderConfig -> create(...) -----+-> Decoder  tensor parallel, activation checkpointing, compile, FSDP (shard.py)
+                                      |
+    gradients -> clip_grad_norm ------+-> float    full and like: a whole matrix from its shards, and back (tensors.py)
+
+Any sharding computes what one process would: the same initial weights, losses and gradient norms, up to rounding.
+"""
+
+from cm3.parallel.mesh import Mesh, MeshConfig, start
+from cm3.parallel.shard import ShardConfig, create, fill, shard
+from cm3.parallel.tensors import clip_grad_norm, full, like
+
+__all__ = ["Mesh", "MeshConfig", "ShardConfig", "clip_grad_norm", "create", "fill", "full", "like", "shard", "start"]

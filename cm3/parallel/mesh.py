@@ -1,0 +1,189 @@
+"""The mesh of processes: torchrun's environment -> one `Mesh`, which tells each process its place.
+
+    world of 8 = dp_replicate 2 x dp_shard 2 x tp 2           data-parallel rank (of 4)
+                  [[[0, 1], [2, 3]],                           0, 0, 1, 1
+                   [[4, 5], [6, 7]]]                           2, 2, 3, 3
+
+Processes of one `tp` row hold parts of the same matrices and read the same batches; along `dp_shard` each holds a share
+of every weight and reads its own batches (FSDP); along `dp_replicate` whole copies of that are kept (HSDP, the slow
+links between nodes). Without torchrun there is one process, and no process group (but see `Mesh.group`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from cm3.errors import ConfigError
+
+DATA = ("dp_replicate", "dp_shard")
+"""The dimensions of the mesh along which processes read other batches."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh; -1 for `dp_shard` is what the others leave of the world. Raises `ConfigError`."""
+
+    dp_shard: int = -1
+    dp_replicate: int = 1
+    tp: int = 1
+    timeout_s: int = 60
+    """Seconds a process waits for the others before it fails; the main process must not work alone for longer."""
+
+    def __post_init__(self) -> None:
+        if self.dp_shard != -1 and self.dp_shard < 1:
+            raise ConfigError(f"mesh.dp_shard={self.dp_shard}: must be at least 1, or -1 for what is left of the world")
+        for name in ("dp_replicate", "tp", "timeout_s"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"mesh.{name}={getattr(self, name)}: must be at least 1")
+
+    def sizes(self, processes: int) -> tuple[int, int, int]:
+        """(dp_replicate, dp_shard, tp) over so many processes. Raises `ConfigError` where they do not fill it."""
+        left = processes
+        for name in ("tp", "dp_replicate"):
+            if left % getattr(self, name):
+                of = f"the {processes} processes" if left == processes else f"the {left} left by tp={self.tp}"
+                raise ConfigError(
+                    f"mesh.{name}={getattr(self, name)}: does not divide {of}; change it, or torchrun --nproc-per-node"
+                )
+            left //= getattr(self, name)
+        if self.dp_shard not in (-1, left):
+            raise ConfigError(
+                f"mesh.dp_shard={self.dp_shard}: times dp_replicate={self.dp_replicate} times tp={self.tp} is not the "
+                f"{processes} processes; give -1 or {left}"
+            )
+        return self.dp_replicate, left, self.tp
+
+
+class Mesh:
+    """A process's place among the others, made by `start`. A context manager: closed at its end.
+
+    `rank`, `ranks`: place and number along the data-parallel dimensions, which is what a loader needs. `main`: this is
+    the one process that writes logs. `devices`: torch's mesh with the dimensions dp_replicate, dp_shard, tp; None where
+    there is no process group.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int], place: int, device: torch.device, devices: DeviceMesh | None):
+        self.dp_replicate, self.dp_shard, self.tp = sizes
+        self.rank, self.ranks = place // self.tp, self.dp_replicate * self.dp_shard
+        self.main, self.device, self.devices = place == 0, device, devices
+
+    def group(self) -> DeviceMesh:
+        """`devices`; a process that stands alone first makes a group of one, which mixed precision needs."""
+        if self.devices is None:
+            self.devices = _join((1, 1, 1), self.device, timeout_s=60, store=dist.HashStore())
+        return self.devices
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.devices is not None:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of a tensor over the data-parallel ranks: same shape, type and device, the same bits on each."""
+        if self.devices is None:
+            return tensor.detach().clone()
+        total = tensor.detach().to(self.device, copy=True)
+        for name in DATA:
+            dist.all_reduce(total, group=self.devices.get_group(name))
+        return total.to(tensor.device)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The value of each data-parallel rank, in order, on every process."""
+        if self.devices is None:
+            return [value]
+        found: list[Any] = [None] * (self.ranks * self.tp)
+        dist.all_gather_object(found, value)
+        return found[:: self.tp]
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.devices is not None:
+            dist.destroy_process_group()
+            self.devices = None
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # After an error the others may wait in the middle of a sum: leaving politely would wait for them.
+        if error is None:
+            self.close()
+
+
+def start(config: MeshConfig | None = None, device: str = "") -> Mesh:
+    """Join the processes that torchrun started; without it, stand alone. `device`: cpu or cuda, or empty for the best.
+
+    The backend is nccl on cuda and gloo on cpu. Raises `ConfigError`, on every rank and before any waits for another,
+    for a mesh that does not fit the world and for a device that is not there.
+    """
+    config = config or MeshConfig()
+    place, world, local = _environment()
+    sizes = config.sizes(world)
+    where = _device(device, local)
+    if "RANK" not in os.environ:
+        return Mesh(sizes, 0, where, None)
+    return Mesh(sizes, place, where, _join(sizes, where, config.timeout_s))
+
+
+def _join(
+    sizes: tuple[int, int, int], device: torch.device, timeout_s: int, store: dist.Store | None = None
+) -> DeviceMesh:
+    """Meet the other processes; with a store of its own, a process is the only one."""
+    timeout, cuda = timedelta(seconds=timeout_s), device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        timeout=timeout,
+        device_id=device if cuda else None,
+        store=store,
+        rank=-1 if store is None else 0,
+        world_size=-1 if store is None else 1,
+    )
+    # Made by hand: groups that init_device_mesh makes forget the timeout and wait for half an hour.
+    ranks = torch.arange(math.prod(sizes)).view(sizes)
+    groups = []
+    for axis, size in enumerate(sizes):
+        rows = ranks.movedim(axis, -1).reshape(-1, size).tolist()
+        groups.append(dist.new_subgroups_by_enumeration(rows, timeout=timeout)[0])
+    return DeviceMesh.from_group(groups, device.type, mesh=ranks, mesh_dim_names=(*DATA, "tp"))
+
+
+def _environment() -> tuple[int, int, int]:
+    """(rank, world size, local rank) as torchrun says, or of a process that stands alone."""
+    if "RANK" not in os.environ:
+        return 0, 1, 0
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    lacking = [name for name in names if name not in os.environ]
+    if lacking:
+        raise ConfigError(f"environment: RANK is set but not {', '.join(lacking)}; start with torchrun, or unset RANK")
+    try:
+        rank, world, local = (int(os.environ[name]) for name in names[:3])
+    except ValueError as error:
+        raise ConfigError(
+            f"environment: RANK, WORLD_SIZE, LOCAL_RANK must be numbers ({error}); use torchrun"
+        ) from None
+    return rank, world, local
+
+
+def _device(name: str, local: int) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"device={name!r}: must be cpu or cuda")
+    if name == "cpu":
+        return torch.device("cpu")
+    if local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device='cuda': process {local} of this machine finds {torch.cuda.device_count()} GPUs; lower torchrun "
+            "--nproc-per-node, or give --device cpu"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)

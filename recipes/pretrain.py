@@ -1,0 +1,80 @@
+"""The paper's three models, pretrained as it says, on token stores: 350M, 760M and 7B.
+
+    cm3 prepare SOURCES --out runs/store --model runs/image_tokenizer --tokenizer tokenizer.json --masks 1018
+    cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 512
+    cm3 train recipes/pretrain.py:cm3leon_7b --data.stores runs/store --data.neighbours runs/neighbours
+
+From the paper (Table 3, sections 2.1 to 2.4): layers, widths, context, 8M tokens an update, peak rates, 1,500 updates
+of warm-up, tokens in all; no biases, no dropout, no learnt norms, learnt positions, every loss weight 1; up to three
+documents retrieved for each example. What it leaves out is chosen here:
+
+- heads: metaseq's for these sizes. GELU, tied embeddings.
+- betas 0.9 and 0.98, clip 1, linear decay to a tenth: the scaling laws that it takes its rates from (docs/paper.md).
+  Weight decay 0.1 on matrices: OPT's.
+- 8M is 2^23, and tokens in all give the updates. They count what pads the end of a window, here less than a twentieth.
+- Windows of 16,384 tokens, each document seeing itself alone. In windows of 4,096 an image would have to be cut, or a
+  quarter left empty.
+- None to three retrieved documents, as many as the context holds, in place of always three: what is asked for later,
+  with and without documents, is then what was seen.
+- A learnt row and column for each code (66 d parameters, 0.02 to 0.03%), and a z-loss of 1e-5 against the drift that
+  Chameleon met late in training. Where that is not enough, --model.qk-norm is.
+
+The image tokenizer makes 32 x 32 codes of 8,192 from 256 px, the text tokenizer has 56,320 entries: with 1,018 masks
+and six specials 65,536 ids. Without --data.neighbours no documents are retrieved.
+
+None of the three was trained with this code. Prices are arithmetic (docs/plan.md), at 40% of an H100's peak.
+"""
+
+from __future__ import annotations
+
+from cm3.data.augment import AugmentLaw
+from cm3.data.mask import MaskLaw
+from cm3.model.sizes import size
+from cm3.train.optim import OptimConfig
+from cm3.train.runs import PretrainRun, StoreData
+
+BATCH = 2**23
+"""Tokens an update."""
+LENGTH = 16_384
+
+
+def cm3leon_350m() -> PretrainRun:
+    """CM3Leon-350M on 1.4T tokens, an epoch of the paper's data with its retrieved documents.
+
+    price: 2,800 H100 hours. promise: none; the paper's reaches a COCO FID of 14.20 with two documents.
+    """
+    return _run("350m", tokens=1.4e12, lr=6e-4)
+
+
+def cm3leon_760m() -> PretrainRun:
+    """CM3Leon-760M on 1.9T tokens.
+
+    price: 7,500 H100 hours. promise: none; the paper's reaches a COCO FID of 6.61 with two documents.
+    """
+    return _run("760m", tokens=1.9e12, lr=5e-4)
+
+
+def cm3leon_7b() -> PretrainRun:
+    """CM3Leon-7B on 2.4T tokens.
+
+    price: 73,000 H100 hours. promise: none; the paper's reaches a COCO FID of 4.88 with two documents.
+    """
+    return _run("7b", tokens=2.4e12, lr=1.2e-4)
+
+
+def _run(name: str, tokens: float, lr: float) -> PretrainRun:
+    return PretrainRun(
+        out=f"runs/cm3leon-{name}",
+        model=size(name, vocab_size=65_536, context=4096, grid=(32, 32)),
+        mask=MaskLaw(columns=32),
+        optim=OptimConfig(name="adamw", lr=lr, betas=(0.9, 0.98), weight_decay=0.1, clip=1.0, warmup=1500, final=0.1),
+        windows=BATCH // LENGTH,
+        length=LENGTH,
+        steps=round(tokens / BATCH),
+        z_loss=1e-5,
+        save_every=500,
+        sample_every=5000,
+        image_tokenizer="runs/image_tokenizer",
+        image_size=256,
+        data=StoreData(stores=("runs/store",), documents=AugmentLaw()),
+    )

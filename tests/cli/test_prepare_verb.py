@@ -1,0 +1,69 @@
+"""`cm3 prepare`: a folder of captioned pictures becomes a store, and what became of it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from command import Cm3
+
+from cm3.data.store import Store
+
+COLOURS = ("red", "green", "blue", "white")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four captioned pictures, one of them twice, one damaged, and words alone."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for colour in (*COLOURS, "red"):
+        name = colour if not (folder / f"{colour}.png").exists() else "twin"
+        PIL.Image.new("RGB", (40, 30), colour).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a {colour} field")
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (folder / "note.txt").write_text("words alone")
+    return folder
+
+
+def test_a_store_is_made_and_told(cm3: Cm3, photos: Path, tiny: Path) -> None:
+    ran = cm3("prepare", "photos", "--out", "store", "--model", tiny, "--license", "CC0-1.0", "--json")
+    assert ran.code == 0, ran.err
+    told = ran.json
+    store = Store.open("store")
+    assert told["documents"] == len(store) == 5 and told["duplicates"]["content"] == 1
+    assert told["skipped"]["unreadable"]["examples"][0]["id"] == "cut.jpg"
+    assert told["tokens"] == int(store.lengths.sum()) and store.about(0).meta == {"license": "CC0-1.0"}
+    again = cm3("prepare", "photos", "--out", "store", "--model", tiny, "--license", "CC0-1.0")
+    assert again.code == 0 and "store: 5 documents, 1 duplicates dropped, 1 skipped" in again.out
+    assert "skipped     unreadable (1)\n            cut.jpg  " in again.out
+
+
+def test_vectors_by_the_encoder_of_a_model(cm3: Cm3, photos: Path) -> None:
+    ran = cm3("prepare", "photos", "--out", "store", "--encoder", "scenes", "--json")
+    assert ran.code == 0, ran.err
+    assert Store.open("store").vectors([0, 1]).shape[0] == 2
+
+
+def test_help_has_examples(cm3: Cm3) -> None:
+    ran = cm3("prepare", "--help")
+    assert ran.code == 0 and "cm3 prepare photos/ --out stores/photos" in ran.out and "ray://head:10001" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ([], "no source given; name at least one, [KIND:]PATH[@SPLIT]"),
+        (["nowhere"], "'nowhere': no such file or folder"),
+        (["coca:photos"], "Did you mean 'coco'?"),
+        (["photos", "--unit", "0"], "--unit 0: must be at least 1"),
+        (["photos", "--workers", "-1"], "--workers -1: must be at least 0"),
+        (["photos", "--model", "scene"], "Did you mean 'scenes'?"),
+        (["photos", "--tokenizer", "t.json"], "a model has its own text tokenizer; give no other"),
+        (["photos", "--out", "photos"], "the folder holds something else; choose another, or empty it"),
+        (["photos", "--strict"], "document 'cut.jpg': "),
+    ],
+)
+def test_what_is_refused(cm3: Cm3, photos: Path, args: list[str], told: str) -> None:
+    assert told in cm3("prepare", *args).refusal

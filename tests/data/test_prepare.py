@@ -1,0 +1,296 @@
+"""Sources become a store: what is kept, dropped, skipped and refused, and that the bytes do not depend on who works."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import store_parts
+import torch
+from store_parts import contents
+
+from cm3.data.prepare import Report, prepare
+from cm3.data.prepare_unit import cut_texts
+from cm3.data.store import Store
+from cm3.document import Document
+from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.tokens.load import load_tokenizers
+
+COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store_parts.tokenizers(tmp_path_factory.mktemp("tokenizers") / "model")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Nine captioned pictures and what is wrong with others."""
+    folder = store_parts.photos(tmp_path / "photos", 9)
+    whole = (folder / "000.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_bytes(b"no picture")
+    (folder / "empty.txt").write_text("  \n")
+    (folder / "long.txt").write_text("a large red circle " * 40)
+    (folder / "words.txt").write_text("words alone")
+    return folder
+
+
+def make(photos: Path, model: Path, out: Path, **options: Any) -> Report:
+    return prepare([str(photos)], out, model, **({"unit": 4, "max_text": 50} | options))
+
+
+def test_what_cannot_be_kept_is_skipped_and_listed(photos: Path, model: Path, tmp_path: Path) -> None:
+    report = make(photos, model, tmp_path / "out")
+    assert report.documents == len(Store.open(tmp_path / "out")) == 11
+    assert {kind: found["count"] for kind, found in report.skipped.items()} == {
+        "empty": 1,
+        "picture": 1,
+        "unreadable": 1,
+    }
+    examples = {one["id"]: one["reason"] for found in report.skipped.values() for one in found["examples"]}
+    assert set(examples) == {"cut.png", "text.png", "empty.txt"}
+    assert "cannot be read" in examples["cut.png"] and "not a picture" in examples["text.png"]
+    assert report.truncated == 1 and report.image_tokens == 9 * 16
+    assert report.tokens == report.text_tokens + report.image_tokens == int(Store.open(tmp_path / "out").lengths.sum())
+    again = make(photos, model, tmp_path / "out")
+    assert vars(again) | {"seconds": 0} == vars(report) | {"seconds": 0}, "a finished store only tells its report"
+
+
+def test_a_long_text_is_cut_between_characters(model: Path) -> None:
+    codec = load_tokenizers(model).codec
+    picture = PIL.Image.new("RGB", (32, 32), "red")
+    document = Document.of("\u4e2d\u6587" * 30, picture, "short", picture)
+    tokens = codec.encode(document)
+    for most in range(1, 12):
+        cut = cut_texts(tokens, codec.vocab, codec.text, most)
+        first, second = (p.text for p in codec.decode(cut).parts if hasattr(p, "text"))
+        assert document.text.startswith(first) or most < 3, "no half character, where one fits"
+        assert len(codec.text.encode(first)) <= most or most < 3
+        assert second == "short" or len(codec.text.encode(second)) <= most
+        assert cut.cells.tolist()[-17:] == tokens.cells.tolist()[-17:]
+    assert cut_texts(tokens, codec.vocab, codec.text, 500) is tokens
+
+
+def test_strict_stops_at_the_first(photos: Path, model: Path, tmp_path: Path) -> None:
+    told = r"document 'cut.png': image of mode RGB: cannot be read .* \(picture\); mend it, or leave out strict"
+    with pytest.raises(DataError, match=told):
+        make(photos, model, tmp_path / "out", strict=True)
+    assert make(photos, model, tmp_path / "out").documents == 11
+    with pytest.raises(DataError, match="leave out strict"):
+        make(photos, model, tmp_path / "out", strict=True)
+    for name in ("cut.png", "text.png", "empty.txt"):
+        (photos / name).unlink()
+    assert make(photos, model, tmp_path / "clean", strict=True).documents == 11
+
+
+def test_the_first_of_duplicates_is_kept(model: Path, tmp_path: Path) -> None:
+    first = store_parts.photos(tmp_path / "a" / "one", 5)
+    store_parts.photos(tmp_path / "b" / "one", 5, seed=1)
+    twin = tmp_path / "c" / "two"
+    shutil.copytree(first, twin)
+    shutil.copyfile(tmp_path / "b" / "one" / "003.png", tmp_path / "b" / "one" / "other.png")
+    sources = [f"{tmp_path}/a/one", f"{tmp_path}/b/one", str(twin)]
+    report = prepare(sources, tmp_path / "out", model, unit=2)
+    store = Store.open(tmp_path / "out")
+    # b/one has the ids of a/one and its source's name, two has other ids' contents
+    assert report.duplicates == {
+        "content": 5,
+        "id": 5,
+        "examples": [f"{i:03d}.png" for i in range(5)] * 2,
+    }
+    assert report.documents == len(store) == 6 and store.info()["sources"] == {"one": 6}
+    assert [store.about(n).id for n in range(6)] == [*(f"{i:03d}.png" for i in range(5)), "other.png"]
+    assert store.tokens([0])[0].ids.tolist() == load_tokenizers(model).codec.encode(_read(first, "000")).ids.tolist()
+    assert report.tokens == int(store.lengths.sum()) and sum(store.info()["licenses"].values()) == 6
+
+
+def test_the_same_id_of_two_sources_is_two_documents(model: Path, tmp_path: Path) -> None:
+    store_parts.photos(tmp_path / "one", 3)
+    store_parts.photos(tmp_path / "two", 3, seed=1)
+    report = prepare([f"{tmp_path}/one", f"{tmp_path}/two"], tmp_path / "out", model)
+    store = Store.open(tmp_path / "out")
+    assert report.documents == 6
+    assert (store.number("001.png"), store.number("001.png", "one"), store.number("001.png", "two")) == (1, 1, 4)
+
+
+def _read(folder: Path, stem: str) -> Document:
+    return Document.of((folder / f"{stem}.txt").read_text(), PIL.Image.open(folder / f"{stem}.png"))
+
+
+def test_bytes_do_not_depend_on_workers_or_threads(photos: Path, model: Path, tmp_path: Path) -> None:
+    make(photos, model, tmp_path / "alone")
+    make(photos, model, tmp_path / "two", workers=2)
+    torch.set_num_threads(2)
+    make(photos, model, tmp_path / "threads")
+    assert torch.get_num_threads() == 2, "as it was"
+    assert contents(tmp_path / "alone") == contents(tmp_path / "two") == contents(tmp_path / "threads")
+    names = [f"shards/{i:05d}.{end}" for i in range(4) for end in ("json", "safetensors")]
+    assert list(contents(tmp_path / "alone")) == sorted(
+        ["plan.json", "tokenizer.json", "index.safetensors", "manifest.json", *names]
+    )
+
+
+def test_captions_of_one_picture_encode_it_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = store_parts.photos(tmp_path / "photos", 3)
+    for i in range(6):
+        shutil.copyfile(folder / "000.png", folder / f"copy{i}.png")
+    asked: list[int] = []
+    from cm3.model.vqgan import VQGAN
+
+    encode = VQGAN.encode
+    monkeypatch.setattr(VQGAN, "encode", lambda self, x: asked.append(len(x)) or encode(self, x))
+    prepare([str(folder)], tmp_path / "out", model)
+    assert sum(asked) == 3
+    assert len(Store.open(tmp_path / "out")) == 4, "six are the same picture without words"
+
+
+def test_progress_is_told_in_documents(photos: Path, model: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    make(photos, model, tmp_path / "out", progress=lambda done, total, label: told.append((done, total)))
+    assert told[0] == (0, 14) and told[-1] == (14, 14)
+    assert [done for done, _ in told] == sorted(done for done, _ in told) and all(t == 14 for _, t in told)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"unit": 5}, "another unit: 4, now 5; give the same command, or choose another folder"),
+        ({"max_text": 51}, "another max_text: 50, now 51"),
+        ({"license": "MIT"}, "another license: None, now 'MIT'"),
+        ({"masks": 9}, "another vocab"),
+    ],
+)
+def test_another_plan_is_refused(photos: Path, model: Path, tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+    make(photos, model, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(DataError, match=told):
+        make(photos, model, tmp_path / "out", **changed)
+    assert contents(tmp_path / "out") == before
+
+
+def test_other_sources_or_tokenizers_are_refused(photos: Path, model: Path, tmp_path: Path) -> None:
+    make(photos, model, tmp_path / "out")
+    other = store_parts.photos(tmp_path / "other", 2)
+    with pytest.raises(DataError, match="was begun with another sources"):
+        make(other, model, tmp_path / "out")
+    (photos / "one-more.txt").write_text("more")
+    with pytest.raises(DataError, match="another units: 4 pieces of the sources, now 4, or others"):
+        make(photos, model, tmp_path / "out")
+    (photos / "one-more.txt").unlink()
+    spoiled = Path(shutil.copytree(model, tmp_path / "model"))
+    config = json.loads((spoiled / "config.json").read_text())
+    (spoiled / "config.json").write_text(json.dumps(config | {"size": 64}))
+    with pytest.raises(DataError, match="another image_tokenizer"):
+        make(photos, spoiled, tmp_path / "out")
+
+
+def test_what_is_refused(photos: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match="the folder holds something else; choose another, or empty it"):
+        make(photos, model, tmp_path / "taken")
+    with pytest.raises(DataError, match="is a file; give a folder"):
+        make(photos, model, tmp_path / "taken" / "letter.txt")
+    with pytest.raises(DataError, match="no such file or folder"):
+        make(tmp_path / "nowhere", model, tmp_path / "out")
+    with pytest.raises(ConfigError, match="sources: none given"):
+        prepare([], tmp_path / "out", model)
+    with pytest.raises(ConfigError, match="workers=-1: must be at least 0"):
+        make(photos, model, tmp_path / "out", workers=-1)
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        make(photos, photos, tmp_path / "out")
+
+
+def test_a_store_of_nothing_that_can_be_kept_is_a_store(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    assert make(tmp_path / "photos", model, tmp_path / "out").documents == 0
+    store = Store.open(tmp_path / "out")
+    assert len(store) == 0 and store.lengths.size == 0 and store.tokens([]) == []
+
+
+def test_one_writer_at_a_time(photos: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is writing to it"):
+            make(photos, model, tmp_path / "out")
+    assert make(photos, model, tmp_path / "out").documents == 11
+
+
+def test_a_full_disk_is_told_and_what_is_done_stays(
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(photos, model, tmp_path / "whole")
+    sync, count = os.fsync, 0
+
+    def full(file: int) -> None:
+        nonlocal count
+        count += 1
+        if count == 12:  # two calls a file: plan, tokenizer, then shards and reports
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="no room left for it .*run the same command again, it goes on"):
+        make(photos, model, tmp_path / "out")
+    monkeypatch.undo()
+    left = contents(tmp_path / "out")
+    assert not [name for name in left if name.endswith(".part")] and "shards/00000.json" in left
+    done = (tmp_path / "out/shards/00000.safetensors").stat().st_mtime_ns
+    make(photos, model, tmp_path / "out")
+    assert (tmp_path / "out/shards/00000.safetensors").stat().st_mtime_ns == done, "not made again"
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+FULL = """
+import resource, sys
+from cm3.data.prepare import prepare
+from cm3.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
+try:
+    prepare([sys.argv[1]], sys.argv[2], sys.argv[3], unit=30, max_text=500)
+except DataError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_file_that_the_system_cuts_short_never_appears(photos: Path, model: Path, tmp_path: Path) -> None:
+    for i in range(100):
+        (photos / f"t{i:03d}.txt").write_text(f"words of number {i} " * (1 if i < 50 else 20))
+    make(photos, model, tmp_path / "whole", unit=30, max_text=500)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "whole").rglob("*.*")}
+    limit = max(sizes.values()) - 1
+    assert sizes["00000.safetensors"] < limit > sizes["tokenizer.json"]
+    command = [sys.executable, "-c", FULL, photos, tmp_path / "out", model, limit]
+    ran = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 1 and "no room left for it" in ran.stderr, ran.stderr
+    left = contents(tmp_path / "out")
+    assert "shards/00000.json" in left and left.items() < contents(tmp_path / "whole").items()
+    make(photos, model, tmp_path / "out", unit=30, max_text=500)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not COCO.is_dir(), reason="no ../shared/data beside this checkout")
+def test_real_photographs_with_their_captions(model: Path, tmp_path: Path) -> None:
+    report = prepare([f"coco:{COCO}@val2017"], tmp_path / "out", model, unit=100)
+    store = Store.open(tmp_path / "out")
+    known = json.loads((COCO / "annotations" / "captions_val2017.json").read_text())
+    captions = {str(a["id"]): a for a in known["annotations"]}
+    assert report.documents + report.duplicates["content"] == len(captions) and not report.skipped
+    number = len(store) // 2
+    about = store.about(number)
+    codec = load_tokenizers(model).codec
+    assert codec.decode(store.tokens([number])[0]).text == captions[about.id]["caption"].strip()
+    assert about.meta["image_id"] == captions[about.id]["image_id"] and about.source == "coco/val2017"

@@ -1,0 +1,253 @@
+"""Reading a token store: what was encoded comes back, by number and by id, from a disk and from far away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import store_parts
+import tiny_model
+from safetensors.numpy import load_file
+
+from cm3.data.finish import duplicates
+from cm3.data.prepare import prepare
+from cm3.data.read.find import open_reader
+from cm3.data.shard import key, pack
+from cm3.data.store import Store, cells_of, is_store
+from cm3.document import Document
+from cm3.errors import DataError
+from cm3.retrieval.embed import embed, load_encoder
+from cm3.tokens.load import fingerprint, load_tokenizers
+from cm3.vocab import Tokens, Vocab
+
+COUNT = 23
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tokenizers, an encoder, pictures, and the store of them."""
+    root = tmp_path_factory.mktemp("store")
+    store_parts.tokenizers(root / "model")
+    store_parts.photos(root / "photos", COUNT)
+    store_parts.encoder(root / "encoder")
+    prepare([f"{root}/photos"], root / "out", root / "model", unit=5, encoder=root / "encoder", license="CC0-1.0")
+    return root
+
+
+@pytest.fixture
+def store(parts: Path) -> Store:
+    return Store.open(parts / "out")
+
+
+@pytest.fixture
+def copy(parts: Path, tmp_path: Path) -> Path:
+    """A store to be spoiled."""
+    return Path(shutil.copytree(parts / "out", tmp_path / "out"))
+
+
+def documents(parts: Path) -> list[Document]:
+    found = list(open_reader(f"{parts}/photos"))
+    assert all(isinstance(d, Document) for d in found)
+    return [d for d in found if isinstance(d, Document)]
+
+
+def test_tokens_are_those_of_the_codec(parts: Path, store: Store) -> None:
+    codec = load_tokenizers(parts / "model").codec
+    wanted = [codec.encode(d) for d in documents(parts)]
+    assert len(store) == COUNT and store.vocab == codec.vocab
+    assert store.lengths.tolist() == [t.length for t in wanted]
+    order = np.random.default_rng(0).permutation(COUNT)
+    for number, found in zip(order, store.tokens(order), strict=True):
+        assert found.ids.dtype == found.cells.dtype == np.int32
+        assert found.ids.tolist() == wanted[number].ids.tolist()
+        assert found.cells.tolist() == wanted[number].cells.tolist()
+    assert [t.ids.tolist() for t in store.tokens([3, 3])] == [wanted[3].ids.tolist()] * 2
+    assert store.tokens([]) == []
+
+
+def test_cells_follow_from_ids_where_images_stand_side_by_side() -> None:
+    codec = tiny_model.codec()
+    picture = tiny_model.codec().image.decode(np.arange(32).reshape(2, 4, 4))  # type: ignore[union-attr]
+    several = [
+        Document.of(picture[0], picture[1]),
+        Document.of("a", picture[1], "b", picture[0], "c"),
+        Document.of("only words"),
+        Document.of(),
+    ]
+    tokens = Tokens.concat([codec.encode(d) for d in several])
+    assert cells_of(tokens.ids, codec.vocab).tolist() == tokens.cells.tolist()
+    assert cells_of(tokens.ids[:0], codec.vocab).size == 0
+
+
+def test_by_id_and_where_from(parts: Path, store: Store) -> None:
+    for number, document in enumerate(documents(parts)):
+        assert store.number(document.id) == store.number(document.id, "photos") == number
+        about = store.about(number)
+        assert (about.id, about.source, about.meta) == (document.id, "photos", {"license": "CC0-1.0"})
+    with pytest.raises(DataError, match="has no document 'nobody'$"):
+        store.number("nobody")
+    with pytest.raises(DataError, match="has no document '000.png' of source 'flickr'"):
+        store.number("000.png", "flickr")
+
+
+def test_vectors_are_those_of_the_encoder(parts: Path, store: Store) -> None:
+    encoder = load_encoder(parts / "encoder")
+    wanted = embed(encoder, documents(parts)).vectors
+    assert store.encoder_name == encoder.name
+    np.testing.assert_allclose(store.vectors([7, 2]), wanted[[7, 2]], atol=1e-3)
+    assert store.vectors([]).shape == (0, encoder.width)
+
+
+def test_a_store_without_vectors_says_so(parts: Path, tmp_path: Path) -> None:
+    prepare([f"{parts}/photos"], tmp_path / "bare", parts / "model", unit=50)
+    with pytest.raises(DataError, match="has no vectors; prepare it with an encoder"):
+        Store.open(tmp_path / "bare").vectors([0])
+
+
+@pytest.mark.parametrize("numbers", [[COUNT], [-1], [0, 10**9]])
+def test_numbers_outside(store: Store, numbers: list[int]) -> None:
+    with pytest.raises(IndexError, match="has documents 0 to 22, asked for"):
+        store.tokens(numbers)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_far_away_it_is_read_by_byte_ranges(
+    parts: Path, store: Store, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"file://{parts}/out"
+    if scheme == "memory":
+        memory = fsspec.filesystem("memory")
+        for path in (p for p in (parts / "out").rglob("*") if p.is_file()):
+            memory.pipe_file(f"/far/{path.relative_to(parts / 'out')}", path.read_bytes())
+        address = "memory://far"
+    far = Store.open(address)
+    numbers = [11, 0, 22, 12, 11]
+    for near, other in zip(store.tokens(numbers), far.tokens(numbers), strict=True):
+        assert near.ids.tolist() == other.ids.tolist() and near.cells.tolist() == other.cells.tolist()
+    assert far.lengths.tolist() == store.lengths.tolist() and far.about(9) == store.about(9)
+    assert far.number("009.png") == 9
+    np.testing.assert_array_equal(far.vectors(numbers), store.vectors(numbers))
+    assert far.tokenizer_path.read_bytes() == store.tokenizer_path.read_bytes()
+    assert far.info() == store.info()
+    far.verify()
+    # Of a shard that is open, a document's own bytes and no more.
+    asked: list[int] = []
+    ranges = far.place.far.cat_ranges
+    monkeypatch.setattr(
+        far.place.far, "cat_ranges", lambda p, a, b: asked.append(sum(b) - sum(a)) or ranges(p, a, b), raising=True
+    )
+    far.tokens([12])
+    assert asked == [2 * int(store.lengths[12])]
+    with pytest.raises(DataError, match="has no manifest.json; give a folder that `cm3 prepare` wrote"):
+        Store.open("memory://nowhere")
+    with pytest.raises(DataError, match="store 'nothing://here': cannot be reached"):
+        Store.open("nothing://here")
+
+
+def test_verify_names_the_file_that_was_altered(parts: Path, copy: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    Store.open(copy).verify(lambda done, total, label: calls.append((done, total)))
+    assert calls == [(i, 8) for i in range(1, 9)], "5 shards, index, plan, tokenizer"
+    shard = copy / "shards" / "00003.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match="shards/00003.safetensors was altered"):
+        Store.open(copy).verify()
+    checked = Store.open(copy, check=True)
+    checked.tokens([0])
+    with pytest.raises(DataError, match="shards/00003.safetensors was altered"):
+        checked.tokens([15])
+
+
+def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
+    shard = copy / "shards" / "00001.safetensors"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1])
+    with pytest.raises(DataError, match=f"00001.safetensors has {len(data) - 1} bytes, not {len(data)}; restore"):
+        Store.open(copy)
+    shard.unlink()
+    with pytest.raises(DataError, match="00001.safetensors is missing; restore"):
+        Store.open(copy)
+    shard.write_bytes(data)
+    manifest = copy / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"documents": 23', '"documents": 24'))
+    with pytest.raises(DataError, match="manifest.json was altered"):
+        Store.open(copy)
+    manifest.write_text(text.replace('"format": 1', '"format": 9'))
+    with pytest.raises(DataError, match="is of format 9, this version reads 1"):
+        Store.open(copy)
+    manifest.write_text("{}")
+    with pytest.raises(DataError, match="is not a token store's"):
+        Store.open(copy)
+    manifest.write_text("{")
+    with pytest.raises(DataError, match="manifest.json cannot be read"):
+        Store.open(copy)
+    manifest.unlink()
+    assert is_store(copy)
+    with pytest.raises(DataError, match="is not finished; run the `cm3 prepare` that began it again"):
+        Store.open(copy)
+    (copy / "plan.json").unlink()
+    assert not is_store(copy)
+    with pytest.raises(DataError, match="has no manifest.json; give a folder that"):
+        Store.open(copy)
+    manifest.write_text(text)
+    (copy / "index.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(DataError, match="index.safetensors cannot be read"):
+        Store.open(copy)
+
+
+def test_info_counts(store: Store, parts: Path) -> None:
+    info = store.info()
+    assert (info["documents"], info["shards"]) == (COUNT, 5)
+    assert info["sources"] == {"photos": COUNT} and info["licenses"] == {"CC0-1.0": COUNT}
+    assert info["tokens"] == int(store.lengths.sum()) and info["image_tokens"] == 16 * COUNT
+    assert info["from"] == [f"{parts}/photos"]
+    assert store.image_fingerprint == fingerprint(load_tokenizers(parts / "model").codec.image)  # type: ignore[arg-type]
+    json.dumps(info)
+
+
+def test_a_shard_is_safetensors_of_the_described_layout(parts: Path, tmp_path: Path) -> None:
+    found = load_file(parts / "out/shards/00000.safetensors")
+    assert {n: (str(t.dtype), t.shape[1:]) for n, t in found.items()} == {
+        "ids": ("uint16", ()),
+        "starts": ("int64", ()),
+        "images": ("int32", ()),
+        "names": ("uint8", ()),
+        "name_starts": ("int64", ()),
+        "digests": ("uint8", (16,)),
+        "keys": ("uint64", (2,)),
+        "vectors": ("float16", (16,)),
+    }
+    assert found["starts"].tolist()[-1] == len(found["ids"]) and len(found["starts"]) == 6
+    wide = tmp_path / "wide"
+    wide.write_bytes(pack([np.array([2, 65_536, 2])], [0], [{"id": "a", "source": "", "meta": {}}], None, 65_537))
+    assert load_file(wide)["ids"].dtype == np.int32 and load_file(wide)["ids"].tolist() == [2, 65_536, 2]
+    assert Vocab().size == 1 << 16, "the paper's vocabulary fits 16 bits"
+
+
+def one_by_one(digests: list[int], keys: list[int]) -> list[int]:
+    """Why each document is dropped, as the docstring of `finish` says it."""
+    contents, names, found = set[int](), set[int](), []
+    for content, name in zip(digests, keys, strict=True):
+        why = 1 if content in contents else 2 if name in names else 0
+        found.append(why)
+        if not why:
+            contents.add(content)
+            names.add(name)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_duplicates_are_those_of_the_plain_rule(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    contents, names = rng.integers(0, 12, 30), rng.integers(0, 12, 30)
+    digests = np.zeros((30, 16), np.uint8)
+    digests[:, 15] = contents
+    keys = np.array([(key(str(n)), key("s")) for n in names], np.uint64)
+    assert duplicates(digests, keys).tolist() == one_by_one(contents.tolist(), names.tolist())
