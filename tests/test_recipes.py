@@ -65,8 +65,8 @@ def test_the_scenes_recipes_fit_each_other() -> None:
     rows = tokens.size // tokens.vqgan.factor
     assert model.mask.columns == rows and model.model.context >= model.length
     pairs, holes = recipe("scenes.py", "pretrain_pairs")(), recipe("scenes.py", "pretrain_holes")()
-    emblems, clip = recipe("scenes.py", "pretrain_emblems")(), recipe("scenes.py", "clip")()
-    chain = [model, pairs, holes, emblems]
+    copying, emblems = recipe("scenes.py", "pretrain_copying")(), recipe("scenes.py", "pretrain_emblems")()
+    clip, chain = recipe("scenes.py", "clip")(), [model, pairs, holes, copying, emblems]
     assert all(b.init == f"{a.out}/bundle" and b.model == a.model for a, b in itertools.pairwise(chain))
     assert emblems.data.encoder == clip.out
     assert len({run.data.seed for run in chain[:3]}) == 3
@@ -104,14 +104,17 @@ def test_a_model_learns_to_read_documents(tmp_path: Path, monkeypatch: pytest.Mo
     clip = replace(recipe("scenes.py", "clip")(), out=str(tmp_path / "clip"), steps=1, batch=4)
     clip.run(progress=False)
     bundles.save(tiny_model.bundle(context=256), tmp_path / "start")
-    full = recipe("scenes.py", "pretrain_emblems")()
-    run = replace(
-        full,
-        model=tiny_model.bundle(context=256).decoder.config, masks=16, out=str(tmp_path / "emblems"),
-        init=str(tmp_path / "start"), image_size=tiny_model.SIZE, length=256, windows=1, steps=2, log_every=1,
-        data=replace(full.data, encoder=clip.out, emblems=6, scenes=4, bank=(4, 2, 2)),
-    )  # fmt: skip
-    model = CM3Leon.load(run.run(progress=False)["bundle"])
+    init = tmp_path / "start"
+    for name in ("pretrain_copying", "pretrain_emblems"):
+        full = recipe("scenes.py", name)()
+        run = replace(
+            full,
+            model=tiny_model.bundle(context=256).decoder.config, masks=16, out=str(tmp_path / name), init=str(init),
+            image_size=tiny_model.SIZE, length=256, windows=1, steps=2, log_every=1,
+            data=replace(full.data, encoder=clip.out, emblems=6, scenes=4, bank=(4, 2, 2)),
+        )  # fmt: skip
+        init = Path(run.run(progress=False)["bundle"])
+    model = CM3Leon.load(init)
     assert {path.name for path in model.bundle.encoder.iterdir()} == {"config.json", "weights.safetensors"}
     assert len(model.memory) == 8 and "emblem/test/3" in model.memory
     drawn = model.generate(f"a {emblem(3, 'test').word}", retrieve=2)
