@@ -127,17 +127,20 @@ def test_every_installed_requirement_is_pinned() -> None:
     if not any(d.name == "cm3leon" for d in importlib.metadata.distributions()):
         pytest.skip("cm3leon is not installed here, only importable")
     pinned = {canonicalize_name(p.name) for p in pins() if p.marker is None or p.marker.evaluate()}
-    queue, seen = [("cm3leon", "dev")], set[str]()
+    extras = re.search(r"-e '\.\[([a-z,]+)\]'", (ROOT / "Makefile").read_text())
+    assert extras, "what `make venv` installs"
+    queue, done = [("cm3leon", extra) for extra in extras[1].split(",")], set[tuple[str, str]]()
     while queue:
         name, extra = queue.pop()
         for line in importlib.metadata.requires(name) or []:
             need = Requirement(line)
-            inner = canonicalize_name(need.name)
             # An extra that is not installed (hub[torch]) is nobody's requirement.
-            if not (need.marker or Marker("python_version > '3'")).evaluate({"extra": extra}) or inner in seen:
+            if not (need.marker or Marker("python_version > '3'")).evaluate({"extra": extra}):
                 continue
-            seen.add(inner)
-            queue.append((inner, ""))
+            more = {(canonicalize_name(need.name), wanted) for wanted in ("", *need.extras)} - done
+            done |= more
+            queue += more
+    seen = {name for name, _ in done}
     assert {"torch", "pytest"} <= seen
     # torch's own nvidia packages and triton are pinned by torch.
     own = {n for n in seen if n == "triton" or n.startswith(("nvidia-", "cuda-"))}
