@@ -173,6 +173,17 @@ def test_eval_emblems(cm3: Cm3, whole: Path) -> None:
         assert sheet.width > 3 * 256
 
 
+def test_the_demo_shows_emblems_where_the_model_has_a_bank(cm3: Cm3, whole: Path, plain: Path) -> None:
+    ran = cm3("demo", "--model", whole, "--max-tokens", "16", "--json")
+    assert ran.code == 0, ran.err
+    documents = [one["document"] for one in ran.json["emblems"]]
+    assert len(documents) == 2 and all(d.startswith(("emblem/", "scene/")) for d in documents)
+    page = Path(ran.json["page"]).read_text(encoding="utf-8")
+    assert all(one["prompt"] in page for one in ran.json["emblems"]) and "only a document shows" in page
+    without = cm3("demo", "--model", plain, "--max-tokens", "16", "--json")
+    assert without.json["emblems"] == []
+
+
 def test_eval_emblems_by_options(cm3: Cm3, plain: Path, bank: Path, encoder: Path) -> None:
     given = ("eval", "emblems", "--model", plain, "--memory", bank, "--encoder", encoder, "--n", "2")
     report = cm3(*given, "--tasks", "k1_kept", "--guidance", "1.5", "--json").json

@@ -1,0 +1,211 @@
+"""`cm3 tune` sweeps real training of a tiny model, ends in a recipe that trains, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command import Cm3
+
+from cm3.cli.recipe import find
+from cm3.cli.tune import axis, option
+from cm3.errors import RequestError
+from cm3.train.tune import Axis
+
+pytest.importorskip("optuna")
+
+RECIPE = '''
+"""A model of one layer on documents that are drawn on the fly."""
+from __future__ import annotations
+from dataclasses import dataclass, field
+from typing import Any
+import numpy as np
+from cm3.model.decoder import DecoderConfig
+from cm3.train.optim import OptimConfig
+from cm3.train.trainer import TrainConfig, Trainer
+from cm3.vocab import Tokens, Vocab
+
+VOCAB = Vocab(text=256, image=16, masks=8, reserved=0)
+
+class Pairs:
+    def tokens(self, indices: Any) -> list[Tokens]:
+        return [self.one(i) for i in indices]
+    def one(self, i: int) -> Tokens:
+        words = VOCAB.text_start + np.concatenate([[i % 16], np.random.default_rng(i).integers(0, 4, 4)])
+        codes = VOCAB.image_start + (i + np.arange(4)) % 16
+        return Tokens.of([VOCAB.eos, *words, VOCAB.brk, *codes, VOCAB.eos], [0] * 7 + [1, 2, 3, 4] + [0])
+
+@dataclass(frozen=True)
+class Run(TrainConfig):
+    name: str = "none"
+    fast: bool = False
+    sizes: tuple[int, ...] = (1, 2)
+    limit: int | None = None
+    def run(self, *, progress: bool = True, resume: bool = False) -> dict:
+        fields = {f: getattr(self, f) for f in TrainConfig.__dataclass_fields__}
+        return Trainer(TrainConfig(**fields), VOCAB, Pairs(), resume=resume).run(progress=progress)
+
+def tiny() -> Run:
+    """Tiny: "a model" of one layer.
+
+    Price: a second. Promise: nothing.
+    """
+    return Run(
+        "runs/tiny",
+        DecoderConfig(vocab_size=VOCAB.size, d_model=16, layers=1, heads=2, context=64, positions="rope", grid=(2, 2)),
+        optim=OptimConfig(lr=1e-4, warmup=1), steps=9, windows=1, length=64, log_every=1, save_every=3, sample_every=0,
+    )
+
+@dataclass(frozen=True)
+class Other:
+    out: str = "x"
+    def run(self, *, progress: bool, resume: bool) -> dict:
+        return {}
+
+def other() -> Other:
+    return Other()
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """A recipe in the folder where commands are given."""
+    (tmp_path / "some_recipes.py").write_text(RECIPE)
+    return "some_recipes.py:tiny"
+
+
+def test_a_sweep_ends_in_a_recipe_that_trains(cm3: Cm3, recipe: str, tmp_path: Path) -> None:
+    command = ["tune", recipe, "--search", "optim.lr=1e-4,3e-2", "--search", "fast=true", "--metric", "loss_image"]
+    made = cm3(*command, "--steps", "6", "--grace", "6", "--out", "sweep", "--json")
+    assert made.code == 0, made.err
+    assert made.json["recipe"] == "sweep/best.py:best" and made.json["best"]["values"] == {
+        "optim.lr": 3e-2,
+        "fast": True,
+    }
+    lines = [json.loads(line) for line in Path("sweep/trials.jsonl").read_text().splitlines()]
+    assert {line["values"]["optim.lr"] for line in lines} == {1e-4, 3e-2}
+    for line in lines:
+        log = [json.loads(entry) for entry in (Path(line["out"]) / "log.jsonl").read_text().splitlines()]
+        assert line["step"] == 6 and line["value"] == pytest.approx(log[-1]["loss_image"])
+    assert "trial 0" in made.err and "done" in made.err and "best first by loss_image" in made.err
+    # The recipe is the one that was searched, with its own length and a folder of its own.
+    best = find("sweep/best.py:best")
+    config = best()
+    assert (config.optim.lr, config.fast, config.steps, config.out) == (3e-2, True, 9, "sweep/best")
+    assert config.model == find(recipe)().model and "Tiny: 'a model' of one layer." in (best.__doc__ or "")
+    trained = cm3("train", "sweep/best.py:best", "--steps", "2", "--json")
+    assert trained.code == 0 and trained.json["step"] == 2, trained.err
+    # What is done is not done again.
+    before = {p: p.stat().st_mtime_ns for p in Path("sweep").glob("trial-*/log.jsonl")}
+    assert cm3(*command, "--steps", "6", "--grace", "6", "--out", "sweep", "--json").json["best"] == made.json["best"]
+    assert {p: p.stat().st_mtime_ns for p in Path("sweep").glob("trial-*/log.jsonl")} == before
+    assert "holds a sweep with another metric, search" in cm3(
+        "tune", recipe, "--search", "windows=1,2", "--steps", "6", "--grace", "6", "--out", "sweep"
+    ).refusal  # fmt: skip
+
+
+def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(recipe: str, tmp_path: Path) -> None:
+    words = ["tune", recipe, "--search", "optim.lr=3e-3", "--steps", "200", "--out", "sweep", "--json"]
+    command = [sys.executable, "-m", "cm3", *words]
+    folder = tmp_path / "sweep" / "trial-0000"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
+        end = time.monotonic() + 100
+        while not (folder / "checkpoint.pt").exists():
+            assert time.monotonic() < end and first.poll() is None
+            time.sleep(0.02)
+        pid = int((folder / "lock").read_text())
+        first.send_signal(signal.SIGTERM)
+        first.communicate()
+    assert first.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert len((folder / "log.jsonl").read_text().splitlines()) < 200
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 0, ran.stderr
+    best = json.loads(ran.stdout.splitlines()[-1])["best"]
+    steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert best["trial"] == 0 and best["step"] == 200 and steps == list(range(1, 201))
+
+
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        ([], "no --search; give at least one, such as --search optim.lr=1e-4..3e-3"),
+        (["optim.lrr=1e-4..1e-3"], "the recipe has no setting 'optim.lrr'. Did you mean 'optim.lr'? See cm3 train"),
+        (["lr=1e-4..1e-3"], "the recipe has no setting 'lr'. Did you mean 'optim.lr'?"),
+        (["windows=4,x"], "--search windows=4,x: --windows: 'x' is not a whole number"),
+        (["windows=1.5..4"], "'1.5' is not a whole number"),
+        (["optim.lr=-1..1"], "--search optim.lr=-1..1: optim.lr=-1.0: must be over 0 and under 100"),
+        (["optim.lr=3e-3..1e-3"], "must begin below its end"),
+        (["z_loss=log:0..1"], "a logarithmic range must begin above 0; write lin:0..1"),
+        (["name=a..b"], "a range is of numbers; list the choices"),
+        (["windows=log:1,2"], "log: is for a range, log:A..B"),
+        (["windows=1,2,1"], "1 stands there twice"),
+        (["fast=yes"], "'yes' must be true or false"),
+        (["windows"], "must be NAME=A..B or NAME=A,B,C"),
+        (["steps=1,2"], "steps is the same for all trials; give --steps"),
+        (["windows=1,2", "windows=3,4"], "search 'windows': must be given once; list its choices with commas"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_trains(
+    cm3: Cm3, recipe: str, search: list[str], told: str
+) -> None:
+    assert told in cm3("tune", recipe, *(w for text in search for w in ("--search", text)), "--out", "sweep").refusal
+    assert not Path("sweep").exists()
+
+
+def test_a_run_without_steps_is_refused(cm3: Cm3, recipe: str) -> None:
+    told = cm3("tune", "some_recipes.py:other", "--search", "out=a,b").refusal
+    assert told.startswith("recipe 'some_recipes.py:other': its run has no 'steps', which a sweep sets for each trial")
+    for options, error in (
+        (["--trials", "0"], "--trials 0: must be at least 1"),
+        (["--steps", "0"], "--steps 0: must"),
+    ):
+        assert error in cm3("tune", recipe, "--search", "windows=1,2", *options).refusal
+
+
+def test_what_a_search_says(cm3: Cm3, recipe: str) -> None:
+    config = find(recipe)()
+
+    def said(text: str) -> Axis:
+        return axis(text, recipe, config)
+
+    assert said("optim.lr=1e-4..3e-3") == Axis("optim.lr", 1e-4, (), 1e-4, 3e-3, True)
+    assert said("optim.lr=lin:1e-4..3e-3").log is False
+    assert said("optim.lr=1e-3..3e-3").log is False and said("optim.lr=log:1e-3..3e-3").log is True
+    assert said("z-loss=0..1") == Axis("z_loss", 0.0, (), 0.0, 1.0)
+    windows = said("windows=1..32")
+    assert windows == Axis("windows", 1, (), 1, 32) and isinstance(windows.low, int)
+    assert said("windows=log:1..32").log is True
+    assert said("optim.betas=0.9 0.95,0.9 0.98").choices == ((0.9, 0.95), (0.9, 0.98))
+    assert said("fast=true,false").choices == (True, False)
+    assert said("limit=None,3").choices == (None, 3)
+    assert said("name=a, b").choices == ("a", "b")
+    with pytest.raises(RequestError, match="optim.name='sgd'|invalid choice|'sgd'"):
+        said("optim.name=sgd")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("optim.lr", 3e-4, ["--optim.lr=0.0003"]),
+        ("fast", True, ["--fast"]),
+        ("a.fast", False, ["--a.no-fast"]),
+        ("sizes", (4, 5), ["--sizes", "4", "5"]),
+        ("limit", None, ["--limit=None"]),
+        ("name", "-a b", ["--name=-a b"]),
+    ],
+)
+def test_a_value_becomes_an_option(cm3: Cm3, recipe: str, name: str, value: object, words: list[str]) -> None:
+    assert option(name, value) == words
+    if not name.startswith("a."):
+        from cm3.cli.train import Train
+        from cm3.cli.tune import _get
+
+        assert _get(Train.parse([recipe, *words], "cm3 train").config, name) == value
