@@ -4,7 +4,9 @@
     options.py     what every verb takes: --json, --debug, --threads, --model
     parse.py       arguments -> a frozen dataclass (tyro), with one-line errors and near names
     files.py       checking and writing output, whole or not at all
-    generate.py describe.py infill.py demo.py tokenizer.py train.py evaluate.py     the verbs
+    generate.py describe.py infill.py demo.py     the verbs that use a model
+    data.py tokenizer.py prepare.py index.py     those that get data ready
+    train.py tune.py plan.py evaluate.py         those that make one and measure it
     recipe.py      file.py:function -> config
     attribution.py what a picture drew on, as lines and on a sheet
     sheet.py       rows of captioned pictures on one sheet (PNG);  page.py the same as a page (HTML)

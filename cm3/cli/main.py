@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "index search": ("cm3.cli.index:IndexSearch", "search a memory bank with words or with a picture"),
     "index info": ("cm3.cli.index:IndexInfo", "say what a memory bank holds, and check it"),
     "train": ("cm3.cli.train:Train", "run a recipe: pretraining, tuning, an image tokenizer"),
+    "tune": ("cm3.cli.tune:Tune", "search settings of a recipe, the losers stopped early"),
     "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),
     "eval scenes": ("cm3.cli.evaluate:EvalScenes", "measure a model on scenes that it was never trained on"),
     "eval emblems": ("cm3.cli.evaluate:EvalEmblems", "measure drawing unseen things from their one document in a bank"),

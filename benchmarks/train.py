@@ -1,0 +1,382 @@
+"""The training step against Hugging Face's Chameleon: tokens a second, memory and arithmetic, measured in one run.
+
+    python benchmarks/train.py --json                              10m and 85m, windows of 512 and 1,024, fp32
+    python benchmarks/train.py --sizes 10m --lengths 512 --threads 1 --cpu
+    python benchmarks/train.py --device cuda --peak 989          350m and 760m at 4,096, bf16; 989 is an H100's TFLOP/s
+
+A step is forward, loss, backward, gradient clip and AdamW (torch's, fused) on the same documents with the same weights:
+before anything is timed, both models have to give the same logits and the same loss. The decoder is configured as
+Chameleon: RMS norm with weights, SwiGLU, rotary positions, QK-norm, untied. Blocks of steps alternate, ours and the
+peer's, so that whatever disturbs the machine disturbs both; rates are of the median block. With --cpu they are by
+processor seconds, which other work on the machine disturbs little; for one thread only.
+
+Documents are a caption of 10 to 60 tokens and a picture of a quarter of the window. Ours takes them packed into
+windows. The peer takes them in the way of these two that is faster for it:
+
+    packed    the same windows, positions that begin again with each document, from which it makes its mask
+    padded    a document a row, filled up to the longest; no mask is needed then
+
+Tokens are those of documents; padding does not count. Memory is the peak of a process that does nothing else, less what
+it had after a step of the smallest model. The peer's own rule that images are never written is lifted, as it could not
+be trained with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cm3.data.load import LOOKAHEAD
+from cm3.data.pack import best_fill
+from cm3.model.attention import Blocked
+from cm3.model.decoder import Decoder, DecoderConfig
+from cm3.model.loss import next_token_loss
+from cm3.model.sizes import flops_per_token, parameters
+from cm3.vocab import Vocab
+
+SHAPES: dict[str, tuple[int, int, int, int, int]] = {
+    # name: d_model, layers, heads, feed-forward width, vocabulary
+    "test": (32, 1, 2, 64, 600),
+    "10m": (256, 6, 4, 688, 10_240),
+    "85m": (768, 8, 12, 2304, 16_384),
+    "350m": (1024, 24, 16, 2752, 65_536),
+    "760m": (1536, 24, 16, 4096, 65_536),
+}
+CLOSE = 1e-4
+LR, CLIP = 1e-4, 1.0
+Step = Callable[[], float]
+
+
+def shape(size: str, length: int) -> DecoderConfig:
+    """The decoder of a size, as Chameleon."""
+    d, layers, heads, hidden, vocab = SHAPES[size]
+    return DecoderConfig(
+        vocab_size=vocab, d_model=d, layers=layers, heads=heads, context=length, hidden=hidden, activation="swiglu",
+        norm="rms", norm_affine=True, qk_norm=True, positions="rope", tied=False,
+    )  # fmt: skip
+
+
+def words(config: DecoderConfig) -> Vocab:
+    """A vocabulary of that size, half of it for images."""
+    image = config.vocab_size // 2
+    bare = Vocab(text=256, image=image, masks=16, reserved=0).size - 256
+    return Vocab(text=config.vocab_size - bare, image=image, masks=16, reserved=0)
+
+
+def documents(length: int, windows: int, vocab: Vocab, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """Documents by window, packed as the loader packs: the best fill among those that it has read ahead."""
+    made: list[list[np.ndarray]] = []
+    ahead: list[np.ndarray] = []
+    for _ in range(windows):
+        while len(ahead) < LOOKAHEAD:
+            caption = rng.integers(vocab.text_start, vocab.image_start, rng.integers(10, min(60, length // 4)))
+            picture = rng.integers(vocab.image_start, vocab.size, length // 4)
+            ahead.append(np.concatenate([[vocab.eos], caption, [vocab.brk], picture, [vocab.eos]]))
+        chosen = best_fill([len(d) for d in ahead], length, first=True)
+        made.append([ahead[i] for i in chosen])
+        ahead = [d for i, d in enumerate(ahead) if i not in chosen]
+    return made
+
+
+def windows_of(rows: list[list[np.ndarray]], length: int, pad: int) -> dict[str, Tensor]:
+    """Rows of documents as arrays (rows, length); `targets` is -100 where there is none."""
+    arrays = {k: np.zeros((len(rows), length), np.int64) for k in ("ids", "positions", "documents", "targets")}
+    arrays["ids"][:] = pad
+    arrays["targets"][:] = -100
+    for i, row in enumerate(rows):
+        at = 0
+        for number, tokens in enumerate(row, start=1):
+            end = at + len(tokens)
+            arrays["ids"][i, at:end], arrays["documents"][i, at:end] = tokens, number
+            arrays["positions"][i, at:end], arrays["targets"][i, at : end - 1] = np.arange(end - at), tokens[1:]
+            at = end
+        arrays["positions"][i, at:] = np.arange(length - at)  # padding: one more document
+    return {k: torch.from_numpy(v) for k, v in arrays.items()}
+
+
+class Ours:
+    """Our decoder and loss on windows."""
+
+    name = "ours"
+
+    def __init__(self, config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str) -> None:
+        torch.manual_seed(0)
+        self.vocab = words(config)
+        self.model: nn.Module = Decoder(config)
+        with torch.no_grad():  # fresh, its residual outputs are zero: there would be little to compare
+            for p in self.model.parameters():
+                p.copy_(torch.randn(p.shape) * 0.02 + (p == 1))
+        self.model.to(device)
+        batch = windows_of(rows, length, self.vocab.pad)
+        self.batch = {k: v.to(device) for k, v in batch.items()}
+        self.weights = (self.batch["targets"] >= 0).float()
+
+    def logits(self) -> Tensor:
+        """(tokens with a target, v), in the order of documents."""
+        b = self.batch
+        return self.model(b["ids"], b["positions"], Blocked(b["documents"]))[b["targets"] >= 0]
+
+    def loss(self) -> Tensor:
+        b, model = self.batch, self.model
+        assert isinstance(model, Decoder)
+        hidden = model.hidden(b["ids"], b["positions"], Blocked(b["documents"])).flatten(0, 1)
+        targets = b["targets"].clamp_min(0).flatten()
+        return next_token_loss(model.head, hidden, targets, self.weights.flatten(), self.vocab).total
+
+
+class Peer:
+    """transformers' ChameleonForConditionalGeneration; `way` is packed or padded."""
+
+    def __init__(self, config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str, way: str) -> None:
+        from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+
+        self.name = way
+        torch.manual_seed(0)
+        model: Any = ChameleonForConditionalGeneration(
+            ChameleonConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.d_model,
+                intermediate_size=config.ffn,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.heads,
+                max_position_embeddings=length,
+                rms_norm_eps=config.norm_eps,
+                use_cache=False,
+                vocabulary_map={"<image>": 3},
+                vq_config={"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "attn_type": "none"},
+            )
+        )
+        model.model.vqmodel = None
+        self.model = model.to(device).train()
+        if way == "padded":
+            rows, length = [[d] for row in rows for d in row], max(len(d) for row in rows for d in row)
+        self.batch = {k: v.to(device) for k, v in windows_of(rows, length, words(config).pad).items()}
+        # Its loss shifts by itself: a label stands where the token is, and none at the start of a document.
+        labels = torch.full_like(self.batch["targets"], -100)
+        labels[:, 1:] = self.batch["targets"][:, :-1]
+        self.arguments = {"input_ids": self.batch["ids"], "labels": labels}
+        if way == "packed":
+            self.arguments["position_ids"] = self.batch["positions"]
+
+    def take(self, model: Decoder) -> None:
+        """Our weights."""
+        names = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
+        names |= {f"w{x}": f"self_attn.{x}_proj" for x in "qkvo"} | {f"{x}_norm": f"self_attn.{x}_norm" for x in "qk"}
+        names |= {x: f"mlp.{x}_proj" for x in ("up", "gate", "down")}
+        state = {}
+        for key, value in model.state_dict().items():
+            first, *rest = key.split(".")
+            if first == "blocks":
+                state[f"model.layers.{rest[0]}.{names[rest[1]]}.{rest[2]}"] = value
+            else:
+                state[{"embed": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}[first] + ".weight"] = (
+                    value
+                )
+        self.model.load_state_dict(state)
+
+    def logits(self) -> Tensor:
+        """(tokens with a target, v), in the order of documents."""
+        return self.model(**self.arguments).logits[self.batch["targets"] >= 0]
+
+    def loss(self) -> Tensor:
+        return self.model(**self.arguments).loss
+
+
+def stepper(side: Ours | Peer, device: str) -> Step:
+    """One training step of a side; gives its loss."""
+    parameters = [p for p in side.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, LR, fused=True)
+
+    def step() -> float:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = side.loss()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
+
+
+def check(ours: Ours, peer: Peer) -> dict[str, float]:
+    """Largest difference of logits and of the loss at equal weights, in float32. Raises where they are not the same."""
+    assert isinstance(ours.model, Decoder)
+    peer.take(ours.model)
+    with torch.no_grad():
+        apart = {
+            "logits": float((ours.logits() - peer.logits()).abs().max()),
+            "loss": float((ours.loss() - peer.loss()).abs()),
+        }
+    if not max(apart.values()) < CLOSE:
+        raise SystemExit(f"the two models differ: {apart} ({peer.name}); nothing was timed")
+    return apart
+
+
+def stage_speed(args: argparse.Namespace, size: str, length: int) -> dict[str, Any]:
+    """Seconds a step of each way, by alternating blocks."""
+    config = shape(size, length)
+    rows = documents(length, args.windows, words(config), np.random.default_rng(0))
+    ours = Ours(config, rows, length, args.device)
+    peers = [Peer(config, rows, length, args.device, way) for way in ("packed", "padded")]
+    apart = [check(ours, peer) for peer in peers]
+    sides: list[Ours | Peer] = [ours, *peers]
+    steps = {side.name: stepper(side, args.device) for side in sides}
+    clock = time.process_time if args.cpu else time.perf_counter
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    losses: dict[str, float] = {}
+    for turn in range(args.rounds + 1):
+        # Forwards, then backwards, so that nobody always follows the same one.
+        for side in sides[:: 1 if turn % 2 else -1]:
+            began = clock()
+            for _ in range(args.steps):
+                losses[side.name] = steps[side.name]()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first is to warm up
+                seconds[side.name].append((clock() - began) / args.steps)
+    tokens = sum(len(d) for row in rows for d in row)
+    count = sum(len(row) for row in rows)
+    return {
+        "seconds": {name: statistics.median(s) for name, s in seconds.items()},
+        "spread": {name: round(max(s) / min(s), 3) for name, s in seconds.items()},
+        "tokens": tokens,
+        "fill": round(tokens / (args.windows * length), 3),
+        "flops_a_token": flops_per_token(config, round(tokens / count)),
+        "parameters": parameters(config),
+        "apart": {k: max(a[k] for a in apart) for k in apart[0]},
+        "loss_after": losses,
+    }
+
+
+def stage_memory(args: argparse.Namespace, size: str, length: int, way: str) -> dict[str, Any]:
+    """Peak memory of three steps of one side, in a process of its own."""
+
+    def prepared(size: str, length: int) -> Step:
+        config = shape(size, length)
+        rows = documents(length, args.windows, words(config), np.random.default_rng(0))
+        if way == "ours":
+            return stepper(Ours(config, rows, length, args.device), args.device)
+        return stepper(Peer(config, rows, length, args.device, way), args.device)
+
+    # What libraries load when they are first used is not the model's.
+    prepared("test", 64)()
+    before = resident_mb()
+    step = prepared(size, length)
+    for _ in range(3):
+        step()
+    if args.device == "cuda":
+        return {"mb": torch.cuda.max_memory_allocated() / 2**20}
+    return {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before}
+
+
+def resident_mb() -> float:
+    """What this process holds now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def stage(args: argparse.Namespace, *words: object) -> dict[str, Any]:
+    """Run a stage in a process of its own."""
+    command = [sys.executable, os.path.abspath(__file__), "--stage", " ".join(map(str, words))]
+    command += [f"--{k}={getattr(args, k)}" for k in ("windows", "rounds", "steps", "threads", "device")]
+    command += ["--cpu"] * args.cpu
+    ran = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+    )
+    if ran.returncode:
+        raise SystemExit(f"stage {words} failed")
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All rows."""
+    rows, details = [], []
+    for size in args.sizes:
+        for length in args.lengths:
+            made = stage(args, "speed", size, length)
+            way = min(("packed", "padded"), key=lambda w: made["seconds"][w])
+            memory = {side: stage(args, "memory", size, length, side)["mb"] for side in ("ours", way)}
+            of = f"{size}, {length}"
+            rate = {side: made["tokens"] / made["seconds"][side] for side in ("ours", way)}
+            rows.append(row(f"tokens, {of}", rate["ours"], rate[way], "tokens/s"))
+            giga = made["flops_a_token"] / 1e9
+            rows.append(row(f"arithmetic, {of}", rate["ours"] * giga, rate[way] * giga, "GFLOP/s"))
+            if args.peak:
+                share = giga / (args.peak * 1000)
+                rows.append(row(f"MFU, {of}", rate["ours"] * share, rate[way] * share, "of peak"))
+            rows.append(row(f"peak memory, {of}", memory["ours"], memory[way], "MB", less=True))
+            details.append({"size": size, "length": length, "peer": way, **made})
+    if args.device == "cpu":
+        for size in ("350m", "760m"):
+            rows.append(
+                {"name": f"tokens, {size}, 4096", "ours": None, "peer": None, "ratio": None, "unit": "tokens/s"}
+            )
+    return {
+        "rows": rows,
+        "details": details,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "dtype": "bfloat16" if args.device == "cuda" else "float32",
+        "torch": torch.__version__,
+        "threads": args.threads,
+        "clock": "cpu" if args.cpu else "wall",
+    }
+
+
+def row(name: str, ours: float, peer: float, unit: str, *, less: bool = False) -> dict[str, Any]:
+    """A line of the table; `less` where the smaller is the better."""
+    ratio = peer / max(ours, 1e-9) if less else ours / max(peer, 1e-9)
+    return {"name": name, "ours": round(ours, 4), "peer": round(peer, 4), "ratio": round(ratio, 3), "unit": unit}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=lambda s: s.split(","), help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--lengths", type=lambda s: [int(x) for x in s.split(",")], help="tokens a window")
+    parser.add_argument("--windows", type=int, default=4, help="windows a step")
+    parser.add_argument("--rounds", type=int, default=7, help="blocks of each side")
+    parser.add_argument("--steps", type=int, default=2, help="steps a block")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--peak", type=float, help="the device's peak in TFLOP/s, for MFU")
+    parser.add_argument("--cpu", action="store_true", help="count processor seconds, not the clock's; one thread only")
+    parser.add_argument("--json", action="store_true", help="the last line of stdout is one JSON object")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.cpu and (args.threads != 1 or args.device != "cpu"):
+        parser.error("--cpu counts the seconds of all threads together; give --threads 1, and --device cpu")
+    torch.set_num_threads(args.threads)
+    if args.stage:
+        name, size, length, *rest = args.stage.split()
+        print(json.dumps(globals()[f"stage_{name}"](args, size, int(length), *rest)))
+        return
+    args.sizes = args.sizes or (["350m", "760m"] if args.device == "cuda" else ["10m", "85m"])
+    args.lengths = args.lengths or ([4096] if args.device == "cuda" else [512, 1024])
+    report = measure(args)
+    print(f"{'':<30}{'ours':>14}{'peer':>14}")
+    for r in report["rows"]:
+        if r["ratio"] is None:
+            print(f"{r['name']:<30}{'not measured: no GPU':>28}")
+        else:
+            print(f"{r['name']:<30}{r['ours']:>14}{r['peer']:>14} {r['unit']:<10} x{r['ratio']}")
+    print(f"torch {report['torch']}, {report['device']}, {report['dtype']}, {report['threads']} threads")
+    if args.json:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""A sweep finds the best, stops the losers, and goes on where a kill left it; its trials are real processes.
+
+What they run here is a short script that writes the log of a run whose loss is known; tests/cli/test_tune_verb.py
+sweeps real training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cm3.errors import ConfigError, RequestError
+from cm3.train import trial as trials_of
+from cm3.train.tune import Axis, Result, Sweep, SweepConfig, ranked, replaced
+
+pytest.importorskip("optuna")
+STEPS = 18
+RUN = """
+import json, pathlib, sys, time
+folder, x, steps, pause, again = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
+log, count = folder / "log.jsonl", folder / "starts"
+count.write_text(count.read_text() + again if count.exists() else again)
+at = sum(1 for _ in log.open()) if again == "2" and log.exists() else 0
+if x > 9:
+    print("some words"); print(json.dumps({"error": f"x={x}: is too much"})); sys.exit(2)
+for step in range(at + 1, steps + 1):
+    time.sleep(float(pause))
+    with log.open("a") as file:
+        file.write(json.dumps({"step": step, "loss": (x - 2) ** 2 + 1 / step}) + "\\n")
+print("done")
+"""
+
+
+@dataclass(frozen=True)
+class Inner:
+    x: float = 3.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    n: int = 1
+    inner: Inner = field(default_factory=Inner)
+
+
+def config(out: Path, *space: Axis, **changes: Any) -> SweepConfig:
+    base = SweepConfig(str(out), "a recipe", space or (Axis("x", 5.0, (), 0.0, 8.0),), STEPS, trials=6)
+    return replace(base, **changes)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[[Mapping[str, Any], Path, bool], list[str]]:
+    return lambda values, folder, again: words(values["x"], folder, again)
+
+
+def words(x: float, folder: Path, again: bool, pause: float = 0.0) -> list[str]:
+    return [sys.executable, "-S", "-c", RUN, str(folder), str(x), str(STEPS), str(pause), "2" if again else "1"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cm3.train.tune.POLL", 0.02)
+
+
+def sweep(config: SweepConfig, command: Any) -> list[Result]:
+    told: list[Result] = []
+    with Sweep(config, command) as at_work:
+        results = at_work.run(told.append)
+    lines = [json.loads(line) for line in (Path(config.out) / "trials.jsonl").read_text().splitlines()]
+    assert [r.trial for r in told] and sorted(line["trial"] for line in lines) == sorted(r.trial for r in results)
+    return results
+
+
+def test_a_sweep_starts_at_the_recipe_stops_losers_and_ranks(tmp_path: Path, command: Any) -> None:
+    results = sweep(config(tmp_path), command)
+    assert results == ranked(results) and len(results) == 6
+    by_number = {r.trial: r for r in results}
+    assert by_number[0].values == {"x": 5.0} and by_number[0].state == "done"
+    best = results[0]
+    assert best.state == "done" and best.step == STEPS
+    # The mean of the last tenth of the run, two steps.
+    assert best.value == pytest.approx((best.values["x"] - 2) ** 2 + (1 / STEPS + 1 / (STEPS - 1)) / 2)
+    # None that was finished is worse than the first, and the stopped have spent less than a whole run.
+    stopped = [r for r in results if r.state == "stopped"]
+    assert stopped and all(r.step in (2, 6) for r in stopped)
+    assert all(abs(r.values["x"] - 2) >= abs(best.values["x"] - 2) for r in results)
+    # Another seed, another sweep; the same seed is in the test of a kill.
+    other = sweep(config(tmp_path / "other", seed=1, trials=2), command)
+    assert by_number[1].values not in [r.values for r in other]
+
+
+def test_all_combinations_where_they_are_few_and_nothing_twice(tmp_path: Path, command: Any) -> None:
+    space = (Axis("x", 7.0, (1.0, 2.5, 4.0)), Axis("n", 2, (), 1, 2))
+    results = sweep(config(tmp_path, *space, trials=20, grace=STEPS, jobs=3), command)
+    assert sorted((r.values["x"], r.values["n"]) for r in results) == [(x, n) for x in (1.0, 2.5, 4.0) for n in (1, 2)]
+    assert {r.state for r in results} == {"done"} and results[0].values["x"] == 2.5
+    # More combinations than trials: what comes up twice is trained once.
+    few = sweep(config(tmp_path / "few", Axis("x", 1, (), 1, 5), trials=4), command)
+    same = [r for r in few if r.reason.startswith("the same as trial")]
+    distinct = {r.values["x"] for r in few}
+    assert len(few) == 4 and len(list((tmp_path / "few").glob("trial-*"))) == len(distinct) == 4 - len(same)
+
+
+def test_more_trials_are_added_to_those_that_are_there(tmp_path: Path, command: Any) -> None:
+    first = sweep(config(tmp_path, trials=2), command)
+    more = sweep(config(tmp_path, trials=4, jobs=2), command)
+    assert len(more) == 4 and all(r in more for r in first)
+    with Sweep(config(tmp_path, trials=4), lambda *_: pytest.fail("nothing is left to train")) as at_work:
+        assert at_work.run() == more
+
+
+def test_a_sweep_that_was_killed_goes_on(tmp_path: Path, command: Any) -> None:
+    whole = sweep(config(tmp_path / "whole", trials=4), command)
+    out = tmp_path / "killed"
+    # A sweep in a process of its own, whose second trial is slow; killed so that it can not clean up.
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+from pathlib import Path
+import test_tune as t
+def command(values, folder, again):
+    return t.words(values["x"], folder, again, 0.0 if folder.name == "trial-0000" else 0.3)
+with t.Sweep(t.config(Path({str(out)!r}), trials=4), command) as s:
+    s.run()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    second = out / "trial-0001"
+    try:
+        wait(lambda: (second / "log.jsonl").exists())
+        with pytest.raises(ConfigError, match="another sweep is at work there; wait for it, or give another --out"):
+            Sweep(config(out, trials=4), command)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left = int((second / "lock").read_text())
+    os.kill(left, 0)  # the trial outlived its sweep
+    results = sweep(config(out, trials=4), command)
+    assert (second / "starts").read_text() == "12", "it went on, and did not begin again"
+    assert [json.loads(line)["step"] for line in (second / "log.jsonl").read_text().splitlines()][:3] == [1, 2, 3]
+    bare = [[replace(r, out="") for r in made] for made in (results, whole)]
+    assert bare[0] == bare[1]
+
+
+def test_interrupted_it_ends_its_trials(tmp_path: Path) -> None:
+    def slow(values: Mapping[str, Any], folder: Path, again: bool) -> list[str]:
+        return words(values["x"], folder, again, 0.0 if folder.name == "trial-0000" else 0.3)
+
+    def stop(_: Result) -> None:
+        raise KeyboardInterrupt
+
+    with Sweep(config(tmp_path, jobs=2, trials=3, grace=1), slow) as at_work, pytest.raises(KeyboardInterrupt):
+        at_work.run(stop)
+    for lock in tmp_path.glob("trial-*/lock"):
+        held = trials_of.hold(lock)
+        assert held is not None
+        held.close()
+    states = [json.loads(line)["state"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert "unfinished" in states
+
+
+def test_a_trial_that_fails_says_why_and_the_rest_go_on(tmp_path: Path, command: Any) -> None:
+    results = sweep(config(tmp_path, Axis("x", 1.0, (1.0, 10.0, 3.0)), grace=STEPS), command)
+    assert [r.state for r in results] == ["done", "done", "failed"]
+    assert results[-1].reason == "x=10.0: is too much" and results[-1].value is None
+    # It is not tried again now, but by the next sweep, which finds the others as they were.
+    assert len(sweep(config(tmp_path, Axis("x", 1.0, (1.0, 10.0, 3.0)), grace=STEPS), command)) == 4
+
+
+def test_values_that_do_not_fit_together_are_a_failed_trial(tmp_path: Path, command: Any) -> None:
+    def strict(values: Mapping[str, Any], folder: Path, again: bool) -> list[str]:
+        if values["x"] == 3.0:
+            raise RequestError("x=3.0: must not be 3")
+        return command(values, folder, again)
+
+    results = sweep(config(tmp_path, Axis("x", 1.0, (1.0, 3.0))), strict)
+    assert [(r.state, r.reason) for r in results] == [("done", ""), ("failed", "x=3.0: must not be 3")]
+
+
+def test_nothing_but_failures_stops_the_sweep(tmp_path: Path, command: Any) -> None:
+    with pytest.raises(ConfigError, match="every trial failed, the last with: x=1.*is too much.*mend that and start"):
+        sweep(config(tmp_path, Axis("x", 10.0, (), 10.0, 19.0)), command)
+    assert len(list(tmp_path.glob("trial-*"))) == 3
+
+
+def test_a_metric_that_nobody_logs_is_refused(tmp_path: Path, command: Any) -> None:
+    with pytest.raises(ConfigError, match="metric 'lose': no line of .* Did you mean 'loss'. It has loss, step"):
+        sweep(config(tmp_path, metric="lose"), command)
+
+
+def test_a_folder_belongs_to_one_sweep(tmp_path: Path, command: Any) -> None:
+    sweep(config(tmp_path, trials=1), command)
+    with pytest.raises(ConfigError, match="holds a sweep with another search; give another --out, or the same"):
+        Sweep(config(tmp_path, Axis("x", 5.0, (), 0.0, 9.0)), command)
+    with pytest.raises(ConfigError, match="another recipe, metric"):
+        Sweep(replace(config(tmp_path), recipe="b", metric="c"), command)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "study.db").write_bytes(b"no database" * 99)
+    with pytest.raises(ConfigError, match="study.db can not be read .*; give another --out"):
+        Sweep(config(tmp_path / "damaged"), command)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": 0}, "steps=0: must be at least 1"),
+        ({"trials": 0}, "trials=0: must be at least 1"),
+        ({"jobs": 0}, "jobs=0: must be at least 1"),
+        ({"grace": -1}, "grace=-1: must be at least 0"),
+        ({"space": ()}, "must name at least one setting"),
+        ({"space": (Axis("x", 1, (1,)), Axis("x", 1, (2,)))}, "search 'x': must be given once"),
+    ],
+)
+def test_settings_of_a_sweep_are_checked(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config(tmp_path, **changes)
+
+
+def test_without_optuna_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"pip install 'cm3leon\[tune\]'"):
+        Sweep(config(tmp_path), lambda *_: [])
+
+
+def test_fields_are_replaced_by_dotted_name() -> None:
+    before = Outer()
+    assert replaced(before, {"inner.x": 1.5, "n": 2}) == Outer(2, Inner(1.5)) and before == Outer()
+
+
+def wait(ready: Callable[[], bool], seconds: float = 60) -> None:
+    """Until it is so."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
