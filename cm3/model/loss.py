@@ -67,9 +67,9 @@ def next_token_loss(
     for start in range(0, hidden.shape[0], chunk):
         part = slice(start, start + chunk)
         if again:
-            nats, log_z = checkpoint(_nats, head, hidden[part], targets[part], use_reentrant=False)
+            nats, log_z = checkpoint(_nats, head, hidden[part], targets[part], z_loss > 0, use_reentrant=False)
         else:
-            nats, log_z = _nats(head, hidden[part], targets[part])
+            nats, log_z = _nats(head, hidden[part], targets[part], z_loss > 0)
         total = total + (nats * weights[part]).sum() / norm
         z_total = z_total + (log_z.square() * weights[part]).sum() / norm
         sums = sums.index_add(0, groups[part], nats.detach())
@@ -77,8 +77,10 @@ def next_token_loss(
     return Loss(total + z_loss * z_total if z_loss else total, sums, counts, z_total.detach())
 
 
-def _nats(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _nats(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, with_z: bool) -> tuple[Tensor, Tensor]:
+    """Nats a target, and log(Z), which has a gradient only `with_z`."""
     logits = head(hidden).float()
     # Its backward pass is one kernel; that of logsumexp takes three passes over the logits.
     nats = F.cross_entropy(logits, targets, reduction="none")
-    return nats, nats + logits.gather(1, targets[:, None]).squeeze(1)
+    with torch.set_grad_enabled(with_z and torch.is_grad_enabled()):
+        return nats, nats + logits.gather(1, targets[:, None]).squeeze(1)
