@@ -225,8 +225,10 @@ def pretrain_emblems() -> PretrainRun:
     Price: 500 steps of about 3,900 tokens at 900 a second, 35 minutes on one core. Promise: docs/scenes.md.
     """
     before = pretrain_copying()
+    image = before.sampling["image"] | {"unconditional": "dropped"}
     return replace(
         before,
+        sampling=before.sampling | {"image": image},
         out="runs/scenes/pretrain_emblems",
         init="runs/scenes/pretrain_copying/bundle",
         mask=pretrain_holes().mask,
