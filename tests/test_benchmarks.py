@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,3 +28,47 @@ def test_retrieval(tmp_path: Path) -> None:
     assert rows["bytes a vector in the index"]["peer"] == 2048
     assert report["n"] == 2000 and report["open_s"] < 2 and report["build"]["index"]["kind"] == "ivf"
     assert report["build"]["peak_mb"] > 0
+
+
+def test_data(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        ROOT / "benchmarks/data.py",
+        "--small",
+        "--threads",
+        "1",
+        "--cpu",
+        "--json",
+        "--work",
+        tmp_path,
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    rows = {row["name"]: row for row in report["rows"]}
+    images = rows.pop("images prepared")
+    assert images["ours"] > 0 and (images["peer"] is None) == (importlib.util.find_spec("webdataset") is None)
+    for row in rows.values():
+        assert set(row) == {"name", "ours", "peer", "ratio", "unit"} and row["ratio"] > 0, row
+    # 6 N + 6 L d s of the paper's 350M, whose tables are looked up but for the tied one.
+    flops = 6 * (12 * 24 * 1024**2 + 65_536 * 1024) + 6 * 24 * 1024 * 1045
+    assert report["h200"]["flops_a_token"] == pytest.approx(flops)
+    assert rows["tokens packed: typical, 4096"]["peer"] == pytest.approx(989e12 * 0.45 / flops, rel=1e-6)
+    # Three documents of 1,042 tokens fit 4,096, thirty-one fit 32,768; masks make them longer, by under a hundredth.
+    for length, bound in ((4096, 3 * 1042 / 4096), (32768, 31 * 1042 / 32768)):
+        assert rows[f"windows filled: pure, {length}"]["peer"] == pytest.approx(bound, abs=1e-4)
+        assert 0.98 * bound < rows[f"windows filled: pure, {length}"]["ours"] < 1.01 * bound
+    assert rows["windows filled: with texts, 32768"]["ours"] > 0.97
+
+
+def test_data_without_the_peer(tmp_path: Path) -> None:
+    (tmp_path / "webdataset.py").write_text("raise ImportError")
+    command = [sys.executable, ROOT / "benchmarks/data.py", "--small", "--threads", "1", "--cpu", "--stage", "images"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(
+        [*command, "--work", tmp_path / "work"], capture_output=True, text=True, timeout=110, env=env, cwd=ROOT
+    )
+    assert ran.returncode == 0, ran.stderr
+    made = json.loads(ran.stdout.splitlines()[-1])
+    assert made["peer_images_s"] is None and made["peer"] == "webdataset is not installed: pip install 'cm3leon[bench]'"
+    assert made["images_s"] > 0 and made["tokenizer_share"] > 0
