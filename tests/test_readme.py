@@ -23,12 +23,17 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 def test_its_commands_run_one_after_another(tmp_path: Path) -> None:
     assert [c.split()[1] for c in USE] == [
-        *("generate", "describe", "infill", "infill", "eval"),
+        *("generate", "describe", "infill", "infill", "generate", "eval"),
         *("index", "index", "generate"),
+        *("data", "prepare"),
     ]
     for command in USE:
         run(command.replace(".venv/bin/cm3", f"{sys.executable} -m cm3").replace("--n 100", "--n 2"), tmp_path)
-    assert len(list((tmp_path / "out").glob("*.png"))) == 5
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+    (trained,) = [c for c in COMMANDS if "--data.stores store" in c]
+    trained = trained.replace(".venv/bin/cm3", f"{sys.executable} -m cm3").replace("recipes/", f"{ROOT}/recipes/")
+    run(f"{trained} --steps 1 --windows 1 --out trained", tmp_path)
+    assert (tmp_path / "trained/bundle/config.json").is_file()
 
 
 def test_its_python_runs(tmp_path: Path) -> None:
