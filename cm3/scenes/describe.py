@@ -91,6 +91,13 @@ def describe(scene: Scene, rng: np.random.Generator, style: str | None = None, *
     return f"{ground}, {body}" if in_front else f"{body}{pause} {ground}"
 
 
+def brief(scene: Scene, rng: np.random.Generator) -> str:
+    """A true sentence that tells colours, shapes and ground and leaves sizes and places to something else to tell."""
+    things = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    body = _join([_thing(o, sized=False) for o in things])
+    return f"{body} on a {scene.background} {'ground' if rng.random() < 0.5 else 'background'}"
+
+
 def parse(text: str) -> Statement:
     """Read a sentence of this module's grammar; spaces at the ends and runs of spaces do not matter, all else does.
 

@@ -6,6 +6,7 @@ Shapes are drawn at four times the size and averaged down, so the same scene loo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import PIL.Image
@@ -21,6 +22,9 @@ JITTER = 0.01
 CENTRES = dict(zip(PLACES, ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)), strict=True))
 """Middle of each quarter (x, y), as shares of the picture's side."""
 OVERSAMPLE = 4
+
+Middles = Mapping[str, tuple[float, float]]
+"""Where an object of each place has its middle (x, y), as shares of the picture's side."""
 
 
 def outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
@@ -40,10 +44,26 @@ def outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, float
     raise ConfigError(f"shape={shape!r}: has no outline")
 
 
-def draw(scene: Scene, size: int = 128, rng: np.random.Generator | None = None) -> PIL.Image.Image:
-    """Draw a scene as an RGB picture of `size` x `size` pixels.
+def contour(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
+    """Corners of any shape as `outline` gives them; a circle is a polygon of 96."""
+    if shape != "circle":
+        return outline(shape, x, y, r)
+    return [(x + r * math.cos(a), y + r * math.sin(a)) for a in (i * math.pi / 48 for i in range(96))]
 
-    With `rng`, each object is shifted by up to `JITTER` in x and y; without, it stands in the middle of its quarter.
+
+def middles(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
+    """The middle of every quarter shifted by up to `JITTER` in x and y: what several pictures of one layout share."""
+    return {
+        place: (x + rng.uniform(-JITTER, JITTER), y + rng.uniform(-JITTER, JITTER)) for place, (x, y) in CENTRES.items()
+    }
+
+
+def draw(
+    scene: Scene, size: int = 128, rng: np.random.Generator | None = None, *, at: Middles = CENTRES
+) -> PIL.Image.Image:
+    """Draw a scene as an RGB picture of `size` x `size` pixels, each object in its middle of `at`.
+
+    With `rng`, each object is shifted by up to `JITTER` in x and y; without, it stands just there.
     Raises `ConfigError` for a size under 16.
     """
     if size < 16:
@@ -52,7 +72,7 @@ def draw(scene: Scene, size: int = 128, rng: np.random.Generator | None = None) 
     picture = PIL.Image.new("RGB", (big, big), BACKGROUNDS[scene.background])
     pen = PIL.ImageDraw.Draw(picture)
     for thing in scene.objects:
-        x, y = CENTRES[thing.place]
+        x, y = at[thing.place]
         if rng is not None:
             x, y = x + rng.uniform(-JITTER, JITTER), y + rng.uniform(-JITTER, JITTER)
         x, y, r = x * big, y * big, RADIUS[thing.size] * big
