@@ -114,7 +114,7 @@ def test_a_model_learns_to_read_documents(tmp_path: Path, monkeypatch: pytest.Mo
             data=replace(full.data, encoder=clip.out, emblems=6, scenes=4, bank=(4, 2, 2)),
         )  # fmt: skip
         init = Path(run.run(progress=False)["bundle"])
-    model = CM3Leon.load(init)
+    model = CM3Leon.load(str(init))
     assert {path.name for path in model.bundle.encoder.iterdir()} == {"config.json", "weights.safetensors"}
     assert len(model.memory) == 8 and "emblem/test/3" in model.memory
     drawn = model.generate(f"a {emblem(3, 'test').word}", retrieve=2)

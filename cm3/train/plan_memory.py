@@ -20,7 +20,7 @@ from cm3.parallel import MeshConfig, ShardConfig
 from cm3.train.trainer import TrainConfig
 
 HALF, FULL = 2, 4
-CHUNK, KEEP_LOGITS, LOGIT = 1024, 2**26, 20
+CHUNK, KEEP_LOGITS, LOGIT = 1024, 2**26, 16
 """Of `next_token_loss`: tokens a chunk, the most logits that are kept, and bytes for each logit of the chunk at hand:
 in bfloat16 and float32 (6), the gradients of its two uses and their sum (12), and that in bfloat16 (2)."""
 RUNTIME = 2e9
