@@ -22,7 +22,7 @@ from cm3.train.trainer import TrainConfig
 HALF, FULL = 2, 4
 CHUNK, KEEP_LOGITS, LOGIT = 1024, 2**26, 16
 """Of `next_token_loss`: tokens a chunk, the most logits that are kept, and bytes for each logit of the chunk at hand:
-in bfloat16 and float32 (6), the gradients of its two uses and their sum (12), and that in bfloat16 (2)."""
+in bfloat16 and float32 (6), its log-probability (4), and its gradient in float32 and bfloat16 (6)."""
 RUNTIME = 2e9
 """Bytes that the driver, the matrix and the communication libraries take. Assumed."""
 MARGIN = 0.1
