@@ -163,7 +163,7 @@ def parse_lettered(caption: str) -> tuple[Statement, Sign]:
     word, colour, half = found.groups()
     if len(word) not in LENGTHS or colour not in COLOURS:
         raise DataError(
-            f"caption {plain!r}: a word has {LENGTHS[0]} to {LENGTHS[-1]} letters and a colour of the scenes"
+            f"caption {plain!r}: the word must have {LENGTHS[0]} to {LENGTHS[-1]} letters and a colour of the scenes"
         )
     return parse(text), Sign(word, colour, half)
 

@@ -1,13 +1,12 @@
 """Structure-guided scenes: a picture of outlines, classes, strokes or depth, a caption, and the scene that both tell.
 
-    edges      white outlines, 1.5 pixels wide at 128: what an edge detector leaves of the drawing
+    edges      white outlines on black, 1.5 pixels wide at 128: what an edge detector leaves of the drawing
     scribble   the same by an unsteady hand: two wavering strokes around each object
-    segments   one colour a shape (`PALETTE`); the colour of the object is not told
+    segments   one colour a shape (`PALETTE`) on black; the colour of the object is not told
     depth      near is light: a large object is near, a small one further, the ground furthest
 
-All stand on grey, a ground that scenes have too: an image tokenizer trained on nothing but scenes keeps the classes then,
-and none of them on black. Objects stand in quarters of their own and never overlap, so depth goes by size, which is all
-that a flat world has of it. The structure tells shapes, sizes and places; the caption (`brief`) tells colours and the ground. A picture is right
+Objects stand in quarters of their own and never overlap, so depth goes by size, which is all that a flat world has of
+it. The structure tells shapes, sizes and places; the caption (`brief`) tells colours and the ground. A picture is right
 when it is true to both, and in line with the structure.
 """
 
@@ -25,7 +24,7 @@ from cm3.errors import ConfigError, DataError, did_you_mean
 from cm3.scenes.describe import brief, parse
 from cm3.scenes.draw import CENTRES, OVERSAMPLE, RADIUS, Middles, contour, draw, middles
 from cm3.scenes.phrases import pick
-from cm3.scenes.verify import STRANGE, WORKING, Reading, Verdict, read, verify
+from cm3.scenes.verify import WORKING, Reading, Verdict, read, verify
 from cm3.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Rgb, Scene, Split, random_scene
 
 STRUCTURES = ("edges", "scribble", "segments", "depth")
@@ -36,8 +35,8 @@ PALETTE: dict[str, Rgb] = {
     "star": COLOURS["yellow"],
 }
 """Colour of each class of a segmentation map; what belongs to no object is `NOTHING`."""
-NOTHING: Rgb = BACKGROUNDS["grey"]
-DEPTH = {"small": 200, "large": 250}
+NOTHING: Rgb = (25, 25, 30)
+DEPTH = {"small": 140, "large": 250}
 """Grey level of an object in a depth map, by its size; the ground has that of `NOTHING`."""
 IN_LINE = 0.75
 """Least mean intersection over union of what a picture shows and the structure that it follows."""
@@ -107,14 +106,14 @@ def draw_structure(
 def read_structure(kind: str, picture: PIL.Image.Image) -> Reading:
     """Read shapes, sizes and places from a structure; the colours and the ground of the reading mean nothing.
 
-    What lines enclose counts as an object, and so does what is lighter than half way from the ground to the least depth. The measured
+    What lines enclose counts as an object, and so does what is lighter than half of the least depth. The measured
     sizes decide in a depth map too, not its levels.
     """
     if kind == "segments":
         inside = classes(picture) > 0
     else:
         grey = picture.convert("L").resize((WORKING, WORKING), PIL.Image.Resampling.BICUBIC)
-        inside = np.asarray(grey) > (max(NOTHING) + DEPTH["small"]) / 2
+        inside = np.asarray(grey) > (NOTHING[0] + DEPTH["small"]) / 2
         if kind in ("edges", "scribble"):
             inside = _enclosed(inside)
     drawing = PIL.Image.new("RGB", (WORKING, WORKING), BACKGROUNDS["grey"])
@@ -149,8 +148,7 @@ def classes(picture: PIL.Image.Image) -> np.ndarray:
     """Class of each pixel of a segmentation map, int (128, 128): 0 is nothing, 1 + i is `SHAPES[i]`.
 
     A pixel is taken for a mixture of nothing and the class that explains it best, and belongs to it when the greater
-    part is of it, so a soft edge does not pass for a third class; a colour that is no such mixture is nothing.
-    Raises `DataError` for a map that is not square.
+    part is of it: a soft edge does not pass for a third class. Raises `DataError` for a map that is not square.
     """
     if picture.width != picture.height:
         raise DataError(f"segmentation map of {picture.width} x {picture.height}: must be square; crop it")
@@ -159,10 +157,8 @@ def classes(picture: PIL.Image.Image) -> np.ndarray:
         small = small.resize((WORKING, WORKING), PIL.Image.Resampling.BICUBIC)
     pixels = np.asarray(small, dtype=np.float32)[:, :, None] - np.array(NOTHING, dtype=np.float32)
     share = np.clip((pixels * _AXES).sum(axis=-1) / np.square(_AXES).sum(axis=-1), 0, 1)  # (128, 128, shapes)
-    left = np.square(pixels - share[..., None] * _AXES).sum(axis=-1)
-    best = left.argmin(axis=-1)
-    named = (np.take_along_axis(share, best[..., None], axis=-1)[..., 0] > 0.5) & (left.min(axis=-1) < STRANGE**2)
-    return np.where(named, best + 1, 0)
+    best = np.square(pixels - share[..., None] * _AXES).sum(axis=-1).argmin(axis=-1)
+    return np.where(np.take_along_axis(share, best[..., None], axis=-1)[..., 0] > 0.5, best + 1, 0)
 
 
 def iou(predicted: PIL.Image.Image, scene: Scene, *, at: Middles = CENTRES) -> float:

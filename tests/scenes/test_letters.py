@@ -105,7 +105,7 @@ def test_no_word_and_a_word_that_cannot_be_read_are_refused() -> None:
     ("caption", "message"),
     [
         ("a small red star at the bottom left on a mint ground", "names no word"),
-        ('a red star on a mint ground, with the word "CAT" in pink at the top', "one of the scenes' colours"),
+        ('a red star on a mint ground, with the word "CAT" in pink at the top', "a colour of the scenes"),
         ('a red star on a mint ground with the word "CAT" in red at the top', "at the end after a comma"),
         ('with the word "ABCDEF" in red at the top: a red star on a mint ground', "must have 3 to 5 letters"),
         ('with the word "CAT" in red at the top: a red dog on a mint ground', "word 3 is 'dog'"),
