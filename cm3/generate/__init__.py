@@ -10,6 +10,7 @@
 prompt.py       what a prompt asks for
 generation.py   what comes of it, and what it drew on
 cm3leon.py      the model
+tasks.py        instruction tasks: asked for by their fields, answered by theirs
 """
 
 from cm3.generate.cm3leon import KINDS, UNCONDITIONAL, CM3Leon, Progress

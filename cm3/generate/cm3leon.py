@@ -18,7 +18,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from cm3.document import Document
+from cm3.document import Document, Gap, Text
 from cm3.engine.engine import Engine
 from cm3.engine.grammar import Codes, Force, FreeText, Step
 from cm3.engine.request import Request, Result, Sampling
@@ -191,6 +191,7 @@ class CM3Leon:
             made[0],
             documents=tuple(g.document for g in made),
             scores=tuple(score for g in made for score in g.scores),
+            filled=tuple(filled for g in made for filled in g.filled),
         )
 
     def generate_many(
@@ -357,7 +358,22 @@ class CM3Leon:
         spans = [span.ids for span in result.spans]
         done = self.codec.fill(document, spans, prompt)
         score = float(sum(result.logprobs))
-        return Generation((done,), (score,), document, context.used, context.left_out)
+        filled = self._filled(document, done, prompt, spans)
+        return Generation((done,), (score,), document, (filled,), context.used, context.left_out)
+
+    def _filled(
+        self, document: Document, done: Document, prompt: Prompt, spans: Sequence[np.ndarray]
+    ) -> tuple[str | PIL.Image.Image, ...]:
+        """What fills each `Gap` of a document."""
+        pictures = iter(done.images)
+        found: list[str | PIL.Image.Image] = []
+        for at, part in enumerate(document.parts):
+            picture = None if isinstance(part, Text) or part == Gap("text") else next(pictures).pixels
+            if isinstance(part, Gap):
+                mask = next(h.mask for h in prompt.holes if h.part == at)
+                words = spans[mask] - self.vocab.text_start
+                found.append(self.codec.text.decode(words.tolist()) if picture is None else picture)
+        return tuple(found)
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:
         if ids.ndim != 1 or ids.size == 0:

@@ -17,13 +17,15 @@ from cm3.retrieval.select import Retrieved
 class Generation:
     """What came of one prompt: `documents`, the prompt with its holes filled, one for each of the `n` asked for.
 
-    `scores`: for each, the log-probability of what was written (nats, unguided), to rank by. `retrieved`: the documents
-    that were read before the prompt, in their order; `left_out`: those found too, for which the context had no room.
+    `scores`: for each, the log-probability of what was written (nats, unguided), to rank by. `filled`: for each, what
+    was written in the prompt's `Gap`s, in their order, a text just as it came. `retrieved`: the documents that were
+    read before the prompt, in their order; `left_out`: those found too, for which the context had no room.
     """
 
     documents: tuple[Document, ...]
     scores: tuple[float, ...]
     prompt: Document
+    filled: tuple[tuple[str | PIL.Image.Image, ...], ...] = ()
     retrieved: tuple[Retrieved, ...] = ()
     left_out: tuple[Retrieved, ...] = ()
 
