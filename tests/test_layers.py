@@ -39,10 +39,19 @@ TABLE: dict[str, set[str]] = {
     "convert": NOUNS | {"model", "tokens"},
     # layer 5
     "train": NOUNS | {"data", "model", "parallel"},
-    "generate": NOUNS | {"engine", "tokens", "retrieval", "model", "parallel"},
+    "generate": NOUNS | {"engine", "tokens", "retrieval", "model", "parallel", "data.tasks"},
     # layer 6: eval and serve reach a model only through generate
     "train.runs": NOUNS
-    | {"train", "data", "scenes", "tokens", "model", "generate", "retrieval"},  # joins a recipe's parts into a run
+    | {
+        "train",
+        "data",
+        "scenes",
+        "tokens",
+        "model",
+        "parallel",
+        "generate",
+        "retrieval",
+    },  # joins a recipe's parts into a run
     "train.clip_run": NOUNS | {"retrieval", "scenes", "data"},  # likewise, for the encoder of a memory bank
     "eval": NOUNS | {"generate", "scenes", "data"},
     "serve": NOUNS | {"generate"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self, get_type_hints
@@ -23,12 +25,14 @@ class Train(Verb):
     """Run a recipe: a Python function that returns the settings of a run.
 
     A run writes its log, samples and checkpoints below its `out`; killed, it goes on from its last checkpoint with
-    --resume, as if it had never stopped. Every setting can be replaced by its dotted name.
+    --resume, as if it had never stopped. SIGTERM and Ctrl-C save before they end it. Every setting can be replaced by
+    its dotted name. Under torchrun the processes share the work, and any number of them may go on from a checkpoint.
 
     examples:
       cm3 train recipes/scenes.py:pretrain --help               its price, its promise and its settings
       cm3 train recipes/scenes.py:pretrain --optim.lr 3e-4 --steps 500 --out runs/try
       cm3 train recipes/scenes.py:pretrain --resume
+      torchrun --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_350m
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
@@ -66,8 +70,12 @@ class Train(Verb):
         return cls(recipe=spec, resume=run.resume, config=run.config, common=common)
 
     def run(self) -> dict[str, Any]:
-        """Train; prints what came out."""
-        result = self.config.run(progress=True, resume=self.resume)
-        for name, value in (result or {}).items():
-            print(f"{name}: {value}")
-        return dict(result or {})
+        """Train; prints what came out. Of many processes, the first one prints."""
+        result = dict(self.config.run(progress=True, resume=self.resume) or {})
+        if os.environ.get("RANK", "0") == "0":
+            for name, value in result.items():
+                print(f"{name}: {value}")
+            if "stopped" in result:
+                told = f"stopped by {result['stopped']} at step {result['step']}, which is saved"
+                print(f"cm3: {told}; go on with the same command and --resume", file=sys.stderr)
+        return result

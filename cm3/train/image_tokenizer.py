@@ -12,6 +12,7 @@ state (weights, optimisers, generator, counts of codes) is in the checkpoint: bo
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from tqdm import tqdm
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
+from cm3.model.quantizers import FSQ
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
 from cm3.train.checkpoint import Log
 from cm3.train.optim import Muon
@@ -45,7 +47,7 @@ class ImageTokenizerConfig:
     """A run. The learning rate rises linearly for `warmup` steps, then falls as a cosine to `lr_end * lr`.
 
     loss = l1 |x - y| + l2 (x - y)^2 + quantizer_weight * quantiser + lpips_weight * LPIPS
-         + gan_weight * adaptive * hinge, the last from step `gan_start` on.
+         + gan_weight * adaptive * hinge, the last from step `gan_start` on, + keep_weight * |b - b0| (see `keep`).
     LPIPS needs the two weight files, which are not shipped. `channels_last` is a memory layout that can be faster;
     `threads` (0: leave) and `device` are torch's.
     """
@@ -67,6 +69,10 @@ class ImageTokenizerConfig:
     quantizer_weight: float = 1.0
     init: str = ""
     """Folder of an image tokenizer of the same shape to start from."""
+    keep: int = 0
+    """How many pictures, the first of each batch, shall keep the codes that `init` gives them (FSQ only)."""
+    keep_weight: float = 5.0
+    """Weight of |b - b0| over these, in levels, before rounding: b of the encoder, b0 of the one that it was."""
     decoder_only: bool = False
     """Leave encoder and codes as they are: models trained on the codes stay valid."""
     lpips_weight: float = 0.0
@@ -96,7 +102,8 @@ class ImageTokenizerConfig:
         for name in ("lr", "muon_lr", "gan_lr", "grad_clip"):
             if getattr(self, name) <= 0:
                 wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must be above 0")
-        for name in ("lr_end", "weight_decay", "l1", "l2", "quantizer_weight", "lpips_weight", "gan_weight"):
+        weights = ("l1", "l2", "quantizer_weight", "lpips_weight", "gan_weight", "keep_weight")
+        for name in ("lr_end", "weight_decay", *weights):
             if getattr(self, name) < 0:
                 wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must not be negative")
         for name in ("gan_start", "sample_every", "threads"):
@@ -104,6 +111,13 @@ class ImageTokenizerConfig:
                 wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must not be negative (0 is off)")
         if self.size % self.vqgan.factor:
             wrong.append(f"image_tokenizer.size={self.size}: must be a multiple of vqgan.factor={self.vqgan.factor}")
+        if not 0 <= self.keep <= self.batch:
+            wrong.append(f"image_tokenizer.keep={self.keep}: must be 0 (off) to batch={self.batch}")
+        if self.keep and (not self.init or self.decoder_only or self.vqgan.quantizer != "fsq"):
+            wrong.append(
+                f"image_tokenizer.keep={self.keep}: needs init, an encoder that is trained and vqgan.quantizer='fsq'; "
+                "set keep to 0 otherwise"
+            )
         if self.decoder_only and not self.init:
             wrong.append("image_tokenizer.decoder_only=True: needs init, the folder whose encoder and codes are kept")
         if self.lpips_weight and not (self.lpips_vgg and self.lpips_lin):
@@ -201,6 +215,9 @@ class _Run:
             self.critic.to(config.device)
         if config.init:
             self.vqgan.load_state_dict(load_weights(config.init, config.vqgan))
+        self.before: VQGAN | None = None
+        if config.keep:
+            self.before = copy.deepcopy(self.vqgan).requires_grad_(False).eval()
         if config.decoder_only:
             for part in (self.vqgan.encoder, self.vqgan.quant_conv, self.vqgan.quantize):
                 part.requires_grad_(False)
@@ -243,6 +260,15 @@ class _Run:
         self.histogram = state["histogram"]
         self.step = state["step"]
 
+    def _kept(self, x: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """How far, in levels, latents z (b, d, h, w) of pixels x have moved, and the share of codes that have not."""
+        assert self.before is not None and isinstance(self.vqgan.quantize, FSQ)
+        fsq = self.vqgan.quantize
+        with torch.no_grad():
+            z0 = self.before.latents(x)
+            same = (fsq(z).codes == fsq(z0).codes).double().mean()
+        return {"moved": (fsq.bound(z) - fsq.bound(z0)).abs().mean(), "same_codes": same}
+
     def advance(self, x: Tensor) -> tuple[dict[str, float], Tensor]:
         """One optimiser step on pixels x; returns the parts of the loss and the reconstruction."""
         config = self.config
@@ -250,9 +276,14 @@ class _Run:
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = peak * share
-        y, codes, aux, _ = self.vqgan(x, self.generator)
+        z = self.vqgan.latents(x)
+        z_q, codes, aux = self.vqgan.quantize(z, self.generator)
+        y = self.vqgan.decoder(self.vqgan.post_quant_conv(z_q))
         parts = {"l1": (y - x).abs().mean(), "l2": (y - x).square().mean(), "quantizer": aux}
         loss = config.l1 * parts["l1"] + config.l2 * parts["l2"]
+        if self.before is not None:
+            parts |= self._kept(x[: config.keep], z[: config.keep])
+            loss = loss + config.keep_weight * parts["moved"]
         if self.lpips is not None:
             parts["lpips"] = self.lpips(y, x).mean()
             loss = loss + config.lpips_weight * parts["lpips"]

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cm3.errors import ConfigError, DivergedError
+from cm3.errors import ConfigError
+from cm3.parallel import clip_grad_norm, full, like
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class OptimConfig:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by five Newton-Schulz steps, for matrices. Nesterov form.
 
-    A convolution's weight (out, in, h, w) is taken as the matrix (out, in * h * w).
+    A convolution's weight (out, in, h, w) is taken as the matrix (out, in * h * w). A weight that lies in shards is
+    orthogonalised whole, on every process; its momentum stays in shards.
 
     The step is scaled by 0.2 * sqrt(larger side), so that its size matches AdamW's (Liu et al. 2025, arXiv:2502.16982).
     """
@@ -92,9 +94,9 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 average = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(average, group["momentum"]).flatten(1))
+                update = orthogonalise(full(p.grad.lerp(average, group["momentum"])).flatten(1))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(p.shape), alpha=-group["lr"] * 0.2 * math.sqrt(max(update.shape)))
+                p.add_(like(update.view(p.shape), p), alpha=-group["lr"] * 0.2 * math.sqrt(max(update.shape)))
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -113,11 +115,12 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizer:
-    """One or two torch optimizers stepped as one, with the schedule and the gradient clip."""
+    """One or two torch optimizers stepped as one, with the schedule and the gradient clip: `clip`, then `step`."""
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config = config
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.names = {p: n for n, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.names)
         matrices = [
             p for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)
         ]
@@ -134,33 +137,43 @@ class Optimizer:
             self.parts = [torch.optim.AdamW(groups, c.lr, c.betas, c.eps, fused=True)]
         self.peaks = [[g["lr"] for g in part.param_groups] for part in self.parts]
 
-    def step(self, step: int, steps: int) -> tuple[float, float]:
-        """Clip, set the rates for `step`, update, clear gradients. Returns (gradient norm before clipping, rate).
+    def clip(self) -> float:
+        """Scale the gradients so that their norm is at most `config.clip`. Returns the norm before, of all shards."""
+        return clip_grad_norm(self.parameters, self.config.clip)
 
-        Raises `DivergedError`, and updates nothing, when the norm is not finite: a checkpoint could hold it.
-        """
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
-        if not math.isfinite(norm):
-            raise DivergedError(
-                f"step {step}: the gradient norm is {norm}; lower optim.lr, or turn on model.qk_norm and z_loss; the "
-                "last checkpoint is untouched"
-            )
+    def step(self, step: int, steps: int) -> float:
+        """Set the rates for `step` of `steps`, update, clear gradients. Returns the rate."""
         share = self.config.rate(step, steps)
         for part, peaks in zip(self.parts, self.peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
             part.step()
+        self.clear()
+        return self.peaks[0][0] * share
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
-        return norm, self.peaks[0][0] * share
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """State of every part."""
-        return [part.state_dict() for part in self.parts]
+    def tensors(self) -> dict[str, Tensor]:
+        """State by name, zero before the first step: `exp_avg.NAME`, ...; the very tensors, to save or fill."""
+        found: dict[str, Tensor] = {}
+        for part in self.parts:
+            for group in part.param_groups:
+                for p in group["params"]:
+                    if not part.state[p]:
+                        part.state[p].update(_fresh(part, p))
+                    found |= {f"{kind}.{self.names[p]}": value for kind, value in part.state[p].items()}
+        return found
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Restore what `state_dict` gave."""
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+
+def _fresh(part: torch.optim.Optimizer, p: Tensor) -> dict[str, Tensor]:
+    """The state that the first step would make."""
+    if isinstance(part, Muon):
+        return {"momentum": torch.zeros_like(p)}
+    step = torch.zeros((), dtype=torch.float32, device=p.device)
+    return {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 
 def _is_linear(name: str) -> bool:

@@ -7,6 +7,7 @@ writes last is a bundle, `out/bundle`, ready for every other verb.
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,23 +31,27 @@ from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, did_you_mean
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
+from cm3.model.decoder import Decoder
 from cm3.model.vqgan import VQGAN
+from cm3.parallel import Mesh, fill, start
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.scenes.draw import draw
+from cm3.scenes.gallery import TASK_PICTURES, task_picture
 from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, random_scene
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
+from cm3.train.checkpoint import last
+from cm3.train.export import bundle_of, load_image_tokenizer
 from cm3.train.image_tokenizer import (
     ImageTokenizerConfig,
     evaluate_image_tokenizer,
-    load_config,
-    load_weights,
     train_image_tokenizer,
     write_sheet,
 )
+from cm3.train.ranks import Ranks
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Vocab
 
@@ -66,6 +71,18 @@ class SceneData:
     """Shares of pictures with 1, 2, 3, 4 objects, for the image tokenizer."""
     focus: tuple[str, ...] = ()
     """Words (size, colour, shape) for the image tokenizer: half of its pictures hold an object that is all of them."""
+
+
+@dataclass(frozen=True)
+class SceneTaskData:
+    """Every picture of the scenes' instruction tasks, for the image tokenizer; stream `seed` of the training split.
+
+    The first `keep` pictures of each batch (cm3/train/image_tokenizer.py) are plain scenes; so is a half without it.
+    """
+
+    seed: int = 1
+    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASK_PICTURES, 1.0))
+    """How often each kind comes among the others, in any unit."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +130,25 @@ class StoreData:
     the first store."""
     documents: AugmentLaw = field(default_factory=AugmentLaw)
     """How many of them."""
+    validation: str = ""
+    """Store of documents that are not trained on, for `validate_every`."""
 
 
 @dataclass(frozen=True)
 class ImageTokenizerRun(ImageTokenizerConfig):
     """Train an image tokenizer on pictures of `data`."""
 
-    data: SceneData | CocoData = field(default_factory=SceneData)
+    data: SceneData | SceneTaskData | CocoData = field(default_factory=SceneData)
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
         """Train, then measure on pictures not trained on (scenes) or on the very ones (COCO, learnt by heart)."""
         _start(Path(self.out), resume)
-        images = _scene_images(self) if isinstance(self.data, SceneData) else _coco_images(self)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("an image tokenizer trains in one process; start it without torchrun")
+        images = {SceneData: _scene_images, SceneTaskData: _task_images, CocoData: _coco_images}[type(self.data)](self)
         base = {f.name: getattr(self, f.name) for f in dataclasses.fields(ImageTokenizerConfig)}
         vqgan = train_image_tokenizer(ImageTokenizerConfig(**base), images, progress=progress)
-        if isinstance(self.data, SceneData):
+        if not isinstance(self.data, CocoData):
             rng = np.random.default_rng([self.seed, 0xE7A1])
             measured = [draw(random_scene(rng, "test"), self.size, rng) for _ in range(256)]
         else:
@@ -157,56 +178,86 @@ class PretrainRun(TrainConfig):
     """Recommended settings by kind (image, region, text), written to the bundle."""
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
-        """Train, and write `out/bundle`."""
-        out = Path(self.out)
-        _start(out, resume)
-        start = bundles.load(bundles.find(self.init)) if self.init else None
-        if start is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(start.text_tokenizer, out / "tokenizer.json")
-        vqgan = start.vqgan if start is not None else load_image_tokenizer(self.image_tokenizer)
-        source, codec = self._source(vqgan, out / "tokenizer.json")
+        """Train, and write `out/bundle`. Stopped by a signal, returns with "stopped" and a checkpoint in its place."""
+        with start(self.mesh, self.device) as mesh:
+            return self._train(mesh, progress, resume)
+
+    def _train(self, mesh: Mesh, progress: bool, resume: bool) -> dict[str, Any]:
+        out, ranks = Path(self.out), Ranks(mesh)
+        ranks.together(lambda: _start(out, resume))
+        init = bundles.load(bundles.find(self.init)) if self.init else None
+        vqgan = init.vqgan if init is not None else load_image_tokenizer(self.image_tokenizer)
+
+        def prepare() -> tuple[Source, Codec]:
+            if init is not None and mesh.main:
+                out.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(init.text_tokenizer, out / "tokenizer.json")
+            return self._source(vqgan, out / "tokenizer.json")
+
+        source, codec = ranks.main_first(prepare)
         grid = ImageTokenizer(vqgan, self.image_size).grid
         model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid)
         mask = dataclasses.replace(self.mask, columns=grid[1])
-        base = {f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)} | {"model": model, "mask": mask}
-        trainer = Trainer(TrainConfig(**base), codec.vocab, source, resume=resume and (out / "checkpoint.pt").exists())
-
-        if start is not None and trainer.step == 0:
-            if start.decoder.config != model or start.vocab != codec.vocab:
+        resolved = dataclasses.replace(self, model=model, mask=mask)
+        base = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(TrainConfig)}
+        trainer = Trainer(
+            TrainConfig(**base),
+            codec.vocab,
+            source,
+            resume=resume,
+            mesh=mesh,
+            validation=self._validation(codec) if self.validate_every else None,
+            about=dataclasses.asdict(resolved),
+        )
+        if init is not None and trainer.step == 0:
+            if init.decoder.config != model or init.vocab != codec.vocab:
                 raise CheckpointError(
                     f"init={self.init!r}: is a model of another shape; give the same model.* and masks"
                 )
-            trainer.model.load_state_dict(start.decoder.state_dict())
+            fill(trainer.model, init.decoder.state_dict())
+        ranks.main_first(lambda: self._retrieval() if mesh.main else None)
 
-        retrieval = self._retrieval(start)
+        def export(decoder: Decoder, documents: int) -> bundles.Bundle:
+            about = {"steps": trainer.step, "documents": documents, "recipe": out.name}
+            made = bundle_of(out, decoder, codec.vocab, vqgan, init, self.image_size, self.sampling, about)
+            bundles.save(made, out / "bundle")
+            return made
 
-        def export(trainer: Trainer) -> bundles.Bundle:
-            about = {"steps": trainer.step, "documents": trainer.state.documents, "recipe": Path(self.out).name}
-            bundle = bundles.Bundle(
-                codec.vocab,
-                trainer.model,
-                vqgan,
-                self.image_size,
-                out / "tokenizer.json",
-                self.sampling,
-                about,
-                encoder=retrieval.get("encoder"),
-                memory=retrieval.get("memory"),
-            )
-            bundles.save(bundle, out / "bundle")
-            return bundle
+        def sheet(decoder: Decoder, documents: int) -> None:
+            shown, prompts = CM3Leon(export(decoder, documents)), self._prompts(codec)
+            if prompts:
+                draw_samples(shown, prompts, out / "samples" / f"{trainer.step:07d}.png")
+
+        def on_main(work: Callable[[Decoder, int], Any]) -> None:
+            decoder, documents = trainer.whole(), trainer.documents()
+
+            def alone() -> None:
+                if decoder is not None:
+                    work(decoder, documents)
+
+            ranks.together(alone)
 
         def sample(trainer: Trainer) -> None:
-            model, prompts = CM3Leon(export(trainer)), self._prompts(codec)
-            if prompts:
-                draw_samples(model, prompts, out / "samples" / f"{trainer.step:07d}.png")
+            on_main(sheet)
             trainer.model.train()
 
-        resolved = dataclasses.replace(self, model=model, mask=mask)
-        record = trainer.run(progress=progress, callbacks=[sample], about=dataclasses.asdict(resolved))
-        export(trainer)
+        record = trainer.run(progress=progress, callbacks=[sample])
+        if "stopped" in record:
+            return {"out": self.out} | record
+        on_main(export)
         return {"out": self.out, "bundle": str(out / "bundle")} | record
+
+    def _validation(self, codec: Codec) -> Source:
+        """Documents of the same kind that are never trained on."""
+        data = self.data
+        if isinstance(data, SceneData | EmblemData):
+            return SceneSource(codec, data.seed, "val")
+        if isinstance(data, StoreData) and data.validation:
+            return StoreSource([Store.open(data.validation)], seed=data.seed)
+        raise ConfigError(
+            f"validate_every={self.validate_every}: there are no documents held out; give 0, or --data.validation with "
+            "a store of others"
+        )
 
     def _source(self, vqgan: VQGAN, tokenizer: Path) -> tuple[Source, Codec]:
         image = ImageTokenizer(vqgan, self.image_size)
@@ -266,21 +317,18 @@ class PretrainRun(TrainConfig):
         )
         return EmblemSource(codec, memory, table, data.seed + 2, data.mix, length=min(self.length, self.model.context))
 
-    def _retrieval(self, start: bundles.Bundle | None) -> dict[str, Path]:
-        """Folders of the encoder and the bank that the bundle comes with."""
+    def _retrieval(self) -> None:
+        """Make the encoder and the bank that the bundle comes with, `out/encoder` and `out/bank`."""
         if not isinstance(self.data, EmblemData):
-            known = {} if start is None else {"encoder": start.encoder, "memory": start.memory}
-            return {name: path for name, path in known.items() if path is not None}
+            return
         bank, encoder = Path(self.out) / "bank", load_encoder(self.data.encoder)
         if not bank.is_dir():
             test, train, scenes = self.data.bank
             build_emblem_bank(bank, encoder, test=test, train=train, scenes=scenes, size=self.image_size)
-        if not (folder := Path(self.data.encoder)).is_dir():
-            return {"memory": bank}
-        own = Path(self.out) / "encoder"
-        # Less what training left beside it.
-        shutil.copytree(folder, own, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", "*.jsonl", "run.json"))
-        return {"encoder": own, "memory": bank}
+        if (folder := Path(self.data.encoder)).is_dir():
+            # Less what training left beside it.
+            less = shutil.ignore_patterns("*.pt", "*.jsonl", "run.json")
+            shutil.copytree(folder, Path(self.out) / "encoder", dirs_exist_ok=True, ignore=less)
 
     def _prompts(self, codec: Codec) -> list[Document]:
         if isinstance(self.data, StoreData):
@@ -292,19 +340,6 @@ class PretrainRun(TrainConfig):
             return [scene_document(self.seed + 2, i, self.image_size, "val") for i in range(8)]
         coco = Coco(self.data.root, self.data.split)
         return [coco.document(i) for i in range(len(coco))[:40:5]]
-
-
-def load_image_tokenizer(folder: str | Path) -> VQGAN:
-    """The VQGAN that an image tokenizer run wrote. Raises `CheckpointError` where there is none."""
-    config = load_config(folder)
-    vqgan = VQGAN(config)
-    try:
-        vqgan.load_state_dict(load_weights(folder, config))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"image tokenizer {str(folder)!r}: image_tokenizer.safetensors does not fit config.json; train it again"
-        ) from error
-    return vqgan.eval()
 
 
 def draw_samples(model: CM3Leon, documents: list[Document], path: Path) -> None:
@@ -344,6 +379,29 @@ def _scene_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Imag
     return images
 
 
+def _task_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
+    data = run.data
+    assert isinstance(data, SceneTaskData)
+    if unknown := sorted(set(data.shares) - set(TASK_PICTURES)):
+        raise ConfigError(
+            f"data.shares: {unknown[0]!r} is no kind of picture.{did_you_mean(unknown[0], TASK_PICTURES)}"
+        )
+    shares = np.array([data.shares.get(kind, 0.0) for kind in TASK_PICTURES])
+    if shares.min() < 0 or shares.sum() <= 0:
+        raise ConfigError(f"data.shares={data.shares}: must be shares of {', '.join(TASK_PICTURES)}, none negative")
+    plain = run.keep or run.batch // 2
+
+    def images(step: int) -> list[PIL.Image.Image]:
+        made = []
+        for i in range(run.batch):
+            rng = np.random.default_rng([data.seed, 0x7A5C, step * run.batch + i])
+            kind = "scene" if i < plain else TASK_PICTURES[int(rng.choice(len(shares), p=shares / shares.sum()))]
+            made.append(task_picture(kind, run.size, rng))
+        return made
+
+    return images
+
+
 def _coco_pictures(run: ImageTokenizerRun) -> list[PIL.Image.Image]:
     data = run.data
     assert isinstance(data, CocoData)
@@ -363,5 +421,5 @@ def _coco_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image
 
 def _start(out: Path, resume: bool) -> None:
     """Refuse to write over a run that is there, unless it is to be continued."""
-    if (out / "checkpoint.pt").exists() and not resume:
+    if not resume and ((out / "checkpoint.pt").exists() or last(out) is not None):
         raise ConfigError(f"out={str(out)!r}: holds a run already; continue it with --resume, or give another --out")

@@ -1,241 +1,360 @@
-"""The one training loop of language models: batches in, checkpoints out.
+"""The one training loop of language models: batches in, checkpoints out, on one process or on many.
 
 Pretraining and tuning are the same loop; what differs is the data and its loss weights. Everything that the next step
-depends on is in the checkpoint, so a run that was killed continues with the same losses as one that was not (on the
-same number of threads: on another, sums round otherwise).
+depends on is in the checkpoint, so a run that was killed continues with the same losses as one that was not: to the bit
+on the same processes and threads, and up to rounding on others.
 
-    out/config.json       what is trained
-    out/checkpoint.pt     the last checkpoint
-    out/log.jsonl         a line every `log_every` steps
-    out/samples/          what callbacks draw
+    loader of a rank -> forward, backward -> sums over all ranks -> spike? -> clip, update
+                                              |
+    out/config.json       what is trained     +-> out/log.jsonl       a line every `log_every` steps
+    out/checkpoints/      cm3/train/checkpoint.py     out/samples/    what callbacks draw
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
-from cm3.data.lanes import LoaderState
-from cm3.data.load import Counts, Loader, Source
-from cm3.data.mask import MaskLaw
+from cm3.data.lanes import LoaderState, merge_states
+from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
-from cm3.errors import CheckpointError, ConfigError, DivergedError
+from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
 from cm3.model.attention import Blocked
-from cm3.model.decoder import Decoder, DecoderConfig
+from cm3.model.decoder import Decoder
 from cm3.model.loss import GROUPS, Loss, next_token_loss
-from cm3.model.sizes import flops_per_token, parameters
-from cm3.train import checkpoint
-from cm3.train.optim import OptimConfig, Optimizer
+from cm3.parallel import Mesh, create, full, start
+from cm3.train.checkpoint import Checkpoints, last
+from cm3.train.config import TrainConfig, check_resumed, plain
+from cm3.train.metrics import OutputNorm, Window, nats_by_place
+from cm3.train.optim import Optimizer
+from cm3.train.ranks import Ranks, lost
+from cm3.train.signals import Signals
+from cm3.train.spike import IN_A_ROW, Spikes, named, packed
+from cm3.train.track import Lines
+from cm3.train.validate import Validation
 from cm3.vocab import Vocab
+
+__all__ = ["Callback", "TrainConfig", "Trainer"]
 
 Callback = Callable[["Trainer"], None]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """A run, but for its data. Raises `ConfigError` for a value out of range."""
-
-    out: str
-    model: DecoderConfig
-    mask: MaskLaw = field(default_factory=MaskLaw)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    steps: int = 1000
-    windows: int = 16
-    """Windows a batch."""
-    length: int = 512
-    """Tokens a window; documents are packed into windows whole. May be many times `model.context`, which a document
-    never exceeds: they do not see each other, and the longer a window, the less of it is padding."""
-    z_loss: float = 0.0
-    text_weight: float = 1.0
-    """Loss weight of text targets; the paper's is 1 for everything."""
-    log_every: int = 20
-    save_every: int = 200
-    sample_every: int = 1000
-    """Steps between callbacks (sample sheets); 0 is never."""
-    seed: int = 0
-    threads: int = 0
-    """Processor threads; 0 leaves torch's choice."""
-
-    def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("windows", 1), ("length", 8), ("log_every", 1), ("save_every", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be at least {low}")
-        for name in ("sample_every", "threads", "z_loss", "text_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)}: must not be negative")
-        if not self.out:
-            raise ConfigError("out='': must be the folder to write to")
-
-
 class Trainer:
-    """Trains a decoder on a source of documents. `run` does it all; `advance` is one step."""
+    """Trains a decoder on a source of documents. `run` does it all; `advance` is one step.
 
-    def __init__(self, config: TrainConfig, vocab: Vocab, source: Source, *, resume: bool = False) -> None:
-        """Raises `ConfigError` for a vocabulary of another size, `CheckpointError` for another run's checkpoint."""
+    Where there are many processes each makes one, and all call the same methods.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        vocab: Vocab,
+        source: Source,
+        *,
+        resume: bool = False,
+        mesh: Mesh | None = None,
+        validation: Source | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        """`mesh`: started already; None starts that of `config`. `resume` goes on from the last checkpoint, where there
+        is one. `validation`: documents held out. `about`: all settings, to write as config.json; None is `config`.
+
+        Raises `ConfigError` for a vocabulary of another size and for a folder that holds a run already;
+        `CheckpointError` for a checkpoint that is damaged or of another run.
+        """
         if vocab.size != config.model.vocab_size:
             raise ConfigError(f"model.vocab_size={config.model.vocab_size}: must be the vocabulary's {vocab.size}")
+        if config.validate_every and validation is None:
+            raise ConfigError(f"validate_every={config.validate_every}: there are no documents held out; give 0")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config, self.vocab, self.out = config, vocab, Path(config.out)
-        torch.manual_seed(config.seed)
-        self.model = Decoder(config.model)
+        self.about = plain(about or asdict(config))
+        self.mesh = mesh or start(config.mesh, config.device)
+        self.model = create(config.model, self.mesh, config.shard, config.seed)
         self.optimizer = Optimizer(self.model, config.optim)
-        self.step = 0
-        state: LoaderState | None = None
-        if resume:
-            saved = checkpoint.load(self.out / "checkpoint.pt")
-            if not _is_of(saved.get("model_config"), config.model):
-                raise CheckpointError(
-                    f"checkpoint in {str(self.out)!r}: is of another model; give the same model.* or another out"
-                )
-            state = LoaderState.of(saved.get("loader"))
-            try:
-                self.model.load_state_dict(saved["model"])
-                self.optimizer.load_state_dict(saved["optimizer"])
-                self.step = int(saved["step"])
-            except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise CheckpointError(
-                    f"checkpoint in {str(self.out)!r}: does not fit this run ({error}); give the same optim.name or "
-                    "another out"
-                ) from error
+        self.ranks = Ranks(self.mesh)
+        self._votes = Ranks(self.mesh, timedelta(seconds=config.mesh.timeout_s))
+        self.checkpoints = Checkpoints(
+            self.out / "checkpoints", self.mesh, keep=config.keep, milestone=config.milestone_every
+        )
+        self.step, self.stopping = 0, False
+        self.changed: dict[str, list[Any]] = {}
+        state = self._resume(resume)
+        shape = {"windows": config.windows, "length": config.length, "longest": config.model.context}
         self.loader = Loader(
             source,
             vocab,
             config.mask,
-            windows=config.windows,
-            length=config.length,
+            **shape,
             seed=config.seed,
-            longest=config.model.context,
+            rank=self.mesh.rank,
+            ranks=self.mesh.ranks,
             state=state,
         )
+        self.validation = Validation(validation, vocab, config.mask, self.mesh, **shape) if validation else None
         self._batches = iter(self.loader)
         self.state = self.loader.state
-        self._since = _Window(self.loader.counts)
+        self._signals = Signals()
+        self._output = OutputNorm(self.model.norm)
+        self._since = Window(self.loader.counts)
+        self._notes: list[dict[str, Any]] = []
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that is learnt, by name."""
+        found = {f"model.{name}": p.detach() for name, p in self.weights.items()}
+        return found | {f"optimizer.{name}": value for name, value in self.optimizer.tensors().items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters by name, as they lie on this process."""
+        # Not the model's own: between two passes of FSDP those may be the gathered ones.
+        return {name: p for p, name in self.optimizer.names.items()}
+
+    def _resume(self, resume: bool) -> LoaderState | None:
+        """Take up the last checkpoint where that is wanted and there is one. Returns where the loader goes on."""
+        c, where = self.config, str(self.out)
+        found = self.checkpoints.latest()
+        old = self.ranks.together((self.out / "checkpoint.pt").exists)[0]
+        self.spikes = Spikes(c.spike_sigma, c.on_spike == "note")
+        if not resume and (old or found is not None):
+            raise ConfigError(f"out={where!r}: holds a run already; continue it with --resume, or give another --out")
+        if old:
+            raise CheckpointError(
+                f"checkpoint in {where!r}: checkpoint.pt is not of this version's trainer; give another out"
+            )
+        if found is None:
+            return None
+        _, saved = self.checkpoints.read(found)
+        try:
+            if saved["vocab"] != asdict(self.vocab):
+                raise CheckpointError(
+                    f"checkpoint in {where!r}: is of another vocabulary; give the same tokenizers and masks"
+                )
+            self.changed = check_resumed(where, saved["config"], self.about)
+            state, self.step = LoaderState.of(saved["loader"]), int(saved["step"])
+            self.spikes = Spikes(c.spike_sigma, c.on_spike == "note", saved["spikes"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint in {where!r}: state.json lacks {error}, or it is wrong; give another out"
+            ) from error
+        chance = torch.get_rng_state()
+        self.checkpoints.restore(found, self._tensors() | {"rng": chance})
+        torch.set_rng_state(chance)
+        return state
 
     def loss(self, batch: Batch) -> Loss:
-        """Loss of a batch, blocked at document borders."""
-        ids, cells, positions, documents, targets, weights = (torch.from_numpy(a) for a in batch)
+        """Loss of a batch of this rank, blocked at document borders."""
+        return self._loss(self._on_device(batch))
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, ...]:
+        ids, cells, positions, documents, targets, weights = (torch.from_numpy(a).to(self.mesh.device) for a in batch)
         if self.config.text_weight != 1:
             text = (targets >= self.vocab.text_start) & (targets < self.vocab.image_start)
             weights = torch.where(text, weights * self.config.text_weight, weights)
+        return ids, cells, positions, documents, targets, weights
+
+    def _loss(self, tensors: tuple[Tensor, ...], watch: bool = False) -> Loss:
+        ids, cells, positions, documents, targets, weights = tensors
+        self._output.watched = documents > 0 if watch else None
         hidden = self.model.hidden(ids, positions, Blocked(documents), cells)
+        self._output.watched = None
         flat = hidden.flatten(0, 1), targets.flatten(), weights.flatten()
+        if watch:
+            keep = flat[2] > 0
+            places = positions.flatten()[keep] + 1
+            self._since.places += nats_by_place(self.model.head, flat[0].detach()[keep], flat[1][keep], places)
         return next_token_loss(self.model.head, *flat, self.vocab, z_loss=self.config.z_loss)
 
     def advance(self) -> dict[str, float]:
-        """One step. Returns its metrics. Raises `DivergedError` naming the step when the loss is not finite."""
+        """One step. Returns its metrics.
+
+        Raises `DivergedError` naming the step and its documents for a spike, or a loss or gradient that is not finite,
+        where `on_spike` says so.
+        """
         began = time.perf_counter()
-        batch, state = next(self._batches)
+        batch, state = self._next()
         waited = time.perf_counter() - began
-        loss = self.loss(batch)
-        if not torch.isfinite(loss.total):
-            raise DivergedError(
-                f"step {self.step}: the loss is {loss.total.item()} (documents {self.state.documents} to "
-                f"{state.documents}); lower optim.lr, or turn on model.qk_norm and z_loss; the last checkpoint is "
-                "untouched"
-            )
-        loss.total.backward()
-        norm, rate = self.optimizer.step(self.step, self.config.steps)
-        self.step, self.state = self.step + 1, state
-        self._since.add(batch, loss, norm, waited, time.perf_counter() - began)
-        return {"step": self.step, "loss": loss.total.item(), "lr": rate}
+        share, place = self.config.micro or len(batch.ids), self.step + 1
+        watch = place % self.config.log_every == 0 or place == self.config.steps
+        tensors = self._on_device(batch)
+        # Of all ranks and passes: each adds its share of one mean over the whole batch.
+        weight = self.mesh.sum(tensors[-1].sum()).clamp_min(1e-9)
+        total = torch.zeros((), device=self.mesh.device)
+        for first in range(0, len(batch.ids), share):
+            part = tuple(t[first : first + share] for t in tensors)
+            loss = self._loss(part, watch)
+            mine = loss.total * (part[-1].sum() / weight)
+            mine.backward()
+            total = total + mine.detach()
+            self._since.add_loss(loss)
+        self._since.add(batch)
+        value = float(self.mesh.sum(total))
+        norm, rate = self._update(value, state)
+        self.step, self.state = place, state
+        self._since.add_step(norm, waited, time.perf_counter() - began)
+        return {"step": self.step, "loss": value, "lr": rate}
+
+    def _next(self) -> tuple[Batch, LoaderState]:
+        """The next batch. An error of one rank is raised on all."""
+        trouble: Exception | None = None
+        found: Any = None
+        try:
+            found = next(self._batches)
+        except Exception as error:
+            trouble = error
+        self.stopping = self._votes.vote(bool(self._signals.name), trouble)
+        return found
+
+    def _update(self, loss: float, state: LoaderState) -> tuple[float, float]:
+        """Learn from a batch, unless it is a spike that is not to be learnt from. Returns (gradient norm, rate)."""
+        c, norm = self.config, self.optimizer.clip()
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        trouble = self.spikes.judge(loss, norm)
+        if not trouble or (c.on_spike == "note" and finite):
+            rate = self.optimizer.step(self.step, c.steps)
+        else:
+            self.optimizer.clear()
+            rate = c.optim.rate(self.step, c.steps) * c.optim.lr
+        if trouble:
+            # Told before the run stops for it, so that all its documents are in the log.
+            parts = self.ranks.gather(packed(self.state, state))[:: self.mesh.tp]
+            places = sorted(place for part in parts for place in part)
+            note = {"step": self.step + 1, "spike": trouble, "spikes": self.spikes.count}
+            self._notes.append(note | {"skipped": c.on_spike == "skip", "positions": places})
+            if c.on_spike == "stop" or (c.on_spike == "note" and not finite) or self.spikes.row >= IN_A_ROW:
+                raise DivergedError(
+                    f"step {self.step}: {trouble} ({len(places)} documents, at positions {named(places)}); lower "
+                    "optim.lr, turn on model.qk_norm and z_loss, or set on_spike to skip; the last checkpoint is good"
+                )
+        return norm if finite else 0.0, rate
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        checkpoint.save(
-            self.out / "checkpoint.pt",
-            {
-                "step": self.step,
-                "loader": self.state.plain(),
-                "model": self.model.state_dict(),
-                "model_config": _plain(self.config.model.to_dict()),
-                "optimizer": self.optimizer.state_dict(),
-            },
-        )
+        """Begin to write a checkpoint; see `checkpoints`."""
+        self._gather_up()
+        parts = self.ranks.gather(self.state.plain())[:: self.mesh.tp]
+        state = {
+            "loader": merge_states([LoaderState.of(part) for part in parts]).plain(),
+            "config": self.about,
+            "vocab": asdict(self.vocab),
+            "spikes": self.spikes.state,
+        }
+        self.checkpoints.save(self.step, self._tensors() | {"rng": torch.get_rng_state()}, state)
 
-    def run(
-        self, *, progress: bool = True, callbacks: Iterable[Callback] = (), about: dict[str, Any] | None = None
-    ) -> dict[str, float]:
-        """Train to the last step. Returns the last logged metrics. `about`: what to write as config.json."""
-        c, callbacks = self.config, list(callbacks)
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(about or asdict(c), indent=1) + "\n")
-        log = checkpoint.Log(self.out / "log.jsonl", self.step)
-        record: dict[str, float] = {}
-        self._since = _Window(self.loader.counts)
-        bar = tqdm(total=c.steps, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True)
-        with bar:
-            while self.step < c.steps:
-                metrics = self.advance()
-                bar.update()
-                if self.step % c.log_every == 0 or self.step == c.steps:
-                    record = metrics | self._since.summary(c)
-                    self._since = _Window(self.loader.counts)
-                    log.write({k: round(v, 6) for k, v in record.items()})
-                    bar.set_postfix_str(_short(record))
-                if self.step % c.save_every == 0 or self.step == c.steps:
-                    self.save()
-                if c.sample_every and (self.step % c.sample_every == 0 or self.step == c.steps):
-                    for callback in callbacks:
-                        callback(self)
+    def _gather_up(self) -> None:
+        # A pass without a backward leaves gathered weights behind.
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def whole(self) -> Decoder | None:
+        """The model in one piece, on the main process; None on the others. Every process must call it."""
+        if self.mesh.devices is None and self.mesh.device.type == "cpu":
+            return self.model
+        weights = {name: full(p.detach()).cpu() for name, p in self.weights.items()}
+        if not self.mesh.main:
+            return None
+        with torch.device("meta"):
+            model = Decoder(self.config.model)
+        model.load_state_dict(weights, assign=True)
+        return model
+
+    def documents(self) -> int:
+        """Documents that were trained on, of all ranks; every process must call it."""
+        return sum(self.ranks.gather(self.state.documents)[:: self.mesh.tp])
+
+    def validate(self) -> dict[str, float]:
+        """Losses on the documents held out, `val_loss` and by modality."""
+        assert self.validation is not None
+        found = self.validation.measure(self.loss, self.config.validate_batches)
+        self._gather_up()
+        return found
+
+    def run(self, *, progress: bool = True, callbacks: Iterable[Callback] = ()) -> dict[str, Any]:
+        """Train to the last step. Returns the last logged metrics; asked to stop by a signal, with "stopped": its name.
+
+        A callback is called on every process. What one of them does alone and slowly, it does in `ranks.together`.
+        """
+        callbacks = list(callbacks)
+        self.ranks.together(self._open)
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, unit="step", disable=not (progress and self.mesh.main),
+            dynamic_ncols=True,
+        )  # fmt: skip
+        try:
+            with self._signals, bar:
+                record = self._steps(bar, callbacks)
+                self.checkpoints.wait()
+                return record
+        except RuntimeError as error:
+            if not lost(error):
+                raise
+            found, waited = last(self.out) or 0, self.config.mesh.timeout_s
+            raise Cm3Error(
+                f"step {self.step}: another process of this run is gone, or did not answer for {waited} s "
+                f"({str(error).splitlines()[0]}); start all again with --resume, from step {found}"
+            ) from error
+        finally:
+            self._tell()
+            self.checkpoints.leave()
+            self._lines.close()
+
+    def _open(self) -> None:
+        if self.mesh.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "config.json").write_text(json.dumps(self.about, indent=1) + "\n")
+        self._lines = Lines(self.out, self.step, self.config.track, self.mesh.main)
+        if self.changed:
+            self._lines.write({"step": self.step, "changed": self.changed})
+        self._since = Window(self.loader.counts)
+
+    def _tell(self) -> None:
+        for note in self._notes:
+            self._lines.write(note)
+        self._notes.clear()
+
+    def _steps(self, bar: Any, callbacks: list[Callback]) -> dict[str, Any]:
+        c, record = self.config, dict[str, Any]()
+        while self.step < c.steps:
+            metrics = self.advance()
+            done = self.step == c.steps
+
+            def due(every: int, done: bool = done) -> bool:
+                return every > 0 and (self.step % every == 0 or done)
+
+            bar.update()
+            self._tell()
+            if due(c.log_every):
+                self._since.output = self._output.take()
+                record = metrics | self._since.summary(c.model, self.mesh)
+                self._since = Window(self.loader.counts)
+                self._lines.write(record)
+                bar.set_postfix_str(_short(record))
+            if due(c.save_every) or self.stopping:
+                self.save()
+            if self.stopping and not done:
+                return record | {"step": self.step, "stopped": self._signals.name or "by another process"}
+            if due(c.validate_every):
+                found = self.validate()
+                record |= found
+                self._lines.write({"step": self.step, **found})
+            if due(c.sample_every):
+                for callback in callbacks:
+                    callback(self)
         return record
 
 
-class _Window:
-    """Sums over the steps since the last log line."""
-
-    def __init__(self, packed: Counts) -> None:
-        self.packed, self.before = packed, replace(packed)
-        self.nats, self.counts = torch.zeros(len(GROUPS)), torch.zeros(len(GROUPS))
-        self.tokens, self.documents, self.norm, self.waited, self.seconds, self.fill, self.steps = *[0.0] * 6, 0
-
-    def add(self, batch: Batch, loss: Loss, norm: float, waited: float, seconds: float) -> None:
-        self.nats, self.counts = self.nats + loss.sums, self.counts + loss.counts
-        self.tokens += float((batch.documents > 0).sum())
-        self.documents += float(batch.documents.max(axis=1).sum())
-        self.norm, self.waited, self.seconds = max(self.norm, norm), self.waited + waited, self.seconds + seconds
-        self.fill, self.steps = self.fill + batch.fill, self.steps + 1
-
-    def summary(self, config: TrainConfig) -> dict[str, float]:
-        rate = self.tokens / max(self.seconds, 1e-9)
-        losses = {f"loss_{g}": float(n / c) for g, n, c in zip(GROUPS, self.nats, self.counts, strict=True) if c > 0}
-        names = ("truncated", "unmasked", "skipped")
-        amiss = {name: float(getattr(self.packed, name) - getattr(self.before, name)) for name in names}
-        return (
-            losses
-            | {name: number for name, number in amiss.items() if number}
-            | {
-                "grad_norm": self.norm,
-                "tokens_per_s": rate,
-                # Attention is blocked at documents, so its work is that of their mean length, not of the window's.
-                "gflop_per_s": rate * flops_per_token(config.model, round(self.tokens / self.documents)) / 1e9,
-                "data_wait": self.waited / max(self.seconds, 1e-9),
-                "fill": self.fill / max(self.steps, 1),
-                "parameters": parameters(config.model),
-            }
-        )
-
-
-def _short(record: dict[str, float]) -> str:
+def _short(record: dict[str, Any]) -> str:
     parts = [f"{g} {record[f'loss_{g}']:.3f}" for g in GROUPS[:2] if f"loss_{g}" in record]
     return ", ".join([*parts, f"{record['tokens_per_s']:.0f} tok/s", f"{record['gflop_per_s']:.0f} GFLOP/s"])
-
-
-def _is_of(saved: Any, config: DecoderConfig) -> bool:
-    # Built anew, so that a field that a later version adds takes its default.
-    try:
-        return DecoderConfig(**saved) == config
-    except (TypeError, ValueError):
-        return False
-
-
-def _plain(value: Any) -> Any:
-    """What JSON makes of a value: tuples become lists."""
-    return json.loads(json.dumps(value))

@@ -16,6 +16,7 @@ from command import Cm3
 from cm3.cli.recipe import find
 from cm3.cli.tune import axis, option
 from cm3.errors import RequestError
+from cm3.train.checkpoint import last
 from cm3.train.tune import Axis
 
 pytest.importorskip("optuna")
@@ -116,7 +117,7 @@ def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(recipe: str, tmp_pat
     folder = tmp_path / "sweep" / "trial-0000"
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
         end = time.monotonic() + 100
-        while not (folder / "checkpoint.pt").exists():
+        while last(folder) is None:
             assert time.monotonic() < end and first.poll() is None
             time.sleep(0.02)
         pid = int((folder / "lock").read_text())

@@ -1,67 +1,174 @@
-"""Checkpoints: atomic, read without running anything, and refused in one line when damaged."""
+"""Checkpoints: whole or not there, checked before they are read, and the last good one outlives what goes wrong."""
 
 from __future__ import annotations
 
 import json
-import pickle
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from cm3.errors import CheckpointError
-from cm3.train.checkpoint import Log, load, save
+from cm3.parallel import Mesh
+from cm3.train.checkpoint import Checkpoints, Log, last, steps
+
+
+def at(folder: Path, **changes: int) -> Checkpoints:
+    """The checkpoints of a run of one process."""
+    return Checkpoints(folder, Mesh((1, 1, 1), 0, torch.device("cpu"), None), **changes)
+
+
+def tensors(seed: int) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {"model.w": torch.randn(40, 30, generator=g), "step": torch.tensor(float(seed)), "rng": g.get_state()}
+
+
+def saved(folder: Path, *numbers: int, **changes: int) -> Checkpoints:
+    """With checkpoints of these steps, each of the tensors of that seed."""
+    found = at(folder, **changes)
+    for number in numbers:
+        found.save(number, tensors(number), {"loader": [number], "rate": 0.1})
+    found.wait()
+    return found
+
+
+def same(folder: Path, step: int) -> bool:
+    """Whether the checkpoint of a step is read back as it was saved."""
+    number, state = at(folder).read(step)
+    blank = {name: torch.zeros_like(t) for name, t in tensors(0).items()}
+    at(folder).restore(number, blank)
+    return state == {"format": 1, "step": step, "loader": [step], "rate": 0.1} and all(
+        torch.equal(blank[name], t) for name, t in tensors(step).items()
+    )
 
 
 def test_a_checkpoint_comes_back_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "checkpoint.pt"
-    for step in (1, 2):
-        save(path, {"step": step, "model": {"w": torch.arange(3.0)}, "loader": (4, 5)})
-    state = load(path)
-    assert (
-        state["step"] == 2 and torch.equal(state["model"]["w"], torch.arange(3.0)) and tuple(state["loader"]) == (4, 5)
-    )
-    assert [p.name for p in path.parent.iterdir()] == ["checkpoint.pt"]
+    folder = tmp_path / "run" / "checkpoints"
+    assert at(folder).latest() is None and last(tmp_path / "run") is None
+    saved(folder, 3, 12)
+    assert at(folder).latest() == 12 == last(tmp_path / "run") and same(folder, 3) and same(folder, 12)
+    assert sorted(p.name for p in folder.iterdir()) == ["00000003", "00000012"]
+    names = sorted(p.name for p in (folder / "00000012").iterdir())
+    assert names == ["manifest.json", "shard-00001-model-00001-of-00001.safetensors", "state.json"]
 
 
-def test_a_save_that_fails_leaves_the_last_one(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save(path, {"step": 1})
-    with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
-        save(path, {"step": 2, "what": lambda: None})
-    assert load(path)["step"] == 1 and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+def test_what_is_saved_is_what_was_there_when_save_was_called(tmp_path: Path) -> None:
+    found, now = at(tmp_path), tensors(5)
+    found.save(5, now, {"loader": [5], "rate": 0.1})
+    for tensor in now.values():
+        tensor.zero_()
+    found.wait()
+    assert same(tmp_path, 5)
 
 
-class Evil:
-    """Runs code where a pickle is read carelessly."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.write_text, (self.path, "read")
+def test_nothing_is_a_pickle(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    for path in (tmp_path / "00000001").iterdir():
+        assert load_file(path) if path.suffix == ".safetensors" else json.loads(path.read_text())
 
 
-def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(
-        CheckpointError, match="checkpoint '.*checkpoint.pt': no such file; start the run without --resume"
+def test_the_newest_and_milestones_are_kept(tmp_path: Path) -> None:
+    saved(tmp_path, 10, 20, 30, 40, 50, 60, keep=2, milestone=30)
+    assert sorted(steps(tmp_path)) == [30, 50, 60]
+    saved(tmp_path, 70, keep=1)
+    assert sorted(steps(tmp_path)) == [70]
+    # Saved twice: the second.
+    saved(tmp_path, 70)
+    assert same(tmp_path, 70)
+
+
+def test_what_a_kill_left_half_written_is_not_seen_and_is_removed(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    shutil.copytree(tmp_path / "00000001", tmp_path / ".00000009")
+    assert at(tmp_path).latest() == 1 and last(tmp_path.parent) is None
+    saved(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001", "00000002"]
+
+
+@pytest.mark.parametrize("name", ["state.json", "shard-00001-model-00001-of-00001.safetensors", "manifest.json"])
+def test_a_file_that_is_missing_or_altered_is_named(tmp_path: Path, name: str) -> None:
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "00000002" / name
+    good = path.read_bytes()
+    spoiled = bytes([*good[:-9], good[-9] ^ 1, *good[-8:]]) if name != "manifest.json" else b"{"
+    for content in (None, good[:-1] if name != "manifest.json" else b"[]", spoiled):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        told = rf"00000002': {name} (is missing|was altered|cannot be read).*; restore it, or delete .* from step 1"
+        with pytest.raises(CheckpointError, match=told):
+            at(tmp_path).read()
+    path.write_bytes(good)
+    assert same(tmp_path, 2)
+    shutil.rmtree(tmp_path / "00000001")
+    path.unlink()
+    with pytest.raises(CheckpointError, match="delete that folder to start again"):
+        at(tmp_path).read()
+
+
+def test_a_file_too_many_is_named(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    shard = tmp_path / "00000001" / "shard-00001-model-00001-of-00001.safetensors"
+    shutil.copyfile(shard, shard.with_name("shard-00002-model-00001-of-00001.safetensors"))
+    with pytest.raises(CheckpointError, match="shard-00002.* is not one of its files"):
+        at(tmp_path).read()
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    path = tmp_path / "00000001" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(CheckpointError, match="is of format 2, this version reads 1"):
+        at(tmp_path).read()
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is none; start the run without --resume"):
+        at(tmp_path).read()
+    found = saved(tmp_path, 1)
+    for wrong, told in (({"x": torch.zeros(2)}, "x"), ({"model.w": torch.zeros(2, 30)}, "model.w")):
+        with pytest.raises(CheckpointError, match=f"does not fit this run .*{told}.*; give the settings that it was"):
+            found.restore(1, wrong)
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """No file may become larger than that."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1000, 11_000])
+def test_a_full_disk_is_named_and_the_last_good_one_is_kept(tmp_path: Path, size: int) -> None:
+    """In the middle of the first file, and of the last."""
+    found = saved(tmp_path, 1)
+    large = tensors(2) if size < 5000 else {"model.w": torch.zeros(2)}
+    state = {"loader": list(range(5000))}
+    found.save(2, large, state if size > 5000 else {})
+    with (
+        small_disk(size),
+        pytest.raises(
+            CheckpointError,
+            match=r"00000002': can not be written \(.*the disk is full: File too large\); the one of step 1 is kept",
+        ),
     ):
-        load(path)
-    save(path, {"step": 1, "w": torch.zeros(1000)})
-    path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(CheckpointError, match=r"damaged \(.*\); delete it and start again"):
-        load(path)
-    path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="damaged"):
-        load(path)
-    torch.save(torch.zeros(2), path)
-    with pytest.raises(CheckpointError, match="is no checkpoint of a run; give another out"):
-        load(path)
-    torch.save(Evil(tmp_path / "ran"), path)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load(path)
-    assert not (tmp_path / "ran").exists()
+        found._thread.join()  # type: ignore[union-attr]
+        found.save(3, tensors(3), {})
+    assert sorted(os.listdir(tmp_path)) == ["00000001"] and same(tmp_path, 1)
+    found.save(4, tensors(4), {"loader": [4], "rate": 0.1})
+    found.wait()
+    assert same(tmp_path, 4)
 
 
 def test_the_log_drops_what_comes_after_the_checkpoint(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.train import checkpoint
+from cm3.train.export import export_run
 from cm3.train.optim import OptimConfig
 from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData, load_image_tokenizer
 
@@ -144,7 +147,7 @@ def test_a_pretraining_that_stopped_goes_on(tokenizer: Path, out: Path) -> None:
         patch.setattr("cm3.train.runs.draw_samples", kill)
         with pytest.raises(Killed):
             half.run(progress=False)
-    assert checkpoint.load(out / "checkpoint.pt")["step"] == 2
+    assert checkpoint.last(out) == 2
     with pytest.raises(ConfigError, match="holds a run already; continue it with --resume, or give another --out"):
         half.run(progress=False)
     replace(half, sample_every=0).run(progress=False, resume=True)
@@ -225,3 +228,62 @@ def test_a_run_starts_from_a_bundle(tokenizer: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="is a model of another shape; give the same model"):
         other.run(progress=False)
+
+
+def test_a_run_is_exported_from_its_checkpoints(tokenizer: Path, out: Path, tmp_path: Path) -> None:
+    run = pretrain_run(out, tokenizer, steps=3, keep=3, sampling={"image": {"temperature": 0.5}})
+    run.run(progress=False)
+    assert export_run(out, tmp_path / "last") == 3
+    # What the run itself wrote at its end.
+    for path in (out / "bundle").iterdir():
+        assert (tmp_path / "last" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert export_run(out, tmp_path / "first", step=1, dtype=torch.float32) == 1
+    first, last = bundles.load(tmp_path / "first"), bundles.load(tmp_path / "last")
+    assert first.about["steps"] == 1 and not torch.equal(first.decoder.embed.weight, last.decoder.embed.weight)
+    with pytest.raises(CheckpointError, match="there is none of step 9, but of 1, 2, 3"):
+        export_run(out, tmp_path / "none", step=9)
+    with pytest.raises(CheckpointError, match="config.json is not that of a pretraining run .*; give the folder that"):
+        export_run(tmp_path / "nothing", tmp_path / "none")
+    shutil.rmtree(out / "checkpoints")
+    with pytest.raises(CheckpointError, match="there is none"):
+        export_run(out, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_from_a_bundle_is_exported_with_its_tokenizers(tokenizer: Path, out: Path, tmp_path: Path) -> None:
+    pretrain_run(out, tokenizer, steps=1).run(progress=False)
+    second = pretrain_run(tmp_path / "second", tmp_path / "none", init=str(out / "bundle"), steps=1)
+    second.run(progress=False)
+    export_run(tmp_path / "second", tmp_path / "made")
+    for path in (tmp_path / "second" / "bundle").iterdir():
+        assert (tmp_path / "made" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_scenes_are_held_out(tokenizer: Path, out: Path) -> None:
+    record = pretrain_run(out, tokenizer, validate_every=2, validate_batches=1).run(progress=False)
+    assert record["val_loss"] > 0 and record["val_loss_image"] > 0
+    assert "val_loss" in (out / "log.jsonl").read_text()
+
+
+def test_pictures_have_nothing_held_out(tmp_path: Path, tokenizer: Path, coco: CocoData) -> None:
+    with pytest.raises(ConfigError, match="validate_every=1: there are no documents held out; give 0, or --data.valid"):
+        pretrain_run(tmp_path / "run", tokenizer, data=coco, validate_every=1).run(progress=False)
+
+
+def test_a_run_that_is_asked_to_stop_says_so_and_makes_no_bundle(tokenizer: Path, out: Path) -> None:
+    run = pretrain_run(out, tokenizer, steps=4, sample_every=1)
+
+    def send(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cm3.train.runs.draw_samples", send)
+        record = run.run(progress=False)
+    assert record["stopped"] == "SIGTERM" and record["step"] == 2 and "bundle" not in record
+    assert replace(run, sample_every=0).run(progress=False, resume=True)["step"] == 4
+
+
+def test_an_image_tokenizer_trains_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="an image tokenizer trains in one process; start it without torchrun"):
+        image_run(tmp_path / "a").run(progress=False)

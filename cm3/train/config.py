@@ -1,0 +1,128 @@
+"""Settings of a training run, and what of them a run may change when it is resumed.
+
+saved with the checkpoint  --differences-->  model, vocabulary, seed, windows, optim.name, data.seed: refused
+                                             steps, optim.lr, mask.*, ...: said in the log
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cm3.data.mask import MaskLaw
+from cm3.errors import CheckpointError, ConfigError
+from cm3.model.decoder import DecoderConfig
+from cm3.parallel import MeshConfig, ShardConfig
+from cm3.train.optim import OptimConfig
+
+FIXED = ("seed", "windows", "optim.name", "data.seed")
+"""What must be as it was, beside the model and the vocabulary."""
+OURS = {"out", "log_every", "save_every", "sample_every", "validate_every", "keep", "milestone_every", "threads"}
+OURS |= {"micro", "track", "device", "mesh", "shard"}
+"""What changes nothing that is learnt."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run, but for its data. Raises `ConfigError` for a value out of range."""
+
+    out: str
+    model: DecoderConfig
+    mask: MaskLaw = field(default_factory=MaskLaw)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    steps: int = 1000
+    windows: int = 16
+    """Windows a batch, of all ranks together."""
+    length: int = 512
+    """Tokens a window; documents are packed into windows whole. May be many times `model.context`, which a document
+    never exceeds: they do not see each other, and the longer a window, the less of it is padding."""
+    micro: int = 0
+    """Windows of a rank that pass through the model at once, their gradients added up; 0 is all of its share."""
+    z_loss: float = 0.0
+    text_weight: float = 1.0
+    """Loss weight of text targets; the paper's is 1 for everything."""
+    on_spike: Literal["note", "skip", "stop"] = "note"
+    """What to do with a batch whose loss is a spike: write it in the log and learn from it; write it and do not learn
+    from it; or stop. A loss that is not finite stops the run unless it is to be skipped."""
+    spike_sigma: float = 6.0
+    """A spike is this many standard deviations over the mean of the last 100 losses; 0 is never."""
+    log_every: int = 20
+    save_every: int = 200
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    milestone_every: int = 0
+    """Checkpoints at multiples of this step are kept for ever; 0 is none."""
+    sample_every: int = 1000
+    """Steps between callbacks (sample sheets); 0 is never."""
+    validate_every: int = 0
+    """Steps between measurements on documents that are held out; 0 is never."""
+    validate_batches: int = 4
+    """Batches of such documents."""
+    seed: int = 0
+    threads: int = 0
+    """Processor threads; 0 leaves torch's choice."""
+    device: Literal["", "cpu", "cuda"] = ""
+    """Empty is a GPU where there is one."""
+    track: Literal["", "tensorboard"] = ""
+    """Where the log goes beside log.jsonl."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    shard: ShardConfig = field(default_factory=ShardConfig)
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("steps", 1), ("windows", 1), ("length", 8), ("log_every", 1), ("save_every", 1), ("keep", 1),
+            ("validate_batches", 1),
+        ):  # fmt: skip
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least {low}")
+        for name in (
+            "sample_every", "validate_every", "milestone_every", "micro", "threads", "z_loss", "text_weight",
+            "spike_sigma",
+        ):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)}: must not be negative")
+        for name, known in (("on_spike", ("note", "skip", "stop")), ("track", ("", "tensorboard"))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(filter(None, known))}")
+        if not self.out:
+            raise ConfigError("out='': must be the folder to write to")
+
+
+def plain(value: Any) -> Any:
+    """What JSON makes of a value: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def check_resumed(where: str, saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What differs between the settings of a checkpoint and those of the run that goes on from it: [old, new] by name.
+
+    Both are nested plain values. Raises `CheckpointError` for a setting that must be as it was.
+    """
+    try:
+        # Built anew, so that a field that a later version adds takes its default.
+        same = DecoderConfig(**saved["model"]) == DecoderConfig(**config["model"])
+    except (KeyError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise CheckpointError(f"checkpoint in {where!r}: is of another model; give the same model.* or another out")
+    old, new = flat(saved), flat(config)
+    # A setting that only one of them has came or went with a version, or with another kind of data.
+    changed = {name: [old[name], new[name]] for name in old if name in new and old[name] != new[name]}
+    for name in FIXED:
+        if name in changed:
+            was, now = changed[name]
+            raise CheckpointError(
+                f"checkpoint in {where!r}: was made with {name}={was!r}, this run has {now!r}; give the same, or "
+                "another out"
+            )
+    return {n: c for n, c in changed.items() if n.split(".")[0] not in {*OURS, "model"}}
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return found

@@ -1,0 +1,39 @@
+"""SIGTERM and SIGINT ask a run to stop: it saves at the end of the step, and can be resumed.
+
+    with Signals() as signals:
+        ...  signals.name      "" or "SIGTERM"
+
+A second SIGINT interrupts at once. More SIGTERMs change nothing: schedulers and launchers may each send one.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """Catches the two while it is entered, in the main thread; in another it catches nothing."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._caught) for number in CAUGHT}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        if self.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = self.name or signal.Signals(number).name

@@ -1,0 +1,65 @@
+"""`cm3 export`: the last checkpoint of a run, or another, becomes a bundle; what is wrong is one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_model
+from command import Cm3
+
+from cm3.cli import main
+from cm3.cli.export import Export
+from cm3.data.mask import MaskLaw
+from cm3.model import bundle
+from cm3.model.decoder import DecoderConfig
+from cm3.train.runs import ImageTokenizerRun, PretrainRun
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer, out = folder / "tokenizer", folder / "out"
+    ImageTokenizerRun(
+        vqgan=tiny_model.SHAPE, size=tiny_model.SIZE, batch=2, steps=1, warmup=1, out=str(tokenizer), sample_every=0
+    ).run(progress=False)
+    out.mkdir()
+    shutil.copyfile(tiny_model.tokenizer_path(), out / "tokenizer.json")
+    PretrainRun(
+        out=str(out), model=DecoderConfig(d_model=16, layers=1, heads=2, context=160, positions="rope"), mask=MaskLaw(),
+        windows=1, length=160, steps=3, save_every=1, sample_every=0, image_tokenizer=str(tokenizer),
+        image_size=tiny_model.SIZE, masks=16,
+    ).run(progress=False)  # fmt: skip
+    return out
+
+
+@pytest.fixture(autouse=True)
+def verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(main.VERBS, "export", ("cm3.cli.export:Export", "write a bundle of a run's checkpoint"))
+
+
+def test_a_run_becomes_a_bundle(cm3: Cm3, run: Path, tmp_path: Path) -> None:
+    made = cm3("export", run, "--out", "made", "--json")
+    assert made.code == 0 and made.json == {"out": "made", "step": 3}
+    assert (tmp_path / "made" / "config.json").read_bytes() == (run / "bundle" / "config.json").read_bytes()
+    made = cm3("export", run, "--out", "made", "--step", "2", "--dtype", "float32")
+    assert made.code == 0 and made.out == "made: the model of step 2\n"
+    assert bundle.load(tmp_path / "made").about["steps"] == 2
+    described = cm3("describe", tmp_path / "made" / "none.png", "--model", "made")
+    assert "none.png" in described.refusal
+
+
+def test_what_is_wrong_is_one_line(cm3: Cm3, run: Path, tmp_path: Path) -> None:
+    assert "config.json is not that of a pretraining run" in cm3("export", tmp_path, "--out", "x").refusal
+    assert "there is none of step 7, but of 2, 3" in cm3("export", run, "--out", "x", "--step", "7").refusal
+    assert "--dtype" in cm3("export", run, "--out", "x", "--dtype", "int8").refusal
+    assert not (tmp_path / "x").exists()
+
+
+def test_help_has_examples(cm3: Cm3) -> None:
+    told = cm3("export", "--help")
+    assert told.code == 0 and "cm3 export runs/scenes/pretrain --out bundle" in told.out
+    assert Export.__doc__ and json.dumps(Export.__doc__).isascii()

@@ -1,0 +1,259 @@
+"""Training on two processes: the losses of one, checkpoints that go from two to one and back, errors on every rank."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import VOCAB, Others, Pairs, config, records
+
+from cm3.errors import Cm3Error
+from cm3.model.decoder import DecoderConfig
+from cm3.parallel import MeshConfig, start
+from cm3.train import checkpoint
+from cm3.train.checkpoint import Checkpoints
+from cm3.train.optim import OptimConfig
+from cm3.train.trainer import TrainConfig, Trainer
+from cm3.vocab import Tokens
+
+sys.path.append(str(Path(__file__).parents[1] / "parallel"))
+
+from processes import Crew, joined  # noqa: E402
+
+STEPS = 20
+SIZES: dict[str, dict[str, int]] = {"fsdp": {"dp_shard": 2}, "tp": {"tp": 2}}
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Crew]:
+    crew = Crew(2)
+    yield crew
+    crew.close()
+
+
+def settings(out: str, **changes: Any) -> TrainConfig:
+    """A large eps: gradients that are only rounding would else move weights as far as any."""
+    model = DecoderConfig(
+        vocab_size=VOCAB.size, d_model=32, layers=2, heads=2, context=64, positions="rope", grid=(2, 2), init_std=0.05,
+        qk_norm=True,
+    )  # fmt: skip
+    optim = OptimConfig(lr=1e-2, warmup=2, eps=1e-3, name=changes.pop("optimizer", "adamw"))
+    base: dict[str, Any] = {
+        "model": model,
+        "optim": optim,
+        "windows": 4,
+        "steps": STEPS,
+        "save_every": 7,
+        "z_loss": 1e-3,
+    }
+    return config(Path(out), **(base | changes))
+
+
+def run_on(sizes: dict[str, int], out: str, changes: dict[str, Any], resume: bool = False) -> dict[str, Any]:
+    """A run on the processes that call it, or on one where `sizes` is empty."""
+    c = settings(out, **changes)
+    if not sizes:
+        return Trainer(c, VOCAB, Pairs(), resume=resume, validation=Others()).run(progress=False)
+    with joined(**sizes) as mesh:
+        return Trainer(c, VOCAB, Pairs(), resume=resume, mesh=mesh, validation=Others()).run(progress=False)
+
+
+def agree(found: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
+    """Losses of all kinds, and norms, line by line."""
+    assert [r["step"] for r in found] == [r["step"] for r in wanted]
+    for a, b in zip(found, wanted, strict=True):
+        for name in ("loss", "loss_text", "loss_image", "loss_at_1", "loss_at_4", "val_loss", "fill"):
+            assert (name in a) == (name in b)
+            assert a.get(name, 0) == pytest.approx(b.get(name, 0), abs=1e-5), (a["step"], name)
+        for name in ("grad_norm", "output_norm", "lr"):
+            assert a.get(name, 0) == pytest.approx(b.get(name, 0), rel=1e-3), (a["step"], name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """The log of an unbroken run of one process."""
+    out = tmp_path_factory.mktemp("one")
+    run_on({}, str(out), {"validate_every": 10})
+    found = records(out)
+    assert found[-2]["loss"] < found[0]["loss"] - 1, "it learns, or equality says little"
+    return found
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_two_processes_have_the_losses_of_one(
+    two: Crew, whole: list[dict[str, float]], tmp_path: Path, name: str
+) -> None:
+    results = two.call(run_on, SIZES[name], str(tmp_path), {"validate_every": 10, "micro": 1})
+    agree(records(tmp_path), whole)
+    assert all(r["loss"] == results[0]["loss"] and r["grad_norm"] == results[0]["grad_norm"] for r in results)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_run_goes_from_two_processes_to_one_and_back(
+    two: Crew, whole: list[dict[str, float]], tmp_path: Path, name: str
+) -> None:
+    changes: dict[str, Any] = {"validate_every": 10}
+    out = str(tmp_path)
+    two.call(stopped, SIZES[name], out, changes, 5)
+    assert checkpoint.last(tmp_path) == 6
+    stopped({}, out, changes, 12)
+    assert checkpoint.last(tmp_path) == 13
+    two.call(run_on, SIZES[name], out, changes, True)
+    agree([r for r in records(tmp_path) if "changed" not in r], whole)
+
+
+def stopped(sizes: dict[str, int], out: str, changes: dict[str, Any], step: int) -> None:
+    """Go on, until a signal to the last process alone, at this step; all save and end."""
+
+    def send(trainer: Trainer) -> None:
+        if trainer.step == step and trainer.ranks.number == trainer.ranks.count - 1:
+            os.kill(os.getpid(), 15)
+
+    c = settings(out, sample_every=1, **changes)
+    with start(MeshConfig(), "cpu") if not sizes else joined(**sizes) as mesh:
+        record = Trainer(c, VOCAB, Pairs(), resume=True, mesh=mesh, validation=Others()).run(
+            progress=False, callbacks=[send]
+        )
+    assert record["step"] == step + 1 and record["stopped"]
+
+
+def test_muon_takes_whole_matrices(two: Crew, tmp_path: Path) -> None:
+    """Orthogonalising blows rounding up, so the losses agree less closely."""
+    changes: dict[str, Any] = {"optimizer": "muon", "steps": 8}
+    run_on({}, str(tmp_path / "one"), changes)
+    two.call(run_on, SIZES["fsdp"], str(tmp_path / "two"), changes)
+    losses = [[r["loss"] for r in records(tmp_path / name)] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3) and losses[0][-1] < losses[0][0] - 0.5
+
+
+class Torn(Pairs):
+    """A source that one process can not read at some point."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+        if self.rank == 1 and max(indices) > 400:
+            raise Cm3Error("store 'x': shards/00003.safetensors is missing; restore it")
+        return super().tokens(indices)
+
+
+def refused(out: str, how: str) -> str:
+    """What each process says."""
+    try:
+        with joined(dp_shard=2) as mesh:
+            changes = {"seed": 4} if how == "seed" else {}
+            source = Torn(mesh.rank) if how == "torn" else Pairs()
+            Trainer(settings(out, **changes), VOCAB, source, resume=how != "torn", mesh=mesh).run(progress=False)
+    except Cm3Error as error:
+        return str(error)
+    return "accepted"
+
+
+def test_errors_are_told_by_every_process(two: Crew, tmp_path: Path) -> None:
+    out = str(tmp_path)
+    told = two.call(refused, out, "torn")
+    assert all("shards/00003.safetensors is missing; restore it" in t for t in told) and told[0].startswith(
+        "process 1:"
+    )
+    two.call(run_on, SIZES["fsdp"], str(tmp_path / "run"), {"steps": 8})
+    told = two.call(refused, str(tmp_path / "run"), "seed")
+    assert all("was made with seed=3, this run has 4" in t for t in told)
+    step = tmp_path / "run" / "checkpoints" / "00000008"
+    shards = sorted(step.glob("*.safetensors"))
+    assert len(shards) == 2
+    shards[1].write_bytes(shards[1].read_bytes()[:-1])
+    told = two.call(refused, str(tmp_path / "run"), "altered")
+    assert all(f"{shards[1].name} was altered" in t and "to go on from step 7" in t for t in told), told
+    shards[1].unlink()
+    told = two.call(refused, str(tmp_path / "run"), "missing")
+    assert all(f"{shards[1].name} is missing" in t for t in told), told
+
+
+def full_disk(out: str) -> str:
+    """A save where one process's disk is full."""
+    import resource
+
+    import torch
+
+    with joined(dp_shard=2) as mesh:
+        checkpoints = Checkpoints(Path(out), mesh)
+        checkpoints.save(1, {"a": torch.zeros(4)}, {})
+        checkpoints.wait()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if mesh.rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            checkpoints.save(2, {"a": torch.zeros(4000), "b": torch.zeros(4000)}, {})
+            checkpoints.wait()
+        except Cm3Error as error:
+            return str(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return "accepted"
+
+
+def test_a_full_disk_of_one_process_is_told_by_all(two: Crew, tmp_path: Path) -> None:
+    for told in two.call(full_disk, str(tmp_path)):
+        assert "the disk is full" in told and "process 1" in told and "the one of step 1 is kept" in told
+    assert os.listdir(tmp_path) == ["00000001"]
+
+
+RECIPE = """
+import os, signal
+from dataclasses import dataclass
+from test_distributed import settings
+from small_run import Pairs, VOCAB
+from cm3.train.trainer import TrainConfig, Trainer
+
+@dataclass(frozen=True)
+class Run(TrainConfig):
+    die: int = 0
+    def run(self, *, progress=True, resume=False):
+        def die(trainer):
+            if trainer.step == self.die and trainer.mesh.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        fields = {f: getattr(self, f) for f in TrainConfig.__dataclass_fields__}
+        return Trainer(TrainConfig(**fields), VOCAB, Pairs(), resume=resume).run(progress=progress, callbacks=[die])
+
+def tiny():
+    c = settings("run", sample_every=1)
+    return Run(**{f: getattr(c, f) for f in TrainConfig.__dataclass_fields__})
+"""
+
+
+def test_torchrun_trains_a_recipe_and_a_rank_that_dies_ends_all(tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    here = Path(__file__).parent
+    path = [str(here.parents[1]), str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {k: v for k, v in os.environ.items() if k != "RANK"} | {"PYTHONPATH": os.pathsep.join(path)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cm3"]
+    command += ["train", "recipe.py:tiny"]
+    began = time.monotonic()
+    dead = subprocess.run(
+        [*command, "--die", "9"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110
+    )
+    assert dead.returncode != 0 and time.monotonic() - began < 100
+    assert "another process of this run is gone" in dead.stderr and "start all again with --resume" in dead.stderr
+    assert checkpoint.last(tmp_path / "run") == 7
+    done = subprocess.run(
+        [*command, "--resume"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step: 20") == 1, "one process tells"
+    run_on({}, str(tmp_path / "one"), {})
+    agree(records(tmp_path / "run"), records(tmp_path / "one"))
+
+
+def test_settings_of_a_mesh_do_not_count_as_changed(tmp_path: Path) -> None:
+    run_on({}, str(tmp_path), {"steps": 4})
+    c = replace(settings(str(tmp_path), steps=4), mesh=MeshConfig(timeout_s=7), threads=1, keep=5)
+    assert Trainer(c, VOCAB, Pairs(), resume=True).changed == {}

@@ -1,0 +1,96 @@
+"""A loss that jumps, or is not finite, is named, and learnt from, skipped or the end, by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_run import VOCAB, Pairs, config, poison, records, state, weights
+
+from cm3.data.mask import MaskLaw
+from cm3.train.optim import OptimConfig
+from cm3.train.spike import packed
+from cm3.train.trainer import Trainer
+from cm3.vocab import Tokens
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+    c = config(tmp_path, sample_every=1)
+    told = r"step 6: the loss is nan \(\d+ documents, at positions \d+, .*\); lower optim.lr.*or set on_spike to skip"
+    with pytest.raises(FloatingPointError, match=told):
+        Trainer(c, VOCAB, Pairs()).run(progress=False, callbacks=[poison(6)])
+    [note] = [r for r in records(tmp_path) if "spike" in r]
+    assert note["step"] == 7 and not note["skipped"] and note["positions"]
+    assert state(tmp_path)["step"] == 4 and all(torch.isfinite(p).all() for p in weights(tmp_path).values())
+    assert Trainer(c, VOCAB, Pairs(), resume=True).run(progress=False)["step"] == 12
+
+
+def test_a_batch_whose_loss_is_not_finite_is_skipped_if_wanted(tmp_path: Path) -> None:
+    c = config(tmp_path, sample_every=1, on_spike="skip")
+    trainer = Trainer(c, VOCAB, Pairs())
+    states = {0: trainer.state}
+
+    def watch(trainer: Trainer) -> None:
+        states[trainer.step] = trainer.state
+
+    assert trainer.run(progress=False, callbacks=[poison(6), watch])["step"] == 12
+    [note] = [r for r in records(tmp_path) if "spike" in r]
+    assert note["step"] == 7 and note["skipped"] and note["spike"] == "the loss is nan" and note["spikes"] == 1
+    # Documents are those that the log names: one lane after the other, none twice.
+    taken = [p for n in range(1, 13) for p in packed(states[n - 1], states[n])]
+    assert sorted(packed(states[6], states[7])) == note["positions"] and len(taken) == len(set(taken))
+    assert state(tmp_path)["spikes"]["count"] == 1
+    # Ten in a row are not the data's fault.
+    dead = Trainer(replace(c, steps=40), VOCAB, Pairs(), resume=True)
+    with torch.no_grad():
+        dead.model.embed.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 21: the loss is nan"):
+        dead.run(progress=False)
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
+    trainer = Trainer(config(tmp_path), VOCAB, Pairs())
+    trainer.model.norm.register_forward_hook(
+        lambda m, i, out: out + 0 * (out - out.detach() + 1e-46).pow(0.5) if trainer.step == 3 else out
+    )
+    with pytest.raises(FloatingPointError, match=r"step 3: the gradient norm is nan \(\d+ documents"):
+        trainer.run(progress=False)
+
+
+@pytest.mark.parametrize("how", ["note", "skip", "stop"])
+def test_a_spike_is_told_and_learnt_from_or_not(tmp_path: Path, how: Any) -> None:
+    """A document of a kind never seen before, after losses that hardly differ."""
+
+    class Odd(Pairs):
+        def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+            odd = Tokens.of([VOCAB.eos, *([VOCAB.text_start + 250] * 50), VOCAB.eos])
+            return [odd if 40 < i < 45 else self.one(0) for i in indices]
+
+    c = config(
+        tmp_path, mask=MaskLaw(rate=0), windows=1, length=52, steps=14, sample_every=1, on_spike=how, spike_sigma=2.0,
+        optim=OptimConfig(name="muon", lr=0.02, adam_lr=0.02, warmup=0),
+    )  # fmt: skip
+    trainer = Trainer(c, VOCAB, Odd())
+    seen: dict[int, torch.Tensor] = {}
+
+    def watch(trainer: Trainer) -> None:
+        seen[trainer.step] = trainer.model.embed.weight.detach().clone()
+        if trainer.step == 6:
+            trainer.spikes.recent.extend([3.8, 4.2] * 50)
+
+    if how == "stop":
+        with pytest.raises(
+            FloatingPointError, match=r"step \d+: the loss is .*, over .* \(1 documents, at positions 4"
+        ):
+            trainer.run(progress=False, callbacks=[watch])
+        return
+    trainer.run(progress=False, callbacks=[watch])
+    notes = [r for r in records(tmp_path) if "spike" in r]
+    assert notes and "over" in notes[0]["spike"] and {p for n in notes for p in n["positions"]} & {41, 42, 43, 44}
+    for note in notes:
+        same = torch.equal(seen[note["step"]], seen[note["step"] - 1])
+        assert note["skipped"] == same == (how == "skip")
