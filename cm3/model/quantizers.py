@@ -66,9 +66,13 @@ class FSQ(nn.Module):
         self.register_buffer("basis", torch.tensor(basis).view(-1, 1, 1), persistent=False)
         self.register_buffer("count", torch.tensor(levels).view(-1, 1, 1), persistent=False)
 
+    def bound(self, z: Tensor) -> Tensor:
+        """What is rounded, in levels: where in its interval of 1 each value of (b, len(levels), h, w) stands."""
+        return torch.tanh(z + self.shift) * self.reach - self.offset
+
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
         """Round (b, len(levels), h, w); see the module."""
-        bounded = torch.tanh(z + self.shift) * self.reach - self.offset
+        bounded = self.bound(z)
         steps = bounded.detach().round()
         codes = ((steps.long() + self.half_width) * self.basis).sum(1)
         return Quantized(_straight_through(bounded, steps) / self.half_width, codes, z.new_zeros(()))

@@ -331,15 +331,19 @@ class VQGAN(nn.Module):
                 restart_after=config.restart_after,
             )
 
-    def quantized(self, pixels: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Encode and quantise; raises DataError where `factor` does not divide the height and width."""
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Encode, up to what is quantised (b, latent_dim, H / f, W / f); raises DataError as `quantized`."""
         f, c = self.config.factor, self.config.image_channels
         if pixels.ndim != 4 or pixels.shape[1] != c or any(n == 0 or n % f for n in pixels.shape[2:]):
             raise DataError(
                 f"pixels of shape {tuple(pixels.shape)}: must be (batch, {c}, height, width) with height and width "
                 f"multiples of {f}; resize or crop first"
             )
-        return self.quantize(self.quant_conv(self.encoder(pixels)), generator)
+        return self.quant_conv(self.encoder(pixels))
+
+    def quantized(self, pixels: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Encode and quantise; raises DataError where `factor` does not divide the height and width."""
+        return self.quantize(self.latents(pixels), generator)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -6,9 +6,10 @@
     |  *        |
     +-----------+
 
-The word stands in the middle of one half, the objects in the other. The letters are bitmaps of 5 x 7, so 19 x 27 pixels
-each in a picture of 128, with strokes of 4. Words are invented (consonants and vowels in turn, 3 to 5 letters), so
-there are enough that testing uses none from training: a word has to be spelt, it cannot be learnt by heart.
+The word stands in the middle of one half, the objects in the other. The letters are bitmaps of 5 x 7, so 25 x 28 pixels
+each in a picture of 128, in a square of 32 of their own that begins at a multiple of 16: where codes stand for 16 x 16
+pixels, a letter is four whole codes wherever it stands. Words are invented (consonants and vowels in turn, 3 or 4
+letters), so there are enough that testing uses none from training: a word has to be spelt, not learnt by heart.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ import PIL.Image
 
 from cm3.errors import ConfigError, DataError
 from cm3.scenes.describe import Statement, describe, holds, parse
-from cm3.scenes.draw import JITTER, OVERSAMPLE, draw
+from cm3.scenes.draw import OVERSAMPLE, draw
 from cm3.scenes.phrases import pick
 from cm3.scenes.verify import WORKING, Reading, read
 from cm3.scenes.world import BACKGROUNDS, COLOURS, Scene, Split, random_scene
 
 HALVES = ("top", "bottom")
-LENGTHS = (3, 4, 5)
+LENGTHS = (3, 4)
 """How many letters a word has."""
-UNIT = 0.03
-"""Side of a dot of the bitmap, as a share of the picture's; a letter is 5 x 7, and there is one between two letters."""
+SQUARE = 0.25
+"""Side of the square of a letter, as a share of the picture's."""
+DOT = (5 / 128, 4 / 128)
+"""Width and height of a dot of the bitmap, as shares of the picture's side; a letter is 5 x 7, amid its square."""
 LEGIBLE = 0.6
 """Least intersection over union of a letter and its bitmap."""
 CLEAR = 0.03
@@ -67,7 +70,7 @@ class Sign:
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[A-Z]+", self.word) or len(self.word) not in LENGTHS:
-            raise ConfigError(f"sign.word={self.word!r}: must be {LENGTHS[0]} to {LENGTHS[-1]} letters A to Z")
+            raise ConfigError(f"sign.word={self.word!r}: must be {LENGTHS[0]} or {LENGTHS[-1]} letters A to Z")
         if self.colour not in COLOURS or self.half not in HALVES:
             raise ConfigError(f"sign in {self.colour!r} at the {self.half!r}: must be in one of {', '.join(COLOURS)}, "
                               "at the top or the bottom")  # fmt: skip
@@ -122,7 +125,7 @@ def random_lettered(rng: np.random.Generator, split: Split = "train") -> Lettere
 
 
 def random_word(rng: np.random.Generator, split: Split = "train") -> str:
-    """An invented word of a split, 3 to 5 letters. Held-out scenes take the words of the test split."""
+    """An invented word of a split, 3 or 4 letters. Held-out scenes take the words of the test split."""
     wanted = "test" if split == "held_out" else split
     while True:
         length = pick(rng, LENGTHS)
@@ -163,21 +166,20 @@ def parse_lettered(caption: str) -> tuple[Statement, Sign]:
     word, colour, half = found.groups()
     if len(word) not in LENGTHS or colour not in COLOURS:
         raise DataError(
-            f"caption {plain!r}: the word must have {LENGTHS[0]} to {LENGTHS[-1]} letters and a colour of the scenes"
+            f"caption {plain!r}: the word must have {LENGTHS[0]} or {LENGTHS[-1]} letters and a colour of the scenes"
         )
     return parse(text), Sign(word, colour, half)
 
 
 def draw_lettered(scene: Scene, sign: Sign, size: int = 128, rng: np.random.Generator | None = None) -> PIL.Image.Image:
-    """A scene and its sign as a picture of `size` pixels; `rng` shifts objects and word as `draw` does.
+    """A scene and its sign as a picture of `size` pixels; `rng` shifts the objects as `draw` does, and never the word.
 
     Raises `ConfigError` where an object stands in the word's half.
     """
     if any(o.place.startswith(sign.half) for o in scene.objects):
         raise ConfigError(f"sign at the {sign.half}: an object stands there; write in the other half")
     picture = draw(scene, size, rng)
-    dx, dy = (0.0, 0.0) if rng is None else rng.uniform(-JITTER, JITTER, 2)
-    mask = _mask(sign.word, sign.half, size * OVERSAMPLE, dx, dy).reduce(OVERSAMPLE)
+    mask = _mask(sign.word, sign.half, size * OVERSAMPLE).reduce(OVERSAMPLE)
     picture.paste(COLOURS[sign.colour], mask=mask)
     return picture
 
@@ -261,24 +263,24 @@ def _rows(half: str) -> slice:
 
 def _corner(half: str, length: int) -> tuple[float, float]:
     """Left and top of a word, as shares of the side."""
-    return 0.5 - UNIT * (6 * length - 1) / 2, (0.25 if half == "top" else 0.75) - UNIT * 3.5
+    return 0.5 - SQUARE * length / 2 + (SQUARE - 5 * DOT[0]) / 2, (0.25 if half == "top" else 0.75) - 3.5 * DOT[1]
 
 
-def _mask(word: str, half: str, side: int, dx: float = 0.0, dy: float = 0.0) -> PIL.Image.Image:
+def _mask(word: str, half: str, side: int) -> PIL.Image.Image:
     """Where a word covers a picture of `side` pixels: black and white, mode L."""
     left, top = _corner(half, len(word))
     mask = np.zeros((side, side), dtype=np.uint8)
-    edges = [round(v) for v in (np.arange(6 * len(word)) * UNIT + left + dx) * side]
-    rows = [round(v) for v in (np.arange(8) * UNIT + top + dy) * side]
+    rows = [round(v) for v in (np.arange(8) * DOT[1] + top) * side]
     for i, letter in enumerate(word):
+        edges = [round(v) for v in (np.arange(6) * DOT[0] + left + SQUARE * i) * side]
         for y, x in zip(*np.nonzero(_FONT[letter]), strict=True):
-            mask[rows[y] : rows[y + 1], edges[6 * i + x] : edges[6 * i + x + 1]] = 255
+            mask[rows[y] : rows[y + 1], edges[x] : edges[x + 1]] = 255
     return PIL.Image.fromarray(mask)
 
 
 def _extent(half: str, length: int) -> tuple[slice, slice]:
     left, top = _corner(half, length)
-    right, bottom = left + UNIT * (6 * length - 1), top + UNIT * 7
+    right, bottom = left + SQUARE * (length - 1) + 5 * DOT[0], top + 7 * DOT[1]
     x, y, x1, y1 = (round(v * WORKING) for v in (left, top, right, bottom))
     return np.s_[y - 2 : y1 + 2, x - 2 : x1 + 2]
 
@@ -288,10 +290,10 @@ def _cells(half: str, length: int) -> list[tuple[tuple[slice, slice], np.ndarray
     """For each letter of a word: its window, and the cover of all 26 letters there, float (26, height, width)."""
     left, top = (v * WORKING for v in _corner(half, length))
     covers = np.stack([np.asarray(_mask(letter * length, half, WORKING * 4).reduce(4)) for letter in _FONT])
-    dot, found = UNIT * WORKING, []
+    width, height, found = 5 * DOT[0] * WORKING, 7 * DOT[1] * WORKING, []
     for i in range(length):
-        x, y = left + 6 * dot * i, top
-        window = np.s_[int(y) - 1 : int(y + 7 * dot) + 2, int(x) - 1 : int(x + 5 * dot) + 2]
+        x, y = left + SQUARE * WORKING * i, top
+        window = np.s_[int(y) - 1 : int(y + height) + 2, int(x) - 1 : int(x + width) + 2]
         found.append((window, covers[:, *window].astype(np.float32) / 255))
     return found
 

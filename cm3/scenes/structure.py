@@ -1,6 +1,6 @@
 """Structure-guided scenes: a picture of outlines, classes, strokes or depth, a caption, and the scene that both tell.
 
-    edges      white outlines on black, 1.5 pixels wide at 128: what an edge detector leaves of the drawing
+    edges      white outlines on black, 3 pixels wide at 128: what an edge detector leaves of the drawing
     scribble   the same by an unsteady hand: two wavering strokes around each object
     segments   one colour a shape (`PALETTE`) on black; the colour of the object is not told
     depth      near is light: a large object is near, a small one further, the ground furthest
@@ -41,7 +41,7 @@ DEPTH = {"small": 140, "large": 250}
 IN_LINE = 0.75
 """Least mean intersection over union of what a picture shows and the structure that it follows."""
 
-_LINE = 0.012
+_LINE = 0.024
 """Width of a line, as a share of the side."""
 _WAVER = 0.07
 """Largest distance of a stroke from the outline it follows, in half-widths of the object."""

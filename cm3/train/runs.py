@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from cm3.data.augment import AugmentLaw
 from cm3.data.documents import DocumentSource
 from cm3.data.emblem_bank import build_emblem_bank
-from cm3.data.emblems import EmblemMix, EmblemSource, bank_documents, emblem_neighbours
+from cm3.data.emblems import EmblemSource, bank_documents, emblem_neighbours
 from cm3.data.load import Source
 from cm3.data.neighbours import Neighbours
 from cm3.data.read.coco import Coco
+from cm3.data.scene_lessons import SceneTaskSource
+from cm3.data.scene_pictures import Images, scene_pictures, task_pictures
 from cm3.data.scenes import SceneSource, scene_document
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.document import Document
-from cm3.errors import CheckpointError, ConfigError, did_you_mean
+from cm3.errors import CheckpointError, ConfigError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder
@@ -37,101 +38,19 @@ from cm3.parallel import Mesh, fill, start
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.scenes.draw import draw
-from cm3.scenes.gallery import TASK_PICTURES, task_picture
-from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, random_scene
+from cm3.scenes.world import random_scene
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
 from cm3.train.export import bundle_of, load_image_tokenizer
-from cm3.train.image_tokenizer import (
-    ImageTokenizerConfig,
-    evaluate_image_tokenizer,
-    train_image_tokenizer,
-    write_sheet,
-)
+from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
+from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData
 from cm3.train.ranks import Ranks
+from cm3.train.reconstruct import evaluate_image_tokenizer, write_sheet
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Vocab
-
-
-@dataclass(frozen=True)
-class SceneData:
-    """Scenes without end, drawn on the fly; stream `seed` of the training split."""
-
-    seed: int = 1
-    captions_only: float = 0.05
-    """Share of documents that are a caption without its picture."""
-    mix: tuple[float, ...] = ()
-    """Shares of documents with 1, 2, 3, 4 objects, for the language model; uniform where there are none."""
-    in_order: float = 0.0
-    """Share of captions that name the objects in reading order."""
-    objects: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    """Shares of pictures with 1, 2, 3, 4 objects, for the image tokenizer."""
-    focus: tuple[str, ...] = ()
-    """Words (size, colour, shape) for the image tokenizer: half of its pictures hold an object that is all of them."""
-
-
-@dataclass(frozen=True)
-class SceneTaskData:
-    """Every picture of the scenes' instruction tasks, for the image tokenizer; stream `seed` of the training split.
-
-    The first `keep` pictures of each batch (cm3/train/image_tokenizer.py) are plain scenes; so is a half without it.
-    """
-
-    seed: int = 1
-    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASK_PICTURES, 1.0))
-    """How often each kind comes among the others, in any unit."""
-
-
-@dataclass(frozen=True)
-class CocoData:
-    """Captioned photographs in COCO's own layout: root/annotations/captions_SPLIT.json, root/SPLIT/*.jpg."""
-
-    root: str
-    split: str = "train2017"
-    seed: int = 1
-
-
-@dataclass(frozen=True)
-class EmblemData:
-    """Scenes, and named emblems that stand in a memory bank (cm3/scenes/emblems.py), with documents retrieved for them.
-
-    The bank for training is built beside the run, `out/memory`, and who is a neighbour of whom worked out once,
-    `out/neighbours`; the bank that goes into the bundle, with emblems that training never sees, is `out/bank`.
-    """
-
-    seed: int = 1
-    encoder: str = "runs/scenes/clip"
-    """What the banks are searched with: a folder or a hub id."""
-    emblems: int = 4000
-    """Emblems of training, the first so many; each has one document in the bank."""
-    scenes: int = 1000
-    """Scenes in the bank, and as many others that documents are retrieved for."""
-    mix: EmblemMix = field(default_factory=EmblemMix)
-    bank: tuple[int, int, int] = (600, 200, 200)
-    """Emblems that training never sees, emblems of training, and scenes, in the bank that goes into the bundle."""
-
-
-@dataclass(frozen=True)
-class StoreData:
-    """Token stores that `cm3 prepare` wrote. They bring their text tokenizer and vocabulary.
-
-    Resume with the same ones: which document comes when follows from them, their weights and the seed.
-    """
-
-    stores: tuple[str, ...]
-    weights: tuple[float, ...] = ()
-    """Share of the documents that comes from each, in any unit; none means every document as often as any other."""
-    seed: int = 1
-    neighbours: str = ""
-    """Table of neighbours (cm3/data/neighbours.py) of documents to put before an example; their tokens are taken from
-    the first store."""
-    documents: AugmentLaw = field(default_factory=AugmentLaw)
-    """How many of them."""
-    validation: str = ""
-    """Store of documents that are not trained on, for `validate_every`."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +64,7 @@ class ImageTokenizerRun(ImageTokenizerConfig):
         _start(Path(self.out), resume)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("an image tokenizer trains in one process; start it without torchrun")
-        images = {SceneData: _scene_images, SceneTaskData: _task_images, CocoData: _coco_images}[type(self.data)](self)
+        images = self._images()
         base = {f.name: getattr(self, f.name) for f in dataclasses.fields(ImageTokenizerConfig)}
         vqgan = train_image_tokenizer(ImageTokenizerConfig(**base), images, progress=progress)
         if not isinstance(self.data, CocoData):
@@ -155,6 +74,14 @@ class ImageTokenizerRun(ImageTokenizerConfig):
             measured = _coco_pictures(self)
         batches = [to_pixels(measured[i : i + 32]) for i in range(0, len(measured), 32)]
         return {"out": self.out} | evaluate_image_tokenizer(vqgan, batches)
+
+    def _images(self) -> Images:
+        data = self.data
+        if isinstance(data, SceneData):
+            return scene_pictures(data.seed, self.size, self.batch, data.objects, data.focus)
+        if isinstance(data, SceneTaskData):
+            return task_pictures(data.seed, self.size, self.batch, self.keep or self.batch // 2, data.shares)
+        return _coco_images(self)
 
 
 @dataclass(frozen=True)
@@ -173,7 +100,7 @@ class PretrainRun(TrainConfig):
     """Most entries of the text tokenizer, which is trained on the captions; not used with stores."""
     masks: int = 32
     """Masks of the vocabulary; not used with stores."""
-    data: SceneData | CocoData | EmblemData | StoreData = field(default_factory=SceneData)
+    data: SceneData | CocoData | EmblemData | StoreData | SceneLessonData = field(default_factory=SceneData)
     sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recommended settings by kind (image, region, text), written to the bundle."""
 
@@ -252,6 +179,9 @@ class PretrainRun(TrainConfig):
         data = self.data
         if isinstance(data, SceneData | EmblemData):
             return SceneSource(codec, data.seed, "val")
+        if isinstance(data, SceneLessonData):
+            plain = SceneSource(codec, data.seed, "val")
+            return SceneTaskSource(codec, data.seed, data.mix, data.law, plain=plain, split="val")
         if isinstance(data, StoreData) and data.validation:
             return StoreSource([Store.open(data.validation)], seed=data.seed)
         raise ConfigError(
@@ -274,15 +204,17 @@ class PretrainRun(TrainConfig):
         text = TextTokenizer.load(tokenizer)
         vocab = Vocab(text=text.size, image=vqgan.config.codes, masks=self.masks, reserved=0)
         codec = Codec(vocab, text, image)
-        if isinstance(self.data, SceneData):
-            data = self.data
-            source = SceneSource(
-                codec, data.seed, captions_only=data.captions_only, objects=data.mix, in_order=data.in_order
-            )
-            return source, codec
-        if isinstance(self.data, EmblemData):
-            return self._emblem_source(self.data, codec), codec
-        return DocumentSource(coco, codec, self.data.seed), codec
+        if isinstance(self.data, CocoData):
+            return DocumentSource(coco, codec, self.data.seed), codec
+        if isinstance(self.data, SceneLessonData):
+            data, plain = self.data, self._drawn_source(self.data.plain, codec)
+            return SceneTaskSource(codec, data.seed, data.mix, data.law, plain=plain), codec
+        return self._drawn_source(self.data, codec), codec
+
+    def _drawn_source(self, data: SceneData | EmblemData, codec: Codec) -> Source:
+        if isinstance(data, EmblemData):
+            return self._emblem_source(data, codec)
+        return SceneSource(codec, data.seed, captions_only=data.captions_only, objects=data.mix, in_order=data.in_order)
 
     def _store_source(self, data: StoreData, image: ImageTokenizer, tokenizer: Path) -> tuple[Source, Codec]:
         stores = [Store.open(path) for path in data.stores]
@@ -347,59 +279,6 @@ def draw_samples(model: CM3Leon, documents: list[Document], path: Path) -> None:
     made = model.generate_many([d.text for d in documents], seeds=list(range(len(documents))))
     truth = [preprocess(d.images[0].pixels, model.image_size) for d in documents]
     write_sheet(path, to_pixels(truth), to_pixels([g.image for g in made]))
-
-
-def _scene_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
-    data = run.data
-    assert isinstance(data, SceneData)
-    shares = np.asarray(data.objects, dtype=np.float64)
-    if shares.shape != (4,) or shares.min() < 0 or shares.sum() <= 0:
-        raise ConfigError(f"data.objects={data.objects}: must be four shares, none negative")
-    known = (*SIZES, *COLOURS, *SHAPES)
-    for word in data.focus:
-        if word not in known:
-            raise ConfigError(f"data.focus={word!r}: must be a size, colour or shape.{did_you_mean(word, known)}")
-    kinds = [sum(w in kind for w in set(data.focus)) for kind in (SIZES, COLOURS, SHAPES)]
-    if max(kinds) > 1 or any({shape, colour} <= set(data.focus) for shape, colour in HELD_OUT_PAIRS):
-        raise ConfigError(f"data.focus={data.focus}: no training picture has such an object; give one word of a kind")
-
-    def images(step: int) -> list[PIL.Image.Image]:
-        made = []
-        for i in range(run.batch):
-            rng = np.random.default_rng([data.seed, 0x70C, step * run.batch + i])
-            focused = bool(data.focus) and i % 2 == 0
-            while True:
-                scene = random_scene(rng, "train", int(rng.choice(4, p=shares / shares.sum())) + 1)
-                words = [{o.size, o.colour, o.shape} for o in scene.objects]
-                if not focused or any(set(data.focus) <= w for w in words):
-                    break
-            made.append(draw(scene, run.size, rng))
-        return made
-
-    return images
-
-
-def _task_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
-    data = run.data
-    assert isinstance(data, SceneTaskData)
-    if unknown := sorted(set(data.shares) - set(TASK_PICTURES)):
-        raise ConfigError(
-            f"data.shares: {unknown[0]!r} is no kind of picture.{did_you_mean(unknown[0], TASK_PICTURES)}"
-        )
-    shares = np.array([data.shares.get(kind, 0.0) for kind in TASK_PICTURES])
-    if shares.min() < 0 or shares.sum() <= 0:
-        raise ConfigError(f"data.shares={data.shares}: must be shares of {', '.join(TASK_PICTURES)}, none negative")
-    plain = run.keep or run.batch // 2
-
-    def images(step: int) -> list[PIL.Image.Image]:
-        made = []
-        for i in range(run.batch):
-            rng = np.random.default_rng([data.seed, 0x7A5C, step * run.batch + i])
-            kind = "scene" if i < plain else TASK_PICTURES[int(rng.choice(len(shares), p=shares / shares.sum()))]
-            made.append(task_picture(kind, run.size, rng))
-        return made
-
-    return images
 
 
 def _coco_pictures(run: ImageTokenizerRun) -> list[PIL.Image.Image]:

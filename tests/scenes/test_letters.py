@@ -107,7 +107,7 @@ def test_no_word_and_a_word_that_cannot_be_read_are_refused() -> None:
         ("a small red star at the bottom left on a mint ground", "names no word"),
         ('a red star on a mint ground, with the word "CAT" in pink at the top', "a colour of the scenes"),
         ('a red star on a mint ground with the word "CAT" in red at the top', "at the end after a comma"),
-        ('with the word "ABCDEF" in red at the top: a red star on a mint ground', "must have 3 to 5 letters"),
+        ('with the word "ABCDEF" in red at the top: a red star on a mint ground', "must have 3 or 4 letters"),
         ('with the word "CAT" in red at the top: a red dog on a mint ground', "word 3 is 'dog'"),
     ],
 )
@@ -117,7 +117,7 @@ def test_other_captions_are_refused(caption: str, message: str) -> None:
 
 
 def test_signs_that_cannot_be_drawn_are_refused() -> None:
-    with pytest.raises(ConfigError, match="sign.word='cat': must be 3 to 5 letters A to Z"):
+    with pytest.raises(ConfigError, match="sign.word='cat': must be 3 or 4 letters A to Z"):
         Sign("cat", "red", "top")
     with pytest.raises(ConfigError, match="at the 'left': must be in one of"):
         Sign("CAT", "red", "left")

@@ -56,7 +56,7 @@ def test_edges_are_the_borders_of_the_drawing() -> None:
         inside = shapes(guided.picture, guided.scene)
         border = grown(inside, 1) & grown(~inside, 1)
         edges = ink(guided.structure)
-        assert (edges <= grown(border, 1)).all() and (border <= grown(edges, 2)).all()
+        assert (edges <= grown(border, 2)).all() and (border <= grown(edges, 1)).all()
 
 
 def test_strokes_keep_near_the_borders_and_follow_the_generator() -> None:

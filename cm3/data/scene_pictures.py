@@ -1,0 +1,99 @@
+"""Pictures for an image tokenizer: scenes, and all else that the instruction tasks on them show, drawn on the fly.
+
+Each function gives `images(step)`, the batch of a step as PIL images of `size` pixels: a pure function, so that a run
+that was killed sees again what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import PIL.Image
+
+from cm3.errors import ConfigError, did_you_mean
+from cm3.scenes.draw import draw
+from cm3.scenes.letters import draw_lettered, random_lettered
+from cm3.scenes.structure import STRUCTURES, random_guided
+from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, Split, random_scene
+
+TASK_PICTURES = (*STRUCTURES, "letters")
+"""The kinds of pictures beside plain scenes."""
+OBJECTS = (0.1, 0.2, 0.3, 0.4)
+"""Shares of scenes with 1, 2, 3 and 4 objects: more than half of a picture with one is ground."""
+
+Images = Callable[[int], list[PIL.Image.Image]]
+
+
+def scene_pictures(
+    seed: int, size: int, batch: int, objects: Sequence[float] = OBJECTS, focus: Sequence[str] = ()
+) -> Images:
+    """Scenes of the training split, with shares `objects` of 1, 2, 3 and 4 objects.
+
+    Every other one holds an object that is all the words of `focus` (a size, a colour, a shape). Raises `ConfigError`
+    where no such object can be, or for wrong shares.
+    """
+    shares = np.asarray(objects, dtype=np.float64)
+    if shares.shape != (4,) or shares.min() < 0 or shares.sum() <= 0:
+        raise ConfigError(f"data.objects={tuple(objects)}: must be four shares, none negative")
+    known = (*SIZES, *COLOURS, *SHAPES)
+    for word in focus:
+        if word not in known:
+            raise ConfigError(f"data.focus={word!r}: must be a size, colour or shape.{did_you_mean(word, known)}")
+    kinds = [sum(w in kind for w in set(focus)) for kind in (SIZES, COLOURS, SHAPES)]
+    if max(kinds) > 1 or any({shape, colour} <= set(focus) for shape, colour in HELD_OUT_PAIRS):
+        raise ConfigError(f"data.focus={tuple(focus)}: no training picture has such an object; give one word of a kind")
+
+    def images(step: int) -> list[PIL.Image.Image]:
+        made = []
+        for i in range(batch):
+            rng = np.random.default_rng([seed, 0x70C, step * batch + i])
+            focused = bool(focus) and i % 2 == 0
+            while True:
+                scene = random_scene(rng, "train", int(rng.choice(4, p=shares / shares.sum())) + 1)
+                words = [{o.size, o.colour, o.shape} for o in scene.objects]
+                if not focused or any(set(focus) <= w for w in words):
+                    break
+            made.append(draw(scene, size, rng))
+        return made
+
+    return images
+
+
+def task_pictures(seed: int, size: int, batch: int, plain: int, shares: Mapping[str, float]) -> Images:
+    """First `plain` scenes of the training split, then pictures of the kinds that `shares` names, as often as it says.
+
+    Raises `ConfigError` for an unknown kind or wrong shares.
+    """
+    if unknown := sorted(set(shares) - set(TASK_PICTURES)):
+        raise ConfigError(
+            f"data.shares: {unknown[0]!r} is no kind of picture.{did_you_mean(unknown[0], TASK_PICTURES)}"
+        )
+    law = np.array([shares.get(kind, 0.0) for kind in TASK_PICTURES])
+    if law.min() < 0 or law.sum() <= 0:
+        raise ConfigError(
+            f"data.shares={dict(shares)}: must be shares of {', '.join(TASK_PICTURES)}, none negative and one above 0"
+        )
+
+    def images(step: int) -> list[PIL.Image.Image]:
+        made = []
+        for i in range(batch):
+            rng = np.random.default_rng([seed, 0x7A5C, step * batch + i])
+            kind = "scene" if i < plain else TASK_PICTURES[int(rng.choice(len(law), p=law / law.sum()))]
+            made.append(task_picture(kind, size, rng))
+        return made
+
+    return images
+
+
+def task_picture(kind: str, size: int, rng: np.random.Generator, split: Split = "train") -> PIL.Image.Image:
+    """A picture of a kind, or a plain scene for "scene", of `size` pixels. Raises `ConfigError` for another kind."""
+    if kind == "scene":
+        return draw(random_scene(rng, split, int(rng.choice(4, p=OBJECTS)) + 1), size, rng)
+    if kind == "letters":
+        this = random_lettered(rng, split)
+        return draw_lettered(this.scene, this.sign, size, rng)
+    if kind not in STRUCTURES:
+        known = ("scene", *TASK_PICTURES)
+        raise ConfigError(f"picture kind={kind!r}: must be one of {', '.join(known)}.{did_you_mean(kind, known)}")
+    return random_guided(rng, split, kind, size).structure
