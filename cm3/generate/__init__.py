@@ -8,14 +8,17 @@
     model.generate("a blosk", retrieve=2).attribution
 
 prompt.py       what a prompt asks for
+recommended.py  how a model samples, by what is asked of it
+plan.py         what is to be written, and the room it takes
 generation.py   what comes of it, and what it drew on
 cm3leon.py      the model
 tasks.py        instruction tasks: asked for by their fields, answered by theirs
 """
 
-from cm3.generate.cm3leon import KINDS, UNCONDITIONAL, CM3Leon, Progress
+from cm3.generate.cm3leon import CM3Leon, Progress
 from cm3.generate.generation import Generation
 from cm3.generate.prompt import Promptable, as_document
+from cm3.generate.recommended import KINDS, UNCONDITIONAL
 from cm3.retrieval.select import Retrieved
 
 __all__ = ["KINDS", "UNCONDITIONAL", "CM3Leon", "Generation", "Progress", "Promptable", "Retrieved", "as_document"]

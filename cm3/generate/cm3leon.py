@@ -11,26 +11,28 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
-from cm3.document import Document, Gap, Text
+from cm3.document import Document, Gap, Image, Text
 from cm3.engine.engine import Engine
-from cm3.engine.grammar import Codes, Force, FreeText, Step
-from cm3.engine.request import Request, Result, Sampling
-from cm3.errors import CheckpointError, ConfigError, RequestError
+from cm3.engine.request import Request, Result
+from cm3.errors import ConfigError, RequestError
 from cm3.generate.generation import Generation
-from cm3.generate.prompt import Promptable, as_document, kind_of
+from cm3.generate.plan import continued, plan, room
+from cm3.generate.prompt import Promptable, as_document, check_kind, kind_of
 from cm3.generate.rank import canonical, log_likelihoods
+from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
 from cm3.retrieval.select import Retrieved
+from cm3.tokens.away import HIDDEN, without, wordy
 from cm3.tokens.codec import Codec
 from cm3.tokens.holes import Prompt
 from cm3.tokens.image import ImageTokenizer
@@ -41,11 +43,6 @@ if TYPE_CHECKING:
     from cm3.retrieval.memory import Memory
 
 Progress = Callable[[int, int], None]
-KINDS = ("image", "region", "text")
-"""What a request may make, each with recommended sampling of its own in a bundle."""
-Treatment = Literal["kept", "dropped"]
-UNCONDITIONAL: tuple[Treatment, ...] = get_args(Treatment)
-"""What becomes of retrieved documents in the stream to guide away from. The first where a bundle recommends neither."""
 
 
 class CM3Leon:
@@ -70,15 +67,7 @@ class CM3Leon:
         self.codec = Codec(bundle.vocab, TextTokenizer.load(bundle.text_tokenizer), image)
         self.max_streams = max_streams
         self._image = image
-        self._recommended = {k: dict(bundle.sampling.get(k, {})) for k in KINDS}
-        self._treatment = {k: self._recommended[k].pop("unconditional", UNCONDITIONAL[0]) for k in KINDS}
-        self._candidates = {k: int(self._recommended[k].pop("candidates", 1)) for k in KINDS}
-        for kind, treatment in self._treatment.items():
-            if treatment not in UNCONDITIONAL:
-                raise CheckpointError(
-                    f"bundle {bundle.name!r}: sampling.{kind}.unconditional={treatment!r}; must be "
-                    f"{' or '.join(map(repr, UNCONDITIONAL))}"
-                )
+        self._recommended = Recommended(bundle.name, bundle.sampling)
         self.retriever = live.Retriever(bundle.memory if memory is None else memory, encoder, bundle.encoder)
 
     @classmethod
@@ -107,7 +96,7 @@ class CM3Leon:
     @property
     def unconditional(self) -> str:
         """What becomes of retrieved documents in the stream to guide away from, for pictures, where nothing is said."""
-        return self._treatment["image"]
+        return self._recommended.treatment["image"]
 
     @property
     def memory(self) -> Memory:
@@ -133,7 +122,9 @@ class CM3Leon:
         n: int = 1,
         *,
         seed: int = 0,
+        kind: str | None = None,
         guidance: float | None = None,
+        image_guidance: float | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         contrast: str | None = None,
@@ -150,10 +141,11 @@ class CM3Leon:
 
         A string asks for a picture of it, a picture for a description, a list for whatever its `Gap`s and gapped
         `Image`s leave open; a list without any that ends in words is given a picture, and one that ends in a picture is
-        described. None leaves a setting as the bundle recommends it for the kind of hole. `guidance` is the scale of
-        classifier-free guidance for pictures (1 is none); `contrast` 'max' or 'kmax' with `k`, `alpha` is contrastive
-        decoding (section 3.1). `max_tokens` bounds each text, and so does what the context has left. The same seed
-        gives the same result, whatever `n` is.
+        described. None leaves a setting as the bundle recommends it for the kind of hole, or for `kind`: 'edit',
+        'control' or 'segment', prompts of those tasks (`cm3.generate.tasks`). `guidance` is the scale of
+        classifier-free guidance for pictures (1 is none), `image_guidance` that of the picture to be edited; `contrast`
+        'max' or 'kmax' with `k`, `alpha` is contrastive decoding (section 3.1). `max_tokens` bounds each text, and so
+        does what the context has left. The same seed gives the same result, whatever `n` is.
 
         Of so many `candidates` the one is kept whose whole document is the likeliest (`cm3.generate.rank`); they differ
         only where the temperature is over 0.
@@ -162,13 +154,14 @@ class CM3Leon:
         given by hand. Where the context has no room for all, the least relevant are left out. In the stream to guide
         away from they are `unconditional` 'kept', so that only the words are guided to, or 'dropped' with the words.
 
-        Raises `RequestError` for a prompt that is empty, too long, or asks for nothing; for no memory bank; and where
-        not one document has room.
+        Raises `RequestError` for a prompt that is empty, too long, not of its `kind` or asks for nothing; for no memory
+        bank; and where not one document has room.
         """
         if n < 1:
             raise RequestError(f"n={n}: must be at least 1")
         settings: dict[str, float | int | str | None] = {
             "guidance": guidance,
+            "image_guidance": image_guidance,
             "temperature": temperature,
             "top_p": top_p,
             "contrast": contrast,
@@ -184,6 +177,7 @@ class CM3Leon:
             retrieve=retrieve,
             documents=None if documents is None else [documents] * n,
             unconditional=unconditional,
+            kind=kind,
             progress=progress,
             **settings,
         )
@@ -204,6 +198,7 @@ class CM3Leon:
         retrieve: int = 0,
         documents: Sequence[Sequence[Document | Retrieved]] | None = None,
         unconditional: Treatment | None = None,
+        kind: str | None = None,
         progress: Progress | None = None,
         **settings: float | int | str | None,
     ) -> list[Generation]:
@@ -219,12 +214,17 @@ class CM3Leon:
         if unconditional not in (None, *UNCONDITIONAL):
             raise RequestError(f"unconditional={unconditional!r}: must be {' or '.join(map(repr, UNCONDITIONAL))}")
         whole = [as_document(p) for p in prompts]
+        if kind is not None:
+            for document in whole:
+                check_kind(document, kind)
+        if settings.get("image_guidance") is not None and kind != "edit":
+            raise RequestError(f"image_guidance={settings['image_guidance']}: is for editing; ask with kind='edit'")
         found = self.retriever.find(whole, retrieve, documents)
         encoded = self.codec.encode_prompts(whole)
         contexts = self._contexts(encoded, found, max_tokens)
-        numbers = [candidates or self._candidates[kind_of(p)] for p in encoded]
+        numbers = [candidates or self._recommended.candidates[kind or kind_of(p)] for p in encoded]
         requests = [
-            self._request(p, one, max_tokens, settings, c.tokens, unconditional)
+            self._request(p, one, max_tokens, settings, c.tokens, unconditional, kind)
             for p, c, seed, number in zip(encoded, contexts, seeds, numbers, strict=True)
             for one in ([seed] if number == 1 else [_sub_seed(seed, i) for i in range(number)])
         ]
@@ -262,20 +262,14 @@ class CM3Leon:
         unique = list(dict.fromkeys(f.document for some in found for f in some))
         tokens = dict(zip(unique, self.codec.encode_many(unique), strict=True))
         return [
-            live.layout(some, [tokens[f.document] for f in some], self.vocab, self._room(prompt, max_tokens))
+            live.layout(
+                some,
+                [tokens[f.document] for f in some],
+                self.vocab,
+                room(prompt, self.vocab, self.decoder.config.context, max_tokens),
+            )
             for prompt, some in zip(prompts, found, strict=True)
         ]
-
-    def _room(self, prompt: Prompt, max_tokens: int) -> int:
-        """Tokens that the context has left for documents when every text is as long as it may be."""
-        number, texts = len(prompt.holes), sum(h.kind == "text" for h in prompt.holes)
-        borders = -2 if self._continued(prompt) else 2 * number
-        written = sum(len(h.cells) for h in prompt.holes) + texts * max_tokens
-        return self.decoder.config.context - prompt.tokens.length - borders - written
-
-    def _continued(self, prompt: Prompt) -> bool:
-        """One hole, at the very end: `</s> words <break> <mask:0> </s>` is continued from before its mask."""
-        return len(prompt.holes) == 1 and int(prompt.tokens.ids[-2]) == self.vocab.mask(0)
 
     def _request(
         self,
@@ -285,65 +279,28 @@ class CM3Leon:
         settings: dict[str, Any],
         context: Tokens | None = None,
         unconditional: Treatment | None = None,
+        kind: str | None = None,
     ) -> Request:
-        tokens, kind = prompt.tokens, kind_of(prompt)
-        sampling = self._sampling("region" if kind == "region" else "image", seed, settings)
-        text_sampling = self._sampling("text", seed, settings)
-        if continued := self._continued(prompt):
-            tokens = tokens.slice(0, tokens.length - 2)
+        v, kind = self.vocab, kind or kind_of(prompt)
+        end = continued(prompt, v)
+        tokens = prompt.tokens.slice(0, prompt.tokens.length - 2) if end else prompt.tokens
+        sampling = self._recommended.sampling("image" if kind == "text" else kind, seed, settings)
+        text_sampling = self._recommended.sampling("text", seed, settings)
         streams: tuple[Tokens, ...] = (tokens,)
-        if kind != "text" and (sampling.guidance not in (None, 1.0) or sampling.contrast is not None):
-            streams = (tokens, *self._unconditional(tokens, 0 if continued else len(prompt.holes)))
+        scales = {sampling.guidance, sampling.image_guidance} - {None, 1.0}
+        if kind != "text" and (scales or sampling.contrast is not None):
+            first = 0 if end else len(prompt.holes)
+            hidden = HIDDEN.get(kind) or ((words,) if (words := wordy(tokens, v)) else ())
+            streams = (tokens, *(without(tokens, parts, v, first) for parts in hidden))
         if len(streams) == 1:
-            sampling = replace(sampling, guidance=None, contrast=None)
+            sampling = unguided(sampling)
         if context is not None and context.length:
-            kept = (unconditional or self._treatment["image" if kind == "text" else kind]) == "kept"
-            streams = tuple(live.prepend(context, s) if kept or not i else s for i, s in enumerate(streams))
-        plan = self._plan(prompt, continued, max_tokens, max(s.length for s in streams))
-        return Request(streams, plan, sampling, replace(text_sampling, guidance=None, contrast=None))
-
-    def _plan(self, prompt: Prompt, continued: bool, max_tokens: int, prompt_length: int) -> tuple[Step, ...]:
-        """What to write for each hole; texts share what the context has left, at most `max_tokens` each."""
-        v, context = self.vocab, self.decoder.config.context
-        texts = sum(h.kind == "text" for h in prompt.holes)
-        fixed = prompt_length + sum(len(h.cells) for h in prompt.holes) + (0 if continued else 2 * len(prompt.holes))
-        limit = min(max_tokens, (context - fixed) // texts) if texts else 0
-        if fixed > context or (texts and limit < 1):
-            raise RequestError(
-                f"prompt: takes {fixed} tokens with what is to be written, and this model's context is {context}; "
-                "shorten it or leave a picture out"
+            treatment = unconditional or self._recommended.treatment["image" if kind == "text" else kind]
+            streams = tuple(
+                live.prepend(context, s) if treatment == "kept" or not i else s for i, s in enumerate(streams)
             )
-        plan: list[Step] = []
-        for hole in prompt.holes:
-            image = hole.kind == "image"
-            if continued:
-                return (Codes(hole.cells) if image else FreeText(limit, (v.eos, v.brk), min_tokens=1),)
-            plan += [Force((v.mask(hole.mask),)), Codes(hole.cells) if image else FreeText(limit, (v.eoss,))]
-            plan += [Force((v.eoss,))] if image else []
-        return tuple(plan)
-
-    def _unconditional(self, tokens: Tokens, number: int) -> tuple[Tokens, ...]:
-        """The stream to guide away from: each run of words replaced by a mask, from `<mask:number>` on (section 3.1).
-
-        Pictures are kept. For a picture from words alone this is `[</s>, <mask:0>, <break>]`. Without words there is
-        nothing to guide away from, and no stream.
-        """
-        v, words = self.vocab, self.vocab.is_text(tokens.ids)
-        borders = [*np.flatnonzero(np.isin(tokens.ids, (v.eos, v.brk))).tolist(), tokens.length]
-        pieces: list[Tokens] = []
-        for start, stop in zip(borders, borders[1:], strict=False):
-            if words[start:stop].any():
-                pieces += [tokens.slice(start, start + 1), Tokens.of([v.mask(number)])]
-                number += 1
-            else:
-                pieces.append(tokens.slice(start, stop))
-        return (Tokens.concat(pieces),) if words.any() else ()
-
-    def _sampling(self, kind: str, seed: int, settings: dict[str, Any]) -> Sampling:
-        values = self._recommended[kind] | {k: v for k, v in settings.items() if v is not None}
-        if settings.get("contrast") is not None and settings.get("guidance") is None:
-            values.pop("guidance", None)
-        return Sampling(**values, seed=seed)
+        steps = plan(prompt, v, self.decoder.config.context, max_tokens, max(s.length for s in streams))
+        return Request(streams, steps, sampling, unguided(text_sampling))
 
     def _likeliest(self, prompt: Prompt, context: live.Context, results: list[Result]) -> Result:
         """The candidate whose finished document, in its own order, is the most probable after its context."""
@@ -363,16 +320,16 @@ class CM3Leon:
 
     def _filled(
         self, document: Document, done: Document, prompt: Prompt, spans: Sequence[np.ndarray]
-    ) -> tuple[str | PIL.Image.Image, ...]:
+    ) -> tuple[Text | Image, ...]:
         """What fills each `Gap` of a document."""
         pictures = iter(done.images)
-        found: list[str | PIL.Image.Image] = []
+        found: list[Text | Image] = []
         for at, part in enumerate(document.parts):
-            picture = None if isinstance(part, Text) or part == Gap("text") else next(pictures).pixels
+            picture = None if isinstance(part, Text) or part == Gap("text") else next(pictures)
             if isinstance(part, Gap):
                 mask = next(h.mask for h in prompt.holes if h.part == at)
-                words = spans[mask] - self.vocab.text_start
-                found.append(self.codec.text.decode(words.tolist()) if picture is None else picture)
+                words = (spans[mask] - self.vocab.text_start).tolist()
+                found.append(picture or Text(self.codec.text.decode(words)))
         return tuple(found)
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:

@@ -7,7 +7,7 @@ from typing import Any
 
 import PIL.Image
 
-from cm3.document import Document
+from cm3.document import Document, Image, Text
 from cm3.errors import RequestError
 from cm3.retrieval import live
 from cm3.retrieval.select import Retrieved
@@ -25,7 +25,7 @@ class Generation:
     documents: tuple[Document, ...]
     scores: tuple[float, ...]
     prompt: Document
-    filled: tuple[tuple[str | PIL.Image.Image, ...], ...] = ()
+    filled: tuple[tuple[Text | Image, ...], ...] = ()
     retrieved: tuple[Retrieved, ...] = ()
     left_out: tuple[Retrieved, ...] = ()
 

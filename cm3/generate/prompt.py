@@ -8,8 +8,8 @@ from dataclasses import replace
 import PIL.Image
 
 from cm3.document import Document, Gap, Image, Part, Text, as_part
-from cm3.errors import RequestError
-from cm3.tokens.holes import Prompt
+from cm3.errors import RequestError, did_you_mean
+from cm3.tokens.holes import Prompt, groups
 
 Promptable = str | PIL.Image.Image | Part | Document | Sequence[str | PIL.Image.Image | Part]
 
@@ -42,3 +42,23 @@ def kind_of(prompt: Prompt) -> str:
     if not image:
         return "text"
     return "region" if any(h.part in prompt.codes for h in image) else "image"
+
+
+FORMS = {
+    "edit": (Text, Image, Text, Gap),
+    "control": (Text, Image, Text, Gap),
+    "segment": (Text, Image, Gap),
+}
+"""Kinds of task, and what their prompts are: an order, a picture, words to go by, and the picture to be made."""
+
+
+def check_kind(document: Document, kind: str) -> None:
+    """Raise `RequestError` for a kind of task that there is not, or a document that is not of its form."""
+    if kind not in FORMS:
+        raise RequestError(f"kind={kind!r}: must be one of {', '.join(FORMS)}.{did_you_mean(kind, FORMS)}")
+    form = tuple({type(part) for _, part in group} for group in groups(document))
+    whole = all(not isinstance(part, Image) or part.gap is None for part in document.parts)
+    if form != tuple({part} for part in FORMS[kind]) or not whole or document.parts[-1] != Gap("image"):
+        words = {Text: "words", Image: "a whole picture", Gap: "a gap for a picture"}
+        wants = ", ".join(words[part] for part in FORMS[kind])
+        raise RequestError(f"kind={kind!r}: its prompt must be {wants}; leave kind out for any other")

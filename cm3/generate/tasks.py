@@ -15,16 +15,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
 from cm3.data.tasks import Task, find_task
-from cm3.data.tasks.template import Field
-from cm3.document import Image
+from cm3.data.tasks.template import PICTURES, Field
+from cm3.document import Document, Image
 from cm3.errors import RequestError
-from cm3.generate.cm3leon import CM3Leon
 from cm3.generate.generation import Generation
+
+if TYPE_CHECKING:
+    from cm3.generate.cm3leon import CM3Leon
 
 DRAWN = ("edge", "scribble", "seg", "pose")
 """Fields whose pictures are drawn at the size that the model sees."""
@@ -42,6 +44,32 @@ class Reply:
     def fields(self) -> Fields:
         """The first answer."""
         return self.answers[0]
+
+    @property
+    def texts(self) -> list[str]:
+        """Each answer's last text: of an explanation and an answer, the answer. Raises `RequestError` for pictures."""
+        found = [[v for v in one.values() if isinstance(v, str)] for one in self.answers]
+        if not all(found):
+            raise RequestError("this reply is a picture; take .image")
+        return [texts[-1] for texts in found]
+
+    @property
+    def text(self) -> str:
+        """The first of `texts`."""
+        return self.texts[0]
+
+    @property
+    def images(self) -> list[PIL.Image.Image]:
+        """The picture of each answer. Raises `RequestError` for texts."""
+        found = [v for one in self.answers for v in one.values() if isinstance(v, PIL.Image.Image)]
+        if not found:
+            raise RequestError("this reply is a text; take .text")
+        return found
+
+    @property
+    def image(self) -> PIL.Image.Image:
+        """The first of `images`."""
+        return self.images[0]
 
 
 def ask(
@@ -62,7 +90,7 @@ def ask(
     """
     chosen = task if isinstance(task, Task) else find_task(task)
     prompt = _prompt(model, chosen, request, template, plain)
-    made = model.generate(prompt, n=n, seed=seed, **(settings or {}))
+    made = model.generate(prompt, n=n, seed=seed, kind=kind_of(chosen), **(settings or {}))
     return _reply(chosen, made, template, plain)
 
 
@@ -79,11 +107,24 @@ def ask_many(
     """One answer for each request, batched: `settings` as of `CM3Leon.generate_many`, the rest as `ask`."""
     chosen = task if isinstance(task, Task) else find_task(task)
     prompts = [_prompt(model, chosen, request, template, plain) for request in requests]
-    made = model.generate_many(prompts, seeds=seeds, **settings)
+    made = model.generate_many(prompts, seeds=seeds, kind=kind_of(chosen), **settings)
     return [_reply(chosen, one, template, plain) for one in made]
 
 
-def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: int | str, plain: bool) -> Any:
+def kind_of(task: Task) -> str | None:
+    """Which of `cm3.generate.KINDS` a task's guidance and sampling are, None where its hole says all.
+
+    A picture made of a picture and words follows a control image or edits; one made of a picture alone is its map.
+    """
+    given = [f for f in task.templates[0].fields if f not in task.gives]
+    if task.output == "text" or not any(f in PICTURES for f in given):
+        return None
+    if task.control is not None:
+        return "control"
+    return "segment" if all(f in PICTURES for f in given) else "edit"
+
+
+def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: int | str, plain: bool) -> Document:
     """The document with a hole, once its control image is of the model's size."""
     for name in DRAWN:
         picture = request.get(name)
@@ -101,7 +142,10 @@ def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: in
 def _reply(task: Task, made: Generation, template: int | str, plain: bool) -> Reply:
     answers: list[Fields] = []
     for (filled,) in made.filled:  # a task has one hole
-        answers.append(_split(task, template, filled, plain) if isinstance(filled, str) else {task.gives[0]: filled})
+        if isinstance(filled, Image):
+            answers.append({task.gives[0]: filled.pixels})
+        else:
+            answers.append(_split(task, template, filled.text, plain))
     return Reply(tuple(answers), made)
 
 

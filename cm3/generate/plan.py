@@ -1,0 +1,43 @@
+"""What is to be written for a prompt: the engine's plan, and the room that it takes in the context."""
+
+from __future__ import annotations
+
+from cm3.engine.grammar import Codes, Force, FreeText, Step
+from cm3.errors import RequestError
+from cm3.tokens.holes import Prompt
+from cm3.vocab import Vocab
+
+
+def continued(prompt: Prompt, vocab: Vocab) -> bool:
+    """One hole, at the very end: `</s> words <break> <mask:0> </s>` is continued from before its mask."""
+    return len(prompt.holes) == 1 and int(prompt.tokens.ids[-2]) == vocab.mask(0)
+
+
+def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int) -> int:
+    """Tokens that the context has left for documents when every text is as long as it may be."""
+    number, texts = len(prompt.holes), sum(h.kind == "text" for h in prompt.holes)
+    borders = -2 if continued(prompt, vocab) else 2 * number
+    written = sum(len(h.cells) for h in prompt.holes) + texts * max_tokens
+    return context - prompt.tokens.length - borders - written
+
+
+def plan(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: int) -> tuple[Step, ...]:
+    """What to write for each hole after a prompt of `length` tokens; texts share what the context has left, at most
+    `max_tokens` each. Raises `RequestError` where it has no room."""
+    v, ends = vocab, continued(prompt, vocab)
+    texts = sum(h.kind == "text" for h in prompt.holes)
+    fixed = length + sum(len(h.cells) for h in prompt.holes) + (0 if ends else 2 * len(prompt.holes))
+    limit = min(max_tokens, (context - fixed) // texts) if texts else 0
+    if fixed > context or (texts and limit < 1):
+        raise RequestError(
+            f"prompt: takes {fixed} tokens with what is to be written, and this model's context is {context}; "
+            "shorten it or leave a picture out"
+        )
+    steps: list[Step] = []
+    for hole in prompt.holes:
+        image = hole.kind == "image"
+        if ends:
+            return (Codes(hole.cells) if image else FreeText(limit, (v.eos, v.brk), min_tokens=1),)
+        steps += [Force((v.mask(hole.mask),)), Codes(hole.cells) if image else FreeText(limit, (v.eoss,))]
+        steps += [Force((v.eoss,))] if image else []
+    return tuple(steps)

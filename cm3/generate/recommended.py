@@ -1,0 +1,65 @@
+"""How a model samples, by what is asked of it: the bundle's recommendations, the paper's, and what the caller says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from cm3.engine.request import Sampling
+from cm3.errors import CheckpointError
+
+PAPER: dict[str, dict[str, Any]] = {
+    "image": {},
+    "region": {},
+    "text": {},
+    "edit": {"guidance": 7.5, "image_guidance": 1.5},
+    "control": {"guidance": 3.0},
+    "segment": {"guidance": 1.0},
+}
+"""By kind, the scales of section 4.1; the last has none there."""
+KINDS = tuple(PAPER)
+"""What a request may make, each with recommended sampling of its own in a bundle: a picture, parts of one, a text, an
+edited picture, one that follows a control image, and a segmentation map. The last three start from what is recommended
+for `image`."""
+Treatment = Literal["kept", "dropped"]
+UNCONDITIONAL: tuple[Treatment, ...] = get_args(Treatment)
+"""What becomes of retrieved documents in the stream to guide away from. The first where a bundle recommends neither."""
+
+
+class Recommended:
+    """A bundle's recommended sampling."""
+
+    def __init__(self, name: str, sampling: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raises `CheckpointError` for a kind or a treatment of documents that there is not."""
+        for kind in sampling:
+            if kind not in KINDS:
+                raise CheckpointError(f"bundle {name!r}: sampling.{kind}: is no kind; the kinds are {', '.join(KINDS)}")
+        self._values: dict[str, dict[str, Any]] = {}
+        self.treatment: dict[str, Treatment] = {}
+        """By kind, what becomes of retrieved documents in the unconditional stream."""
+        self.candidates: dict[str, int] = {}
+        """By kind, how many are made for each that is kept."""
+        for kind, paper in PAPER.items():
+            base = sampling.get("image", {}) if kind in ("edit", "control", "segment") else {}
+            values = {**base, **paper, **sampling.get(kind, {})}
+            self.treatment[kind] = values.pop("unconditional", UNCONDITIONAL[0])
+            self.candidates[kind] = int(values.pop("candidates", 1))
+            self._values[kind] = values
+            if self.treatment[kind] not in UNCONDITIONAL:
+                raise CheckpointError(
+                    f"bundle {name!r}: sampling.{kind}.unconditional={self.treatment[kind]!r}; must be "
+                    f"{' or '.join(map(repr, UNCONDITIONAL))}"
+                )
+
+    def sampling(self, kind: str, seed: int, given: Mapping[str, Any]) -> Sampling:
+        """Settings for a kind: those `given`, unless None, before those recommended."""
+        values = self._values[kind] | {k: v for k, v in given.items() if v is not None}
+        if given.get("contrast") is not None and given.get("guidance") is None:
+            values.pop("guidance", None)  # the contrastive score itself
+        return Sampling(**values, seed=seed)
+
+
+def unguided(sampling: Sampling) -> Sampling:
+    """The same settings for a single stream."""
+    return replace(sampling, guidance=None, image_guidance=None, contrast=None)

@@ -1,0 +1,160 @@
+"""Guidance by kind of task: three streams for editing, one scale for control images; settings of a bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tiny_model
+from tiny_model import SIZE
+
+from cm3.data.tasks import find_task
+from cm3.document import Document, Gap, Image
+from cm3.errors import CheckpointError, RequestError
+from cm3.generate import KINDS, CM3Leon
+from cm3.generate.tasks import ask_many, kind_of
+from cm3.vocab import Tokens
+
+
+@pytest.fixture(scope="module")
+def model() -> CM3Leon:
+    return CM3Leon(tiny_model.bundle(context=240))
+
+
+def noise(seed: int = 0) -> PIL.Image.Image:
+    """A picture of coarse random colours."""
+    rng = np.random.default_rng(seed)
+    return PIL.Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((SIZE, SIZE), 0)
+
+
+def edit(seed: int = 0) -> dict[str, Any]:
+    return {"image1": noise(seed), "instruction": "paint it red"}
+
+
+def request(model: CM3Leon, prompt: Document, kind: str | None, **settings: Any) -> Any:
+    """What the engine is asked."""
+    return model._request(model.codec.encode_prompt(prompt), 0, 20, settings, kind=kind)
+
+
+def spelled(model: CM3Leon, tokens: Tokens) -> str:
+    """Names of tokens, runs of text and of codes as one word."""
+    v = model.vocab
+    names = ["TEXT" if v.is_text(i) else "IMAGE" if v.is_image(i) else v.name(int(i)) for i in tokens.ids]
+    return " ".join(n for i, n in enumerate(names) if not (i and n == names[i - 1] and n.isupper()))
+
+
+def test_an_edit_has_three_streams(model: CM3Leon) -> None:
+    made = request(model, find_task("edit").prompt(**edit()), "edit")
+    assert [spelled(model, s) for s in made.streams] == [
+        "</s> TEXT <break> IMAGE <break> TEXT <break>",
+        "</s> TEXT <break> <mask:0> <break> <mask:1> <break>",
+        "</s> TEXT <break> IMAGE <break> <mask:0> <break>",
+    ]
+    assert (made.sampling.guidance, made.sampling.image_guidance) == (7.5, 1.5)
+    alone = request(model, find_task("edit").prompt(**edit()), "edit", guidance=1.0, image_guidance=1.0)
+    assert len(alone.streams) == 1 and alone.sampling.image_guidance is None
+    only = request(model, find_task("edit").prompt(**edit()), "edit", guidance=1.0)
+    assert len(only.streams) == 3 and only.sampling.weights(3) == (1.0, -0.5, 0.5)
+
+
+def test_control_has_one_scale_and_a_segmentation_none(model: CM3Leon) -> None:
+    control = find_task("canny").prompt(edge=noise(), caption="a red circle")
+    made = request(model, control, "control")
+    assert [spelled(model, s) for s in made.streams] == [
+        "</s> TEXT <break> IMAGE <break> TEXT <break>",
+        "</s> TEXT <break> <mask:0> <break> <mask:1> <break>",
+    ]
+    assert made.sampling.guidance == 3.0 and made.sampling.image_guidance is None
+    segment = find_task("segment").prompt(image=noise())
+    assert len(request(model, segment, "segment").streams) == 1
+    guided = request(model, segment, "segment", guidance=2.0)
+    assert spelled(model, guided.streams[1]) == "</s> TEXT <break> <mask:0> <break>"
+
+
+def test_the_kind_of_each_task() -> None:
+    kinds = {name: kind_of(find_task(name)) for name in ("edit", "boxes", "write", "canny", "depth", "segment", "vqa2")}
+    want = [("edit", "edit"), ("boxes", None), ("write", None), ("canny", "control"), ("depth", "control")]
+    assert kinds == dict([*want, ("segment", "segment"), ("vqa2", None)])
+
+
+def test_an_edit_is_the_formula_step_by_step(model: CM3Leon) -> None:
+    """l(0,0) + s_img (l(img,0) - l(0,0)) + s_txt (l(img,txt) - l(img,0)), read afresh for every code."""
+    v = model.vocab
+    for s_txt, s_img in ((7.5, 1.5), (2.0, 0.5)):
+        settings = {"temperature": 0.0, "guidance": s_txt, "image_guidance": s_img}
+        prompt = find_task("edit").prompt(**edit())
+        full, none, image = request(model, prompt, "edit").streams
+        written: list[int] = []
+        for _ in range(16):
+            tail = Tokens.of(written, np.arange(1, len(written) + 1))
+            a, u, i = (model.logits(Tokens.concat([s, tail]))[-1].double() for s in (full, none, image))
+            scores = u + s_img * (i - u) + s_txt * (a - i)
+            written.append(v.image_start + int(scores[v.image_start : v.image_start + 64].argmax()))
+        (reply,) = ask_many(model, "edit", [edit()], seeds=[0], **settings)
+        codes = model.codec.image.encode([reply.image])[0].ravel() + v.image_start
+        assert codes.tolist() == written
+    plain = ask_many(model, "edit", [edit()], seeds=[0], temperature=0.0, guidance=1.0, image_guidance=1.0)[0]
+    assert plain.image.tobytes() != reply.image.tobytes()
+
+
+def test_batched_edits_are_one_by_one(model: CM3Leon) -> None:
+    requests, seeds = [edit(i) for i in range(4)], [3, 4, 5, 6]
+    together = ask_many(model, "edit", requests, seeds=seeds)
+    narrow = ask_many(CM3Leon(tiny_model.bundle(context=240), max_streams=4), "edit", requests, seeds=seeds)
+    alone = [ask_many(model, "edit", [r], seeds=[s])[0] for r, s in zip(requests, seeds, strict=True)]
+    for a, b, c in zip(together, narrow, alone, strict=True):
+        assert a.generation.document == b.generation.document == c.generation.document
+    assert len({a.image.tobytes() for a in together}) == 4
+
+
+def recommended(sampling: dict[str, Any]) -> CM3Leon:
+    bundle = tiny_model.bundle(context=240)
+    bundle.sampling = sampling
+    return CM3Leon(bundle)
+
+
+def test_a_bundle_recommends_by_kind_on_top_of_the_paper() -> None:
+    model = recommended(
+        {"image": {"temperature": 0.7, "guidance": 2.0}, "edit": {"guidance": 4.0}, "control": {"k": 3}}
+    )
+    prompts = {"edit": find_task("edit").prompt(**edit()), "segment": find_task("segment").prompt(image=noise())}
+    prompts["control"] = find_task("canny").prompt(edge=noise(), caption="a red circle")
+    got = {kind: request(model, prompt, kind).sampling for kind, prompt in prompts.items()}
+    assert all(s.temperature == 0.7 for s in got.values())
+    assert [(got[k].guidance, got[k].image_guidance) for k in ("edit", "control", "segment")] == [
+        (4.0, 1.5),
+        (3.0, None),
+        (None, None),
+    ]
+    assert got["control"].k == 3
+    assert request(model, prompts["edit"], "edit", guidance=9.0).sampling.guidance == 9.0
+    assert request(model, prompts["edit"], None).sampling.guidance == 2.0
+
+
+def test_a_kind_that_a_bundle_makes_up_is_refused() -> None:
+    assert KINDS == ("image", "region", "text", "edit", "control", "segment")
+    with pytest.raises(CheckpointError, match="bundle 'tiny': sampling.edits: is no kind; the kinds are image, region"):
+        recommended({"edits": {}})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "message"),
+    [
+        ("a cat", {"kind": "edits"}, "kind='edits': must be one of edit, control, segment. Did you mean 'edit'"),
+        (
+            "a cat",
+            {"kind": "edit"},
+            "kind='edit': its prompt must be words, a whole picture, words, a gap for a picture",
+        ),
+        (["a", noise(), "b", Gap()], {"kind": "edit"}, "kind='edit': its prompt must be words"),
+        (["a", noise(), Gap("image")], {"kind": "control"}, "kind='control': its prompt must be words"),
+        (["a", Gap(), noise(), Gap("image")], {"kind": "segment"}, "must be words, a whole picture, a gap for a"),
+        (["a", Image(noise()).with_gap((0, 0, 9, 9)), Gap("image")], {"kind": "segment"}, "kind='segment': its"),
+        ("a cat", {"image_guidance": 2.0}, "image_guidance=2.0: is for editing; ask with kind='edit'"),
+    ],
+)
+def test_refusals_by_kind(model: CM3Leon, prompt: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        model.generate(prompt, **settings)
