@@ -26,7 +26,7 @@ from cm3.data.read.base import picture as open_file
 from cm3.document import Image
 from cm3.errors import ConfigError, DataError
 from cm3.picture import orientation, rgb, upright
-from cm3.tokens.image import Fit, _window, preprocess
+from cm3.tokens.image import Fit, preprocess, window
 
 READ = ("hed", "depth", "normal")
 """Controls that are read from files."""
@@ -106,7 +106,7 @@ def segmentation(
             raise DataError(f"category {category!r}: the palette has 1 to {CATEGORIES}")
         canvas[mask] = category
     seen = _turned(PIL.Image.fromarray(canvas), picture)
-    ids = seen.resize((size, size), Resampling.NEAREST, box=_window(seen.size, fit))
+    ids = seen.resize((size, size), Resampling.NEAREST, box=window(seen.size, fit))
     palette = np.array([colour(c) for c in range(CATEGORIES + 1)], np.uint8)
     return PIL.Image.fromarray(palette[np.asarray(ids)])
 

@@ -37,7 +37,7 @@ def preprocess(image: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Imag
     """
     _check_fit(size, fit)
     image = rgb(image)
-    x0, y0, x1, y1 = _window(image.size, fit)
+    x0, y0, x1, y1 = window(image.size, fit)
     if (x1 - x0, y1 - y0) == (size, size):
         return image if image.size == (size, size) else image.crop((x0, y0, x1, y1))
     return image.resize((size, size), Resampling.LANCZOS, box=(x0, y0, x1, y1), reducing_gap=3.0)
@@ -51,7 +51,7 @@ def map_box(box: Box, original_size: tuple[int, int], size: int, fit: Fit = "cro
     """
     _check_fit(size, fit)
     x0, y0, x1, y1 = check_box(box, original_size)
-    left, top, right, bottom = _window(original_size, fit)
+    left, top, right, bottom = window(original_size, fit)
     x0, x1, y0, y1 = max(x0, left), min(x1, right), max(y0, top), min(y1, bottom)
     if x0 >= x1 or y0 >= y1:
         raise RequestError(
@@ -214,7 +214,7 @@ def _check_fit(size: int, fit: str) -> None:
         raise ConfigError(f"fit={fit!r}: must be 'crop' or 'stretch'")
 
 
-def _window(size: tuple[int, int], fit: Fit) -> Box:
+def window(size: tuple[int, int], fit: Fit) -> Box:
     """The part of a picture of `size` that is kept: all of it, or the largest centred square, on whole pixels."""
     width, height = size
     if fit == "stretch":

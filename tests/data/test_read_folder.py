@@ -49,6 +49,19 @@ def test_pictures_with_their_words_by_name(root: Path) -> None:
     assert Folder(root)[0] == read[0] and Folder(root).document(0).meta == {}
 
 
+def test_control_images_beside_their_picture_are_no_documents(root: Path) -> None:
+    before = [d.id for d in Folder(root) if isinstance(d, Document)]
+    for name in ("b.hed.png", "a.depth.png", "trip/c.normal.png", "trip/c.hed.PNG"):
+        PIL.Image.new("RGB", (6, 4)).save(root / name)
+    assert [d.id for d in Folder(root) if isinstance(d, Document)] == before
+    # One without a picture to belong to is a picture like any other, and so is one of another kind.
+    for name in ("d.hed.png", "b.edge.png", "trip/a.hed.png"):
+        PIL.Image.new("RGB", (6, 4)).save(root / name)
+    (root / "b.hed.txt").write_text("words alone")
+    added = ["b.edge.png", "b.hed.txt", "d.hed.png", "trip/a.hed.png"]
+    assert [d.id for d in Folder(root) if isinstance(d, Document)] == sorted([*before, *added])
+
+
 def test_files_are_read_one_after_the_other(root: Path) -> None:
     documents = iter(Folder(root))
     assert next(documents).id == "a.JPG"

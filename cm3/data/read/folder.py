@@ -3,6 +3,7 @@
 photos/beach.jpg, photos/beach.txt    caption and picture
 photos/cat.png                        a picture without words
 photos/note.txt                       words without a picture
+photos/beach.depth.png                a control image of the picture beside it (`cm3.data.control`), no document
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cm3.data.control import READ
 from cm3.data.read.base import Records, content, picture
 from cm3.document import Document, Part, Text
 from cm3.errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 WORDS = ".txt"
+CONTROLS = tuple(f".{kind}.png" for kind in READ)
 
 
 class Folder(Records):
@@ -43,6 +46,8 @@ class Folder(Records):
                 words[path.with_suffix("")] = path
             else:
                 pictures.append(path)
+        of_pictures = {path.with_suffix("") for path in pictures}
+        pictures = [path for path in pictures if _controlled(path) not in of_pictures]
         captioned = {path.with_suffix("") for path in pictures}
         named: dict[Path, tuple[Path | None, Path | None]] = {}
         named |= {path: (path, words.get(path.with_suffix(""))) for path in pictures}
@@ -86,3 +91,9 @@ def _files(root: Path) -> Iterator[Path]:
     for path in root.rglob("*"):
         if path.suffix.lower() in (*PICTURES, WORDS) and not path.name.startswith(".") and path.is_file():
             yield path
+
+
+def _controlled(path: Path) -> Path | None:
+    """The picture that a file is the control image of, without its ending; None for one that is named otherwise."""
+    ending = next((e for e in CONTROLS if path.name.lower().endswith(e)), None)
+    return path.with_name(path.name[: -len(ending)]) if ending else None
