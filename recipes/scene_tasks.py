@@ -1,6 +1,6 @@
 """The shipped scenes model taught to follow instructions: runs in this order, after those of recipes/scenes.py.
 
-cm3 train recipes/scene_tasks.py:image_tokenizer     codes for outlines, maps and letters too, near those of scenes
+    cm3 train recipes/scene_tasks.py:image_tokenizer     codes for outlines, maps and letters too, near those of scenes
 """
 
 from __future__ import annotations

@@ -11,13 +11,14 @@ wait, and a window depends on nothing but its lane. Rank r of n has lanes r, r +
 continue on any number of ranks with the very next batch, and nothing is lost or comes twice.
 
 The source's documents are not masked. Each is masked by a generator of its position alone, so a document that comes
-again in its next epoch is masked anew.
+again in its next epoch is masked anew. A source may also give sequences that are laid out already, with a loss weight
+for each token (`Source.weighted`): instruction tasks, where what is masked is the answer.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from cm3.data.lanes import LaneState, LoaderState
 from cm3.data.mask import MaskLaw, cm3_mask
-from cm3.data.pack import Batch, best_fill, lay_out, truncate
+from cm3.data.pack import Batch, Weighted, best_fill, lay_out, truncate
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.vocab import Tokens, Vocab
 
@@ -45,6 +46,10 @@ class Source(Protocol):
     An image tokenizer may round differently in another batch, so a source is asked for the documents of a lane in
     chunks that do not depend on where a run began, `TOGETHER` at a time. One whose documents do not depend on which are
     asked for with them says so with an attribute `together = 1`, and is asked for many lanes' at once.
+
+    One that has a method `weighted(indices) -> list[Tokens | Weighted]` is asked by it in place of `tokens`. `Tokens`
+    are documents to be masked, as ever. A `Weighted` is taken as it is: its weights are those of the loss, nothing of
+    it is masked or cut, and it is skipped where it is too long.
     """
 
     def tokens(self, indices: Sequence[int]) -> list[Tokens]:
@@ -74,10 +79,10 @@ class Counts:
 
 
 class _Item(NamedTuple):
-    """A document as it will be packed; `tokens` None is one to be skipped."""
+    """A document as it will be packed; `document` None is one to be skipped."""
 
     position: int
-    tokens: Tokens | None
+    document: Tokens | Weighted | None
     length: int
     truncated: bool
     unmasked: bool
@@ -150,13 +155,15 @@ class Loader:
         self.windows, self.length, self.seed, self.lookahead = windows, length, seed, lookahead
         self.longest = length if longest is None else min(longest, length)
         self.together: int = getattr(source, "together", TOGETHER)
+        self._ask: Callable[[Sequence[int]], Sequence[Tokens | Weighted]]
+        self._ask = getattr(source, "weighted", None) or source.tokens
         self.counts, self.batches, self._in_vain = Counts(), state.batches, 0
         self._bits = np.random.Philox(key=[seed, 0xC3])
         self._rng, self._start = np.random.Generator(self._bits), self._bits.state
         self._lanes = {lane: _Lane(state.lanes[lane]) for lane in mine}
         waiting = [p for lane in mine for p in state.lanes[lane].waiting]
         for item in self._items(waiting):
-            if item.tokens is not None:
+            if item.document is not None:
                 self._lanes[item.position % windows].waiting.append(item)
             else:  # it fitted the windows of the run before
                 self.counts.skipped += 1
@@ -174,7 +181,7 @@ class Loader:
             self.batches += 1
             yield lay_out(rows, self.length, self.vocab, self.law.tail_weight), self.state
 
-    def _fill(self, lane: _Lane) -> list[Tokens]:
+    def _fill(self, lane: _Lane) -> list[Tokens | Weighted]:
         """The documents of a lane's next window."""
         row: list[_Item] = []
         room = self.length
@@ -196,14 +203,14 @@ class Loader:
         self.counts.places += self.length
         self.counts.truncated += sum(item.truncated for item in row)
         self.counts.unmasked += sum(item.unmasked for item in row)
-        return [item.tokens for item in row if item.tokens is not None]
+        return [item.document for item in row if item.document is not None]
 
     def _take(self, lane: _Lane) -> None:
         """Let the next document of a lane in, or skip it."""
         if not lane.ready:
             self._read(lane)
         item = lane.ready.popleft()
-        if item.tokens is not None:
+        if item.document is not None:
             lane.waiting.append(item)
             self._in_vain = 0
             return
@@ -232,22 +239,30 @@ class Loader:
         """The documents of these positions as they will be packed."""
         return map(self._fitted, positions, self._documents(positions))
 
-    def _documents(self, positions: list[int]) -> list[Tokens]:
+    def _documents(self, positions: list[int]) -> list[Tokens | Weighted]:
         if not positions:
             return []
         if self.together == 1:
-            return self.source.tokens(positions)
-        found: dict[int, Tokens] = {}
+            return list(self._ask(positions))
+        found: dict[int, Tokens | Weighted] = {}
         for position in positions:
             if position not in found:
                 lane, number = position % self.windows, position // self.windows
                 first = lane + self.windows * (number - number % self.together)
                 chunk = range(first, first + self.windows * self.together, self.windows)
-                found.update(zip(chunk, self.source.tokens(chunk), strict=True))
+                found.update(zip(chunk, self._ask(chunk), strict=True))
         return [found[position] for position in positions]
 
-    def _fitted(self, position: int, document: Tokens) -> _Item:
-        """Mask a document, and truncate it before where there is no room for it."""
+    def _fitted(self, position: int, document: Tokens | Weighted) -> _Item:
+        """Mask a document, and truncate it before where there is no room for it; one with weights stays as it is."""
+        if isinstance(document, Weighted):
+            length = document.tokens.length
+            if len(document.weights) != length:
+                raise DataError(
+                    f"pack, document {position}: has {len(document.weights)} weights for {length} tokens; "
+                    "give one for each"
+                )
+            return _Item(position, document if length <= self.longest else None, length, False, False)
 
         def masked(tokens: Tokens) -> Tokens:
             # A stretch of the generator's stream for each position: setting it costs a tenth of making a generator.

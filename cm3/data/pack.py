@@ -18,6 +18,14 @@ import numpy as np
 from cm3.vocab import Tokens, Vocab
 
 
+class Weighted(NamedTuple):
+    """A sequence that is laid out already, masks included. `weights` float32 (s,): how much the loss of each token
+    counts, when it is the target."""
+
+    tokens: Tokens
+    weights: np.ndarray
+
+
 class Batch(NamedTuple):
     """Windows ready for a decoder, each array (b, s).
 
@@ -56,10 +64,11 @@ def best_fill(lengths: Sequence[int], room: int, *, first: bool = False) -> list
     return chosen[::-1]
 
 
-def lay_out(rows: Sequence[Sequence[Tokens]], length: int, vocab: Vocab, tail_weight: float = 1.0) -> Batch:
+def lay_out(rows: Sequence[Sequence[Tokens | Weighted]], length: int, vocab: Vocab, tail_weight: float = 1.0) -> Batch:
     """One window of `length` tokens for each row of documents, which together are no longer.
 
-    `tail_weight`: loss weight of what follows the closing `</s>`, the spans that a mask moved there.
+    `tail_weight`: loss weight of what follows the closing `</s>`, the spans that a mask moved there; sequences that
+    come with weights have those alone.
     """
     shape = (len(rows), length)
     ids = np.full(shape, vocab.pad, np.int64)
@@ -68,12 +77,15 @@ def lay_out(rows: Sequence[Sequence[Tokens]], length: int, vocab: Vocab, tail_we
     count = np.arange(length)
     for i, row in enumerate(rows):
         at = 0
-        for number, tokens in enumerate(row, start=1):
+        for number, document in enumerate(row, start=1):
+            given = document.weights if isinstance(document, Weighted) else None
+            tokens = document.tokens if isinstance(document, Weighted) else document
             end = at + tokens.length
             ids[i, at:end], cells[i, at:end] = tokens.ids, tokens.cells
             positions[i, at:end], documents[i, at:end] = count[: end - at], number
-            targets[i, at : end - 1], weights[i, at : end - 1] = tokens.ids[1:], 1.0
-            if tail_weight != 1 and int(tokens.ids[-1]) != vocab.eos:
+            targets[i, at : end - 1] = tokens.ids[1:]
+            weights[i, at : end - 1] = 1.0 if given is None else given[1:]
+            if given is None and tail_weight != 1 and int(tokens.ids[-1]) != vocab.eos:
                 closed = at + int(np.flatnonzero(tokens.ids == vocab.eos)[-1])
                 weights[i, closed : end - 1] = tail_weight
             at = end

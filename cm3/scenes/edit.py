@@ -51,22 +51,26 @@ class Edit:
     after: Scene
 
 
-def random_edit(rng: np.random.Generator, split: Split = "train", kind: str | None = None) -> Edit:
-    """An edit of a kind (else any, uniformly) whose two scenes are of a split.
+def random_edit(
+    rng: np.random.Generator, split: Split = "train", kind: str | None = None, before: Scene | None = None
+) -> Edit:
+    """An edit of a kind (else any, uniformly) whose two scenes are of a split; `before` of that split may be given.
 
-    Raises `ConfigError` for an unknown kind or split.
+    With `before`, a kind that it has no change of is drawn again. Raises `ConfigError` for an unknown kind or split.
     """
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"edit kind={kind!r}: must be one of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     kind = kind or pick(rng, KINDS)
     while True:
-        before = random_scene(rng, split)
-        changes = [c for c in _changes(before, kind) if split_of(c[2]) == split]
+        scene = before or random_scene(rng, split)
+        changes = [c for c in _changes(scene, kind) if split_of(c[2]) == split]
         if changes:
             thing, values, after = pick(rng, changes)
             if thing is not None:
-                values = values | {"the": pointing(before, thing, rng)}
-            return Edit(kind, before, pick(rng, WORDINGS[kind]).say(values), after)
+                values = values | {"the": pointing(scene, thing, rng)}
+            return Edit(kind, scene, pick(rng, WORDINGS[kind]).say(values), after)
+        if before is not None:
+            kind = pick(rng, KINDS)
 
 
 def draw_edit(edit: Edit, size: int, rng: np.random.Generator) -> tuple[PIL.Image.Image, PIL.Image.Image]:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import PIL.Image
 
+from cm3.data.pack import Weighted
 from cm3.data.tasks.template import PICTURES, Laid, Template
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError, DataError, RequestError
@@ -41,13 +42,6 @@ class View(NamedTuple):
 
 PAPER = View()
 """256 x 256 of the middle, as in the paper."""
-
-
-class Weighted(NamedTuple):
-    """A training sequence. `weights` float32 (s,): how much the loss of each token counts, when it is the target."""
-
-    tokens: Tokens
-    weights: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
