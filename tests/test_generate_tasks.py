@@ -140,3 +140,27 @@ def test_what_filled_the_gaps_of_any_prompt(model: CM3Leon) -> None:
     for document, (words, picture) in zip(made.documents, made.filled, strict=True):
         assert isinstance(words, Text) and words.text.strip() in document.text
         assert picture is document.images[1]
+
+
+def test_the_methods_ask_for_their_tasks(model: CM3Leon) -> None:
+    asked = {
+        "edit": (model.edit(PICTURE, "paint it red", 2, seed=3), REQUESTS["edit"] | {"image1": PICTURE}),
+        "vqa2": (model.answer(PICTURE, "what is it?", 2, seed=3, max_tokens=6), REQUESTS["vqa2"]),
+        "image_paragraph": (model.describe(PICTURE, 2, detail=True, seed=3, max_tokens=6), {"image": PICTURE}),
+        "coco_captions": (model.describe(Image(PICTURE), 2, seed=3, max_tokens=6), {"image": PICTURE}),
+        "segment": (model.segment(PICTURE, 2, seed=3), {"image": PICTURE}),
+    }
+    for name, (reply, request) in asked.items():
+        settings = {"max_tokens": 6} if find_task(name).output == "text" else {}
+        by_name = ask(model, name, n=2, seed=3, settings=settings, **request)
+        assert reply.generation.documents == by_name.generation.documents and len(reply.answers) == 2
+    assert len(asked["segment"][0].images) == 2 == len(asked["vqa2"][0].texts)
+    with pytest.raises(RequestError, match="this reply is a picture; take .image"):
+        _ = asked["edit"][0].text
+    with pytest.raises(RequestError, match="this reply is a text; take .text"):
+        _ = asked["vqa2"][0].image
+
+
+def test_a_reply_reads_as_its_last_text() -> None:
+    made = Generation((Document.of(""),), (0.0,), Document((Gap(),)), ((Text("It is. So the answer is (A)"),),))
+    assert _reply(find_task("scienceqa"), made, 1, False).text == "(A)"

@@ -6,12 +6,15 @@
     model.generate(["a red ", Gap(), " above a blue square"]).text
     model.generate(["a red circle", Image(picture).with_gap((0, 0, 64, 64))]).image
     model.generate("a blosk", retrieve=2).attribution
+    model.edit(picture, "paint the circle green").image
+    model.answer(picture, "what colour is the circle?").text
 
 prompt.py       what a prompt asks for
 recommended.py  how a model samples, by what is asked of it
 plan.py         what is to be written, and the room it takes
 generation.py   what comes of it, and what it drew on
 cm3leon.py      the model
+asking.py       edit, answer, describe, segment
 tasks.py        instruction tasks: asked for by their fields, answered by theirs
 """
 
@@ -19,6 +22,17 @@ from cm3.generate.cm3leon import CM3Leon, Progress
 from cm3.generate.generation import Generation
 from cm3.generate.prompt import Promptable, as_document
 from cm3.generate.recommended import KINDS, UNCONDITIONAL
+from cm3.generate.tasks import Reply
 from cm3.retrieval.select import Retrieved
 
-__all__ = ["KINDS", "UNCONDITIONAL", "CM3Leon", "Generation", "Progress", "Promptable", "Retrieved", "as_document"]
+__all__ = [
+    "KINDS",
+    "UNCONDITIONAL",
+    "CM3Leon",
+    "Generation",
+    "Progress",
+    "Promptable",
+    "Reply",
+    "Retrieved",
+    "as_document",
+]

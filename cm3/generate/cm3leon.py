@@ -22,6 +22,7 @@ from cm3.document import Document, Gap, Image, Text
 from cm3.engine.engine import Engine
 from cm3.engine.request import Request, Result
 from cm3.errors import ConfigError, RequestError
+from cm3.generate.asking import Asking
 from cm3.generate.generation import Generation
 from cm3.generate.plan import continued, plan, room
 from cm3.generate.prompt import Promptable, as_document, check_kind, kind_of
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-class CM3Leon:
+class CM3Leon(Asking):
     """A loaded model. `load` one, or make one of a bundle that is in memory."""
 
     def __init__(
