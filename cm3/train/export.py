@@ -53,6 +53,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     try:
         page = json.loads((folder / "config.json").read_text())
         init, tokenizer, size, sampling = (page[k] for k in ("init", "image_tokenizer", "image_size", "sampling"))
+        tasks = list(page.get("tasks", ()))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"run {str(folder)!r}: config.json is not that of a pretraining run ({error}); give the folder that "
@@ -65,6 +66,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     begun = bundles.load(bundles.find(init)) if init else None
     vqgan = load_image_tokenizer(tokenizer) if begun is None else begun.vqgan
     about = {"steps": found, "documents": LoaderState.of(saved["loader"]).documents, "recipe": folder.name}
+    about["tasks"] = tasks
     made = bundle_of(folder, decoder, Vocab(**saved["vocab"]), vqgan, begun, size, sampling, about)
     bundles.save(made, out, dtype)
     return found

@@ -102,7 +102,9 @@ class PretrainRun(TrainConfig):
     """Masks of the vocabulary; not used with stores."""
     data: SceneData | CocoData | EmblemData | StoreData | SceneLessonData = field(default_factory=SceneData)
     sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Recommended settings by kind (image, region, text), written to the bundle."""
+    """Recommended settings by kind (image, region, text, edit, control, segment), written to the bundle."""
+    tasks: tuple[str, ...] = ()
+    """Instruction tasks that it is tuned for, by name, written to the bundle."""
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
         """Train, and write `out/bundle`. Stopped by a signal, returns with "stopped" and a checkpoint in its place."""
@@ -145,7 +147,7 @@ class PretrainRun(TrainConfig):
         ranks.main_first(lambda: self._retrieval() if mesh.main else None)
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
-            about = {"steps": trainer.step, "documents": documents, "recipe": out.name}
+            about = {"steps": trainer.step, "documents": documents, "recipe": out.name, "tasks": list(self.tasks)}
             made = bundle_of(out, decoder, codec.vocab, vqgan, init, self.image_size, self.sampling, about)
             bundles.save(made, out / "bundle")
             return made
