@@ -70,7 +70,9 @@ class ImageTokenizerConfig:
     init: str = ""
     """Folder of an image tokenizer of the same shape to start from."""
     keep: int = 0
-    """How many pictures, the first of each batch, shall keep the codes that `init` gives them (FSQ only)."""
+    """How many pictures, the first of each batch, shall keep the codes that `keep_of` gives them (FSQ only)."""
+    keep_of: str = ""
+    """Folder of an image tokenizer of the same shape; none means `init`."""
     keep_weight: float = 5.0
     """Weight of |b - b0| over these, in levels, before rounding: b of the encoder, b0 of the one that it was."""
     decoder_only: bool = False
@@ -168,6 +170,8 @@ class _Run:
         self.before: VQGAN | None = None
         if config.keep:
             self.before = copy.deepcopy(self.vqgan).requires_grad_(False).eval()
+            if config.keep_of:
+                self.before.load_state_dict(load_weights(config.keep_of, config.vqgan))
         if config.decoder_only:
             for part in (self.vqgan.encoder, self.vqgan.quant_conv, self.vqgan.quantize):
                 part.requires_grad_(False)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
-from cm3.model.vqgan import VQGANConfig
-from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
+from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.train.image_tokenizer import ImageTokenizerConfig, load_weights, train_image_tokenizer
 from cm3.train.reconstruct import evaluate_image_tokenizer, psnr
 
 SHAPE: dict[str, Any] = dict(factor=8, channels=8, multipliers=(1, 2), blocks=1, middle=False, patch=4, z_channels=8)
@@ -137,6 +137,35 @@ def test_psnr_is_that_of_eight_bits() -> None:
     assert float(psnr(a + 5, torch.ones_like(a))[0]) == 99.0  # clamped
 
 
+def test_kept_codes_move_less(tmp_path: Path) -> None:
+    """Trained on, on other pictures, an encoder keeps the codes of the pictures that it is told to keep."""
+    train_image_tokenizer(config(tmp_path / "first", steps=8, lr=5e-3), images, progress=False)
+
+    def mixed(step: int) -> torch.Tensor:
+        return torch.cat([images(step)[:2], -images(1000 + step).flip(1)[:2]])
+
+    before = load_weights(tmp_path / "first", config(tmp_path).vqgan)
+    held = torch.cat([images(5000 + i) for i in range(8)])
+    same = {}
+    for name, weight in (("kept", 20.0), ("free", 0.0)):
+        changes = dict(init=str(tmp_path / "first"), keep=2, keep_weight=weight, steps=12, lr=5e-3, sample_every=0)
+        after = train_image_tokenizer(config(tmp_path / name, **changes), mixed, progress=False)
+        assert {"moved", "same_codes"} <= records(tmp_path / name)[0].keys()
+        first = VQGAN(after.config)
+        first.load_state_dict(before)
+        same[name] = float((after.encode(held) == first.eval().encode(held)).double().mean())
+    assert same["kept"] > same["free"] + 0.1, same
+
+
+def test_a_run_that_keeps_codes_resumes_in_the_same_bits(tmp_path: Path) -> None:
+    train_image_tokenizer(config(tmp_path / "first", steps=2), images, progress=False)
+    kept = dict(init=str(tmp_path / "first"), keep=2)
+    train_image_tokenizer(config(tmp_path / "one", **kept), images, progress=False)
+    train_image_tokenizer(config(tmp_path / "two", **kept), images, progress=False, stop=3)
+    train_image_tokenizer(config(tmp_path / "two", **kept), images, progress=False)
+    assert same_bits(tmp_path / "one", tmp_path / "two") and records(tmp_path / "one") == records(tmp_path / "two")
+
+
 def test_the_critic_and_its_weight() -> None:
     torch.manual_seed(0)
     critic = PatchDiscriminator()
@@ -159,6 +188,9 @@ def test_the_critic_and_its_weight() -> None:
         ({"lr": 0.0}, "image_tokenizer.lr=0.0: must be above 0"),
         ({"l1": -1.0}, "image_tokenizer.l1=-1.0: must not be negative"),
         ({"gan_start": -1}, "image_tokenizer.gan_start=-1: must not be negative"),
+        ({"keep": 5, "init": "x"}, "image_tokenizer.keep=5: must be 0 \\(off\\) to batch=4"),
+        ({"keep": 2}, "image_tokenizer.keep=2: needs init, an encoder that is trained and vqgan.quantizer='fsq'"),
+        ({"keep_weight": -1.0}, "image_tokenizer.keep_weight=-1.0: must not be negative"),
         ({"lpips_weight": 1.0}, "image_tokenizer.lpips_weight=1.0: needs lpips_vgg and lpips_lin"),
     ],
 )
