@@ -17,43 +17,65 @@ from cm3.errors import RequestError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class EvalScenes(ModelVerb):
-    """Measure a model on scenes that it was never trained on: drawing, describing, and filling holes in both.
+    """Measure a model on scenes that it was never trained on: drawing, describing, filling holes, and instructions.
 
     Pictures are read back by measuring pixels and sentences by their meaning (cm3.scenes), so a share says how often
     everything was right. `held_out`: scenes with a shape in a colour, or a relation, that no training picture shows.
+    Without --tasks, what pretraining is for is measured; the instruction tasks (docs/scene-tasks.md) are for a model
+    that was tuned for them, and can be shared out over several runs.
 
     examples:
       cm3 eval scenes --n 100
       cm3 eval scenes --n 1000 --seed 7 --json
       cm3 eval scenes --model runs/mine --guidance 2 --tasks text_to_image held_out
+      cm3 eval scenes --model runs/tuned --n 500 --tasks all
+      cm3 eval scenes --model runs/tuned --n 500 --tasks edit,boxes --candidates 1
     """
 
     n: Annotated[int, arg(metavar="N")] = 100
     """How many scenes for each task; with 1000 a share is right to about 0.01."""
     seed: Annotated[int, arg(metavar="N")] = 1
     """Which scenes."""
-    tasks: Annotated[tuple[str, ...], arg(metavar="TASK", help_behavior_hint="(default: all)")] = ()
-    """Only these: text_to_image, unguided, held_out, image_to_text, text_infill, region_infill, image_tokenizer."""
+    tasks: Annotated[
+        tuple[str, ...], arg(metavar="TASK", help_behavior_hint="(default: those of pretraining, the first seven)")
+    ] = ()
+    """Only these: text_to_image, unguided, held_out, image_to_text, text_infill, region_infill, image_tokenizer; edit,
+    write, boxes, canny, segmentation, depth, scribble, coco_captions, image_paragraph, vqa2, visdial, scienceqa,
+    segment; or `all`."""
     guidance: Annotated[float | None, OWN] = None
     """Guidance for drawing; `unguided` is measured without in any case."""
+    image_guidance: Annotated[float | None, OWN] = None
+    """Guidance towards the picture that is edited."""
+    temperature: Annotated[float | None, OWN] = None
+    """0 takes the likeliest token each time."""
+    candidates: Annotated[int | None, OWN] = None
+    """Make so many and keep the likeliest."""
 
     def run(self) -> dict[str, Any]:
         """Measure, print a table."""
         at_least(1, n=self.n)
         at_least(0, seed=self.seed)
+        from cm3.eval.scene_tasks import TASKS as INSTRUCTIONS
+        from cm3.eval.scene_tasks import evaluate_scene_tasks
         from cm3.eval.scenes import TASKS, evaluate_scenes
 
-        check_tasks(self.tasks, TASKS)
-        sampling = {} if self.guidance is None else {"guidance": self.guidance}
+        named = [name for word in self.tasks for name in word.split(",") if name]
+        check_tasks(named, (*TASKS, *INSTRUCTIONS, "all"))
+        wanted = (*TASKS, *INSTRUCTIONS) if "all" in named else named or TASKS
+        if self.image_guidance is not None and "edit" not in wanted:
+            raise RequestError(f"--image-guidance {self.image_guidance}: is for editing; name the task edit, or all")
+        names = ("guidance", "temperature", "candidates")
+        sampling = {name: value for name in names if (value := getattr(self, name)) is not None}
+        for_tasks = sampling | ({} if self.image_guidance is None else {"image_guidance": self.image_guidance})
+        model = self.open_model()
         with progress_by_task("scene") as update:
-            report = evaluate_scenes(
-                self.open_model(),
-                self.n,
-                seed=self.seed,
-                tasks=self.tasks or TASKS,
-                sampling=sampling,
-                progress=update,
-            )
+            plain, tuned = ([t for t in known if t in wanted] for known in (TASKS, INSTRUCTIONS))
+            report = evaluate_scenes(model, self.n, seed=self.seed, tasks=plain, sampling=sampling, progress=update)
+            if tuned:
+                more = evaluate_scene_tasks(
+                    model, self.n, seed=self.seed, tasks=tuned, sampling=for_tasks, progress=update
+                )
+                report = {**more, **report, "details": report["details"] | more["details"]}
         print("\n".join(table(report)))
         return report
 
@@ -151,8 +173,8 @@ def progress_by_task(unit: str) -> Iterator[Callable[[str, int, int], None]]:
 def table(report: Mapping[str, Any]) -> list[str]:
     """The figures of a report as aligned lines, `task  figure  value`; shares in per cent."""
     lines = []
-    for task, figures in report.items():
-        if task in ("details", "sampling") or not isinstance(figures, Mapping):
+    for task, figures in (*report.items(), *report.get("tasks", {}).items()):
+        if task in ("details", "sampling", "tasks") or not isinstance(figures, Mapping):
             continue
         for name, value in figures.items():
             told = "-" if value is None else f"{value:.2f}" if name.endswith("_db") else f"{value:.1%}"

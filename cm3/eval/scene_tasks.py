@@ -19,7 +19,7 @@ import PIL.Image
 from cm3.data.scene_tasks import STRUCTURES, TASKS, SceneExample, scene_example
 from cm3.data.tasks.find import find_task
 from cm3.document import Image
-from cm3.errors import DataError
+from cm3.errors import ConfigError, DataError
 from cm3.eval.check import check_run
 from cm3.generate.tasks import ask_many
 from cm3.scenes.boxes import matched, verify_boxed
@@ -29,7 +29,7 @@ from cm3.scenes.letters import verify_lettered
 from cm3.scenes.reason import verify_reasoning
 from cm3.scenes.structure import iou, verify_guided
 from cm3.scenes.tell import parse_long
-from cm3.scenes.verify import WORKING, verify
+from cm3.scenes.verify import SMALLEST, WORKING, verify
 from cm3.scenes.world import Split
 
 if TYPE_CHECKING:
@@ -75,9 +75,16 @@ def evaluate_scene_tasks(
         iou        (segment) mean intersection over union    explained (scienceqa) the answer and every step to it
 
     with n, seed, split, sampling, and `details` by task: the first figure by kind (of edit, of question, turn, number
-    of objects), examples_per_s. Raises `ConfigError` for an n or batch below 1, or an unknown task.
+    of objects), examples_per_s. Raises `ConfigError` for an n or batch below 1, an unknown task, and for tasks that
+    give pictures where a model's are too small to be measured.
     """
     check_run(n, batch, tasks, TASKS)
+    drawn = [task for task in tasks if find_task(task).output == "image"]
+    if drawn and model.image_size < SMALLEST:
+        raise ConfigError(
+            f"image_size={model.image_size}: pictures are measured from {SMALLEST} pixels on; leave out "
+            f"{', '.join(drawn)}"
+        )
     settings = dict(sampling or {})
     figures: dict[str, Any] = {}
     details: dict[str, Any] = {}
@@ -117,6 +124,8 @@ def _given(
     wanted = [field for field in task.template(template).fields if field not in task.gives]
     requests = [{name: case.asked.fields[name] for name in wanted} for case in cases]
     given = {"max_tokens": LONGEST} | settings
+    if task.name != "edit":
+        given.pop("image_guidance", None)  # nothing else has a picture to hold on to
     replies = ask_many(model, task, requests, seeds=[case.seed for case in cases], template=template, **given)
     return [(case, reply.fields) for case, reply in zip(cases, replies, strict=True)]
 
