@@ -7,34 +7,51 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.options import HERE, ModelVerb, Sampling, progress
+from cm3.cli.options import HERE, Flag, ModelVerb, Sampling, progress
 from cm3.document import Image
 from cm3.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Describe(ModelVerb):
-    """Say what pictures show.
+    """Say what pictures show: in a sentence, in detail, or in answer to a question.
+
+    Details and answers come from a model that was tuned for them.
 
     examples:
       cm3 describe picture.png
       cm3 describe out/*.png --json
+      cm3 describe picture.png --question "what colour is the circle?"
+      cm3 describe picture.png --detail
     """
 
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE")]
     """Picture files, of any format that Pillow reads."""
+    question: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    """Answer this about each picture, instead."""
+    detail: Annotated[Flag, arg(help="Describe at length.")] = False
     sampling: Annotated[Sampling, HERE] = Sampling()
 
     def run(self) -> dict[str, Any]:
         """Describe each picture; a line each."""
         if not self.images:
             raise RequestError("no picture given; name at least one file")
+        if self.question is not None and self.detail:
+            raise RequestError("--question and --detail: ask for one of them")
+        if self.question is not None and not self.question.strip():
+            raise RequestError("--question: is empty; say what you want to know")
         pictures = [Image.open(path) for path in self.images]  # all, before the work starts
-        model = self.open_model()
-        results = []
+        task = "vqa2" if self.question is not None else "image_paragraph" if self.detail else None
+        model = self.open_model(task=task)
+        results: list[dict[str, Any]] = []
         for path, picture in zip(self.images, pictures, strict=True):
             with progress("reading") as update:
-                text = model.generate([picture], progress=update, **self.sampling.arguments()).text.strip()
+                settings = {"progress": update, **self.sampling.arguments()}
+                if self.question is not None:
+                    text = model.answer(picture, self.question, **settings).text
+                else:
+                    text = model.describe(picture, detail=self.detail, **settings).text
             print(text if len(pictures) == 1 else f"{path}: {text}", flush=True)
             results.append({"image": path, "text": text})
-        return results[0] if len(results) == 1 else {"results": results}
+        asked = {} if self.question is None else {"question": self.question}
+        return asked | (results[0] if len(results) == 1 else {"results": results})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,16 @@ def png(picture: PIL.Image.Image, notes: Mapping[str, str] | None = None) -> byt
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def write_all(
+    folder: Path, name: str, pictures: Sequence[PIL.Image.Image], notes: Mapping[str, str] | None = None
+) -> list[str]:
+    """Write pictures as NAME-0.png, NAME-1.png and on, each with notes and its `number`; returns the files' names."""
+    files = [folder / f"{name}-{i}.png" for i in range(len(pictures))]
+    for i, (file, picture) in enumerate(zip(files, pictures, strict=True)):
+        write(file, png(picture, {**(notes or {}), "number": str(i)}))
+    return [str(file) for file in files]
 
 
 def slug(text: str, length: int = 48) -> str:

@@ -12,9 +12,12 @@ from tyro.conf import Positional, arg
 from cm3.cli.attribution import document_panel, told
 from cm3.cli.files import check_folder, png, slug, write
 from cm3.cli.options import HERE, Guided, ModelVerb, Retrieval, at_least, progress
+from cm3.cli.places import blank, read_boxes, read_control
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
+    import PIL.Image
+
     from cm3.generate import Generation
 
 
@@ -22,13 +25,18 @@ if TYPE_CHECKING:
 class Generate(ModelVerb):
     """Draw pictures from words, and from documents of a memory bank that are looked up for them.
 
-    With --retrieve, each picture is followed by the documents that it drew on, which are also inside the PNG.
+    With --retrieve, each picture is followed by the documents that it drew on, which are also inside the PNG. --boxes
+    and --control need a model that was tuned for them. A file of boxes is JSON, a list of [name, [x1, y1, x2, y2]]:
+    first and last column and row, all counted in, in 0..255 from the top left, whatever the size of the picture.
+    A control image must have the size of the model's pictures; hed, depth and normal may have any.
 
     examples:
       cm3 generate "a large red circle at the top left on a grey background"
       cm3 generate "a small white star above a large blue square on a mint ground" --n 4 --seed 1 --guidance 3
       cm3 generate "two objects on a sand ground: ..." --contrast kmax --k 5 --alpha 0.1 --out pictures --json
       cm3 generate "a picture of a blosk" --retrieve 2 --memory DIR --sheet sheet.png
+      cm3 generate "a red circle and a blue star on a grey background" --boxes boxes.json --sheet sheet.png
+      cm3 generate "a red circle on a grey background" --control canny=edges.png
     """
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")]
@@ -39,6 +47,10 @@ class Generate(ModelVerb):
     """Folder for the pictures."""
     sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write a contact sheet, a PNG: each picture, and the documents that it drew on beside it."""
+    boxes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Where things are to be: JSON, a list of [name, [x1, y1, x2, y2]]."""
+    control: Annotated[str | None, arg(metavar="KIND=FILE", help_behavior_hint="")] = None
+    """A picture to follow: canny, segmentation, hed, pose, depth, normal or scribble, and its file."""
     retrieval: Annotated[Retrieval, HERE] = Retrieval()
     sampling: Annotated[Guided, HERE] = Guided()
 
@@ -49,10 +61,16 @@ class Generate(ModelVerb):
         check_folder(self.out)
         if self.sheet is not None:
             check_folder(self.sheet.parent, "--sheet")
+        task, request, guide = self._asked()
         settings = self.sampling.arguments() | self.retrieval.arguments()
-        model = self.open_model(self.retrieval)
+        model = self.open_model(self.retrieval, task)
         with progress("drawing") as update:
-            made = model.generate(self.prompt, n=self.n, progress=update, **settings)
+            settings["progress"] = update
+            if task is None:
+                made = model.generate(self.prompt, n=self.n, **settings)
+            else:
+                seed = settings.pop("seed")
+                made = model.ask(task, n=self.n, seed=seed, settings=settings, **request).generation
         drew_on = made.attribution
         files = []
         for i, picture in enumerate(made.images):
@@ -63,22 +81,36 @@ class Generate(ModelVerb):
             print("\n".join([str(files[-1]), *told(made.retrieved), *told(made.left_out, "had no room for")]))
         names = [str(f) for f in files]
         result = {"prompt": self.prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
+        result |= {} if task is None else {"task": task}
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
         if self.sheet is not None:
-            self._write_sheet(self.sheet, made)
+            self._write_sheet(self.sheet, made, guide)
             result["sheet"] = str(self.sheet)
         return result
 
-    def _write_sheet(self, path: Path, made: Generation) -> None:
+    def _asked(self) -> tuple[str | None, dict[str, Any], PIL.Image.Image | None]:
+        """The task that --boxes or --control asks for with its fields, and what is to be followed as a picture."""
+        if self.boxes is not None and self.control is not None:
+            raise RequestError("--boxes and --control: no task takes both; give one of them")
+        if self.boxes is not None:
+            objects = read_boxes(self.boxes)
+            return "boxes", {"caption": self.prompt, "objects": objects}, blank(objects)
+        if self.control is not None:
+            task, picture = read_control(self.control)
+            return task.name, {"caption": self.prompt, str(task.control): picture}, picture.pixels
+        return None, {}, None
+
+    def _write_sheet(self, path: Path, made: Generation, guide: PIL.Image.Image | None) -> None:
         from cm3.cli.sheet import Line, Panel, Section, sheet
 
+        given = [] if guide is None else [Panel(guide, (Line("to be followed", "label"),))]
         documents = [document_panel(r) for r in made.retrieved]
         drawn = [Panel(p, (Line(f"drawn, number {i}", "label"),)) for i, p in enumerate(made.images)]
         if documents:
-            sections = [Section(self.prompt, tuple(p for one in drawn for p in (one, *documents)))]
+            sections = [Section(self.prompt, tuple(p for one in drawn for p in (one, *given, *documents)))]
         else:
-            sections = [Section(self.prompt, tuple(drawn))]
-        columns = 1 + len(documents) if documents else 3
+            sections = [Section(self.prompt, (*given, *drawn))]
+        columns = 1 + len(given) + len(documents) if documents else 3
         subtitle = f"cm3 generate --model {self.model} --seed {self.sampling.seed} --retrieve {self.retrieval.retrieve}"
         write(
             path,

@@ -93,12 +93,18 @@ class ModelVerb(Verb):
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
     """Which model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
 
-    def open_model(self, bank: Bank | None = None) -> CM3Leon:
-        """Load the model, with a memory bank of one's own. Raises `CheckpointError` for one unknown or damaged."""
+    def open_model(self, bank: Bank | None = None, task: str | None = None) -> CM3Leon:
+        """Load the model, with a memory bank of one's own. Raises `CheckpointError` for one unknown or damaged.
+
+        Tells the user where it was not tuned for `task`.
+        """
         from cm3.generate import CM3Leon
 
         bank = bank or Bank()
-        return CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder)
+        model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder)
+        if task is not None and task not in model.tasks:
+            print(f"model {self.model!r} was not tuned for {task!r}: expect little of it", file=sys.stderr)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)

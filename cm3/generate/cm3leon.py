@@ -95,6 +95,11 @@ class CM3Leon(Asking):
         return self._image.codes
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The instruction tasks that it was tuned for, by name: `about.tasks` of its bundle."""
+        return tuple(self.bundle.about.get("tasks", ()))
+
+    @property
     def unconditional(self) -> str:
         """What becomes of retrieved documents in the stream to guide away from, for pictures, where nothing is said."""
         return self._recommended.treatment["image"]
