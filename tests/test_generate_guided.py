@@ -10,8 +10,9 @@ import pytest
 import tiny_model
 from tiny_model import SIZE
 
-from cm3.data.tasks import find_task
+from cm3.data.tasks import TASKS, find_task
 from cm3.document import Document, Gap, Image
+from cm3.engine.request import Sampling
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import KINDS, CM3Leon
 from cm3.generate.tasks import ask_many, kind_of
@@ -76,7 +77,24 @@ def test_control_has_one_scale_and_a_segmentation_none(model: CM3Leon) -> None:
 def test_the_kind_of_each_task() -> None:
     kinds = {name: kind_of(find_task(name)) for name in ("edit", "boxes", "write", "canny", "depth", "segment", "vqa2")}
     want = [("edit", "edit"), ("boxes", None), ("write", None), ("canny", "control"), ("depth", "control")]
-    assert kinds == dict([*want, ("segment", "segment"), ("vqa2", None)])
+    assert kinds == dict([*want, ("segment", "segment"), ("vqa2", "answer")])
+    texts = {name: kind_of(task) for name, task in TASKS.items() if task.output == "text"}
+    answers = {"vqa2", "vizwiz", "okvqa", "scienceqa", "visdial"}
+    assert texts == {name: "answer" if name in answers else None for name in texts} and len(texts) == 9
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_answer_is_the_likeliest_unless_the_bundle_says_otherwise(plain: bool) -> None:
+    asked = {"image": noise(), "question": "what is it?"}
+    prompt = find_task("vqa2").prompt(plain=plain, **asked)
+    warm = recommended({"text": {"temperature": 0.7, "candidates": 8, "top_p": 0.5}})
+    assert request(warm, prompt, "answer").text_sampling == Sampling(temperature=0.0)
+    assert request(warm, prompt, None).text_sampling == Sampling(temperature=0.7, top_p=0.5)
+    replies = [ask_many(warm, "vqa2", [asked], seeds=[s], plain=plain, max_tokens=9)[0].text for s in (1, 2)]
+    assert replies[0] == replies[1]
+    own = recommended({"text": {"temperature": 0.7}, "answer": {"temperature": 1.0}})
+    assert request(own, prompt, "answer").text_sampling == Sampling(temperature=1.0)
+    assert request(own, prompt, "answer", temperature=0.3).text_sampling == Sampling(temperature=0.3)
 
 
 def test_an_edit_is_the_formula_step_by_step(model: CM3Leon) -> None:
@@ -134,7 +152,7 @@ def test_a_bundle_recommends_by_kind_on_top_of_the_paper() -> None:
 
 
 def test_a_kind_that_a_bundle_makes_up_is_refused() -> None:
-    assert KINDS == ("image", "region", "text", "edit", "control", "segment")
+    assert KINDS == ("image", "region", "text", "edit", "control", "segment", "answer")
     with pytest.raises(CheckpointError, match="bundle 'tiny': sampling.edits: is no kind; the kinds are image, region"):
         recommended({"edits": {}})
 
@@ -142,7 +160,11 @@ def test_a_kind_that_a_bundle_makes_up_is_refused() -> None:
 @pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
-        ("a cat", {"kind": "edits"}, "kind='edits': must be one of edit, control, segment. Did you mean 'edit'"),
+        (
+            "a cat",
+            {"kind": "edits"},
+            "kind='edits': must be one of edit, control, segment and answer. Did you mean 'edit'",
+        ),
         (
             "a cat",
             {"kind": "edit"},
@@ -152,6 +174,10 @@ def test_a_kind_that_a_bundle_makes_up_is_refused() -> None:
         (["a", noise(), Gap("image")], {"kind": "control"}, "kind='control': its prompt must be words"),
         (["a", Gap(), noise(), Gap("image")], {"kind": "segment"}, "must be words, a whole picture, a gap for a"),
         (["a", Image(noise()).with_gap((0, 0, 9, 9)), Gap("image")], {"kind": "segment"}, "kind='segment': its"),
+        (noise(), {"kind": "awnser"}, "Did you mean 'answer'"),
+        ("a cat", {"kind": "answer"}, "kind='answer': its prompt must have one gap, for words; leave kind out"),
+        (["a", Gap(), "b", Gap(), noise()], {"kind": "answer"}, "must have one gap, for words"),
+        (["a", Gap(), Image(noise()).with_gap((0, 0, 9, 9))], {"kind": "answer"}, "must have one gap, for words"),
         ("a cat", {"image_guidance": 2.0}, "image_guidance=2.0: is for editing; ask with kind='edit'"),
     ],
 )

@@ -69,13 +69,14 @@ def test_many_are_one_by_one(model: CM3Leon) -> None:
         (alone,) = ask_many(model, "vqa2", [request], seeds=[seed], template=2, plain=True, max_tokens=8)
         assert alone.fields == reply.fields
         assert reply.generation.prompt == find_task("vqa2").prompt(2, plain=True, **request)
-    assert len({reply.text for reply in many}) == 3
+    assert len({reply.text for reply in many}) > 1
 
 
 def test_several_answers_to_one_request(model: CM3Leon) -> None:
-    reply = ask(model, "vqa2", n=3, seed=1, settings={"max_tokens": 8}, **REQUESTS["vqa2"])
+    reply = ask(model, "vqa2", n=3, seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
     assert len(reply.answers) == 3 == len({a["answer"] for a in reply.answers})
-    assert ask(model, "vqa2", seed=1, settings={"max_tokens": 8}, **REQUESTS["vqa2"]).fields == reply.fields
+    alone = ask(model, "vqa2", seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
+    assert alone.fields == reply.fields
 
 
 def written(task: str, text: str, template: int = 0, plain: bool = False) -> dict[str, Any]:

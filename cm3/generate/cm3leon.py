@@ -148,7 +148,7 @@ class CM3Leon(Asking):
         A string asks for a picture of it, a picture for a description, a list for whatever its `Gap`s and gapped
         `Image`s leave open; a list without any that ends in words is given a picture, and one that ends in a picture is
         described. None leaves a setting as the bundle recommends it for the kind of hole, or for `kind`: 'edit',
-        'control' or 'segment', prompts of those tasks (`cm3.generate.tasks`). `guidance` is the scale of
+        'control', 'segment' or 'answer', prompts of those tasks (`cm3.generate.tasks`). `guidance` is the scale of
         classifier-free guidance for pictures (1 is none), `image_guidance` that of the picture to be edited; `contrast`
         'max' or 'kmax' with `k`, `alpha` is contrastive decoding (section 3.1). `max_tokens` bounds each text, and so
         does what the context has left. The same seed gives the same result, whatever `n` is.
@@ -290,18 +290,19 @@ class CM3Leon(Asking):
         v, kind = self.vocab, kind or kind_of(prompt)
         end = continued(prompt, v)
         tokens = prompt.tokens.slice(0, prompt.tokens.length - 2) if end else prompt.tokens
-        sampling = self._recommended.sampling("image" if kind == "text" else kind, seed, settings)
-        text_sampling = self._recommended.sampling("text", seed, settings)
+        words = kind in ("text", "answer")
+        sampling = self._recommended.sampling("image" if words else kind, seed, settings)
+        text_sampling = self._recommended.sampling("answer" if kind == "answer" else "text", seed, settings)
         streams: tuple[Tokens, ...] = (tokens,)
         scales = {sampling.guidance, sampling.image_guidance} - {None, 1.0}
-        if kind != "text" and (scales or sampling.contrast is not None):
+        if not words and (scales or sampling.contrast is not None):
             first = 0 if end else len(prompt.holes)
-            hidden = HIDDEN.get(kind) or ((words,) if (words := wordy(tokens, v)) else ())
+            hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, v)) else ())
             streams = (tokens, *(without(tokens, parts, v, first) for parts in hidden))
         if len(streams) == 1:
             sampling = unguided(sampling)
         if context is not None and context.length:
-            treatment = unconditional or self._recommended.treatment["image" if kind == "text" else kind]
+            treatment = unconditional or self._recommended.treatment["image" if words else kind]
             streams = tuple(
                 live.prepend(context, s) if treatment == "kept" or not i else s for i, s in enumerate(streams)
             )

@@ -54,10 +54,15 @@ FORMS = {
 
 def check_kind(document: Document, kind: str) -> None:
     """Raise `RequestError` for a kind of task that there is not, or a document that is not of its form."""
-    if kind not in FORMS:
-        raise RequestError(f"kind={kind!r}: must be one of {', '.join(FORMS)}.{did_you_mean(kind, FORMS)}")
-    form = tuple({type(part) for _, part in group} for group in groups(document))
+    if kind not in (*FORMS, "answer"):
+        near = did_you_mean(kind, (*FORMS, "answer"))
+        raise RequestError(f"kind={kind!r}: must be one of {', '.join(FORMS)} and answer.{near}")
     whole = all(not isinstance(part, Image) or part.gap is None for part in document.parts)
+    if kind == "answer":
+        if [part for part in document.parts if isinstance(part, Gap)] != [Gap("text")] or not whole:
+            raise RequestError(f"kind={kind!r}: its prompt must have one gap, for words; leave kind out for any other")
+        return
+    form = tuple({type(part) for _, part in group} for group in groups(document))
     if form != tuple({part} for part in FORMS[kind]) or not whole or document.parts[-1] != Gap("image"):
         words = {Text: "words", Image: "a whole picture", Gap: "a gap for a picture"}
         wants = ", ".join(words[part] for part in FORMS[kind])

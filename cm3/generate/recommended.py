@@ -16,12 +16,15 @@ PAPER: dict[str, dict[str, Any]] = {
     "edit": {"guidance": 7.5, "image_guidance": 1.5},
     "control": {"guidance": 3.0},
     "segment": {"guidance": 1.0},
+    "answer": {"temperature": 0.0},
 }
-"""By kind, the scales of section 4.1; the last has none there."""
+"""By kind, the scales of section 4.1. A map and an answer have none there: the one is drawn unguided, the other is the
+likeliest at each token, as there is one right answer."""
+LIKE_IMAGE = ("edit", "control", "segment")
+"""Kinds that start from what a bundle recommends for `image`."""
 KINDS = tuple(PAPER)
 """What a request may make, each with recommended sampling of its own in a bundle: a picture, parts of one, a text, an
-edited picture, one that follows a control image, and a segmentation map. The last three start from what is recommended
-for `image`."""
+edited picture, one that follows a control image, a segmentation map, and the answer to a question."""
 Treatment = Literal["kept", "dropped"]
 UNCONDITIONAL: tuple[Treatment, ...] = get_args(Treatment)
 """What becomes of retrieved documents in the stream to guide away from. The first where a bundle recommends neither."""
@@ -41,7 +44,7 @@ class Recommended:
         self.candidates: dict[str, int] = {}
         """By kind, how many are made for each that is kept."""
         for kind, paper in PAPER.items():
-            base = sampling.get("image", {}) if kind in ("edit", "control", "segment") else {}
+            base = sampling.get("image", {}) if kind in LIKE_IMAGE else {}
             values = {**base, **paper, **sampling.get(kind, {})}
             self.treatment[kind] = values.pop("unconditional", UNCONDITIONAL[0])
             self.candidates[kind] = int(values.pop("candidates", 1))

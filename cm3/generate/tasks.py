@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DRAWN = ("edge", "scribble", "seg", "pose")
 """Fields whose pictures are drawn at the size that the model sees."""
+LONGEST = 256
+"""Most tokens of a text, where nothing is said: long descriptions and reasoning take more than captions."""
 Fields = dict[str, str | PIL.Image.Image]
 
 
@@ -90,7 +92,8 @@ def ask(
     """
     chosen = task if isinstance(task, Task) else find_task(task)
     prompt = _prompt(model, chosen, request, template, plain)
-    made = model.generate(prompt, n=n, seed=seed, kind=kind_of(chosen), **(settings or {}))
+    settings = {"max_tokens": LONGEST} | dict(settings or {})
+    made = model.generate(prompt, n=n, seed=seed, kind=kind_of(chosen), **settings)
     return _reply(chosen, made, template, plain)
 
 
@@ -107,6 +110,7 @@ def ask_many(
     """One answer for each request, batched: `settings` as of `CM3Leon.generate_many`, the rest as `ask`."""
     chosen = task if isinstance(task, Task) else find_task(task)
     prompts = [_prompt(model, chosen, request, template, plain) for request in requests]
+    settings = {"max_tokens": LONGEST} | settings
     made = model.generate_many(prompts, seeds=seeds, kind=kind_of(chosen), **settings)
     return [_reply(chosen, one, template, plain) for one in made]
 
@@ -114,14 +118,16 @@ def ask_many(
 def kind_of(task: Task) -> str | None:
     """Which of `cm3.generate.KINDS` a task's guidance and sampling are, None where its hole says all.
 
-    A picture made of a picture and words follows a control image or edits; one made of a picture alone is its map.
+    A picture made of a picture and words follows a control image or edits; one made of a picture alone is its map. A
+    text that is asked for with words of the user's is an answer.
     """
     given = [f for f in task.templates[0].fields if f not in task.gives]
-    if task.output == "text" or not any(f in PICTURES for f in given):
+    pictures = [f for f in given if f in PICTURES]
+    if task.output == "text":
+        return "answer" if len(pictures) < len(given) else None
+    if not pictures:
         return None
-    if task.control is not None:
-        return "control"
-    return "segment" if all(f in PICTURES for f in given) else "edit"
+    return "control" if task.control is not None else "segment" if pictures == given else "edit"
 
 
 def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: int | str, plain: bool) -> Document:
