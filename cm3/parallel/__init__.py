@@ -10,7 +10,10 @@ Any sharding computes what one process would: the same initial weights, losses a
 """
 
 from cm3.parallel.mesh import Mesh, MeshConfig, start
-from cm3.parallel.shard import ShardConfig, create, fill, shard
+from cm3.parallel.shard import ShardConfig, before_pass, create, fill, shard
 from cm3.parallel.tensors import clip_grad_norm, full, like
 
-__all__ = ["Mesh", "MeshConfig", "ShardConfig", "clip_grad_norm", "create", "fill", "full", "like", "shard", "start"]
+__all__ = [
+    "Mesh", "MeshConfig", "ShardConfig", "before_pass", "clip_grad_norm", "create", "fill", "full", "like", "shard",
+    "start",
+]  # fmt: skip

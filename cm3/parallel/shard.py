@@ -87,21 +87,39 @@ def shard(model: Decoder, mesh: Mesh, plan: ShardConfig) -> Decoder:
     return model.to(mesh.device)
 
 
-def create(config: DecoderConfig, mesh: Mesh, plan: ShardConfig, seed: int) -> Decoder:
+def create(
+    config: DecoderConfig,
+    mesh: Mesh,
+    plan: ShardConfig,
+    seed: int,
+    weights: Mapping[str, Tensor] | None = None,
+    adapt: Callable[[Decoder], Decoder] | None = None,
+) -> Decoder:
     """A decoder with the weights that `torch.manual_seed(seed); Decoder(config)` draws, whatever the mesh.
 
-    Only the main process ever holds all of them, in its main memory.
+    `weights`, by name, take the place of those; `adapt` then changes what the decoder is made of. Only the main process
+    ever holds all that it comes to, in its main memory.
     """
-    if mesh.devices is None:
+
+    def made() -> Decoder:
         torch.manual_seed(seed)
-        return shard(Decoder(config), mesh, plan)
+        model = Decoder(config)
+        if weights is not None:
+            model.load_state_dict(weights)
+        return model if adapt is None else adapt(model)
+
+    if mesh.devices is None:
+        return shard(made(), mesh, plan)
     with torch.device("meta"):
         model = Decoder(config)
-    weights = None
-    if mesh.main:
-        torch.manual_seed(seed)
-        weights = Decoder(config).state_dict()
-    return fill(shard(model, mesh, plan), weights)
+        model = model if adapt is None else adapt(model)
+    return fill(shard(model, mesh, plan), made().state_dict() if mesh.main else None)
+
+
+def before_pass(model: Decoder, last: bool) -> None:
+    """Say before each forward pass of a batch in parts whether it is the `last`: whole copies sum after that one."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_all_reduce(last)
 
 
 @torch.no_grad()

@@ -15,10 +15,11 @@ from cm3.data.mask import MaskLaw
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model.decoder import DecoderConfig
 from cm3.parallel import MeshConfig, ShardConfig
+from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 
-FIXED = ("seed", "windows", "optim.name", "data.seed")
-"""What must be as it was, beside the model and the vocabulary."""
+FIXED = ("seed", "windows", "optim.name", "data.seed", "lora.rank", "lora.alpha", "lora.targets", "base")
+"""What must be as it was, beside the model and the vocabulary. `base`: the weights that adapters stand beside."""
 OURS = {"out", "log_every", "save_every", "sample_every", "validate_every", "keep", "milestone_every", "threads"}
 OURS |= {"micro", "track", "device", "mesh", "shard"}
 """What changes nothing that is learnt."""
@@ -65,8 +66,9 @@ class TrainConfig:
     """Processor threads; 0 leaves torch's choice."""
     device: Literal["", "cpu", "cuda"] = ""
     """Empty is a GPU where there is one."""
-    track: Literal["", "tensorboard"] = ""
+    track: Literal["", "tensorboard", "wandb"] = ""
     """Where the log goes beside log.jsonl."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
 
@@ -83,9 +85,11 @@ class TrainConfig:
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must not be negative")
-        for name, known in (("on_spike", ("note", "skip", "stop")), ("track", ("", "tensorboard"))):
+        for name, known in (("on_spike", ("note", "skip", "stop")), ("track", ("", "tensorboard", "wandb"))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(filter(None, known))}")
+        if self.lora.rank and self.optim.name != "adamw":
+            raise ConfigError(f"optim.name={self.optim.name!r}: adapters (lora.rank) are trained by 'adamw'")
         if not self.out:
             raise ConfigError("out='': must be the folder to write to")
 

@@ -73,22 +73,26 @@ def nats_by_place(
 class Window:
     """Sums over the steps since the last line of the log, of this rank until `summary` adds up all of them."""
 
-    def __init__(self, packed: Counts) -> None:
-        self.packed, self.before = packed, replace(packed)
+    def __init__(self, before: Counts) -> None:
+        """`before`: what the loader had counted by the last line."""
+        self.before = self.counted = replace(before)
         self.groups = torch.zeros(2, len(GROUPS), dtype=torch.float64)
         self.places = torch.zeros(2, PLACES, dtype=torch.float64)
         self.output = torch.zeros(2, dtype=torch.float64)
         self.tokens, self.documents, self.room, self.norm, self.waited, self.seconds = [0.0] * 6
 
-    def add(self, batch: Batch) -> None:
-        """Count a batch."""
+    def add(self, batch: Batch, counted: Counts) -> None:
+        """Count a batch, after which the loader had counted so much."""
+        self.counted = counted
         self.tokens += float((batch.documents > 0).sum())
         self.documents += float(batch.documents.max(axis=1).sum())
         self.room += float(batch.documents.size)
 
     def add_loss(self, loss: Loss) -> None:
         """Count the nats of a batch or of some of its windows."""
-        self.groups += torch.stack([loss.sums, loss.counts]).double().cpu()
+        found = torch.stack([loss.sums, loss.counts]).double()
+        # They stay on their device: to look at them would wait for it, each step.
+        self.groups = self.groups.to(found.device) + found
 
     def add_step(self, norm: float, waited: float, seconds: float) -> None:
         """Count a step."""
@@ -96,9 +100,9 @@ class Window:
 
     def summary(self, config: DecoderConfig, mesh: Mesh) -> dict[str, float]:
         """The line, of all ranks; every process must call it."""
-        amiss = [float(getattr(self.packed, name) - getattr(self.before, name)) for name in AMISS]
+        amiss = [float(getattr(self.counted, name) - getattr(self.before, name)) for name in AMISS]
         own = [self.tokens, self.documents, self.room, self.waited, self.seconds, *amiss]
-        flat = [self.groups.flatten(), self.places.flatten(), self.output, torch.tensor(own, dtype=torch.float64)]
+        flat = [self.groups.cpu().flatten(), self.places.flatten(), self.output, torch.tensor(own, dtype=torch.float64)]
         sums = mesh.sum(torch.cat(flat))
         groups, places, output, rest = sums.split([len(f) for f in flat])
         tokens, documents, room, waited, seconds, *amiss = rest.tolist()

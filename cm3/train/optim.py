@@ -121,9 +121,7 @@ class Optimizer:
         self.config = config
         self.names = {p: n for n, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.names)
-        matrices = [
-            p for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)
-        ]
+        matrices = [p for p, n in self.names.items() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)]
         inside = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in inside]
         c = config

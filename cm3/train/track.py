@@ -1,22 +1,36 @@
 """Where the lines of a run's log go.
 
 {"step": 20, "loss": 5.1, ...} -> OUT/log.jsonl
-                               -> OUT/tensorboard, a point for each number, if wanted: tensorboard --logdir OUT
+                               -> one tracker, if wanted:
+                                  OUT/tensorboard, a point for each number: tensorboard --logdir OUT
+                                  Weights & Biases, as the environment says: WANDB_MODE=offline, WANDB_PROJECT=...
 """
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cm3.errors import ConfigError
 from cm3.train.checkpoint import Log
 
 
+class Tracker(Protocol):
+    """What takes the lines of a log, made by `(out, step, settings)` on the main process."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Take a line."""
+
+    def close(self) -> None:
+        """Come to an end."""
+
+
 class TensorBoard:
     """Writes event files. On resume, points from a step after the checkpoint's are hidden."""
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, about: Mapping[str, Any]) -> None:
         """Raises `ConfigError` where TensorBoard is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -24,13 +38,12 @@ class TensorBoard:
             raise ConfigError(
                 "track='tensorboard': needs TensorBoard, which is not installed: pip install 'cm3leon[track]'"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
         """Add the numbers of a line of the log."""
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, record["step"])
+        for name, value in _numbers(record).items():
+            self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
 
     def close(self) -> None:
@@ -38,25 +51,68 @@ class TensorBoard:
         self._writer.close()
 
 
+class WandB:
+    """A run at Weights & Biases, with the settings; the same one on resume, its id in `out/wandb.id`."""
+
+    def __init__(self, out: Path, step: int, about: Mapping[str, Any]) -> None:
+        """Raises `ConfigError` where the library is not installed, and for what it says of account or network."""
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                "track='wandb': needs wandb, which is not installed: pip install 'cm3leon[wandb]'"
+            ) from error
+        known = out / "wandb.id"
+        if not (step and known.exists()):
+            known.write_text(uuid.uuid4().hex[:12] + "\n")
+        try:
+            self._run = wandb.init(
+                id=known.read_text().strip(), resume="allow", name=out.name, dir=str(out), config=dict(about)
+            )
+        except (wandb.Error, OSError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"track='wandb': {reason}; log in with `wandb login`, or set WANDB_MODE=offline"
+            ) from error
+        # Its own counter never goes back, as a run that was killed does.
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add the numbers of a line of the log."""
+        self._run.log({"step": record["step"], **_numbers(record)})
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
 class Lines:
     """The lines of a run, written by its main process; the others' go nowhere."""
 
-    def __init__(self, out: Path, step: int, track: str, main: bool) -> None:
-        """Raises `ConfigError` as `TensorBoard` does."""
+    def __init__(self, out: Path, step: int, track: str, main: bool, about: Mapping[str, Any]) -> None:
+        """Raises `ConfigError` as the trackers do."""
         self._log = Log(out / "log.jsonl", step) if main else None
-        self._board = TensorBoard(out / "tensorboard", step) if main and track == "tensorboard" else None
+        self._tracker: Tracker | None = TRACKERS[track](out, step, about) if main and track else None  # type: ignore[call-arg]
 
     def write(self, record: dict[str, Any]) -> None:
         """Write a line."""
         short = {name: _short(value) for name, value in record.items()}
-        for place in (self._log, self._board):
+        for place in (self._log, self._tracker):
             if place is not None:
                 place.write(short)
 
     def close(self) -> None:
         """Close the files."""
-        if self._board is not None:
-            self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """What can be drawn over the steps."""
+    return {name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)}
 
 
 def _short(value: Any) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -33,9 +33,11 @@ from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
 from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder
 from cm3.model.loss import GROUPS, Loss, next_token_loss
-from cm3.parallel import Mesh, create, full, start
+from cm3.parallel import Mesh, before_pass, create, full, start
+from cm3.train.ahead import Ahead, Ready
 from cm3.train.checkpoint import Checkpoints, last
 from cm3.train.config import TrainConfig, check_resumed, plain
+from cm3.train.lora import adapt, merge
 from cm3.train.metrics import OutputNorm, Window, nats_by_place
 from cm3.train.optim import Optimizer
 from cm3.train.ranks import Ranks, lost
@@ -66,9 +68,12 @@ class Trainer:
         mesh: Mesh | None = None,
         validation: Source | None = None,
         about: dict[str, Any] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """`mesh`: started already; None starts that of `config`. `resume` goes on from the last checkpoint, where there
         is one. `validation`: documents held out. `about`: all settings, to write as config.json; None is `config`.
+        `weights` of the model to begin with, by name, in the place of random ones; where adapters are trained they are
+        what stays as it is, and not in a checkpoint.
 
         Raises `ConfigError` for a vocabulary of another size and for a folder that holds a run already;
         `CheckpointError` for a checkpoint that is damaged or of another run.
@@ -77,12 +82,22 @@ class Trainer:
             raise ConfigError(f"model.vocab_size={config.model.vocab_size}: must be the vocabulary's {vocab.size}")
         if config.validate_every and validation is None:
             raise ConfigError(f"validate_every={config.validate_every}: there are no documents held out; give 0")
+        lora = config.lora
+        if lora.rank and weights is None:
+            raise ConfigError(f"lora.rank={lora.rank}: adapters need a model to stand beside; give init, or rank 0")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config, self.vocab, self.out = config, vocab, Path(config.out)
         self.about = plain(about or asdict(config))
         self.mesh = mesh or start(config.mesh, config.device)
-        self.model = create(config.model, self.mesh, config.shard, config.seed)
+        if lora.rank and self.mesh.tp > 1:
+            raise ConfigError(f"mesh.tp={self.mesh.tp}: adapters (lora.rank) are not split; give 1")
+        self.model = create(
+            config.model, self.mesh, config.shard, config.seed, weights,
+            (lambda model: adapt(model, lora)) if lora.rank else None,
+        )  # fmt: skip
+        # Taken now: between two passes of FSDP the model's own may be the gathered ones.
+        self._all = dict(self.model.named_parameters())
         self.optimizer = Optimizer(self.model, config.optim)
         self.ranks = Ranks(self.mesh)
         self._votes = Ranks(self.mesh, timedelta(seconds=config.mesh.timeout_s))
@@ -104,7 +119,7 @@ class Trainer:
             state=state,
         )
         self.validation = Validation(validation, vocab, config.mask, self.mesh, **shape) if validation else None
-        self._batches = iter(self.loader)
+        self._batches = Ahead(self.loader, self.mesh.device)
         self.state = self.loader.state
         self._signals = Signals()
         self._output = OutputNorm(self.model.norm)
@@ -118,9 +133,8 @@ class Trainer:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Parameters by name, as they lie on this process."""
-        # Not the model's own: between two passes of FSDP those may be the gathered ones.
-        return {name: p for p, name in self.optimizer.names.items()}
+        """Parameters that learn, by name, as they lie on this process."""
+        return {name: p for name, p in self._all.items() if p.requires_grad}
 
     def _resume(self, resume: bool) -> LoaderState | None:
         """Take up the last checkpoint where that is wanted and there is one. Returns where the loader goes on."""
@@ -183,9 +197,8 @@ class Trainer:
         Raises `DivergedError` naming the step and its documents for a spike, or a loss or gradient that is not finite,
         where `on_spike` says so.
         """
-        began = time.perf_counter()
-        batch, state = self._next()
-        waited = time.perf_counter() - began
+        began, waited = time.perf_counter(), self._batches.waited
+        batch, state, counts = self._next()
         share, place = self.config.micro or len(batch.ids), self.step + 1
         watch = place % self.config.log_every == 0 or place == self.config.steps
         tensors = self._on_device(batch)
@@ -194,24 +207,27 @@ class Trainer:
         total = torch.zeros((), device=self.mesh.device)
         for first in range(0, len(batch.ids), share):
             part = tuple(t[first : first + share] for t in tensors)
+            before_pass(self.model, last=first + share >= len(batch.ids))
             loss = self._loss(part, watch)
             mine = loss.total * (part[-1].sum() / weight)
             mine.backward()
             total = total + mine.detach()
             self._since.add_loss(loss)
-        self._since.add(batch)
+        self._since.add(batch, counts)
+        if place < self.config.steps:
+            self._batches.read()
         value = float(self.mesh.sum(total))
         norm, rate = self._update(value, state)
         self.step, self.state = place, state
-        self._since.add_step(norm, waited, time.perf_counter() - began)
+        self._since.add_step(norm, self._batches.waited - waited, time.perf_counter() - began)
         return {"step": self.step, "loss": value, "lr": rate}
 
-    def _next(self) -> tuple[Batch, LoaderState]:
+    def _next(self) -> Ready:
         """The next batch. An error of one rank is raised on all."""
         trouble: Exception | None = None
         found: Any = None
         try:
-            found = next(self._batches)
+            found = self._batches.take()
         except Exception as error:
             trouble = error
         self.stopping = self._votes.vote(bool(self._signals.name), trouble)
@@ -260,14 +276,19 @@ class Trainer:
 
     def whole(self) -> Decoder | None:
         """The model in one piece, on the main process; None on the others. Every process must call it."""
-        if self.mesh.devices is None and self.mesh.device.type == "cpu":
+        lora, main = self.config.lora, self.mesh.main
+        if self.mesh.devices is None and self.mesh.device.type == "cpu" and not lora.rank:
             return self.model
-        weights = {name: full(p.detach()).cpu() for name, p in self.weights.items()}
-        if not self.mesh.main:
+        weights: dict[str, Tensor] = {}
+        for name, p in self._all.items():
+            gathered = full(p.detach())
+            if main:
+                weights[name] = gathered.cpu()
+        if not main:
             return None
         with torch.device("meta"):
             model = Decoder(self.config.model)
-        model.load_state_dict(weights, assign=True)
+        model.load_state_dict(merge(weights, lora) if lora.rank else weights, assign=True)
         return model
 
     def documents(self) -> int:
@@ -314,7 +335,7 @@ class Trainer:
         if self.mesh.main:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps(self.about, indent=1) + "\n")
-        self._lines = Lines(self.out, self.step, self.config.track, self.mesh.main)
+        self._lines = Lines(self.out, self.step, self.config.track, self.mesh.main, self.about)
         if self.changed:
             self._lines.write({"step": self.step, "changed": self.changed})
         self._since = Window(self.loader.counts)
@@ -338,7 +359,7 @@ class Trainer:
             if due(c.log_every):
                 self._since.output = self._output.take()
                 record = metrics | self._since.summary(c.model, self.mesh)
-                self._since = Window(self.loader.counts)
+                self._since = Window(self._since.counted)
                 self._lines.write(record)
                 bar.set_postfix_str(_short(record))
             if due(c.save_every) or self.stopping:

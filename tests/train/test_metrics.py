@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,11 +138,41 @@ def test_tensorboard_has_the_log(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     for name in ("loss", "loss_image", "grad_norm"):
-        points = [(e.step, e.value) for e in events.Scalars(name)]
-        assert points == pytest.approx([(r["step"], r[name]) for r in records(tmp_path)], rel=1e-5)
+        points, lines = events.Scalars(name), records(tmp_path)
+        assert [p.step for p in points] == [r["step"] for r in lines]
+        assert [p.value for p in points] == pytest.approx([r[name] for r in lines], rel=1e-5)
 
 
-def test_without_tensorboard_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"needs TensorBoard, which is not installed: pip install 'cm3leon\[track\]'"):
-        Trainer(config(tmp_path, track="tensorboard"), VOCAB, Pairs()).run(progress=False)
+def test_wandb_has_the_log_and_resumes_as_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    seen: list[dict[str, float]] = []
+    log = wandb.Run.log
+    monkeypatch.setattr(wandb.Run, "log", lambda run, data, **more: (seen.append(data), log(run, data, **more))[1])
+    Trainer(config(tmp_path, steps=4, track="wandb"), VOCAB, Pairs()).run(progress=False)
+    known = (tmp_path / "wandb.id").read_text().strip()
+    Trainer(config(tmp_path, steps=6, track="wandb"), VOCAB, Pairs(), resume=True).run(progress=False)
+    assert (tmp_path / "wandb.id").read_text().strip() == known
+    assert [r["step"] for r in seen if "loss" in r] == list(range(1, 7))
+    assert [r["loss"] for r in seen if "loss" in r] == [r["loss"] for r in records(tmp_path) if "loss" in r]
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{known}/run-{known}.wandb"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("track", "module", "told"),
+    [
+        (
+            "tensorboard",
+            "torch.utils.tensorboard",
+            r"needs TensorBoard, .* not installed: pip install 'cm3leon\[track\]'",
+        ),
+        ("wandb", "wandb", r"needs wandb, which is not installed: pip install 'cm3leon\[wandb\]'"),
+    ],
+)
+def test_without_its_library_a_tracker_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track: Any, module: str, told: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=told):
+        Trainer(config(tmp_path, track=track), VOCAB, Pairs()).run(progress=False)

@@ -144,7 +144,7 @@ def test_a_window_may_be_longer_than_the_context_and_a_document_may_not(tmp_path
         ({"micro": -1}, "micro=-1: must not be negative"),
         ({"keep": 0}, "keep=0: must be at least 1"),
         ({"on_spike": "go"}, "on_spike='go': must be one of note, skip, stop"),
-        ({"track": "paper"}, "track='paper': must be one of tensorboard"),
+        ({"track": "paper"}, "track='paper': must be one of tensorboard, wandb"),
     ],
 )
 def test_config_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
