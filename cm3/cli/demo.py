@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from cm3.cli.demo_tasks import tally, task_sections
 from cm3.cli.files import check_folder, png, write
 from cm3.cli.options import HERE, Guided, ModelVerb, progress
 from cm3.document import Gap, Image
@@ -39,10 +40,11 @@ WANTED = "a large purple star at the top left and a small yellow square at the b
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(ModelVerb):
-    """Draw six prompts, describe what was drawn, fill holes in both, and draw from a memory bank.
+    """Draw six prompts, describe what was drawn, fill holes in both, draw from a memory bank, and follow instructions.
 
-    Each picture is read back by measuring its pixels (cm3.scenes.verify), so the marks are not the model's own opinion.
-    Writes DIR/sheet.png and DIR/index.html.
+    Instructions are edits, boxes, questions and whatever else the model was tuned for. Each picture is read back by
+    measuring its pixels (cm3.scenes.verify), so the marks are not the model's own opinion. Writes DIR/sheet.png and
+    DIR/index.html.
 
     examples:
       cm3 demo
@@ -63,11 +65,14 @@ class Demo(ModelVerb):
         sentence, second = self._fill_sentence(model)
         region, third = self._fill_region(model)
         emblems, fourth = self._draw_emblems(model)
+        tasks, fifth = task_sections(model, self.sampling.seed, self.sampling.max_tokens)
         seconds = round(time.monotonic() - start, 1)
-        files = self._write([first, second, third, *fourth], seconds)
+        files = self._write([first, second, third, *fourth, *fifth], seconds)
         right = sum(d["ok"] for d in drawn)
-        print(f"{right} of {len(drawn)} pictures as asked; {seconds} s\n{files['sheet']}\n{files['page']}")
-        made = {"drawn": drawn, "text_infill": sentence, "region_infill": region, "emblems": emblems}
+        print(
+            f"{right} of {len(drawn)} pictures as asked; {tally(tasks)}{seconds} s\n{files['sheet']}\n{files['page']}"
+        )
+        made = {"drawn": drawn, "text_infill": sentence, "region_infill": region, "emblems": emblems, "tasks": tasks}
         return {**made, "seconds": seconds, **files}
 
     def _draw(self, model: CM3Leon) -> tuple[list[dict[str, Any]], Section]:

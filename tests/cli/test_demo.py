@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,16 +32,24 @@ def test_a_true_drawing_is_marked_right_and_a_wrong_one_not() -> None:
     assert _shows(_drawn(SCENE), "no sentence of this world")[0] is False
 
 
-def test_demo(cm3: Cm3, tiny: Path) -> None:
-    ran = cm3("demo", "--model", tiny, "--max-tokens", "16", "--json")
+def test_demo(cm3: Cm3, tiny: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    for path in tiny.iterdir():
+        (tuned / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tiny / "config.json").read_text())
+    config["about"]["tasks"] = ["boxes", "vqa2"]
+    (tuned / "config.json").write_text(json.dumps(config))
+    ran = cm3("demo", "--model", tuned, "--max-tokens", "4", "--json")
     assert ran.code == 0, ran.err
     made = ran.json
     assert [d["prompt"] for d in made["drawn"]] == list(PROMPTS)
     assert all(d["ok"] is False and d["reason"] for d in made["drawn"])  # random weights draw nothing
+    assert made["tasks"].keys() == {"boxes", "vqa2"} and not any(one["ok"] for one in made["tasks"]["boxes"])
     with PIL.Image.open(made["sheet"]) as opened:
         assert opened.width < opened.height
     text = Path(made["page"]).read_text(encoding="utf-8")
-    assert all(p in text for p in PROMPTS)
+    assert all(p in text for p in (*PROMPTS, *(one["asked"] for one in made["tasks"]["vqa2"])))
     assert sorted(p.name for p in Path("demo").iterdir()) == ["index.html", "sheet.png"]
 
 

@@ -1,0 +1,155 @@
+"""Instruction tasks on the demo's sheet: a few scenes that training never showed, each answer judged by its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from cm3.cli.sheet import Line, Panel, Section
+    from cm3.data.scene_tasks import SceneExample
+    from cm3.generate import CM3Leon
+
+
+class Shown(NamedTuple):
+    """A task on the sheet: how many examples, and for one with measured figures which is told."""
+
+    task: str
+    number: int
+    figure: str = ""
+
+
+class Group(NamedTuple):
+    """A section of the sheet."""
+
+    title: str
+    note: str
+    tasks: tuple[Shown, ...]
+
+
+GROUPS = (
+    Group("Pictures changed by words", "Left the picture given, then what came of it.", (Shown("edit", 3),)),
+    Group("Things in their places", "Left the boxes that were given, in words.", (Shown("boxes", 2),)),
+    Group(
+        "Pictures that follow another one",
+        "Left what was given: edges, strokes, a map of the shapes, depth.",
+        (Shown("canny", 1), Shown("scribble", 1), Shown("segmentation", 1), Shown("depth", 1)),
+    ),
+    Group("Maps of pictures", "Left the picture given, then the map of its shapes.", (Shown("segment", 1, "iou"),)),
+    Group("Words to be written", "The word stands in the picture.", (Shown("write", 3),)),
+    Group("Questions", "About pictures of scenes that were never trained on.", (Shown("vqa2", 6),)),
+    Group(
+        "Reasons and talk",
+        "An answer with the steps to it; one that has to know what was said before.",
+        (Shown("scienceqa", 1), Shown("visdial", 1)),
+    ),
+    Group("In detail", "", (Shown("image_paragraph", 1),)),
+)
+ENOUGH = 0.75
+"""Least overlap of a map with the true one for it to be marked right."""
+TAKEN = ("history", "question", "instruction", "caption", "ocr_content", "choices_text")
+"""Fields that say what was asked, in the order in which they are told."""
+
+
+def task_sections(
+    model: CM3Leon, seed: int, max_tokens: int | None = None
+) -> tuple[dict[str, list[dict[str, Any]]], list[Section]]:
+    """What came of each task that the model was tuned for, by name, and the sections; empty where that is none.
+
+    A model whose pictures are too small to be measured shows none of them.
+    """
+    from cm3.cli.sheet import Section
+    from cm3.data.tasks import find_task
+    from cm3.scenes.verify import SMALLEST
+
+    settings: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
+    results: dict[str, list[dict[str, Any]]] = {}
+    sections: list[Section] = []
+    for group in GROUPS:
+        panels: list[Panel] = []
+        for shown in group.tasks:
+            small = model.image_size < SMALLEST and find_task(shown.task).output == "image"
+            if shown.task in model.tasks and not small:
+                results[shown.task] = []
+                for example, given, ok, told in _made(model, shown, seed, settings):
+                    results[shown.task].append({"asked": asked(example), "ok": ok, **_texts(given)})
+                    print(f"{shown.task:<16}{'right' if ok else 'WRONG'}  {asked(example)}", flush=True)
+                    panels += _panels(example, given, told)
+        if panels:
+            sections.append(Section(group.title, tuple(panels), group.note))
+    return results, sections
+
+
+def _made(
+    model: CM3Leon, shown: Shown, seed: int, settings: dict[str, Any]
+) -> list[tuple[SceneExample, Mapping[str, str | PIL.Image.Image], bool, Line]]:
+    """Examples, what the model gave, whether it is right, and how the sheet says so."""
+    from cm3.cli.sheet import verdict
+    from cm3.data.scene_tasks import scene_example
+    from cm3.data.tasks import find_task
+    from cm3.eval.scene_tasks import judge
+    from cm3.generate.tasks import ask_many
+    from cm3.scenes.verify import WORKING
+
+    task = find_task(shown.task)
+    indices = range(seed * shown.number, (seed + 1) * shown.number)
+    examples = [scene_example(task.name, 0, i, model.image_size, "test") for i in indices]
+    template = examples[0].template
+    wanted = [field for field in task.template(template).fields if field not in task.gives]
+    requests = [{name: example.fields[name] for name in wanted} for example in examples]
+    found: list[tuple[SceneExample, Mapping[str, str | PIL.Image.Image], bool, Line]] = []
+    replies = ask_many(model, task, requests, seeds=list(indices), template=template, **settings)
+    for i, example, reply in zip(indices, examples, replies, strict=True):
+        figures = judge(scene_example(task.name, 0, i, WORKING, "test"), reply.fields)
+        got, of = figures[shown.figure or "exact"]
+        ok = got == of if not shown.figure else got >= ENOUGH * of
+        more = f", overlap {got / of:.2f}" if shown.figure else ""
+        found.append((example, reply.fields, ok, verdict(ok, f"right{more}", f"not right{more}")))
+    return found
+
+
+def _panels(example: SceneExample, given: Mapping[str, str | PIL.Image.Image], mark: Line) -> list[Panel]:
+    """A row of three for a picture: given, made, and one that would be right. One panel for a text, and for a word."""
+    from cm3.cli.places import blank
+    from cm3.cli.sheet import Line, Panel
+    from cm3.data.tasks import find_task
+    from cm3.data.tasks.boxes import read_objects
+    from cm3.document import Image
+
+    task = find_task(example.task)
+    words = Line(asked(example), "prompt")
+    pictures = {name: value.pixels for name, value in example.fields.items() if isinstance(value, Image)}
+    before = [picture for name, picture in pictures.items() if name not in task.gives]
+    if task.output == "text":
+        said = [Line(text) for text in _texts(given).values() if text]
+        return [Panel(before[0], (words, Line("the model says", "label"), *said, mark))]
+    made = next(value for value in given.values() if not isinstance(value, str))
+    if example.task == "boxes":
+        before = [blank(read_objects(str(example.fields["segmentations"])))]
+    if not before:
+        return [Panel(made, (words, mark))]
+    like = Line("one that is right", "label")
+    return [Panel(before[0], (words,)), Panel(made, (mark,)), Panel(pictures[task.gives[0]], (like,))]
+
+
+def asked(example: SceneExample) -> str:
+    """What was asked for, in words: the user's own, or the task's where it takes none."""
+    from cm3.data.tasks import find_task
+
+    task = find_task(example.task)
+    said = [str(example.fields[name]) for name in TAKEN if name in example.fields and name not in task.gives]
+    if not said:
+        said = [p for s in task.templates[0].segments for p in s if isinstance(p, str) and p.strip()]
+    return " / ".join(" / ".join(said).strip().splitlines())
+
+
+def _texts(given: Mapping[str, str | PIL.Image.Image]) -> dict[str, str]:
+    return {name: value for name, value in given.items() if isinstance(value, str)}
+
+
+def tally(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """How many are right, in words; empty where there is nothing."""
+    every = [one["ok"] for some in results.values() for one in some]
+    return f"{sum(every)} of {len(every)} instructions followed; " if every else ""

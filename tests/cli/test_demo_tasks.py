@@ -1,0 +1,74 @@
+"""Instructions in the demo: what was asked, what a model gives, how it is marked; nothing for one that is untuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cm3.cli.demo_tasks import GROUPS, tally, task_sections
+from cm3.data.scene_tasks import TASKS, scene_example
+from cm3.data.tasks import Task
+from cm3.document import Image
+from cm3.generate import tasks as asking
+from cm3.generate.tasks import Reply
+
+ONE = "Make a segmentation map of the image"
+
+
+def knows_all(
+    model: Any,
+    task: Task,
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    seeds: Sequence[int],
+    template: int,
+    **settings: Any,
+) -> list[Reply]:
+    """Answers as the scenes have it; every second one that of another scene."""
+    assert not settings
+    replies = []
+    for place, (request, seed) in enumerate(zip(requests, seeds, strict=True)):
+        true = scene_example(task.name, 0, seed, model.image_size, "test").fields
+        assert request == {n: true[n] for n in task.template(template).fields if n not in task.gives}
+        said = scene_example(task.name, 0, 1000 + place, model.image_size, "test").fields if place % 2 else true
+        fields = {n: v.pixels if isinstance(v, Image) else v for n, v in said.items() if n in task.gives}
+        replies.append(Reply((fields,), None))  # type: ignore[arg-type]
+    return replies
+
+
+def test_every_task_is_shown_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "ask_many", knows_all)
+    model: Any = SimpleNamespace(image_size=128, tasks=TASKS)
+    results, sections = task_sections(model, seed=2)
+    shown = {s.task: s.number for group in GROUPS for s in group.tasks}
+    assert {name: len(made) for name, made in results.items()} == shown
+    assert {"edit", "boxes", "vqa2"} <= set(shown) < set(TASKS) and [s.title for s in sections] == [
+        g.title for g in GROUPS
+    ]
+    for made in results.values():
+        assert [one["ok"] for one in made[::2]] == [True] * len(made[::2])
+        assert not any(one["ok"] for one in made[1::2] if "answer" not in one)
+        assert all(one["asked"] for one in made)
+    assert results["segment"][0]["asked"] == ONE
+    edits = sections[0].panels
+    assert len(edits) == 3 * shown["edit"] and edits[0].lines[0].text == results["edit"][0]["asked"]
+    assert [panel.lines[0].style for panel in edits[1::3]] == ["right", "wrong", "right"]
+    # What came of the first is the very picture that would be right.
+    assert edits[1].picture.tobytes() == edits[2].picture.tobytes() != edits[0].picture.tobytes()
+    assert tally(results).startswith(f"{sum(one['ok'] for some in results.values() for one in some)} of ")
+
+
+def test_a_model_shows_what_it_was_tuned_for(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(asking, "ask_many", knows_all)
+    some: Any = SimpleNamespace(image_size=128, tasks=("vqa2", "edit"))
+    results, sections = task_sections(some, seed=0)
+    assert list(results) == ["edit", "vqa2"] and [s.title for s in sections] == [GROUPS[0].title, "Questions"]
+    assert "edit            right  " in capsys.readouterr().out
+    assert task_sections(SimpleNamespace(image_size=128, tasks=()), 0) == ({}, [])  # type: ignore[arg-type]
+    # Pictures of 32 pixels cannot be measured; answers can.
+    small: Any = SimpleNamespace(image_size=32, tasks=("vqa2", "edit"))
+    assert list(task_sections(small, 0)[0]) == ["vqa2"]
+    assert tally({}) == ""
