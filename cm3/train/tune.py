@@ -74,7 +74,9 @@ class Axis:
         return list(range(self.low, int(self.high) + 1)) if isinstance(self.low, int) else None
 
     def own(self) -> Any:
-        """The recipe's value, as Optuna holds it; None where it is outside."""
+        """The recipe's value, as Optuna holds it; None where it is outside. A single choice is set for all trials."""
+        if len(self.choices) == 1:
+            return self.words()[0]
         if self.choices:
             return next((repr(c) for c in self.choices if c == self.start), None)
         return self.start if isinstance(self.start, int | float) and self.low <= self.start <= self.high else None

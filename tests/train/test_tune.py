@@ -110,6 +110,12 @@ def test_all_combinations_where_they_are_few_and_nothing_twice(tmp_path: Path, c
     assert len(few) == 4 and len(list((tmp_path / "few").glob("trial-*"))) == len(distinct) == 4 - len(same)
 
 
+def test_a_setting_with_a_single_choice_is_part_of_the_first_trial(tmp_path: Path, command: Any) -> None:
+    # Set for all trials, it does not make the recipe's other settings lie outside of what is searched.
+    [first] = sweep(config(tmp_path, Axis("n", 2, (7,)), Axis("x", 5.0, (), 0.0, 8.0), trials=1), command)
+    assert first.values == {"n": 7, "x": 5.0}
+
+
 def test_more_trials_are_added_to_those_that_are_there(tmp_path: Path, command: Any) -> None:
     first = sweep(config(tmp_path, trials=2), command)
     more = sweep(config(tmp_path, trials=4, jobs=2), command)
