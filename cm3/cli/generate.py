@@ -36,6 +36,7 @@ class Generate(ModelVerb):
       cm3 generate "two objects on a sand ground: ..." --contrast kmax --k 5 --alpha 0.1 --out pictures --json
       cm3 generate "a picture of a blosk" --retrieve 2 --memory DIR --sheet sheet.png
       cm3 generate "a red circle and a blue star on a grey background" --boxes boxes.json --sheet sheet.png
+      cm3 generate "a red circle on a mint ground" --boxes '[["red circle", [35, 35, 92, 92]]]'
       cm3 generate "a red circle on a grey background" --control canny=edges.png
     """
 
@@ -47,8 +48,8 @@ class Generate(ModelVerb):
     """Folder for the pictures."""
     sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write a contact sheet, a PNG: each picture, and the documents that it drew on beside it."""
-    boxes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Where things are to be: JSON, a list of [name, [x1, y1, x2, y2]]."""
+    boxes: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Where things are to be: a file of boxes, or such JSON itself."""
     control: Annotated[str | None, arg(metavar="KIND=FILE", help_behavior_hint="")] = None
     """A picture to follow: canny, segmentation, hed, pose, depth, normal or scribble, and its file."""
     retrieval: Annotated[Retrieval, HERE] = Retrieval()

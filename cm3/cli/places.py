@@ -19,8 +19,8 @@ INKS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a5b5", "#d900
 """Colours of boxes on a sheet, in turn."""
 
 
-def read_boxes(path: Path) -> Objects:
-    """The things of a JSON file `[[name, [x1, y1, x2, y2]], ...]`.
+def read_boxes(given: str) -> Objects:
+    """The things of a JSON file `[[name, [x1, y1, x2, y2]], ...]`, or of such JSON itself.
 
     Raises `RequestError` for a file that cannot be read or holds anything else, and for a box outside 0..255 or
     inverted.
@@ -28,8 +28,10 @@ def read_boxes(path: Path) -> Objects:
     from cm3.data.tasks.boxes import check_place
 
     rule = "must be a list of [name, [x1, y1, x2, y2]]"
+    itself = given.lstrip().startswith("[")
+    path = "JSON" if itself else given
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(given if itself else Path(given).read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"--boxes {path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
