@@ -44,6 +44,8 @@ from cm3.vocab import Tokens
 
 KEPT = 0.5
 """Weight of a code that is as it was before an edit, beside one that is other: most of an edit is copying."""
+COPYING = ("edit", "segmentation", "segment")
+"""Tasks whose picture follows from the same cell of another one, or nearly."""
 QUESTIONS, EDITS = 8, 5
 """Most questions about one picture, and most edits one after the other."""
 ONE = 0.3
@@ -108,13 +110,17 @@ class LessonLaw:
     unsaid: float = 0.1
     """Share of pictures made from another one whose prompt has its words, or these and the picture, as masks: what
     guidance guides away from (cm3/tokens/away.py)."""
+    shuffled: float = 0.3
+    """Share of edits and segmentations whose pictures have their codes in another order, all in the same one: how
+    pictures usually look helps little there, reading the same cell of the one before does (docs/log.md)."""
 
     def __post_init__(self) -> None:
         for name in ("rest", "short", "told"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        if not 0 <= self.unsaid <= 1:
-            raise ConfigError(f"law.unsaid={self.unsaid}: is a share, must be in 0..1")
+        for name in ("unsaid", "shuffled"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
 
 
 class SceneTaskSource:
@@ -154,8 +160,17 @@ class SceneTaskSource:
         """These sequences: lessons with their weights, and plain documents to be masked."""
         plain = [i for i in indices if self.task(i) == "plain"]
         documents = iter(self.plain.tokens(plain) if plain and self.plain is not None else [])
-        lessons = iter(encode_lessons([self.lesson(i) for i in indices if i not in plain], self.codec, self.law.rest))
+        taught = [i for i in indices if i not in plain]
+        made = encode_lessons([self.lesson(i) for i in taught], self.codec, self.law.rest)
+        lessons = iter([self._shuffled(i, one) for i, one in zip(taught, made, strict=True)])
         return [next(documents) if i in plain else next(lessons) for i in indices]
+
+    def _shuffled(self, index: int, lesson: Weighted) -> Weighted:
+        rng = np.random.default_rng([self.seed, 0x5F, index])
+        codes = int(lesson.tokens.cells.max())
+        if self.task(index) not in COPYING or rng.random() >= self.law.shuffled:
+            return lesson
+        return reordered(lesson, rng.permutation(codes))
 
     def tokens(self, indices: Sequence[int]) -> list[Tokens]:
         """The same without weights."""
@@ -212,6 +227,16 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, rest: float = 0.0) -
                 tail.append(np.r_[rest, np.full(len(span) + 1, answer.weight)].astype(np.float32))
         made.append(Weighted(Tokens.concat(pieces), np.concatenate(tail)))
     return made
+
+
+def reordered(lesson: Weighted, order: np.ndarray) -> Weighted:
+    """The same with the codes of each picture in another order, and their weights with them; cells stay in theirs."""
+    tokens, weights = lesson
+    ids, weights = tokens.ids.copy(), weights.copy()
+    for start in np.flatnonzero(tokens.cells == 1).tolist():
+        span = slice(start, start + len(order))
+        ids[span], weights[span] = ids[span][order], weights[span][order]
+    return Weighted(Tokens(ids, tokens.cells), weights)
 
 
 def _open(part: Part | Answer) -> Part:

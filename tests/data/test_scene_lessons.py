@@ -163,6 +163,30 @@ def test_the_source_gives_each_task_its_share_and_the_same_again() -> None:
     assert made.tokens([plain])[0].ids.tolist() == SceneSource(codec(), 2).tokens([plain])[0].ids.tolist()
 
 
+def test_shuffled_pictures_are_all_in_one_order() -> None:
+    """Whatever cell of one picture is the same in the next still is, and what a code weighs goes with it."""
+    mix = SceneTaskMix(**dict.fromkeys(TASKS, 0.0) | {"plain": 0.0, "edit": 1.0, "segment": 1.0, "canny": 1.0})
+    kept, moved = (source(mix, LessonLaw(unsaid=0.0, shuffled=s)).weighted(range(30)) for s in (0.0, 1.0))
+    seen = set()
+    for i, (one, other) in enumerate(zip(kept, moved, strict=True)):
+        assert isinstance(one, Weighted) and isinstance(other, Weighted)
+        assert one.tokens.cells.tolist() == other.tokens.cells.tolist()
+        starts = np.flatnonzero(one.tokens.cells == 1)
+        outside = one.tokens.cells == 0
+        assert (one.tokens.ids == other.tokens.ids)[outside].all() and (one.weights == other.weights)[outside].all()
+        columns = [
+            sorted(
+                zip(*[(x.tokens.ids[s : s + 16] * 100 + x.weights[s : s + 16]).tolist() for s in starts], strict=True)
+            )
+            for x in (one, other)
+        ]
+        assert columns[0] == columns[1], "the same pictures, cell by cell, in another order"
+        task = source(mix).task(i)
+        seen.add((task, one.tokens.ids.tolist() == other.tokens.ids.tolist()))
+    assert ("canny", True) in seen and ("edit", False) in seen and ("segment", False) in seen
+    assert ("canny", False) not in seen
+
+
 def test_every_lesson_goes_through_the_loader() -> None:
     mix = SceneTaskMix(**dict.fromkeys(TASKS, 1.0) | {"plain": 4.0})
     law = MaskLaw(rate=2.0, tail_weight=4.0)
@@ -187,6 +211,8 @@ def test_shares_that_are_none_are_refused(changes: dict[str, float], message: st
 def test_other_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="law.short=-1: is a loss weight, must be in 0..100"):
         LessonLaw(short=-1)
+    with pytest.raises(ConfigError, match=r"law.shuffled=-0.1: is a share, must be in 0\.\.1"):
+        LessonLaw(shuffled=-0.1)
     with pytest.raises(ConfigError, match="law.unsaid=2: is a share, must be in 0..1"):
         LessonLaw(unsaid=2)
     with pytest.raises(ConfigError, match=r"mix.plain=19.0: there are no plain documents; give some, or a share of 0"):
