@@ -32,6 +32,8 @@ from cm3.scenes.world import BACKGROUNDS, COLOURS, Scene, Split, random_scene
 HALVES = ("top", "bottom")
 LENGTHS = (3, 4)
 """How many letters a word has."""
+INKS = ("black", "white")
+"""Colours that words are written in; others are read as well."""
 SQUARE = 0.25
 """Side of the square of a letter, as a share of the picture's."""
 DOT = (5 / 128, 4 / 128)
@@ -120,7 +122,7 @@ def random_lettered(rng: np.random.Generator, split: Split = "train") -> Lettere
         scene = random_scene(rng, split, objects=int(rng.integers(1, 3)))
         if not any(o.place.startswith(half) for o in scene.objects):
             break
-    sign = Sign(random_word(rng, split), pick(rng, tuple(COLOURS)), half)
+    sign = Sign(random_word(rng, split), pick(rng, INKS), half)
     return Lettered(scene, sign, say_lettered(scene, sign, rng))
 
 
