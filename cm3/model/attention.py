@@ -1,13 +1,32 @@
-"""Who may look at whom in training: two implementations of `Attend` (cm3/model/decoder.py).
+"""Who may look at whom in training: implementations of `Attend` (cm3/model/decoder.py).
 
-The engine's cache is a third, in cm3/engine/cache.py.
+    Causal     one document a row
+    Blocked    documents packed into rows; on a processor document by document, elsewhere one padded call
+    Flexed     the same through FlexAttention's block mask: one kernel on a GPU, no padding, no copies
+
+The engine's cache is another, in cm3/engine/cache.py.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from cm3.errors import ConfigError
+
+QUERIES = 64
+"""Queries at once on a processor: their scores with one document's keys stay in its cache."""
+SHORT = 48
+"""Mean tokens a document under which one padded call beats a loop over documents on a processor."""
 
 
 class Causal:
@@ -22,8 +41,8 @@ class Blocked:
     """Causal, and blocked at the borders between the documents packed into one row.
 
     `documents` (b, s) holds an integer for each token: tokens of one row see each other only where it is equal, and
-    equal ones stand side by side. Each document is taken out of its row and attends as a row of its own, so the work
-    is that of the documents and not of the square of the row. Exact: nothing is approximated or masked away.
+    equal ones stand side by side. Each document attends alone, so the work is that of the documents and not of the
+    square of the row. Exact: nothing is approximated or masked away.
     """
 
     def __init__(self, documents: Tensor) -> None:
@@ -40,10 +59,15 @@ class Blocked:
         source = first[:, None].expand(-1, self.longest).clone().flatten()
         source[self.place] = torch.arange(flat.numel(), device=flat.device)
         self.source = source
+        self.spans = tuple(zip(first.tolist(), (first + lengths).tolist(), strict=True)) if flat.is_cpu else ()
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(b, h, s, k) each -> (b, h, s, k)."""
         b, h, s, width = q.shape
+        # A compiled loop would be another graph for each packing; half precision has no fast product on a processor.
+        alone = self.spans and b * s >= SHORT * self.count and q.dtype in (torch.float32, torch.float64)
+        if alone and not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")):
+            return _Alone.apply(q, k, v, self.spans)
         q, k, v = self._out(q), self._out(k), self._out(v)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         flat = out.transpose(1, 2).reshape(self.count * self.longest, h * width)
@@ -54,3 +78,105 @@ class Blocked:
         b, h, s, width = x.shape
         flat = x.transpose(1, 2).reshape(b * s, h * width).index_select(0, self.source)
         return flat.view(self.count, self.longest, h, width).transpose(1, 2)
+
+
+class _Alone(torch.autograd.Function):
+    """Attention of the tokens `spans` = ((first, end), ...) of the flattened rows, each span by itself.
+
+    q, k, v (b, h, s, k) -> (b, h, s, k). For each span a few queries at a time against the keys up to them: large
+    matrix products without a mask but on the diagonal. Scores are made again in the backward pass (Dao et al. 2022),
+    from the log of the sum that normed them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, spans: tuple[tuple[int, int], ...]) -> Tensor:
+        b, h, s, width = q.shape
+        rows = [_rows(x) for x in (q, k, v)]
+        out = q.new_empty(b, s, h, width)
+        log_z = q.new_empty(h, b * s, 1)
+        for mine, seen, scores in _scores(rows[0], rows[1], spans):
+            high = scores.amax(-1, keepdim=True)
+            total = scores.sub_(high).exp_().sum(-1, keepdim=True)
+            log_z[:, mine] = high.add_(total.log())
+            _rows(out.transpose(1, 2))[:, mine] = torch.bmm(scores, rows[2][:, seen]).div_(total)
+        ctx.save_for_backward(q, k, v, out, log_z)
+        ctx.spans = spans
+        return out.transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, out, log_z = ctx.saved_tensors
+        q, k, v = (_rows(x) for x in inputs)
+        b, h, s, width = inputs[0].shape
+        # Of a softmax: probability * (gradient - mean gradient), the latter by the output instead of by the scores.
+        mean = (grad.transpose(1, 2) * out).sum(-1).view(b * s, h).T[..., None]
+        grad = _rows(grad)
+        made = [torch.zeros(b, s, h, width, dtype=q.dtype) for _ in inputs]
+        dq, dk, dv = (_rows(x.transpose(1, 2)) for x in made)
+        scale = 1 / math.sqrt(width)
+        for mine, seen, scores in _scores(q, k, ctx.spans):
+            scores.sub_(log_z[:, mine]).exp_()
+            dv[:, seen] += torch.bmm(scores.mT, grad[:, mine])
+            scores.mul_(torch.bmm(grad[:, mine], v[:, seen].mT).sub_(mean[:, mine])).mul_(scale)
+            dq[:, mine] = torch.bmm(scores, k[:, seen])
+            dk[:, seen] += torch.bmm(scores.mT, q[:, mine])
+        return *(x.transpose(1, 2) for x in made), None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(b, h, s, k) -> (h, b * s, k), a view where tokens lie before heads in memory."""
+    b, h, s, width = x.shape
+    return x.transpose(1, 2).reshape(b * s, h, width).transpose(0, 1)
+
+
+def _scores(q: Tensor, k: Tensor, spans: tuple[tuple[int, int], ...]) -> Iterator[tuple[slice, slice, Tensor]]:
+    """(queries, keys, scores (h, queries, keys)), with minus infinity for keys that are after their query."""
+    scale = 1 / math.sqrt(q.shape[-1])
+    after = torch.full((QUERIES, QUERIES), -torch.inf, dtype=q.dtype).triu_(1)
+    for first, end in spans:
+        for start in range(first, end, QUERIES):
+            mine, seen = slice(start, min(start + QUERIES, end)), slice(first, min(start + QUERIES, end))
+            count = mine.stop - start
+            scores = torch.bmm(q[:, mine], k[:, seen].mT).mul_(scale)
+            scores[:, :, start - first :].add_(after[:count, :count])
+            yield mine, seen, scores
+
+
+class Flexed:
+    """What `Blocked` is, through FlexAttention: blocks of the mask that are empty are not computed.
+
+    For a GPU, compiled there once for each shape. On a processor it computes the same,
+    slowly, and torch has no backward pass of it there.
+    """
+
+    def __init__(self, documents: Tensor) -> None:
+        b, s = documents.shape
+        documents = documents.contiguous()
+
+        def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (query >= key) & (documents[row, query] == documents[row, key])
+
+        self.mask = create_block_mask(seen, b, None, s, s, device=documents.device)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(b, h, s, k) each -> (b, h, s, k)."""
+        if q.is_cuda:
+            return _compiled()(q, k, v, block_mask=self.mask)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is slow uncompiled
+            out = flex_attention(q, k, v, block_mask=self.mask)
+        assert isinstance(out, Tensor)
+        return out
+
+
+@functools.cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def blocked(documents: Tensor, kernel: Literal["sdpa", "flex"] = "sdpa") -> Blocked | Flexed:
+    """Attention within the documents of packed rows (b, s), by a kernel. Raises `ConfigError` for one not known."""
+    if kernel not in ("sdpa", "flex"):
+        raise ConfigError(f"attention kernel={kernel!r}: must be one of sdpa, flex")
+    return Flexed(documents) if kernel == "flex" else Blocked(documents)

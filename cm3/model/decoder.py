@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cm3.errors import ConfigError
+from cm3.model.kernels import RMSNorm, rotate, swiglu
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q, k, v) -> out; each (b, h, s, k). q and k already carry their norms and rotary positions."""
@@ -113,8 +114,9 @@ class HeadNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each head's vector."""
-        x = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return x * self.weight[:, None, :] + self.bias[:, None, :]
+        # Tokens before heads, as they lie in memory.
+        x = F.layer_norm(x.transpose(1, 2), x.shape[-1:], eps=self.eps)
+        return torch.addcmul(self.bias, x, self.weight).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -166,7 +168,7 @@ class Block(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         """Two matrices and an activation; three with SwiGLU."""
         if self.gate is not None:
-            return self.down(F.silu(self.gate(x)) * self.up(x))
+            return self.down(swiglu(self.gate(x), self.up(x)))
         return self.down(F.gelu(self.up(x)) if self.activation == "gelu" else F.relu(self.up(x)))
 
 
@@ -248,13 +250,7 @@ def rotary_angles(positions: Tensor, width: int, theta: float, dtype: torch.dtyp
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate (b, h, s, k) by the angles of `rotary_angles`."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
 def _norm(config: DecoderConfig) -> nn.Module:
     if config.norm == "rms":
-        return nn.RMSNorm(config.d_model, eps=config.norm_eps, elementwise_affine=config.norm_affine)
+        return RMSNorm(config.d_model, eps=config.norm_eps, elementwise_affine=config.norm_affine)
     return nn.LayerNorm(config.d_model, eps=config.norm_eps, elementwise_affine=config.norm_affine)

@@ -20,9 +20,9 @@ from cm3.parallel import MeshConfig, ShardConfig
 from cm3.train.trainer import TrainConfig
 
 HALF, FULL = 2, 4
-CHUNK, KEEP_LOGITS, LOGIT = 1024, 2**26, 16
+CHUNK, KEEP_LOGITS, LOGIT = 1024, 2**26, 6
 """Of `next_token_loss`: tokens a chunk, the most logits that are kept, and bytes for each logit of the chunk at hand:
-in bfloat16 and float32 (6), its log-probability (4), and its gradient in float32 and bfloat16 (6)."""
+in bfloat16 and float32, whose memory its probability and its gradient take."""
 RUNTIME = 2e9
 """Bytes that the driver, the matrix and the communication libraries take. Assumed."""
 MARGIN = 0.1
@@ -108,12 +108,10 @@ def optimizer_bytes(c: DecoderConfig, name: str) -> int:
 
 def activations_per_token(c: DecoderConfig, tp: int = 1) -> float:
     """Numbers that one block keeps for the backward pass, for each token."""
-    between = {"gelu": 2, "relu": 1, "swiglu": 4}[c.activation] * c.ffn
+    between = {"gelu": 2, "relu": 1, "swiglu": 3}[c.activation] * c.ffn
     # Before and after the norms of the heads, and attention's sum in another order.
     norms = 2 * (c.d_model + _kv(c)) + c.d_model if c.qk_norm else 0
-    # An RMS norm that is not one kernel keeps what it made before it scales.
-    whole = 4 * c.d_model + (2 * c.d_model if c.norm == "rms" else 0)
-    return whole + (4 * c.d_model + norms + between) / tp
+    return 4 * c.d_model + (4 * c.d_model + norms + between) / tp
 
 
 def products_of(c: DecoderConfig, tp: int = 1) -> list[tuple[float, float]]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cm3.errors import ConfigError
 from cm3.model.attention import Causal
-from cm3.model.decoder import Decoder, DecoderConfig, HeadNorm, rotary_angles, rotate
+from cm3.model.decoder import Decoder, DecoderConfig, HeadNorm, rotary_angles
+from cm3.model.kernels import rotate
 from cm3.model.sizes import parameters
 
 BASE = {"vocab_size": 61, "d_model": 16, "layers": 2, "heads": 4, "context": 24}

@@ -107,3 +107,36 @@ def test_confident_logits_do_not_overflow() -> None:
     targets = torch.tensor([VOCAB.size - 1, 0, 5])
     loss = next_token_loss(lambda h: h @ matrix.T, hidden, targets, torch.ones(3), VOCAB, z_loss=1e-4)
     assert math.isfinite(float(loss.total.detach()))
+
+
+def test_the_logits_memory_becomes_their_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else of their size is made, in either pass; cut into rows or not."""
+    made: list[Tensor] = []
+    for block in (1, 2**20):
+        monkeypatch.setattr("cm3.model.loss.BLOCK", block)
+        _, targets, weights, _ = inputs()
+        logits = torch.randn(len(targets), VOCAB.size, requires_grad=True)
+        reference = logits.detach().clone().requires_grad_()
+        made.clear()
+
+        def head(h: Tensor, logits: Tensor = logits, weights: Tensor = weights) -> Tensor:
+            made.append(logits[weights > 0] * 1.0)
+            made[0].register_hook(made.append)
+            return made[0]
+
+        loss = next_token_loss(head, logits, targets, weights, VOCAB, z_loss=0.1)
+        loss.total.backward()
+        kept, grad = made
+        assert grad.data_ptr() == kept.data_ptr()
+        nats = F.cross_entropy(reference, targets, reduction="none")
+        z = reference.logsumexp(-1).square()
+        (((nats + 0.1 * z) * weights).sum() / weights.sum()).backward()
+        torch.testing.assert_close(logits.grad, reference.grad)
+
+
+def test_a_head_that_keeps_its_output_is_an_error() -> None:
+    hidden, targets, weights, matrix = inputs()
+    matrix = matrix.detach().float().requires_grad_()
+    loss = next_token_loss(lambda h: (h.float() @ matrix.T).exp(), hidden, targets, weights, VOCAB)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.total.backward()

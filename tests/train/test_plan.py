@@ -115,7 +115,7 @@ def test_memory_by_hand() -> None:
     assert full == 2 * 16_384 * 4096 * (32 + 15 + 9)
     every = ShardConfig("bfloat16", activation_checkpointing="full", checkpoint_every=2)
     assert activation_bytes(run.model, 16_384, every) == 2 * 16_384 * 4096 * (16 * 16 + 16 + 15 + 9)
-    assert memory.logits == 16 * 1024 * 65_536
+    assert memory.logits == 6 * 1024 * 65_536
     assert memory.total == pytest.approx(1.1 * sum(list(asdict(memory).values())[:-1]))
 
 
@@ -300,15 +300,15 @@ def test_as_much_is_recomputed_as_must_be() -> None:
         ({"document": 5000}, "document=5000: must be 1 to 4096, the longest that model.context and length allow"),
         (
             {"shard": ShardConfig("bfloat16")},
-            "does not fit: 100 GB with recompute=none on each H100 SXM 80 GB, most of it activations; "
-            "recompute=selective, dp_shard=8, tp=1 and micro=1 would take 60 GB",
+            "does not fit: 99 GB with recompute=none on each H100 SXM 80 GB, most of it activations; "
+            "recompute=selective, dp_shard=8, tp=1 and micro=1 would take 59 GB",
         ),
         (
             {"mesh": MeshConfig(dp_shard=1, dp_replicate=8)},
             r"does not fit: 1\d\d GB on each .*, most of it optimizer; recompute=selective, dp_shard=8, tp=1 and micro",
         ),
         ({"micro": 8}, "does not fit: .*, most of it activations; recompute=selective, dp_shard=8, tp=1 and micro=1 w"),
-        ({"gpus": 1}, "does not fit: .*; no way to spread it over 1 fits, the least is 135 GB; give more of them"),
+        ({"gpus": 1}, "does not fit: .*; no way to spread it over 1 fits, the least is 134 GB; give more of them"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], told: str) -> None:
@@ -319,9 +319,9 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], told: str) -> None:
 def test_a_remedy_can_be_more_tensor_parallel() -> None:
     """Long windows: only splitting them over several GPUs helps."""
     run = paper(windows=64, length=163_840)
-    with pytest.raises(ConfigError, match="recompute=full, dp_shard=32, tp=2 and micro=1 would take 79 GB"):
+    with pytest.raises(ConfigError, match="recompute=full, dp_shard=32, tp=2 and micro=1 would take 78 GB"):
         plan(run, 64)
-    assert 78e9 < plan(run, 64, mesh=MeshConfig(tp=2)).memory.total < 80e9
+    assert 77e9 < plan(run, 64, mesh=MeshConfig(tp=2)).memory.total < 79e9
 
 
 def test_the_table_of_gpus() -> None:
