@@ -72,7 +72,7 @@ def parse_long(text: str) -> Scene:
     """The scene that a paragraph describes.
 
     Raises `DataError`, naming the sentence, for one that makes no sense, a quarter told twice or not at all, an object
-    without size or colour, and a number or a relation that does not agree with the rest.
+    without size or colour, quarters that are all empty, and a number or a relation that does not agree with the rest.
     """
     sentences = " ".join(text.split()).split(".")
     if len(sentences) < 2 or sentences[-1]:
@@ -93,6 +93,8 @@ def parse_long(text: str) -> Scene:
         objects[place] = before = _object(place, values["a"], where) if form != "empty" else None
     if missing := [place for place in PLACES if place not in objects]:
         raise DataError(f"description: says nothing of the {missing[0]}; tell all four quarters")
+    if not any(objects.values()):
+        raise DataError("description: leaves every quarter empty; a scene has one object at least")
     scene = Scene(opening["background"], tuple(o for o in objects.values() if o))
     if len(scene.objects) != NUMBERS.index(opening["objects"].split()[0]):
         raise DataError(f"description: says {opening['objects']} but tells {len(scene.objects)}; make the two agree")

@@ -28,6 +28,7 @@ from cm3.data.scene_pictures import Images, scene_pictures, task_pictures
 from cm3.data.scenes import SceneSource, scene_document
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
+from cm3.data.task_source import TaskSource
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError
 from cm3.generate import CM3Leon
@@ -46,9 +47,10 @@ from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
 from cm3.train.export import bundle_of, load_image_tokenizer
 from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
-from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData
+from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
 from cm3.train.reconstruct import evaluate_image_tokenizer, write_sheet
+from cm3.train.task_data import STORE, task_source
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Vocab
 
@@ -100,7 +102,7 @@ class PretrainRun(TrainConfig):
     """Most entries of the text tokenizer, which is trained on the captions; not used with stores."""
     masks: int = 32
     """Masks of the vocabulary; not used with stores."""
-    data: SceneData | CocoData | EmblemData | StoreData | SceneLessonData = field(default_factory=SceneData)
+    data: SceneData | CocoData | EmblemData | StoreData | SceneLessonData | TaskData = field(default_factory=SceneData)
     sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recommended settings by kind (image, region, text, edit, control, segment), written to the bundle."""
     tasks: tuple[str, ...] = ()
@@ -127,7 +129,7 @@ class PretrainRun(TrainConfig):
         grid = ImageTokenizer(vqgan, self.image_size).grid
         model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid)
         mask = dataclasses.replace(self.mask, columns=grid[1])
-        resolved = dataclasses.replace(self, model=model, mask=mask)
+        resolved = dataclasses.replace(self, model=model, mask=mask, tasks=self._tuned_for())
         base = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(TrainConfig)}
         trainer = Trainer(
             TrainConfig(**base),
@@ -147,7 +149,9 @@ class PretrainRun(TrainConfig):
         ranks.main_first(lambda: self._retrieval() if mesh.main else None)
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
-            about = {"steps": trainer.step, "documents": documents, "recipe": out.name, "tasks": list(self.tasks)}
+            about = {"steps": trainer.step, "documents": documents, "recipe": out.name, "tasks": list(resolved.tasks)}
+            if isinstance(source, TaskSource):
+                about["mixture"] = source.report(documents)
             made = bundle_of(out, decoder, codec.vocab, vqgan, init, self.image_size, self.sampling, about)
             bundles.save(made, out / "bundle")
             return made
@@ -174,7 +178,16 @@ class PretrainRun(TrainConfig):
         if "stopped" in record:
             return {"out": self.out} | record
         on_main(export)
+        if isinstance(source, TaskSource):
+            record |= {"mixture": source.report(trainer.documents())}
         return {"out": self.out, "bundle": str(out / "bundle")} | record
+
+    def _tuned_for(self) -> tuple[str, ...]:
+        """The tasks that a bundle of this run says it knows."""
+        if self.tasks or not isinstance(self.data, TaskData):
+            return self.tasks
+        named = dict.fromkeys(source.partition("=")[0] for source in self.data.sources)
+        return tuple(task for task in named if task != STORE)
 
     def _validation(self, codec: Codec) -> Source:
         """Documents of the same kind that are never trained on."""
@@ -193,6 +206,8 @@ class PretrainRun(TrainConfig):
 
     def _source(self, vqgan: VQGAN, tokenizer: Path) -> tuple[Source, Codec]:
         image = ImageTokenizer(vqgan, self.image_size)
+        if isinstance(self.data, TaskData) and not self.init:
+            raise ConfigError("init: a tuning run has no model to start from; give a bundle")
         if isinstance(self.data, StoreData):
             return self._store_source(self.data, image, tokenizer)
         coco = Coco(self.data.root, self.data.split).documents() if isinstance(self.data, CocoData) else []
@@ -208,6 +223,8 @@ class PretrainRun(TrainConfig):
         codec = Codec(vocab, text, image)
         if isinstance(self.data, CocoData):
             return DocumentSource(coco, codec, self.data.seed), codec
+        if isinstance(self.data, TaskData):
+            return task_source(self.data, codec, tokenizer, self.model.context), codec
         if isinstance(self.data, SceneLessonData):
             data, plain = self.data, self._drawn_source(self.data.plain, codec)
             return SceneTaskSource(codec, data.seed, data.mix, data.law, plain=plain), codec
@@ -265,6 +282,8 @@ class PretrainRun(TrainConfig):
             shutil.copytree(folder, Path(self.out) / "encoder", dirs_exist_ok=True, ignore=less)
 
     def _prompts(self, codec: Codec) -> list[Document]:
+        if isinstance(self.data, TaskData):
+            return []
         if isinstance(self.data, StoreData):
             store = Store.open(self.data.stores[0])
             some, v = store.tokens(range(min(len(store), 256))), store.vocab

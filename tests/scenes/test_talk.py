@@ -10,7 +10,7 @@ from cm3.scenes.ask import answer_question
 from cm3.scenes.reason import OPTIONS, explain, random_reasoning, verify_reasoning
 from cm3.scenes.talk import answer_dialogue, first_wrong, random_dialogue
 from cm3.scenes.tell import OPENINGS, SENTENCES, describe_long, parse_long
-from cm3.scenes.world import Object, Scene, random_scene
+from cm3.scenes.world import PLACES, Object, Scene, random_scene
 
 SCENE = Scene(
     "sand",
@@ -65,6 +65,12 @@ def test_a_wrong_description_is_refused_at_its_sentence(old: str, new: str, mess
     with pytest.raises(DataError) as error:
         parse_long(LONG.replace(old, new))
     assert message in str(error.value)
+
+
+def test_a_description_of_nothing_is_refused() -> None:
+    empty = " ".join(f"the {place} is empty." for place in PLACES)
+    with pytest.raises(DataError, match="description: leaves every quarter empty; a scene has one object at least"):
+        parse_long(f"the picture shows one object on a sand ground. {empty}")
 
 
 def test_one_other_fact_is_another_scene() -> None:

@@ -1,0 +1,191 @@
+"""Instruction tasks of real datasets as what training reads from: a mixture with each source's share, made on the fly.
+
+    position -> TaskMixture -> source, number -> document -> one example of it -> tokens, loss weights
+                                                 (one that cannot serve is passed over for the next)
+
+A source is a task with a dataset that it is made of (`TaskPart`), or a token store (`StorePart`): documents of
+pretraining, or anything else that `cm3 prepare` wrote, with retrieved documents before them where there is a table of
+neighbours. Which example stands at a position follows from the seed, the sources and their shares alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cm3.data.pack import Weighted
+from cm3.data.read.base import Reader, Records
+from cm3.data.store_source import StoreSource
+from cm3.data.task_mix import TaskMixture
+from cm3.data.tasks.find import annotated
+from cm3.data.tasks.task import ANY, Example, Task, View, encode
+from cm3.document import Document, Unreadable
+from cm3.errors import ConfigError, DataError
+from cm3.tokens.codec import Codec
+from cm3.vocab import Tokens
+
+KEPT = 100_000
+"""Most documents of a reader that gives none by its number, which are read once and kept."""
+TRIES = 1000
+"""Documents in a row that may not serve before a source is taken for one that cannot."""
+
+
+@dataclass(frozen=True)
+class ExampleLaw:
+    """How examples are laid out and learnt. Raises `ConfigError` for a value out of range."""
+
+    answers: float = 0.5
+    """Share of the examples laid out as a user asks: an answer that stands last is left to be continued, another one is
+    masked. Of the others the mask law hides what it draws, as in pretraining."""
+    loss: Literal["all", "answer"] = "all"
+    """What has weight in those: everything, as in the paper, or the answer alone."""
+    plain: bool = False
+    """Pictures before the text, so that an answer in words is continued and not masked."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.answers <= 1:
+            raise ConfigError(f"law.answers={self.answers}: is a share, must be in 0..1")
+        if self.loss not in ("all", "answer"):
+            raise ConfigError(f"law.loss={self.loss!r}: must be 'all' or 'answer'")
+
+
+class TaskPart:
+    """Examples of a task, made of the documents of a reader by their numbers."""
+
+    def __init__(self, name: str, task: Task, reader: Reader, controls: Path | None = None) -> None:
+        """Raises `ConfigError` for a kind of reader that the task is not made of; `DataError` for one that is too large
+        to be kept, and where none of its first documents serves, with the reason of the first."""
+        if reader.kind not in (*task.feeds, *ANY):
+            raise ConfigError(f"task {task.name!r}: is made of {', '.join(task.feeds)}, not of {reader.kind}")
+        self.name, self.task, self.reader, self.controls = name, task, reader, controls
+        self._kept = None if isinstance(reader, Records) else self._read(reader)
+        self._documents: Any = reader if self._kept is None else self._kept
+        if len(self):
+            self.example(0, np.random.default_rng(0), View())
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def example(self, index: int, rng: np.random.Generator, view: View, plain: bool = False) -> Example:
+        """One example of document `index`, or of the first after it that serves; `rng` draws which, and the template.
+
+        Raises `DataError` where none of a thousand serves.
+        """
+        reason = ""
+        for step in range(min(TRIES, len(self))):
+            document: Document | Unreadable = self._documents[(index + step) % len(self)]
+            try:
+                if isinstance(document, Unreadable):
+                    raise DataError(document.reason)
+                whole = annotated(document, self.reader, self.task, self.controls)
+                examples = self.task.examples(whole, view=view, plain=plain, rng=rng)
+            except DataError as error:
+                reason = reason or str(error)
+                continue
+            if examples:
+                return examples[int(rng.integers(len(examples)))]
+            reason = reason or f"document {document.id!r} has nothing for it"
+        raise DataError(
+            f"task source {self.name!r}: none of {min(TRIES, len(self))} documents in a row serves ({reason}); "
+            "leave it out, or give what it lacks"
+        )
+
+    def _read(self, reader: Reader) -> list[Document | Unreadable]:
+        kept: list[Document | Unreadable] = []
+        for document in reader:
+            kept.append(document)
+            if len(kept) > KEPT:
+                raise DataError(
+                    f"task source {self.name!r}: a {reader.kind} dataset gives no document by its number, and this one "
+                    f"has more than the {KEPT} that are kept in memory; split it, or use another format"
+                )
+        return kept
+
+
+class StorePart:
+    """Documents of a token store, or of several."""
+
+    def __init__(self, name: str, source: StoreSource) -> None:
+        self.name, self.source = name, source
+
+    def __len__(self) -> int:
+        return sum(len(store) for store in self.source.stores)
+
+
+class TaskSource:
+    """`Source` (cm3/data/load.py) of task examples."""
+
+    def __init__(
+        self,
+        parts: Sequence[TaskPart | StorePart],
+        mix: TaskMixture,
+        codec: Codec,
+        seed: int,
+        law: ExampleLaw | None = None,
+    ) -> None:
+        """`mix`: of the parts' names and lengths, in their order.
+
+        Raises `ConfigError` for a codec without pictures, for a mixture of other names, and for a share too small to be
+        had.
+        """
+        if codec.image is None:
+            raise ConfigError("codec: tasks have pictures; give it an image tokenizer")
+        if list(mix.sizes) != [part.name for part in parts]:
+            raise ConfigError(f"task mixture: is of {', '.join(mix.sizes)}, not of {', '.join(p.name for p in parts)}")
+        self.parts, self.mix, self.codec, self.seed, self.law = list(parts), mix, codec, seed, law or ExampleLaw()
+        self.view = View(codec.image.size, codec.image.fit)
+        self._stream = mix.mixture(seed)
+
+    def weighted(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
+        """The sequences at these positions: documents to be masked, and examples whose answer is."""
+        places = self._stream.locate(indices)
+        found: dict[int, Tokens | Weighted] = {}
+        masked: dict[int, Example] = {}
+        whole: dict[int, Example] = {}
+        for n, (position, which, epoch, number) in enumerate(zip(indices, *(a.tolist() for a in places), strict=True)):
+            part = self.parts[which]
+            if isinstance(part, StorePart):
+                (found[n],) = part.source.tokens([epoch * self.mix.used[part.name] + number])
+                continue
+            rng = np.random.default_rng([self.seed, 0x7A5, position])
+            chosen = masked if rng.random() < self.law.answers else whole
+            chosen[n] = part.example(number, rng, self.view, self.law.plain)
+        weights = encode(list(masked.values()), self.codec, self.law.loss)
+        documents = self.codec.encode_many([example.document for example in whole.values()])
+        found |= dict(zip(masked, weights, strict=True)) | dict(zip(whole, documents, strict=True))
+        return [found[n] for n in range(len(found))]
+
+    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+        """The same without weights."""
+        return [one.tokens if isinstance(one, Weighted) else one for one in self.weighted(indices)]
+
+    def report(self, positions: int = 0) -> dict[str, dict[str, float]]:
+        """By source: documents that it has, the share that it is to have, how often each of its documents then comes
+        while all come once on average, and what the first `positions` of the stream hold of it, where there are some.
+        """
+        realised = self.mix.realised(positions, self.seed) if positions else {}
+        return {
+            name: {"documents": size, "share": self.mix.shares[name], "repeats": self.mix.repeats[name]}
+            | ({"realised": realised[name].share, "epochs": realised[name].epochs} if realised else {})
+            for name, size in self.mix.sizes.items()
+        }
+
+
+def mixture_of(
+    parts: Sequence[TaskPart | StorePart],
+    *,
+    weights: Mapping[str, float],
+    caps: Mapping[str, int],
+    up: float,
+    down: float,
+    balanced: bool,
+) -> TaskMixture:
+    """The mixture of some parts by their lengths. `balanced`: pictures, texts and stores get the same share of what the
+    weights leave. Raises as `TaskMixture` does."""
+    kinds = {part.name: part.task.output if isinstance(part, TaskPart) else "store" for part in parts}
+    groups = kinds if balanced else {}
+    return TaskMixture({part.name: len(part) for part in parts}, weights, caps, groups, up, down)

@@ -1,0 +1,68 @@
+"""What a run is tuned on: the sources that a recipe names, opened and mixed, and all that is wrong told before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cm3.data.neighbours import Neighbours
+from cm3.data.read.find import open_reader
+from cm3.data.store import Store
+from cm3.data.store_source import Retrieval, StoreSource
+from cm3.data.task_source import StorePart, TaskPart, TaskSource, mixture_of
+from cm3.data.tasks.find import find_task
+from cm3.errors import ConfigError, DataError
+from cm3.tokens.codec import Codec
+from cm3.tokens.load import fingerprint, text_fingerprint
+from cm3.train.kinds import TaskData
+
+STORE = "store"
+"""What stands for a task where the source is a token store."""
+
+
+def task_source(data: TaskData, codec: Codec, tokenizer: Path, context: int) -> TaskSource:
+    """The source of a tuning run. `tokenizer`: file of the codec's text tokenizer; `context`: of the model.
+
+    Raises `ConfigError` for a source that is not written TASK=SOURCE, an unknown task, a dataset that it is not made
+    of, a store that other tokenizers made, neighbours without a store, and weights that sum to nothing or name no
+    source; `DataError` for a dataset that cannot be read, is empty, or has nothing for its task.
+    """
+    if not data.sources:
+        raise ConfigError("data.sources: there are none; give some, each TASK=[KIND:]PATH[@SPLIT] or store=PATH")
+    named: list[tuple[str, str, str]] = []
+    for source in data.sources:
+        task, equals, path = source.partition("=")
+        if not (equals and task and path):
+            raise ConfigError(f"data.sources: {source!r} must be written TASK=[KIND:]PATH[@SPLIT] or store=PATH")
+        number = sum(task == other for other, _, _ in named) + 1
+        named.append((task, f"{task}#{number}" if number > 1 else task, path))
+    stores = {name: _store(path, codec, tokenizer) for task, name, path in named if task == STORE}
+    if data.neighbours and not stores:
+        raise ConfigError(f"data.neighbours={data.neighbours!r}: are of a store's documents; give one, store=PATH")
+    retrieval = None
+    if data.neighbours:
+        bank = next(iter(stores.values()))
+        retrieval = Retrieval(Neighbours.open(data.neighbours), bank, data.documents, context)
+    parts: list[TaskPart | StorePart] = []
+    for task, name, path in named:
+        if task == STORE:
+            parts.append(StorePart(name, StoreSource([stores[name]], seed=data.seed, retrieval=retrieval)))
+        else:
+            controls = Path(data.controls) if data.controls else None
+            parts.append(TaskPart(name, find_task(task), open_reader(path), controls))
+    mix = mixture_of(parts, weights=data.weights, caps=data.caps, up=data.up, down=data.down, balanced=data.balanced)
+    return TaskSource(parts, mix, codec, data.seed, data.law)
+
+
+def _store(path: str, codec: Codec, tokenizer: Path) -> Store:
+    store = Store.open(path)
+    if not len(store):
+        raise DataError(f"store {path!r}: has no document; leave it out")
+    assert codec.image is not None  # a run that is tuned has pictures
+    for what, theirs, ours in (
+        ("vocabulary", store.vocab, codec.vocab),
+        ("text tokenizer", store.text_fingerprint, text_fingerprint(tokenizer)),
+        ("image tokenizer or size", store.image_fingerprint, fingerprint(codec.image)),
+    ):
+        if theirs != ours:
+            raise ConfigError(f"store {path!r}: was prepared with another {what} than this run has; prepare it again")
+    return store

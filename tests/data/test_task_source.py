@@ -1,0 +1,220 @@
+"""Examples of real datasets in their shares: made on the fly, the same again, and refused before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import store_parts
+import tiny_model
+
+from cm3.data.mask import cm3_unmask
+from cm3.data.order import BLOCK
+from cm3.data.pack import Weighted
+from cm3.data.prepare import prepare
+from cm3.data.read.find import open_reader
+from cm3.data.store import Store
+from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
+from cm3.data.tasks import find_task
+from cm3.errors import ConfigError, DataError
+from cm3.tokens.codec import Codec
+from cm3.train.kinds import TaskData
+from cm3.train.task_data import task_source
+
+MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
+MIX: dict[str, Any] = {"weights": {}, "caps": {}, "up": 3.0, "down": 0.3, "balanced": False}
+
+
+def jsonl(folder: Path, name: str, lines: Sequence[dict[str, Any]]) -> Path:
+    """A dataset of a picture a line."""
+    folder = folder / name
+    folder.mkdir()
+    rng = np.random.default_rng(len(name))
+    for i, line in enumerate(lines):
+        PIL.Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        line |= {"image": f"{i}.png", "id": f"{name}/{i}"}
+    (folder / "all.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return folder
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    return jsonl(tmp_path, "asked", [{"question": f"what is {i}?", "answer": f"it is {i}"} for i in range(5)])
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    return jsonl(tmp_path, "drawn", [{"ocr_content": f"WORD {i}"} for i in range(3)])
+
+
+def source(*sources: str, **changes: Any) -> TaskSource:
+    data = TaskData(sources=sources, seed=4, law=ExampleLaw(answers=1.0))
+    return task_source(replace(data, **changes), tiny_model.codec(), tiny_model.tokenizer_path(), 160)
+
+
+def texts(made: TaskSource, indices: Sequence[int]) -> list[str]:
+    codec = tiny_model.codec()
+    return [codec.decode(cm3_unmask(tokens, codec.vocab)).text for tokens in made.tokens(indices)]
+
+
+def test_examples_come_in_their_shares_by_any_template(asked: Path, drawn: Path) -> None:
+    made = source(f"vqa2=jsonl:{asked}", f"write=jsonl:{drawn}", weights={"vqa2": 0.25})
+    said = texts(made, range(60))
+    questions = [text for text in said if text.startswith("Question: ")]
+    assert 12 <= len(questions) <= 18 and all(t.startswith('draw "WORD ') for t in said if t not in questions)
+    endings = {"Answer: it is ", "The answer is it is ", "\nit is "}
+    assert {next(e for e in endings if e in text) for text in questions} == endings
+    assert {text.split("what is ")[1][0] for text in questions} == set("01234")
+    assert {text[11] for text in said if text not in questions} == set("012")
+    report = made.report(BLOCK)
+    assert report["vqa2"] == {
+        "documents": 5, "share": 0.25, "repeats": pytest.approx(0.8), "realised": 0.25, "epochs": BLOCK / 4 / 5
+    }  # fmt: skip
+    assert "realised" not in made.report()["write"] and made.report()["write"]["share"] == 0.75
+
+
+def test_the_same_positions_are_the_same_examples(asked: Path, drawn: Path) -> None:
+    sources = f"vqa2=jsonl:{asked}", f"write=jsonl:{drawn}"
+    law = ExampleLaw(answers=0.5, loss="answer")
+    first, again = source(*sources, law=law), source(*sources, law=law)
+    chunk = first.weighted(range(16))
+    for one, other in zip(chunk, again.weighted(range(16)), strict=True):
+        assert type(one) is type(other)
+        a, b = (x.tokens if isinstance(x, Weighted) else x for x in (one, other))
+        assert a.ids.tolist() == b.ids.tolist() and a.cells.tolist() == b.cells.tolist()
+    assert {type(one).__name__ for one in chunk} == {"Weighted", "Tokens"}
+    other = replace(TaskData(sources), seed=5)
+    moved = task_source(other, tiny_model.codec(), tiny_model.tokenizer_path(), 160)
+    assert texts(moved, range(16)) != texts(first, range(16))
+
+
+def test_what_weighs(asked: Path) -> None:
+    v = tiny_model.codec().vocab
+    (all_,) = source(f"vqa2=jsonl:{asked}").weighted([3])
+    (answer,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=1.0, loss="answer")).weighted([3])
+    (plain,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=1.0, plain=True)).weighted([3])
+    (whole,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=0.0)).weighted([3])
+    assert isinstance(all_, Weighted) and isinstance(answer, Weighted) and isinstance(plain, Weighted)
+    assert (all_.weights == 1).all() and 0 < answer.weights.sum() < 20
+    assert v.is_mask(all_.tokens.ids).sum() == 2 and not v.is_mask(plain.tokens.ids).any()
+    assert v.is_image(plain.tokens.ids)[1] and not isinstance(whole, Weighted)
+    assert whole.ids.tolist() == cm3_unmask(all_.tokens, v).ids.tolist()
+
+
+def test_a_document_that_cannot_serve_is_passed_over(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [{"question": "what?", "answer": ""}, {"question": "who?", "answer": "me"}, {"a": 1}]
+    folder = jsonl(tmp_path, "some", lines)
+    (folder / "2.png").write_bytes(b"no picture")
+    assert set(t.split()[1] for t in texts(source(f"vqa2=jsonl:{folder}"), range(12))) == {"who?"}
+    with pytest.raises(
+        DataError, match=r"task source 'write': none of 3 documents in a row serves \(document 'some/0'"
+    ):
+        source(f"write=jsonl:{folder}")
+
+
+def test_stores_join(tmp_path: Path, drawn: Path) -> None:
+    store_parts.tokenizers(tmp_path / "tokens")
+    store_parts.photos(tmp_path / "photos", 6)
+    prepare([f"{tmp_path}/photos"], tmp_path / "store", tmp_path / "tokens")
+    store, codec = Store.open(tmp_path / "store"), tiny_model.codec()
+    same = Codec(store.vocab, codec.text, codec.image)
+    data = TaskData((f"store={tmp_path}/store", f"write=jsonl:{drawn}"), weights={"store": 0.5, "write": 0.5})
+    made = task_source(data, same, store.tokenizer_path, 160)
+    found = made.tokens(range(24))
+    known = {tuple(t.ids.tolist()) for t in store.tokens(range(len(store)))}
+    assert sum(tuple(t.ids.tolist()) in known for t in found) == 12
+    assert {tuple(t.ids.tolist()) for t in found} >= known
+    with pytest.raises(ConfigError, match="was prepared with another vocabulary than this run has; prepare it again"):
+        task_source(data, Codec(replace(store.vocab, masks=7), codec.text, codec.image), store.tokenizer_path, 160)
+    with pytest.raises(ConfigError, match="data.neighbours='x': are of a store's documents; give one, store=PATH"):
+        source(f"write=jsonl:{drawn}", neighbours="x")
+
+
+@pytest.mark.parametrize(
+    ("sources", "changes", "message"),
+    [
+        ((), {}, "data.sources: there are none; give some, each TASK="),
+        (("vqa2",), {}, "data.sources: 'vqa2' must be written TASK="),
+        (("vqa=jsonl:{asked}",), {}, r"task 'vqa': is not known; known: .* Did you mean 'vqa2'\?"),
+        (("vqa2=jsonl:{asked}/none",), {}, "none': no such file or folder; check the path"),
+        (("pose=flickr30k:{asked}",), {}, "Flickr30k|flickr30k"),
+        (("vqa2=folder:{asked}",), {}, r"task source 'vqa2': none of \d documents in a row serves"),
+        (("vqa2=jsonl:{asked}",), {"weights": {"vqa2": 0.0}}, "the weights of vqa2 sum to nothing; give one a weight"),
+        (("vqa2=jsonl:{asked}",), {"weights": {"vqa": 1.0}}, "task mixture: weights names 'vqa'; its sources are vqa2"),
+        (("vqa2=jsonl:{asked}", "vqa2=jsonl:{asked}"), {"caps": {"vqa2#2": 0}}, "the cap of 'vqa2#2' is 0"),
+        (("vqa2=jsonl:{empty}",), {}, "task mixture: source 'vqa2' is empty; leave it out"),
+    ],
+)
+def test_what_is_wrong_is_told_before_training(
+    asked: Path, tmp_path: Path, sources: tuple[str, ...], changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    given = [s.format(asked=asked, empty=tmp_path / "empty.jsonl") for s in sources]
+    with pytest.raises((ConfigError, DataError), match=message):
+        source(*given, **changes)
+
+
+def test_a_dataset_of_another_kind_is_refused(asked: Path) -> None:
+    reader = open_reader(f"jsonl:{asked}")
+    reader.kind = "flickr30k"  # type: ignore[misc]
+    with pytest.raises(ConfigError, match="task 'vqa2': is made of vqa2, .*, not of flickr30k"):
+        TaskPart("vqa2", find_task("vqa2"), reader)
+
+
+def test_a_large_dataset_without_numbers_is_refused(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cm3.data.task_source.KEPT", 4)
+    with pytest.raises(
+        DataError, match="a jsonl dataset gives no document by its number, and this one has more than t"
+    ):
+        source(f"vqa2=jsonl:{asked}")
+
+
+def test_modalities_are_balanced_where_wanted(asked: Path, drawn: Path) -> None:
+    parts = [TaskPart(n, find_task(n), open_reader(f"jsonl:{p}")) for n, p in (("vqa2", asked), ("write", drawn))]
+    parts.append(TaskPart("edit2", find_task("write"), open_reader(f"jsonl:{drawn}")))
+    shares = mixture_of(parts, **MIX | {"balanced": True}).shares
+    assert shares["vqa2"] == 0.5 and shares["write"] == shares["edit2"] == 0.25
+    with pytest.raises(ConfigError, match="task mixture: is of vqa2, write, not of vqa2, write, edit2"):
+        TaskSource(parts, mixture_of(parts[:2], **MIX), tiny_model.codec(), 0)
+    with pytest.raises(ConfigError, match="tasks have pictures; give it an image tokenizer"):
+        codec = tiny_model.codec()
+        TaskSource(parts, mixture_of(parts, **MIX), Codec(codec.vocab, codec.text), 0)
+    assert not isinstance(parts[0], StorePart)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answers": 1.5}, "law.answers=1.5: is a share, must be in 0..1"),
+        ({"loss": "none"}, "law.loss='none': must be 'all' or 'answer'"),
+    ],
+)
+def test_laws_that_are_none_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ExampleLaw(**changes)
+
+
+@pytest.mark.skipif(not MINI.is_dir(), reason="no COCO pictures beside the checkout")
+def test_photographs_of_coco_serve_every_task_that_they_can() -> None:
+    names = ["boxes", "pose", "coco_captions"]
+    names += ["canny", "scribble"] if importlib.util.find_spec("cv2") else []
+    names += ["segmentation", "segment"] if importlib.util.find_spec("pycocotools") else []
+    made = source(*(f"{name}=coco:{MINI}@val2017" for name in names), balanced=True)
+    codec, seen = tiny_model.codec(), set[str]()
+    for tokens in made.tokens(range(6 * len(names))):
+        document = codec.decode(cm3_unmask(tokens, codec.vocab))
+        for name in names:
+            for template in find_task(name).templates:
+                try:
+                    template.read(document)
+                except DataError:
+                    continue
+                seen.add(name)
+    assert seen == set(names)
