@@ -16,8 +16,8 @@ documents retrieved for each example. What it leaves out is chosen here:
   quarter left empty.
 - None to three retrieved documents, as many as the context holds, in place of always three: what is asked for later,
   with and without documents, is then what was seen.
-- A learnt row and column for each code (66 d parameters, 0.02 to 0.03%), and a z-loss of 1e-5 against the drift that
-  Chameleon met late in training. Where that is not enough, --model.qk-norm is.
+- A z-loss of 1e-5 against the drift that Chameleon met late in training. Where that is not enough, --model.qk-norm is.
+  No row and column embeddings of codes, which the small models here learn with: --cells adds them.
 
 The image tokenizer makes 32 x 32 codes of 8,192 from 256 px, the text tokenizer has 56,320 entries: with 1,018 masks
 and six specials 65,536 ids. Without --data.neighbours no documents are retrieved.
@@ -65,7 +65,7 @@ def cm3leon_7b() -> PretrainRun:
 def _run(name: str, tokens: float, lr: float) -> PretrainRun:
     return PretrainRun(
         out=f"runs/cm3leon-{name}",
-        model=size(name, vocab_size=65_536, context=4096, grid=(32, 32)),
+        model=size(name, vocab_size=65_536, context=4096),
         mask=MaskLaw(columns=32),
         optim=OptimConfig(name="adamw", lr=lr, betas=(0.9, 0.98), weight_decay=0.1, clip=1.0, warmup=1500, final=0.1),
         windows=BATCH // LENGTH,
@@ -76,5 +76,6 @@ def _run(name: str, tokens: float, lr: float) -> PretrainRun:
         sample_every=5000,
         image_tokenizer="runs/image_tokenizer",
         image_size=256,
+        cells=False,
         data=StoreData(stores=("runs/store",), documents=AugmentLaw()),
     )

@@ -7,6 +7,7 @@ out/tokenizer.json encoder/ bank/ ---------+
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cm3.model.vqgan import VQGAN
 from cm3.parallel import MeshConfig, start
 from cm3.train.checkpoint import Checkpoints
 from cm3.train.image_tokenizer import load_config, load_weights
+from cm3.train.lora import LoraConfig, adapt, merge
 from cm3.vocab import Vocab
 
 
@@ -61,15 +63,59 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
         ) from error
     checkpoints = Checkpoints(folder / "checkpoints", start(MeshConfig(), "cpu"))
     found, saved = checkpoints.read(step)
-    decoder = Decoder(DecoderConfig(**saved["config"]["model"]))
-    checkpoints.restore(found, {f"model.{name}": p.detach() for name, p in decoder.named_parameters()})
     begun = bundles.load(bundles.find(init)) if init else None
-    vqgan = load_image_tokenizer(tokenizer) if begun is None else begun.vqgan
+    decoder = _decoder(checkpoints, found, saved["config"], init, begun)
+    vqgan = tokenizer_of(begun, tokenizer, page.get("redrawn", ""))
     about = {"steps": found, "documents": LoaderState.of(saved["loader"]).documents, "recipe": folder.name}
     about["tasks"] = tasks
     made = bundle_of(folder, decoder, Vocab(**saved["vocab"]), vqgan, begun, size, sampling, about)
     bundles.save(made, out, dtype)
     return found
+
+
+def _decoder(
+    checkpoints: Checkpoints, step: int, config: dict[str, Any], init: str, begun: bundles.Bundle | None
+) -> Decoder:
+    """The decoder of a checkpoint; its adapters, where it has some, merged into what it began with."""
+    decoder, lora = Decoder(DecoderConfig(**config["model"])), LoraConfig(**config.get("lora", {}))
+    if lora.rank and begun is not None:
+        if decoder_digest(bundles.find(init)) != config["base"]:
+            raise CheckpointError(
+                f"init={init!r}: is not the model that the adapters of this run stand beside; restore it"
+            )
+        decoder.load_state_dict(begun.decoder.state_dict())
+        adapt(decoder, lora)
+    learnt = {f"model.{name}": p.detach() for name, p in decoder.named_parameters() if p.requires_grad}
+    checkpoints.restore(step, learnt)
+    if not lora.rank:
+        return decoder
+    with torch.device("meta"):
+        plain = Decoder(decoder.config)
+    weights = {name: p.detach() for name, p in decoder.named_parameters()}
+    plain.load_state_dict(merge(weights, lora), assign=True)
+    return plain
+
+
+def decoder_digest(bundle: Path) -> str:
+    """The checksum of a bundle's decoder weights."""
+    with (bundle / bundles.FILES[0]).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_of(init: bundles.Bundle | None, folder: str, redrawn: str = "") -> VQGAN:
+    """The image tokenizer of a run: of what it begins with, unless another was `redrawn`, or of a `folder`.
+
+    Raises `CheckpointError` where there is none, and for one with other codes than `init` has.
+    """
+    if init is None or redrawn:
+        vqgan = load_image_tokenizer(redrawn or folder)
+        if init is not None and vqgan.config.codes != init.vqgan.config.codes:
+            raise CheckpointError(
+                f"redrawn={redrawn!r}: has {vqgan.config.codes} codes, and that of init has "
+                f"{init.vqgan.config.codes}; train one from the image tokenizer of init"
+            )
+        return vqgan
+    return init.vqgan
 
 
 def load_image_tokenizer(folder: str | Path) -> VQGAN:

@@ -170,7 +170,8 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Loss:
         """Loss of a batch of this rank, blocked at document borders."""
-        return self._loss(self._on_device(batch))
+        tensors = self._on_device(batch)
+        return self._loss(tensors, Blocked(tensors[3]))
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, ...]:
         ids, cells, positions, documents, targets, weights = (torch.from_numpy(a).to(self.mesh.device) for a in batch)
@@ -179,10 +180,10 @@ class Trainer:
             weights = torch.where(text, weights * self.config.text_weight, weights)
         return ids, cells, positions, documents, targets, weights
 
-    def _loss(self, tensors: tuple[Tensor, ...], watch: bool = False) -> Loss:
+    def _loss(self, tensors: tuple[Tensor, ...], attend: Blocked, watch: bool = False) -> Loss:
         ids, cells, positions, documents, targets, weights = tensors
         self._output.watched = documents > 0 if watch else None
-        hidden = self.model.hidden(ids, positions, Blocked(documents), cells)
+        hidden = self.model.hidden(ids, positions, attend, cells)
         self._output.watched = None
         flat = hidden.flatten(0, 1), targets.flatten(), weights.flatten()
         if watch:
@@ -205,10 +206,12 @@ class Trainer:
         # Of all ranks and passes: each adds its share of one mean over the whole batch.
         weight = self.mesh.sum(tensors[-1].sum()).clamp_min(1e-9)
         total = torch.zeros((), device=self.mesh.device)
-        for first in range(0, len(batch.ids), share):
-            part = tuple(t[first : first + share] for t in tensors)
-            before_pass(self.model, last=first + share >= len(batch.ids))
-            loss = self._loss(part, watch)
+        parts = [tuple(t[i : i + share] for t in tensors) for i in range(0, len(batch.ids), share)]
+        # All of them before the first pass: a GPU is waited for to make one.
+        attends = [Blocked(part[3]) for part in parts]
+        for part, attend in zip(parts, attends, strict=True):
+            before_pass(self.model, last=attend is attends[-1])
+            loss = self._loss(part, attend, watch)
             mine = loss.total * (part[-1].sum() / weight)
             mine.backward()
             total = total + mine.detach()

@@ -10,7 +10,6 @@ import pytest
 import tiny_model
 from command import Cm3
 
-from cm3.cli import main
 from cm3.cli.export import Export
 from cm3.data.mask import MaskLaw
 from cm3.model import bundle
@@ -34,11 +33,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_size=tiny_model.SIZE, masks=16,
     ).run(progress=False)  # fmt: skip
     return out
-
-
-@pytest.fixture(autouse=True)
-def verb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(main.VERBS, "export", ("cm3.cli.export:Export", "write a bundle of a run's checkpoint"))
 
 
 def test_a_run_becomes_a_bundle(cm3: Cm3, run: Path, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.train import checkpoint
-from cm3.train.export import export_run
+from cm3.train.export import export_run, load_image_tokenizer
 from cm3.train.optim import OptimConfig
-from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData, load_image_tokenizer
+from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData
 
 SIZE = tiny_model.SIZE
 
@@ -228,6 +228,23 @@ def test_a_run_starts_from_a_bundle(tokenizer: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="is a model of another shape; give the same model"):
         other.run(progress=False)
+
+
+def test_the_image_tokenizer_of_a_bundle_is_redrawn(tokenizer: Path, tmp_path: Path) -> None:
+    """The model goes on with another tokenizer of the same codes, in its bundle and in what is exported."""
+    first = str(pretrain_run(tmp_path / "first", tokenizer, steps=1).run(progress=False)["bundle"])
+    other = tmp_path / "other"
+    image_run(other, steps=1).run(progress=False)
+    begun = pretrain_run(tmp_path / "run", tokenizer, init=first, redrawn=str(other), steps=1)
+    made = bundles.load(begun.run(progress=False)["bundle"]).vqgan.state_dict()
+    export_run(tmp_path / "run", tmp_path / "exported")
+    exported = bundles.load(tmp_path / "exported").vqgan.state_dict()
+    for name, wanted in load_image_tokenizer(other).state_dict().items():
+        assert torch.equal(made[name], exported[name]) and torch.equal(made[name], wanted.half().to(made[name].dtype))
+    few = tmp_path / "few"
+    image_run(few, vqgan=replace(tiny_model.SHAPE, codes=16, levels=(4, 4)), steps=1).run(progress=False)
+    with pytest.raises(CheckpointError, match="redrawn=.*has 16 codes, and that of init has"):
+        pretrain_run(tmp_path / "no", tokenizer, init=first, redrawn=str(few)).run(progress=False)
 
 
 def test_a_run_is_exported_from_its_checkpoints(tokenizer: Path, out: Path, tmp_path: Path) -> None:
