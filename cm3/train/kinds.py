@@ -1,7 +1,8 @@
 """Kinds of data that a recipe names: what each run is trained on, as plain settings.
 
 SceneData, EmblemData    drawn on the fly           SceneTaskData               pictures for an image tokenizer
-CocoData, StoreData      read, or prepared before   SceneLessonData, TaskData   instruction tasks
+CocoData, StoreData      read, or prepared before   SceneLessonData, TaskData   instruction tasks; the latter in
+                                                                               cm3/data/task_data.py
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from cm3.data.augment import AugmentLaw
 from cm3.data.emblems import EmblemMix
 from cm3.data.scene_lessons import LessonLaw, SceneTaskMix
 from cm3.data.scene_pictures import OBJECTS, TASK_PICTURES
-from cm3.data.task_source import ExampleLaw
+from cm3.data.task_data import TaskData
+
+__all__ = [
+    "CocoData", "EmblemData", "SceneData", "SceneLessonData", "SceneTaskData", "StoreData", "TaskData",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,33 +109,3 @@ class SceneLessonData:
     law: LessonLaw = field(default_factory=LessonLaw)
     plain: SceneData | EmblemData = field(default_factory=SceneData)
     """The documents of pretraining."""
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """Instruction tasks of real datasets, made on the fly, and token stores among them (cm3/data/task_source.py).
-
-    Resume with the same ones: which example comes when follows from them, their shares and the seed.
-    """
-
-    sources: tuple[str, ...]
-    """TASK=[KIND:]PATH[@SPLIT], such as `vqa2=vqa2:data/vqa2@train2014`, or `store=PATH` for a token store. A source's
-    name is its task's; a second one of the same task is `vqa2#2`, and so on."""
-    seed: int = 1
-    weights: dict[str, float] = field(default_factory=dict)
-    """Shares of sources by name, in 0..1; what they leave is divided by sizes, up- and down-sampled."""
-    caps: dict[str, int] = field(default_factory=dict)
-    """Most documents of a source that are used, by name."""
-    up: float = 3.0
-    down: float = 0.3
-    """Most and least often that a document comes while all come once on average (the paper's 3 / 0.3)."""
-    balanced: bool = False
-    """The same share for tasks that give a picture, those that give a text, and stores."""
-    law: ExampleLaw = field(default_factory=ExampleLaw)
-    controls: str = ""
-    """Folder of control images; none means beside the pictures."""
-    neighbours: str = ""
-    """Table of neighbours (cm3/data/neighbours.py) of the stores' documents, which are put before them; their tokens
-    are taken from the first store."""
-    documents: AugmentLaw = field(default_factory=AugmentLaw)
-    """How many of them."""

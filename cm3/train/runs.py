@@ -28,6 +28,7 @@ from cm3.data.scene_pictures import Images, scene_pictures, task_pictures
 from cm3.data.scenes import SceneSource, scene_document
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
+from cm3.data.task_data import STORE, task_source
 from cm3.data.task_source import TaskSource
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError
@@ -35,7 +36,7 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder
 from cm3.model.vqgan import VQGAN
-from cm3.parallel import Mesh, start
+from cm3.parallel import Mesh, fill, start
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.scenes.draw import draw
@@ -45,12 +46,11 @@ from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
-from cm3.train.export import bundle_of, decoder_digest, tokenizer_of
+from cm3.train.export import bundle_of, load_image_tokenizer
 from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
 from cm3.train.reconstruct import evaluate_image_tokenizer, write_sheet
-from cm3.train.task_data import STORE, task_source
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Vocab
 
@@ -90,19 +90,14 @@ class ImageTokenizerRun(ImageTokenizerConfig):
 class PretrainRun(TrainConfig):
     """Pretrain a decoder with the CM3 objective on captioned pictures; ends in a bundle.
 
-    The vocabulary and grid of `model`, and the columns of `mask`, are set from the tokenizers. With `lora` only
-    adapters beside the matrices of `init` learn; the bundle has them merged.
+    The vocabulary and grid of `model`, and the columns of `mask`, are set from the tokenizers.
     """
 
     image_tokenizer: str = "runs/scenes/image_tokenizer"
     """Folder that an image tokenizer run wrote."""
     init: str = ""
     """Bundle (name, folder or hub id) to start from, with its tokenizers, in the place of a random model."""
-    redrawn: str = ""
-    """Folder of an image tokenizer run to take instead of that of `init`, whose codes it mostly kept."""
     image_size: int = 128
-    cells: bool = True
-    """Learn a row and a column embedding for the codes of images (`model.grid`); the paper's models have none."""
     text_entries: int = 512
     """Most entries of the text tokenizer, which is trained on the captions; not used with stores."""
     masks: int = 32
@@ -122,7 +117,7 @@ class PretrainRun(TrainConfig):
         out, ranks = Path(self.out), Ranks(mesh)
         ranks.together(lambda: _start(out, resume))
         init = bundles.load(bundles.find(self.init)) if self.init else None
-        vqgan = tokenizer_of(init, self.image_tokenizer, self.redrawn)
+        vqgan = init.vqgan if init is not None else load_image_tokenizer(self.image_tokenizer)
 
         def prepare() -> tuple[Source, Codec]:
             if init is not None and mesh.main:
@@ -132,16 +127,10 @@ class PretrainRun(TrainConfig):
 
         source, codec = ranks.main_first(prepare)
         grid = ImageTokenizer(vqgan, self.image_size).grid
-        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid if self.cells else None)
+        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid)
         mask = dataclasses.replace(self.mask, columns=grid[1])
         resolved = dataclasses.replace(self, model=model, mask=mask, tasks=self._tuned_for())
         base = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(TrainConfig)}
-        if init is not None and (init.decoder.config != model or init.vocab != codec.vocab):
-            raise CheckpointError(
-                f"init={self.init!r}: is a model of another shape; give the same model.*, cells and masks"
-            )
-        # What adapters are of is not in their checkpoints, so it must be what it was.
-        beside = {"base": decoder_digest(bundles.find(self.init))} if self.init and self.lora.rank else {}
         trainer = Trainer(
             TrainConfig(**base),
             codec.vocab,
@@ -149,9 +138,14 @@ class PretrainRun(TrainConfig):
             resume=resume,
             mesh=mesh,
             validation=self._validation(codec) if self.validate_every else None,
-            about=dataclasses.asdict(resolved) | beside,
-            weights=init.decoder.state_dict() if init is not None else None,
+            about=dataclasses.asdict(resolved),
         )
+        if init is not None and trainer.step == 0:
+            if init.decoder.config != model or init.vocab != codec.vocab:
+                raise CheckpointError(
+                    f"init={self.init!r}: is a model of another shape; give the same model.* and masks"
+                )
+            fill(trainer.model, init.decoder.state_dict())
         ranks.main_first(lambda: self._retrieval() if mesh.main else None)
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:

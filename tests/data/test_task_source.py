@@ -21,12 +21,11 @@ from cm3.data.pack import Weighted
 from cm3.data.prepare import prepare
 from cm3.data.read.find import open_reader
 from cm3.data.store import Store
+from cm3.data.task_data import TaskData, task_source
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.data.tasks import find_task
 from cm3.errors import ConfigError, DataError
 from cm3.tokens.codec import Codec
-from cm3.train.kinds import TaskData
-from cm3.train.task_data import task_source
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
 MIX: dict[str, Any] = {"weights": {}, "caps": {}, "up": 3.0, "down": 0.3, "balanced": False}

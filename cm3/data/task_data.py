@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cm3.data.augment import AugmentLaw
 from cm3.data.neighbours import Neighbours
 from cm3.data.read.find import open_reader
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
-from cm3.data.task_source import StorePart, TaskPart, TaskSource, mixture_of
+from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.data.tasks.find import find_task
 from cm3.errors import ConfigError, DataError
 from cm3.tokens.codec import Codec
 from cm3.tokens.load import fingerprint, text_fingerprint
-from cm3.train.kinds import TaskData
 
 STORE = "store"
 """What stands for a task where the source is a token store."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Instruction tasks of real datasets, made on the fly, and token stores among them (cm3/data/task_source.py).
+
+    Resume with the same ones: which example comes when follows from them, their shares and the seed.
+    """
+
+    sources: tuple[str, ...]
+    """TASK=[KIND:]PATH[@SPLIT], such as `vqa2=vqa2:data/vqa2@train2014`, or `store=PATH` for a token store. A source's
+    name is its task's; a second one of the same task is `vqa2#2`, and so on."""
+    seed: int = 1
+    weights: dict[str, float] = field(default_factory=dict)
+    """Shares of sources by name, in 0..1; what they leave is divided by sizes, up- and down-sampled."""
+    caps: dict[str, int] = field(default_factory=dict)
+    """Most documents of a source that are used, by name."""
+    up: float = 3.0
+    down: float = 0.3
+    """Most and least often that a document comes while all come once on average (the paper's 3 / 0.3)."""
+    balanced: bool = False
+    """The same share for tasks that give a picture, those that give a text, and stores."""
+    law: ExampleLaw = field(default_factory=ExampleLaw)
+    controls: str = ""
+    """Folder of control images; none means beside the pictures."""
+    neighbours: str = ""
+    """Table of neighbours (cm3/data/neighbours.py) of the stores' documents, which are put before them; their tokens
+    are taken from the first store."""
+    documents: AugmentLaw = field(default_factory=AugmentLaw)
+    """How many of them."""
 
 
 def task_source(data: TaskData, codec: Codec, tokenizer: Path, context: int) -> TaskSource:
