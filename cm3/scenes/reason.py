@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cm3.errors import DataError
+from cm3.errors import ConfigError, DataError
 from cm3.scenes.ask import WORDINGS as QUESTIONS
 from cm3.scenes.ask import answer_question, random_question
 from cm3.scenes.phrases import NUMBERS, Phrase, read, the_one
@@ -62,7 +62,10 @@ def random_reasoning(scene: Scene, rng: np.random.Generator) -> Reasoning:
     """A question for yes or no that takes a comparison, with its explanation."""
     while True:
         related = bool(scene.relations()) and rng.random() < 0.3
-        question = random_question(scene, rng, "relation" if related else "compare")
+        try:
+            question = random_question(scene, rng, "relation" if related else "compare")
+        except ConfigError:
+            continue  # objects that no words tell apart stand in a relation that cannot be asked for
         if question.answer in OPTIONS:
             return Reasoning(question.question, OPTIONS, explain(question.question, scene), question.answer)
 

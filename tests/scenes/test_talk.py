@@ -166,3 +166,13 @@ def test_what_an_explanation_says(question: str, explanation: str) -> None:
 def test_what_compares_nothing_is_not_explained() -> None:
     with pytest.raises(DataError, match="compares nothing, so there is nothing to explain"):
         explain("what colour is the star?", SCENE)
+
+
+def test_objects_that_no_words_tell_apart_are_compared() -> None:
+    """They stand in a relation that no question can ask for; whatever is drawn, there is a question."""
+    twins = [Object(place, "circle", "red", "small") for place in ("top left", "top right")]
+    scene = Scene("mint", tuple(twins))
+    assert scene.relations()
+    for seed in range(20):
+        made = random_reasoning(scene, np.random.default_rng(seed))
+        assert not verify_reasoning(made.question, made.explanation, made.answer, scene)
