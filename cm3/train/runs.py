@@ -36,7 +36,7 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder
 from cm3.model.vqgan import VQGAN
-from cm3.parallel import Mesh, fill, start
+from cm3.parallel import Mesh, start
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.scenes.draw import draw
@@ -46,7 +46,7 @@ from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
-from cm3.train.export import bundle_of, load_image_tokenizer
+from cm3.train.export import bundle_of, decoder_digest, tokenizer_of
 from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
@@ -90,14 +90,19 @@ class ImageTokenizerRun(ImageTokenizerConfig):
 class PretrainRun(TrainConfig):
     """Pretrain a decoder with the CM3 objective on captioned pictures; ends in a bundle.
 
-    The vocabulary and grid of `model`, and the columns of `mask`, are set from the tokenizers.
+    The vocabulary and grid of `model`, and the columns of `mask`, are set from the tokenizers. With `lora` only
+    adapters beside the matrices of `init` learn; the bundle has them merged.
     """
 
     image_tokenizer: str = "runs/scenes/image_tokenizer"
     """Folder that an image tokenizer run wrote."""
     init: str = ""
     """Bundle (name, folder or hub id) to start from, with its tokenizers, in the place of a random model."""
+    redrawn: str = ""
+    """Folder of an image tokenizer run to take instead of that of `init`, whose codes it mostly kept."""
     image_size: int = 128
+    cells: bool = True
+    """Learn a row and a column embedding for the codes of images (`model.grid`); the paper's models have none."""
     text_entries: int = 512
     """Most entries of the text tokenizer, which is trained on the captions; not used with stores."""
     masks: int = 32
@@ -117,7 +122,7 @@ class PretrainRun(TrainConfig):
         out, ranks = Path(self.out), Ranks(mesh)
         ranks.together(lambda: _start(out, resume))
         init = bundles.load(bundles.find(self.init)) if self.init else None
-        vqgan = init.vqgan if init is not None else load_image_tokenizer(self.image_tokenizer)
+        vqgan = tokenizer_of(init, self.image_tokenizer, self.redrawn)
 
         def prepare() -> tuple[Source, Codec]:
             if init is not None and mesh.main:
@@ -127,10 +132,16 @@ class PretrainRun(TrainConfig):
 
         source, codec = ranks.main_first(prepare)
         grid = ImageTokenizer(vqgan, self.image_size).grid
-        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid)
+        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid if self.cells else None)
         mask = dataclasses.replace(self.mask, columns=grid[1])
         resolved = dataclasses.replace(self, model=model, mask=mask, tasks=self._tuned_for())
         base = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(TrainConfig)}
+        if init is not None and (init.decoder.config != model or init.vocab != codec.vocab):
+            raise CheckpointError(
+                f"init={self.init!r}: is a model of another shape; give the same model.*, cells and masks"
+            )
+        # What adapters are of is not in their checkpoints, so it must be what it was.
+        beside = {"base": decoder_digest(bundles.find(self.init))} if self.init and self.lora.rank else {}
         trainer = Trainer(
             TrainConfig(**base),
             codec.vocab,
@@ -138,14 +149,9 @@ class PretrainRun(TrainConfig):
             resume=resume,
             mesh=mesh,
             validation=self._validation(codec) if self.validate_every else None,
-            about=dataclasses.asdict(resolved),
+            about=dataclasses.asdict(resolved) | beside,
+            weights=init.decoder.state_dict() if init is not None else None,
         )
-        if init is not None and trainer.step == 0:
-            if init.decoder.config != model or init.vocab != codec.vocab:
-                raise CheckpointError(
-                    f"init={self.init!r}: is a model of another shape; give the same model.* and masks"
-                )
-            fill(trainer.model, init.decoder.state_dict())
         ranks.main_first(lambda: self._retrieval() if mesh.main else None)
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
