@@ -24,6 +24,7 @@ def run(command: list[str] | str, folder: Path) -> str:
 def test_its_commands_run_one_after_another(tmp_path: Path) -> None:
     assert [c.split()[1] for c in USE] == [
         *("generate", "describe", "infill", "infill", "generate", "eval"),
+        *("edit", "describe", "generate"),
         *("index", "index", "generate"),
         *("data", "prepare"),
     ]

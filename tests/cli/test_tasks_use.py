@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import PIL.Image
 import pytest
 from command import Cm3
 
+from cm3.cli.main import VERBS
 from cm3.cli.places import INKS, outlined, read_boxes, read_control
 from cm3.data.tasks import TASKS
 from cm3.errors import RequestError
@@ -201,3 +204,13 @@ def test_a_box_is_outlined_at_its_own_pixels(side: int) -> None:
     quarter = side // 4
     assert (min(x for x, _ in red), max(x for x, _ in red)) == (quarter, 3 * quarter - 1)
     assert (min(y for _, y in red), max(y for _, y in red)) == (quarter, 2 * quarter - 1)
+
+
+def test_the_commands_of_the_docs_are_understood() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    cm3 ")]
+    assert len(lines) == 7
+    for _, *args in lines:
+        verb = next(" ".join(args[:k]) for k in (2, 1) if " ".join(args[:k]) in VERBS)
+        module, name = VERBS[verb][0].split(":")
+        getattr(importlib.import_module(module), name).parse(args[len(verb.split()) :], verb)
