@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_run import VOCAB, Others, Pairs, config, records
 
 from cm3.errors import Cm3Error
-from cm3.model.decoder import DecoderConfig
+from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.parallel import MeshConfig, start
 from cm3.train import checkpoint
 from cm3.train.checkpoint import Checkpoints
+from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Tokens
@@ -135,6 +138,42 @@ def test_muon_takes_whole_matrices(two: Crew, tmp_path: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], abs=1e-3) and losses[0][-1] < losses[0][0] - 0.5
 
 
+def adapted(sizes: dict[str, int], out: str) -> dict[str, torch.Tensor]:
+    """A run of adapters beside a model whose branches do something; the merged weights, on the main process."""
+    c = settings(out, lora=LoraConfig(rank=2, targets=("wq", "down")), steps=6)
+    torch.manual_seed(1)
+    begun = {name: 0.2 * torch.randn(p.shape) for name, p in Decoder(c.model).named_parameters()}
+    with start(MeshConfig(), "cpu") if not sizes else joined(**sizes) as mesh:
+        trainer = Trainer(c, VOCAB, Pairs(), mesh=mesh, weights=begun)
+        trainer.run(progress=False)
+        merged = trainer.whole()
+    return {} if merged is None else {name: p.detach() for name, p in merged.named_parameters()}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs peft")
+def test_adapters_learn_the_same_on_two_processes(two: Crew, tmp_path: Path) -> None:
+    alone = adapted({}, str(tmp_path / "one"))
+    main, other = two.call(adapted, SIZES["fsdp"], str(tmp_path / "two"))
+    agree(records(tmp_path / "two"), records(tmp_path / "one"))
+    assert not other and main.keys() == alone.keys()
+    for name, weight in alone.items():
+        torch.testing.assert_close(main[name], weight, atol=1e-4, rtol=1e-4)
+
+
+def split(out: str) -> str:
+    """What is said of adapters with split matrices."""
+    try:
+        with joined(tp=2) as mesh:
+            Trainer(settings(out, lora=LoraConfig(rank=2)), VOCAB, Pairs(), mesh=mesh, weights={})
+    except Cm3Error as error:
+        return str(error)
+    return "accepted"
+
+
+def test_adapters_are_not_split(two: Crew, tmp_path: Path) -> None:
+    assert two.call(split, str(tmp_path)) == ["mesh.tp=2: adapters (lora.rank) are not split; give 1"] * 2
+
+
 class Torn(Pairs):
     """A source that one process can not read at some point."""
 
@@ -185,8 +224,6 @@ def test_errors_are_told_by_every_process(two: Crew, tmp_path: Path) -> None:
 def full_disk(out: str) -> str:
     """A save where one process's disk is full."""
     import resource
-
-    import torch
 
     with joined(dp_shard=2) as mesh:
         checkpoints = Checkpoints(Path(out), mesh)
