@@ -86,7 +86,8 @@ def instruct() -> PretrainRun:
     return replace(
         before,
         out="runs/scenes/instruct",
-        init="runs/scenes/tasks_base",
+        init="runs/scenes/pretrain_emblems/bundle",
+        redrawn=image_letters().out,
         tasks=TASKS,
         optim=replace(before.optim, lr=2e-3, adam_lr=2e-3, warmup=30, decay_from=0.3, final=0.02),
         steps=1350,

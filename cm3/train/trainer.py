@@ -37,6 +37,7 @@ from cm3.parallel import Mesh, before_pass, create, full, start
 from cm3.train.ahead import Ahead, Ready
 from cm3.train.checkpoint import Checkpoints, last
 from cm3.train.config import TrainConfig, check_resumed, plain
+from cm3.train.heap import keep_freed
 from cm3.train.lora import adapt, merge
 from cm3.train.metrics import OutputNorm, Window, nats_by_place
 from cm3.train.optim import Optimizer
@@ -90,6 +91,8 @@ class Trainer:
         self.config, self.vocab, self.out = config, vocab, Path(config.out)
         self.about = plain(about or asdict(config))
         self.mesh = mesh or start(config.mesh, config.device)
+        if self.mesh.device.type == "cpu":
+            keep_freed()
         if lora.rank and self.mesh.tp > 1:
             raise ConfigError(f"mesh.tp={self.mesh.tp}: adapters (lora.rank) are not split; give 1")
         self.model = create(
