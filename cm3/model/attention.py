@@ -65,8 +65,9 @@ class Blocked:
         """(b, h, s, k) each -> (b, h, s, k)."""
         b, h, s, width = q.shape
         # A compiled loop would be another graph for each packing; half precision has no fast product on a processor.
-        alone = self.spans and b * s >= SHORT * self.count and q.dtype in (torch.float32, torch.float64)
-        if alone and not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")):
+        # So whether one is compiled is asked first: what is asked after that is no guard of the graph.
+        eager = not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
+        if eager and self.spans and b * s >= SHORT * self.count and q.dtype in (torch.float32, torch.float64):
             return _Alone.apply(q, k, v, self.spans)
         q, k, v = self._out(q), self._out(k), self._out(v)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
