@@ -89,6 +89,7 @@ def _tuned(first: PretrainRun, name: str) -> PretrainRun:
         init=f"runs/cm3leon-{name}/bundle",
         optim=replace(first.optim, lr=5e-5, warmup=150),
         windows=BATCH // first.length,
+        micro=1,
         steps=round(TOKENS / BATCH),
         masks=1018,
         sample_every=0,

@@ -69,6 +69,7 @@ def _run(name: str, tokens: float, lr: float) -> PretrainRun:
         mask=MaskLaw(columns=32),
         optim=OptimConfig(name="adamw", lr=lr, betas=(0.9, 0.98), weight_decay=0.1, clip=1.0, warmup=1500, final=0.1),
         windows=BATCH // LENGTH,
+        micro=1,
         length=LENGTH,
         steps=round(tokens / BATCH),
         z_loss=1e-5,

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    .venv/bin/cm3 ")]
@@ -21,6 +23,7 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(400)  # sixteen processes
 def test_its_commands_run_one_after_another(tmp_path: Path) -> None:
     assert [c.split()[1] for c in USE] == [
         *("generate", "describe", "infill", "infill", "generate", "eval"),

@@ -37,8 +37,6 @@ class Cluster:
     """Copies of that."""
     recompute: Annotated[Literal["auto", "none", "selective", "full"], arg(metavar="auto|none|selective|full")] = "auto"
     """Activation checkpointing; auto is the least that fits."""
-    micro: Annotated[int, arg(metavar="N")] = 1
-    """Windows that pass through a GPU at once."""
     mfu: Annotated[float, arg(metavar="SHARE")] = 0.4
     """Share of the GPU's peak that the run is assumed to reach."""
     measured: Annotated[float | None, NONE] = None
@@ -62,7 +60,7 @@ class Cluster:
         mesh = MeshConfig(**{name: given[name] for name in ("tp", "dp_shard", "dp_replicate")})
         how = self.recompute
         shard = None if how == "auto" else ShardConfig("bfloat16", activation_checkpointing=how)
-        same = ("gpus", "gpu", "micro", "mfu", "measured", "document", "documents", "stored", "price")
+        same = ("gpus", "gpu", "mfu", "measured", "document", "documents", "stored", "price")
         return plan(config, mesh=mesh, shard=shard, **{name: given[name] for name in same})
 
 

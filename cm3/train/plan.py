@@ -106,7 +106,7 @@ def plan(
     *,
     mesh: MeshConfig | None = None,
     shard: ShardConfig | None = None,
-    micro: int = 1,
+    micro: int | None = None,
     mfu: float = MFU,
     measured: float | None = None,
     document: int | None = None,
@@ -120,17 +120,20 @@ def plan(
     """Plan a run of `config` on so many GPUs of a kind of `GPUS` (cm3/train/gpus.py).
 
     Without `mesh` all of them shard the weights; without `shard` it is bfloat16 and the first of no, selective and full
-    activation checkpointing that fits. `micro` windows pass through a GPU at once. `mfu` is assumed; `measured`, tokens
-    a second and GPU of this very run, takes its place. `document` is the mean length of a document in tokens, weighted
-    by tokens, because attention is blocked at documents; None takes the longest there can be. `documents` are in the
-    store (None: one epoch), each of `stored` tokens (None: `document`; fewer where others are retrieved for it). `load`
-    is the share of its power limit that a GPU draws, `price` that of a GPU hour, `picture` the bytes of a picture file.
+    activation checkpointing that fits. `micro` windows pass through a GPU at once; None is as the run says, all of its
+    share where that is 0. `mfu` is assumed; `measured`, tokens a second and GPU of this very run, takes its place.
+    `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked at documents; None
+    takes the longest there can be. `documents` are in the store (None: one epoch), each of `stored` tokens (None:
+    `document`; fewer where others are retrieved for it). `load` is the share of its power limit that a GPU draws,
+    `price` that of a GPU hour, `picture` the bytes of a picture file.
 
     Raises `ConfigError` for an unknown GPU, what the mesh or the windows do not divide, a value out of range, and for a
     run that does not fit into the GPU's memory; that one says what would.
     """
     card, c = gpu_of(gpu), config.model
     layout = Layout.of(gpus, mesh or MeshConfig(), c)
+    if micro is None:
+        micro = config.micro or max(1, config.windows // layout.ranks)
     longest = min(c.context, config.length)
     length = longest if document is None else document
     over = {"pue": pue, "load": load, "picture": picture, "measured": measured}

@@ -25,7 +25,8 @@ def test_a_plan_is_a_table(cm3: Cm3) -> None:
     rows = {line[:18].strip(): line[18:].split() for line in done.out.splitlines()}
     assert rows["updates"][0] == "286,102" and rows["parameters"][0] == "6.73B"
     assert rows["GPUs"][:5] == ["512", "H100", "SXM", "80", "GB"] and rows["MFU"][:2] == ["40%", "assumed;"]
-    parts = [float(rows[n][0]) for n in ("gathered", "activations", "logits", "runtime", "margin")]
+    units = {"MB": 1e-3, "GB": 1.0}
+    parts = [float(rows[n][0]) * units[rows[n][1]] for n in ("gathered", "activations", "logits", "runtime", "margin")]
     assert sum(parts) <= float(rows["memory of each"][0]) < 80
     days, hours = float(rows["time"][0]), float(rows["time"][2].replace(",", ""))
     assert hours == pytest.approx(days * 24 * 512, rel=0.01)

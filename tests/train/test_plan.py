@@ -38,7 +38,7 @@ STYLES: list[dict[str, Any]] = [
 
 def paper(name: str = "7b", tokens: float = 2.4e12, **changes: Any) -> TrainConfig:
     """A run of the paper's, in windows of 16,384."""
-    run = TrainConfig("out", size(name), steps=round(tokens / 2**23), windows=512, length=16_384)
+    run = TrainConfig("out", size(name), steps=round(tokens / 2**23), windows=512, length=16_384, micro=1)
     return replace(run, **changes)
 
 
