@@ -122,8 +122,8 @@ def plan(
     Without `mesh` all of them shard the weights; without `shard` it is bfloat16 and the first of no, selective and full
     activation checkpointing that fits. `micro` windows pass through a GPU at once; None is as the run says, all of its
     share where that is 0. `mfu` is assumed; `measured`, tokens a second and GPU of this very run, takes its place.
-    `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked at documents; None
-    takes the longest there can be. `documents` are in the store (None: one epoch), each of `stored` tokens (None:
+    `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked at documents;
+    None takes the longest there can be. `documents` are in the store (None: one epoch), each of `stored` tokens (None:
     `document`; fewer where others are retrieved for it). `load` is the share of its power limit that a GPU draws,
     `price` that of a GPU hour, `picture` the bytes of a picture file.
 
