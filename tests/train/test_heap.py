@@ -31,5 +31,5 @@ def test_blocks_come_again_without_new_pages() -> None:
         told[how] = run.stdout.strip()
     if told["kept"] == "none":
         pytest.skip("the C library cannot be told")
-    # Eight blocks of 64 MB (those of up to 32 MB it learns to keep by itself), a page of 4 kB or, where the system has them, of 2 MB at a time.
+    # Eight blocks of 64 MB (those of up to 32 MB it learns to keep by itself), page by page.
     assert int(told["kept"]) < int(told["given"]) / 4
