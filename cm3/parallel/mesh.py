@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.rendezvous import rendezvous
 
 from cm3.errors import ConfigError
 
@@ -140,13 +141,20 @@ def _join(
 ) -> DeviceMesh:
     """Meet the other processes; with a store of its own, a process is the only one."""
     timeout, cuda = timedelta(seconds=timeout_s), device.type == "cuda"
+    rank, world = 0, 1
+    if store is None:
+        met, rank, world = next(rendezvous("env://", timeout=timeout))
+        met.set_timeout(timeout)
+        # torchrun keeps its store when it begins again, and in it the addresses of those that died: whoever read one
+        # before its owner's next waited for it until the timeout.
+        store = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", met)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         timeout=timeout,
         device_id=device if cuda else None,
         store=store,
-        rank=-1 if store is None else 0,
-        world_size=-1 if store is None else 1,
+        rank=rank,
+        world_size=world,
     )
     # Made by hand: groups that init_device_mesh makes forget the timeout and wait for half an hour.
     ranks = torch.arange(math.prod(sizes)).view(sizes)
