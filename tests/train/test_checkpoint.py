@@ -155,7 +155,6 @@ def test_a_full_disk_is_named_and_the_last_good_one_is_kept(tmp_path: Path, size
     found = saved(tmp_path, 1)
     large = tensors(2) if size < 5000 else {"model.w": torch.zeros(2)}
     state = {"loader": list(range(5000))}
-    found.save(2, large, state if size > 5000 else {})
     with (
         small_disk(size),
         pytest.raises(
@@ -163,6 +162,8 @@ def test_a_full_disk_is_named_and_the_last_good_one_is_kept(tmp_path: Path, size
             match=r"00000002': can not be written \(.*the disk is full: File too large\); the one of step 1 is kept",
         ),
     ):
+        # The writing goes on beside the caller, so that the disk is small from before it starts until it has ended.
+        found.save(2, large, state if size > 5000 else {})
         found._thread.join()  # type: ignore[union-attr]
         found.save(3, tensors(3), {})
     assert sorted(os.listdir(tmp_path)) == ["00000001"] and same(tmp_path, 1)
