@@ -6,9 +6,11 @@ import itertools
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from tiny_model import SIZE, codec
 
+import cm3
 from cm3.data.load import Loader
 from cm3.data.mask import MaskLaw, cm3_unmask
 from cm3.data.pack import Weighted
@@ -18,6 +20,7 @@ from cm3.data.scene_lessons import (
     LessonLaw,
     SceneTaskMix,
     SceneTaskSource,
+    changed_cells,
     encode_lessons,
     lesson_of,
     make_lesson,
@@ -117,10 +120,35 @@ def test_edits_follow_each_other_and_what_stays_weighs_less() -> None:
     (made,) = encode_lessons([lesson], codec())
     answer = next(i for i, part in enumerate(lesson) if isinstance(part, Answer))
     before, after = (codec().encode(Document((p,))).ids[1:-1] for p in (lesson[1], lesson[answer].part))
+    changed = changed_cells(lesson[1].pixels, lesson[answer].part.pixels, codec().image.grid).ravel()
     at = np.flatnonzero(made.weights)[: len(after)]
-    assert made.tokens.ids[at].tolist() == after.tolist()
-    assert made.weights[at].tolist() == np.where(before == after, KEPT, 1).tolist()
-    assert 0 < (before == after).mean() < 1
+    assert made.tokens.ids[at].tolist() == np.where(changed, after, before).tolist()
+    assert made.weights[at].tolist() == np.where(changed, 1, KEPT).tolist()
+    assert 0 < changed.mean() < 1
+
+
+def test_cells_are_changed_where_pixels_near_them_are() -> None:
+    before = PIL.Image.new("RGB", (128, 128))
+    after = before.copy()
+    after.putpixel((25, 64), (9, 0, 0))  # column 1, near to column 2; row 4, at the upper end of it
+    assert np.argwhere(changed_cells(before, after, (8, 8))).tolist() == [[3, 1], [4, 1]]
+    after.putpixel((26, 64), (9, 0, 0))
+    assert np.argwhere(changed_cells(before, after, (8, 8))).tolist() == [[3, 1], [3, 2], [4, 1], [4, 2]]
+    assert not changed_cells(before, before, (8, 8)).any()
+
+
+def test_stitched_pictures_read_back_as_what_the_edits_asked_for() -> None:
+    """Edits one after the other, as the shipped image tokenizer shows them: cells from up to six pictures."""
+    shipped = cm3.load("scenes").codec
+    lessons = [make_lesson("edit", np.random.default_rng([5, i]), 128, "train", SAID) for i in range(8)]
+    told = right = 0
+    for lesson, made in zip(lessons, encode_lessons(lessons, shipped), strict=True):
+        pictures = [part for part in shipped.decode(made.tokens).parts if isinstance(part, Image)]
+        wanted = [part.part for part in lesson if isinstance(part, Answer)]
+        assert len(pictures) == len(wanted) + 1
+        for given, want in zip(pictures[1:], wanted, strict=True):
+            told, right = told + 1, right + (read(given.pixels).scene == read(want.pixels).scene)
+    assert told > 8 and right >= told - 1
 
 
 @pytest.mark.parametrize("task", ["edit", "canny", "segmentation", "depth", "scribble", "segment"])
