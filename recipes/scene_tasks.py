@@ -3,6 +3,7 @@
 cm3 train recipes/scene_tasks.py:image_tokenizer     codes for outlines, maps and letters too, near those of scenes
 cm3 train recipes/scene_tasks.py:image_letters       the same, mostly on letters and scribbles
     cm3 train recipes/scene_tasks.py:instruct            the model: every task, and what it could do before
+    cm3 train recipes/scene_tasks.py:instruct_more       the same, scenes of two objects more often than not
 """
 
 from __future__ import annotations
@@ -126,5 +127,45 @@ def instruct() -> PretrainRun:
                     in_order=0.5,
                 )
             ),
+        ),
+    )
+
+
+def instruct_more() -> PretrainRun:
+    """The model of `instruct` trained on, mostly on scenes of few objects: which colour goes with which shape.
+
+    Of structures, segments come most often: what shape a cell belongs to is told there by its colour alone.
+    """
+    first = instruct()
+    assert isinstance(first.data, SceneLessonData)
+    return replace(
+        first,
+        out="runs/scenes/instruct_more",
+        init="runs/scenes/instruct/bundle",
+        redrawn="",
+        optim=replace(first.optim, lr=1e-3, adam_lr=3e-3, warmup=30, decay_from=0.5, final=0.02),
+        windows=12,
+        steps=1600,
+        seed=9,
+        data=replace(
+            first.data,
+            seed=9,
+            mix=SceneTaskMix(
+                plain=24,
+                edit=16,
+                write=6,
+                boxes=8,
+                canny=3,
+                segmentation=14,
+                depth=3,
+                scribble=3,
+                coco_captions=5,
+                image_paragraph=3,
+                vqa2=11,
+                visdial=4,
+                scienceqa=4,
+                segment=9,
+            ),
+            law=LessonLaw(short=4.0, shuffled=0.15, objects=(0.25, 0.45, 0.2, 0.1)),
         ),
     )

@@ -38,7 +38,7 @@ from cm3.scenes.draw import draw, middles
 from cm3.scenes.edit import random_edit
 from cm3.scenes.phrases import pick
 from cm3.scenes.talk import random_dialogue
-from cm3.scenes.world import Split, random_scene
+from cm3.scenes.world import PLACES, Split, random_scene
 from cm3.tokens.away import HIDDEN
 from cm3.tokens.codec import Codec
 from cm3.tokens.holes import groups
@@ -119,6 +119,9 @@ class LessonLaw:
     """Share of edits and segmentations whose pictures have their codes in another order, all in the same one: how
     pictures usually look helps little there, reading the same cell of the one before does (docs/log.md)."""
 
+    objects: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    """Shares of scenes with 1, 2, 3, 4 objects. Which thing is which is learnt from two far sooner (docs/log.md)."""
+
     def __post_init__(self) -> None:
         for name in ("rest", "short", "told"):
             if not 0 <= getattr(self, name) <= 100:
@@ -126,6 +129,14 @@ class LessonLaw:
         for name in ("unsaid", "shuffled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
+        if len(self.objects) != len(PLACES) or not min(self.objects) >= 0 or not 0 < sum(self.objects) < np.inf:
+            raise ConfigError(
+                f"law.objects={self.objects}: must be {len(PLACES)} shares of 0 or more that do not sum to nothing"
+            )
+
+    def number(self, rng: np.random.Generator) -> int:
+        """How many objects a scene is to have."""
+        return int(np.searchsorted(np.cumsum(self.objects) / sum(self.objects), rng.random(), side="right")) + 1
 
 
 class SceneTaskSource:
@@ -189,10 +200,10 @@ def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, la
     elif task == "visdial":
         lesson = _dialogue(rng, size, split, law)
     elif task == "edit":
-        lesson = _edits(rng, size, split)
+        lesson = _edits(rng, size, split, law)
     else:
         weight = {"scienceqa": law.told, "coco_captions": law.told}.get(task, 1.0)
-        lesson = lesson_of(make_example(task, rng, size, split), weight)
+        lesson = lesson_of(make_example(task, rng, size, split, law.number(rng)), weight)
     hidden = HIDDEN.get("control" if find_task(task).control else task)
     return _hidden(lesson, pick(rng, hidden)) if hidden and rng.random() < law.unsaid else lesson
 
@@ -277,7 +288,7 @@ def _space(before: Lesson) -> str:
 
 def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
     """One or several questions about one scene, each answer masked."""
-    scene = random_scene(rng, split)
+    scene = random_scene(rng, split, law.number(rng))
     image = Image(draw(scene, size, rng))
     asked: dict[str, str] = {}
     for _ in range(_several(rng, QUESTIONS)):
@@ -289,7 +300,7 @@ def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonLaw
 
 def _dialogue(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
     """A dialogue: the last answer is masked, and of those before as many as not."""
-    scene = random_scene(rng, split)
+    scene = random_scene(rng, split, law.number(rng))
     turns, caption = random_dialogue(scene, rng), brief(scene, rng)
     turns = turns[: pick(rng, tuple(range(1, len(turns) + 1)))]
     image = Image(draw(scene, size, rng))
@@ -318,9 +329,9 @@ def _in_turn(task: str, asked: Sequence[_Fields], masked: Sequence[bool], law: L
     yield laid.after[1]
 
 
-def _edits(rng: np.random.Generator, size: int, split: Split) -> Lesson:
+def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
     """One or several edits, each of what the one before made."""
-    at, scene = middles(rng), None
+    at, scene = middles(rng), random_scene(rng, split, law.number(rng))
     parts: list[Part | Answer] = []
     for _ in range(_several(rng, EDITS)):
         edit = random_edit(rng, split, before=scene)

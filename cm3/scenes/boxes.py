@@ -42,9 +42,12 @@ class Boxed:
     picture: PIL.Image.Image
 
 
-def random_boxed(rng: np.random.Generator, split: Split = "train", size: int = 128) -> Boxed:
-    """A scene of a split as caption, boxes (in the order of the caption) and picture of `size` pixels."""
-    scene, at = random_scene(rng, split), middles(rng)
+def random_boxed(
+    rng: np.random.Generator, split: Split = "train", size: int = 128, objects: int | None = None
+) -> Boxed:
+    """A scene of a split as caption, boxes (in the order of the caption) and picture of `size` pixels; of so many
+    objects, else of any number."""
+    scene, at = random_scene(rng, split, objects), middles(rng)
     caption = brief(scene, rng)
     left = list(boxes_of(scene, at))
     boxes = []

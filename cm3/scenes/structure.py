@@ -60,10 +60,17 @@ class Guided:
     picture: PIL.Image.Image
 
 
-def random_guided(rng: np.random.Generator, split: Split = "train", kind: str | None = None, size: int = 128) -> Guided:
-    """A structure of a kind (else any, uniformly) with its caption and picture, of `size` pixels."""
+def random_guided(
+    rng: np.random.Generator,
+    split: Split = "train",
+    kind: str | None = None,
+    size: int = 128,
+    objects: int | None = None,
+) -> Guided:
+    """A structure of a kind (else any, uniformly) with its caption and picture, of `size` pixels; of so many objects,
+    else of any number."""
     kind = kind or pick(rng, STRUCTURES)
-    scene, at = random_scene(rng, split), middles(rng)
+    scene, at = random_scene(rng, split, objects), middles(rng)
     structure = draw_structure(kind, scene, size, at=at, rng=rng)
     return Guided(kind, structure, brief(scene, rng), scene, at, draw(scene, size, at=at))
 

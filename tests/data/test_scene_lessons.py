@@ -215,6 +215,18 @@ def test_shuffled_pictures_are_all_in_one_order() -> None:
     assert ("canny", False) not in seen
 
 
+@pytest.mark.parametrize("task", sorted(set(TASKS) - {"write", "scienceqa"}))
+def test_scenes_have_as_many_objects_as_the_law_says(task: str) -> None:
+    for number in (1, 3):
+        law = LessonLaw(unsaid=0.0, objects=tuple(float(n == number) for n in (1, 2, 3, 4)))
+        for i in range(3):
+            lesson = make_lesson(task, np.random.default_rng([9, i]), 128, "train", law)
+            name = {"segmentation": -1, "canny": -1, "depth": -1, "scribble": -1, "boxes": -1}.get(task)
+            pictures = [p.part if isinstance(p, Answer) else p for p in lesson]
+            pictures = [p for p in pictures if isinstance(p, Image)]
+            assert len(read(pictures[name or 0].pixels).scene.objects) == number
+
+
 def test_every_lesson_goes_through_the_loader() -> None:
     mix = SceneTaskMix(**dict.fromkeys(TASKS, 1.0) | {"plain": 4.0})
     law = MaskLaw(rate=2.0, tail_weight=4.0)
@@ -243,6 +255,9 @@ def test_other_bad_settings_are_refused() -> None:
         LessonLaw(shuffled=-0.1)
     with pytest.raises(ConfigError, match="law.unsaid=2: is a share, must be in 0..1"):
         LessonLaw(unsaid=2)
+    for shares in ((1.0, 1.0), (0.0,) * 4, (1.0, 1.0, 1.0, -1.0), (1.0, 1.0, 1.0, float("nan"))):
+        with pytest.raises(ConfigError, match=r"law.objects=.*: must be 4 shares of 0 or more that do not sum to noth"):
+            LessonLaw(objects=shares)
     with pytest.raises(ConfigError, match=r"mix.plain=19.0: there are no plain documents; give some, or a share of 0"):
         SceneTaskSource(codec(), 1)
     text = Codec(codec().vocab, codec().text)
