@@ -331,10 +331,10 @@ def _in_turn(task: str, asked: Sequence[_Fields], masked: Sequence[bool], law: L
 
 def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
     """One or several edits, each of what the one before made."""
-    at, scene = middles(rng), random_scene(rng, split, law.number(rng))
+    at, scene, number = middles(rng), None, law.number(rng)
     parts: list[Part | Answer] = []
     for _ in range(_several(rng, EDITS)):
-        edit = random_edit(rng, split, before=scene)
+        edit = random_edit(rng, split, before=scene, objects=number)
         scene, after = edit.after, Image(draw(edit.after, size, at=at))
         if not parts:
             before = Image(draw(edit.before, size, at=at))

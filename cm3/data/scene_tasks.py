@@ -114,7 +114,7 @@ _Made = tuple[str, _Fields, Any]
 
 
 def _edit(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
-    edit = random_edit(rng, split, before=random_scene(rng, split, objects) if objects else None)
+    edit = random_edit(rng, split, objects=objects)
     before, after = draw_edit(edit, size, rng)
     return edit.kind, {"image1": before, "instruction": edit.instruction, "image2": after}, edit
 

@@ -52,24 +52,29 @@ class Edit:
 
 
 def random_edit(
-    rng: np.random.Generator, split: Split = "train", kind: str | None = None, before: Scene | None = None
+    rng: np.random.Generator,
+    split: Split = "train",
+    kind: str | None = None,
+    before: Scene | None = None,
+    objects: int | None = None,
 ) -> Edit:
-    """An edit of a kind (else any, uniformly) whose two scenes are of a split; `before` of that split may be given.
+    """An edit of a kind (else any, uniformly) whose two scenes are of a split, the first with so many objects where
+    that is given; or it is `before`, what another edit of that split led to, so that there is a way on from it.
 
-    With `before`, a kind that it has no change of is drawn again. Raises `ConfigError` for an unknown kind or split.
+    With either, a kind that there is no change of is drawn again. Raises `ConfigError` for an unknown kind or split.
     """
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"edit kind={kind!r}: must be one of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     kind = kind or pick(rng, KINDS)
     while True:
-        scene = before or random_scene(rng, split)
+        scene = before or random_scene(rng, split, objects)
         changes = [c for c in _changes(scene, kind) if split_of(c[2]) == split]
         if changes:
             thing, values, after = pick(rng, changes)
             if thing is not None:
                 values = values | {"the": pointing(scene, thing, rng)}
             return Edit(kind, scene, pick(rng, WORDINGS[kind]).say(values), after)
-        if before is not None:
+        if before is not None or objects is not None:
             kind = pick(rng, KINDS)
 
 
