@@ -15,7 +15,7 @@ from cm3.document import Document, Gap, Image
 from cm3.engine.request import Sampling
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import KINDS, CM3Leon
-from cm3.generate.tasks import ask_many, kind_of
+from cm3.generate.tasks import kind_of_task
 from cm3.vocab import Tokens
 
 
@@ -75,10 +75,12 @@ def test_control_has_one_scale_and_a_segmentation_none(model: CM3Leon) -> None:
 
 
 def test_the_kind_of_each_task() -> None:
-    kinds = {name: kind_of(find_task(name)) for name in ("edit", "boxes", "write", "canny", "depth", "segment", "vqa2")}
+    kinds = {
+        name: kind_of_task(find_task(name)) for name in ("edit", "boxes", "write", "canny", "depth", "segment", "vqa2")
+    }
     want = [("edit", "edit"), ("boxes", None), ("write", None), ("canny", "control"), ("depth", "control")]
     assert kinds == dict([*want, ("segment", "segment"), ("vqa2", "answer")])
-    texts = {name: kind_of(task) for name, task in TASKS.items() if task.output == "text"}
+    texts = {name: kind_of_task(task) for name, task in TASKS.items() if task.output == "text"}
     answers = {"vqa2", "vizwiz", "okvqa", "scienceqa", "visdial"}
     assert texts == {name: "answer" if name in answers else None for name in texts} and len(texts) == 9
 
@@ -90,7 +92,9 @@ def test_an_answer_is_the_likeliest_unless_the_bundle_says_otherwise(plain: bool
     warm = recommended({"text": {"temperature": 0.7, "candidates": 8, "top_p": 0.5}})
     assert request(warm, prompt, "answer").text_sampling == Sampling(temperature=0.0)
     assert request(warm, prompt, None).text_sampling == Sampling(temperature=0.7, top_p=0.5)
-    replies = [ask_many(warm, "vqa2", [asked], seeds=[s], plain=plain, max_tokens=9)[0].text for s in (1, 2)]
+    replies = [
+        warm.ask_many("vqa2", [asked], seeds=[s], plain=plain, settings={"max_tokens": 9})[0].text for s in (1, 2)
+    ]
     assert replies[0] == replies[1]
     own = recommended({"text": {"temperature": 0.7}, "answer": {"temperature": 1.0}})
     assert request(own, prompt, "answer").text_sampling == Sampling(temperature=1.0)
@@ -110,18 +114,19 @@ def test_an_edit_is_the_formula_step_by_step(model: CM3Leon) -> None:
             a, u, i = (model.logits(Tokens.concat([s, tail]))[-1].double() for s in (full, none, image))
             scores = u + s_img * (i - u) + s_txt * (a - i)
             written.append(v.image_start + int(scores[v.image_start : v.image_start + 64].argmax()))
-        (reply,) = ask_many(model, "edit", [edit()], seeds=[0], **settings)
+        (reply,) = model.ask_many("edit", [edit()], seeds=[0], settings=settings)
         codes = model.codec.image.encode([reply.image])[0].ravel() + v.image_start
         assert codes.tolist() == written
-    plain = ask_many(model, "edit", [edit()], seeds=[0], temperature=0.0, guidance=1.0, image_guidance=1.0)[0]
+    unguided = {"temperature": 0.0, "guidance": 1.0, "image_guidance": 1.0}
+    plain = model.ask_many("edit", [edit()], seeds=[0], settings=unguided)[0]
     assert plain.image.tobytes() != reply.image.tobytes()
 
 
 def test_batched_edits_are_one_by_one(model: CM3Leon) -> None:
     requests, seeds = [edit(i) for i in range(4)], [3, 4, 5, 6]
-    together = ask_many(model, "edit", requests, seeds=seeds)
-    narrow = ask_many(CM3Leon(tiny_model.bundle(context=240), max_streams=4), "edit", requests, seeds=seeds)
-    alone = [ask_many(model, "edit", [r], seeds=[s])[0] for r, s in zip(requests, seeds, strict=True)]
+    together = model.ask_many("edit", requests, seeds=seeds)
+    narrow = CM3Leon(tiny_model.bundle(context=240), max_streams=4).ask_many("edit", requests, seeds=seeds)
+    alone = [model.ask_many("edit", [r], seeds=[s])[0] for r, s in zip(requests, seeds, strict=True)]
     for a, b, c in zip(together, narrow, alone, strict=True):
         assert a.generation.document == b.generation.document == c.generation.document
     assert len({a.image.tobytes() for a in together}) == 4

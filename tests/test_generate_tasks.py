@@ -14,7 +14,7 @@ from cm3.data.tasks import TASKS, find_task
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import ConfigError, RequestError
 from cm3.generate import CM3Leon, Generation
-from cm3.generate.tasks import _reply, ask, ask_many, kind_of
+from cm3.generate.tasks import _reply, kind_of_task
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,10 @@ def test_every_task_has_a_request() -> None:
 @pytest.mark.parametrize("name", REQUESTS)
 def test_an_answer_fills_the_hole_of_the_tasks_own_prompt(model: CM3Leon, name: str) -> None:
     task = find_task(name)
-    reply = ask(model, name, seed=3, settings={"max_tokens": 6}, **REQUESTS[name])
+    reply = model.ask(name, seed=3, settings={"max_tokens": 6}, **REQUESTS[name])
     assert list(reply.fields) == [g for g in task.gives if g in task.templates[0].fields]
     assert reply.generation.prompt == task.prompt(**REQUESTS[name])
-    by_hand = model.generate(task.prompt(**REQUESTS[name]), seed=3, max_tokens=6, kind=kind_of(task))
+    by_hand = model.generate(task.prompt(**REQUESTS[name]), seed=3, max_tokens=6, kind=kind_of_task(task))
     assert by_hand.document == reply.generation.document
     answer = reply.fields[next(iter(reply.fields))]
     if task.output == "image":
@@ -64,18 +64,18 @@ def test_an_answer_fills_the_hole_of_the_tasks_own_prompt(model: CM3Leon, name: 
 
 def test_many_are_one_by_one(model: CM3Leon) -> None:
     requests = [{"image": noise(i), "question": f"what is {i}?"} for i in range(3)]
-    many = ask_many(model, "vqa2", requests, seeds=[4, 5, 6], template=2, plain=True, max_tokens=8)
+    many = model.ask_many("vqa2", requests, seeds=[4, 5, 6], template=2, plain=True, settings={"max_tokens": 8})
     for request, seed, reply in zip(requests, [4, 5, 6], many, strict=True):
-        (alone,) = ask_many(model, "vqa2", [request], seeds=[seed], template=2, plain=True, max_tokens=8)
+        (alone,) = model.ask_many("vqa2", [request], seeds=[seed], template=2, plain=True, settings={"max_tokens": 8})
         assert alone.fields == reply.fields
         assert reply.generation.prompt == find_task("vqa2").prompt(2, plain=True, **request)
     assert len({reply.text for reply in many}) > 1
 
 
 def test_several_answers_to_one_request(model: CM3Leon) -> None:
-    reply = ask(model, "vqa2", n=3, seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
+    reply = model.ask("vqa2", n=3, seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
     assert len(reply.answers) == 3 == len({a["answer"] for a in reply.answers})
-    alone = ask(model, "vqa2", seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
+    alone = model.ask("vqa2", seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
     assert alone.fields == reply.fields
 
 
@@ -114,25 +114,25 @@ def test_a_drawn_control_of_another_size_is_refused(model: CM3Leon, name: str) -
     request = {"caption": "a dog", str(TASKS[name].control): Image(noise(0, (SIZE, 40)))}
     want = rf"task '{name}': '{TASKS[name].control}' is 32 x 40 pixels; .* drawn at the model's 32 x 32"
     with pytest.raises(RequestError, match=want):
-        ask_many(model, name, [request], seeds=[0])
+        model.ask_many(name, [request], seeds=[0])
 
 
 def test_a_control_that_is_read_is_fitted_as_its_picture(model: CM3Leon) -> None:
     wide = noise(0, (SIZE + 10, SIZE))
     cut = wide.crop((5, 0, SIZE + 5, SIZE))
-    made = [ask(model, "depth", caption="a dog", depth=picture).generation.image for picture in (wide, cut)]
+    made = [model.ask("depth", caption="a dog", depth=picture).generation.image for picture in (wide, cut)]
     assert made[0].tobytes() == made[1].tobytes()
 
 
 def test_what_is_asked_wrongly(model: CM3Leon) -> None:
     with pytest.raises(ConfigError, match="task 'edits': is not known; .* Did you mean 'edit'"):
-        ask(model, "edits")
+        model.ask("edits")
     with pytest.raises(RequestError, match="task 'vqa2': 'question' is missing"):
-        ask(model, "vqa2", image=PICTURE)
+        model.ask("vqa2", image=PICTURE)
     with pytest.raises(RequestError, match="task 'vqa2': has no template 3"):
-        ask_many(model, "vqa2", [REQUESTS["vqa2"]], seeds=[0], template=3)
+        model.ask_many("vqa2", [REQUESTS["vqa2"]], seeds=[0], template=3)
     with pytest.raises(RequestError, match="box of 'cat' .*outside the picture"):
-        ask(model, "boxes", caption="a cat", objects=[("cat", (0, 0, 256, 9))])
+        model.ask("boxes", caption="a cat", objects=[("cat", (0, 0, 256, 9))])
 
 
 def test_what_filled_the_gaps_of_any_prompt(model: CM3Leon) -> None:
@@ -153,7 +153,7 @@ def test_the_methods_ask_for_their_tasks(model: CM3Leon) -> None:
     }
     for name, (reply, request) in asked.items():
         settings = {"max_tokens": 6} if find_task(name).output == "text" else {}
-        by_name = ask(model, name, n=2, seed=3, settings=settings, **request)
+        by_name = model.ask(name, n=2, seed=3, settings=settings, **request)
         assert reply.generation.documents == by_name.generation.documents and len(reply.answers) == 2
     assert len(asked["segment"][0].images) == 2 == len(asked["vqa2"][0].texts)
     with pytest.raises(RequestError, match="this reply is a picture; take .image"):

@@ -90,7 +90,6 @@ def _made(
     from cm3.data.scene_tasks import scene_example
     from cm3.data.tasks import find_task
     from cm3.eval.scene_tasks import judge
-    from cm3.generate.tasks import ask_many
     from cm3.scenes.verify import WORKING
 
     task = find_task(shown.task)
@@ -100,7 +99,7 @@ def _made(
     wanted = [field for field in task.template(template).fields if field not in task.gives]
     requests = [{name: example.fields[name] for name in wanted} for example in examples]
     found: list[tuple[SceneExample, Mapping[str, str | PIL.Image.Image], bool, Line]] = []
-    replies = ask_many(model, task, requests, seeds=list(indices), template=template, **settings)
+    replies = model.ask_many(task, requests, seeds=list(indices), template=template, settings=settings)
     for i, example, reply in zip(indices, examples, replies, strict=True):
         figures = judge(scene_example(task.name, 0, i, WORKING, "test"), reply.fields)
         got, of = figures[shown.figure or "exact"]

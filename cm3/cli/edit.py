@@ -62,7 +62,7 @@ class Edit(ModelVerb):
         model = self.open_model(task="edit")
         with progress("editing") as update:
             made = model.edit(picture, self.instruction, self.n, progress=update, **settings)
-        name = f"{slug(Path(self.image).stem)}-edited-{self.sampling.seed}"
+        name = f"{slug(Path(self.image).stem)}-{slug(self.instruction)}-{self.sampling.seed}"
         notes = {"instruction": self.instruction, "seed": str(self.sampling.seed), "model": self.model}
         files = write_all(self.out, name, made.images, notes)
         print("\n".join(files))

@@ -75,7 +75,7 @@ class EvalScenes(ModelVerb):
                 more = evaluate_scene_tasks(
                     model, self.n, seed=self.seed, tasks=tuned, sampling=for_tasks, progress=update
                 )
-                report = {**more, **report, "details": report["details"] | more["details"]}
+                report = {**more, **report, "sampling": for_tasks, "details": report["details"] | more["details"]}
         print("\n".join(table(report)))
         return report
 

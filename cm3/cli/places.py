@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cm3.document import Image
 from cm3.errors import RequestError, did_you_mean
@@ -92,8 +92,3 @@ def blank(objects: Objects, side: int = 256) -> PIL.Image.Image:
     import PIL.Image
 
     return outlined(PIL.Image.new("RGB", (side, side), "#f4f4f7"), objects, side)
-
-
-def told(objects: Any) -> list[Any]:
-    """Boxes as they stand in the file."""
-    return [[name, list(place)] for name, place in objects]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
-from scipy.ndimage import maximum_filter
+from numpy.lib.stride_tricks import sliding_window_view
 
 from cm3.data.load import Source
 from cm3.data.pack import Weighted
@@ -28,11 +28,11 @@ from cm3.data.scene_tasks import (
     dialogue_fields,
     example_rng,
     make_example,
-    question_and_answer,
 )
 from cm3.data.tasks.find import find_task
 from cm3.document import Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError
+from cm3.scenes.ask import random_question
 from cm3.scenes.describe import brief
 from cm3.scenes.draw import draw, middles
 from cm3.scenes.edit import random_edit
@@ -253,7 +253,10 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, rest: float = 0.0) -
 def changed_cells(before: PIL.Image.Image, after: PIL.Image.Image, grid: tuple[int, ...]) -> np.ndarray:
     """Which cells of a grid (rows, columns) an edit touches, bool: those within `REACH` of a pixel that it changes."""
     other = (np.asarray(before.convert("RGB")) != np.asarray(after.convert("RGB"))).any(-1)
-    other = maximum_filter(other, size=2 * round(REACH * len(other)) + 1)
+    reach = round(REACH * len(other))
+    for axis in (0, 1):
+        padded = np.pad(other, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)])
+        other = sliding_window_view(padded, 2 * reach + 1, axis).any(-1)
     (height, width), (rows, columns) = other.shape, grid
     return other.reshape(rows, height // rows, columns, width // columns).any((1, 3))
 
@@ -292,7 +295,7 @@ def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonLaw
     image = Image(draw(scene, size, rng))
     asked: dict[str, str] = {}
     for _ in range(_several(rng, QUESTIONS)):
-        question = question_and_answer(scene, rng)
+        question = random_question(scene, rng)
         asked[question.question] = question.answer
     fields: list[_Fields] = [{"question": q, "answer": a, "image": image} for q, a in asked.items()]
     return tuple(_in_turn("vqa2", fields, [True] * len(fields), law))

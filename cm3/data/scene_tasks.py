@@ -21,7 +21,7 @@ from cm3.data.tasks.boxes import locations, segmentations
 from cm3.data.tasks.texts import NO_CONTEXT, history, lettered
 from cm3.document import Image
 from cm3.errors import ConfigError, did_you_mean
-from cm3.scenes.ask import Question, random_question
+from cm3.scenes.ask import random_question
 from cm3.scenes.boxes import random_boxed
 from cm3.scenes.describe import brief, describe
 from cm3.scenes.draw import draw, middles
@@ -98,11 +98,6 @@ def make_example(
     return SceneExample(task, kind, {k: v if isinstance(v, str) else Image(v) for k, v in fields.items()}, truth)
 
 
-def question_and_answer(scene: Scene, rng: np.random.Generator) -> Question:
-    """A question about a scene, every kind as often as any other."""
-    return random_question(scene, rng)
-
-
 def dialogue_fields(caption: str, turns: tuple[Turn, ...], number: int) -> dict[str, str]:
     """The fields of turn `number`, from 0, of a dialogue; what was said before is its history."""
     question, answer = turns[number]
@@ -153,7 +148,7 @@ def _captioned(task: str, rng: np.random.Generator, size: int, split: Split, obj
 
 def _asked(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
     scene = random_scene(rng, split, objects)
-    asked = question_and_answer(scene, rng)
+    asked = random_question(scene, rng)
     fields: _Fields = {"question": asked.question, "answer": asked.answer, "image": draw(scene, size, rng)}
     return asked.kind, fields, Asked(scene, asked)
 

@@ -68,6 +68,11 @@ class Sampling:
                     f"sampling.contrast={self.contrast!r} needs a second stream to contrast with; "
                     "add the prompt [</s>, <mask:0>, <break>], or give a number as guidance"
                 )
+            if self.image_guidance is not None:
+                raise RequestError(
+                    f"sampling.image_guidance={self.image_guidance}: has no place in the contrastive score itself; "
+                    f"give guidance a number too, or leave out image_guidance or contrast={self.contrast!r}"
+                )
             return (1.0, -1.0, 0.0)[:streams]
         text = 1.0 if self.guidance is None else self.guidance
         if streams < 3 and self.image_guidance is not None:

@@ -3,7 +3,7 @@
     scene_example --fields--> ask_many --> what the model gave --judge--> right or not, and why
             \\--truth-----------------------------------------^
 
-Nothing here knows what the model is made of; it is asked as a user asks (`cm3.generate.tasks`).
+Nothing here knows what the model is made of; it is asked as a user asks (`CM3Leon.ask_many`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from cm3.data.tasks.find import find_task
 from cm3.document import Image
 from cm3.errors import ConfigError, DataError
 from cm3.eval.check import check_run
-from cm3.generate.tasks import ask_many
 from cm3.scenes.boxes import matched, verify_boxed
 from cm3.scenes.describe import holds, parse
 from cm3.scenes.edit import verify_edit
@@ -126,7 +125,7 @@ def _given(
     given = {"max_tokens": LONGEST} | settings
     if task.name != "edit":
         given.pop("image_guidance", None)  # nothing else has a picture to hold on to
-    replies = ask_many(model, task, requests, seeds=[case.seed for case in cases], template=template, **given)
+    replies = model.ask_many(task, requests, seeds=[case.seed for case in cases], template=template, settings=given)
     return [(case, reply.fields) for case, reply in zip(cases, replies, strict=True)]
 
 

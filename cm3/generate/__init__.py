@@ -14,8 +14,7 @@ recommended.py  how a model samples, by what is asked of it
 plan.py         what is to be written, and the room it takes
 generation.py   what comes of it, and what it drew on
 cm3leon.py      the model
-asking.py       edit, answer, describe, segment
-tasks.py        instruction tasks: asked for by their fields, answered by theirs
+tasks.py        instruction tasks: asked for by their fields, answered by theirs; edit, answer, describe, segment
 """
 
 from cm3.generate.cm3leon import CM3Leon, Progress

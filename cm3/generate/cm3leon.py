@@ -22,12 +22,12 @@ from cm3.document import Document, Gap, Image, Text
 from cm3.engine.engine import Engine
 from cm3.engine.request import Request, Result
 from cm3.errors import ConfigError, RequestError
-from cm3.generate.asking import Asking
 from cm3.generate.generation import Generation
 from cm3.generate.plan import continued, plan, room
 from cm3.generate.prompt import Promptable, as_document, check_kind, kind_of
 from cm3.generate.rank import canonical, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
+from cm3.generate.tasks import Asking
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.retrieval import live

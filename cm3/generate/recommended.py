@@ -60,6 +60,8 @@ class Recommended:
         values = self._values[kind] | {k: v for k, v in given.items() if v is not None}
         if given.get("contrast") is not None and given.get("guidance") is None:
             values.pop("guidance", None)  # the contrastive score itself
+            if given.get("image_guidance") is None:
+                values.pop("image_guidance", None)
         return Sampling(**values, seed=seed)
 
 

@@ -2,9 +2,9 @@
 
     fields --Task.prompt--> document with a hole --generate_many--> what fills it --> fields
 
-    ask(model, "vqa2", image=picture, question="What is left of the square?").fields["answer"]
-    ask(model, "edit", image1=picture, instruction="paint the circle green").fields["image2"]
-    ask_many(model, "boxes", [{"caption": "a street", "objects": [("dog", (10, 120, 90, 250))]}], seeds=[0])
+    model.ask("vqa2", image=picture, question="What is left of the square?").fields["answer"]
+    model.edit(picture, "paint the circle green").image
+    model.ask_many("boxes", [{"caption": "a street", "objects": [("dog", (10, 120, 90, 250))]}], seeds=[0])
 
 A picture of any size is fitted as the codec fits it. Control images that are drawn at the model's size (edges, strokes,
 palettes, joints) must come at that size: scaled, lines thin out and colours mix, which training never shows.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import PIL.Image
 
@@ -32,7 +32,10 @@ DRAWN = ("edge", "scribble", "seg", "pose")
 """Fields whose pictures are drawn at the size that the model sees."""
 LONGEST = 256
 """Most tokens of a text, where nothing is said: long descriptions and reasoning take more than captions."""
+DETAIL, CAPTION, QUESTION = "image_paragraph", "coco_captions", "vqa2"
+"""The tasks that long and short descriptions and questions are asked with."""
 Fields = dict[str, str | PIL.Image.Image]
+Picture = PIL.Image.Image | Image
 
 
 @dataclass(frozen=True)
@@ -74,48 +77,67 @@ class Reply:
         return self.images[0]
 
 
-def ask(
-    model: CM3Leon,
-    task: str | Task,
-    *,
-    seed: int = 0,
-    n: int = 1,
-    template: int | str = 0,
-    plain: bool = False,
-    settings: Mapping[str, Any] | None = None,
-    **request: Any,
-) -> Reply:
-    """Ask for a task once, `n` answers. `request` has its fields, `settings` what `CM3Leon.generate` takes besides.
+class Asking:
+    """Methods of `CM3Leon`: what it can be asked for by name. A model answers well what it was tuned for.
 
-    `plain` asks with the picture before the text. Raises `ConfigError` for an unknown task, `RequestError` as
-    `Task.prompt` and `CM3Leon.generate` do, and for a control image of another size than the model draws at.
+    `settings` are what `CM3Leon.generate` takes besides; `plain` asks with the picture before the text. All raise
+    `RequestError` as `Task.prompt` and `CM3Leon.generate` do, and for a control image of another size than the model
+    draws at; an unknown task is a `ConfigError`.
     """
-    chosen = task if isinstance(task, Task) else find_task(task)
-    prompt = _prompt(model, chosen, request, template, plain)
-    settings = {"max_tokens": LONGEST} | dict(settings or {})
-    made = model.generate(prompt, n=n, seed=seed, kind=kind_of(chosen), **settings)
-    return _reply(chosen, made, template, plain)
+
+    def ask(
+        self,
+        task: str | Task,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        template: int | str = 0,
+        plain: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        **request: Any,
+    ) -> Reply:
+        """Any instruction task by its name and fields (docs/tasks.md), once; `n` answers."""
+        model, chosen = cast("CM3Leon", self), find_task(task) if isinstance(task, str) else task
+        given = {"max_tokens": LONGEST} | dict(settings or {})
+        prompt = _prompt(model, chosen, request, template, plain)
+        made = model.generate(prompt, n=n, seed=seed, kind=kind_of_task(chosen), **given)
+        return _reply(chosen, made, template, plain)
+
+    def ask_many(
+        self,
+        task: str | Task,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        seeds: Sequence[int],
+        template: int | str = 0,
+        plain: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> list[Reply]:
+        """One answer for each request, batched; `settings` as of `CM3Leon.generate_many`."""
+        model, chosen = cast("CM3Leon", self), find_task(task) if isinstance(task, str) else task
+        given = {"max_tokens": LONGEST} | dict(settings or {})
+        prompts = [_prompt(model, chosen, request, template, plain) for request in requests]
+        made = model.generate_many(prompts, seeds=seeds, kind=kind_of_task(chosen), **given)
+        return [_reply(chosen, one, template, plain) for one in made]
+
+    def edit(self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Any) -> Reply:
+        """The picture changed as the words say: `.image`. `image_guidance` holds on to it, `guidance` to the words."""
+        return self.ask("edit", n=n, seed=seed, settings=settings, image1=picture, instruction=instruction)
+
+    def answer(self, picture: Picture, question: str, n: int = 1, *, seed: int = 0, **settings: Any) -> Reply:
+        """The answer to a question about a picture: `.text`."""
+        return self.ask(QUESTION, n=n, seed=seed, settings=settings, image=picture, question=question)
+
+    def describe(self, picture: Picture, n: int = 1, *, detail: bool = False, seed: int = 0, **settings: Any) -> Reply:
+        """What a picture shows, in a sentence or in detail: `.text`."""
+        return self.ask(DETAIL if detail else CAPTION, n=n, seed=seed, settings=settings, image=picture)
+
+    def segment(self, picture: Picture, n: int = 1, *, seed: int = 0, **settings: Any) -> Reply:
+        """A map of what a picture shows, in the colours that the model was tuned with: `.image`."""
+        return self.ask("segment", n=n, seed=seed, settings=settings, image=picture)
 
 
-def ask_many(
-    model: CM3Leon,
-    task: str | Task,
-    requests: Sequence[Mapping[str, Any]],
-    *,
-    seeds: Sequence[int],
-    template: int | str = 0,
-    plain: bool = False,
-    **settings: Any,
-) -> list[Reply]:
-    """One answer for each request, batched: `settings` as of `CM3Leon.generate_many`, the rest as `ask`."""
-    chosen = task if isinstance(task, Task) else find_task(task)
-    prompts = [_prompt(model, chosen, request, template, plain) for request in requests]
-    settings = {"max_tokens": LONGEST} | settings
-    made = model.generate_many(prompts, seeds=seeds, kind=kind_of(chosen), **settings)
-    return [_reply(chosen, one, template, plain) for one in made]
-
-
-def kind_of(task: Task) -> str | None:
+def kind_of_task(task: Task) -> str | None:
     """Which of `cm3.generate.KINDS` a task's guidance and sampling are, None where its hole says all.
 
     A picture made of a picture and words follows a control image or edits; one made of a picture alone is its map. A

@@ -5,6 +5,15 @@ draw.py      Scene -> picture, at any resolution
 describe.py  Scene -> sentence -> Statement, and whether a statement holds of a scene
 verify.py    picture -> Scene, by measuring pixels, or the reason why it is none
 emblems.py   invented words that stand for fixed scenes: what only a memory bank can tell
+
+For the instruction tasks, each with its truth and its verifier:
+
+edit.py      an instruction, and the scene that it makes of another
+structure.py outlines, scribbles, segments and depth of a scene; segmentation maps measured
+boxes.py     where each object stands          letters.py  a word written in a scene
+ask.py       questions and answers             talk.py     dialogues, in which "it" goes back to what was said
+reason.py    comparisons and why               tell.py     long descriptions
+phrases.py   the wordings that they share
 """
 
 from cm3.scenes.describe import STYLES, Mention, Statement, describe, holds, parse, styles_of

@@ -10,7 +10,6 @@ the real size: 0..255. As text it is "(x1, y1) -> (x2, y2)".
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +27,6 @@ LAST = 255
 """The coordinate of the last row and column."""
 ENOUGH = 0.5
 """An object is right when its box overlaps the one asked for by more than this."""
-
-_BOX = r"\((\d+), (\d+)\) -> \((\d+), (\d+)\)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,22 +57,6 @@ def random_boxed(
 def boxes_of(scene: Scene, at: Middles) -> tuple[tuple[str, Corners], ...]:
     """Name and box of each object of a scene that is drawn in these middles."""
     return tuple((f"{o.colour} {o.shape}", _box(o.shape, *at[o.place], RADIUS[o.size])) for o in scene.objects)
-
-
-def say_box(box: Corners) -> str:
-    """A box as text: "(35, 35) -> (92, 92)"."""
-    return "({}, {}) -> ({}, {})".format(*box)
-
-
-def parse_box(text: str) -> Corners:
-    """A box from its text. Raises `DataError` for text in another form, an inverted box, or one outside 0..255."""
-    found = re.fullmatch(_BOX, text.strip())
-    if found is None:
-        raise DataError(f"box {text!r}: write it as (x1, y1) -> (x2, y2)")
-    x1, y1, x2, y2 = (int(v) for v in found.groups())
-    if not (x1 < x2 <= LAST and y1 < y2 <= LAST):
-        raise DataError(f"box {text!r}: must be 0 <= x1 < x2 <= {LAST} and 0 <= y1 < y2 <= {LAST}")
-    return x1, y1, x2, y2
 
 
 def overlap(a: Corners, b: Corners) -> float:

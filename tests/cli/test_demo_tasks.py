@@ -6,42 +6,44 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from cm3.cli.demo_tasks import GROUPS, tally, task_sections
 from cm3.data.scene_tasks import TASKS, scene_example
 from cm3.data.tasks import Task
 from cm3.document import Image
-from cm3.generate import tasks as asking
 from cm3.generate.tasks import Reply
 
 ONE = "Make a segmentation map of the image"
 
 
-def knows_all(
-    model: Any,
-    task: Task,
-    requests: Sequence[Mapping[str, Any]],
-    *,
-    seeds: Sequence[int],
-    template: int,
-    **settings: Any,
-) -> list[Reply]:
+class Knows(SimpleNamespace):
     """Answers as the scenes have it; every second one that of another scene."""
-    assert not settings
-    replies = []
-    for place, (request, seed) in enumerate(zip(requests, seeds, strict=True)):
-        true = scene_example(task.name, 0, seed, model.image_size, "test").fields
-        assert request == {n: true[n] for n in task.template(template).fields if n not in task.gives}
-        said = scene_example(task.name, 0, 1000 + place, model.image_size, "test").fields if place % 2 else true
-        fields = {n: v.pixels if isinstance(v, Image) else v for n, v in said.items() if n in task.gives}
-        replies.append(Reply((fields,), None))  # type: ignore[arg-type]
-    return replies
+
+    image_size: int
+    tasks: tuple[str, ...]
+
+    def ask_many(
+        self,
+        task: Task,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        seeds: Sequence[int],
+        template: int,
+        settings: dict[str, Any],
+    ) -> list[Reply]:
+        """As `CM3Leon.ask_many`."""
+        assert not settings
+        replies = []
+        for place, (request, seed) in enumerate(zip(requests, seeds, strict=True)):
+            true = scene_example(task.name, 0, seed, self.image_size, "test").fields
+            assert request == {n: true[n] for n in task.template(template).fields if n not in task.gives}
+            said = scene_example(task.name, 0, 1000 + place, self.image_size, "test").fields if place % 2 else true
+            fields = {n: v.pixels if isinstance(v, Image) else v for n, v in said.items() if n in task.gives}
+            replies.append(Reply((fields,), None))  # type: ignore[arg-type]
+        return replies
 
 
-def test_every_task_is_shown_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "ask_many", knows_all)
-    model: Any = SimpleNamespace(image_size=128, tasks=TASKS)
+def test_every_task_is_shown_and_marked() -> None:
+    model: Any = Knows(image_size=128, tasks=TASKS)
     results, sections = task_sections(model, seed=2)
     shown = {s.task: s.number for group in GROUPS for s in group.tasks}
     assert {name: len(made) for name, made in results.items()} == shown
@@ -61,14 +63,13 @@ def test_every_task_is_shown_and_marked(monkeypatch: pytest.MonkeyPatch) -> None
     assert tally(results).startswith(f"{sum(one['ok'] for some in results.values() for one in some)} of ")
 
 
-def test_a_model_shows_what_it_was_tuned_for(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(asking, "ask_many", knows_all)
-    some: Any = SimpleNamespace(image_size=128, tasks=("vqa2", "edit"))
+def test_a_model_shows_what_it_was_tuned_for(capsys: Any) -> None:
+    some: Any = Knows(image_size=128, tasks=("vqa2", "edit"))
     results, sections = task_sections(some, seed=0)
     assert list(results) == ["edit", "vqa2"] and [s.title for s in sections] == [GROUPS[0].title, "Questions"]
     assert "edit            right  " in capsys.readouterr().out
-    assert task_sections(SimpleNamespace(image_size=128, tasks=()), 0) == ({}, [])  # type: ignore[arg-type]
+    assert task_sections(Knows(image_size=128, tasks=()), 0) == ({}, [])  # type: ignore[arg-type]
     # Pictures of 32 pixels cannot be measured; answers can.
-    small: Any = SimpleNamespace(image_size=32, tasks=("vqa2", "edit"))
+    small: Any = Knows(image_size=32, tasks=("vqa2", "edit"))
     assert list(task_sections(small, 0)[0]) == ["vqa2"]
     assert tally({}) == ""

@@ -50,6 +50,7 @@ def test_weights_of_the_streams() -> None:
         (Sampling(guidance=3.0), 1, "guidance=3.0: needs a second stream"),
         (Sampling(contrast="max"), 1, "needs a second stream to contrast with"),
         (Sampling(guidance=3.0, image_guidance=2.0), 2, "needs three streams, this request has 2"),
+        (Sampling(contrast="kmax", image_guidance=5.0), 3, "image_guidance=5.0: has no place in the contrastive score"),
     ],
 )
 def test_guidance_without_its_stream_is_refused(sampling: Sampling, streams: int, message: str) -> None:

@@ -10,7 +10,6 @@ import PIL.Image
 import pytest
 import tiny_model
 
-import cm3.eval.scene_tasks as scene_tasks
 from cm3.data.scene_tasks import TASKS, scene_example
 from cm3.data.tasks import Task, find_task
 from cm3.document import Image
@@ -38,10 +37,16 @@ class Oracle:
         self.known = {(task, i): scene_example(task, 3, i, size, "test") for task in tasks for i in range(n)}
 
     def ask_many(
-        self, model: Any, task: str | Task, requests: Sequence[Mapping[str, Any]], *, seeds: Sequence[int], **given: Any
+        self,
+        task: str | Task,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        seeds: Sequence[int],
+        settings: dict[str, Any],
+        **given: Any,
     ) -> list[Reply]:
-        assert model is self and isinstance(task, Task) and len(seeds) == len(requests) == len(set(seeds))
-        self.asked.append(given)
+        assert isinstance(task, Task) and len(seeds) == len(requests) == len(set(seeds))
+        self.asked.append(given | settings)
         replies = []
         for request in requests:
             (example,) = {
@@ -59,9 +64,8 @@ def same(a: Any, b: Any) -> bool:
     return a == b if isinstance(a, str) else a.pixels.tobytes() == b.pixels.tobytes()
 
 
-def test_who_knows_the_answers_scores_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_knows_the_answers_scores_one() -> None:
     model, calls = Oracle(128, 3), list[tuple[str, int, int]]()
-    monkeypatch.setattr(scene_tasks, "ask_many", model.ask_many)
     report = evaluate_scene_tasks(
         model,  # type: ignore[arg-type]
         3, seed=3, batch=2, sampling={"temperature": 0.5, "image_guidance": 1.5}, progress=lambda *a: calls.append(a),
@@ -79,10 +83,9 @@ def test_who_knows_the_answers_scores_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert {given["template"] for given in model.asked} == {0, 1}
 
 
-def test_a_model_of_another_size_is_judged_by_pictures_of_128(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_another_size_is_judged_by_pictures_of_128() -> None:
     """The picture to be edited is measured too, and 64 pixels are too few for that."""
     model = Oracle(64, 2, lambda task, right: {k: v.resize((128, 128)) for k, v in right.items()}, ("edit", "segment"))
-    monkeypatch.setattr(scene_tasks, "ask_many", model.ask_many)
     report = evaluate_scene_tasks(model, 2, seed=3, tasks=("edit", "segment"))  # type: ignore[arg-type]
     assert set(report["tasks"]) == {"edit", "segment"} and report["tasks"]["segment"]["iou"] > 0.8
 
@@ -163,13 +166,12 @@ def test_what_cannot_be_measured_is_refused() -> None:
         evaluate_scene_tasks(small, 1, tasks=("edit", "vqa2", "segment"))
 
 
-def test_kinds_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_are_told_apart() -> None:
     def spoil(task: Task, right: dict[str, Any]) -> dict[str, Any]:
         return {"answer": one.fields["answer"]}
 
     model = Oracle(16, 24, spoil, ("vqa2",))
     one = next(example for example in model.known.values() if example.kind == "count")
-    monkeypatch.setattr(scene_tasks, "ask_many", model.ask_many)
     report = evaluate_scene_tasks(model, 24, seed=3, tasks=("vqa2",))  # type: ignore[arg-type]
     by_kind = report["details"]["vqa2"]["by_kind"]
     assert by_kind["count"] > 0 and by_kind["exists"] == by_kind["colour"] == 0

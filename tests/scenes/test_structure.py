@@ -11,7 +11,7 @@ import pytest
 
 import cm3
 from cm3.errors import ConfigError, DataError
-from cm3.scenes.boxes import Boxed, matched, overlap, parse_box, random_boxed, say_box, verify_boxed
+from cm3.scenes.boxes import Boxed, matched, overlap, random_boxed, verify_boxed
 from cm3.scenes.describe import holds, parse
 from cm3.scenes.draw import CENTRES, draw, middles
 from cm3.scenes.structure import (
@@ -172,7 +172,6 @@ def test_a_box_encloses_the_pixels_of_its_object() -> None:
             rows, columns = np.nonzero(inside & half)
             measured = (columns.min(), rows.min(), columns.max(), rows.max())
             assert max(abs(a - b) for a, b in zip((x1, y1, x2, y2), measured, strict=True)) <= 2
-        assert all(parse_box(say_box(box)) == box for _, box in boxed.boxes)
         verdict = verify_boxed(boxed.picture, boxed)
         assert verdict.ok, verdict.reason
 
@@ -204,20 +203,6 @@ def test_overlap_counts_pixels() -> None:
     assert overlap((0, 0, 9, 9), (0, 0, 9, 4)) == 0.5
     assert overlap((0, 0, 9, 9), (9, 9, 18, 18)) == pytest.approx(1 / 199)
     assert overlap((0, 0, 9, 9), (10, 0, 19, 9)) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("(1, 2), (3, 4)", r"write it as \(x1, y1\) -> \(x2, y2\)"),
-        ("(-1, 2) -> (3, 4)", "write it as"),
-        ("(9, 2) -> (3, 4)", "must be 0 <= x1 < x2 <= 255"),
-        ("(1, 2) -> (3, 256)", "0 <= y1 < y2 <= 255"),
-    ],
-)
-def test_what_is_no_box_is_refused(text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        parse_box(text)
 
 
 def test_colours_of_a_drawing_do_not_change_its_structure() -> None:
