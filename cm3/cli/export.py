@@ -25,7 +25,7 @@ class Export(Verb):
     run_: Annotated[Positional[str], arg(metavar="RUN")]
     """Folder that `cm3 train` wrote to."""
     out: Annotated[str, arg(metavar="DIR")]
-    """Folder of the bundle; one that is there is replaced."""
+    """Folder of the bundle; a bundle that is there is replaced, and nothing else."""
     step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None
     """Which checkpoint."""
     dtype: Annotated[Literal["float16", "bfloat16", "float32"], arg(metavar="float16|bfloat16|float32")] = "float16"

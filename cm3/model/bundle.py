@@ -60,11 +60,13 @@ class Bundle:
 
 
 def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write a bundle. The folder appears whole or not at all; one that is there is replaced.
+    """Write a bundle. The folder appears whole or not at all; a bundle that is there is replaced.
 
-    Raises `ConfigError` when a weight does not fit `dtype`'s range, or `encoder` or `memory` is no folder with files.
+    Raises `ConfigError` as `check_place` does, when a weight does not fit `dtype`'s range, and when `encoder` or
+    `memory` is no folder with files.
     """
     folder = Path(folder)
+    check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -99,6 +101,33 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
             os.replace(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def check_place(folder: str | Path) -> None:
+    """Raise `ConfigError` where `save` may not write: over a file or a folder that is no bundle. Makes nothing."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"bundle {str(folder)!r}: is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not _is_bundle(folder):
+        raise ConfigError(
+            f"bundle {str(folder)!r}: holds other files, which would be lost; give a new folder, or a bundle to replace"
+        )
+    place = folder.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"bundle {str(folder)!r}: {str(place)!r} is a file; give another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"bundle {str(folder)!r}: no permission to write in {str(place)!r}; give another folder")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Of any format, whole or damaged: what a bundle may replace."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"format", "files"} <= config.keys()
 
 
 def load(folder: str | Path) -> Bundle:

@@ -51,6 +51,11 @@ def test_what_is_wrong_is_one_line(cm3: Cm3, run: Path, tmp_path: Path) -> None:
     assert "there is none of step 7, but of 2, 3" in cm3("export", run, "--out", "x", "--step", "7").refusal
     assert "--dtype" in cm3("export", run, "--out", "x", "--dtype", "int8").refusal
     assert not (tmp_path / "x").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    # Before any work: of a checkpoint that is not there nothing is said.
+    assert "holds other files, which would be lost" in cm3("export", run, "--out", "mine", "--step", "7").refusal
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
 def test_help_has_examples(cm3: Cm3) -> None:

@@ -84,6 +84,35 @@ def test_a_failed_save_leaves_what_was_there(copy: Path) -> None:
     bundle.save(made, copy, torch.bfloat16)
 
 
+@pytest.mark.parametrize("config", [None, "{}", '{"format": 1}', "[]", "{"])
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path, config: str | None) -> None:
+    mine = tmp_path / "photos"
+    mine.mkdir()
+    (mine / "one.jpg").write_text("x")
+    if config is not None:
+        (mine / "config.json").write_text(config)
+    before = sorted(p.name for p in mine.iterdir())
+    with pytest.raises(ConfigError, match="photos': holds other files, which would be lost; give a new folder, or a b"):
+        bundle.save(tiny_model.bundle(), mine)
+    assert sorted(p.name for p in mine.iterdir()) == before and [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_place_that_can_not_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    bundle.check_place(tmp_path / "empty")
+    bundle.check_place(tmp_path / "new" / "one")
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(ConfigError, match="file': is a file; give a folder"):
+        bundle.check_place(file)
+    with pytest.raises(ConfigError, match="below': .*file' is a file; give another folder"):
+        bundle.check_place(file / "below")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match="one': no permission to write in '.*'; give another folder"):
+        bundle.check_place(tmp_path / "new" / "one")
+    assert not (tmp_path / "new").exists()
+
+
 def test_nan_weights_are_refused(tmp_path: Path) -> None:
     made = tiny_model.bundle()
     with torch.no_grad():
