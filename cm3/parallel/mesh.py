@@ -16,7 +16,6 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -84,11 +83,6 @@ class Mesh:
             self.devices = _join((1, 1, 1), self.device, timeout_s=60, store=dist.HashStore())
         return self.devices
 
-    def barrier(self) -> None:
-        """Wait for every process."""
-        if self.devices is not None:
-            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
-
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum of a tensor over the data-parallel ranks: same shape, type and device, the same bits on each."""
         if self.devices is None:
@@ -97,14 +91,6 @@ class Mesh:
         for name in DATA:
             dist.all_reduce(total, group=self.devices.get_group(name))
         return total.to(tensor.device)
-
-    def gather_objects(self, value: Any) -> list[Any]:
-        """The value of each data-parallel rank, in order, on every process."""
-        if self.devices is None:
-            return [value]
-        found: list[Any] = [None] * (self.ranks * self.tp)
-        dist.all_gather_object(found, value)
-        return found[:: self.tp]
 
     def close(self) -> None:
         """Leave the process group."""
@@ -145,9 +131,7 @@ def _join(
     if store is None:
         met, rank, world = next(rendezvous("env://", timeout=timeout))
         met.set_timeout(timeout)
-        # torchrun keeps its store when it begins again, and in it the addresses of those that died: whoever read one
-        # before its owner's next waited for it until the timeout.
-        store = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", met)
+        store = dist.PrefixStore(_attempt(), met)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         timeout=timeout,
@@ -163,6 +147,17 @@ def _join(
         rows = ranks.movedim(axis, -1).reshape(-1, size).tolist()
         groups.append(dist.new_subgroups_by_enumeration(rows, timeout=timeout)[0])
     return DeviceMesh.from_group(groups, device.type, mesh=ranks, mesh_dim_names=(*DATA, "tp"))
+
+
+def _attempt() -> str:
+    """Where in the store the processes meet.
+
+    torchrun keeps its store when it begins again, and in it the addresses of those that died: whoever reads one before
+    its owner's next waits for it until the timeout. Each torchrun counts for itself how often it began again, so only
+    where there is one of them is its count the same for all; for many see docs/cluster.md.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "attempt"
 
 
 def _environment() -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ import torch
 from processes import Crew
 
 from cm3.errors import ConfigError
-from cm3.parallel import MeshConfig, ShardConfig, create, shard, start
+from cm3.parallel import MeshConfig, ShardConfig, create, mesh, shard, start
 
 HERE = Path(__file__).parent
 
@@ -30,14 +30,11 @@ def four() -> Iterator[Crew]:
 
 def place(sizes: dict[str, int]) -> dict[str, Any]:
     with processes.joined(**sizes) as mesh:
-        world = torch.distributed.get_rank()
-        mesh.barrier()
         return {
             "rank": mesh.rank,
             "ranks": mesh.ranks,
             "main": mesh.main,
             "sum": mesh.sum(torch.tensor([1.0, mesh.rank])).tolist(),
-            "places": mesh.gather_objects({"world": world}),
         }
 
 
@@ -46,7 +43,6 @@ def test_places_and_sums(four: Crew) -> None:
         assert [f["rank"] for f in found] == [0, 0, 1, 1]
         assert [f["main"] for f in found] == [True, False, False, False]
         assert all(f["ranks"] == 2 and f["sum"] == [2.0, 1.0] for f in found), "tp ranks count once"
-        assert all(f["places"] == [{"world": 0}, {"world": 2}] for f in found)
     found = four.call(place, {"dp_replicate": 2})
     assert [f["rank"] for f in found] == [0, 1, 2, 3]
     assert all(f["sum"] == [4.0, 6.0] for f in found)
@@ -55,11 +51,9 @@ def test_places_and_sums(four: Crew) -> None:
 def test_one_process_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with start(MeshConfig(), "cpu") as mesh:
-        mesh.barrier()
         assert (mesh.rank, mesh.ranks, mesh.main, mesh.devices) == (0, 1, True, None)
         value = torch.tensor([2.0, 3.0])
         assert torch.equal(mesh.sum(value), value) and mesh.sum(value) is not value
-        assert mesh.gather_objects("x") == ["x"]
     assert not torch.distributed.is_initialized()
 
 
@@ -150,6 +144,17 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(name, "many")
     with pytest.raises(ConfigError, match="RANK, WORLD_SIZE, LOCAL_RANK must be numbers"):
         start()
+
+
+def test_the_processes_of_many_torchruns_meet_whatever_each_has_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(machines: str, count: str) -> str:
+        monkeypatch.setenv("GROUP_WORLD_SIZE", machines)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        return mesh._attempt()
+
+    assert place("8", "0") == place("8", "1")
+    # One keeps its store, with the addresses of those that died.
+    assert place("1", "0") != place("1", "1")
 
 
 def waits(seconds: float) -> tuple[float, str]:

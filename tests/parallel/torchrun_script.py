@@ -6,6 +6,7 @@ import sys
 import time
 
 import processes
+import torch
 
 from cm3.parallel import MeshConfig, ShardConfig, create, start
 
@@ -20,7 +21,7 @@ def main() -> None:
             raise RuntimeError("this rank has had enough")
         sys.stdout.write(f"ranks={mesh.ranks} loss={loss:.7f} norm={norm:.7f}\n")
         sys.stdout.flush()
-        mesh.barrier()
+        mesh.sum(torch.zeros(1))
 
 
 if __name__ == "__main__":
