@@ -5,7 +5,6 @@ out/log.jsonl --read_log--> {"loss": [(step, value), ...], ...} --chart--> pictu
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from cm3.errors import ConfigError, did_you_mean
+from cm3.train.track import numbers, read_lines
 
 Curve = list[tuple[float, float]]
 Curves = dict[str, Curve]
@@ -38,14 +38,9 @@ def read_log(out: str | Path) -> Curves:
     if not path.is_file():
         raise ConfigError(f"run {str(out)!r}: has no log.jsonl; give a folder that `cm3 train` wrote to")
     curves: Curves = {}
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the last line of a run that is being written, or was killed
-            continue
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(name, []).append((record["step"], value))
+    for record in read_lines(path):
+        for name, value in numbers(record).items():
+            curves.setdefault(name, []).append((record["step"], value))
     return curves
 
 

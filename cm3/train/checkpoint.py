@@ -265,29 +265,3 @@ def _reason(error: BaseException) -> str:
 def _quiet() -> None:
     # torch warns that one process is one process.
     warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-
-
-class Log:
-    """One JSON object a line. On resume, lines from a step after the checkpoint's are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, path)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-
-def _step(line: str) -> float:
-    # A half-written last line, left by a kill, belongs to no step and is dropped.
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

@@ -34,9 +34,9 @@ from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_d
 from cm3.model.lpips import LPIPS
 from cm3.model.quantizers import FSQ
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
-from cm3.train.checkpoint import Log
 from cm3.train.optim import Muon
 from cm3.train.reconstruct import psnr, usage, write_sheet
+from cm3.train.track import Log
 
 WEIGHTS = "image_tokenizer.safetensors"
 Images = Callable[[int], "Tensor | list[Image.Image]"]

@@ -1,6 +1,6 @@
-"""Where the lines of a run's log go.
+"""Where the lines of a run's log go, and how they are read again.
 
-{"step": 20, "loss": 5.1, ...} -> OUT/log.jsonl
+{"step": 20, "loss": 5.1, ...} -> OUT/log.jsonl --read_lines--> cm3 chart, cm3 tune, a run that is resumed
                                -> one tracker, if wanted:
                                   OUT/tensorboard, a point for each number: tensorboard --logdir OUT
                                   Weights & Biases, as the environment says: WANDB_MODE=offline, WANDB_PROJECT=...
@@ -8,13 +8,63 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from cm3.errors import ConfigError
-from cm3.train.checkpoint import Log
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, in order; none where there is no file.
+
+    A line that is half written, by a run that is under way or was killed, is none, nor is one without its step.
+    """
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and _is_number(record.get("step")):
+            found.append(record)
+    return found
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """What of a record can be drawn over the steps: finite numbers. A truth value is none."""
+    return {name: value for name, value in record.items() if name != "step" and _is_number(value)}
+
+
+def finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without the numbers that JSON has no word for."""
+    return {name: value for name, value in record.items() if not isinstance(value, float) or math.isfinite(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Log:
+    """One JSON object a line. On resume, lines from a step after the checkpoint's are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        if path.exists():
+            kept = [record for record in read_lines(path) if record["step"] <= step]
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text("".join(json.dumps(finite(record)) + "\n" for record in kept))
+            os.replace(temporary, path)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record, without what is not finite."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(finite(record)) + "\n")
 
 
 class Tracker(Protocol):
@@ -42,7 +92,7 @@ class TensorBoard:
 
     def write(self, record: dict[str, Any]) -> None:
         """Add the numbers of a line of the log."""
-        for name, value in _numbers(record).items():
+        for name, value in numbers(record).items():
             self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
 
@@ -79,7 +129,7 @@ class WandB:
 
     def write(self, record: dict[str, Any]) -> None:
         """Add the numbers of a line of the log."""
-        self._run.log({"step": record["step"], **_numbers(record)})
+        self._run.log({"step": record["step"], **numbers(record)})
 
     def close(self) -> None:
         """Send what is left."""
@@ -108,11 +158,6 @@ class Lines:
         """Close the files."""
         if self._tracker is not None:
             self._tracker.close()
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """What can be drawn over the steps."""
-    return {name: value for name, value in record.items() if name != "step" and isinstance(value, int | float)}
 
 
 def _short(value: Any) -> Any:
