@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from cm3.cli.options import HERE, Common, Flag, Verb
 from cm3.cli.parse import HELP, names_of, parse
 from cm3.cli.recipe import config_of, find
 from cm3.errors import ConfigError
+from cm3.train.signals import STOPPED
 
 Resume = Annotated[Flag, arg(help="Go on from the last checkpoint in the run's folder, where there is one.")]
 
@@ -25,8 +27,9 @@ class Train(Verb):
     """Run a recipe: a Python function that returns the settings of a run.
 
     A run writes its log, samples and checkpoints below its `out`; killed, it goes on from its last checkpoint with
-    --resume, as if it had never stopped. SIGTERM and Ctrl-C save before they end it. Every setting can be replaced by
-    its dotted name. Under torchrun the processes share the work, and any number of them may go on from a checkpoint.
+    --resume, as if it had never stopped. On SIGTERM or Ctrl-C a language model is saved first, and the exit code is 75;
+    other runs just end. Every setting can be replaced by its dotted name. Under torchrun the processes share the work,
+    and any number of them may go on from a checkpoint.
 
     examples:
       cm3 train recipes/scenes.py:pretrain --help               its price, its promise and its settings
@@ -39,6 +42,8 @@ class Train(Verb):
     """path/to/file.py:FUNCTION or module:FUNCTION."""
     resume: Resume = False
     config: Suppress[Any] = None
+    answer: Suppress[Any] = None
+    """Where the line of --json goes: stdout, before `run` has another in its place."""
 
     @classmethod
     def parse(cls, args: Sequence[str], prog: str) -> Self:
@@ -67,10 +72,13 @@ class Train(Verb):
         names = [*taken, "resume", *ours]
         run: Any = parse(form, rest, prog=f"{prog} {spec}", description=told, names=names)
         common = Common(**{name: getattr(run, name) for name in ours})
-        return cls(recipe=spec, resume=run.resume, config=run.config, common=common)
+        return cls(recipe=spec, resume=run.resume, config=run.config, common=common, answer=sys.stdout)
 
     def run(self) -> dict[str, Any]:
-        """Train; prints what came out. Of many processes, the first one prints."""
+        """Train; prints what came out. Of many processes, the first one prints.
+
+        Raises `SystemExit` where a signal stopped it, after telling so.
+        """
         result = dict(self.config.run(progress=True, resume=self.resume) or {})
         if os.environ.get("RANK", "0") == "0":
             for name, value in result.items():
@@ -78,4 +86,9 @@ class Train(Verb):
             if "stopped" in result:
                 told = f"stopped by {result['stopped']} at step {result['step']}, which is saved"
                 print(f"cm3: {told}; go on with the same command and --resume", file=sys.stderr)
+        if "stopped" in result:
+            if self.common.json:
+                print(json.dumps(result), file=self.answer, flush=True)
+            # A success would tell torchrun, Slurm and Kubernetes that there is nothing left to do.
+            raise SystemExit(STOPPED)
         return result

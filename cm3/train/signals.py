@@ -3,7 +3,8 @@
     with Signals() as signals:
         ...  signals.name      "" or "SIGTERM"
 
-A second SIGINT interrupts at once. More SIGTERMs change nothing: schedulers and launchers may each send one.
+A SIGINT after that interrupts the step, as it would any program. More SIGTERMs change nothing: schedulers and launchers
+may each send one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
+STOPPED = 75
+"""Exit code of a run that was stopped so: EX_TEMPFAIL of sysexits.h, not done and worth another start."""
 
 
 class Signals:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import signal
 import subprocess
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from cm3.errors import Cm3Error, ConfigError, did_you_mean
+from cm3.train.signals import STOPPED
+from cm3.train.track import numbers, read_lines
 
 Command = Callable[[Mapping[str, Any], Path, bool], Sequence[str]]
 """(values, folder, whether to go on) -> the words that run a trial. Raises `Cm3Error` for values that do not fit."""
@@ -96,14 +97,17 @@ class TrialRun:
             lock.write(str(self.process.pid))
 
     def follow(self) -> bool:
-        """Tell Optuna what is new. Returns whether the trial has ended, by itself or because it was stopped."""
+        """Tell Optuna what is new. Returns whether the process has ended, by itself or because it was stopped.
+
+        One that a signal stopped leaves its trial unfinished.
+        """
         if self.process is None:
             return self._end("PRUNED") if self.lost else self._end("FAIL", reason=self.reason)
         code, log = self.process.poll(), self.folder / "log.jsonl"  # in this order: the log is whole then
         size = log.stat().st_size if log.exists() else 0
         if code is None and size == self.size:
             return False
-        self.size, lines = size, _lines(log)
+        self.size, lines = size, read_lines(log)
         curve = self._curve(lines)
         for step, value in curve:
             if self.law.rungs(step) > self.law.rungs(self.last):
@@ -114,6 +118,10 @@ class TrialRun:
                     return self._end("PRUNED")
         if code is None:
             return False
+        if code == STOPPED:
+            # Not told to Optuna: a trial that has ended there can not be continued, and this one has a checkpoint.
+            self.trial.set_user_attr("reason", "stopped by a signal; the next sweep goes on with it")
+            return True
         if code:
             return self._end("FAIL", reason=_last_words(self.folder / "output.txt") or f"exit code {code}")
         if not curve:
@@ -137,7 +145,7 @@ class TrialRun:
     def _end(self, state: str, value: float | None = None, reason: str = "") -> bool:
         import optuna
 
-        if reason:
+        if reason or "reason" in self.trial.user_attrs:
             self.trial.set_user_attr("reason", reason)
         self.trial.study.tell(self.trial, value, optuna.trial.TrialState[state])
         return True
@@ -145,8 +153,7 @@ class TrialRun:
     def _curve(self, lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
         """(step, mean of the tenth of the run before it) for each line that has the metric."""
         metric = self.law.metric
-        told = [(int(r["step"]), float(r[metric])) for r in lines if isinstance(r.get(metric), int | float)]
-        told = [(step, value) for step, value in told if math.isfinite(value)]
+        told = [(int(r["step"]), float(r[metric])) for r in lines if metric in numbers(r)]
         curve, first, total = [], 0, 0.0
         for i, (step, value) in enumerate(told):
             total += value
@@ -155,21 +162,6 @@ class TrialRun:
                 first += 1
             curve.append((step, total / (i + 1 - first)))
         return curve
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; the last may be half written."""
-    if not path.exists():
-        return []
-    made = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "step" in record:
-            made.append(record)
-    return made
 
 
 def _last_words(path: Path) -> str:

@@ -40,6 +40,7 @@ from cm3.train.trial import REDUCTION, Command, Law, TrialRun, hold
 POLL = 0.2
 """Seconds between two looks at the logs."""
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "unfinished"}
+GOOD = ("done", "stopped")
 
 
 @dataclass(frozen=True)
@@ -205,11 +206,13 @@ class Sweep:
     def run(self, told: Callable[[Result], None] = lambda result: None) -> list[Result]:
         """Train until there are `trials` that are done or stopped; a failed one is not tried again. All, best first.
 
+        One whose process was stopped by a signal is left to the next sweep, which goes on with it.
+
         Calls `told` with each trial that ends. Raises `ConfigError` where nothing but failures comes, or where no trial
         logs the metric. Interrupted, it stops the trials under way; the next sweep in the folder continues them.
         """
         unfinished = [t.number for t in self._all() if t.state.name == "RUNNING"]
-        ended = sum(r.state in ("done", "stopped") for r in self.results())
+        ended = sum(r.state in GOOD for r in self.results())
         left, good, failures = self.config.trials - ended, ended > 0, 0
         running: list[TrialRun] = []
         try:
@@ -228,8 +231,8 @@ class Sweep:
                     running.remove(run)
                     result = self._write()[run.trial.number]
                     told(result)
-                    good, failures = good or result.state != "failed", failures + (result.state == "failed")
-                    if not good and (failures == 3 or not (running or left > 0)):
+                    good, failures = good or result.state in GOOD, failures + (result.state == "failed")
+                    if failures and not good and (failures == 3 or not (running or left > 0)):
                         raise ConfigError(
                             f"recipe {self.config.recipe!r}: every trial failed, the last with: {result.reason} "
                             f"({run.folder / 'output.txt'}); mend that and start the sweep again"

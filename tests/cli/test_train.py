@@ -51,6 +51,15 @@ def number() -> int:
 def wrong() -> Settings:
     return Settings(optim=Optim(lr=-1))
 
+@dataclass(frozen=True)
+class Stopped(Settings):
+    def run(self, *, progress: bool, resume: bool) -> dict:
+        print("a line of the run")
+        return {"out": self.out, "step": 6, "stopped": "SIGTERM"}
+
+def stopped() -> Stopped:
+    return Stopped()
+
 def _hidden() -> Settings:
     return Settings()
 
@@ -84,6 +93,15 @@ def test_settings_are_replaced_by_dotted_names(cm3: Cm3, recipes: Path) -> None:
     assert (made["steps"], made["compile"], made["sizes"], made["name"]) == (5, True, [4, 5, 6], "x")
     assert made["threads"] == 2  # the recipe's own, which stands before the option of every verb
     assert made["resume"] is True
+
+
+def test_a_run_that_a_signal_stopped_is_not_done(cm3: Cm3, recipes: Path) -> None:
+    told = "cm3: stopped by SIGTERM at step 6, which is saved; go on with the same command and --resume\n"
+    ran = cm3("train", "some_recipes.py:stopped")
+    assert ran.code == 75 and ran.err == told and ran.out.endswith("stopped: SIGTERM\n")
+    ran = cm3("train", "some_recipes.py:stopped", "--json")
+    assert ran.code == 75 and ran.err.endswith(told) and ran.out.count("\n") == 1
+    assert ran.json == {"out": "runs/x", "step": 6, "stopped": "SIGTERM"}
 
 
 def test_help_tells_price_and_promise_and_settings(cm3: Cm3, recipes: Path) -> None:

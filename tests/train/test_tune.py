@@ -34,6 +34,8 @@ at = sum(1 for _ in log.open()) if again == "2" and log.exists() else 0
 if x > 9:
     print("some words"); print(json.dumps({"error": f"x={x}: is too much"})); sys.exit(2)
 for step in range(at + 1, steps + 1):
+    if 8 < x < 9 and again == "1" and step == 5:
+        sys.exit(75)
     time.sleep(float(pause))
     with log.open("a") as file:
         file.write(json.dumps({"step": step, "loss": (x - 2) ** 2 + 1 / step}) + "\\n")
@@ -178,6 +180,21 @@ def test_a_trial_that_fails_says_why_and_the_rest_go_on(tmp_path: Path, command:
     assert results[-1].reason == "x=10.0: is too much" and results[-1].value is None
     # It is not tried again now, but by the next sweep, which finds the others as they were.
     assert len(sweep(config(tmp_path, Axis("x", 1.0, (1.0, 10.0, 3.0)), grace=STEPS), command)) == 4
+
+
+def test_a_trial_that_a_signal_stopped_is_unfinished_and_continued(tmp_path: Path, command: Any) -> None:
+    space = Axis("x", 1.0, (1.0, 8.5))
+    results = sweep(config(tmp_path, space, grace=STEPS), command)
+    assert [(r.state, r.values["x"], r.reason) for r in results] == [
+        ("done", 1.0, ""),
+        ("unfinished", 8.5, "stopped by a signal; the next sweep goes on with it"),
+    ]
+    again = sweep(config(tmp_path, space, grace=STEPS), command)
+    assert [(r.state, r.step, r.reason) for r in again] == [("done", STEPS, "")] * 2
+    assert (Path(again[1].out) / "starts").read_text() == "12", "it went on, and did not begin again"
+    # It alone is no failure.
+    [alone] = sweep(config(tmp_path / "alone", Axis("x", 8.5, (8.5,)), grace=STEPS), command)
+    assert alone.state == "unfinished"
 
 
 def test_values_that_do_not_fit_together_are_a_failed_trial(tmp_path: Path, command: Any) -> None:
