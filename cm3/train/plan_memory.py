@@ -6,7 +6,7 @@ logits made and thrown away a chunk at a time (cm3/model/loss.py); attention tha
 
     a block keeps, for each token       x, norm(x), x', norm(x')          4 d         whole on each tensor-parallel rank
     (pre-norm; numbers, not bytes)      q, k, v, attention's sum          4 d         split
-                                        feed-forward, between its two     2 f gelu, 1 f relu, 4 f swiglu      split
+                                        feed-forward, between its two     2 f gelu, 1 f relu, 3 f swiglu      split
 """
 
 from __future__ import annotations
