@@ -1,7 +1,7 @@
 """Instruction tuning on real data as the paper does it (Tables 4 and 5): from a bundle to a tuned bundle.
 
-    cm3 train recipes/instruct.py:cm3leon_7b --init runs/cm3leon-7b/bundle --data.sources \\
-        edit=instructpix2pix:data/ip2p boxes=coco:data/coco@train2017 vqa2=vqa2:data/vqa2@train2014 ...
+    torchrun --nnodes 16 --nproc-per-node 8 -m cm3 train recipes/instruct.py:cm3leon_7b \\
+        --init runs/cm3leon-7b/bundle --data.sources edit=instructpix2pix:data/ip2p boxes=coco:data/coco@train2017 ...
     cm3 train recipes/instruct.py:small --data.sources coco_captions=coco:data/coco boxes=coco:data/coco
 
 A source is TASK=[KIND:]PATH[@SPLIT] (docs/tasks.md has the tasks and the datasets that each is made of), or store=PATH
@@ -10,8 +10,9 @@ are up- and down-sampled with the paper's 3 / 0.3; --data.weights, --data.caps a
 each gets is in the bundle's page, `about.mixture`.
 
 From the paper: batch, rate, warm-up, tokens, context, the objective of pretraining with every weight 1. What it leaves
-out is chosen here: betas, decay, weight decay, clip and z-loss as in recipes/pretrain.py; in half of the examples just
-the answer is masked, as it is asked for, in the others whatever the law of masks draws (--data.law.answers).
+out is chosen here: betas, decay, weight decay, clip, z-loss, precision and what is computed twice as in
+recipes/pretrain.py; in half of the examples just the answer is masked, as it is asked for, in the others whatever the
+law of masks draws (--data.law.answers).
 
 Neither of the paper's two was tuned with this code. Prices are arithmetic (docs/plan.md), at 40% of an H100's peak.
 """
@@ -50,6 +51,7 @@ hed, depth and normal with maps of their own (docs/tasks.md), write with the tex
 def cm3leon_760m() -> PretrainRun:
     """CM3Leon-760M, tuned on 30B tokens.
 
+    command: torchrun --nproc-per-node 8 -m cm3 train recipes/instruct.py:cm3leon_760m
     price: 118 H100 hours. promise: none; the paper gives no figure for it.
     """
     return _tuned(pretrain.cm3leon_760m(), "760m")
@@ -58,6 +60,7 @@ def cm3leon_760m() -> PretrainRun:
 def cm3leon_7b() -> PretrainRun:
     """CM3Leon-7B, tuned on 30B tokens.
 
+    command: torchrun --nnodes 16 --nproc-per-node 8 -m cm3 train recipes/instruct.py:cm3leon_7b
     price: 916 H100 hours. promise: none; the paper's reaches a COCO CIDEr of 61.6 and 47.6 on VQA2 without a shot.
     """
     return _tuned(pretrain.cm3leon_7b(), "7b")

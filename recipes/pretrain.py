@@ -1,8 +1,11 @@
 """The paper's three models, pretrained as it says, on token stores: 350M, 760M and 7B.
 
     cm3 prepare SOURCES --out runs/store --model runs/image_tokenizer --tokenizer tokenizer.json --masks 1018
-    cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 512
-    cm3 train recipes/pretrain.py:cm3leon_7b --data.stores runs/store --data.neighbours runs/neighbours
+    cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 64
+    torchrun --nnodes 8 --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_7b \\
+        --data.stores runs/store --data.neighbours runs/neighbours
+
+How the machines find each other: docs/cluster.md.
 
 From the paper (Table 3, sections 2.1 to 2.4): layers, widths, context, 8M tokens an update, peak rates, 1,500 updates
 of warm-up, tokens in all; no biases, no dropout, no learnt norms, learnt positions, every loss weight 1; up to three
@@ -18,6 +21,8 @@ documents retrieved for each example. What it leaves out is chosen here:
   with and without documents, is then what was seen.
 - A z-loss of 1e-5 against the drift that Chameleon met late in training. Where that is not enough, --model.qk-norm is.
   No row and column embeddings of codes, which the small models here learn with: --cells adds them.
+- bfloat16, and for the 7B what is wide and cheap computed twice ("selective"): so each fits on eight H100s of 80 GB,
+  and on more of them. On H200s and larger the 7B fits with --shard.activation-checkpointing none.
 
 The image tokenizer makes 32 x 32 codes of 8,192 from 256 px, the text tokenizer has 56,320 entries: with 1,018 masks
 and six specials 65,536 ids. Without --data.neighbours no documents are retrieved.
@@ -27,9 +32,12 @@ None of the three was trained with this code. Prices are arithmetic (docs/plan.m
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cm3.data.augment import AugmentLaw
 from cm3.data.mask import MaskLaw
 from cm3.model.sizes import size
+from cm3.parallel import ShardConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.runs import PretrainRun, StoreData
 
@@ -41,6 +49,7 @@ LENGTH = 16_384
 def cm3leon_350m() -> PretrainRun:
     """CM3Leon-350M on 1.4T tokens, an epoch of the paper's data with its retrieved documents.
 
+    command: torchrun --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_350m --data.stores runs/store
     price: 2,800 H100 hours. promise: none; the paper's reaches a COCO FID of 14.20 with two documents.
     """
     return _run("350m", tokens=1.4e12, lr=6e-4)
@@ -49,6 +58,7 @@ def cm3leon_350m() -> PretrainRun:
 def cm3leon_760m() -> PretrainRun:
     """CM3Leon-760M on 1.9T tokens.
 
+    command: torchrun --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_760m --data.stores runs/store
     price: 7,500 H100 hours. promise: none; the paper's reaches a COCO FID of 6.61 with two documents.
     """
     return _run("760m", tokens=1.9e12, lr=5e-4)
@@ -57,12 +67,13 @@ def cm3leon_760m() -> PretrainRun:
 def cm3leon_7b() -> PretrainRun:
     """CM3Leon-7B on 2.4T tokens.
 
+    command: torchrun --nnodes 8 --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_7b --data.stores runs/store
     price: 73,000 H100 hours. promise: none; the paper's reaches a COCO FID of 4.88 with two documents.
     """
-    return _run("7b", tokens=2.4e12, lr=1.2e-4)
+    return _run("7b", tokens=2.4e12, lr=1.2e-4, recompute="selective")
 
 
-def _run(name: str, tokens: float, lr: float) -> PretrainRun:
+def _run(name: str, tokens: float, lr: float, recompute: Literal["none", "selective", "full"] = "none") -> PretrainRun:
     return PretrainRun(
         out=f"runs/cm3leon-{name}",
         model=size(name, vocab_size=65_536, context=4096),
@@ -78,5 +89,6 @@ def _run(name: str, tokens: float, lr: float) -> PretrainRun:
         image_tokenizer="runs/image_tokenizer",
         image_size=256,
         cells=False,
+        shard=ShardConfig("bfloat16", activation_checkpointing=recompute),
         data=StoreData(stores=("runs/store",), documents=AugmentLaw()),
     )

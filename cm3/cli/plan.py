@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 from tyro.conf import Positional, Suppress, arg
 
@@ -29,16 +29,8 @@ class Cluster:
     """How many GPUs."""
     gpu: Annotated[str, arg(metavar="KIND")] = "h100"
     """a100, h100, h100-pcie, h200, b200, l40s or mi300x."""
-    tp: Annotated[int, arg(metavar="N")] = 1
-    """GPUs that hold parts of the same matrices."""
-    dp_shard: Annotated[int, arg(metavar="N")] = -1
-    """Ranks that the weights are split over; -1 is all that are left."""
-    dp_replicate: Annotated[int, arg(metavar="N")] = 1
-    """Copies of that."""
-    recompute: Annotated[Literal["auto", "none", "selective", "full"], arg(metavar="auto|none|selective|full")] = "auto"
-    """Activation checkpointing; auto is the least that fits."""
     mfu: Annotated[float, arg(metavar="SHARE")] = 0.4
-    """Share of the GPU's peak that the run is assumed to reach."""
+    """Share of the GPU's peak that the run is assumed to reach, in the precision that it has."""
     measured: Annotated[float | None, NONE] = None
     """Tokens a second and GPU that this very run was measured at; then nothing is assumed."""
     document: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the whole context)")] = None
@@ -52,16 +44,10 @@ class Cluster:
 
     def plan(self, config: Any) -> Planned:
         """The plan of a run. Raises `ConfigError` as `cm3.train.plan.plan` does."""
-        from cm3.parallel import MeshConfig, ShardConfig
         from cm3.train.plan import plan
 
         at_least(1, gpus=self.gpus)
-        given = vars(self)
-        mesh = MeshConfig(**{name: given[name] for name in ("tp", "dp_shard", "dp_replicate")})
-        how = self.recompute
-        shard = None if how == "auto" else ShardConfig("bfloat16", activation_checkpointing=how)
-        same = ("gpus", "gpu", "mfu", "measured", "document", "documents", "stored", "price")
-        return plan(config, mesh=mesh, shard=shard, **{name: given[name] for name in same})
+        return plan(config, **vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +55,11 @@ class Plan(Verb):
     """Say what a run will need: memory of a GPU by part, time, energy, disk. Arithmetic; nothing is run.
 
     What does not fit is refused, with what would. Every setting of the recipe can be replaced by its dotted name, as
-    for cm3 train.
+    for cm3 train: how it is spread (mesh.*), its precision and what is computed twice (shard.*) too.
 
     examples:
       cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 512
-      cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 64 --gpu a100 --dp-shard 8 --dp-replicate 8 --price 2.5
+      cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 64 --gpu a100 --mesh.dp-shard 8 --mesh.dp-replicate 8 --price 2.5
       cm3 plan recipes/pretrain.py:cm3leon_350m --gpus 8 --measured 140000 --json    tokens/s of one GPU, measured
       cm3 plan recipes/pretrain.py:cm3leon_760m --gpus 64 --model.layers 30 --document 1042
     """
@@ -127,13 +113,16 @@ def table(planned: Planned) -> str:
     lay, shares = p.layout, {name: n for name, n in p.parameters.items() if n}
     parts = [(f.name, getattr(m, f.name)) for f in dataclasses.fields(m)]
     assumed = {"measured": "measured", "network": "less than assumed, moving weights takes longer"}
-    told = assumed.get(t.bound, "assumed")
+    told = assumed.get(
+        t.bound, "assumed" if p.shard.precision == "bfloat16" else "assumed of float32's peak, told of bfloat16's"
+    )
+    again = p.shard.activation_checkpointing
     rows = [
         ("parameters", count(sum(shares.values())), ", ".join(f"{k} {count(n)}" for k, n in shares.items())),
         ("batch", f"{p.batch:,} tokens", f"{lay.ranks} ranks x {p.accumulate} passes of {p.micro} windows"),
         ("updates", f"{p.updates:,}", f"{count(p.tokens)} tokens, {count(p.documents)} documents {p.epochs:.2f} times"),
         ("GPUs", f"{lay.gpus} {p.gpu.name}", f"dp_shard {lay.dp_shard}, dp_replicate {lay.dp_replicate}, tp {lay.tp}"),
-        ("memory of each", size(m.total), f"of {p.gpu.memory:g} GB; recompute {p.shard.activation_checkpointing}"),
+        ("memory of each", size(m.total), f"of {p.gpu.memory:g} GB; {p.shard.precision}, recompute {again}"),
         *((f"  {name}", size(n), "") for name, n in parts),
         ("FLOP a token", count(t.flops), f"{count(t.flops_full)} at the whole context"),
         ("MFU", f"{t.mfu:.0%}", f"{told}; with what is recomputed {t.hfu:.0%}"),

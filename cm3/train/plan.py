@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cm3.errors import ConfigError
 from cm3.model.sizes import flops_per_token, parameters
-from cm3.parallel import MeshConfig, ShardConfig
+from cm3.parallel import ShardConfig
 from cm3.train.gpus import Gpu, gpu_of
 from cm3.train.plan_memory import Layout, Memory, memory_of, optimizer_bytes, parts_of, recomputed_flops
 from cm3.train.trainer import TrainConfig
@@ -24,6 +25,8 @@ from cm3.train.trainer import TrainConfig
 MFU = 0.4
 """Share of the peak that a run is taken to reach where nobody measured it: Chameleon's printed GPU hours come to 0.41
 (docs/plan.md); torchtitan reports 0.33 to 0.39 for Llama 3.1 8B on 8 and 128 H100s."""
+FLOAT32 = 1 / 16
+"""Peak of float32 over that of bfloat16, on an A100 (19.5 of 312), and nearly so on an H100 (67 of 989)."""
 NETWORK = 50.0
 """10^9 bytes a second and GPU between machines: a port of 400 Gb/s for each."""
 MACHINE = 8
@@ -37,14 +40,11 @@ VECTOR, CODE = 2048, 264
 (docs/retrieval-scale.md)."""
 
 
-SHARDS = tuple(ShardConfig("bfloat16", activation_checkpointing=kind) for kind in ("none", "selective", "full"))
-"""What is tried, in this order, where it is not given how activations are checkpointed."""
-
-
 @dataclass(frozen=True)
 class Time:
-    """`flops` a token at the documents' length, `flops_full` at the whole context. `mfu` is what the run reaches;
-    `bound` is 'compute', 'network' where moving weights takes longer, or 'measured'. Seconds are of one update."""
+    """`flops` a token at the documents' length, `flops_full` at the whole context. `mfu` is what the run reaches of the
+    peak of bfloat16; `bound` is 'compute', 'network' where moving weights takes longer, or 'measured'. Seconds are of
+    one update."""
 
     flops: float
     flops_full: float
@@ -104,9 +104,6 @@ def plan(
     gpus: int,
     gpu: str = "h100",
     *,
-    mesh: MeshConfig | None = None,
-    shard: ShardConfig | None = None,
-    micro: int | None = None,
     mfu: float = MFU,
     measured: float | None = None,
     document: int | None = None,
@@ -117,29 +114,28 @@ def plan(
     load: float = 1.0,
     picture: int = PICTURE,
 ) -> Plan:
-    """Plan a run of `config` on so many GPUs of a kind of `GPUS` (cm3/train/gpus.py).
+    """Plan a run of `config`, as it is, on so many GPUs of a kind of `GPUS` (cm3/train/gpus.py).
 
-    Without `mesh` all of them shard the weights; without `shard` it is bfloat16 and the first of no, selective and full
-    activation checkpointing that fits. `micro` windows pass through a GPU at once; None is as the run says, all of its
-    share where that is 0. `mfu` is assumed; `measured`, tokens a second and GPU of this very run, takes its place.
-    `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked at documents;
-    None takes the longest there can be. `documents` are in the store (None: one epoch), each of `stored` tokens (None:
-    `document`; fewer where others are retrieved for it). `load` is the share of its power limit that a GPU draws,
-    `price` that of a GPU hour, `picture` the bytes of a picture file.
+    `mfu` of the peak of `config.shard.precision` is assumed; `measured`, tokens a second and GPU of this very run,
+    takes its place. `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked
+    at documents; None takes the longest there can be. `documents` are in the store (None: one epoch), each of `stored`
+    tokens (None: `document`; fewer where others are retrieved for it). `load` is the share of its power limit that a
+    GPU draws, `price` that of a GPU hour, `picture` the bytes of a picture file.
 
     Raises `ConfigError` for an unknown GPU, what the mesh or the windows do not divide, a value out of range, and for a
     run that does not fit into the GPU's memory; that one says what would.
     """
     card, c = gpu_of(gpu), config.model
-    layout = Layout.of(gpus, mesh or MeshConfig(), c)
-    if micro is None:
-        micro = config.micro or max(1, config.windows // layout.ranks)
+    layout = Layout.of(gpus, config.mesh, c)
+    micro = config.micro or max(1, config.windows // layout.ranks)
     longest = min(c.context, config.length)
     length = longest if document is None else document
     over = {"pue": pue, "load": load, "picture": picture, "measured": measured}
     over |= {"documents": documents, "stored": stored, "price": price}
     _check(config, layout, micro, length, mfu, over)
-    chosen, memory = _fit(config, card, layout, shard, micro)
+    memory = memory_of(config, layout, config.shard, micro)
+    if memory.total > card.memory * 1e9:
+        raise ConfigError(_misfit(config, card, layout, micro, memory))
     tokens = config.steps * config.windows * config.length
     passing = tokens / length  # windows are taken as full
     held = passing if documents is None else documents
@@ -147,7 +143,7 @@ def plan(
     return Plan(
         gpu=card,
         layout=layout,
-        shard=chosen,
+        shard=config.shard,
         parameters=parts_of(c),
         micro=micro,
         accumulate=config.windows // (layout.ranks * micro),
@@ -157,7 +153,7 @@ def plan(
         documents=held,
         epochs=passing / held,
         memory=memory,
-        time=_time(config, card, layout, chosen, micro, length, mfu, measured, price, pue * load),
+        time=_time(config, card, layout, micro, length, mfu, measured, price, pue * load),
         disk=Disk(
             checkpoint=4 * total + optimizer_bytes(c, config.optim.name),
             bundle=2 * total,
@@ -173,7 +169,6 @@ def _time(
     config: TrainConfig,
     card: Gpu,
     layout: Layout,
-    shard: ShardConfig,
     micro: int,
     length: int,
     mfu: float,
@@ -181,9 +176,10 @@ def _time(
     price: float | None,
     power: float,
 ) -> Time:
-    c, batch = config.model, config.windows * config.length
+    c, shard, batch = config.model, config.shard, config.windows * config.length
     flops, peak = flops_per_token(c, length), layout.gpus * card.tflops * 1e12
-    compute, network = batch * flops / (peak * mfu), _network(config, card, layout, shard, micro)
+    share = mfu if shard.precision == "bfloat16" else mfu * FLOAT32
+    compute, network = batch * flops / (peak * share), _network(config, card, layout, micro)
     step, bound = max(compute, network), "compute" if compute >= network else "network"
     if measured is not None:
         step, bound = batch / (measured * layout.gpus), "measured"
@@ -206,14 +202,14 @@ def _time(
     )
 
 
-def _network(config: TrainConfig, card: Gpu, layout: Layout, shard: ShardConfig, micro: int) -> float:
+def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> float:
     """Seconds an update in which a GPU receives, if all of it came one after the other at the full width of the line.
 
     For each pass of `micro` windows sharded weights are gathered before the forward and (unless they are kept) the
     backward pass, and their gradients summed in float32, over the copies of the model too; tensor parallel sums four
     activations a block.
     """
-    c, passes = config.model, config.windows // (layout.ranks * micro)
+    c, shard, passes = config.model, config.shard, config.windows // (layout.ranks * micro)
     s, r, t = layout.dp_shard, layout.dp_replicate, layout.tp
     local, width = parameters(c) / t, 2 if shard.precision == "bfloat16" else 4
 
@@ -227,42 +223,44 @@ def _network(config: TrainConfig, card: Gpu, layout: Layout, shard: ShardConfig,
     return sharding + copies + sums / line(t)
 
 
-def _fit(
-    config: TrainConfig, card: Gpu, layout: Layout, shard: ShardConfig | None, micro: int
-) -> tuple[ShardConfig, Memory]:
-    """How it is sharded, and the memory then. Raises `ConfigError`, with what would fit, where nothing allowed does."""
-    for one in SHARDS if shard is None else (shard,):
-        memory = memory_of(config, layout, one, micro)
-        if memory.total <= card.memory * 1e9:
-            return one, memory
-    told = "" if shard is None else f" with recompute={shard.activation_checkpointing}"
-    raise ConfigError(
-        f"does not fit: {memory.total / 1e9:.0f} GB{told} on each {card.name}, most of it {memory.largest}; "
-        + _remedy(config, card, layout, micro)
+def _misfit(config: TrainConfig, card: Gpu, layout: Layout, micro: int, memory: Memory) -> str:
+    """That it does not fit, and what would: the settings to change, of those that are nearest to the given ones."""
+    given, least = _settings(layout, micro, config.shard), memory.total
+    how = " and ".join(f"{name}={given[name]}" for name in ("shard.precision", "shard.activation_checkpointing"))
+    told = f"does not fit: {least / 1e9:.0f} GB with {how} on each {card.name}, most of it {memory.largest}; "
+    for other, few, one in _others(config, layout, micro):
+        total = memory_of(config, other, one, few).total
+        least = min(least, total)
+        if total <= card.memory * 1e9:
+            new = {name: value for name, value in _settings(other, few, one).items() if value != given[name]}
+            return f"{told}{', '.join(f'{n}={v}' for n, v in new.items())} would take {total / 1e9:.0f} GB"
+    return (
+        f"{told}no way to spread it over {layout.gpus} fits, the least is {least / 1e9:.0f} GB; give more of them, "
+        "one with more memory, or a shorter length"
     )
 
 
-def _remedy(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> str:
-    """What is nearest to the given settings and fits: recomputing, less at once, more sharding, tensor parallel."""
-    c, gpus, least = config.model, layout.gpus, float("inf")
-    widths = [t for t in (layout.tp, 2, 4, 8) if t >= layout.tp and not gpus % t]
-    for t in dict.fromkeys(widths):
-        if any(n % t for n in (c.heads, c.kv_heads or c.heads, c.ffn, c.vocab_size)):
+def _others(config: TrainConfig, layout: Layout, micro: int) -> Iterator[tuple[Layout, int, ShardConfig]]:
+    """What else there is, the nearest first: recomputing, less at once, more sharding, more tensor parallel."""
+    c, gpus = config.model, layout.gpus
+    kinds: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")
+    half = dataclasses.replace(config.shard, precision="bfloat16")
+    more = kinds[kinds.index(half.activation_checkpointing) :]
+    same = [dataclasses.replace(half, activation_checkpointing=kind) for kind in more]
+    small = [dataclasses.replace(one, checkpoint_every=1, reshard_after_forward=True) for one in same]
+    for t in dict.fromkeys([layout.tp, 2, 4, 8]):
+        if t < layout.tp or any(n % t for n in (gpus, c.heads, c.kv_heads or c.heads, c.ffn, c.vocab_size)):
             continue
         for s in dict.fromkeys([layout.dp_shard, gpus // t]):
-            if gpus % (t * s) or config.windows % (gpus // t):
-                continue
-            other = Layout(gpus, t, s, gpus // (t * s))
-            for few, one in itertools.product(dict.fromkeys([micro, 1]), SHARDS):
-                total = memory_of(config, other, one, few).total
-                least = min(least, total)
-                if total <= card.memory * 1e9:
-                    how = one.activation_checkpointing
-                    return f"recompute={how}, dp_shard={s}, tp={t} and micro={few} would take {total / 1e9:.0f} GB"
-    return (
-        f"no way to spread it over {gpus} fits, the least is {least / 1e9:.0f} GB; give more of them, one with more "
-        "memory, or a shorter length"
-    )
+            for few, one in itertools.product(dict.fromkeys([micro, 1]), dict.fromkeys([*same, *small])):
+                if not gpus % (t * s) and not config.windows % (gpus // t * few):
+                    yield Layout(gpus, t, s, gpus // (t * s)), few, one
+
+
+def _settings(layout: Layout, micro: int, shard: ShardConfig) -> dict[str, Any]:
+    """By the names that they have for `cm3 train`."""
+    spread = {f"mesh.{name}": getattr(layout, name) for name in ("tp", "dp_shard", "dp_replicate")}
+    return {f"shard.{name}": value for name, value in vars(shard).items()} | spread | {"micro": micro}
 
 
 def _check(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
+import re
+import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import tiny_model
 import torch
 from safetensors.torch import save_file
 
+from cm3.cli.plan import Plan
 from cm3.cli.recipe import find
 from cm3.data.load import Loader
 from cm3.data.prepare import prepare
@@ -26,7 +30,8 @@ from cm3.train.plan import plan
 from cm3.train.runs import PretrainRun, StoreData
 from cm3.vocab import Tokens, Vocab
 
-FILE = Path(__file__).resolve().parents[2] / "recipes" / "pretrain.py"
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "recipes" / "pretrain.py"
 # Table 3: layers, width, peak rate, tokens; parameters by 12 L d^2 + (65,536 + 4,096) d (docs/paper.md).
 TABLE = {
     "350m": (24, 1024, 6e-4, 1.4e12, 373e6),
@@ -59,6 +64,41 @@ def test_a_recipe_is_the_papers(name: str) -> None:
     assert hours == pytest.approx(float(told.replace(",", "")), rel=0.02), "the price that it states"
 
 
+def commands(text: str) -> Iterator[tuple[str, int, list[str]]]:
+    """(recipe, GPUs, options that replace settings) of each `cm3 train` and `cm3 plan` that a text tells to give."""
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if found := re.search(r"(?:torchrun (.*) -m )?cm3 (train|plan) (recipes/\S+:\w+)(.*?)(?:    .*)?$", line):
+            started, verb, spec, rest = found.groups()
+            sizes = re.findall(r"--(?:nnodes|nproc-per-node) (\d+)", started or "")
+            words = [w for w in shlex.split(rest) if w not in ("...", "--resume")]
+            if verb == "plan":
+                at = words.index("--gpus")
+                sizes = [words[at + 1]]
+                del words[at : at + 2]
+            yield spec, math.prod(map(int, sizes)), words
+
+
+@pytest.mark.parametrize(
+    ("place", "least"),
+    [("recipes/pretrain.py", 5), ("recipes/instruct.py", 4), ("cm3/cli/plan.py", 4), ("docs/plan.md", 2)],
+)
+def test_a_command_that_is_told_fits_its_gpus(place: str, least: int) -> None:
+    """By the plan of the very run that it starts: H100s of 80 GB, where no other is named; one without torchrun."""
+    told = list(commands((ROOT / place).read_text().replace("\\\\\n", "\\\n")))
+    assert len(told) >= least
+    for spec, gpus, options in told:
+        planned = Plan.parse([f"{ROOT}/{spec}", "--gpus", str(gpus), *options], "cm3 plan")
+        found = planned.cluster.plan(planned.config)
+        assert found.layout.gpus == gpus and found.memory.total <= found.gpu.memory * 1e9
+
+
+def test_every_recipe_of_the_paper_tells_its_command() -> None:
+    names = [f"recipes/pretrain.py:cm3leon_{name}" for name in TABLE]
+    for spec in (*names, "recipes/instruct.py:cm3leon_760m", "recipes/instruct.py:cm3leon_7b"):
+        [(own, gpus, _)] = commands(find(f"{ROOT}/{spec}").__doc__ or "")
+        assert own == spec and gpus >= 8
+
+
 def test_the_page_has_the_figures_of_the_command() -> None:
     """docs/plan.md: its table of the three models on 8, 64 and 512 H100s."""
     rows = []
@@ -69,7 +109,7 @@ def test_the_page_has_the_figures_of_the_command() -> None:
             f"| {name.upper()} | {gpus} | {p.memory.total / 1e9:.0f} GB | {how} | {t.step_s:.2f} s | "
             f"{t.network_s:.2f} s | {t.days:.1f} | {t.gpu_hours:,.0f} | {t.mwh:.1f} |"
         )
-    page = (FILE.parents[1] / "docs" / "plan.md").read_text()
+    page = (ROOT / "docs" / "plan.md").read_text()
     assert "\n".join(rows) in page
 
 
