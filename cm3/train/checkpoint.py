@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import warnings
@@ -24,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cm3.errors import CheckpointError
+from cm3.errors import CheckpointError, ConfigError
 from cm3.parallel import Mesh
 from cm3.train.ranks import Ranks
 
@@ -32,6 +33,10 @@ FORMAT = 1
 LEAVE = 60
 """Seconds that a run which failed waits for its last checkpoint."""
 KIND = "cm3-checkpoint"
+OLD = "checkpoint.pt"
+"""What runs have that are trained by another loop, or were by an earlier version."""
+HIDDEN = re.compile(r"\.\d{8,}(\.old)?")
+"""A checkpoint on its way in, or out."""
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
 
 
@@ -143,29 +148,36 @@ class Checkpoints:
     def _write(self, step: int, copies: Any, text: str) -> None:
         import torch.distributed.checkpoint as dcp
 
+        class Writer(dcp.HuggingFaceStorageWriter):
+            """Tells what this process wrote: on NFS a folder is for a moment not the same to all who list it."""
+
+            def write_data(self, plan: Any, planner: Any) -> Any:
+                written = super().write_data(plan, planner)
+                mine.update(result.storage_data.relative_path for result in written.wait())
+                return written
+
         _quiet()
-        hidden, ranks = self._hidden(step), self.ranks
+        hidden, ranks, mine = self._hidden(step), self.ranks, set[str]()
         ranks.together(lambda: self._clean(hidden) if ranks.main else None)
         try:
             dcp.save(
                 copies,
-                storage_writer=dcp.HuggingFaceStorageWriter(str(hidden), save_distributed=True),
+                storage_writer=Writer(str(hidden), save_distributed=True),
                 process_group=ranks.group,
                 no_dist=ranks.group is None,
             )
         except dcp.CheckpointException as error:
             raise RuntimeError(_reason(error)) from error
-        names = sorted(p.name for p in hidden.iterdir())
-        mine = names[ranks.number :: ranks.count]
-        told = ranks.together(lambda: {name: _digest(hidden / name) for name in mine})
+        told = ranks.together(lambda: {name: _digest(hidden / name) for name in sorted(mine)})
         files = {name: digest for part in told for name, digest in part.items()}
         ranks.together(lambda: self._finish(step, text, files) if ranks.main else None)
 
     def _clean(self, hidden: Path) -> None:
         """Remove what a killed run left half written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(".*"):
-            shutil.rmtree(path)
+        for path in self.folder.iterdir():
+            if HIDDEN.fullmatch(path.name) and path.is_dir():
+                shutil.rmtree(path)
         hidden.mkdir()
 
     def _finish(self, step: int, text: str, files: dict[str, Any]) -> None:
@@ -227,6 +239,12 @@ def steps(folder: Path) -> list[int]:
 def last(out: Path) -> int | None:
     """Step of the last checkpoint of the run in `out`; None where there is none."""
     return max(steps(out / "checkpoints"), default=None)
+
+
+def check_new(out: Path, resume: bool) -> None:
+    """Refuse to write over a run that is in `out`, unless it is to be continued. Raises `ConfigError`."""
+    if not resume and ((out / OLD).exists() or last(out) is not None):
+        raise ConfigError(f"out={str(out)!r}: holds a run already; continue it with --resume, or give another --out")
 
 
 def _digest(path: Path) -> list[Any]:

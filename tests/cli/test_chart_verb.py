@@ -27,7 +27,7 @@ def coloured(picture: PIL.Image.Image, colour: str) -> list[tuple[int, int]]:
 
 
 def test_a_log_becomes_a_picture(cm3: Cm3, tmp_path: Path) -> None:
-    falling = log(tmp_path / "a", [{"step": s, "loss": 5.0 - s, "note": "x"} for s in range(1, 5)])  # type: ignore[dict-item]
+    falling = log(tmp_path / "a", [{"step": s, "loss": 5.0 - s, "note": "x", "learnt": True} for s in range(1, 5)])  # type: ignore[dict-item]
     rising = log(tmp_path / "b", [{"step": s, "loss": 1.0 + s, "lr": 1e-3} for s in range(1, 4)])
     assert read_log(falling) == {"loss": [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]}
     made = cm3("chart", falling, rising, "--names", "loss", "--out", "x/both.png", "--json")

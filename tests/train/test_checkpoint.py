@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cm3.errors import CheckpointError
 from cm3.parallel import Mesh
-from cm3.train.checkpoint import Checkpoints, Log, last, steps
+from cm3.train.checkpoint import Checkpoints, last, steps
+from cm3.train.track import Log, finite, numbers, read_lines
 
 
 def at(folder: Path, **changes: int) -> Checkpoints:
@@ -88,8 +89,26 @@ def test_what_a_kill_left_half_written_is_not_seen_and_is_removed(tmp_path: Path
     saved(tmp_path, 1)
     shutil.copytree(tmp_path / "00000001", tmp_path / ".00000009")
     assert at(tmp_path).latest() == 1 and last(tmp_path.parent) is None
+    shutil.copytree(tmp_path / "00000001", tmp_path / ".00000004.old")
+    # What others leave in a folder stays.
+    (tmp_path / ".DS_Store").write_text("x")
+    (tmp_path / ".snapshot").mkdir()
     saved(tmp_path, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001", "00000002"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".DS_Store", ".snapshot", "00000001", "00000002"]
+
+
+def test_a_manifest_has_what_was_written_and_not_what_a_listing_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing on NFS may lack files for a moment; one that is not there for him who wrote it fails the save."""
+    everything = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: (p for p in everything(path) if p.suffix != ".safetensors"))
+    saved(tmp_path, 1)
+    manifest = json.loads((tmp_path / "00000001" / "manifest.json").read_text())
+    assert sorted(manifest["files"]) == ["shard-00001-model-00001-of-00001.safetensors", "state.json"]
+    monkeypatch.setattr("cm3.train.checkpoint._digest", lambda path: path.with_name("gone").stat())
+    with pytest.raises(CheckpointError, match="00000002': can not be written .*No such file.*; the one of step 1 is"):
+        saved(tmp_path, 2)
 
 
 @pytest.mark.parametrize("name", ["state.json", "shard-00001-model-00001-of-00001.safetensors", "manifest.json"])
@@ -187,3 +206,15 @@ def test_the_log_drops_what_comes_after_the_checkpoint(tmp_path: Path) -> None:
     path.write_text(path.read_text().rstrip("\n"))
     Log(path, 30).write({"step": 40})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30, 40]
+
+
+def test_a_line_has_no_number_that_json_has_not(tmp_path: Path) -> None:
+    record = {"step": 1, "loss": float("nan"), "norm": float("inf"), "lr": 0.5, "learnt": True, "spike": "nan"}
+    assert finite(record) == {"step": 1, "lr": 0.5, "learnt": True, "spike": "nan"} and numbers(record) == {"lr": 0.5}
+    path = tmp_path / "log.jsonl"
+    assert read_lines(path) == []
+    Log(path, 0).write(record)
+    assert path.read_text() == '{"step": 1, "lr": 0.5, "learnt": true, "spike": "nan"}\n'
+    with path.open("a") as file:
+        file.write('{"step": true}\n{"step": "x"}\n[1]\n{"step": 2, "l')
+    assert read_lines(path) == [finite(record)]
