@@ -1,13 +1,14 @@
 """What a run is watched by: sums over the steps since the last line of the log, of all ranks, made into one line.
 
-loss_text loss_image loss_special   nats a target, by modality
+loss_text loss_image loss_special   nats a target, by modality; without batches whose loss was not finite
 loss_at_1 loss_at_4 loss_at_16 ...  the same by place: targets 1 to 3 of a document, 4 to 15, ... (last step's)
 grad_norm                           before clipping, the largest
 output_norm                         RMS of the hidden states before the last norm (last step's); where it grows and
                                     grows, the loss is about to diverge (Chameleon section 2.3)
-tokens_per_s gflop_per_s mfu        of all ranks; mfu, the share of the GPUs' peak, where the GPU is a known one
+tokens_per_s gflop_per_s mfu        of all ranks; mfu, the share of the GPUs' peak, where the GPU is a known one. Of
+                                    adapters too the work is counted as if all weights learnt, a third or so too much
 data_wait fill                      share of time spent waiting for data; share of the windows that is not padding
-memory_gb                           most that a process has held: of the GPU, or without one of main memory
+memory_gb                           most that the main process alone has held: of the GPU, or without one of main memory
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from cm3.data.load import Counts
 from cm3.data.pack import Batch
 from cm3.model.decoder import DecoderConfig
-from cm3.model.loss import GROUPS, Loss
+from cm3.model.loss import GROUPS
 from cm3.model.sizes import flops_per_token, parameters
 from cm3.parallel import Mesh
 from cm3.train.gpus import GPUS
@@ -77,6 +78,7 @@ class Window:
         """`before`: what the loader had counted by the last line."""
         self.before = self.counted = replace(before)
         self.groups = torch.zeros(2, len(GROUPS), dtype=torch.float64)
+        """Nats and targets, by group."""
         self.places = torch.zeros(2, PLACES, dtype=torch.float64)
         self.output = torch.zeros(2, dtype=torch.float64)
         self.tokens, self.documents, self.room, self.norm, self.waited, self.seconds = [0.0] * 6
@@ -88,12 +90,6 @@ class Window:
         self.documents += float(batch.documents.max(axis=1).sum())
         self.room += float(batch.documents.size)
 
-    def add_loss(self, loss: Loss) -> None:
-        """Count the nats of a batch or of some of its windows."""
-        found = torch.stack([loss.sums, loss.counts]).double()
-        # They stay on their device: to look at them would wait for it, each step.
-        self.groups = self.groups.to(found.device) + found
-
     def add_step(self, norm: float, waited: float, seconds: float) -> None:
         """Count a step."""
         self.norm, self.waited, self.seconds = max(self.norm, norm), self.waited + waited, self.seconds + seconds
@@ -102,7 +98,7 @@ class Window:
         """The line, of all ranks; every process must call it."""
         amiss = [float(getattr(self.counted, name) - getattr(self.before, name)) for name in AMISS]
         own = [self.tokens, self.documents, self.room, self.waited, self.seconds, *amiss]
-        flat = [self.groups.cpu().flatten(), self.places.flatten(), self.output, torch.tensor(own, dtype=torch.float64)]
+        flat = [self.groups.flatten(), self.places.flatten(), self.output, torch.tensor(own, dtype=torch.float64)]
         sums = mesh.sum(torch.cat(flat))
         groups, places, output, rest = sums.split([len(f) for f in flat])
         tokens, documents, room, waited, seconds, *amiss = rest.tolist()

@@ -35,7 +35,7 @@ from cm3.model.decoder import Decoder
 from cm3.model.loss import GROUPS, Loss, next_token_loss
 from cm3.parallel import Mesh, before_pass, create, full, start
 from cm3.train.ahead import Ahead, Ready
-from cm3.train.checkpoint import Checkpoints, last
+from cm3.train.checkpoint import OLD, Checkpoints, check_new, last
 from cm3.train.config import TrainConfig, check_resumed, plain
 from cm3.train.heap import keep_freed
 from cm3.train.lora import adapt, merge
@@ -44,7 +44,7 @@ from cm3.train.optim import Optimizer
 from cm3.train.ranks import Ranks, lost
 from cm3.train.signals import Signals
 from cm3.train.spike import IN_A_ROW, Spikes, named, packed
-from cm3.train.track import Lines
+from cm3.train.track import Lines, finite
 from cm3.train.validate import Validation
 from cm3.vocab import Vocab
 
@@ -142,15 +142,11 @@ class Trainer:
     def _resume(self, resume: bool) -> LoaderState | None:
         """Take up the last checkpoint where that is wanted and there is one. Returns where the loader goes on."""
         c, where = self.config, str(self.out)
+        self.ranks.together(lambda: check_new(self.out, resume))
         found = self.checkpoints.latest()
-        old = self.ranks.together((self.out / "checkpoint.pt").exists)[0]
         self.spikes = Spikes(c.spike_sigma, c.on_spike == "note")
-        if not resume and (old or found is not None):
-            raise ConfigError(f"out={where!r}: holds a run already; continue it with --resume, or give another --out")
-        if old:
-            raise CheckpointError(
-                f"checkpoint in {where!r}: checkpoint.pt is not of this version's trainer; give another out"
-            )
+        if self.ranks.together((self.out / OLD).exists)[0]:
+            raise CheckpointError(f"checkpoint in {where!r}: {OLD} is not of this version's trainer; give another out")
         if found is None:
             return None
         _, saved = self.checkpoints.read(found)
@@ -209,6 +205,7 @@ class Trainer:
         # Of all ranks and passes: each adds its share of one mean over the whole batch.
         weight = self.mesh.sum(tensors[-1].sum()).clamp_min(1e-9)
         total = torch.zeros((), device=self.mesh.device)
+        groups = torch.zeros(2, len(GROUPS), dtype=torch.float64, device=self.mesh.device)
         parts = [tuple(t[i : i + share] for t in tensors) for i in range(0, len(batch.ids), share)]
         # All of them before the first pass: a GPU is waited for to make one.
         attends = [Blocked(part[3]) for part in parts]
@@ -218,11 +215,14 @@ class Trainer:
             mine = loss.total * (part[-1].sum() / weight)
             mine.backward()
             total = total + mine.detach()
-            self._since.add_loss(loss)
+            # They stay on their device: to look at them would wait for it.
+            groups += torch.stack([loss.sums, loss.counts])
         self._since.add(batch, counts)
         if place < self.config.steps:
             self._batches.read()
         value = float(self.mesh.sum(total))
+        if math.isfinite(value):
+            self._since.groups += groups.cpu()
         norm, rate = self._update(value, state)
         self.step, self.state = place, state
         self._since.add_step(norm, self._batches.waited - waited, time.perf_counter() - began)
@@ -242,9 +242,11 @@ class Trainer:
     def _update(self, loss: float, state: LoaderState) -> tuple[float, float]:
         """Learn from a batch, unless it is a spike that is not to be learnt from. Returns (gradient norm, rate)."""
         c, norm = self.config, self.optimizer.clip()
-        finite = math.isfinite(loss) and math.isfinite(norm)
+        sound = math.isfinite(loss) and math.isfinite(norm)
         trouble = self.spikes.judge(loss, norm)
-        if not trouble or (c.on_spike == "note" and finite):
+        ends = c.on_spike == "stop" or (c.on_spike == "note" and not sound) or self.spikes.row >= IN_A_ROW
+        learnt = not trouble or (c.on_spike == "note" and not ends)
+        if learnt:
             rate = self.optimizer.step(self.step, c.steps)
         else:
             self.optimizer.clear()
@@ -254,13 +256,13 @@ class Trainer:
             parts = self.ranks.gather(packed(self.state, state))[:: self.mesh.tp]
             places = sorted(place for part in parts for place in part)
             note = {"step": self.step + 1, "spike": trouble, "spikes": self.spikes.count}
-            self._notes.append(note | {"skipped": c.on_spike == "skip", "positions": places})
-            if c.on_spike == "stop" or (c.on_spike == "note" and not finite) or self.spikes.row >= IN_A_ROW:
+            self._notes.append(note | {"learnt": learnt, "positions": places})
+            if ends:
                 raise DivergedError(
-                    f"step {self.step}: {trouble} ({len(places)} documents, at positions {named(places)}); lower "
+                    f"step {self.step + 1}: {trouble} ({len(places)} documents, at positions {named(places)}); lower "
                     "optim.lr, turn on model.qk_norm and z_loss, or set on_spike to skip; the last checkpoint is good"
                 )
-        return norm if finite else 0.0, rate
+        return norm if sound else 0.0, rate
 
     def save(self) -> None:
         """Begin to write a checkpoint; see `checkpoints`."""
@@ -325,7 +327,7 @@ class Trainer:
                 self.checkpoints.wait()
                 return record
         except RuntimeError as error:
-            if not lost(error):
+            if self.ranks.count == 1 or not lost(error):
                 raise
             found, waited = last(self.out) or 0, self.config.mesh.timeout_s
             raise Cm3Error(
@@ -364,16 +366,16 @@ class Trainer:
             self._tell()
             if due(c.log_every):
                 self._since.output = self._output.take()
-                record = metrics | self._since.summary(c.model, self.mesh)
+                record = finite(metrics | self._since.summary(c.model, self.mesh))
                 self._since = Window(self._since.counted)
                 self._lines.write(record)
                 bar.set_postfix_str(_short(record))
             if due(c.save_every) or self.stopping:
                 self.save()
             if self.stopping and not done:
-                return record | {"step": self.step, "stopped": self._signals.name or "by another process"}
+                return record | {"step": self.step, "stopped": self._signals.name or "another process"}
             if due(c.validate_every):
-                found = self.validate()
+                found = finite(self.validate())
                 record |= found
                 self._lines.write({"step": self.step, **found})
             if due(c.sample_every):

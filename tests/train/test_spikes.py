@@ -20,11 +20,11 @@ from cm3.vocab import Tokens
 
 def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_checkpoint(tmp_path: Path) -> None:
     c = config(tmp_path, sample_every=1)
-    told = r"step 6: the loss is nan \(\d+ documents, at positions \d+, .*\); lower optim.lr.*or set on_spike to skip"
+    told = r"step 7: the loss is nan \(\d+ documents, at positions \d+, .*\); lower optim.lr.*or set on_spike to skip"
     with pytest.raises(FloatingPointError, match=told):
         Trainer(c, VOCAB, Pairs()).run(progress=False, callbacks=[poison(6)])
     [note] = [r for r in records(tmp_path) if "spike" in r]
-    assert note["step"] == 7 and not note["skipped"] and note["positions"]
+    assert note["step"] == 7 and not note["learnt"] and note["positions"]
     assert state(tmp_path)["step"] == 4 and all(torch.isfinite(p).all() for p in weights(tmp_path).values())
     assert Trainer(c, VOCAB, Pairs(), resume=True).run(progress=False)["step"] == 12
 
@@ -39,16 +39,23 @@ def test_a_batch_whose_loss_is_not_finite_is_skipped_if_wanted(tmp_path: Path) -
 
     assert trainer.run(progress=False, callbacks=[poison(6), watch])["step"] == 12
     [note] = [r for r in records(tmp_path) if "spike" in r]
-    assert note["step"] == 7 and note["skipped"] and note["spike"] == "the loss is nan" and note["spikes"] == 1
+    assert note["step"] == 7 and not note["learnt"] and note["spike"] == "the loss is nan" and note["spikes"] == 1
     # Documents are those that the log names: one lane after the other, none twice.
     taken = [p for n in range(1, 13) for p in packed(states[n - 1], states[n])]
     assert sorted(packed(states[6], states[7])) == note["positions"] and len(taken) == len(set(taken))
     assert state(tmp_path)["spikes"]["count"] == 1
+    # Its loss is in no line, neither its own nor those of the window.
+    line = next(r for r in records(tmp_path) if r["step"] == 7 and "lr" in r)
+    assert not [name for name in line if name.startswith("loss")] and "NaN" not in (tmp_path / "log.jsonl").read_text()
+    wide = config(tmp_path / "wide", sample_every=1, on_spike="skip", log_every=4)
+    last = Trainer(wide, VOCAB, Pairs()).run(progress=False, callbacks=[poison(6)])
+    lines = [r for r in records(tmp_path / "wide") if "lr" in r]
+    assert [r["step"] for r in lines] == [4, 8, 12] and all(0 < r["loss_text"] < 9 for r in [*lines, last])
     # Ten in a row are not the data's fault.
     dead = Trainer(replace(c, steps=40), VOCAB, Pairs(), resume=True)
     with torch.no_grad():
         dead.model.embed.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="step 21: the loss is nan"):
+    with pytest.raises(FloatingPointError, match="step 22: the loss is nan"):
         dead.run(progress=False)
 
 
@@ -57,7 +64,7 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
     trainer.model.norm.register_forward_hook(
         lambda m, i, out: out + 0 * (out - out.detach() + 1e-46).pow(0.5) if trainer.step == 3 else out
     )
-    with pytest.raises(FloatingPointError, match=r"step 3: the gradient norm is nan \(\d+ documents"):
+    with pytest.raises(FloatingPointError, match=r"step 4: the gradient norm is nan \(\d+ documents"):
         trainer.run(progress=False)
 
 
@@ -93,4 +100,12 @@ def test_a_spike_is_told_and_learnt_from_or_not(tmp_path: Path, how: Any) -> Non
     assert notes and "over" in notes[0]["spike"] and {p for n in notes for p in n["positions"]} & {41, 42, 43, 44}
     for note in notes:
         same = torch.equal(seen[note["step"]], seen[note["step"] - 1])
-        assert note["skipped"] == same == (how == "skip")
+        assert note["learnt"] == (not same) == (how == "note")
+
+
+def test_alone_no_other_process_is_gone(tmp_path: Path) -> None:
+    def fail(trainer: Trainer) -> None:
+        raise RuntimeError("the picture server: connection timeout")
+
+    with pytest.raises(RuntimeError, match="^the picture server: connection timeout$"):
+        Trainer(config(tmp_path, sample_every=1), VOCAB, Pairs()).run(progress=False, callbacks=[fail])
