@@ -130,8 +130,9 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(config, dict) and {"format", "files"} <= config.keys()
 
 
-def load(folder: str | Path) -> Bundle:
-    """Read a bundle folder; weights in float32.
+def load(folder: str | Path, weights: bool = True) -> Bundle:
+    """Read a bundle folder; weights in float32. Without `weights` the decoder is on the meta device, and neither its
+    file nor those of the folders are read.
 
     Raises `CheckpointError` naming the file that is missing, altered, or does not fit.
     """
@@ -139,6 +140,8 @@ def load(folder: str | Path) -> Bundle:
     config = _read_config(folder)
     for name in _names(folder, config["files"]):
         path = folder / name
+        if not weights and name not in FILES[1:]:
+            continue
         if not path.is_file():
             raise CheckpointError(f"bundle {str(folder)!r}: {name} is missing; restore it or install the bundle again")
         if _digest(path) != config["files"].get(name):
@@ -160,7 +163,7 @@ def load(folder: str | Path) -> Bundle:
         )
     return Bundle(
         vocab=vocab,
-        decoder=_load_weights(Decoder, decoder_config, folder / FILES[0]),
+        decoder=_load_weights(Decoder, decoder_config, folder / FILES[0]) if weights else _bare(decoder_config),
         vqgan=_load_weights(VQGAN, vqgan_config, folder / FILES[1]),
         image_size=size,
         text_tokenizer=folder / FILES[2],
@@ -265,6 +268,11 @@ def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
             raise ConfigError(f"{name}: has values outside the range of {dtype}; save in bfloat16 or float32")
         tensors[name] = stored.contiguous().clone()
     save_file(tensors, path)
+
+
+def _bare(config: DecoderConfig) -> Decoder:
+    with torch.device("meta"):
+        return Decoder(config)
 
 
 M = TypeVar("M", Decoder, VQGAN)

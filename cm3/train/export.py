@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,22 @@ def bundle_of(
     return made
 
 
+def about_of(
+    out: Path, step: int, documents: int, tasks: Sequence[str], mixture: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a bundle of the run in `out` says of how it was made."""
+    made = {"steps": step, "documents": documents, "recipe": out.name, "tasks": list(tasks)}
+    return made | ({"mixture": mixture} if mixture else {})
+
+
 def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype: torch.dtype = torch.float16) -> int:
     """Write a bundle of a pretraining run's checkpoint, the last one by default. Returns its step.
 
-    Raises `CheckpointError` for a folder that is no such run, and for a checkpoint that is missing or damaged.
+    Raises `ConfigError`, before any work, for an `out` that may not be written to; `CheckpointError` for a folder that
+    is no such run, and for a checkpoint that is missing or damaged.
     """
     folder = Path(run)
+    bundles.check_place(out)
     try:
         page = json.loads((folder / "config.json").read_text())
         init, tokenizer, size, sampling = (page[k] for k in ("init", "image_tokenizer", "image_size", "sampling"))
@@ -66,8 +77,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     begun = bundles.load(bundles.find(init)) if init else None
     decoder = _decoder(checkpoints, found, saved["config"], init, begun)
     vqgan = tokenizer_of(begun, tokenizer, page.get("redrawn", ""))
-    about = {"steps": found, "documents": LoaderState.of(saved["loader"]).documents, "recipe": folder.name}
-    about["tasks"] = tasks
+    about = about_of(folder, found, LoaderState.of(saved["loader"]).documents, tasks, saved.get("mixture"))
     made = bundle_of(folder, decoder, Vocab(**saved["vocab"]), vqgan, begun, size, sampling, about)
     bundles.save(made, out, dtype)
     return found

@@ -29,7 +29,6 @@ from cm3.data.scenes import SceneSource, scene_document
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_data import STORE, task_source
-from cm3.data.task_source import TaskSource
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError
 from cm3.generate import CM3Leon
@@ -45,8 +44,8 @@ from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
-from cm3.train.checkpoint import last
-from cm3.train.export import bundle_of, decoder_digest, tokenizer_of
+from cm3.train.checkpoint import check_new, last
+from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of
 from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
@@ -63,7 +62,7 @@ class ImageTokenizerRun(ImageTokenizerConfig):
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
         """Train, then measure on pictures not trained on (scenes) or on the very ones (COCO, learnt by heart)."""
-        _start(Path(self.out), resume)
+        check_new(Path(self.out), resume)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("an image tokenizer trains in one process; start it without torchrun")
         images = self._images()
@@ -120,14 +119,13 @@ class PretrainRun(TrainConfig):
 
     def _train(self, mesh: Mesh, progress: bool, resume: bool) -> dict[str, Any]:
         out, ranks = Path(self.out), Ranks(mesh)
-        ranks.together(lambda: _start(out, resume))
-        init = bundles.load(bundles.find(self.init)) if self.init else None
+        ranks.together(lambda: check_new(out, resume))
+        init = bundles.load(bundles.find(self.init), weights=mesh.main) if self.init else None
         vqgan = tokenizer_of(init, self.image_tokenizer, self.redrawn)
 
         def prepare() -> tuple[Source, Codec]:
             if init is not None and mesh.main:
-                out.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(init.text_tokenizer, out / "tokenizer.json")
+                self._take_text_tokenizer(init.text_tokenizer)
             return self._source(vqgan, out / "tokenizer.json")
 
         source, codec = ranks.main_first(prepare)
@@ -152,12 +150,12 @@ class PretrainRun(TrainConfig):
             about=dataclasses.asdict(resolved) | beside,
             weights=init.decoder.state_dict() if init is not None else None,
         )
+        if init is not None:
+            init.decoder.to("meta")  # the trainer has its own
         ranks.main_first(lambda: self._retrieval() if mesh.main else None)
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
-            about = {"steps": trainer.step, "documents": documents, "recipe": out.name, "tasks": list(resolved.tasks)}
-            if isinstance(source, TaskSource):
-                about["mixture"] = source.report(documents)
+            about = about_of(out, trainer.step, documents, resolved.tasks, trainer.mixture(documents))
             made = bundle_of(out, decoder, codec.vocab, vqgan, init, self.image_size, self.sampling, about)
             bundles.save(made, out / "bundle")
             return made
@@ -184,9 +182,23 @@ class PretrainRun(TrainConfig):
         if "stopped" in record:
             return {"out": self.out} | record
         on_main(export)
-        if isinstance(source, TaskSource):
-            record |= {"mixture": source.report(trainer.documents())}
-        return {"out": self.out, "bundle": str(out / "bundle")} | record
+        mixture = trainer.mixture(trainer.documents())
+        return {"out": self.out, "bundle": str(out / "bundle")} | record | ({"mixture": mixture} if mixture else {})
+
+    def _take_text_tokenizer(self, path: Path) -> None:
+        """Put the text tokenizer of `init` beside the run, unless the run has checkpoints: then it must be theirs.
+
+        Raises `CheckpointError` where it is another.
+        """
+        out, ours = Path(self.out), Path(self.out) / "tokenizer.json"
+        if last(out) is None or not ours.exists():
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, ours)
+        elif text_fingerprint(path) != text_fingerprint(ours):
+            raise CheckpointError(
+                f"init={self.init!r}: has another text tokenizer than the run in {str(out)!r}; give the init that it "
+                "began with, or another out"
+            )
 
     def _tuned_for(self) -> tuple[str, ...]:
         """The tasks that a bundle of this run says it knows."""
@@ -205,10 +217,8 @@ class PretrainRun(TrainConfig):
             return SceneTaskSource(codec, data.seed, data.mix, data.law, plain=plain, split="val")
         if isinstance(data, StoreData) and data.validation:
             return StoreSource([Store.open(data.validation)], seed=data.seed)
-        raise ConfigError(
-            f"validate_every={self.validate_every}: there are no documents held out; give 0, or --data.validation with "
-            "a store of others"
-        )
+        more = ", or --data.validation with a store of others" if isinstance(data, StoreData) else ""
+        raise ConfigError(f"validate_every={self.validate_every}: there are no documents held out; give 0{more}")
 
     def _source(self, vqgan: VQGAN, tokenizer: Path) -> tuple[Source, Codec]:
         image = ImageTokenizer(vqgan, self.image_size)
@@ -323,9 +333,3 @@ def _coco_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image
         return [ordered[i] for i in rng.choice(len(ordered), run.batch, replace=run.batch > len(ordered))]
 
     return images
-
-
-def _start(out: Path, resume: bool) -> None:
-    """Refuse to write over a run that is there, unless it is to be continued."""
-    if not resume and ((out / "checkpoint.pt").exists() or last(out) is not None):
-        raise ConfigError(f"out={str(out)!r}: holds a run already; continue it with --resume, or give another --out")

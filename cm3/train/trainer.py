@@ -29,6 +29,7 @@ from tqdm import tqdm
 from cm3.data.lanes import LoaderState, merge_states
 from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
+from cm3.data.task_source import TaskSource
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
 from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder
@@ -88,7 +89,7 @@ class Trainer:
             raise ConfigError(f"lora.rank={lora.rank}: adapters need a model to stand beside; give init, or rank 0")
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.config, self.vocab, self.out = config, vocab, Path(config.out)
+        self.config, self.vocab, self.source, self.out = config, vocab, source, Path(config.out)
         self.about = plain(about or asdict(config))
         self.mesh = mesh or start(config.mesh, config.device)
         if self.mesh.device.type == "cpu":
@@ -268,8 +269,10 @@ class Trainer:
         """Begin to write a checkpoint; see `checkpoints`."""
         self._gather_up()
         parts = self.ranks.gather(self.state.plain())[:: self.mesh.tp]
+        merged = merge_states([LoaderState.of(part) for part in parts])
         state = {
-            "loader": merge_states([LoaderState.of(part) for part in parts]).plain(),
+            "loader": merged.plain(),
+            "mixture": self.mixture(merged.documents),
             "config": self.about,
             "vocab": asdict(self.vocab),
             "spikes": self.spikes.state,
@@ -302,6 +305,10 @@ class Trainer:
     def documents(self) -> int:
         """Documents that were trained on, of all ranks; every process must call it."""
         return sum(self.ranks.gather(self.state.documents)[:: self.mesh.tp])
+
+    def mixture(self, documents: int) -> dict[str, Any]:
+        """What a mixture of tasks gave in so many documents; empty where the source is none."""
+        return self.source.report(documents) if isinstance(self.source, TaskSource) else {}
 
     def validate(self) -> dict[str, float]:
         """Losses on the documents held out, `val_loss` and by modality."""

@@ -51,6 +51,16 @@ def test_it_comes_back(saved: Path) -> None:
     assert sorted(p.name for p in saved.iterdir()) == sorted(["config.json", *bundle.FILES])
 
 
+def test_without_weights_the_decoder_is_its_shapes(saved: Path, copy: Path) -> None:
+    (copy / "decoder.safetensors").unlink()
+    bare, whole = bundle.load(copy, weights=False), bundle.load(saved)
+    assert bare.decoder.config == whole.decoder.config and bare.vocab == whole.vocab and same(bare.vqgan, whole.vqgan)
+    assert all(p.is_meta for p in bare.decoder.parameters())
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="tokenizer.json is missing; restore it"):
+        bundle.load(copy, weights=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_are_stored_small_and_computed_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     made = tiny_model.bundle()

@@ -95,6 +95,8 @@ def test_a_bundle_becomes_a_tuned_bundle(base: Path, data: TaskData, tmp_path: P
     assert any(not torch.equal(v, before.decoder.state_dict()[k]) for k, v in model.decoder.state_dict().items())
     assert model.bundle.text_tokenizer.read_bytes() == before.text_tokenizer.read_bytes()
     # The same of a checkpoint of it.
+    export_run(tmp_path / "out", tmp_path / "last")
+    assert bundles.load(tmp_path / "last").about == model.bundle.about
     assert export_run(tmp_path / "out", tmp_path / "early", step=2) == 2
     assert bundles.load(tmp_path / "early").about["tasks"] == ["vqa2", "write"]
 

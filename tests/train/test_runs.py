@@ -23,10 +23,11 @@ from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
+from cm3.tokens.text import TextTokenizer
 from cm3.train import checkpoint
 from cm3.train.export import export_run, load_image_tokenizer
 from cm3.train.optim import OptimConfig
-from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData
+from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData, StoreData
 
 SIZE = tiny_model.SIZE
 
@@ -230,6 +231,21 @@ def test_a_run_starts_from_a_bundle(tokenizer: Path, tmp_path: Path) -> None:
         other.run(progress=False)
 
 
+def test_a_run_keeps_its_text_tokenizer_whatever_it_is_resumed_with(tokenizer: Path, out: Path, tmp_path: Path) -> None:
+    first = str(pretrain_run(out, tokenizer, steps=1).run(progress=False)["bundle"])
+    other = tmp_path / "other"
+    other.mkdir()
+    TextTokenizer.train(["some words of another kind"] * 9, 300).save(other / "tokenizer.json")
+    second = str(pretrain_run(other, tokenizer, steps=1).run(progress=False)["bundle"])
+    run = pretrain_run(tmp_path / "run", tokenizer, init=first, steps=1)
+    run.run(progress=False)
+    before = (tmp_path / "run" / "tokenizer.json").read_bytes()
+    with pytest.raises(CheckpointError, match="other.*: has another text tokenizer than the run in .*; give the init"):
+        replace(run, init=second, steps=2).run(progress=False, resume=True)
+    assert (tmp_path / "run" / "tokenizer.json").read_bytes() == before
+    assert replace(run, steps=2).run(progress=False, resume=True)["step"] == 2
+
+
 def test_the_image_tokenizer_of_a_bundle_is_redrawn(tokenizer: Path, tmp_path: Path) -> None:
     """The model goes on with another tokenizer of the same codes, in its bundle and in what is exported."""
     first = str(pretrain_run(tmp_path / "first", tokenizer, steps=1).run(progress=False)["bundle"])
@@ -283,8 +299,11 @@ def test_scenes_are_held_out(tokenizer: Path, out: Path) -> None:
 
 
 def test_pictures_have_nothing_held_out(tmp_path: Path, tokenizer: Path, coco: CocoData) -> None:
-    with pytest.raises(ConfigError, match="validate_every=1: there are no documents held out; give 0, or --data.valid"):
+    with pytest.raises(ConfigError, match="validate_every=1: there are no documents held out; give 0$"):
         pretrain_run(tmp_path / "run", tokenizer, data=coco, validate_every=1).run(progress=False)
+    stores = pretrain_run(tmp_path / "run", tokenizer, data=StoreData(("x",)), validate_every=1)
+    with pytest.raises(ConfigError, match="give 0, or --data.validation with a store of others"):
+        stores._validation(None)  # type: ignore[arg-type]
 
 
 def test_a_run_that_is_asked_to_stop_says_so_and_makes_no_bundle(tokenizer: Path, out: Path) -> None:
