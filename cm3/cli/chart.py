@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from cm3.cli.files import check_folder, png, write
 from cm3.cli.options import Verb
 from cm3.errors import RequestError
 
@@ -34,8 +35,10 @@ class Chart(Verb):
 
         if not self.runs:
             raise RequestError("no run; give folders that `cm3 train` wrote to")
-        picture = chart({run: read_log(run) for run in self.runs}, self.names)
-        Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(self.out, "PNG")
+        out = Path(self.out)
+        if out.is_dir():
+            raise RequestError(f"--out {self.out}: is a folder; give a file, such as {out / 'chart.png'}")
+        check_folder(out.parent)
+        write(out, png(chart({run: read_log(run) for run in self.runs}, self.names)))
         print(self.out)
         return {"out": self.out}

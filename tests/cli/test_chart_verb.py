@@ -50,5 +50,12 @@ def test_what_is_wrong_with_a_chart_is_one_line(cm3: Cm3, tmp_path: Path) -> Non
     told = cm3("chart", run, "--names", "los").refusal
     assert "no log has 'los'. Did you mean 'loss'?" in told
     assert "no run; give folders" in cm3("chart").refusal
+    # The place is looked at before the logs are.
+    assert "--out a: is a folder; give a file, such as a/chart.png" in cm3(
+        "chart", tmp_path / "none", "--out", "a"
+    ).refusal  # fmt: skip
+    assert "a/log.jsonl is a file; give a folder" in cm3(
+        "chart", tmp_path / "none", "--out", "a/log.jsonl/chart.png"
+    ).refusal  # fmt: skip
     with pytest.raises(ConfigError, match="their logs have no numbers yet"):
         chart({"a": {}})
