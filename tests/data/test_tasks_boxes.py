@@ -85,6 +85,15 @@ def test_clipped_where_it_is_partly_outside_and_dropped_where_it_is_wholly() -> 
     assert place_of((0, 0, 512, 256), picture, "stretch") == (0, 0, 255, 255)
 
 
+@pytest.mark.parametrize("where", ["at", "at location", "at the location"])
+def test_places_in_the_words_of_either_figure(where: str) -> None:
+    """Figure 5 has "at the location", figure 15 "at location", Table 5 "at"."""
+    one, other = ("a refrigerator", (50, 50, 100, 100)), ("a look at the sea", (0, 1, 2, 3))
+    assert read_objects(f"a refrigerator {where} (50, 50) -> (100, 100)") == [one]
+    said = f"a refrigerator {where} (50, 50) -> (100, 100) and with a look at the sea {where} (0, 1) -> (2, 3)"
+    assert read_objects(said) == [one, other]
+
+
 @pytest.mark.parametrize("bbox", [None, (1, 2, 3), (1, 2, 3, -1), (1, 2, float("nan"), 3), ("1", 2, 3, 4)])
 def test_a_box_that_is_none(bbox: tuple[float, ...] | None) -> None:
     with pytest.raises(DataError, match="bbox .*: must be x, y, width, height, and no size below 0"):

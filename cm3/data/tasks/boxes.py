@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import PIL.Image
 
@@ -25,7 +26,7 @@ Objects = Sequence[tuple[str, Place]]
 """Names of things, and where they are."""
 
 _PLACE = r"\((-?\d+), (-?\d+)\) -> \((-?\d+), (-?\d+)\)"
-_OBJECT = re.compile(rf"(.+?) at (?:location )?{_PLACE}(?:, | and with |$)")
+_OBJECT = re.compile(rf"(.+?) at (?:(?:the )?location )?{_PLACE}(?:, | and with |$)")
 
 
 def check_place(place: Sequence[int], name: str = "box") -> Place:
@@ -56,7 +57,7 @@ def locations(objects: Objects) -> str:
 
 
 def read_objects(text: str) -> list[tuple[str, Place]]:
-    """The inverse of `segmentations` and of `locations`.
+    """The inverse of `segmentations` and of `locations`; figure 5's "at the location" is read like figure 15's.
 
     Raises `RequestError` for a text of another form, and for a location that is none.
     """
@@ -72,7 +73,7 @@ def read_objects(text: str) -> list[tuple[str, Place]]:
     return found
 
 
-def place_of(bbox: Sequence[float], picture: PIL.Image.Image, fit: Fit = "crop") -> Place | None:
+def place_of(bbox: Any, picture: PIL.Image.Image, fit: Fit = "crop") -> Place | None:
     """The location of an annotated box, COCO's x, y, width, height in the stored pixels of `picture`.
 
     What the box has outside the picture, and what the crop cuts away, is cut off; None where nothing is left. Raises
