@@ -123,7 +123,8 @@ def mask_of(instance: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
         counts = outline.get("counts")
         if outline.get("size") != [height, width]:
             raise DataError(f"{where}: is of size {outline.get('size')}, its picture of {[height, width]}")
-        if isinstance(counts, list) and sum(counts) != height * width or not isinstance(counts, list | str):
+        runs = counts if isinstance(counts, list) and all(isinstance(run, int) for run in counts) else [-1]
+        if not isinstance(counts, str) and (min(runs, default=0) < 0 or sum(runs) != height * width):
             raise DataError(f"{where}: 'counts' does not add up to the {height * width} pixels of its picture")
     elif not isinstance(outline, list) or not all(
         isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in outline
@@ -177,12 +178,18 @@ def read_control(path: Path, picture: PIL.Image.Image) -> Image:
         found = open_file(path)
     except DataError as error:
         raise DataError(f"control image: {error}; docs/tasks.md says how to make it") from error
-    if upright(found.pixels).size != upright(picture).size:
-        has, want = ("{} x {}".format(*upright(image).size) for image in (found.pixels, picture))
+    has, want = ("{} x {}".format(*seen_size(image)) for image in (found.pixels, picture))
+    if has != want:
         raise DataError(
             f"control image {path.name}: is {has} pixels, its picture {want}; make it at the picture's size"
         )
     return found
+
+
+def seen_size(picture: PIL.Image.Image) -> tuple[int, int]:
+    """Width and height of a picture as it is seen, upright; its pixels need not be sound."""
+    width, height = picture.size
+    return (height, width) if orientation(picture) >= 5 else (width, height)
 
 
 def _joints(person: Mapping[str, Any]) -> list[tuple[float, float] | None]:

@@ -110,6 +110,8 @@ def test_small_things_lie_on_large_ones_and_crowds_below() -> None:
         ({"id": 5, "segmentation": {"size": [5, 5], "counts": [25]}}, r"is of size \[5, 5\], its picture of \[6, 5\]"),
         ({"id": 5, "segmentation": {"size": [6, 5], "counts": [25]}}, "'counts' does not add up to the 30 pixels"),
         ({"id": 5, "segmentation": {"size": [6, 5]}}, "'counts' does not add up"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": ["30"]}}, "'counts' does not add up"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": [40, -10]}}, "'counts' does not add up"),
         ({"id": 5, "segmentation": {"size": [6, 5], "counts": "\x7f~~~"}}, "is not of COCO's layout"),
         ({"id": 5, "segmentation": [["a"] * 6]}, "is not of COCO's layout"),
     ],

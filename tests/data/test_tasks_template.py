@@ -162,7 +162,18 @@ def test_requests_in_a_users_own_terms() -> None:
         ("boxes", 0, {"caption": "a", "segmentations": "dog at (0, 0) -> (256, 9)"}, "lies outside the picture"),
         ("boxes", 0, {"caption": "a", "objects": "dog (9, 0)"}, "must read 'NAME at"),
         ("boxes", 0, {"caption": "a", "objects": [("dog", (0.5, 0, 8, 9))]}, "must be four whole numbers"),
+        ("boxes", 0, {"caption": "a", "objects": [5]}, "'objects' must be pairs of a name and a box x1, y1, x2, y2"),
+        ("boxes", 0, {"caption": "a", "objects": 5}, "'objects' must be pairs of a name and a box x1, y1, x2, y2"),
+        ("boxes", 0, {"caption": "a", "locations": ["ab"]}, "'locations' must be pairs of a name and a box x1, y1, x2"),
+        ("boxes", 0, {"caption": "a", "objects": [("dog", 5)]}, "x1, y1, x2, y2, got ('dog', 5) among them"),
+        ("boxes", 0, {"caption": "a", "objects": [(7, (0, 0, 8, 9))]}, "got (7, (0, 0, 8, 9)) among them"),
+        ("boxes", 0, {"caption": "a", "objects": [(" ", (0, 0, 8, 9))]}, "got (' ', (0, 0, 8, 9)) among them"),
         ("scienceqa", 0, {"question": "What?", "choices": ["one"]}, "'choices' must be at least two texts"),
+        ("scienceqa", 0, {"question": "What?", "choices": 5}, "'choices' must be at least two texts, got 5"),
+        ("scienceqa", 0, {"question": "What?", "choices": ["one", 5]}, "'choices' must be at least two texts, got"),
+        ("visdial", 0, {"question": "What?", "caption": 5}, "'caption' must be a text that is not empty, got 5"),
+        ("visdial", 0, {"question": "What?", "caption": "a", "turns": 5}, "'turns' must be pairs of a question and"),
+        ("visdial", 0, {"question": "What?", "caption": "a", "turns": [{}]}, "'turns' must be pairs of a question and"),
     ],
 )  # fmt: skip
 def test_requests_that_are_refused(name: str, template: int | str, request_: dict[str, object], message: str) -> None:

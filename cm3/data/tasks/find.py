@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cm3.data.control import READ, control_file
-from cm3.data.read.base import Reader
+from cm3.data.read.base import Reader, first_of
 from cm3.data.read.coco import Coco
-from cm3.data.read.folder import Folder
+from cm3.data.read.flickr30k import Flickr30k
+from cm3.data.read.folder import PICTURES, Folder
+from cm3.data.read.jsonl import JsonLines
+from cm3.data.read.localized_narratives import LocalizedNarratives
 from cm3.data.tasks import pictures as picture_tasks
 from cm3.data.tasks import texts as text_tasks
-from cm3.data.tasks.task import ANY, PAPER, Example, Task, View
+from cm3.data.tasks.task import PAPER, Example, Task, View, control_files
 from cm3.document import Document, Unreadable
 from cm3.errors import ConfigError, DataError, did_you_mean
+from cm3.picture import rgb
 
 TASKS = {task.name: task for task in (*picture_tasks.TASKS, *text_tasks.TASKS)}
 """Name -> task: the eighteen of Table 5, and `segment` and `visdial`."""
@@ -30,24 +34,60 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
+def check(task: Task, reader: Reader) -> None:
+    """Raise `ConfigError` for a kind of reader that the task is not made of, and `DataError` where the annotations that
+    it needs are missing or damaged: COCO's are read here, once for all of its documents."""
+    task.check_reader(reader.kind)
+    for need in task.needs:
+        if (look := _annotations(reader, need)) is not None:
+            look(0)
+
+
 def annotated(document: Document, reader: Reader, task: Task, controls: Path | None = None) -> Document:
     """A reader's document with what `task` needs in its meta.
 
-    COCO's boxes, outlines and joints are `instances` and `keypoints`. Control images are `control_files`, by kind:
-    those beside the picture of COCO or of a folder, or those in the folder `controls` (for other readers under the
-    document's id, "/" as "_"). What a document has already is kept. Raises `DataError` for a control that is not
-    there, and where the reader cannot read its annotations.
+    COCO's boxes, outlines and joints are `instances` and `keypoints`. Control images are `control_files`, by kind.
+    Where a document does not name them itself, they are beside its picture (COCO, Flickr30k, Localized Narratives,
+    folders), or in the folder `controls`; there they are called as the picture's file is, for folders and other
+    readers as meta `image_id`, else as the document's id without the ending of a picture, "/" as "_". Paths that a
+    JSON line names are relative to its file. What a document has already is kept. Raises `DataError` for a control
+    that is not there, and where the reader cannot read its annotations.
     """
     found: dict[str, Any] = {}
     for need in task.needs:
         if need in READ:
-            files = document.meta.get("control_files", {})
-            path = files[need] if need in files else _control(document, reader, need, controls)
+            files = control_files(document)
+            path = _folder(reader) / files[need] if need in files else _control(document, reader, need, controls)
             found["control_files"] = files | {need: str(path)}
-        elif need not in document.meta and isinstance(reader, Coco):
-            look = reader.instances if need == "instances" else reader.keypoints
+        elif need not in document.meta and (look := _annotations(reader, need)) is not None:
             found[need] = look(document.meta["image_id"])
     return dataclasses.replace(document, meta={**document.meta, **found}) if found else document
+
+
+def serve(
+    task: Task,
+    document: Document | Unreadable,
+    reader: Reader,
+    *,
+    view: View = PAPER,
+    plain: bool = False,
+    rng: np.random.Generator | None = None,
+    controls: Path | None = None,
+) -> list[Example]:
+    """The examples of one document of a reader, as `Task.examples`, their pictures decoded to the end.
+
+    Raises `DataError` for a document that cannot serve: it cannot be read, is damaged for the task, lacks a control
+    image, or has a picture that is cut short.
+    """
+    if isinstance(document, Unreadable):
+        raise DataError(document.reason)
+    made = task.examples(annotated(document, reader, task, controls), view=view, plain=plain, rng=rng)
+    for pixels in {id(image.pixels): image.pixels for one in made for image in one.document.images}.values():
+        try:
+            rgb(pixels)
+        except DataError as error:
+            raise DataError(f"document {document.id!r}: {error}") from error
+    return made
 
 
 def from_reader(
@@ -59,12 +99,11 @@ def from_reader(
     rng: np.random.Generator | None = None,
     controls: Path | None = None,
 ) -> Iterator[Example | Unreadable]:
-    """The examples of every document, as `Task.examples`; a document that cannot serve is given as `Unreadable`.
+    """The examples of every document, as `serve`; a document that cannot serve is given as `Unreadable`.
 
-    Raises `ConfigError` at once for a kind of reader that the task is not made of.
+    Raises as `check` does, at once.
     """
-    if reader.kind not in (*task.feeds, *ANY):
-        raise ConfigError(f"task {task.name!r}: is made of {', '.join(task.feeds)}, not of {reader.kind}")
+    check(task, reader)
     return _examples(task, reader, view, plain, rng, controls)
 
 
@@ -72,27 +111,58 @@ def _examples(
     task: Task, reader: Reader, view: View, plain: bool, rng: np.random.Generator | None, controls: Path | None
 ) -> Iterator[Example | Unreadable]:
     for document in reader:
-        if isinstance(document, Unreadable):
-            yield document
-            continue
         try:
-            yield from task.examples(annotated(document, reader, task, controls), view=view, plain=plain, rng=rng)
+            yield from serve(task, document, reader, view=view, plain=plain, rng=rng, controls=controls)
         except DataError as error:
             yield Unreadable(document.id, str(error))
 
 
+def _annotations(reader: Reader, need: str) -> Callable[[int], list[dict[str, Any]]] | None:
+    """How a reader is asked for what a task needs, by a picture's number; None for one that has none of it."""
+    looks = {"instances": reader.instances, "keypoints": reader.keypoints} if isinstance(reader, Coco) else {}
+    return looks.get(need)
+
+
+def _folder(reader: Reader) -> Path:
+    """What paths in a reader's meta are relative to."""
+    return next(iter(reader.files.values())).parent if isinstance(reader, JsonLines) else Path()
+
+
 def _control(document: Document, reader: Reader, kind: str, controls: Path | None) -> Path:
     """Where the control of a document's picture is."""
-    if isinstance(reader, Coco):
-        number = f"{document.meta['image_id']:012d}"
-        pictures = [reader.root / reader.split / f"{name}.jpg" for name in (number, f"COCO_{reader.split}_{number}")]
-    elif isinstance(reader, Folder):
-        pictures = [reader.root / document.id]
-    else:
-        pictures = [Path(f"{document.id.replace('/', '_')}.jpg")] if controls is not None else []
+    pictures, rule = _pictures(document, reader), ""
+    if controls is not None and (not pictures or isinstance(reader, Folder)):
+        pictures, rule = [Path(f"{_name(document)}.jpg")], ' (called as its image_id or else its id, "/" as "_")'
     tried = [control_file(picture, kind, controls) for picture in pictures]
-    path = next((path for path in tried if path.is_file()), None)
+    path = next((path for path in tried if first_of(path.parent, [path.name])), None)
     if path is None:
         where = " or ".join(map(str, tried)) or "its meta 'control_files'"
-        raise DataError(f"document {document.id!r}: has no {kind} image at {where}; docs/tasks.md says how to make it")
+        raise DataError(
+            f"document {document.id!r}: has no {kind} image at {where}{rule}; docs/tasks.md says how to make it"
+        )
     return path
+
+
+def _pictures(document: Document, reader: Reader) -> list[Path]:
+    """Where the file of a document's picture is or may be; none where the reader does not say."""
+    if isinstance(reader, Coco):
+        number = f"{document.meta['image_id']:012d}"
+        return [reader.root / reader.split / f"{name}.jpg" for name in (number, f"COCO_{reader.split}_{number}")]
+    if isinstance(reader, Folder):
+        return [reader.root / document.id]
+    if isinstance(reader, Flickr30k):
+        return [reader.folder / f"{document.meta['image_id']}.jpg"]
+    if isinstance(reader, LocalizedNarratives):
+        path = first_of(reader.root, [place.format(document.meta["image_id"]) for place in reader.places])
+        return [] if path is None else [path]
+    return []
+
+
+def _name(document: Document) -> str:
+    """What a control image of a document is called in a folder of its own, before its kind."""
+    name = document.meta.get("image_id")
+    if not isinstance(name, int | str) or isinstance(name, bool) or name == "":
+        name = document.id
+        ending = next((ending for ending in PICTURES if name.lower().endswith(ending)), "")
+        name = name[: len(name) - len(ending)]
+    return str(name).replace("/", "_")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import PIL.Image
 
 from cm3.data import control
 from cm3.data.tasks.boxes import Objects, locations, place_of, read_objects, segmentations
-from cm3.data.tasks.task import ANY, Find, Task, View, needed, picture_of, words
+from cm3.data.tasks.task import ANY, Find, Task, View, control_files, needed, picture_of, things, words
 from cm3.data.tasks.template import Template
 from cm3.document import Document, Image
 from cm3.errors import DataError, RequestError
-from cm3.picture import upright
 
 BOXES = 10
 """Most things of a picture that are named with their place, the largest first. Ours; the paper gives no number."""
@@ -28,7 +26,7 @@ def _edit(document: Document, view: View) -> list[dict[str, str | Image]]:
         has = len(document.images)
         raise DataError(f"document {document.id!r}: has {has} images; task 'edit' needs one before and one after")
     before, after = document.images
-    sizes = [upright(image.pixels).size for image in document.images]
+    sizes = [control.seen_size(image.pixels) for image in document.images]
     if sizes[0] != sizes[1]:
         raise DataError(f"document {document.id!r}: before is {sizes[0]} pixels, after {sizes[1]}; must be of one size")
     text = words(document.meta.get("edit") or document.text, document, "edit")
@@ -43,15 +41,21 @@ def _write(document: Document, view: View) -> list[dict[str, str | Image]]:
 def _boxes(document: Document, view: View) -> list[dict[str, str | Image]]:
     image = picture_of(document, "boxes")
     seen = []
-    for thing in needed(document, "instances", list, "boxes"):
+    for thing in things(document, "instances", "boxes"):
         if thing.get("iscrowd"):
             continue
+        name = thing.get("category")
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(
+                f"document {document.id!r}: annotation {thing.get('id')!r}: 'category' is {name!r:.40}, must be the "
+                "name of what is there; add it"
+            )
         try:
             place = place_of(thing.get("bbox"), image.pixels, view.fit)
         except DataError as error:
             raise DataError(f"document {document.id!r}: annotation {thing.get('id')!r}: {error}") from error
         if place is not None:
-            seen.append((str(thing.get("category")), place))
+            seen.append((name.strip(), place))
     seen.sort(key=lambda one: -(one[1][2] - one[1][0] + 1) * (one[1][3] - one[1][1] + 1))
     if not seen:
         return []
@@ -67,12 +71,19 @@ def _asked_boxes(request: dict[str, Any]) -> dict[str, Any]:
     given = [name for name in ("objects", "segmentations", "locations") if name in request]
     if given:
         objects = [request.pop(name) for name in given][0]
-        if isinstance(objects, str):
-            objects = read_objects(objects)
-        elif not isinstance(objects, Sequence) or not all(len(one) == 2 for one in objects):
-            raise RequestError(f"task 'boxes': 'objects' must be pairs of a name and a box, got {objects!r:.60}")
-        request |= _said(objects)
+        request |= _said(read_objects(objects) if isinstance(objects, str) else _checked(objects, given[0]))
     return request
+
+
+def _checked(objects: Any, name: str) -> Objects:
+    rule = f"task 'boxes': {name!r} must be pairs of a name and a box x1, y1, x2, y2"
+    if not isinstance(objects, list | tuple):
+        raise RequestError(f"{rule}, got {objects!r:.60}")
+    for one in objects:
+        pair = isinstance(one, list | tuple) and len(one) == 2
+        if not pair or not isinstance(one[0], str) or not one[0].strip() or not isinstance(one[1], list | tuple):
+            raise RequestError(f"{rule}, got {one!r:.60} among them")
+    return objects
 
 
 def drawn(kind: str, image: Image, document: Document, view: View) -> Image | None:
@@ -86,11 +97,10 @@ def drawn(kind: str, image: Image, document: Document, view: View) -> Image | No
     if kind == "scribble":
         return Image(control.scribble(image.pixels, size, fit))
     if kind == "segmentation":
-        things = needed(document, "instances", list, kind)
-        return _seen(control.segmentation(image.pixels, things, size, fit))
+        return _seen(control.segmentation(image.pixels, things(document, "instances", kind), size, fit))
     if kind == "pose":
-        return _seen(control.pose(image.pixels, needed(document, "keypoints", list, kind), size, fit))
-    files = needed(document, "control_files", dict, kind)
+        return _seen(control.pose(image.pixels, things(document, "keypoints", kind), size, fit))
+    files = control_files(document)
     if kind not in files:
         raise DataError(
             f"document {document.id!r}: 'control_files' names no {kind} image; docs/tasks.md says how to make it"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -101,6 +102,11 @@ class Task:
         """The picture that guides, where the task is made of one and a caption."""
         named = [f for f in self.templates[0].fields if f in PICTURES and f not in self.gives]
         return named[0] if self.output == "image" and "caption" in self.templates[0].fields and named else None
+
+    def check_reader(self, kind: str) -> None:
+        """Raise `ConfigError` for a kind of reader that the task is not made of."""
+        if kind not in (*self.feeds, *ANY):
+            raise ConfigError(f"task {self.name!r}: is made of {', '.join(self.feeds)}, not of {kind}")
 
     def examples(
         self,
@@ -207,7 +213,7 @@ def picture_of(document: Document, task: str) -> Image:
 def needed(document: Document, name: str, kind: type, task: str) -> Any:
     """`document.meta[name]`. Raises `DataError` where it is missing or not of `kind`."""
     value = document.meta.get(name)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or isinstance(value, bool):  # True is an int to Python
         raise DataError(
             f"document {document.id!r}: {name!r} is {value!r:.40}, but task {task!r} needs a {kind.__name__} there; "
             "give a split that has it"
@@ -215,8 +221,33 @@ def needed(document: Document, name: str, kind: type, task: str) -> Any:
     return value
 
 
-def words(text: str, document: Document, task: str) -> str:
-    """`text` without space around it. Raises `DataError` where nothing is left."""
+def things(document: Document, name: str, task: str) -> list[dict[str, Any]]:
+    """The annotations `document.meta[name]`. Raises `DataError` as `needed`, and for one that is no object."""
+    found = needed(document, name, list, task)
+    for number, one in enumerate(found):
+        if not isinstance(one, dict):
+            raise DataError(
+                f"document {document.id!r}: {name!r} has {one!r:.40} at place {number}, must have objects with the "
+                "fields of COCO's annotations; mend it"
+            )
+    return list(found)
+
+
+def control_files(document: Document) -> dict[str, str | Path]:
+    """The control images that a document names, by kind. Raises `DataError` for what is no names of files."""
+    files = document.meta.get("control_files", {})
+    if not isinstance(files, dict) or not all(isinstance(path, str | Path) for path in files.values()):
+        raise DataError(
+            f"document {document.id!r}: 'control_files' is {files!r:.60}, must be an object of files by kind, such as "
+            '{"hed": "a.hed.png"}; mend it'
+        )
+    return dict(files)
+
+
+def words(text: Any, document: Document, task: str) -> str:
+    """`text` without space around it. Raises `DataError` for what is no text, and where nothing is left."""
+    if not isinstance(text, str):
+        raise DataError(f"document {document.id!r}: has {text!r:.40} where task {task!r} needs a text; mend it")
     if not text.strip():
         raise DataError(f"document {document.id!r}: has no text, which task {task!r} is made of; leave it out")
     return text.strip()

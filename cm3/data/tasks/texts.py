@@ -41,18 +41,29 @@ def _science(document: Document, view: View) -> list[dict[str, str | Image]]:
     if not document.images:  # half of the problems; Table 5 has those with a picture
         return []
     choices, answer = needed(document, "choices", list, "scienceqa"), needed(document, "answer", int, "scienceqa")
+    if not all(isinstance(choice, str) for choice in choices):
+        raise DataError(f"document {document.id!r}: 'choices' must be texts, got {choices!r:.60}; mend them")
     if not 0 <= answer < len(choices):
         raise DataError(f"document {document.id!r}: answer {answer} is none of its {len(choices)} choices")
+    hint, solution = (_maybe(document, name) for name in ("hint", "solution"))
     values: dict[str, str | Image] = {
         "question": words(needed(document, "question", str, "scienceqa"), document, "scienceqa"),
-        "context": str(document.meta.get("hint") or "").strip() or NO_CONTEXT,
+        "context": hint or NO_CONTEXT,
         "choices_text": lettered(choices),
         "answer": f"({chr(ord('A') + answer)})",
         "image": document.images[0],
     }
-    if explanation := str(document.meta.get("solution") or "").strip():
-        values["explanation"] = explanation
+    if solution:
+        values["explanation"] = solution
     return [values]
+
+
+def _maybe(document: Document, name: str) -> str:
+    """A text of the meta that need not be there."""
+    value = document.meta.get(name)
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"document {document.id!r}: {name!r} is {value!r:.40}, must be a text or left out; mend it")
+    return (value or "").strip()
 
 
 def lettered(choices: Sequence[str]) -> str:
@@ -64,7 +75,8 @@ def _asked_science(request: dict[str, Any]) -> dict[str, Any]:
     """`choices`, texts, as `choices_text`; a `context` that is not given is none."""
     if "choices" in request:
         choices = request.pop("choices")
-        if isinstance(choices, str) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
+        texts = isinstance(choices, list | tuple) and all(isinstance(c, str) and c.strip() for c in choices)
+        if not texts or len(choices) < 2:
             raise RequestError(f"task 'scienceqa': 'choices' must be at least two texts, got {choices!r:.60}")
         request["choices_text"] = lettered(choices)
     return {"context": NO_CONTEXT} | request
@@ -75,9 +87,15 @@ def _dialogue(document: Document, view: View) -> list[dict[str, str | Image]]:
     caption = words(needed(document, "caption", str, "visdial"), document, "visdial")
     made: list[dict[str, str | Image]] = []
     turns: list[tuple[str, str]] = []
-    for question, answer in needed(document, "dialog", list, "visdial"):
-        if answer is None:  # the last of the test split
+    for number, turn in enumerate(needed(document, "dialog", list, "visdial")):
+        if isinstance(turn, list | tuple) and len(turn) == 2 and turn[1] is None:  # the last of the test split
             break
+        if not _is_turn(turn):
+            raise DataError(
+                f"document {document.id!r}: turn {number} of 'dialog' is {turn!r:.60}, must be a question and its "
+                "answer, two texts; mend it"
+            )
+        question, answer = turn
         made.append({"history": history(caption, turns), "question": question, "answer": answer, "image": image})
         turns.append((question, answer))
     return made
@@ -88,10 +106,22 @@ def history(caption: str, turns: Sequence[tuple[str, str]]) -> str:
     return "\n".join([caption, *(f"Question: {question} Answer: {answer}." for question, answer in turns)])
 
 
+def _is_turn(turn: Any) -> bool:
+    """Whether it is a question and its answer."""
+    return isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(t, str) and t.strip() for t in turn)
+
+
 def _asked_dialogue(request: dict[str, Any]) -> dict[str, Any]:
     """`caption` and `turns`, [(question, answer), ...], as `history`."""
     if "caption" in request:
-        request["history"] = history(request.pop("caption"), request.pop("turns", ()))
+        caption, turns = request.pop("caption"), request.pop("turns", ())
+        if not isinstance(caption, str) or not caption.strip():
+            raise RequestError(f"task 'visdial': 'caption' must be a text that is not empty, got {caption!r:.40}")
+        if not isinstance(turns, list | tuple) or not all(map(_is_turn, turns)):
+            raise RequestError(
+                f"task 'visdial': 'turns' must be pairs of a question and its answer, two texts, got {turns!r:.60}"
+            )
+        request["history"] = history(caption, turns)
     return request
 
 
