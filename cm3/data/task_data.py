@@ -9,9 +9,10 @@ from cm3.data.augment import AugmentLaw
 from cm3.data.neighbours import Neighbours
 from cm3.data.read.find import open_reader
 from cm3.data.store import Store
-from cm3.data.store_source import Retrieval, StoreSource
+from cm3.data.store_source import Retrieval
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.data.tasks.find import find_task
+from cm3.data.tasks.numbered import Numbered
 from cm3.errors import ConfigError, DataError
 from cm3.tokens.codec import Codec
 from cm3.tokens.load import fingerprint, text_fingerprint
@@ -34,15 +35,15 @@ class TaskData:
     weights: dict[str, float] = field(default_factory=dict)
     """Shares of sources by name, in 0..1; what they leave is divided by sizes, up- and down-sampled."""
     caps: dict[str, int] = field(default_factory=dict)
-    """Most documents of a source that are used, by name."""
+    """Most documents of a source that are used, by name: the first of its order."""
     up: float = 3.0
     down: float = 0.3
-    """Most and least often that a document comes while all come once on average (the paper's 3 / 0.3)."""
+    """Most and least often that a document of a source without a weight is to come, by sizes (the paper's 3 / 0.3)."""
     balanced: bool = False
     """The same share for tasks that give a picture, those that give a text, and stores."""
     law: ExampleLaw = field(default_factory=ExampleLaw)
     controls: str = ""
-    """Folder of control images; none means beside the pictures."""
+    """Folder of control images; none means beside the pictures. docs/tasks.md says what they are called."""
     neighbours: str = ""
     """Table of neighbours (cm3/data/neighbours.py) of the stores' documents, which are put before them; their tokens
     are taken from the first store."""
@@ -74,12 +75,15 @@ def task_source(data: TaskData, codec: Codec, tokenizer: Path, context: int) -> 
         bank = next(iter(stores.values()))
         retrieval = Retrieval(Neighbours.open(data.neighbours), bank, data.documents, context)
     parts: list[TaskPart | StorePart] = []
+    opened: dict[str, Numbered] = {}  # a dataset of several tasks is read once
     for task, name, path in named:
         if task == STORE:
-            parts.append(StorePart(name, StoreSource([stores[name]], seed=data.seed, retrieval=retrieval)))
-        else:
-            controls = Path(data.controls) if data.controls else None
-            parts.append(TaskPart(name, find_task(task), open_reader(path), controls))
+            parts.append(StorePart(name, stores[name], data.seed, retrieval))
+            continue
+        wanted, controls = find_task(task), Path(data.controls) if data.controls else None
+        if path not in opened:
+            opened[path] = Numbered(open_reader(path), path)
+        parts.append(TaskPart(name, wanted, opened[path], controls))
     mix = mixture_of(parts, weights=data.weights, caps=data.caps, up=data.up, down=data.down, balanced=data.balanced)
     return TaskSource(parts, mix, codec, data.seed, data.law)
 

@@ -13,23 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from cm3.data.pack import Weighted
-from cm3.data.read.base import Reader, Records
-from cm3.data.store_source import StoreSource
+from cm3.data.store import Store
+from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_mix import TaskMixture
-from cm3.data.tasks.find import annotated
-from cm3.data.tasks.task import ANY, Example, Task, View, encode
-from cm3.document import Document, Unreadable
+from cm3.data.tasks.find import check, serve
+from cm3.data.tasks.numbered import Numbered
+from cm3.data.tasks.task import Example, Task, View, encode
 from cm3.errors import ConfigError, DataError
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
-KEPT = 100_000
-"""Most documents of a reader that gives none by its number, which are read once and kept."""
 TRIES = 1000
 """Documents in a row that may not serve before a source is taken for one that cannot."""
 
@@ -56,19 +54,18 @@ class ExampleLaw:
 class TaskPart:
     """Examples of a task, made of the documents of a reader by their numbers."""
 
-    def __init__(self, name: str, task: Task, reader: Reader, controls: Path | None = None) -> None:
-        """Raises `ConfigError` for a kind of reader that the task is not made of; `DataError` for one that is too large
-        to be kept, and where none of its first documents serves, with the reason of the first."""
-        if reader.kind not in (*task.feeds, *ANY):
-            raise ConfigError(f"task {task.name!r}: is made of {', '.join(task.feeds)}, not of {reader.kind}")
-        self.name, self.task, self.reader, self.controls = name, task, reader, controls
-        self._kept = None if isinstance(reader, Records) else self._read(reader)
-        self._documents: Any = reader if self._kept is None else self._kept
+    def __init__(self, name: str, task: Task, documents: Numbered, controls: Path | None = None) -> None:
+        """Raises `ConfigError` for a kind of reader that the task is not made of; `DataError` where what it needs
+        cannot be read, and where none of its first documents serves, with the reason of the first."""
+        check(task, documents.reader)
+        self.name, self.task, self.documents, self.controls = name, task, documents, controls
+        self.left_out: set[int] = set()
+        """Documents that were asked for so far and could not serve."""
         if len(self):
             self.example(0, np.random.default_rng(0), View())
 
     def __len__(self) -> int:
-        return len(self._documents)
+        return len(self.documents)
 
     def example(self, index: int, rng: np.random.Generator, view: View, plain: bool = False) -> Example:
         """One example of document `index`, or of the first after it that serves; `rng` draws which, and the template.
@@ -77,13 +74,14 @@ class TaskPart:
         """
         reason = ""
         for step in range(min(TRIES, len(self))):
-            document: Document | Unreadable = self._documents[(index + step) % len(self)]
+            number = (index + step) % len(self)
             try:
-                if isinstance(document, Unreadable):
-                    raise DataError(document.reason)
-                whole = annotated(document, self.reader, self.task, self.controls)
-                examples = self.task.examples(whole, view=view, plain=plain, rng=rng)
+                document = self.documents[number]
+                examples = serve(
+                    self.task, document, self.documents.reader, view=view, plain=plain, rng=rng, controls=self.controls
+                )
             except DataError as error:
+                self.left_out.add(number)
                 reason = reason or str(error)
                 continue
             if examples:
@@ -94,26 +92,22 @@ class TaskPart:
             "leave it out, or give what it lacks"
         )
 
-    def _read(self, reader: Reader) -> list[Document | Unreadable]:
-        kept: list[Document | Unreadable] = []
-        for document in reader:
-            kept.append(document)
-            if len(kept) > KEPT:
-                raise DataError(
-                    f"task source {self.name!r}: a {reader.kind} dataset gives no document by its number, and this one "
-                    f"has more than the {KEPT} that are kept in memory; split it, or use another format"
-                )
-        return kept
-
 
 class StorePart:
-    """Documents of a token store, or of several."""
+    """Documents of a token store."""
 
-    def __init__(self, name: str, source: StoreSource) -> None:
-        self.name, self.source = name, source
+    def __init__(self, name: str, store: Store, seed: int = 0, retrieval: Retrieval | None = None) -> None:
+        self.name, self.store, self.seed, self.retrieval = name, store, seed, retrieval
 
     def __len__(self) -> int:
-        return sum(len(store) for store in self.source.stores)
+        return len(self.store)
+
+    def first(self, number: int) -> StoreSource:
+        """The first `number` of them, each once an epoch, every time behind neighbours that are drawn anew."""
+        store = self.store
+        if number < len(store):
+            store = Store(store.place, store.manifest | {"documents": number})
+        return StoreSource([store], seed=self.seed, retrieval=self.retrieval)
 
 
 class TaskSource:
@@ -138,6 +132,7 @@ class TaskSource:
             raise ConfigError(f"task mixture: is of {', '.join(mix.sizes)}, not of {', '.join(p.name for p in parts)}")
         self.parts, self.mix, self.codec, self.seed, self.law = list(parts), mix, codec, seed, law or ExampleLaw()
         self.view = View(codec.image.size, codec.image.fit)
+        self._stores = {part.name: part.first(mix.used[part.name]) for part in parts if isinstance(part, StorePart)}
         self._stream = mix.mixture(seed)
 
     def weighted(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
@@ -149,7 +144,7 @@ class TaskSource:
         for n, (position, which, epoch, number) in enumerate(zip(indices, *(a.tolist() for a in places), strict=True)):
             part = self.parts[which]
             if isinstance(part, StorePart):
-                (found[n],) = part.source.tokens([epoch * self.mix.used[part.name] + number])
+                (found[n],) = self._stores[part.name].tokens([epoch * self.mix.used[part.name] + number])
                 continue
             rng = np.random.default_rng([self.seed, 0x7A5, position])
             chosen = masked if rng.random() < self.law.answers else whole
@@ -164,15 +159,20 @@ class TaskSource:
         return [one.tokens if isinstance(one, Weighted) else one for one in self.weighted(indices)]
 
     def report(self, positions: int = 0) -> dict[str, dict[str, float]]:
-        """By source: documents that it has, the share that it is to have, how often each of its documents then comes
-        while all come once on average, and what the first `positions` of the stream hold of it, where there are some.
+        """By source: documents that it has, those that this process asked for so far and that could not serve, the
+        share that it is to have, how often each document that is used then comes while all come once on average, and
+        what the first `positions` of the stream hold of it, where there are some.
         """
         realised = self.mix.realised(positions, self.seed) if positions else {}
-        return {
-            name: {"documents": size, "share": self.mix.shares[name], "repeats": self.mix.repeats[name]}
-            | ({"realised": realised[name].share, "epochs": realised[name].epochs} if realised else {})
-            for name, size in self.mix.sizes.items()
-        }
+        shares, used = self.mix.shares, self.mix.used
+        told: dict[str, dict[str, float]] = {}
+        for part in self.parts:
+            name, left_out = part.name, len(part.left_out) if isinstance(part, TaskPart) else 0
+            told[name] = {"documents": len(part), "left_out": left_out, "share": shares[name]}
+            told[name]["repeats"] = shares[name] * sum(used.values()) / used[name]
+            if realised:
+                told[name] |= {"realised": realised[name].share, "epochs": realised[name].epochs}
+        return told
 
 
 def mixture_of(

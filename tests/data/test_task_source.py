@@ -15,15 +15,19 @@ import pytest
 import store_parts
 import tiny_model
 
+from cm3.data.augment import AugmentLaw
 from cm3.data.mask import cm3_unmask
 from cm3.data.order import BLOCK
 from cm3.data.pack import Weighted
 from cm3.data.prepare import prepare
+from cm3.data.read import coco
 from cm3.data.read.find import open_reader
 from cm3.data.store import Store
+from cm3.data.store_source import Retrieval
 from cm3.data.task_data import TaskData, task_source
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.data.tasks import find_task
+from cm3.data.tasks.numbered import Numbered
 from cm3.errors import ConfigError, DataError
 from cm3.tokens.codec import Codec
 
@@ -74,8 +78,11 @@ def test_examples_come_in_their_shares_by_any_template(asked: Path, drawn: Path)
     assert {text[11] for text in said if text not in questions} == set("012")
     report = made.report(BLOCK)
     assert report["vqa2"] == {
-        "documents": 5, "share": 0.25, "repeats": pytest.approx(0.8), "realised": 0.25, "epochs": BLOCK / 4 / 5
+        "documents": 5, "left_out": 0, "share": 0.25, "repeats": pytest.approx(0.4), "realised": 0.25,
+        "epochs": BLOCK / 4 / 5,
     }  # fmt: skip
+    # How often a document comes while 8 come, as there are 8.
+    assert all(one["repeats"] == pytest.approx(one["epochs"] * 8 / BLOCK) for one in report.values())
     assert "realised" not in made.report()["write"] and made.report()["write"]["share"] == 0.75
 
 
@@ -111,11 +118,62 @@ def test_a_document_that_cannot_serve_is_passed_over(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [{"question": "what?", "answer": ""}, {"question": "who?", "answer": "me"}, {"a": 1}]
     folder = jsonl(tmp_path, "some", lines)
     (folder / "2.png").write_bytes(b"no picture")
-    assert set(t.split()[1] for t in texts(source(f"vqa2=jsonl:{folder}"), range(12))) == {"who?"}
+    made = source(f"vqa2=jsonl:{folder}")
+    assert set(t.split()[1] for t in texts(made, range(12))) == {"who?"} and made.report()["vqa2"]["left_out"] == 2
     with pytest.raises(
         DataError, match=r"task source 'write': none of 3 documents in a row serves \(document 'some/0'"
     ):
         source(f"write=jsonl:{folder}")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "folder"])
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_picture_that_is_cut_short_is_passed_over(tmp_path: Path, kind: str, ending: str) -> None:
+    for name in ("a", "b"):
+        PIL.Image.effect_noise((90, 60), 60).convert("RGB").save(tmp_path / f"{name}.{ending}")
+        (tmp_path / f"{name}.txt").write_text(f"it is {name}")
+    whole = (tmp_path / f"a.{ending}").read_bytes()
+    (tmp_path / f"a.{ending}").write_bytes(whole[: len(whole) // 2])
+    lines = [{"id": name, "image": f"{name}.{ending}", "text": f"it is {name}"} for name in ("a", "b")]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    made = source(f"coco_captions={kind}:{tmp_path}", law=ExampleLaw(answers=0.5))
+    assert all("it is b" in text for text in texts(made, range(8)))
+    assert made.report()["coco_captions"]["left_out"] == 1
+    (tmp_path / f"b.{ending}").write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of 2 documents in a row serves \(document 'a.*cannot be read \("):
+        made.tokens([0])
+
+
+def test_a_dataset_of_several_tasks_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    (tmp_path / "val2017").mkdir()
+    for i in range(3):
+        PIL.Image.new("RGB", (40, 40), "red").save(tmp_path / "val2017" / f"{i:012d}.jpg")
+    images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(3)]
+    captions = [{"id": i, "image_id": i, "caption": "red"} for i in range(3)]
+    things = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 9, 9]} for i in range(3)]
+    (folder / "captions_val2017.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    seen = folder / "instances_val2017.json"
+    seen.write_text(json.dumps({"categories": [{"id": 1, "name": "dog"}], "annotations": things}))
+    read: list[str] = []
+    load = coco._load
+
+    def noted(path: Path, root: Path) -> Any:
+        read.append(path.name)
+        return load(path, root)
+
+    monkeypatch.setattr(coco, "_load", noted)
+    tasks = ("coco_captions", "boxes", "boxes")
+    made = source(*(f"{name}=coco:{tmp_path}@val2017" for name in tasks))
+    assert len(texts(made, range(6))) == 6 and read == ["captions_val2017.json", seen.name]
+    # What a task needs is asked for once, not for each document.
+    for damage in ("{", "[]"):
+        seen.write_text(damage)
+        read.clear()
+        with pytest.raises(DataError, match="instances_val2017.json': is not .*; download it again"):
+            source(f"boxes=coco:{tmp_path}@val2017")
+        assert read == ["captions_val2017.json", seen.name]
 
 
 def test_stores_join(tmp_path: Path, drawn: Path) -> None:
@@ -134,6 +192,35 @@ def test_stores_join(tmp_path: Path, drawn: Path) -> None:
         task_source(data, Codec(replace(store.vocab, masks=7), codec.text, codec.image), store.tokenizer_path, 160)
     with pytest.raises(ConfigError, match="data.neighbours='x': are of a store's documents; give one, store=PATH"):
         source(f"write=jsonl:{drawn}", neighbours="x")
+
+
+def test_a_cap_on_a_store_is_one(tmp_path: Path) -> None:
+    store_parts.tokenizers(tmp_path / "tokens")
+    store_parts.photos(tmp_path / "photos", 12)
+    prepare([f"{tmp_path}/photos"], tmp_path / "store", tmp_path / "tokens")
+    store, codec = Store.open(tmp_path / "store"), tiny_model.codec()
+    same = Codec(store.vocab, codec.text, codec.image)
+    data = TaskData((f"store={tmp_path}/store",), caps={"store": 5})
+    made = task_source(data, same, store.tokenizer_path, 160)
+    found = [tuple(t.ids.tolist()) for t in made.tokens(range(40))]
+    first = {tuple(t.ids.tolist()) for t in store.tokens(range(5))}
+    assert all(set(found[n : n + 5]) == first for n in range(0, 40, 5))
+    assert made.report()["store"] == {"documents": 12, "left_out": 0, "share": 1.0, "repeats": 1.0}
+
+    class Table(list[str]):
+        """Neighbours of each document: any others."""
+
+        def of(self, id: str, k: int, rng: np.random.Generator) -> list[str]:
+            return rng.choice([other for other in self if other != id], k, replace=False).tolist()
+
+    table: Any = Table(store.about(n).id for n in range(12))
+    part = StorePart("store", store, retrieval=Retrieval(table, store, AugmentLaw((0.0, 1.0)), 600))
+    with_one = TaskSource([part], mixture_of([part], **MIX | {"caps": {"store": 5}}), same, 0).tokens(range(40))
+    before: dict[tuple[int, ...], set[tuple[int, ...]]] = {query: set() for query in first}
+    for sequence in (tuple(t.ids.tolist()) for t in with_one):
+        query = next(q for q in first if sequence[1 - len(q) :] == q[1:])
+        before[query].add(sequence[: 1 - len(query)])
+    assert all(len(neighbours) > 2 for neighbours in before.values()), "drawn anew each epoch, of all the store"
 
 
 @pytest.mark.parametrize(
@@ -164,20 +251,13 @@ def test_a_dataset_of_another_kind_is_refused(asked: Path) -> None:
     reader = open_reader(f"jsonl:{asked}")
     reader.kind = "flickr30k"  # type: ignore[misc]
     with pytest.raises(ConfigError, match="task 'vqa2': is made of vqa2, .*, not of flickr30k"):
-        TaskPart("vqa2", find_task("vqa2"), reader)
-
-
-def test_a_large_dataset_without_numbers_is_refused(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cm3.data.task_source.KEPT", 4)
-    with pytest.raises(
-        DataError, match="a jsonl dataset gives no document by its number, and this one has more than t"
-    ):
-        source(f"vqa2=jsonl:{asked}")
+        TaskPart("vqa2", find_task("vqa2"), Numbered(reader))
 
 
 def test_modalities_are_balanced_where_wanted(asked: Path, drawn: Path) -> None:
-    parts = [TaskPart(n, find_task(n), open_reader(f"jsonl:{p}")) for n, p in (("vqa2", asked), ("write", drawn))]
-    parts.append(TaskPart("edit2", find_task("write"), open_reader(f"jsonl:{drawn}")))
+    asks, draws = (Numbered(open_reader(f"jsonl:{path}")) for path in (asked, drawn))
+    parts = [TaskPart("vqa2", find_task("vqa2"), asks), TaskPart("write", find_task("write"), draws)]
+    parts.append(TaskPart("edit2", find_task("write"), draws))
     shares = mixture_of(parts, **MIX | {"balanced": True}).shares
     assert shares["vqa2"] == 0.5 and shares["write"] == shares["edit2"] == 0.25
     with pytest.raises(ConfigError, match="task mixture: is of vqa2, write, not of vqa2, write, edit2"):
