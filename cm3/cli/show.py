@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from cm3.cli.files import check_folder, png, write
 from cm3.cli.options import Flag, Verb, at_least
-from cm3.errors import ConfigError, DataError, RequestError
+from cm3.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -99,25 +99,21 @@ class DataShow(Verb):
 
         from cm3.data.inspect import spread
         from cm3.data.read.find import open_reader
-        from cm3.data.tasks import annotated
-        from cm3.data.tasks.task import ANY
+        from cm3.data.tasks.find import check, serve
         from cm3.document import Unreadable
 
         reader = open_reader(self.source)
-        if reader.kind not in (*task.feeds, *ANY):
-            raise ConfigError(f"task {task.name!r}: is made of {', '.join(task.feeds)}, not of {reader.kind}")
+        check(task, reader)
         rng, seen = np.random.default_rng(self.seed), set()
         for document in spread(reader, LOOK * self.n):
-            if isinstance(document, Unreadable):
-                yield document.id, document.reason
-                continue
-            picture = document.meta.get("image_id", document.id)
-            if picture in seen:
-                continue
-            seen.add(picture)
+            if not isinstance(document, Unreadable):
+                picture = str(document.meta.get("image_id", document.id))
+                if picture in seen:
+                    continue
+                seen.add(picture)
             try:
-                whole = annotated(document, reader, task, self.controls)
-                yield from task.examples(whole, view=view, plain=self.plain, rng=rng)[:1]
+                made = serve(task, document, reader, view=view, plain=self.plain, rng=rng, controls=self.controls)
+                yield from made[:1]
             except DataError as error:
                 yield document.id, str(error)
 

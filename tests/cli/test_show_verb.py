@@ -101,6 +101,16 @@ def test_controls_from_files(cm3: Cm3, tmp_path: Path) -> None:
     assert any(r > 100 and b > 100 and not g for r, g, b in colours(ran.json["sheet"])), "one on the other"
 
 
+def test_a_picture_that_is_cut_short_is_left_out(cm3: Cm3, pages: Path) -> None:
+    for name in ("0-red.png", "1-blue.png"):
+        whole = (pages / name).read_bytes()
+        (pages / name).write_bytes(whole[: len(whole) // 2])
+    ran = cm3("data", "show", "pages", "--task", "edit", "--json")
+    assert ran.code == 0 and [e["id"][:2] for e in ran.json["examples"]] == ["d2", "d3", "d4"]
+    assert ran.json["left_out"].keys() == {"d0", "d1", "bare"}
+    assert all("cannot be read (" in ran.json["left_out"][id] for id in ("d0", "d1"))
+
+
 def test_lines_are_laid_over_and_maps_mixed() -> None:
     picture, drawn = PIL.Image.new("RGB", (2, 1), (100, 100, 100)), PIL.Image.new("RGB", (2, 1))
     drawn.putpixel((0, 0), (255, 255, 255))
