@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_model
 import torch
 from small_run import VOCAB, Others, Pairs, config, records
 
+from cm3.data.mask import MaskLaw
 from cm3.errors import Cm3Error
+from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.parallel import MeshConfig, start
 from cm3.train import checkpoint
 from cm3.train.checkpoint import Checkpoints
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
+from cm3.train.runs import PretrainRun
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Tokens
 
@@ -161,6 +165,35 @@ def test_adapters_learn_the_same_on_two_processes(two: Crew, tmp_path: Path) -> 
     assert not other and main.keys() == alone.keys()
     for name, weight in alone.items():
         torch.testing.assert_close(main[name], weight, atol=1e-4, rtol=1e-4)
+
+
+def from_a_bundle(init: str, out: str) -> None:
+    """A run that begins with a bundle, whose decoder the main process alone reads."""
+    loaded: list[bool] = []
+    load = bundles.load
+
+    def watch(folder: Path, weights: bool = True) -> bundles.Bundle:
+        loaded.append(weights)
+        return load(folder, weights)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundles, "load", watch)
+        PretrainRun(
+            out=out, init=init, model=load(init).decoder.config, mask=MaskLaw(), windows=2, length=160, steps=2,
+            sample_every=0, image_size=tiny_model.SIZE, masks=16, device="cpu", mesh=MeshConfig(timeout_s=90),
+            optim=OptimConfig(lr=1e-3, warmup=0, eps=1e-3),
+        ).run(progress=False)  # fmt: skip
+    assert loaded == [os.environ.get("RANK", "0") == "0"]
+
+
+def test_a_run_begins_with_a_bundle_on_two_processes(two: Crew, tmp_path: Path) -> None:
+    bundles.save(tiny_model.bundle(), tmp_path / "init", torch.float32)
+    from_a_bundle(str(tmp_path / "init"), str(tmp_path / "one"))
+    two.call(from_a_bundle, str(tmp_path / "init"), str(tmp_path / "two"))
+    one, both = (bundles.load(tmp_path / name / "bundle") for name in ("one", "two"))
+    assert one.about | {"recipe": ""} == both.about | {"recipe": ""}
+    for name, weight in one.decoder.state_dict().items():
+        torch.testing.assert_close(both.decoder.state_dict()[name], weight, atol=1e-3, rtol=1e-2)
 
 
 def split(out: str) -> str:
