@@ -30,7 +30,7 @@ class RequestError(Cm3Error, ValueError):
 
 
 class DivergedError(Cm3Error, FloatingPointError):
-    """Training met a loss or gradient that is not finite. Nothing was updated, and the last checkpoint is good."""
+    """Training met a loss that it must not learn from. It was not learnt from, and the last checkpoint is good."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Words -> verb, errors -> one line and an exit code: 0 done, 2 the user's input, 1 our fault."""
+"""Words -> verb, errors -> one line and an exit code: 0 done, 2 the user's input, 1 our fault, 75 stopped half-way."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ examples:
   cm3 VERB --help         what a verb takes, with examples
 
 every verb: --json (last line of stdout is one JSON object), --debug (tracebacks), --threads N
-exit codes: 0 done, 2 the input was wrong, 1 our fault"""
+exit codes: 0 done, 2 the input was wrong, 1 our fault, 75 a signal stopped it and it can be resumed"""
 # Errors of the system that are the user's to mend, and are told like one.
 MENDABLE = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM}
 
@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (those of the process if None); returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        _run(args)
+        code = _run(args)
         sys.stdout.flush()
-        return 0
+        return code
     except SystemExit as stop:  # tyro, after printing help
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
@@ -93,7 +93,7 @@ def _fail(args: Sequence[str], message: str, code: int) -> int:
     return code
 
 
-def _run(args: list[str]) -> None:
+def _run(args: list[str]) -> int:
     if args[:1] == ["--version"]:
         from importlib.metadata import PackageNotFoundError, version
 
@@ -101,14 +101,14 @@ def _run(args: list[str]) -> None:
             print(f"cm3 {version('cm3leon')}")
         except PackageNotFoundError:
             print("cm3, not installed but run from its folder")
-        return
+        return 0
     words = _words(args)
     if words not in VERBS:
         known = {v.split()[len(words.split())] for v in VERBS if f"{v} ".startswith(f"{words} ".lstrip())}
         rest = args[len(words.split()) :]
         if not rest or rest[0] in ("-h", "--help"):
             print(_listing(words))
-            return
+            return 0
         path = f"cm3 {words}".strip()
         raise RequestError(
             f"{path}: no verb {rest[0]!r}.{did_you_mean(rest[0], known)} It has {', '.join(sorted(known))}"
@@ -122,6 +122,11 @@ def _run(args: list[str]) -> None:
         result = verb.run()
     if verb.common.json:
         print(json.dumps(result))
+    if "stopped" in (result or {}):
+        from cm3.train.signals import STOPPED
+
+        return STOPPED
+    return 0
 
 
 def _words(args: Sequence[str]) -> str:

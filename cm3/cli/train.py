@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from cm3.cli.options import HERE, Common, Flag, Verb
 from cm3.cli.parse import HELP, names_of, parse
 from cm3.cli.recipe import config_of, find
 from cm3.errors import ConfigError
-from cm3.train.signals import STOPPED
 
 Resume = Annotated[Flag, arg(help="Go on from the last checkpoint in the run's folder, where there is one.")]
 
@@ -42,8 +40,6 @@ class Train(Verb):
     """path/to/file.py:FUNCTION or module:FUNCTION."""
     resume: Resume = False
     config: Suppress[Any] = None
-    answer: Suppress[Any] = None
-    """Where the line of --json goes: stdout, before `run` has another in its place."""
 
     @classmethod
     def parse(cls, args: Sequence[str], prog: str) -> Self:
@@ -72,13 +68,10 @@ class Train(Verb):
         names = [*taken, "resume", *ours]
         run: Any = parse(form, rest, prog=f"{prog} {spec}", description=told, names=names)
         common = Common(**{name: getattr(run, name) for name in ours})
-        return cls(recipe=spec, resume=run.resume, config=run.config, common=common, answer=sys.stdout)
+        return cls(recipe=spec, resume=run.resume, config=run.config, common=common)
 
     def run(self) -> dict[str, Any]:
-        """Train; prints what came out. Of many processes, the first one prints.
-
-        Raises `SystemExit` where a signal stopped it, after telling so.
-        """
+        """Train; prints what came out. Of many processes, the first one prints."""
         result = dict(self.config.run(progress=True, resume=self.resume) or {})
         if os.environ.get("RANK", "0") == "0":
             for name, value in result.items():
@@ -86,9 +79,4 @@ class Train(Verb):
             if "stopped" in result:
                 told = f"stopped by {result['stopped']} at step {result['step']}, which is saved"
                 print(f"cm3: {told}; go on with the same command and --resume", file=sys.stderr)
-        if "stopped" in result:
-            if self.common.json:
-                print(json.dumps(result), file=self.answer, flush=True)
-            # A success would tell torchrun, Slurm and Kubernetes that there is nothing left to do.
-            raise SystemExit(STOPPED)
         return result
