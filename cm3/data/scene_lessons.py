@@ -47,8 +47,8 @@ from cm3.vocab import Tokens
 KEPT = 0.5
 """Weight of a code that is as it was before an edit, beside one that is other: most of an edit is copying."""
 REACH = 6 / 128
-"""How far, as a share of the side, an edit is taken to reach beyond the pixels that it changes. With less of it the
-pictures of stitched codes read back wrongly now and then (93% at 2 / 128), with this much as those of whole ones."""
+"""How far, as a share of the side, an edit is taken to reach beyond the pixels that it changes. With less, pictures of
+stitched codes read back wrongly now and then (94% right at 2 / 128); with this, as those of whole ones."""
 COPYING = ("edit", "segmentation", "segment")
 """Tasks whose picture follows from the same cell of another one, or nearly."""
 QUESTIONS, EDITS = 8, 5
@@ -118,7 +118,6 @@ class LessonLaw:
     shuffled: float = 0.3
     """Share of edits and segmentations whose pictures have their codes in another order, all in the same one: how
     pictures usually look helps little there, reading the same cell of the one before does (docs/log.md)."""
-
     objects: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     """Shares of scenes with 1, 2, 3, 4 objects. Which thing is which is learnt from two far sooner (docs/log.md)."""
 
@@ -234,8 +233,8 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, rest: float = 0.0) -
             if isinstance(answer, Answer) and isinstance(answer.part, Image):
                 weights[start + 1 : stop + 1] = answer.weight
                 if answer.like is not None:
-                    before, now = (lesson[answer.like], answer.part)
-                    changed = changed_cells(_picture(before), now.pixels, prompt.codes[at].shape)
+                    before = _picture(lesson[answer.like])
+                    changed = changed_cells(before, answer.part.pixels, prompt.codes[at].shape)
                     codes[at] = np.where(changed, prompt.codes[at], codes[answer.like])
                     ids[start + 1 : stop] = v.image_start + codes[at].ravel()
                     weights[start + 1 : stop] *= np.where(changed, 1.0, KEPT).ravel()
