@@ -21,8 +21,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from cm3.errors import ConfigError
-
 QUERIES = 64
 """Queries at once on a processor: their scores with one document's keys stay in its cache."""
 SHORT = 48
@@ -177,7 +175,5 @@ def _compiled() -> Any:
 
 
 def blocked(documents: Tensor, kernel: Literal["sdpa", "flex"] = "sdpa") -> Blocked | Flexed:
-    """Attention within the documents of packed rows (b, s), by a kernel. Raises `ConfigError` for one not known."""
-    if kernel not in ("sdpa", "flex"):
-        raise ConfigError(f"attention kernel={kernel!r}: must be one of sdpa, flex")
+    """Attention within the documents of packed rows (b, s), by a kernel."""
     return Flexed(documents) if kernel == "flex" else Blocked(documents)

@@ -54,11 +54,14 @@ class ShardConfig:
     checkpoint_every: int = 1
     """Only each n-th block is checkpointed."""
     compile: bool = False
+    attention: Literal["sdpa", "flex"] = "sdpa"
+    """Kernel that blocks attention at document borders: one padded call, or FlexAttention's block mask, on a GPU."""
 
     def __post_init__(self) -> None:
         for name, known in (
             ("precision", ("float32", "bfloat16")),
             ("activation_checkpointing", ("none", "selective", "full")),
+            ("attention", ("sdpa", "flex")),
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(f"shard.{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")

@@ -18,6 +18,7 @@ from cm3.data.mask import MaskLaw
 from cm3.errors import ConfigError
 from cm3.model.attention import Causal
 from cm3.model.loss import next_token_loss
+from cm3.parallel import ShardConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Tokens
@@ -161,3 +162,15 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model.vocab_size=286: must be the vocabulary's 287"):
         Trainer(config(tmp_path), replace(VOCAB, image=17), Pairs())
     assert not list(tmp_path.iterdir())
+
+
+def test_attention_goes_through_the_kernel_of_the_settings(tmp_path: Path) -> None:
+    trainer = Trainer(config(tmp_path / "one"), VOCAB, Pairs())
+    batch = next(iter(trainer.loader))[0]
+    flexed = ShardConfig(attention="flex")
+    with torch.no_grad():
+        expected = trainer.loss(batch).total
+        trainer.config = replace(trainer.config, shard=flexed)
+        torch.testing.assert_close(trainer.loss(batch).total, expected)
+    with pytest.raises(ConfigError, match="shard.attention='flex': has no backward pass on a processor; give sdpa"):
+        Trainer(config(tmp_path / "two", shard=flexed), VOCAB, Pairs())
