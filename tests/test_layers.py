@@ -52,7 +52,7 @@ TABLE: dict[str, set[str]] = {
         "generate",
         "retrieval",
     },  # joins a recipe's parts into a run
-    "train.clip_run": NOUNS | {"retrieval", "scenes", "data"},  # likewise, for the encoder of a memory bank
+    "train.clip_run": NOUNS | {"train", "retrieval", "scenes", "data"},  # likewise, for the encoder of a memory bank
     "eval": NOUNS | {"generate", "scenes", "data"},
     "serve": NOUNS | {"generate"},
 }

@@ -25,9 +25,9 @@ class Train(Verb):
     """Run a recipe: a Python function that returns the settings of a run.
 
     A run writes its log, samples and checkpoints below its `out`; killed, it goes on from its last checkpoint with
-    --resume, as if it had never stopped. On SIGTERM or Ctrl-C a language model is saved first, and the exit code is 75;
-    other runs just end. Every setting can be replaced by its dotted name. Under torchrun the processes share the work,
-    and any number of them may go on from a checkpoint.
+    --resume, as if it had never stopped. On SIGTERM or Ctrl-C it is saved first, and the exit code is 75. Every setting
+    can be replaced by its dotted name. Under torchrun the processes share the work, and any number of them may go on
+    from a checkpoint.
 
     examples:
       cm3 train recipes/scenes.py:pretrain --help               its price, its promise and its settings

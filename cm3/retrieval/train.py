@@ -186,14 +186,14 @@ def train_pairs(
     pairs: PairSource,
     *,
     progress: bool = True,
-    stop: int | None = None,
+    stopping: Callable[[int], bool] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train until `config.steps`, resuming from `config.out` if a checkpoint is there; returns the encoder's folder.
 
-    `about` says what the pairs are, in JSON's types: a checkpoint made with others is refused. `stop` ends early, at a
-    checkpoint and without an encoder, after that many steps in all. Raises `CheckpointError` where the checkpoint
-    belongs to other settings, `DivergedError` where loss or gradient is not finite.
+    `about` says what the pairs are, in JSON's types: a checkpoint made with others is refused. `stopping(step)`
+    is asked before each step whether to end here, at a checkpoint and without an encoder. Raises `CheckpointError`
+    where the checkpoint belongs to other settings, `DivergedError` where loss or gradient is not finite.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -204,17 +204,17 @@ def train_pairs(
     if (out / "checkpoint.pt").exists():
         _resume(run, settings, out / "checkpoint.pt")
     replace_file(out / "run.json", (json.dumps(settings, indent=1) + "\n").encode())
-    last = min(config.steps, config.steps if stop is None else stop)
     with tqdm(total=config.steps, initial=run.step, disable=not progress, desc="pairs", unit="step") as bar:
-        while run.step < last:
+        while run.step < config.steps and not (stopping and stopping(run.step)):
             record = run.advance(pairs(run.step))
             bar.update()
             if run.step % config.log_every == 0 or run.step == config.steps:
                 run.records.append(record)
                 replace_file(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in run.records).encode())
                 bar.set_postfix(loss=f"{record['loss']:.3f}")
-            if run.step % config.save_every == 0 or run.step == last:
+            if run.step % config.save_every == 0:
                 _save(run, settings, out / "checkpoint.pt")
+    _save(run, settings, out / "checkpoint.pt")
     if run.step >= config.steps:
         save(run.model, out, {"steps": run.step, **settings})
     return out

@@ -21,6 +21,8 @@ from cm3.scenes.describe import describe
 from cm3.scenes.draw import draw
 from cm3.scenes.emblems import EMBLEMS, Emblem, EmblemSplit, emblem, emblem_document, say
 from cm3.scenes.world import random_scene
+from cm3.train.checkpoint import check_new
+from cm3.train.signals import Signals
 
 BANK = 500
 """Emblems of each split, and scenes, in the bank that a run measures itself on."""
@@ -59,21 +61,21 @@ class ClipRun(PairTrainConfig):
         """Train; returns the encoder's folder and name, and shares found first and among the first five.
 
         Scenes are measured as `measure_scenes` says, photographs as `measure_pictures`, on the very ones of training.
+        Stopped by a signal, returns with "stopped" and a checkpoint in its place.
         """
-        if (Path(self.out) / "checkpoint.pt").exists() and not resume:
-            raise ConfigError(
-                f"out={self.out!r}: holds a run already; continue it with --resume, or give another --out"
-            )
+        check_new(Path(self.out), resume)
         base = PairTrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(PairTrainConfig)})
         about = {"kind": type(self.data).__name__, **dataclasses.asdict(self.data)}
+        documents = [] if isinstance(self.data, ScenePairs) else Coco(self.data.root, self.data.split).documents()
+        pairs = scene_pairs(self) if isinstance(self.data, ScenePairs) else _coco_pairs(self, documents)
+        with Signals() as signals:
+            folder = train_pairs(base, pairs, progress=progress, about=about, stopping=signals.stopping)
+        if signals.stopped:
+            return {"out": self.out} | signals.stopped
+        encoder = PairEncoder.load(folder)
         if isinstance(self.data, ScenePairs):
-            folder = train_pairs(base, scene_pairs(self), progress=progress, about=about)
-            encoder = PairEncoder.load(folder)
             measured = measure_scenes(encoder, seed=self.seed, bank=BANK)
         else:
-            documents = Coco(self.data.root, self.data.split).documents()
-            folder = train_pairs(base, _coco_pairs(self, documents), progress=progress, about=about)
-            encoder = PairEncoder.load(folder)
             measured = measure_pictures(encoder, documents)
         return {"out": self.out, "encoder": encoder.name, **measured}
 

@@ -320,13 +320,14 @@ def train_image_tokenizer(
     *,
     callback: Callable[[dict[str, float]], None] | None = None,
     progress: bool = True,
-    stop: int | None = None,
+    stopping: Callable[[int], bool] | None = None,
 ) -> VQGAN:
     """Train until `config.steps`, resuming from `config.out` if a checkpoint is there; returns the VQGAN in eval mode.
 
     `images(step)`, for step = 0, 1, ..., must be a pure function: float (batch, 3, size, size) in [-1, 1], or a list of
-    PIL images of that size. `callback` gets each record of the log. `stop` ends early, at a checkpoint, after that many
-    steps in all. Raises CheckpointError where the checkpoint belongs to other settings, DataError for wrong images.
+    PIL images of that size. `callback` gets each record of the log. `stopping(step)` is asked before each step whether
+    to end here, at a checkpoint and without weights written. Raises CheckpointError where the checkpoint belongs to
+    other settings, DataError for wrong images.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -339,10 +340,9 @@ def train_image_tokenizer(
     log = Log(out / "log.jsonl", run.step)
     _save(out / "config.json", lambda p: p.write_text(json.dumps(asdict(config), indent=2) + "\n"))
     run.vqgan.train()
-    last = min(config.steps, config.steps if stop is None else stop)
     started, seen = time.perf_counter(), 0
     with tqdm(total=config.steps, initial=run.step, disable=not progress, desc="image tokenizer", unit="step") as bar:
-        while run.step < last:
+        while run.step < config.steps and not (stopping and stopping(run.step)):
             x = _pixels(images(run.step), config)
             record, y = run.advance(x)
             seen += x.shape[0]
@@ -359,8 +359,9 @@ def train_image_tokenizer(
                     callback(record)
             if config.sample_every and run.step % config.sample_every == 0:
                 write_sheet(out / "samples" / f"{run.step:07d}.png", x, y)
-            if run.step % config.save_every == 0 or run.step == last:
+            if run.step % config.save_every == 0:
                 _save(checkpoint, lambda p: torch.save(run.state(), p))
+    _save(checkpoint, lambda p: torch.save(run.state(), p))
     if run.step >= config.steps:
         weights = {name: tensor.cpu().contiguous() for name, tensor in run.vqgan.state_dict().items()}
         _save(out / WEIGHTS, lambda p: save_file(weights, p))

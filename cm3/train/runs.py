@@ -50,6 +50,7 @@ from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenize
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
 from cm3.train.reconstruct import evaluate_image_tokenizer, write_sheet
+from cm3.train.signals import Signals
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Vocab
 
@@ -61,13 +62,21 @@ class ImageTokenizerRun(ImageTokenizerConfig):
     data: SceneData | SceneTaskData | CocoData = field(default_factory=SceneData)
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
-        """Train, then measure on pictures not trained on (scenes) or on the very ones (COCO, learnt by heart)."""
+        """Train, then measure on pictures not trained on (scenes) or on the very ones (COCO, learnt by heart).
+
+        Stopped by a signal, returns with "stopped" and a checkpoint in its place.
+        """
         check_new(Path(self.out), resume)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("an image tokenizer trains in one process; start it without torchrun")
         images = self._images()
         base = {f.name: getattr(self, f.name) for f in dataclasses.fields(ImageTokenizerConfig)}
-        vqgan = train_image_tokenizer(ImageTokenizerConfig(**base), images, progress=progress)
+        with Signals() as signals:
+            vqgan = train_image_tokenizer(
+                ImageTokenizerConfig(**base), images, progress=progress, stopping=signals.stopping
+            )
+        if signals.stopped:
+            return {"out": self.out} | signals.stopped
         if not isinstance(self.data, CocoData):
             rng = np.random.default_rng([self.seed, 0xE7A1])
             measured = [draw(random_scene(rng, "test"), self.size, rng) for _ in range(256)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,15 @@ from cm3.cli.recipe import config_of, find
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.pairs import WEIGHTS, PairEncoder, Pairs, PairsConfig
-from cm3.retrieval.train import Pair, PairTrainConfig, info_nce, pair_losses, retrieval_accuracy, train_pairs
+from cm3.retrieval.train import (
+    Pair,
+    PairTrainConfig,
+    info_nce,
+    pair_losses,
+    replace_file,
+    retrieval_accuracy,
+    train_pairs,
+)
 from cm3.scenes.describe import parse
 from cm3.scenes.emblems import emblem, parse_emblem, place_of
 from cm3.scenes.verify import verify
@@ -50,7 +60,7 @@ def same_bits(a: Path, b: Path) -> bool:
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     train_pairs(config(one), colours, progress=False)
-    train_pairs(config(two), colours, progress=False, stop=3)
+    train_pairs(config(two), colours, progress=False, stopping=lambda step: step == 3)
     assert not (two / "config.json").exists()
     # as if killed after more steps were logged
     with (two / "log.jsonl").open("a") as file:
@@ -127,7 +137,7 @@ def test_the_document_loss_is_for_pairs_said_twice() -> None:
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    train_pairs(config(tmp_path), colours, progress=False, stop=3, about={"kind": "colours"})
+    train_pairs(config(tmp_path), colours, progress=False, stopping=lambda step: step == 3, about={"kind": "colours"})
     with pytest.raises(CheckpointError, match="made with another lr, pairs; resume with the same settings"):
         train_pairs(config(tmp_path, lr=1e-4), colours, progress=False, about={"kind": "other"})
     train_pairs(config(tmp_path, log_every=1), colours, progress=False, about={"kind": "colours"})
@@ -197,6 +207,23 @@ def test_the_recipe_runs_at_its_smallest(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match="holds a run already; continue it with --resume"):
         run.run(progress=False)
     assert run.run(progress=False, resume=True) == result
+
+
+def test_a_run_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ClipRun(out=str(tmp_path), model=TINY, steps=4, batch=4, data=ScenePairs(words=40), log_every=2)
+    written = replace_file
+
+    def send(path: Path, data: bytes) -> None:
+        written(path, data)
+        if path.name == "log.jsonl":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("cm3.train.clip_run.BANK", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr("cm3.retrieval.train.replace_file", send)
+        assert run.run(progress=False) == {"out": run.out, "step": 2, "stopped": "SIGTERM"}
+    assert not (tmp_path / "config.json").exists()
+    assert "encoder" in run.run(progress=False, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def same_bits(a: Path, b: Path) -> bool:
 def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, quantizer: str, changes: dict[str, Any]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     train_image_tokenizer(config(one, quantizer, **changes), images, progress=False)
-    train_image_tokenizer(config(two, quantizer, **changes), images, progress=False, stop=3)
+    train_image_tokenizer(config(two, quantizer, **changes), images, progress=False, stopping=lambda step: step == 3)
     assert not (two / "image_tokenizer.safetensors").exists()
     # as if killed after two more steps were logged, in the middle of a line
     with (two / "log.jsonl").open("a") as file:
@@ -161,7 +161,7 @@ def test_a_run_that_keeps_codes_resumes_in_the_same_bits(tmp_path: Path) -> None
     train_image_tokenizer(config(tmp_path / "first", steps=2), images, progress=False)
     kept = dict(init=str(tmp_path / "first"), keep=2)
     train_image_tokenizer(config(tmp_path / "one", **kept), images, progress=False)
-    train_image_tokenizer(config(tmp_path / "two", **kept), images, progress=False, stop=3)
+    train_image_tokenizer(config(tmp_path / "two", **kept), images, progress=False, stopping=lambda step: step == 3)
     train_image_tokenizer(config(tmp_path / "two", **kept), images, progress=False)
     assert same_bits(tmp_path / "one", tmp_path / "two") and records(tmp_path / "one") == records(tmp_path / "two")
 
@@ -208,7 +208,7 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
-    train_image_tokenizer(config(tmp_path), images, progress=False, stop=3)
+    train_image_tokenizer(config(tmp_path), images, progress=False, stopping=lambda step: step == 3)
     with pytest.raises(CheckpointError, match="was made with another lr; resume with the same settings"):
         train_image_tokenizer(config(tmp_path, lr=1e-4), images, progress=False)
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")

@@ -319,6 +319,20 @@ def test_a_run_that_is_asked_to_stop_says_so_and_makes_no_bundle(tokenizer: Path
     assert replace(run, sample_every=0).run(progress=False, resume=True)["step"] == 4
 
 
+def test_an_image_tokenizer_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replace(image_run(tmp_path / "a"), steps=4, sample_every=2)
+
+    def send(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cm3.train.image_tokenizer.write_sheet", send)
+        assert run.run(progress=False) == {"out": run.out, "step": 2, "stopped": "SIGTERM"}
+    assert not (tmp_path / "a" / "image_tokenizer.safetensors").exists()
+    assert "stopped" not in replace(run, sample_every=0).run(progress=False, resume=True)
+    assert (tmp_path / "a" / "image_tokenizer.safetensors").exists()
+
+
 def test_an_image_tokenizer_trains_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="an image tokenizer trains in one process; start it without torchrun"):
