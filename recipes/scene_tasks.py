@@ -201,7 +201,7 @@ def instruct_all() -> PretrainRun:
             mix=SceneTaskMix(
                 plain=20,
                 edit=20,
-                write=15,
+                write=10,
                 boxes=11,
                 canny=4,
                 segmentation=9,
@@ -214,8 +214,6 @@ def instruct_all() -> PretrainRun:
                 scienceqa=5,
                 segment=5,
             ),
-            law=replace(
-                more.data.law, shuffled=0.35, objects=(0.15, 0.35, 0.27, 0.23), letters=(0.25, 0.25, 0.25, 0.25)
-            ),
+            law=replace(more.data.law, objects=(0.15, 0.35, 0.27, 0.23)),
         ),
     )

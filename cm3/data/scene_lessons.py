@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -36,7 +36,6 @@ from cm3.scenes.ask import random_question
 from cm3.scenes.describe import brief
 from cm3.scenes.draw import draw, middles
 from cm3.scenes.edit import random_edit
-from cm3.scenes.letters import LENGTHS
 from cm3.scenes.phrases import pick
 from cm3.scenes.talk import random_dialogue
 from cm3.scenes.world import PLACES, Split, random_scene
@@ -121,8 +120,6 @@ class LessonLaw:
     pictures usually look helps little there, reading the same cell of the one before does (docs/log.md)."""
     objects: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     """Shares of scenes with 1, 2, 3, 4 objects. Which thing is which is learnt from two far sooner (docs/log.md)."""
-    letters: tuple[float, ...] = (0.0, 0.0, 1.0, 1.0)
-    """Shares of words to be written with 1, 2, 3, 4 letters; 3 and 4 are asked for."""
 
     def __post_init__(self) -> None:
         for name in ("rest", "short", "told"):
@@ -131,15 +128,14 @@ class LessonLaw:
         for name in ("unsaid", "shuffled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
-        for name, most in (("objects", len(PLACES)), ("letters", LENGTHS[-1])):
-            shares = getattr(self, name)
-            if len(shares) != most or not min(shares) >= 0 or not 0 < sum(shares) < np.inf:
-                raise ConfigError(f"law.{name}={shares}: must be {most} shares of 0 or more that do not sum to nothing")
+        if len(self.objects) != len(PLACES) or not min(self.objects) >= 0 or not 0 < sum(self.objects) < np.inf:
+            raise ConfigError(
+                f"law.objects={self.objects}: must be {len(PLACES)} shares of 0 or more that do not sum to nothing"
+            )
 
-    def number(self, rng: np.random.Generator, of: Literal["objects", "letters"] = "objects") -> int:
-        """How many objects a scene is to have, or letters a word."""
-        shares = getattr(self, of)
-        return int(np.searchsorted(np.cumsum(shares) / sum(shares), rng.random(), side="right")) + 1
+    def number(self, rng: np.random.Generator) -> int:
+        """How many objects a scene is to have."""
+        return int(np.searchsorted(np.cumsum(self.objects) / sum(self.objects), rng.random(), side="right")) + 1
 
 
 class SceneTaskSource:
@@ -206,8 +202,7 @@ def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, la
         lesson = _edits(rng, size, split, law)
     else:
         weight = {"scienceqa": law.told, "coco_captions": law.told}.get(task, 1.0)
-        number = law.number(rng, "letters" if task == "write" else "objects")
-        lesson = lesson_of(make_example(task, rng, size, split, number), weight)
+        lesson = lesson_of(make_example(task, rng, size, split, law.number(rng)), weight)
     hidden = HIDDEN.get("control" if find_task(task).control else task)
     return _hidden(lesson, pick(rng, hidden)) if hidden and rng.random() < law.unsaid else lesson
 

@@ -90,11 +90,11 @@ def example_rng(task: str, seed: int, index: int) -> np.random.Generator:
 
 
 def make_example(
-    task: str, rng: np.random.Generator, size: int, split: Split, number: int | None = None
+    task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None = None
 ) -> SceneExample:
-    """An example of a task from a generator, about so many objects, two at least for reasoning, or for `write` with a
-    word of so many letters; as the task is asked for without it."""
-    kind, fields, truth = _MAKERS[task](task, rng, size, split, number)
+    """An example of a task from a generator, about so many objects where the task leaves that open (`write` does not,
+    and reasoning has two at least); any number without it."""
+    kind, fields, truth = _MAKERS[task](task, rng, size, split, objects)
     return SceneExample(task, kind, {k: v if isinstance(v, str) else Image(v) for k, v in fields.items()}, truth)
 
 
@@ -108,62 +108,62 @@ _Fields = dict[str, "str | PIL.Image.Image"]
 _Made = tuple[str, _Fields, Any]
 
 
-def _edit(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    edit = random_edit(rng, split, objects=number)
+def _edit(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    edit = random_edit(rng, split, objects=objects)
     before, after = draw_edit(edit, size, rng)
     return edit.kind, {"image1": before, "instruction": edit.instruction, "image2": after}, edit
 
 
-def _write(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    lettered = random_lettered(rng, split, number)
+def _write(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    lettered = random_lettered(rng, split)
     picture = draw_lettered(lettered.scene, lettered.sign, size, rng)
     kind = f"{len(lettered.sign.word)} letters"
     return kind, {"ocr_content": lettered.caption, "image": picture}, lettered
 
 
-def _boxes(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    boxed = random_boxed(rng, split, size, number)
+def _boxes(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    boxed = random_boxed(rng, split, size, objects)
     said = {"segmentations": segmentations(boxed.boxes), "locations": locations(boxed.boxes)}
     return _number(boxed.scene), {"caption": boxed.caption, **said, "image": boxed.picture}, boxed
 
 
-def _guided(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
+def _guided(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
     kind, name = STRUCTURES[task]
-    guided = random_guided(rng, split, kind, size, number)
+    guided = random_guided(rng, split, kind, size, objects)
     fields: _Fields = {name: guided.structure, "caption": guided.caption, "image": guided.picture}
     return _number(guided.scene), fields, guided
 
 
-def _segment(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    scene, at = random_scene(rng, split, number), middles(rng)
+def _segment(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    scene, at = random_scene(rng, split, objects), middles(rng)
     seg = draw_structure("segments", scene, size, at=at)
     return _number(scene), {"image": draw(scene, size, at=at), "seg": seg}, Map(scene, at)
 
 
-def _captioned(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    scene = random_scene(rng, split, number)
+def _captioned(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    scene = random_scene(rng, split, objects)
     caption = describe(scene, rng) if task == "coco_captions" else describe_long(scene, rng)
     return _number(scene), {"caption": caption, "image": draw(scene, size, rng)}, Asked(scene)
 
 
-def _asked(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    scene = random_scene(rng, split, number)
+def _asked(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    scene = random_scene(rng, split, objects)
     asked = random_question(scene, rng)
     fields: _Fields = {"question": asked.question, "answer": asked.answer, "image": draw(scene, size, rng)}
     return asked.kind, fields, Asked(scene, asked)
 
 
-def _dialogue(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    scene = random_scene(rng, split, number)
+def _dialogue(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    scene = random_scene(rng, split, objects)
     turns, caption = random_dialogue(scene, rng), brief(scene, rng)
     number = pick(rng, tuple(range(len(turns))))
     fields: _Fields = {**dialogue_fields(caption, turns, number), "image": draw(scene, size, rng)}
     return f"turn {number + 1}", fields, Asked(scene, turns[: number + 1])
 
 
-def _reasoned(task: str, rng: np.random.Generator, size: int, split: Split, number: int | None) -> _Made:
-    number = int(rng.integers(2, 5)) if number is None else max(number, 2)  # one object leaves little to compare
-    scene = random_scene(rng, split, number)
+def _reasoned(task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None) -> _Made:
+    number = int(rng.integers(2, 5)) if objects is None else max(objects, 2)  # one object leaves little to compare
+    scene = random_scene(rng, split, objects=number)
     reasoning = random_reasoning(scene, rng)
     fields: _Fields = {**reasoning_fields(reasoning), "image": draw(scene, size, rng)}
     return _number(scene), fields, Asked(scene, reasoning)

@@ -31,7 +31,7 @@ from cm3.scenes.world import BACKGROUNDS, COLOURS, Scene, Split, random_scene
 
 HALVES = ("top", "bottom")
 LENGTHS = (3, 4)
-"""How many letters a word has that is asked for. Shorter ones are for lessons alone: they are not read back."""
+"""How many letters a word has."""
 INKS = ("black", "white")
 """Colours that words are written in; others are read as well."""
 SQUARE = 0.25
@@ -71,8 +71,8 @@ class Sign:
     half: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[A-Z]+", self.word) or len(self.word) > LENGTHS[-1]:
-            raise ConfigError(f"sign.word={self.word!r}: must be 1 to {LENGTHS[-1]} letters A to Z")
+        if not re.fullmatch("[A-Z]+", self.word) or len(self.word) not in LENGTHS:
+            raise ConfigError(f"sign.word={self.word!r}: must be {LENGTHS[0]} or {LENGTHS[-1]} letters A to Z")
         if self.colour not in COLOURS or self.half not in HALVES:
             raise ConfigError(f"sign in {self.colour!r} at the {self.half!r}: must be in one of {', '.join(COLOURS)}, "
                               "at the top or the bottom")  # fmt: skip
@@ -115,28 +115,25 @@ class Written:
         return self.word_ok and self.scene_ok
 
 
-def random_lettered(rng: np.random.Generator, split: Split = "train", letters: int | None = None) -> Lettered:
-    """One or two objects of a split in one half and a word of that split, of so many letters, in the other."""
+def random_lettered(rng: np.random.Generator, split: Split = "train") -> Lettered:
+    """One or two objects of a split in one half and a word of that split in the other."""
     half = pick(rng, HALVES)
     while True:
         scene = random_scene(rng, split, objects=int(rng.integers(1, 3)))
         if not any(o.place.startswith(half) for o in scene.objects):
             break
-    sign = Sign(random_word(rng, split, letters), pick(rng, INKS), half)
+    sign = Sign(random_word(rng, split), pick(rng, INKS), half)
     return Lettered(scene, sign, say_lettered(scene, sign, rng))
 
 
-def random_word(rng: np.random.Generator, split: Split = "train", letters: int | None = None) -> str:
-    """An invented word of a split, of 3 or 4 letters or of so many. Held-out scenes take the words of the test split.
-
-    A word of fewer letters is of every split: none is ever asked for.
-    """
+def random_word(rng: np.random.Generator, split: Split = "train") -> str:
+    """An invented word of a split, 3 or 4 letters. Held-out scenes take the words of the test split."""
     wanted = "test" if split == "held_out" else split
     while True:
-        length = letters or pick(rng, LENGTHS)
+        length = pick(rng, LENGTHS)
         start = int(rng.integers(2))
         word = "".join(pick(rng, (_CONSONANTS, _VOWELS)[(start + i) % 2]) for i in range(length))
-        if (length < LENGTHS[0] or split_of_word(word) == wanted) and not _UNFIT.search(word):
+        if split_of_word(word) == wanted and not _UNFIT.search(word):
             return word
 
 

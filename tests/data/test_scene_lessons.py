@@ -229,15 +229,6 @@ def test_scenes_have_as_many_objects_as_the_law_says(task: str) -> None:
             assert len(read(pictures[name or 0].pixels).scene.objects) == number
 
 
-@pytest.mark.parametrize("letters", [1, 2, 3, 4])
-def test_words_have_as_many_letters_as_the_law_says(letters: int) -> None:
-    law = LessonLaw(unsaid=0.0, letters=tuple(float(n + 1 == letters) for n in range(4)))
-    for i in range(4):
-        lesson = make_lesson("write", np.random.default_rng([9, i]), 128, "train", law)
-        told = next(part.text for part in lesson if isinstance(part, Text) and "with the word" in part.text)
-        assert len(told.split('the word "')[1].split('"')[0]) == letters
-
-
 def test_every_lesson_goes_through_the_loader() -> None:
     mix = SceneTaskMix(**dict.fromkeys(TASKS, 1.0) | {"plain": 4.0})
     law = MaskLaw(rate=2.0, tail_weight=4.0)
@@ -269,8 +260,6 @@ def test_other_bad_settings_are_refused() -> None:
     for shares in ((1.0, 1.0), (0.0,) * 4, (1.0, 1.0, 1.0, -1.0), (1.0, 1.0, 1.0, float("nan"))):
         with pytest.raises(ConfigError, match=r"law.objects=.*: must be 4 shares of 0 or more that do not sum to noth"):
             LessonLaw(objects=shares)
-        with pytest.raises(ConfigError, match=r"law.letters=.*: must be 4 shares of 0 or more that do not sum to noth"):
-            LessonLaw(letters=shares)
     with pytest.raises(ConfigError, match=r"mix.plain=19.0: there are no plain documents; give some, or a share of 0"):
         SceneTaskSource(codec(), 1)
     text = Codec(codec().vocab, codec().text)
