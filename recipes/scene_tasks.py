@@ -179,7 +179,7 @@ def instruct_more() -> PretrainRun:
 
 
 def instruct_all() -> PretrainRun:
-    """The model of `instruct_more` trained on, on scenes of any number of objects, words and boxes more often.
+    """The model of `instruct_more` trained on, on scenes of any number of objects, edits and boxes more often.
 
     The rate falls from early on: what is learnt at a flat one does not show (docs/log.md).
 
@@ -200,20 +200,20 @@ def instruct_all() -> PretrainRun:
             seed=10,
             mix=SceneTaskMix(
                 plain=20,
-                edit=20,
-                write=10,
-                boxes=11,
+                edit=24,
+                write=4,
+                boxes=12,
                 canny=4,
-                segmentation=9,
+                segmentation=10,
                 depth=4,
                 scribble=4,
                 coco_captions=3,
                 image_paragraph=3,
-                vqa2=12,
+                vqa2=13,
                 visdial=4,
                 scienceqa=5,
                 segment=5,
             ),
-            law=replace(more.data.law, objects=(0.15, 0.35, 0.27, 0.23)),
+            law=replace(more.data.law, shuffled=0.35, objects=(0.15, 0.35, 0.27, 0.23)),
         ),
     )
