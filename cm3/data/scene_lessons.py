@@ -32,13 +32,15 @@ from cm3.data.scene_tasks import (
 from cm3.data.tasks.find import find_task
 from cm3.document import Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError
-from cm3.scenes.ask import random_question
+from cm3.scenes.ask import KINDS as QUESTIONS
+from cm3.scenes.ask import Question, random_question
 from cm3.scenes.describe import brief
 from cm3.scenes.draw import draw, middles
+from cm3.scenes.edit import KINDS as EDITS
 from cm3.scenes.edit import random_edit
 from cm3.scenes.phrases import pick
 from cm3.scenes.talk import random_dialogue
-from cm3.scenes.world import PLACES, Split, random_scene
+from cm3.scenes.world import PLACES, Scene, Split, random_scene
 from cm3.tokens.away import HIDDEN
 from cm3.tokens.codec import Codec
 from cm3.tokens.holes import groups
@@ -51,7 +53,7 @@ REACH = 6 / 128
 stitched codes read back wrongly now and then (94% right at 2 / 128); with this, as those of whole ones."""
 COPYING = ("edit", "segmentation", "segment")
 """Tasks whose picture follows from the same cell of another one, or nearly."""
-QUESTIONS, EDITS = 8, 5
+MOST_QUESTIONS, MOST_EDITS = 8, 5
 """Most questions about one picture, and most edits one after the other."""
 ONE = 0.3
 """Share of lessons about questions or edits that have just one, as a user asks."""
@@ -120,6 +122,10 @@ class LessonLaw:
     pictures usually look helps little there, reading the same cell of the one before does (docs/log.md)."""
     objects: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     """Shares of scenes with 1, 2, 3, 4 objects. Which thing is which is learnt from two far sooner (docs/log.md)."""
+    edits: tuple[float, ...] = (1.0,) * len(EDITS)
+    """Shares of the kinds of edit, in the order of `cm3.scenes.edit.KINDS`: what is learnt already needs few."""
+    questions: tuple[float, ...] = (1.0,) * len(QUESTIONS)
+    """Shares of the kinds of question, in the order of `cm3.scenes.ask.KINDS`."""
 
     def __post_init__(self) -> None:
         for name in ("rest", "short", "told"):
@@ -128,14 +134,16 @@ class LessonLaw:
         for name in ("unsaid", "shuffled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
-        if len(self.objects) != len(PLACES) or not min(self.objects) >= 0 or not 0 < sum(self.objects) < np.inf:
-            raise ConfigError(
-                f"law.objects={self.objects}: must be {len(PLACES)} shares of 0 or more that do not sum to nothing"
-            )
+        for name, of in (("objects", PLACES), ("edits", EDITS), ("questions", QUESTIONS)):
+            shares = getattr(self, name)
+            if len(shares) != len(of) or not min(shares) >= 0 or not 0 < sum(shares) < np.inf:
+                raise ConfigError(
+                    f"law.{name}={shares}: must be {len(of)} shares of 0 or more that do not sum to nothing"
+                )
 
     def number(self, rng: np.random.Generator) -> int:
         """How many objects a scene is to have."""
-        return int(np.searchsorted(np.cumsum(self.objects) / sum(self.objects), rng.random(), side="right")) + 1
+        return _drawn(self.objects, rng) + 1
 
 
 class SceneTaskSource:
@@ -293,8 +301,8 @@ def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonLaw
     scene = random_scene(rng, split, law.number(rng))
     image = Image(draw(scene, size, rng))
     asked: dict[str, str] = {}
-    for _ in range(_several(rng, QUESTIONS)):
-        question = random_question(scene, rng)
+    for _ in range(_several(rng, MOST_QUESTIONS)):
+        question = _question(scene, rng, QUESTIONS[_drawn(law.questions, rng)])
         asked[question.question] = question.answer
     fields: list[_Fields] = [{"question": q, "answer": a, "image": image} for q, a in asked.items()]
     return tuple(_in_turn("vqa2", fields, [True] * len(fields), law))
@@ -335,8 +343,8 @@ def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) ->
     """One or several edits, each of what the one before made."""
     at, scene, number = middles(rng), None, law.number(rng)
     parts: list[Part | Answer] = []
-    for _ in range(_several(rng, EDITS)):
-        edit = random_edit(rng, split, before=scene, objects=number)
+    for _ in range(_several(rng, MOST_EDITS)):
+        edit = random_edit(rng, split, EDITS[_drawn(law.edits, rng)], scene, number)
         scene, after = edit.after, Image(draw(edit.after, size, at=at))
         if not parts:
             before = Image(draw(edit.before, size, at=at))
@@ -354,6 +362,19 @@ def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:
     gaps = [Gap("text") if isinstance(part, Text) else Gap("image") for part in lesson[:first]]
     kept = tuple(gap if i in parts else part for i, (part, gap) in enumerate(zip(lesson, gaps, strict=False)))
     return (*kept, lesson[first]._replace(like=None))  # type: ignore[union-attr]
+
+
+def _question(scene: Scene, rng: np.random.Generator, kind: str) -> Question:
+    """A question of a kind, or of another where a scene allows none of it."""
+    try:
+        return random_question(scene, rng, kind)
+    except ConfigError:
+        return random_question(scene, rng)
+
+
+def _drawn(shares: Sequence[float], rng: np.random.Generator) -> int:
+    """A place among shares, by them."""
+    return int(np.searchsorted(np.cumsum(shares) / sum(shares), rng.random(), side="right"))
 
 
 def _several(rng: np.random.Generator, most: int) -> int:

@@ -30,9 +30,12 @@ from cm3.data.scenes import SceneSource
 from cm3.data.tasks import Example, encode, find_task
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import ConfigError
+from cm3.scenes.ask import KINDS as QUESTIONS
 from cm3.scenes.describe import parse
+from cm3.scenes.edit import KINDS as EDITS
 from cm3.scenes.edit import parse_edit
 from cm3.scenes.verify import read
+from cm3.scenes.world import PLACES
 from cm3.tokens.away import HIDDEN, without
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
@@ -229,6 +232,27 @@ def test_scenes_have_as_many_objects_as_the_law_says(task: str) -> None:
             assert len(read(pictures[name or 0].pixels).scene.objects) == number
 
 
+def test_kinds_of_edits_and_questions_come_as_the_law_says() -> None:
+    recolour, places = tuple(float(k == "recolour") for k in EDITS), tuple(float(k == "place") for k in QUESTIONS)
+    law = LessonLaw(unsaid=0.0, objects=(0.0, 1.0, 0.0, 0.0), edits=recolour, questions=places)
+    for i in range(8):
+        lesson = make_lesson("edit", np.random.default_rng([10, i]), 128, "train", law)
+        pictures = [p.part if isinstance(p, Answer) else p for p in lesson]
+        scenes = [read(p.pixels).scene for p in pictures if isinstance(p, Image)]
+        for before, after in itertools.pairwise(scenes):
+            changed = [o for o in after.objects if o not in before.objects]
+            assert len(changed) == 1 and before.at(changed[0].place).shape == changed[0].shape
+        lesson = make_lesson("vqa2", np.random.default_rng([10, i]), 128, "train", law)
+        answers = [p.part.text for p in lesson if isinstance(p, Answer)]
+        assert answers and set(answers) <= set(PLACES)
+
+
+def test_a_kind_of_question_that_a_scene_does_not_allow_gives_way() -> None:
+    relations = tuple(float(k == "relation") for k in QUESTIONS)
+    law = LessonLaw(objects=(1.0, 0.0, 0.0, 0.0), questions=relations)  # of one object there is none
+    assert any(isinstance(p, Answer) for p in make_lesson("vqa2", np.random.default_rng(11), 128, "train", law))
+
+
 def test_every_lesson_goes_through_the_loader() -> None:
     mix = SceneTaskMix(**dict.fromkeys(TASKS, 1.0) | {"plain": 4.0})
     law = MaskLaw(rate=2.0, tail_weight=4.0)
@@ -260,6 +284,9 @@ def test_other_bad_settings_are_refused() -> None:
     for shares in ((1.0, 1.0), (0.0,) * 4, (1.0, 1.0, 1.0, -1.0), (1.0, 1.0, 1.0, float("nan"))):
         with pytest.raises(ConfigError, match=r"law.objects=.*: must be 4 shares of 0 or more that do not sum to noth"):
             LessonLaw(objects=shares)
+    for name, count in (("edits", len(EDITS)), ("questions", len(QUESTIONS))):
+        with pytest.raises(ConfigError, match=rf"law.{name}=\(1.0,\): must be {count} shares of 0 or more that do not"):
+            LessonLaw(**{name: (1.0,)})
     with pytest.raises(ConfigError, match=r"mix.plain=19.0: there are no plain documents; give some, or a share of 0"):
         SceneTaskSource(codec(), 1)
     text = Codec(codec().vocab, codec().text)
