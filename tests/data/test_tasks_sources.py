@@ -61,6 +61,10 @@ def test_a_dialogue_is_an_example_a_turn_that_was_answered() -> None:
         "a dog\nQuestion: is it big Answer: no.",
         "a dog\nQuestion: is it big Answer: no.\nQuestion: is it red Answer: yes.",
     ]
+    # JSON lines have the caption as the document's text.
+    assert texts("visdial", document(PICTURE, "a dog", dialog=DIALOG["dialog"])) == texts(
+        "visdial", document(PICTURE, "x", **DIALOG)
+    )
     task = find_task("visdial")
     last = task.examples(document(PICTURE, "x", **DIALOG))[1]
     assert {k: v for k, v in task.read(last.document).items() if k in ("question", "answer")} == {

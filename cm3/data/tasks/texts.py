@@ -84,7 +84,9 @@ def _asked_science(request: dict[str, Any]) -> dict[str, Any]:
 
 def _dialogue(document: Document, view: View) -> list[dict[str, str | Image]]:
     image = picture_of(document, "visdial")
-    caption = words(needed(document, "caption", str, "visdial"), document, "visdial")
+    # In JSON lines a caption beside a picture is the document's text.
+    caption = needed(document, "caption", str, "visdial") if "caption" in document.meta else document.text
+    caption = words(caption, document, "visdial")
     made: list[dict[str, str | Image]] = []
     turns: list[tuple[str, str]] = []
     for number, turn in enumerate(needed(document, "dialog", list, "visdial")):
