@@ -129,9 +129,9 @@ def record(folder: Path) -> dict[str, Any]:
     for number, (name, category) in THINGS.items():
         solid = (which == number).astype(np.uint8)
         found, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        rim = max(found, key=cv2.contourArea)  # a ray that grazes a thing may end on another
-        mask = cv2.drawContours(np.zeros_like(solid), [rim], 0, 1, cv2.FILLED)
-        outline = [rim.ravel().tolist()]
+        rims = [rim for rim in found if cv2.contourArea(rim) > 20]  # a ray that grazes a thing may end on another
+        mask = cv2.drawContours(np.zeros_like(solid), rims, -1, 1, cv2.FILLED)
+        outline = [rim.ravel().tolist() for rim in rims]
         ys, xs = np.nonzero(mask)
         box = [int(v) for v in (xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1)]
         instances.append({"id": number, "category": name, "category_id": category, "bbox": box, "iscrowd": 0,
