@@ -216,7 +216,7 @@ def instruct_all() -> PretrainRun:
             ),
             law=replace(
                 more.data.law,
-                shuffled=0.35,
+                shuffled=0.1,
                 objects=(0.15, 0.35, 0.27, 0.23),
                 edits=(3.0, 3.0, 0.5, 3.0, 3.0, 0.5),
                 questions=(2.0, 1.0, 1.0, 1.5, 3.0, 0.5, 2.0, 1.0),
