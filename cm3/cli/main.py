@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval scenes": ("cm3.cli.evaluate:EvalScenes", "measure a model on scenes that it was never trained on"),
     "eval emblems": ("cm3.cli.evaluate:EvalEmblems", "measure drawing unseen things from their one document in a bank"),
     "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
+    "eval tasks": ("cm3.cli.evaluate_tasks:EvalTasks", "measure instruction tasks on real datasets"),
 }
 
 HEAD = """usage: cm3 VERB [options]

@@ -102,9 +102,14 @@ class ModelVerb(Verb):
 
         bank = bank or Bank()
         model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder)
-        if task is not None and task not in model.tasks:
-            print(f"model {self.model!r} was not tuned for {task!r}: expect little of it", file=sys.stderr)
+        self.tell_untuned(model, [] if task is None else [task])
         return model
+
+    def tell_untuned(self, model: CM3Leon, tasks: Sequence[str]) -> None:
+        """Tell the user which of these tasks the model was not tuned for."""
+        if lacking := [task for task in dict.fromkeys(tasks) if task not in model.tasks]:
+            named = ", ".join(map(repr, lacking))
+            print(f"model {self.model!r} was not tuned for {named}: expect little of it", file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from cm3.tokens.load import fingerprint, text_fingerprint
 
 STORE = "store"
 """What stands for a task where the source is a token store."""
+WRITTEN = "TASK=[KIND:]PATH[@SPLIT]"
+"""How a dataset of a task is written."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,7 @@ def task_source(data: TaskData, codec: Codec, tokenizer: Path, context: int) -> 
     """
     if not data.sources:
         raise ConfigError("data.sources: there are none; give some, each TASK=[KIND:]PATH[@SPLIT] or store=PATH")
-    named: list[tuple[str, str, str]] = []
-    for source in data.sources:
-        task, equals, path = source.partition("=")
-        if not (equals and task and path):
-            raise ConfigError(f"data.sources: {source!r} must be written TASK=[KIND:]PATH[@SPLIT] or store=PATH")
-        number = sum(task == other for other, _, _ in named) + 1
-        named.append((task, f"{task}#{number}" if number > 1 else task, path))
+    named = named_sources(data.sources, "data.sources", f"{WRITTEN} or {STORE}=PATH")
     stores = {name: _store(path, codec, tokenizer) for task, name, path in named if task == STORE}
     if data.neighbours and not stores:
         raise ConfigError(f"data.neighbours={data.neighbours!r}: are of a store's documents; give one, store=PATH")
@@ -86,6 +83,21 @@ def task_source(data: TaskData, codec: Codec, tokenizer: Path, context: int) -> 
         parts.append(TaskPart(name, wanted, opened[path], controls))
     mix = mixture_of(parts, weights=data.weights, caps=data.caps, up=data.up, down=data.down, balanced=data.balanced)
     return TaskSource(parts, mix, codec, data.seed, data.law)
+
+
+def named_sources(sources: Sequence[str], where: str, written: str = WRITTEN) -> list[tuple[str, str, str]]:
+    """Sources of tasks as (task, name, path), the name being the task's, of a second one of the same task `vqa2#2`.
+
+    Raises `ConfigError` for one that is not `written` so, naming `where` it stands. The task need not be known.
+    """
+    named: list[tuple[str, str, str]] = []
+    for source in sources:
+        task, equals, path = source.partition("=")
+        if not (equals and task and path):
+            raise ConfigError(f"{where}: {source!r} must be written {written}")
+        number = sum(task == other for other, _, _ in named) + 1
+        named.append((task, f"{task}#{number}" if number > 1 else task, path))
+    return named
 
 
 def _store(path: str, codec: Codec, tokenizer: Path) -> Store:

@@ -109,6 +109,14 @@ class CM3Leon(Asking):
         """The memory bank, opened when it is first asked for. Raises `RequestError` where there is none."""
         return self.retriever.memory
 
+    @property
+    def encoder(self) -> Encoder:
+        """What makes vectors of texts and pictures: that of the memory bank, else the one given or the bundle's own.
+
+        Raises `RequestError` where there is none.
+        """
+        return self.retriever.encoder
+
     def with_memory(self, memory: str | Path | Memory, encoder: str | Path | Encoder | None = None) -> CM3Leon:
         """This model, the same weights in memory, with another bank, and the encoder that it was made with."""
         other = copy.copy(self)

@@ -49,8 +49,17 @@ class Retriever:
 
     @property
     def encoder(self) -> Encoder:
-        """What the bank was made with, or should have been. Raises as `memory` does."""
-        return self._open()[1]
+        """What the bank was made with, or should have been; without a bank, the one given, else the model's own.
+
+        Raises `RequestError` where there is none, and what opening it raises.
+        """
+        if self._memory is not None:
+            return self._open()[1]
+        found = self._own if self._encoder is None else self._encoder
+        if found is None:
+            raise RequestError("this model has no encoder; give one, encoder=FOLDER (--encoder FOLDER)")
+        self._encoder = load_encoder(found) if isinstance(found, str | Path) else found
+        return self._encoder
 
     def search(self, prompt: Document, k: int) -> list[Retrieved]:
         """Up to `k` documents of the bank for a prompt, most relevant first, never the prompt itself.

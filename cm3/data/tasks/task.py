@@ -25,7 +25,7 @@ from cm3.data.tasks.template import PICTURES, Laid, Template
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError, DataError, RequestError
 from cm3.tokens.codec import Codec
-from cm3.tokens.image import Fit
+from cm3.tokens.image import Fit, preprocess
 from cm3.vocab import Tokens
 
 ANY = ("jsonl", "webdataset", "huggingface", "folder")
@@ -39,6 +39,10 @@ class View(NamedTuple):
 
     size: int = 256
     fit: Fit = "crop"
+
+    def of(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """A picture as it is seen. Raises `DataError` for one that cannot be read to its end."""
+        return preprocess(picture, self.size, self.fit)
 
 
 PAPER = View()
