@@ -1,0 +1,70 @@
+"""Draws the pictures of what the shipped model makes: demo.png, instructions.png, samples.png and emblems.png.
+
+    python docs/images/shipped.py docs/images [MODEL]
+
+All are made with seeds that are written here, and marked by measuring pixels, as `cm3 demo` and `cm3 eval` do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import cm3
+from cm3.cli.demo import PROMPTS
+from cm3.cli.demo_tasks import task_sections
+from cm3.cli.emblems import emblem_section
+from cm3.cli.files import png
+from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
+from cm3.eval.emblems import make_examples
+from cm3.eval.scene_cases import said
+from cm3.generate import CM3Leon
+from cm3.scenes.describe import parse
+from cm3.scenes.verify import verify
+
+SAMPLES, SEED = 24, 7
+HEAD = 80
+"""Rows of a sheet without a title that are left out."""
+
+
+def drawn(model: CM3Leon, prompts: list[str], seeds: list[int]) -> tuple[Panel, ...]:
+    """A panel for each prompt."""
+    made = model.generate_many(prompts, seeds=seeds)
+    shown = [verify(one.image, parse(prompt)).ok for one, prompt in zip(made, prompts, strict=True)]
+    return tuple(
+        Panel(one.image, (Line(prompt), verdict(ok, "as asked", "not as asked")))
+        for one, prompt, ok in zip(made, prompts, shown, strict=True)
+    )
+
+
+def save(folder: Path, name: str, sections: list[Section], side: int, columns: int = 6) -> None:
+    """Write a sheet without a title, in 256 colours."""
+    whole = sheet(sections, "", columns=columns, side=side)
+    whole = whole.crop((0, HEAD, whole.width, whole.height))
+    (folder / name).write_bytes(png(whole.quantize(256)))
+
+
+def main(folder: Path, name: str = "scenes") -> None:
+    """Draw all four."""
+    model = cm3.load(name)
+    rng = np.random.default_rng([SEED, 0])
+    cases = [said(rng, "test", model.image_size) for _ in range(SAMPLES)]
+    panels = drawn(model, [case.caption for case in cases], [case.seed for case in cases])
+    save(folder, "samples.png", [Section(f"The first {SAMPLES} prompts of the evaluation, seed {SEED}", panels)], 160)
+
+    _, sections = task_sections(model, 0)
+    save(folder, "instructions.png", sections, 160)
+    edits = next(section for section in sections if section.title.startswith("Pictures changed"))
+    # Of each row of three, the picture given and what was made of it.
+    pairs = tuple(panel for i, panel in enumerate(edits.panels) if i % 3 < 2)
+    words = drawn(model, list(PROMPTS), list(range(len(PROMPTS))))
+    changed = dataclasses.replace(edits, title="From a picture and an instruction", panels=pairs, note="")
+    save(folder, "demo.png", [Section("From words", words), changed], 160)
+    save(folder, "emblems.png", [emblem_section(make_examples(model, 6, SEED))], 256, columns=3)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:3])
