@@ -196,10 +196,6 @@ def instruct_all() -> PretrainRun:
         init="runs/scenes/instruct_more/bundle",
         optim=replace(more.optim, lr=1.5e-3, adam_lr=4e-3, warmup=40, decay_from=0.1, final=0.02),
         steps=1600,
-        # The last three start from what is said of `image`, and the likeliest of four edits is no better than one.
-        sampling=more.sampling
-        | {"image": more.sampling["image"] | {"candidates": 4}, "segment": {"candidates": 1}}
-        | {kind: more.sampling[kind] | {"candidates": 1} for kind in ("edit", "control")},
         seed=10,
         data=replace(
             more.data,
