@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROMPTS = (
     "a large red circle at the top left on a grey background",
     "a small white star below a large blue square on a mint ground",
-    "on a pink background, a large yellow triangle to the right of a small black circle",
+    "on a pink background, a large yellow triangle at the bottom right, with a small black circle to its left",
     "three objects on a sand ground: a large green circle at the top right, a small purple star at the bottom left and"
     " a large blue square at the bottom right",
     # An orange circle is in none of the training pictures.

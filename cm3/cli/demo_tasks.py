@@ -30,7 +30,7 @@ class Group(NamedTuple):
 
 
 GROUPS = (
-    Group("Pictures changed by words", "Left the picture given, then what came of it.", (Shown("edit", 3),)),
+    Group("Pictures changed by words", "Left the picture given, then what came of it.", (Shown("edit", 6),)),
     Group("Things in their places", "Left the boxes that were given, in words.", (Shown("boxes", 2),)),
     Group(
         "Pictures that follow another one",

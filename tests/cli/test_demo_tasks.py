@@ -57,7 +57,7 @@ def test_every_task_is_shown_and_marked() -> None:
     assert results["segment"][0]["asked"] == ONE
     edits = sections[0].panels
     assert len(edits) == 3 * shown["edit"] and edits[0].lines[0].text == results["edit"][0]["asked"]
-    assert [panel.lines[0].style for panel in edits[1::3]] == ["right", "wrong", "right"]
+    assert [panel.lines[0].style for panel in edits[1::3]] == ["right", "wrong"] * 3
     # What came of the first is the very picture that would be right.
     assert edits[1].picture.tobytes() == edits[2].picture.tobytes() != edits[0].picture.tobytes()
     assert tally(results).startswith(f"{sum(one['ok'] for some in results.values() for one in some)} of ")
