@@ -8,9 +8,10 @@
     cm3 train recipes/scenes.py:pretrain_holes       pictures to words, and holes in both
     cm3 train recipes/scenes.py:clip                 an encoder, for the memory bank
     cm3 train recipes/scenes.py:pretrain_copying     reading a document: the same cell of its picture
-    cm3 train recipes/scenes.py:pretrain_emblems     the same among everything else; its bundle is what ships
+    cm3 train recipes/scenes.py:pretrain_emblems     the same among everything else
 
-Prices are of two cores of an AVX2 processor without a GPU; docs/scenes.md has the figures that each run reached.
+What ships was then tuned for instructions: recipes/scene_tasks.py has those runs, `instruct` and what follows it.
+Prices are of two cores of an AVX2 processor without a GPU; docs/scenes.md has the figures that were reached.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def pretrain_pairs() -> PretrainRun:
 
 
 def pretrain_holes() -> PretrainRun:
-    """The model of `pretrain_pairs` on one to four objects, most documents with a hole; its bundle is what ships.
+    """The model of `pretrain_pairs` on one to four objects, most documents with a hole.
 
     Price: 1,300 steps of about 3,900 tokens at 1,800 a second, 50 minutes on two cores. Promise: docs/scenes.md; there
     too what was changed while the shipped run went on.
@@ -220,7 +221,7 @@ def pretrain_copying() -> PretrainRun:
 
 
 def pretrain_emblems() -> PretrainRun:
-    """The model of `pretrain_copying` on everything, scenes with holes most of all; its bundle is what ships.
+    """The model of `pretrain_copying` on everything, scenes with holes most of all.
 
     Price: 900 steps of about 3,900 tokens at 1,500 a second, 40 minutes on two cores. Promise: docs/scenes.md; what was
     changed while the shipped run went on is in docs/log.md.
