@@ -29,6 +29,10 @@ class RequestError(Cm3Error, ValueError):
     """A generation request that cannot be served as asked."""
 
 
+class DiskError(Cm3Error, OSError):
+    """A disk that is full, or a place that may not be written to. What was there before is whole."""
+
+
 class DivergedError(Cm3Error, FloatingPointError):
     """Training met a loss that it must not learn from. It was not learnt from, and the last checkpoint is good."""
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("cm3", "recipes", "tests", "benchmarks", "docs")
-LINES = 400
+LINES = 600
 FORBIDDEN = ("print", "exit", "quit", "sys.exit", "os._exit")
 
 

@@ -18,16 +18,17 @@ PACKAGE = ROOT / "cm3"
 
 # unit -> what it may import. A dotted entry opens that module only; a dotted unit stands by itself, apart from the rest
 # of its folder. Edges within a unit are free.
-NOUNS = {"errors", "document", "picture", "vocab"}
+NOUNS = {"errors", "files", "document", "picture", "vocab"}
 TABLE: dict[str, set[str]] = {
     # layer 0
     "errors": set(),
     # layer 1
-    "document": {"errors"},
+    "files": {"errors"},
     "picture": {"errors"},
+    "document": {"errors", "files", "picture"},
     "vocab": {"errors"},
     # layer 2
-    "model": {"errors", "vocab"},
+    "model": {"errors", "files", "vocab"},
     # layer 3
     "tokens": NOUNS | {"model.vqgan"},
     "retrieval": NOUNS,
