@@ -1,4 +1,4 @@
-"""A tiny model with random weights, and a way to give a command in this process."""
+"""A tiny model with drawn weights, which every word and code moves, and a way to give a command in this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from command import Cm3, Ran
+from tiny_model import stir
 
 from cm3.cli.main import main
 from cm3.model import bundle
@@ -41,15 +42,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts.save(folder / "tokenizer.json")
     torch.manual_seed(0)
     vocab = Vocab(text=texts.size, image=64, masks=32, reserved=0)
-    shape = VQGANConfig(
+    codes = VQGANConfig(
         factor=16, channels=8, multipliers=(1, 1, 1), blocks=0, middle=False, attention=False, patch=4,
         z_channels=8, quantizer="fsq", codes=64, levels=(4, 4, 4), resample="shuffle",
     )  # fmt: skip
-    decoder = Decoder(
-        DecoderConfig(vocab_size=vocab.size, d_model=32, layers=1, heads=2, context=256, grid=(4, 4), positions="rope")
-    )
+    shape = {"d_model": 32, "layers": 1, "heads": 2, "context": 256, "grid": (4, 4), "positions": "rope"}
+    decoder = stir(Decoder(DecoderConfig(vocab_size=vocab.size, **shape)))  # fresh, words and pictures mean nothing to it
     made = bundle.Bundle(
-        vocab, decoder, VQGAN(shape), 64, folder / "tokenizer.json", sampling={"image": {"guidance": 2.0}}
+        vocab, decoder, VQGAN(codes), 64, folder / "tokenizer.json", sampling={"image": {"guidance": 2.0}}
     )
     bundle.save(made, folder / "model", torch.float32)
     return folder / "model"
