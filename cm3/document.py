@@ -7,6 +7,7 @@ may have a hole of its own, a box of pixels. Nothing here knows tokens.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from cm3.errors import DataError, RequestError
 
 Box = tuple[int, int, int, int]
 """Pixels (x0, y0, x1, y1), origin at the top left, x1 and y1 exclusive."""
+
+
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,14 @@ class Unreadable:
 
     id: str
     reason: str
+
+
+def check_text(text: str, what: str = "its text") -> None:
+    """Raise `DataError` for what is no text: a string with a lone surrogate or a NUL. Stores and banks keep none."""
+    if found := _NO_TEXT.search(text):
+        code = ord(found[0])
+        kind = "a NUL character" if code == 0 else f"a lone surrogate U+{code:04X}, which is no character"
+        raise DataError(f"{what} has {kind} (at {found.start()}); take it out")
 
 
 def as_part(value: object) -> Part:

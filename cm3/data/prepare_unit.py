@@ -28,7 +28,7 @@ from cm3.data import shard
 from cm3.data.read.base import Reader, Unit
 from cm3.data.read.find import open_reader
 from cm3.data.store import page, shard_name
-from cm3.document import Document, Image, Part, Text, Unreadable
+from cm3.document import Document, Image, Part, Text, Unreadable, check_text
 from cm3.errors import DataError
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.tokens.image import ImageTokenizer
@@ -230,10 +230,11 @@ def _ready(document: Document, desk: Desk, seen: dict[bytes, tuple[PIL.Image.Ima
     if not document.text.strip() and not document.images:
         return Skip(document.id, "empty", "has neither words nor picture")
     try:
-        document.text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(error.object[error.start])
-        return Skip(document.id, "text", f"its text has a lone surrogate U+{code:04X}, which is no character")
+        check_text(document.text)
+        check_text(document.id, "its id")
+        check_text(document.source, "its source")
+    except DataError as error:
+        return Skip(document.id, "text", str(error))
     try:
         json.dumps(meta, allow_nan=False)
     except (TypeError, ValueError) as error:

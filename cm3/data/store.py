@@ -138,6 +138,11 @@ class Store:
         return int(self.manifest["documents"])
 
     @property
+    def fingerprint(self) -> str:
+        """A name for what it holds, sha256 in hexadecimal: of its manifest, which has the checksum of each file."""
+        return checksum(self.manifest)
+
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens of each document, int32 (n,)."""
         return self._index["lengths"]

@@ -67,6 +67,18 @@ def test_what_cannot_be_kept_is_skipped_and_listed(photos: Path, model: Path, tm
     assert vars(again) | {"seconds": 0} == vars(report) | {"seconds": 0}, "a finished store only tells its report"
 
 
+def test_what_is_no_text_is_skipped(model: Path, tmp_path: Path) -> None:
+    lines = [r'{"text": "a"}', r'{"text": "b\u0000c"}', r'{"text": "d", "id": "\u0000"}']
+    (tmp_path / "words.jsonl").write_text("\n".join(lines))
+    report = prepare([f"{tmp_path}/words.jsonl"], tmp_path / "out", model)
+    assert report.documents == 1 and report.skipped["text"]["count"] == 2
+    told = [one["reason"] for one in report.skipped["text"]["examples"]]
+    assert told == [
+        "its text has a NUL character (at 1); take it out",
+        "its id has a NUL character (at 0); take it out",
+    ]
+
+
 def test_a_long_text_is_cut_between_characters(model: Path) -> None:
     codec = load_tokenizers(model).codec
     picture = PIL.Image.new("RGB", (32, 32), "red")

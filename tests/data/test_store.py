@@ -212,6 +212,12 @@ def test_info_counts(store: Store, parts: Path) -> None:
     json.dumps(info)
 
 
+def test_a_fingerprint_names_what_a_store_holds(parts: Path, store: Store, copy: Path, tmp_path: Path) -> None:
+    assert store.fingerprint == Store.open(copy).fingerprint == store.manifest["sha256"], "wherever it is"
+    prepare([f"{parts}/photos"], tmp_path / "other", parts / "model", unit=5, max_text=9)
+    assert Store.open(tmp_path / "other").fingerprint != store.fingerprint
+
+
 def test_a_shard_is_safetensors_of_the_described_layout(parts: Path, tmp_path: Path) -> None:
     found = load_file(parts / "out/shards/00000.safetensors")
     assert {n: (str(t.dtype), t.shape[1:]) for n, t in found.items()} == {
