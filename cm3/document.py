@@ -7,15 +7,18 @@ may have a hole of its own, a box of pixels. Nothing here knows tokens.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import PIL.Image
 
 from cm3.errors import DataError, RequestError
+from cm3.picture import BYTES, bands, open_picture
 
 Box = tuple[int, int, int, int]
 """Pixels (x0, y0, x1, y1), origin at the top left, x1 and y1 exclusive."""
@@ -36,7 +39,9 @@ class Image:
     """A picture, and optionally a box of it that is to be filled in.
 
     `pixels` is any PIL image; `cm3.tokens.image.preprocess` brings it to the model's size and colours. `gap` is in the
-    pixels of this picture. Two images are equal when they are the same object or have the same mode, size and bytes.
+    pixels of this picture. Two images are equal when they hold the same object, or pictures of one mode and size that
+    show the same; equal images hash alike. What a picture shows is looked at once, when it is first compared or hashed:
+    a picture that is drawn on after that wants a new `Image`.
     """
 
     pixels: PIL.Image.Image
@@ -52,24 +57,25 @@ class Image:
 
     @classmethod
     def open(cls, path: str | Path) -> Image:
-        """Read a picture file of any format that Pillow reads.
+        """Read a picture file of the formats of `cm3.picture.FORMATS`.
 
         Raises `DataError` when the file is missing or is not a picture.
         """
         path = Path(path)
         if not path.exists():
             raise DataError(f"image {str(path)!r}: no such file; check the path")
+        if path.is_dir() or path.is_char_device() or path.is_block_device():
+            raise DataError(f"image {str(path)!r}: not a readable picture (not a file); give a PNG, JPEG or WebP file")
         try:
-            with PIL.Image.open(path) as opened:
-                opened.load()
-                return cls(_detach(opened))
-        except DataError:
-            raise
+            with path.open("rb") as file:
+                data = file.read(BYTES + 1)  # a pipe does not say beforehand how much it holds
+            opened = open_picture(data)
+            opened.load()
+            return cls(_detach(opened))
         except Exception as error:  # Pillow raises many kinds for a damaged file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(
-                f"image {str(path)!r}: not a readable picture ({reason}); give a PNG, JPEG or WebP file"
-            ) from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            remedy = "" if isinstance(error, DataError) else "; give a PNG, JPEG or WebP file"
+            raise DataError(f"image {str(path)!r}: not a readable picture ({reason}){remedy}") from error
 
     def with_gap(self, box: Iterable[int]) -> Image:
         """Return this picture with the box (x0, y0, x1, y1) to be filled in. Raises `RequestError` for a bad box."""
@@ -79,11 +85,23 @@ class Image:
         if not isinstance(other, Image):
             return NotImplemented
         a, b = self.pixels, other.pixels
-        same = a is b or (a.mode == b.mode and a.size == b.size and a.tobytes() == b.tobytes())
+        same = a is b or (a.mode == b.mode and a.size == b.size and self._digest == other._digest)
         return same and self.gap == other.gap
 
     def __hash__(self) -> int:
-        return hash((self.pixels.mode, self.pixels.size, self.gap))
+        return hash((self._digest, self.gap))
+
+    @cached_property
+    def _digest(self) -> bytes:
+        """Of the mode, the size and the pixels; of a palette, the colours that the pixels have."""
+        hashed = hashlib.blake2b(f"{self.pixels.mode} {self.pixels.size}".encode(), digest_size=16)
+        try:
+            for _, band in bands(self.pixels):
+                hashed.update((band.convert("RGBA") if band.mode in ("P", "PA") else band).tobytes())
+        except Exception as error:  # a lazily opened file may prove to be cut short only now
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"image of mode {self.pixels.mode}: cannot be read ({reason}); save it again") from error
+        return hashed.digest()
 
 
 @dataclass(frozen=True)

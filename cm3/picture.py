@@ -1,18 +1,39 @@
-"""Any picture as upright 8-bit RGB: the one way from a file's bytes to the colours that a model or an encoder reads."""
+"""Any picture as upright 8-bit RGB: the one way from a file's bytes to the colours that a model or an encoder reads.
+
+Pillow reads some forty formats, chosen by a file's bytes, and one of them starts another program. Only those of
+`FORMATS` are read here, and nothing else in this package opens a picture (tests/test_house.py).
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
+from PIL import features
 from PIL.Image import Transpose
 
 from cm3.errors import DataError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
+"""The formats that are read, in Pillow's names. JPEG holds MPO, the photographs of phones; PPM holds PBM and PGM."""
+
 LIMIT = 178_956_970
 """Most pixels of a picture, twice Pillow's own warning: a small file that unpacks to more is taken for an attack."""
+
+LIMITS = {"WEBP": LIMIT // 2, "AVIF": LIMIT // 2}
+"""The same of formats whose decoders keep several copies of a picture, so that none takes more than about 2 GB."""
+
+BYTES = 1 << 30
+"""Most bytes of a picture's file: more than `LIMIT` pixels take without any compression."""
+
+_BAND = 1 << 22
+"""Pixels that are converted at a time, where converting takes more room than the picture."""
+
+_NAME = "_cm3_name"
+"""Attribute of an opened picture: the name of its file, for the message when it proves to be cut short."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -27,26 +48,33 @@ _UPRIGHT = {
 """EXIF orientation -> what brings the picture upright. Orientation 1, or none, needs nothing."""
 
 
-def open_picture(data: bytes) -> PIL.Image.Image:
+def open_picture(data: bytes, name: str = "") -> PIL.Image.Image:
     """A picture file's bytes as a PIL image, of which only the header is read; the first frame where it moves.
 
-    What the bytes are is decided by the bytes, not by a file's name. Raises `DataError` for bytes that are no picture
-    and for more than `LIMIT` pixels; bytes that prove to be cut short later make `rgb` raise.
+    The bytes decide which of `FORMATS` they are, not a file's name; `name` is for messages, also for `rgb`'s. Raises
+    `DataError` for bytes that are no such picture, for more than `BYTES` of them, and for more pixels than `LIMIT` (or
+    `LIMITS`); bytes that prove to be cut short later make `rgb` raise.
     """
+    what = f"{name}: picture" if name else "picture"
     if not data:
-        raise DataError("picture of 0 bytes: is empty; save it again")
+        raise DataError(f"{what} of 0 bytes: is empty; save it again")
+    if len(data) > BYTES:
+        raise DataError(f"{what} of {len(data)} bytes: more than {BYTES}; scale it down")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # LIMIT is the one rule
-            image = PIL.Image.open(io.BytesIO(data))
+            warnings.simplefilter("ignore")  # of pixels, LIMIT is the one rule; of odd metadata, the pixels are good
+            image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
-        raise DataError(f"picture of {len(data)} bytes: not a picture; give a PNG, JPEG or WebP file") from error
+        raise DataError(f"{what} of {len(data)} bytes: not a picture; give a PNG, JPEG or WebP file") from error
     except PIL.Image.DecompressionBombError as error:
-        raise DataError(f"picture of {len(data)} bytes: {_bomb(error)}") from error
+        raise DataError(f"{what} of {len(data)} bytes: {_bomb(error)}") from error
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise DataError(f"picture of {len(data)} bytes: cannot be read ({_said(error)}); save it again") from error
-    if image.width * image.height > LIMIT:
-        raise DataError(f"picture of {image.width} x {image.height} pixels: more than {LIMIT}; scale it down")
+        raise DataError(f"{what} of {len(data)} bytes: cannot be read ({_said(error)}); save it again") from error
+    limit = LIMITS.get(image.format or "", LIMIT)
+    if image.width * image.height > limit:
+        raise DataError(f"{what} of {image.width} x {image.height} pixels: more than {limit}; scale it down")
+    if name:
+        setattr(image, _NAME, name)
     return image
 
 
@@ -56,15 +84,24 @@ def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     Transparent parts are laid on white; 16-bit, integer and float modes are scaled to 8 bits (`_grey`). Raises
     `DataError` for a picture that is empty or cannot be read to its end.
     """
+    name = getattr(image, _NAME, "")
+    what = f"{name}: image" if name else "image"
     if 0 in image.size:
-        raise DataError(f"image of {image.width} x {image.height} pixels: is empty; give a picture with pixels")
+        raise DataError(f"{what} of {image.width} x {image.height} pixels: is empty; give a picture with pixels")
     try:
         image.load()
         return _coloured(upright(image))
     except Exception as error:  # a lazily opened file may prove to be cut short only now, in as many ways as formats
         raise DataError(
-            f"image of mode {image.mode}: cannot be read ({_said(error)}); save it again as PNG or JPEG"
+            f"{what} of mode {image.mode}: cannot be read ({_said(error)}); save it again as PNG or JPEG"
         ) from error
+
+
+def bands(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
+    """A picture as bands of whole rows, each with its first row: what is done to one takes little room beside it."""
+    rows = max(1, _BAND // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def orientation(image: PIL.Image.Image) -> int:
@@ -87,32 +124,46 @@ def upright(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _coloured(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return _grey(image).convert("RGB")
+    deep = image.mode.startswith(("I", "F"))
+    if not deep and image.mode != "La" and not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    low, top = _span(image) if deep else (0.0, 0.0)
+    made = PIL.Image.new("RGB", image.size)
+    for row, band in bands(image):
+        made.paste(_grey(band, low, top).convert("RGB") if deep else _on_white(band), (0, row))
+    return made
+
+
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode == "La":  # Pillow knows only this way out of premultiplied grey
         image = image.convert("LA")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return PIL.Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return PIL.Image.alpha_composite(white, image).convert("RGB")
 
 
-def _grey(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Deep greyscale as 8 bits: scaled, where Pillow's own conversion clips.
+def _values(image: PIL.Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
+
+
+def _span(image: PIL.Image.Image) -> tuple[float, float]:
+    """(low, top) of deep greyscale: `low` becomes black and `low + top` white.
 
     16-bit modes span 0 to 65535. Modes I and F do not say their range, so it is read off the values: the first of 0..1
     (F only), 0..255 and 0..65535 that holds them all, else from their least to their greatest.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    spans = [65535.0] if image.mode.startswith("I;16") else [255.0, 65535.0]
-    if image.mode == "F":
-        spans.insert(0, 1.0)
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    ends = [(float(values.min()), float(values.max())) for values in (_values(band) for _, band in bands(image))]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    spans = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
     top = next((span for span in spans if low >= 0 and high <= span), None)
-    if top is None:
-        values, top = values - low, (high - low) or 1.0
-    return PIL.Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8))
+    return (0.0, top) if top is not None else (low, (high - low) or 1.0)
+
+
+def _grey(image: PIL.Image.Image, low: float, top: float) -> PIL.Image.Image:
+    """Deep greyscale as 8 bits: scaled, where Pillow's own conversion clips."""
+    return PIL.Image.fromarray(np.rint((_values(image) - low) * (255.0 / top)).astype(np.uint8))
 
 
 def _bomb(error: Exception) -> str:

@@ -87,6 +87,48 @@ def test_weights_are_never_loaded_by_running_a_pickle() -> None:
     assert not bad, f"torch.load without weights_only=True: {bad}"
 
 
+def openings(path: Path) -> list[str]:
+    """Where a file of Python opens pictures by Pillow itself, whatever it calls that."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names, found = {"PIL.Image"}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {a.asname for a in node.names if a.name == "PIL.Image" and a.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module == "PIL":
+            names |= {a.asname or a.name for a in node.names if a.name == "Image"}
+        elif isinstance(node, ast.ImportFrom) and node.module == "PIL.Image":
+            found += [f"{path}:{node.lineno}" for a in node.names if a.name == "open"]
+    for node in ast.walk(tree):
+        of = ast.unparse(node.value) if isinstance(node, ast.Attribute) else ""
+        if isinstance(node, ast.Attribute) and (node.attr == "open" and of in names or node.attr == "Parser"):
+            found.append(f"{path}:{node.lineno}")
+    return found
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    """Pillow's own way in reads some forty formats, one by starting a program."""
+    ours = [p for p in files(".py") if not p.is_relative_to(ROOT / "tests")]
+    found = [place for path in ours for place in openings(path)]
+    assert [place.rpartition(":")[0] for place in found] == [str(ROOT / "cm3/picture.py")], found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import PIL.Image; PIL.Image.open(x)",
+        "import PIL.Image as P; P.open(x)",
+        "from PIL import Image; Image.open(x)",
+        "from PIL import Image as Pillow; read = Pillow.open",
+        "from PIL.Image import open as read",
+        "import PIL.ImageFile; PIL.ImageFile.Parser()",
+    ],
+)
+def test_each_way_of_opening_a_picture_is_found(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.py").write_text(line)
+    (tmp_path / "b.py").write_text("from cm3.document import Image; Image.open(x); open(y); PIL.Image.new('L', z)")
+    assert len(openings(tmp_path / "a.py")) == 1 and not openings(tmp_path / "b.py")
+
+
 def test_torchvision_is_nowhere() -> None:
     bad = []
     for path in files(".py"):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
+import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
+from cm3 import picture
+from cm3.document import Image
 from cm3.errors import DataError
 from cm3.picture import LIMIT, open_picture, rgb
 
@@ -130,3 +138,154 @@ def test_an_rgb_picture_is_left_alone() -> None:
     assert rgb(image) is image
     with pytest.raises(DataError, match="image of 0 x 3 pixels: is empty; give a picture with pixels"):
         rgb(PIL.Image.new("RGB", (0, 3)))
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "PPM", "MPO", "AVIF"])
+def test_each_format_of_the_list_is_read(format: str) -> None:
+    if format == "AVIF" and format not in picture.FORMATS:
+        pytest.skip("this Pillow reads no AVIF")
+    image = open_picture(saved(noise(), format))
+    assert rgb(image).mode == "RGB" and image.size == (48, 32)
+
+
+@pytest.mark.parametrize("format", ["ICO", "TGA", "PCX", "SGI", "JPEG2000", "DDS", "QOI", "PDF", "EPS"])
+def test_no_other_format_of_pillow_is_read(format: str, tmp_path: Path) -> None:
+    data = saved(noise(), format)
+    with pytest.raises(DataError, match="not a picture; give a PNG, JPEG or WebP file"):
+        open_picture(data)
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"a.png': not a readable picture \(picture of \d+ bytes: not a picture; give"):
+        Image.open(tmp_path / "a.png")
+
+
+def test_a_file_larger_than_any_picture_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = saved(noise(), "PNG")
+    monkeypatch.setattr(picture, "BYTES", len(data) - 1)
+    with pytest.raises(DataError, match=f"^a.png: picture of {len(data)} bytes: more than {len(data) - 1}; scale it"):
+        open_picture(data, "a.png")
+    monkeypatch.setattr(picture, "BYTES", len(data))
+    assert open_picture(data).size == (48, 32)
+
+
+def test_formats_that_take_more_room_have_a_lower_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert picture.LIMITS["WEBP"] < LIMIT
+    monkeypatch.setitem(picture.LIMITS, "WEBP", 48 * 32 - 1)
+    with pytest.raises(DataError, match="^picture of 48 x 32 pixels: more than 1535; scale it down"):
+        open_picture(saved(noise(), "WEBP"))
+    assert open_picture(saved(noise(), "PNG")).size == (48, 32)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F", "RGBA", "LA", "La", "P", "RGBa", "PA"])
+def test_bands_change_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    if mode in ("I;16", "I", "F"):
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        image = PIL.Image.fromarray((rng.standard_normal((32, 48)) * 9000 + 30000).astype(kind))
+    elif mode == "I;16B":
+        values = rng.integers(0, 65536, (32, 48)).astype(">u2")
+        image = PIL.Image.frombytes("I;16B", (48, 32), values.tobytes())
+    elif mode == "P":
+        image = noise().quantize(16)
+        image.info["transparency"] = 3
+    elif mode == "La":
+        image = PIL.Image.fromarray(rng.integers(0, 256, (32, 48, 2), dtype=np.uint8), "LA").convert("La")
+    elif mode == "PA":
+        image = noise().quantize(16).convert("PA")
+    else:
+        image = noise().convert("RGBA")
+        image.putalpha(PIL.Image.fromarray(rng.integers(0, 256, (32, 48), dtype=np.uint8)))
+        image = image.convert(mode)
+    assert image.mode == mode
+    whole, key = rgb(image), hash(Image(image))
+    monkeypatch.setattr(picture, "_BAND", 100)
+    assert len(list(picture.bands(image))) == 16
+    assert rgb(image).tobytes() == whole.tobytes() and hash(Image(image)) == key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["I;16", "F", "RGBA"])
+def test_a_deep_picture_takes_little_more_room_than_it_has(mode: str, tmp_path: Path) -> None:
+    """40 million pixels: 160 MB as Pillow holds RGB and F, where float64 copies took 320 MB each."""
+    script = f"""
+import resource, PIL.Image
+from cm3.picture import rgb
+image = PIL.Image.new({mode!r}, (8000, 5000))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made = rgb(image)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
+    assert int(ran.stdout) < 160 + 200
+
+
+def test_a_cut_picture_is_named_after_its_file() -> None:
+    data = saved(noise(), "PNG")
+    with pytest.raises(
+        DataError, match="^0007.png: image of mode RGB: cannot be read .*; save it again as PNG or JPEG"
+    ):
+        rgb(open_picture(data[:3000], "0007.png"))
+    with pytest.raises(DataError, match="^0007.png: picture of 6 bytes: not a picture"):
+        open_picture(b"<html>", "0007.png")
+
+
+def test_much_text_in_a_small_file_is_refused_in_one_line() -> None:
+    """Pillow's own bound; the text here is 4 MB, harmless."""
+    words = PngInfo()
+    words.add_text("Comment", "a" * (4 << 20), zip=True)
+    data = saved(noise(), "PNG", pnginfo=words)
+    with pytest.raises(DataError, match=r"cannot be read \(.*\); save it again") as told:
+        rgb(open_picture(data))
+    assert "\n" not in str(told.value)
+
+
+def test_large_profiles_and_odd_exif_are_no_reason_to_refuse_good_pixels() -> None:
+    data = saved(noise(), "PNG", icc_profile=bytes(300_000), exif=b"Exif\0\0" + b"MM" * 20_000)
+    assert rgb(open_picture(data)).tobytes() == noise().tobytes()
+
+
+def test_equal_images_hash_alike_and_different_ones_do_not() -> None:
+    files = [saved(noise(), "PNG"), saved(noise(), "TIFF"), saved(noise(), "BMP")]
+    same = [Image(open_picture(data)) for data in files]
+    assert len({hash(image) for image in same}) == 1 and len(set(same)) == 1
+    other = noise()
+    other.putpixel((47, 31), (1, 2, 3))
+    assert Image(other) != same[0] and hash(Image(other)) != hash(same[0])
+    assert len({hash(Image(PIL.Image.new("L", (9, 9), v))) for v in range(256)}) == 256
+    assert hash(same[0].with_gap((0, 0, 1, 1))) != hash(same[0]) and same[0].with_gap((0, 0, 1, 1)) != same[0]
+
+
+def test_images_of_one_palette_s_numbers_in_other_colours_are_not_equal() -> None:
+    one, two = PIL.Image.new("P", (4, 4), 1), PIL.Image.new("P", (4, 4), 1)
+    one.putpalette([0, 0, 0, 9, 9, 9])
+    two.putpalette([0, 0, 0, 9, 9, 200])
+    assert one.tobytes() == two.tobytes()
+    assert Image(one) != Image(two) and hash(Image(one)) != hash(Image(two))
+
+
+def test_the_pixels_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, calls = Image(noise()), []
+    monkeypatch.setattr("cm3.document.bands", lambda pixels: calls.append(pixels) or picture.bands(pixels))
+    assert hash(image) == hash(image) and image == Image(noise())
+    assert sum(pixels is image.pixels for pixels in calls) == 1
+
+
+def test_a_cut_picture_that_is_compared_is_refused_in_our_words() -> None:
+    cut = Image(open_picture(saved(noise(), "PNG")[:3000]))
+    with pytest.raises(DataError, match="image of mode RGB: cannot be read .*; save it again"):
+        hash(cut)
+
+
+@pytest.mark.parametrize("what", ["folder", "device"])
+def test_what_is_no_file_is_no_picture(what: str, tmp_path: Path) -> None:
+    path = tmp_path if what == "folder" else Path("/dev/null")
+    with pytest.raises(DataError, match=r"not a readable picture \(not a file\); give a PNG, JPEG or WebP file"):
+        Image.open(path)
+
+
+def test_a_picture_may_come_through_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(saved(noise(), "PNG"),))
+    writer.start()
+    assert Image.open(pipe).pixels.tobytes() == noise().tobytes()
+    writer.join()

@@ -27,6 +27,7 @@ import PIL.ImageFile
 
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import CheckpointError, DataError
+from cm3.picture import open_picture
 
 SCHEMA = """
 CREATE TABLE documents (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL, meta TEXT NOT NULL,
@@ -97,7 +98,7 @@ def pack(document: Document) -> tuple[Record, Document] | Unreadable:
 def encode(picture: PIL.Image.Image) -> tuple[bytes, PIL.Image.Image]:
     """The bytes to keep of a picture, and the picture with its pixels read. Raises Pillow's errors for a damaged one.
 
-    A file that was opened and not read yet (`PIL.Image.open` reads the header only) still is its file's bytes; later
+    A file that was opened and not read yet (`open_picture` reads the header only) still is its file's bytes; later
     it may have been drawn on.
     """
     unread = isinstance(picture, PIL.ImageFile.ImageFile) and getattr(picture, "_im", picture) is None
@@ -105,7 +106,7 @@ def encode(picture: PIL.Image.Image) -> tuple[bytes, PIL.Image.Image]:
         assert isinstance(picture, PIL.ImageFile.ImageFile) and picture.fp is not None
         picture.fp.seek(0)
         data = picture.fp.read()
-        read = PIL.Image.open(io.BytesIO(data))
+        read = open_picture(data)
         read.load()
         return data, read
     picture.load()
@@ -185,7 +186,7 @@ class Shelf:
     def document(self, row: int) -> Document:
         """A document; its pictures are decoded when their pixels are first asked for."""
         record = self.record(row)
-        parts = tuple(Text(p) if isinstance(p, str) else Image(PIL.Image.open(io.BytesIO(p))) for p in record.parts)
+        parts = tuple(Text(p) if isinstance(p, str) else Image(open_picture(p)) for p in record.parts)
         return Document(parts, id=record.id, source=record.source, meta=json.loads(record.meta))
 
     def skipped(self) -> list[Unreadable]:

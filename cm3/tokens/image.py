@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Fit = Literal["crop", "stretch"]
 
-_MEMO = "cm3_codes"
+_MEMO = "_cm3_codes"
+"""Attribute of a picture that `ImageTokenizer.decode` made. Not in `info`, which a file's own words fill too."""
 
 
 def preprocess(image: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Image.Image:
@@ -110,7 +111,7 @@ def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
 class ImageTokenizer:
     """Pictures <-> codes at one size. `grid` is (rows, cols), `codes` the number of different codes.
 
-    A picture that `decode` made remembers its codes in `info`, and `encode` with the same weights gives those back as
+    A picture that `decode` made remembers its codes, and `encode` with the same weights gives those back as
     long as its pixels are untouched: an image that goes round through a model does not drift.
     """
 
@@ -141,7 +142,7 @@ class ImageTokenizer:
         ready = [self.preprocess(image) for image in images]
         unknown = []
         for at, image in enumerate(ready):
-            digest, codes = image.info.get(_MEMO, ("", None))
+            digest, codes = getattr(image, _MEMO, ("", None))
             if codes is not None and codes.shape == self.grid and digest == self._digest(image):
                 found[at] = codes
             else:
@@ -166,7 +167,7 @@ class ImageTokenizer:
             with _Still(self.vqgan):
                 images += to_pil(self.vqgan.decode(chunk.to(self._place()[0])))
         for image, grid in zip(images, codes, strict=True):
-            image.info[_MEMO] = (self._digest(image), grid.astype(np.int32))
+            setattr(image, _MEMO, (self._digest(image), grid.astype(np.int32)))
         return images
 
     def cells_of_box(self, box: Box) -> list[tuple[int, int, int]]:

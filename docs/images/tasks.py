@@ -26,6 +26,7 @@ from cm3.data.read.jsonl import JsonLines
 from cm3.data.tasks import TASKS, View
 from cm3.data.tasks.find import find_task, serve
 from cm3.document import Unreadable
+from cm3.picture import open_picture
 
 SIZE = 256
 EYE, FOCAL = np.array([0.05, 1.05, -4.6]), 2.6
@@ -145,7 +146,7 @@ def record(folder: Path) -> dict[str, Any]:
 def lines(folder: Path) -> dict[str, dict[str, Any]]:
     """What each task's document has beside its picture."""
     truth, whole = record(folder), {"text": CAPTION, "image": "look.png"}
-    after = np.asarray(PIL.Image.open(folder / "look.png")).copy()
+    after = np.asarray(open_picture((folder / "look.png").read_bytes())).copy()
     shirt = (after[..., 0] > 1.6 * after[..., 1]) & (after[..., 0] > 1.6 * after[..., 2])
     after[shirt] = after[shirt][:, [1, 0, 2]]
     PIL.Image.fromarray(after).save(folder / "after.png")

@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL.PngImagePlugin import PngInfo
 
 from cm3.errors import ConfigError, DataError, RequestError
 from cm3.model.vqgan import VQGAN, small
+from cm3.picture import open_picture
 from cm3.tokens.image import ImageTokenizer, map_box, place_box, preprocess, to_pil, to_pixels
 
 
@@ -224,6 +226,20 @@ def test_a_decoded_picture_keeps_its_codes_until_it_is_touched(tokenizer: ImageT
     with torch.no_grad():
         weight.mul_(1.5)
     assert (tokenizer.encode([images[1]]) == tokenizer.encode([bare[1]])).all()
+
+
+@pytest.mark.parametrize("words", ["", "cm3", "0123456789abcdef"])
+def test_a_file_s_own_words_are_no_codes(tokenizer: ImageTokenizer, words: str) -> None:
+    told = PngInfo()
+    for name in ("cm3_codes", "_cm3_codes", "_cm3_name"):
+        told.add_text(name, words)
+    buffer = io.BytesIO()
+    noise(64, 64).save(buffer, "PNG", pnginfo=told)
+    picture = open_picture(buffer.getvalue())
+    picture.load()
+    assert picture.info["cm3_codes"] == words
+    assert (tokenizer.encode([picture]) == tokenizer.encode([noise(64, 64)])).all()
+    assert tokenizer.decode(tokenizer.encode([picture]))[0].info == {}
 
 
 def test_cells_of_box(tokenizer: ImageTokenizer) -> None:

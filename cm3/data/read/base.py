@@ -103,11 +103,7 @@ class Records(Reader):
 
 def picture(path: Path) -> Image:
     """The picture of a file, not decoded yet. Raises `DataError` for one that is missing or is no picture."""
-    data = content(path)
-    try:
-        return Image(open_picture(data))
-    except DataError as error:
-        raise DataError(f"{path.name}: {error}") from error
+    return Image(open_picture(content(path), path.name))
 
 
 def content(path: Path) -> bytes:
