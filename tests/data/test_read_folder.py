@@ -78,7 +78,7 @@ def test_what_cannot_be_read_stands_in_its_place(root: Path) -> None:
     assert read[:3] == [
         Unreadable("a.JPG", "a.JPG: picture of 10 bytes: not a picture; give a PNG, JPEG or WebP file"),
         Unreadable("b.png", "b.txt: is not UTF-8 at byte 3; save it again"),
-        Unreadable("trip/c.webp", "c.webp: picture of 0 bytes: is empty; save it again"),
+        Unreadable("trip/c.webp", "trip/c.webp: picture of 0 bytes: is empty; save it again"),
     ]
     assert [d.id for d in read[3:]] == ["trip/note.txt"]
 

@@ -67,12 +67,30 @@ def test_pictures_in_every_shape(picture: Any, column: str) -> None:
     assert document.images[0].pixels.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_picture_may_be_a_path(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png("blue"))
-    (document,) = made({"image": {"bytes": None, "path": str(tmp_path / "a.png")}})
-    assert isinstance(document, Document) and document.images[0].pixels.getpixel((0, 0)) == (0, 0, 255)
-    (bad,) = made({"image": {"bytes": None, "path": str(tmp_path / "b.png")}})
+def test_a_picture_may_be_a_path_in_the_dataset_and_no_other(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for path in (own / "a.png", tmp_path / "away.png"):
+        path.write_bytes(png("blue"))
+    (own / "link.png").symlink_to(tmp_path / "away.png")
+
+    def read(path: str, root: str = str(own)) -> Document | Unreadable:
+        (one,) = documents({"image": {"bytes": None, "path": path}}, "0/7", "huggingface/train", {}, root)
+        return one
+
+    for path in ("a.png", str(own / "a.png")):
+        document = read(path)
+        assert isinstance(document, Document) and document.images[0].pixels.getpixel((0, 0)) == (0, 0, 255)
+    bad = read(str(own / "b.png"))
     assert isinstance(bad, Unreadable) and "b.png': cannot be opened" in bad.reason
+    for path in (str(tmp_path / "away.png"), "../away.png", "link.png"):
+        bad = read(path)
+        assert isinstance(bad, Unreadable) and "outside" in bad.reason
+    away = "file:///etc/passwd", "hf://datasets/owner/other@main/a.png", "hf://datasets/owner/name@main/../../x/a.png"
+    for path in (*away, "file://x::hf://datasets/owner/name@main/a.zip", str(own / "a.png"), "http://127.0.0.1/a.png"):
+        bad = read(path, "owner/name")
+        assert isinstance(bad, Unreadable) and "which is no file of the dataset; put its bytes into the" in bad.reason
+    assert isinstance(*made({"image": {"bytes": None, "path": str(own / "a.png")}}), Unreadable)
 
 
 def test_one_of_the_two_is_enough() -> None:

@@ -102,7 +102,7 @@ def test_what_is_missing_costs_its_pairs_alone(root: Path) -> None:
     found = list(InstructPix2Pix(root))
     assert isinstance(found[0], Document)
     assert [(d.id, d.reason) for d in found if isinstance(d, Unreadable)] == [
-        ("0000000/77", "77_1.jpg: no such file beside the annotations that name it"),
+        ("0000000/77", "0000000/77_1.jpg: no such file beside the annotations that name it"),
         ("0000042/5", "0000042: no such folder beside seeds.json, which names it"),
     ]
 

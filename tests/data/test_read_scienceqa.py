@@ -129,7 +129,7 @@ def test_pictures_are_read_when_asked_for_and_decoded_later(root: Path) -> None:
     path.unlink()
     reader = ScienceQa(root, "val")
     gone = reader[0]
-    assert isinstance(gone, Unreadable) and gone.id == "3" and gone.reason.startswith("image.png: no such file")
+    assert isinstance(gone, Unreadable) and gone.id == "3" and gone.reason.startswith("val/3/image.png: no such file")
     path.write_bytes(whole[:-30])
     cut = reader[0]
     assert isinstance(cut, Document), "a cut picture's header is enough for a document"

@@ -89,16 +89,35 @@ def lines(folder: Path, *records: dict[str, Any]) -> JsonLines:
 
 
 def test_json_lines_name_files_from_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    far = saved(tmp_path / "far.png", 6)
-    named = [
-        {"id": "near", "control_files": {"depth": "maps/a.png"}},
-        {"id": "far", "control_files": {"depth": str(far)}},
-    ]
-    reader = lines(tmp_path / "pages", *named)
+    reader = lines(tmp_path / "pages", {"id": "near", "control_files": {"depth": "maps/a.png"}})
     saved(tmp_path / "pages" / "maps" / "a.png", 5)
     saved(tmp_path / "maps" / "a.png", 4)
     monkeypatch.chdir(tmp_path)
-    assert shown(reader) == shown(JsonLines("pages/all.jsonl")) == {"near": 5, "far": 6}
+    assert shown(reader) == shown(JsonLines("pages/all.jsonl")) == {"near": 5}
+
+
+def test_a_control_image_outside_of_its_dataset_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far, task = saved(tmp_path / "far.png", 6), find_task("depth")
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "link.png").symlink_to(far)
+    names = [str(far), "../far.png", "link.png"]
+    reader = lines(pages, *({"id": f"d{i}", "control_files": {"depth": name}} for i, name in enumerate(names)))
+    found = list(from_reader(task, reader))
+    assert all(isinstance(one, Unreadable) and "outside" in one.reason for one in found) and len(found) == 3
+    monkeypatch.chdir(tmp_path)
+    document = Document.of("x", PIL.Image.new("L", (20, 16)), id="d", control_files={"depth": "far.png"})
+    with pytest.raises(DataError, match="names 'far.png' by a text, which a reader has to find in its dataset"):
+        task.examples(document)
+    with pytest.raises(DataError, match="'far.png', but only JSON lines have files beside them; give a folder"):
+        annotated(document, Folder(tmp_path), task)
+    own = Document.of("x", PIL.Image.new("L", (20, 16)), id="d", control_files={"depth": Path("far.png")})
+    assert len(task.examples(annotated(own, Folder(tmp_path), task))) == len(task.templates)
+    saved(pages / "a.jpg")
+    (pages / "a.txt").write_text("x")
+    (pages / "a.depth.png").symlink_to(far)
+    (refused,) = [one for one in from_reader(task, Folder(pages)) if one.id == "a.jpg"]
+    assert isinstance(refused, Unreadable) and "is a link that leads outside" in refused.reason
 
 
 def test_other_readers_documents_by_image_id_or_id(tmp_path: Path) -> None:
@@ -128,4 +147,4 @@ def test_a_map_that_is_cut_short(tmp_path: Path) -> None:
     PIL.Image.effect_noise((20, 16), 60).save(tmp_path / "map.png")
     (tmp_path / "map.png").write_bytes((tmp_path / "map.png").read_bytes()[:200])
     (refused,) = from_reader(find_task("depth"), reader)
-    assert isinstance(refused, Unreadable) and refused.reason.startswith("document 'd1': image of mode L: cannot be")
+    assert isinstance(refused, Unreadable) and refused.reason.startswith("document 'd1': map.png: cannot be")

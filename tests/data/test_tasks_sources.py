@@ -199,7 +199,7 @@ def test_controls_beside_the_pictures_of_a_folder(tmp_path: Path, kind: str) -> 
     PICTURE.save(pictures / f"a.{kind}.png")
     first = next(d for d in Folder(pictures) if isinstance(d, Document) and d.id == "a.jpg")
     beside = annotated(first, Folder(pictures), find_task(kind))
-    assert beside.meta["control_files"][kind] == str(pictures / f"a.{kind}.png")
+    assert beside.meta["control_files"][kind] == pictures / f"a.{kind}.png"
 
 
 @pytest.fixture

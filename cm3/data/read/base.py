@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from cm3.document import Document, Image, Unreadable
 from cm3.errors import DataError
+from cm3.files import inside
 from cm3.picture import open_picture
 
 UNIT = 1000
@@ -101,21 +102,36 @@ class Records(Reader):
         return (self[i] for i in range(unit.start, unit.stop))
 
 
-def picture(path: Path) -> Image:
-    """The picture of a file, not decoded yet. Raises `DataError` for one that is missing or is no picture."""
-    return Image(open_picture(content(path), path.name))
+def named_picture(folder: Path, name: object) -> Image:
+    """The picture of a file that a dataset names, below `folder`, not decoded yet.
+
+    Raises `DataError` for a name that leads out of `folder`, and for a file that is missing or is no picture.
+    """
+    path = inside(folder, name, "picture")
+    return picture(path, str(name))
 
 
-def content(path: Path) -> bytes:
+def picture(path: Path, name: str = "") -> Image:
+    """The picture of a file, not decoded yet; errors, also of decoding, call it by `name`, else as the file is called.
+
+    The path is one that the user gave, or that `inside` allows. Raises `DataError` for one that is missing or is no
+    picture.
+    """
+    name = name or path.name
+    return Image(open_picture(content(path, name), name))
+
+
+def content(path: Path, name: str = "") -> bytes:
     """The bytes of a file that an annotation names. Raises `DataError` for one that cannot be read."""
+    name = name or path.name
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path.name}: no such file beside the annotations that name it") from error
+        raise DataError(f"{name}: no such file beside the annotations that name it") from error
     except OSError as error:
-        raise DataError(f"{path.name}: cannot be read ({os.strerror(error.errno or 0)})") from error
+        raise DataError(f"{name}: cannot be read ({os.strerror(error.errno or 0)})") from error
     except ValueError as error:  # a NUL byte or half a surrogate pair
-        raise DataError(f"{path.name!r}: is no name of a file") from error
+        raise DataError(f"{name!r}: is no name of a file") from error
 
 
 def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import Records, picture
+from cm3.data.read.base import Records, named_picture
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
@@ -131,10 +131,14 @@ class Coco(Records):
             raise DataError(f"COCO {str(path)!r}: is not COCO's {what} layout ({error}); download it again") from error
         return found
 
+    def file_name(self, image_id: int) -> str:
+        """The name of a picture's file, in the split's folder."""
+        return self._images[image_id][0]
+
     def _picture(self, image_id: int) -> Image:
         last = self._last
         if last is None or last[0] != image_id:
-            self._last = last = (image_id, picture(self.root / self.split / self._images[image_id][0]))
+            self._last = last = (image_id, named_picture(self.root / self.split, self._images[image_id][0]))
         return last[1]
 
 

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cm3.data.read.base import content, field, picture
+from cm3.data.read.base import content, field, named_picture
 from cm3.data.read.listed import Listed, load
 from cm3.document import Document, Text
 from cm3.errors import DataError
@@ -91,7 +91,7 @@ class Flickr30k(Listed):
         meta = {"split": self.split, "image_id": Path(caption.file).stem}
         if caption.sentid is not None:
             meta["sentid"] = caption.sentid
-        parts = (Text(caption.text), picture(self.folder / caption.file))
+        parts = (Text(caption.text), named_picture(self.folder, caption.file))
         return Document(parts, id=caption.id, source=self.source, meta=meta)
 
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cm3.data.control import READ
-from cm3.data.read.base import Records, content, picture
+from cm3.data.read.base import Records, content, named_picture
 from cm3.document import Document, Part, Text
 from cm3.errors import DataError
+from cm3.files import inside
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 WORDS = ".txt"
@@ -69,19 +70,22 @@ class Folder(Records):
         # Names that are not UTF-8 come from the system as surrogates, which no file of ours could hold.
         return os.fsencode(self._files[index][0].relative_to(self.root).as_posix()).decode(errors="backslashreplace")
 
+    def _below(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
     def document(self, index: int) -> Document:
         """A picture with its words, or one of them."""
         _, image, words = self._files[index]
         parts: list[Part] = []
         if words is not None:
             try:
-                text = content(words).decode("utf-8-sig").strip()
+                text = content(inside(self.root, self._below(words), "text")).decode("utf-8-sig").strip()
             except UnicodeDecodeError as error:
                 raise DataError(f"{words.name}: is not UTF-8 at byte {error.start}; save it again") from error
             if text:
                 parts.append(Text(text))
         if image is not None:
-            parts.append(picture(image))
+            parts.append(named_picture(self.root, self._below(image)))
         meta = {} if self.license is None else {"license": self.license}
         return Document(tuple(parts), id=self.name(index), source=self.source, meta=meta)
 

@@ -11,6 +11,8 @@ picture`. Needs the library `datasets` (pip install 'cm3leon[data]').
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from cm3.data.read.base import UNIT, Reader, Unit
 from cm3.data.read.webdataset import opened, said
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
+from cm3.files import inside
 from cm3.picture import open_picture
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp")
@@ -47,6 +50,7 @@ class HuggingFace(Reader):
         self.name, self.split = str(root), split or "train"
         self.source = f"huggingface/{self.split}"
         owner, _, config = self.name.partition(":")
+        self._root = owner
         try:
             loaded = datasets.load_dataset(owner, config or None, split=self.split, streaming=True)
             self._rows = loaded.decode(False)  # pictures as they are in the file, so that one may be damaged
@@ -82,14 +86,17 @@ class HuggingFace(Reader):
                 return
             if self._license is not None:
                 row = {"license": self._license} | {name: value for name, value in row.items() if value is not None}
-            yield from documents(row, f"{unit.name}/{number}", self.source, self._meta)
+            yield from documents(row, f"{unit.name}/{number}", self.source, self._meta, self._root)
             number += 1
 
 
-def documents(row: Mapping[str, Any], id: str, source: str, meta: Mapping[str, Any]) -> Iterator[Document | Unreadable]:
+def documents(
+    row: Mapping[str, Any], id: str, source: str, meta: Mapping[str, Any], root: str = ""
+) -> Iterator[Document | Unreadable]:
     """The documents of a row: one, or one for each of several captions, which share the picture.
 
-    `meta` goes before the row's own values. Raises `DataError` for a row without any of the columns that are known.
+    `meta` goes before the row's own values. A picture that is named is read where it is a file of `root`, a folder or
+    a dataset OWNER/NAME of the hub, and nowhere else. Raises `DataError` for a row without any of the columns that are known.
     """
     image, words = columns(row, source)
     rest = {name: value for name, value in row.items() if name not in (image, words) and _is_plain(value)}
@@ -97,7 +104,7 @@ def documents(row: Mapping[str, Any], id: str, source: str, meta: Mapping[str, A
     try:
         if texts is None:
             raise DataError(f"its {words!r} is neither a text nor a list of texts")
-        pictures = [] if image is None or row[image] is None else [_picture(row[image])]
+        pictures = [] if image is None or row[image] is None else [_picture(row[image], root)]
     except DataError as error:
         yield Unreadable(id, str(error))
         return
@@ -131,7 +138,7 @@ def _texts(value: Any) -> list[str] | None:
     return [value] if isinstance(value, str) else None
 
 
-def _picture(value: Any) -> Image:
+def _picture(value: Any, root: str) -> Image:
     """A picture as `datasets` gives it: decoded, as bytes, or as bytes or a path with their name."""
     if isinstance(value, PIL.Image.Image):
         return Image(value)
@@ -139,13 +146,27 @@ def _picture(value: Any) -> Image:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
         try:
-            with opened(value) as file:
+            with opened(_own(value, root)) as file:
                 value = file.read()
         except OSError as error:
             raise DataError(f"{value!r}: cannot be read ({said(error)}); try again") from error
     if not isinstance(value, bytes):
         raise DataError(f"its picture is {type(value).__name__}, not the bytes of a file")
     return Image(open_picture(value))
+
+
+def _own(path: str, root: str) -> str:
+    """A file that a row names, where it is one of the dataset `root`. Raises `DataError` for any other."""
+    archives, _, last = path.rpartition("::")  # zip://a.png::hf://datasets/OWNER/NAME@main/all.zip
+    packed = not archives or all(re.match(r"(zip|tar|gzip)://", one) for one in archives.split("::"))
+    home = f"hf://datasets/{root}"
+    if root and packed and "://" in last:
+        if last.startswith((f"{home}@", f"{home}/")) and ".." not in last.split("/"):
+            return path
+    elif root and packed and os.path.isdir(root):
+        file = os.path.relpath(os.path.realpath(os.path.join(root, last)), os.path.realpath(root))
+        return path[: len(path) - len(last)] + str(inside(root, file, "its picture"))
+    raise DataError(f"its picture is {path!r:.80}, which is no file of the dataset; put its bytes into the row")
 
 
 def _is_plain(value: Any) -> bool:

@@ -85,7 +85,7 @@ class ImageParagraph(Records):
         text = field(record, "paragraph", str, f"{PARAGRAPHS}: image {number}").strip()
         if not text:
             raise DataError(f"{PARAGRAPHS}: image {number} has an empty paragraph")
-        image = picture_in(self.root, [f"{folder}/{number}.jpg" for folder in FOLDERS])
+        image = picture_in([self.root / folder for folder in FOLDERS], f"{number}.jpg")
         meta = {"split": self.split, "image_id": number, "url": record.get("url")}
         return Document((Text(text), image), id=str(number), source=self.source, meta=meta)
 

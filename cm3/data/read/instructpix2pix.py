@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cm3.data.read.base import field, picture
+from cm3.data.read.base import field, named_picture
 from cm3.data.read.listed import Listed, load
 from cm3.document import Document, Text
 from cm3.errors import DataError
+from cm3.files import inside
 
 HEAD = 256
 """Bytes that hold the first folder's name in seeds.json."""
@@ -67,12 +68,12 @@ class InstructPix2Pix(Listed):
         name, seed = self.pairs[index]
         if not PAIR.fullmatch(self.ids[index]):
             raise DataError(f"seeds.json: {self.ids[index]!r:.80}: must be a folder beside it, and a seed")
-        folder = next((home / name for home in self.homes if (home / name).is_dir()), None)
-        if folder is None:
+        home = next((home for home in self.homes if (home / name).is_dir()), None)
+        if home is None:
             raise DataError(f"{name}: no such folder beside seeds.json, which names it")
-        prompt = load(folder / "prompt.json")
+        prompt = load(inside(home, f"{name}/prompt.json", "instruction"))
         meta = {key: field(prompt, key, str, f"{name}/prompt.json") for key in ("edit", "input", "output")}
-        before, after = (picture(folder / f"{seed}_{which}.jpg") for which in (0, 1))
+        before, after = (named_picture(home, f"{name}/{seed}_{which}.jpg") for which in (0, 1))
         return Document(
             (before, Text(meta["edit"].strip()), after),
             id=self.ids[index],

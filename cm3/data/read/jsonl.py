@@ -18,10 +18,10 @@ import json
 import zlib
 from array import array
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
-from cm3.data.read.base import UNIT, Reader, Unit, field, picture
+from cm3.data.read.base import UNIT, Reader, Unit, field, named_picture
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
 
@@ -163,8 +163,4 @@ def _part(part: Any, folder: Path) -> Part:
 
 
 def _picture(record: dict[str, Any], folder: Path) -> Image:
-    name = field(record, "image", str, "part")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise DataError(f"image {name!r}: must be a path that stays in the folder of the .jsonl")
-    return picture(folder / path)
+    return named_picture(folder, field(record, "image", str, "part"))

@@ -6,11 +6,11 @@ import json
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import Records, field, first_of, picture
+from cm3.data.read.base import Records, field, first_of, named_picture
 from cm3.document import Document, Image
 from cm3.errors import DataError
 
@@ -55,9 +55,11 @@ def file_name(record: Any, name: str, where: str) -> str:
     return value
 
 
-def picture_in(root: Path, names: list[str]) -> Image:
-    """The picture in the first of these files below `root` that is there. Raises `DataError` where none is."""
-    return picture(first_of(root, names) or root / names[0])
+def picture_in(folders: Sequence[Path], name: str) -> Image:
+    """The picture `name` in the first of these folders that has it. Raises `DataError` where none has, and for a name
+    that leads out of them."""
+    folder = next((folder for folder in folders if first_of(folder, [name])), folders[0])
+    return named_picture(folder, name)
 
 
 class Listed(Records):

@@ -21,8 +21,7 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import Records, field
-from cm3.data.read.listed import picture_in
+from cm3.data.read.base import Records, field, first_of, named_picture
 from cm3.document import Document, Text
 from cm3.errors import DataError
 
@@ -125,10 +124,16 @@ class LocalizedNarratives(Records):
         text = field(record, "caption", str, where).strip()
         if not text:
             raise DataError(f"{where}: has an empty caption")
-        image = picture_in(self.root, [place.format(image_id) for place in self.places])
+        image = named_picture(*self.where(image_id))
         meta = {"split": self.split, "dataset_id": record.get("dataset_id"), "image_id": image_id}
         meta["annotator_id"] = record["annotator_id"]
         return Document((Text(text), image), id=id, source=self.source, meta=meta)
+
+    def where(self, image_id: str) -> tuple[Path, str]:
+        """Folder and name of the file of a picture, the first of its places that has it, else the first."""
+        files = [self.root / place.format(image_id) for place in self.places]
+        path = next((path for path in files if first_of(path.parent, [path.name])), files[0])
+        return path.parent, path.name
 
     def _place(self, index: int) -> tuple[Path, str]:
         """The file of a line, and "FILE:NUMBER" of the line."""

@@ -74,7 +74,7 @@ class ScienceQa(Listed):
         if problem.get("image") is not None:
             image, folder = file_name(problem, "image", where), file_name(problem, "split", where)
             place = f"{folder}/{file_name({'pid': pid}, 'pid', where)}/{image}"
-            parts.append(picture_in(self.root, [f"images/{place}", place]))
+            parts.append(picture_in([self.root / "images", self.root], place))
         return Document((*parts, Text(_text(meta))), id=pid, source=self.source, meta=meta)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import field, first_of, picture
+from cm3.data.read.base import field, first_of, named_picture
 from cm3.data.read.listed import Listed, load
 from cm3.document import Document, Text
 from cm3.errors import DataError
@@ -105,11 +105,12 @@ class VisDial(Listed):
             dialog.append([question, answer])
             lines.append(f"Q: {question}" if answer is None else f"Q: {question} A: {answer}")
         names = [place.format(number) for place in PLACES[self.split]]
-        path = first_of(self.root, names)
-        if path is None:
+        found = first_of(self.root, names)
+        if found is None:
             raise DataError(f"{' or '.join(names)}: no such file beside the annotations that name it")
+        image = named_picture(found.parent, found.name)
         meta = {"split": self.split, "image_id": number, "caption": caption, "dialog": dialog}
-        return Document((picture(path), Text("\n".join(lines))), id=str(number), source=self.source, meta=meta)
+        return Document((image, Text("\n".join(lines))), id=str(number), source=self.source, meta=meta)
 
 
 def _file(split: str) -> str:

@@ -71,7 +71,8 @@ class VizWiz(Listed):
             meta["answers"] = answers = answers_of(record, where)
             meta |= {key: record[key] for key in ("answer_type", "answerable") if key in record}
             answer = most_common(answers)
-        pixels = picture_in(self.root, [f"{self.split}/{image}", f"Images/{self.split}/{image}", f"Images/{image}"])
+        folders = [self.root / place for place in (self.split, f"Images/{self.split}", "Images")]
+        pixels = picture_in(folders, image)
         return Document((pixels, asked(question, answer)), id=self.ids[index], source=self.source, meta=meta)
 
 

@@ -129,8 +129,8 @@ class CocoQuestions(Listed):
             if not isinstance(answer, str):
                 raise DataError(f"{told_in}, question {id}: 'multiple_choice_answer' is {answer!r:.60}, must be a text")
         folder = self.PICTURES[self.split]
-        name = f"{folder}/COCO_{folder}_{image_id:012d}.jpg"
-        image = picture_in(self.root, [name, f"Images/mscoco/{name}", f"images/{name}"])
+        folders = [self.root / place / folder for place in ("", "Images/mscoco", "images")]
+        image = picture_in(folders, f"COCO_{folder}_{image_id:012d}.jpg")
         return Document((image, asked(question, answer)), id=str(id), source=self.source, meta=meta)
 
     def _annotation(self, id: int, image_id: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from cm3.data.tasks import texts as text_tasks
 from cm3.data.tasks.task import PAPER, Example, Task, View, control_files
 from cm3.document import Document, Unreadable
 from cm3.errors import ConfigError, DataError, did_you_mean
+from cm3.files import inside
 from cm3.picture import rgb
 
 TASKS = {task.name: task for task in (*picture_tasks.TASKS, *text_tasks.TASKS)}
@@ -57,8 +58,10 @@ def annotated(document: Document, reader: Reader, task: Task, controls: Path | N
     for need in task.needs:
         if need in READ:
             files = control_files(document)
-            path = _folder(reader) / files[need] if need in files else _control(document, reader, need, controls)
-            found["control_files"] = files | {need: str(path)}
+            path = (
+                _named(document, files[need], reader) if need in files else _control(document, reader, need, controls)
+            )
+            found["control_files"] = files | {need: path}
         elif need not in document.meta and (look := _annotations(reader, need)) is not None:
             found[need] = look(document.meta["image_id"])
     return dataclasses.replace(document, meta={**document.meta, **found}) if found else document
@@ -123,9 +126,16 @@ def _annotations(reader: Reader, need: str) -> Callable[[int], list[dict[str, An
     return looks.get(need)
 
 
-def _folder(reader: Reader) -> Path:
-    """What paths in a reader's meta are relative to."""
-    return next(iter(reader.files.values())).parent if isinstance(reader, JsonLines) else Path()
+def _named(document: Document, name: str | Path, reader: Reader) -> Path:
+    """A control image that a document names. Raises `DataError` for one that leads out of its dataset."""
+    if isinstance(name, Path):  # of the user's own code: no file has one
+        return name
+    if not isinstance(reader, JsonLines):
+        raise DataError(
+            f"document {document.id!r}: 'control_files' names {name!r:.80}, but only JSON lines have files beside them; "
+            "give a folder of control images"
+        )
+    return inside(next(iter(reader.files.values())).parent, name, f"document {document.id!r}: control image")
 
 
 def _control(document: Document, reader: Reader, kind: str, controls: Path | None) -> Path:
@@ -135,26 +145,25 @@ def _control(document: Document, reader: Reader, kind: str, controls: Path | Non
         pictures, rule = [Path(f"{_name(document)}.jpg")], ' (called as its image_id or else its id, "/" as "_")'
     tried = [control_file(picture, kind, controls) for picture in pictures]
     path = next((path for path in tried if first_of(path.parent, [path.name])), None)
-    if path is None:
-        where = " or ".join(map(str, tried)) or "its meta 'control_files'"
-        raise DataError(
-            f"document {document.id!r}: has no {kind} image at {where}{rule}; docs/tasks.md says how to make it"
-        )
-    return path
+    if path is not None:
+        return inside(path.parent, path.name, f"document {document.id!r}: control image")
+    where = " or ".join(map(str, tried)) or "its meta 'control_files'"
+    raise DataError(
+        f"document {document.id!r}: has no {kind} image at {where}{rule}; docs/tasks.md says how to make it"
+    )
 
 
 def _pictures(document: Document, reader: Reader) -> list[Path]:
     """Where the file of a document's picture is or may be; none where the reader does not say."""
     if isinstance(reader, Coco):
-        number = f"{document.meta['image_id']:012d}"
-        return [reader.root / reader.split / f"{name}.jpg" for name in (number, f"COCO_{reader.split}_{number}")]
+        return [reader.root / reader.split / reader.file_name(document.meta["image_id"])]
     if isinstance(reader, Folder):
         return [reader.root / document.id]
     if isinstance(reader, Flickr30k):
         return [reader.folder / f"{document.meta['image_id']}.jpg"]
     if isinstance(reader, LocalizedNarratives):
-        path = first_of(reader.root, [place.format(document.meta["image_id"]) for place in reader.places])
-        return [] if path is None else [path]
+        folder, name = reader.where(document.meta["image_id"])
+        return [folder / name]
     return []
 
 
