@@ -47,7 +47,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         z_channels=8, quantizer="fsq", codes=64, levels=(4, 4, 4), resample="shuffle",
     )  # fmt: skip
     shape = {"d_model": 32, "layers": 1, "heads": 2, "context": 256, "grid": (4, 4), "positions": "rope"}
-    decoder = stir(Decoder(DecoderConfig(vocab_size=vocab.size, **shape)))  # fresh, words and pictures mean nothing to it
+    # Fresh, a decoder sees the last token alone: words and pictures mean nothing to it.
+    decoder = stir(Decoder(DecoderConfig(vocab_size=vocab.size, **shape)))
     made = bundle.Bundle(
         vocab, decoder, VQGAN(codes), 64, folder / "tokenizer.json", sampling={"image": {"guidance": 2.0}}
     )

@@ -96,7 +96,7 @@ def documents(
     """The documents of a row: one, or one for each of several captions, which share the picture.
 
     `meta` goes before the row's own values. A picture that is named is read where it is a file of `root`, a folder or
-    a dataset OWNER/NAME of the hub, and nowhere else. Raises `DataError` for a row without any of the columns that are known.
+    a dataset OWNER/NAME of the hub, and nowhere else. Raises `DataError` for a row without any of the known columns.
     """
     image, words = columns(row, source)
     rest = {name: value for name, value in row.items() if name not in (image, words) and _is_plain(value)}

@@ -132,8 +132,8 @@ def _named(document: Document, name: str | Path, reader: Reader) -> Path:
         return name
     if not isinstance(reader, JsonLines):
         raise DataError(
-            f"document {document.id!r}: 'control_files' names {name!r:.80}, but only JSON lines have files beside them; "
-            "give a folder of control images"
+            f"document {document.id!r}: 'control_files' names {name!r:.80}, but only JSON lines have files beside "
+            "them; give a folder of control images"
         )
     return inside(next(iter(reader.files.values())).parent, name, f"document {document.id!r}: control image")
 

@@ -107,8 +107,8 @@ def drawn(kind: str, image: Image, document: Document, view: View) -> Image | No
         )
     if not isinstance(path := files[kind], Path):  # a dataset's word alone opens no file
         raise DataError(
-            f"document {document.id!r}: 'control_files' names {path!r:.80} by a text, which a reader has to find in its "
-            "dataset; take examples by `from_reader`, or give a pathlib.Path"
+            f"document {document.id!r}: 'control_files' names {path!r:.80} by a text, which a reader has to find in "
+            "its dataset; take examples by `from_reader`, or give a pathlib.Path"
         )
     return control.read_control(path, image.pixels)
 
