@@ -22,6 +22,7 @@ import PIL.Image
 import PIL.ImageDraw
 from PIL.Image import Resampling
 
+from cm3.data.read.base import is_number
 from cm3.data.read.base import picture as open_file
 from cm3.document import Image
 from cm3.errors import ConfigError, DataError
@@ -32,6 +33,8 @@ READ = ("hed", "depth", "normal")
 """Controls that are read from files."""
 LEVELS, STEP, SPREAD = 6, 51, 83
 """The palette: six levels a channel, 51 apart; category c has colour number 83 c modulo 215, so neighbours differ."""
+LONGEST = 1_000_000
+"""Most pixels that the outlines of one thing are long, all together."""
 CATEGORIES = LEVELS**3 - 1
 """Most categories of the palette, 1 to 215; COCO's go to 90, with its stuff to 200."""
 
@@ -102,7 +105,7 @@ def segmentation(
     canvas = np.zeros((picture.height, picture.width), np.uint8)
     for mask, instance in layers:
         category = instance.get("category_id")
-        if not isinstance(category, int) or not 1 <= category <= CATEGORIES:
+        if type(category) is not int or not 1 <= category <= CATEGORIES:
             raise DataError(f"category {category!r}: the palette has 1 to {CATEGORIES}")
         canvas[mask] = category
     seen = _turned(PIL.Image.fromarray(canvas), picture)
@@ -114,33 +117,75 @@ def segmentation(
 def mask_of(instance: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """The pixels of an outline, bool (h, w), for a picture of `size` (width, height): polygons or RLE, either kind.
 
-    Raises `DataError` for an outline that is none of these or does not fit the picture, `ConfigError` without
-    pycocotools.
+    All of it is checked before the library is called, which trusts what it is given. Raises `DataError` for an outline
+    that is none of these or does not fit the picture, `ConfigError` without pycocotools.
     """
     outline, (width, height) = instance.get("segmentation"), size
-    where = f"segmentation of annotation {instance.get('id')!r}"
+    where = f"segmentation of annotation {instance.get('id')!r:.40}"
     if isinstance(outline, dict):
-        counts = outline.get("counts")
         if outline.get("size") != [height, width]:
-            raise DataError(f"{where}: is of size {outline.get('size')}, its picture of {[height, width]}")
-        runs = counts if isinstance(counts, list) and all(isinstance(run, int) for run in counts) else [-1]
-        if not isinstance(counts, str) and (min(runs, default=0) < 0 or sum(runs) != height * width):
-            raise DataError(f"{where}: 'counts' does not add up to the {height * width} pixels of its picture")
-    elif not isinstance(outline, list) or not all(
+            raise DataError(f"{where}: is of size {outline.get('size')!r:.40}, its picture of {[height, width]}")
+        runs = _runs(outline.get("counts"), width * height, where)
+        ones = np.arange(len(runs)) % 2 == 1  # the first run is of background
+        return np.repeat(ones, runs).reshape(width, height).T
+    if not isinstance(outline, list) or not all(
         isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in outline
     ):
         raise DataError(f"{where}: must be polygons of at least three points, x and y in turn, or RLE")
-    elif not outline:
+    length = 0.0
+    for polygon in outline:
+        points = _near(polygon, size, where)
+        length += float(np.abs(np.diff(points, axis=0, append=points[:1])).sum())
+    if length > LONGEST:
+        raise DataError(f"{where}: is {length:.0f} pixels long, must be at most {LONGEST}; mend it")
+    if not outline:
         return np.zeros((height, width), bool)
     masks = _library("pycocotools.mask")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of numpy's, about pycocotools' own arrays
-            packed = outline if isinstance(outline, dict) and isinstance(outline["counts"], str) else None
-            packed = packed or masks.frPyObjects(outline, height, width)
-            return np.asarray(masks.decode(masks.merge(packed) if isinstance(packed, list) else packed), bool)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: is not of COCO's layout ({error})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy's, about pycocotools' own arrays
+        return np.asarray(masks.decode(masks.merge(masks.frPyObjects(outline, height, width))), bool)
+
+
+def _near(numbers: Sequence[Any], size: tuple[int, int], where: str) -> np.ndarray:
+    """Points x, y in turn, as float (points, 2). Raises `DataError` for numbers that are none, and for points that are
+    farther from their picture than it is long."""
+    if not all(map(is_number, numbers)):
+        raise DataError(f"{where}: must be finite numbers; mend it")
+    points = np.array(numbers, np.float64).reshape(-1, 2)
+    if (points < -max(size)).any() or (points > np.array(size) + max(size)).any():
+        raise DataError(f"{where}: lies far outside of its picture of {size[0]} x {size[1]} pixels; mend it")
+    return points
+
+
+def _runs(counts: Any, pixels: int, where: str) -> np.ndarray:
+    """The runs of RLE, int64, as numbers or in COCO's letters. Raises `DataError` for any that are none or that do not
+    add up to the `pixels` of their picture."""
+    rule = f"{where}: 'counts' does not add up to the {pixels} pixels of its picture; mend it"
+    if isinstance(counts, str | bytes):
+        runs = _unpacked(counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts, where)
+    elif isinstance(counts, list) and all(type(run) is int and 0 <= run <= pixels for run in counts):
+        runs = np.array(counts, np.int64)
+    else:
+        raise DataError(rule)
+    if (runs < 0).any() or (runs > pixels).any() or runs.sum() != pixels:
+        raise DataError(rule)
+    return runs
+
+
+def _unpacked(letters: bytes, where: str) -> np.ndarray:
+    """COCO's letters as runs. A letter has six bits, less 48: five of a number, the low ones first, and whether the
+    number goes on; its highest bit is its sign. From the fourth on a number is the difference to the last but one."""
+    bits = np.frombuffer(letters, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(bits & 32 == 0)
+    starts = np.concatenate([[0], last[:-1] + 1])
+    if not len(bits) or (bits >> 6).any() or not len(last) or last[-1] != len(bits) - 1 or (last - starts).max() > 6:
+        raise DataError(f"{where}: 'counts' is not COCO's packed RLE; mend it")
+    place = np.arange(len(bits)) - np.repeat(starts, last - starts + 1)
+    numbers = np.add.reduceat((bits & 31) << 5 * place, starts)
+    numbers -= np.where(bits[last] & 16, 1 << 5 * (last - starts + 1), 0)
+    for first in (1, 2):
+        numbers[first::2] = np.cumsum(numbers[first::2])
+    return numbers
 
 
 def pose(
@@ -155,7 +200,7 @@ def pose(
     draw = PIL.ImageDraw.Draw(canvas)
     wide = max(1, round(min(picture.size) / 64))
     for person in persons:
-        joints = _joints(person)
+        joints = _joints(person, picture.size)
         for (a, b), hue in zip(_LIMBS, _HUES, strict=False):
             start, end = joints[a], joints[b]
             if start and end:
@@ -192,12 +237,13 @@ def seen_size(picture: PIL.Image.Image) -> tuple[int, int]:
     return (height, width) if orientation(picture) >= 5 else (width, height)
 
 
-def _joints(person: Mapping[str, Any]) -> list[tuple[float, float] | None]:
+def _joints(person: Mapping[str, Any], size: tuple[int, int]) -> list[tuple[float, float] | None]:
     """OpenPose's 18 joints, None where unknown."""
-    numbers = person.get("keypoints")
-    if not isinstance(numbers, list) or len(numbers) != 51 or not all(isinstance(v, int | float) for v in numbers):
-        raise DataError(f"keypoints of annotation {person.get('id')!r}: must be 17 times x, y and 0, 1 or 2")
-    known = [(float(x), float(y)) if v else None for x, y, v in zip(*[iter(numbers)] * 3, strict=True)]
+    numbers, where = person.get("keypoints"), f"keypoints of annotation {person.get('id')!r:.40}"
+    if not isinstance(numbers, list) or len(numbers) != 51 or any(v not in (0, 1, 2) for v in numbers[2::3]):
+        raise DataError(f"{where}: must be 17 times x, y and 0, 1 or 2")
+    points = _near([v for i, v in enumerate(numbers) if i % 3 < 2], size, where)
+    known = [(x, y) if seen else None for (x, y), seen in zip(points.tolist(), numbers[2::3], strict=True)]
     left, right = known[5], known[6]
     neck = ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2) if left and right else None
     return [neck if j < 0 else known[j] for j in _JOINTS]

@@ -112,14 +112,51 @@ def test_small_things_lie_on_large_ones_and_crowds_below() -> None:
         ({"id": 5, "segmentation": {"size": [6, 5]}}, "'counts' does not add up"),
         ({"id": 5, "segmentation": {"size": [6, 5], "counts": ["30"]}}, "'counts' does not add up"),
         ({"id": 5, "segmentation": {"size": [6, 5], "counts": [40, -10]}}, "'counts' does not add up"),
-        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "\x7f~~~"}}, "is not of COCO's layout"),
-        ({"id": 5, "segmentation": [["a"] * 6]}, "is not of COCO's layout"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": [True, 29]}}, "'counts' does not add up"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": [10**30, 29]}}, "'counts' does not add up"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": [14, 15]}}, "'counts' does not add up"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "\x7f~~~"}}, "'counts' is not COCO's packed RLE"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": ""}}, "'counts' is not COCO's packed RLE"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "\u00e9"}}, "'counts' is not COCO's packed RLE"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "\ud800"}}, "'counts' is not COCO's packed RLE"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "5P"}}, "'counts' is not COCO's packed RLE"),  # goes on
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "P" * 7 + "1"}}, "'counts' is not COCO's packed RLE"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "5"}}, "'counts' does not add up to the 30 pixels"),
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "O5"}}, "'counts' does not add up"),  # a run of -1
+        ({"id": 5, "segmentation": {"size": [6, 5], "counts": "?????"}}, "'counts' does not add up"),
+        ({"id": 5, "segmentation": [["a"] * 6]}, "annotation 5: must be finite numbers"),
+        ({"id": 5, "segmentation": [[True] * 6]}, "must be finite numbers"),
+        ({"id": 5, "segmentation": [[0, 0, 3, 0, 3, float("nan")]]}, "must be finite numbers"),
+        ({"id": 5, "segmentation": [[0, 0, 3, 0, 3, 10**400]]}, "must be finite numbers"),
+        ({"id": 5, "segmentation": [[0, 0, 3, 0, 3, 13]]}, "lies far outside of its picture of 5 x 6 pixels"),
+        ({"id": 5, "segmentation": [[-7, 0, 3, 0, 3, 3]]}, "lies far outside of its picture"),
+        ({"id": 5, "segmentation": [[0, 0, 3, 0, 3, 3], [0, 0, 3, 0, 3, 13]]}, "lies far outside of its picture"),
+        ({"id": 5, "segmentation": [[0, 0, 3, 0, 3]]}, "must be polygons of at least three points"),
+        ({"id": 5, "segmentation": [[0, 0, 3, 0] * 100_000]}, "is 600000 pixels long, must be at most 500000"),
     ],
 )
-def test_outlines_that_are_refused(instance: dict[str, Any], message: str) -> None:
-    pytest.importorskip("pycocotools")
+def test_outlines_that_are_refused(instance: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the library sees them: it is not there."""
+    monkeypatch.setattr("cm3.data.control.LONGEST", 500_000)
+    monkeypatch.setattr("cm3.data.control._library", lambda name: pytest.fail("it was asked"))
     with pytest.raises(DataError, match=message):
         mask_of(instance, (5, 6))
+
+
+def test_packed_runs_are_those_that_the_library_packs() -> None:
+    masks = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        high, wide = (int(v) for v in rng.integers(1, 70, 2))
+        mask = rng.random((high, wide)) < rng.random()
+        packed = masks.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+        for counts in (packed, packed.decode()):
+            found = mask_of({"segmentation": {"size": [high, wide], "counts": counts}}, (wide, high))
+            assert (found == mask).all()
+    large = np.zeros((2000, 3000), np.uint8)
+    large[100:1900, 200:2900] = 1
+    packed = masks.encode(np.asfortranarray(large))["counts"].decode()
+    assert (mask_of({"segmentation": {"size": [2000, 3000], "counts": packed}}, (3000, 2000)) == large).all()
 
 
 def test_a_category_outside_the_palette() -> None:
@@ -155,8 +192,12 @@ def test_joints_lie_where_the_picture_has_them(orientation: int) -> None:
 def test_persons_without_known_joints_are_black_and_others_are_refused() -> None:
     picture = PIL.Image.new("RGB", (32, 32))
     assert pose(picture, [person()], SIZE).getbbox() is None
-    with pytest.raises(DataError, match="keypoints of annotation 9: must be 17 times x, y and 0, 1 or 2"):
-        pose(picture, [{"id": 9, "keypoints": [1, 2]}], SIZE)
+    for keypoints in ([1, 2], [1, 2, 3] * 17, None):
+        with pytest.raises(DataError, match="keypoints of annotation 9: must be 17 times x, y and 0, 1 or 2"):
+            pose(picture, [{"id": 9, "keypoints": keypoints}], SIZE)
+    for x, message in ((float("inf"), "must be finite numbers"), ("1", "must be finite"), (65, "lies far outside of")):
+        with pytest.raises(DataError, match=f"keypoints of annotation 9: {message}"):
+            pose(picture, [{"id": 9, "keypoints": [x, 2, 2] + [0] * 48}], SIZE)
     task = find_task("pose")
     assert task.examples(Document.of("nobody", picture, keypoints=[person()])) == []
 

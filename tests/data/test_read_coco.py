@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 
 from cm3.data.read.coco import Coco
+from cm3.data.tasks import find_task, from_reader
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 
@@ -92,6 +93,7 @@ def test_which_splits_there_are(root: Path) -> None:
     assert Coco.recognises(root) and not Coco.recognises(root / "annotations") and not Coco.recognises(root / "none")
     assert Coco.splits(root) == ("train2017", "train2014", "val2014", "val2017")
     (root / "annotations" / "captions_train2017.json").unlink()
+    (root / "train2014").mkdir()
     assert Coco(root).source == "coco/train2014"
 
 
@@ -127,8 +129,9 @@ def test_boxes_and_joints_are_read_when_they_are_asked_for(root: Path) -> None:
         ]
         assert asked(7)[0]["keypoints"] == [2, 2, 2] and asked(8) == []
         path.write_text(json.dumps({**THINGS, "categories": []}))
-        assert len(asked(20)) == 2, "it was read already"
-        with pytest.raises(DataError, match=f"is not COCO's {what} layout \\(44\\); download it again"):
+        with pytest.raises(DataError, match=f"{what}_train2017.json': was changed while it was in use; start again"):
+            asked(20)
+        with pytest.raises(DataError, match=f"{what}_train2017.json': has annotations and no 'categories'; download"):
             (Coco(root).instances if what == "instances" else Coco(root).keypoints)(20)
 
 
@@ -151,34 +154,175 @@ def with_annotation(**values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"captions_train2017.json': is not JSON \(.*\); download it again"),
-        ("[" * 100_000, r"captions_train2017.json': is not JSON"),
-        ([1, 2], "is not COCO's caption layout"),
-        ({"images": IMAGES}, r"is not COCO's caption layout \('annotations'\)"),
-        ({"images": IMAGES, "annotations": [{"id": 1, "image_id": 7}]}, r"is not COCO's caption layout \('caption'\)"),
-        ({"images": [{"file_name": "a.png"}], "annotations": []}, r"is not COCO's caption layout \('id'\)"),
-        ({"images": [{"id": 7}], "annotations": []}, r"is not COCO's caption layout \('file_name'\)"),
-        (with_annotation(image_id="seven"), "is not COCO's caption layout"),
-        (with_annotation(image_id=float("inf")), "is not COCO's caption layout"),
-        ({"images": [], "annotations": [], "licenses": [{"id": 1}]}, "is not COCO's caption layout"),
-    ],
-    ids=[
-        "no json",
-        "nested",
-        "a list",
-        "no annotations",
-        "no caption",
-        "no id",
-        "no file",
-        "id of letters",
-        "infinite id",
-        "license",
+        ("{", r"captions_train2017.json': is not JSON \(.* at byte 1 of 1\); download it again"),
+        ("", "is not JSON \\(an object is expected at byte 0 of 0\\)"),
+        ('{"annotations": ' + "[" * 100_000, r"captions_train2017.json': is not JSON \(nested too deep at byte"),
+        ('{"annotations": [{"id": 1}', r"is not JSON \(',' or '\]' is expected at byte 26 of 26\)"),
+        ('{"annotations": [] "images": []}', "is not JSON \\(',' or '}' is expected at byte 19 of 32\\)"),
+        ('{"annotations": []} {}', "is not JSON \\(nothing is expected at byte 20 of 22\\)"),
+        ('{"annotations": [], "annotations": []}', "is not JSON \\('annotations' is no new name"),
+        ('{"annotations" []}', "is not JSON \\(':' is expected at byte"),
+        ([1, 2], "is not JSON \\(an object is expected"),
+        ({"images": {}, "annotations": []}, "'images' is no list; download it again"),
+        ({"images": IMAGES}, "captions_train2017.json': has no 'annotations'; download it again"),
+        ({"annotations": ANNOTATIONS}, "has annotations and no 'images'; download it again"),
     ],
 )
 def test_another_layout_is_refused(root: Path, content: Any, message: str) -> None:
     write(root, content)
     with pytest.raises(DataError, match=message):
         Coco(root)
+
+
+def test_the_folder_of_pictures_is_missing(root: Path) -> None:
+    (root / "train2017").rename(root / "elsewhere")
+    with pytest.raises(DataError, match="has no folder train2017; put the pictures there, beside annotations/"):
+        Coco(root)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "id", "reason"),
+    [
+        ({"caption": None}, "40", "annotations record 5: 'caption' is None, must be a text"),
+        ({"caption": NAN}, "40", "annotations record 5: is not readable JSON (NaN is no JSON); mend it"),
+        ({"caption": ["a", "b"]}, "40", "annotations record 5: 'caption' is ['a', 'b'], must be a text"),
+        ({"caption": 3}, "40", "annotations record 5: 'caption' is 3, must be a text"),
+        ({"caption": {"text": "a"}}, "40", "'caption' is {'text': 'a'}, must be a text"),
+        ({"id": None}, "annotations/5", "annotations record 5: 'id' is None, must be a whole number or a text"),
+        ({"id": 1.5}, "annotations/5", "'id' is 1.5, must be a whole number or a text"),
+        ({"id": True}, "annotations/5", "'id' is True, must be a whole number or a text"),
+        ({"id": ""}, "annotations/5", "'id' is '', must be a whole number of COCO's size, or a text"),
+        ({"id": 10**30}, "annotations/5", "must be a whole number of COCO's size, or a text"),
+        ({"id": "HUGE"}, "annotations/5", "annotations record 5: is not readable JSON"),
+        ({"id": [1]}, "annotations/5", "'id' is [1], must be a whole number or a text"),
+        ({"id": 12}, "12", "caption 12: another one has this id already; an id names one caption"),
+        ({"image_id": None}, "40", "'image_id' is None, must be a whole number or a text"),
+        ({"image_id": 7.0}, "40", "'image_id' is 7.0, must be a whole number or a text"),
+        ({"image_id": "7"}, "40", "caption 40: is of image 7, which the file does not list"),
+        ({"image_id": 8}, "40", "caption 40: is of image 8, which the file does not list"),
+    ],
+)
+def test_each_caption_is_checked_by_itself(root: Path, spoilt: dict[str, Any], id: str, reason: str) -> None:
+    write(root, json.dumps(with_annotation(**spoilt)).replace('"HUGE"', "1" * 5000))
+    sound = [d.id for d in Coco(root) if isinstance(d, Document)]
+    (bad,) = [d for d in Coco(root) if isinstance(d, Unreadable)]
+    assert sound == ["10", "12", "31", "11", "30"] and bad.id == id and reason in bad.reason
+    with pytest.raises(DataError, match="coco/train2017, document "):
+        Coco(root).documents()
+
+
+@pytest.mark.parametrize("record", [None, 5, "a caption", [1], []])
+def test_a_record_that_is_no_object(root: Path, record: Any) -> None:
+    write(root, {"images": [*IMAGES, record], "annotations": [record, *ANNOTATIONS]})
+    *sound, caption, image = Coco(root)
+    assert [d.id for d in sound] == ["10", "12", "31", "11", "30"] and all(isinstance(d, Document) for d in sound)
+    assert isinstance(caption, Unreadable) and isinstance(image, Unreadable)
+    assert (caption.id, image.id) == ("annotations/0", "images/2")
+    assert "annotations record 0: is " in caption.reason and ", must be an object; mend it" in caption.reason
+    assert "images record 2: is " in image.reason
+
+
+def test_of_two_images_with_one_id_both_are_told(root: Path) -> None:
+    write(root, {"images": [*IMAGES, {"id": 20, "file_name": "a.png"}], "annotations": ANNOTATIONS})
+    found = list(Coco(root))
+    assert [d.id for d in found if isinstance(d, Document)] == ["10", "12", "31"]
+    bad = {d.id: d.reason for d in found if isinstance(d, Unreadable)}
+    assert list(bad) == ["11", "30", "images/0", "images/2"]
+    assert all("images record 0 and captions_train2017.json, images record 2 have this id" in r for r in bad.values())
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ({"file_name": None}, "images record 1: 'file_name' is None, must be a text"),
+        ({"file_name": 5}, "images record 1: 'file_name' is 5, must be a text"),
+        ({"file_name": ""}, "the file name '' is no name"),
+        ({"file_name": "../train2017/a.png"}, "the file name '../train2017/a.png' leads outside"),
+        ({"file_name": "/etc/hostname"}, "the file name '/etc/hostname' leads outside"),
+        ({"file_name": "a\0.png"}, "is no name"),
+        ({"file_name": "x" * 5000}, "cannot be"),
+    ],
+)
+def test_each_image_is_checked_by_itself(root: Path, image: dict[str, Any], reason: str) -> None:
+    write(root, {"images": [IMAGES[0], IMAGES[1] | image], "annotations": ANNOTATIONS})
+    *bad, one, two = Coco(root)
+    assert [d.id for d in bad] == ["10", "12", "31"] and isinstance(one, Document) and isinstance(two, Document)
+    assert all(isinstance(d, Unreadable) and reason in d.reason for d in bad)
+
+
+def test_a_license_that_is_none_is_told_with_its_captions(root: Path) -> None:
+    write(root, {"images": IMAGES, "annotations": ANNOTATIONS, "licenses": [{"id": 3, "name": None}, 5]})
+    assert [d.id for d in Coco(root) if isinstance(d, Document)] == ["10", "12", "31"]
+    assert {d.reason for d in Coco(root) if isinstance(d, Unreadable)} == {
+        "captions_train2017.json, licenses record 0: 'name' is None, must be a text"
+    }
+
+
+def test_ids_may_be_texts(root: Path) -> None:
+    images = [
+        {"id": "blue", "file_name": "b.png"},
+        {"id": "r\u00f6d", "file_name": "a.png"},
+        {"id": 7, "file_name": "a.png"},
+    ]
+    ids = [("x", "blue"), ("y", "r\u00f6d"), (3, 7), ("z", "blue")]
+    write(root, {"images": images, "annotations": [{"id": a, "image_id": i, "caption": "c"} for a, i in ids]})
+    found = Coco(root).documents()
+    assert {(d.id, d.meta["image_id"], d.images[0].pixels.size) for d in found} == {
+        ("x", "blue", (6, 4)), ("y", "r\u00f6d", (5, 5)), ("3", 7, (5, 5)), ("z", "blue", (6, 4))
+    }  # fmt: skip
+    assert found[0].id == "3" and [d.id for d in Coco(root)] == [d.id for d in found], "numbers first, in one order"
+    things = {"categories": [{"id": "k", "name": "kite"}]}
+    things["annotations"] = [{"id": "t", "image_id": "r\u00f6d", "category_id": "k"}]
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(things), encoding="utf-8")
+    assert [a["category"] for a in Coco(root).instances("r\u00f6d")] == ["kite"] and Coco(root).instances("blue") == []
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        ({"bbox": [0, 0, NAN, 1]}, "instances_train2017.json, annotations record 1: is not readable JSON (NaN"),
+        ({"bbox": [0, 0, -1, 1]}, "annotations record 1: 'bbox' is [0, 0, -1, 1], must be x, y, width, height"),
+        ({"bbox": [0, 0, "1", 1]}, "'bbox' is [0, 0, '1', 1], must be x, y, width, height, and no size below 0"),
+        ({"bbox": [0, 0, 1]}, "'bbox' is [0, 0, 1], must be"),
+        ({"bbox": None}, "'bbox' is None, must be"),
+        ({"area": "big"}, "'area' is 'big', must be a number that is not below 0"),
+        ({"iscrowd": 2}, "'iscrowd' is 2, must be 0 or 1"),
+        ({"category_id": 5}, "'category_id' is 5, which 'categories' has 0 times"),
+        ({"category_id": None}, "'category_id' is None, must be a whole number or a text"),
+        ({"category_id": 9}, "categories record 2: 'name' is None, must be a text"),
+        ({"id": 1}, "'id' is 1, as that of another; an id names one annotation"),
+        ({"id": None}, "'id' is None, must be a whole number or a text"),
+    ],
+)
+def test_a_picture_with_an_annotation_that_is_wrong_is_told(root: Path, spoilt: dict[str, Any], reason: str) -> None:
+    one, two, three = THINGS["annotations"]
+    content = {
+        "categories": [*THINGS["categories"], {"id": 9, "name": None}],
+        "annotations": [one, two | spoilt, three],
+    }
+    for what in ("instances", "person_keypoints"):
+        (root / "annotations" / f"{what}_train2017.json").write_text(json.dumps(content))
+    coco = Coco(root)
+    assert len(coco.instances(20)) == 2 == len(coco.keypoints(20)), "the others are kept"
+    with pytest.raises(DataError) as caught:
+        coco.instances(7)
+    assert reason in str(caught.value)
+    with pytest.raises(DataError):
+        coco.keypoints(7)
+
+
+def test_annotations_of_no_picture_are_told(root: Path) -> None:
+    content = {**THINGS, "annotations": [*THINGS["annotations"], {"id": 9, "image_id": None, "category_id": 1}, 5]}
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    assert [u.reason for u in Coco(root).strays("instances")] == [
+        "instances_train2017.json, annotations record 3: 'image_id' is None, must be a whole number or a text",
+        "instances_train2017.json, annotations record 4: is 5, must be an object; mend it",
+    ]
+    told = [one for one in from_reader(find_task("boxes"), Coco(root)) if isinstance(one, Unreadable)]
+    assert [one.id for one in told] == ["instances_train2017/3", "instances_train2017/4"]
 
 
 @pytest.mark.parametrize(
@@ -212,28 +356,18 @@ def test_all_at_once_finds_what_is_cut_short(root: Path) -> None:
         Coco(root).documents()
 
 
-def test_a_caption_that_is_wrong_by_itself_is_left_out(root: Path) -> None:
-    write(root, with_annotation(image_id=8))
-    (bad,) = [d for d in Coco(root) if isinstance(d, Unreadable)]
-    assert bad == Unreadable("40", "caption 40: is of image 8, which the file does not list")
-    write(root, with_annotation(id=12))
-    (bad,) = [d for d in Coco(root) if isinstance(d, Unreadable)]
-    assert bad == Unreadable("12", "caption 12: another one has this id already; an id names one caption")
-    assert [d.id for d in Coco(root) if isinstance(d, Document)] == ["10", "12", "31", "11", "30"]
-
-
 def test_captions_of_any_length_are_passed_on(root: Path) -> None:
     for caption in ("", "x" * 100_000):
         write(root, {"images": IMAGES, "annotations": [{"id": 1, "image_id": 7, "caption": caption}]})
         assert Coco(root).document(0).text == caption
 
 
-def test_captions_that_are_not_utf8_are_refused(root: Path) -> None:
-    (root / "annotations" / "captions_train2017.json").write_bytes(
-        b'{"images": [], "annotations": [{"caption": "\xe9"}]}'
-    )
-    with pytest.raises(DataError, match="captions_train2017.json': is not JSON .*; download it again"):
-        Coco(root)
+def test_a_caption_that_is_not_utf8_costs_itself_alone(root: Path) -> None:
+    write(root, {"images": IMAGES, "annotations": ANNOTATIONS})
+    path = root / "annotations" / "captions_train2017.json"
+    path.write_bytes(path.read_bytes().replace("na\u00efve".encode(), b"na\xefve"))
+    (bad,) = [d for d in Coco(root) if isinstance(d, Unreadable)]
+    assert bad.id == "annotations/4" and "annotations record 4: is not readable JSON" in bad.reason
 
 
 @pytest.mark.parametrize("split", ["val2017", "train2017"])

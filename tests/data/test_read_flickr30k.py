@@ -149,7 +149,7 @@ def test_a_damaged_sentence_is_one_unreadable(root: Path) -> None:
     assert read[:3] == [
         Unreadable("../36979.jpg#0", "../36979.jpg#0: is not the name of a picture"),
         Unreadable("36979.jpg#0", "36979.jpg#0: has no caption"),
-        Unreadable("36979.jpg#1", "36979.jpg#1: 'raw' is None, which the format does not have there"),
+        Unreadable("36979.jpg#1", "36979.jpg#1: 'raw' is None, must be a text"),
     ]
     assert isinstance(read[3], Document) and read[3].text == "sound"
 

@@ -93,7 +93,7 @@ def test_what_cannot_be_read_stands_in_its_place(root: Path) -> None:
     reader = ImageParagraph(root)
     (root / "VG_100K" / "2356347.jpg").write_bytes(b"no picture")
     assert list(reader)[1:] == [
-        Unreadable("1", "paragraphs_v1.json: image 1: 'paragraph' is None, which the format does not have there"),
+        Unreadable("1", "paragraphs_v1.json: image 1: 'paragraph' is None, must be a text"),
         Unreadable("2", "paragraphs_v1.json: image 2 has an empty paragraph"),
         Unreadable("3", "3.jpg: no such file beside the annotations that name it"),
         Unreadable("4", "image 4 of train_split.json has no paragraph in paragraphs_v1.json"),

@@ -161,11 +161,10 @@ def test_a_damaged_line_is_one_unreadable(root: Path) -> None:
         assert isinstance(read, Unreadable) and read.id == f"{name}:{line}"
         assert read.reason.startswith(f"{name}:{line}: is not JSON (")
     assert isinstance(utf8, Unreadable) and "utf-8" in utf8.reason
-    rule = "which the format does not have there"
     assert [out, nobody, no_caption, blank, no_picture] == [
         Unreadable(f"{name}:4", f"{name}:4: image_id '../9' is not the name of a picture"),
-        Unreadable(f"{name}:5", f"{name}:5: 'annotator_id' is None, {rule}"),
-        Unreadable("9_2", f"{name}:6: 'caption' is None, {rule}"),
+        Unreadable(f"{name}:5", f"{name}:5: 'annotator_id' is None, must be a whole number"),
+        Unreadable("9_2", f"{name}:6: 'caption' is None, must be a text"),
         Unreadable("9_3", f"{name}:7: has an empty caption"),
         Unreadable("8_4", "000000000008.jpg: no such file beside the annotations that name it"),
     ]

@@ -126,15 +126,14 @@ def test_what_cannot_be_read_stands_in_its_place(root: Path) -> None:
     (root / "train2014" / "COCO_train2014_000000000005.jpg").mkdir()
     *bad, good, again = reader
     file = "visdial_1.0_train.json"
-    rule = "which the format does not have there"
     assert bad == [
         Unreadable("11", f"{file}: dialog 0: question 3 is none of the 3 of the file"),
         Unreadable("12", f"{file}: dialog 1: question -1 is none of the 3 of the file"),
         Unreadable("13", f"{file}: dialog 2: answer 7 is none of the 3 of the file"),
         Unreadable("14", f"{file}: dialog 3: has a turn without a question: {{'answer': 0}}"),
-        Unreadable(f"{file}:4", f"{file}: dialog 4: 'image_id' is None, {rule}"),
-        Unreadable("16", f"{file}: dialog 5: 'caption' is None, {rule}"),
-        Unreadable("17", f"{file}: dialog 6: 'dialog' is None, {rule}"),
+        Unreadable(f"{file}:4", f"{file}: dialog 4: 'image_id' is None, must be a whole number"),
+        Unreadable("16", f"{file}: dialog 5: 'caption' is None, must be a text"),
+        Unreadable("17", f"{file}: dialog 6: 'dialog' is None, must be a list"),
         Unreadable(
             "5",
             "train2014/COCO_train2014_000000000005.jpg or val2014/COCO_val2014_000000000005.jpg: "

@@ -12,6 +12,7 @@ of another layout) raises `DataError` when the reader is made.
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -134,13 +135,26 @@ def content(path: Path, name: str = "") -> bytes:
         raise DataError(f"{name!r}: is no name of a file") from error
 
 
+KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+"""What kinds of JSON are called."""
+
+
 def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """`record[name]`. Raises `DataError` naming `where` when it is not there or not of `kind`."""
     value = record.get(name) if isinstance(record, dict) else None
     # True is an int to Python, and never a number in an annotation.
-    if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
-        raise DataError(f"{where}: {name!r} is {value!r:.60}, which the format does not have there")
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+        kinds = " or ".join(KINDS.get(one, one.__name__) for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise DataError(f"{where}: {name!r} is {value!r:.60}, must be {kinds}")
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def first_of(root: Path, names: Sequence[str]) -> Path | None:

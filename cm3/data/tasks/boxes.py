@@ -14,6 +14,7 @@ from typing import Any
 
 import PIL.Image
 
+from cm3.data.read.base import is_number
 from cm3.document import Box
 from cm3.errors import DataError, RequestError
 from cm3.tokens.image import Fit, place_box
@@ -79,8 +80,8 @@ def place_of(bbox: Any, picture: PIL.Image.Image, fit: Fit = "crop") -> Place | 
     What the box has outside the picture, and what the crop cuts away, is cut off; None where nothing is left. Raises
     `DataError` for a box that is no four numbers, or of negative size.
     """
-    numbers = [float(v) for v in bbox if isinstance(v, int | float)] if isinstance(bbox, Sequence) else []
-    if len(numbers) != 4 or len(bbox) != 4 or not all(map(math.isfinite, numbers)) or min(numbers[2:]) < 0:
+    numbers = [float(v) for v in bbox if is_number(v)] if isinstance(bbox, Sequence) else []
+    if len(numbers) != 4 or len(bbox) != 4 or min(numbers[2:]) < 0:
         raise DataError(f"bbox {bbox!r:.60}: must be x, y, width, height, and no size below 0")
     x, y, wide, high = numbers
     box: Box = (

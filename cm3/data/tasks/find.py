@@ -118,9 +118,12 @@ def _examples(
             yield from serve(task, document, reader, view=view, plain=plain, rng=rng, controls=controls)
         except DataError as error:
             yield Unreadable(document.id, str(error))
+    for need in task.needs:
+        if isinstance(reader, Coco) and _annotations(reader, need) is not None:
+            yield from reader.strays(need)
 
 
-def _annotations(reader: Reader, need: str) -> Callable[[int], list[dict[str, Any]]] | None:
+def _annotations(reader: Reader, need: str) -> Callable[[int | str], list[dict[str, Any]]] | None:
     """How a reader is asked for what a task needs, by a picture's number; None for one that has none of it."""
     looks = {"instances": reader.instances, "keypoints": reader.keypoints} if isinstance(reader, Coco) else {}
     return looks.get(need)
