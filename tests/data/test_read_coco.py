@@ -176,7 +176,7 @@ def test_another_layout_is_refused(root: Path, content: Any, message: str) -> No
 
 def test_the_folder_of_pictures_is_missing(root: Path) -> None:
     (root / "train2017").rename(root / "elsewhere")
-    with pytest.raises(DataError, match="has no folder train2017; put the pictures there, beside annotations/"):
+    with pytest.raises(DataError, match="has no folder train2017; put the pictures there"):
         Coco(root)
 
 

@@ -170,7 +170,7 @@ def test_the_first_caption_of_an_id_is_the_document(root: Path) -> None:
             r"dataset_flickr30k.json': is not of Karpathy's layout \(.*'images' is None.*\); download caption_datasets",
         ),
         ({"images": {}}, "'images' is {}"),
-        ({"images": [7]}, "image 0: 'filename' is None"),
+        ({"images": [7]}, "image 0: 'split' is None"),
         ({"images": [{"filename": "a.jpg", "split": "train"}]}, "image 0: 'sentences' is None"),
         ({"images": [{"filename": "a.jpg", "sentences": []}]}, "image 0: 'split' is None"),
         ("[" * 100_000, "is damaged"),
@@ -180,6 +180,20 @@ def test_the_first_caption_of_an_id_is_the_document(root: Path) -> None:
 def test_another_layout_is_refused(root: Path, content: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Flickr30k(karpathy(root, content))
+
+
+def test_a_record_of_another_form_costs_itself_alone(root: Path) -> None:
+    good = {"filename": "36979.jpg", "split": "train", "sentences": [{"raw": "good", "sentid": 1}]}
+    bad = [7, {"filename": "b.jpg", "split": None, "sentences": []}, good | {"filename": 5}, good | {"sentences": None}]
+    found = list(Flickr30k(karpathy(root, {"images": [*bad, good, {**good, "split": "val"}]})))
+    assert [d.id for d in found if isinstance(d, Document)] == ["36979.jpg#0"]
+    file = "dataset_flickr30k.json: image"
+    assert [(d.id, d.reason) for d in found if isinstance(d, Unreadable)] == [
+        (f"{file} 0", f"{file} 0: 'split' is None, must be a text"),
+        (f"{file} 1", f"{file} 1: 'split' is None, must be a text"),
+        (f"{file} 2", f"{file} 2: 'filename' is 5, must be a text"),
+        (f"{file} 3", f"{file} 3: 'sentences' is None, must be a list"),
+    ]
 
 
 def test_what_is_missing_is_said(root: Path) -> None:
@@ -194,7 +208,7 @@ def test_what_is_missing_is_said(root: Path) -> None:
         with pytest.raises(DataError, match="no line is 'NAME.jpg#NUMBER<tab>caption'; download flickr30k.tar.gz"):
             Flickr30k(root)
     (root / "flickr30k-images").rename(root / "pictures")
-    with pytest.raises(DataError, match="has no folder flickr30k-images; put the pictures there"):
+    with pytest.raises(DataError, match="has no folder flickr30k-images or flickr30k_images; put the pictures there"):
         Flickr30k(root)
     with pytest.raises(DataError, match="has neither results_20130124.token nor dataset_flickr30k.json; give"):
         Flickr30k(root / "pictures")

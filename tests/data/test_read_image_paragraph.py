@@ -123,12 +123,26 @@ def test_another_layout_is_refused(root: Path, file: str, content: Any, message:
     assert file in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["paragraphs_v1.json", "train_split.json"])
+def test_an_entry_of_another_form_costs_itself_alone(root: Path, file: str) -> None:
+    sound = json.loads((root / file).read_text())
+    write(root, file, [None, *sound, {"image_id": "5"}, {"image_id": 2.5}])
+    found = list(ImageParagraph(root))
+    assert [d.id for d in found if isinstance(d, Document)] == ["2388350", "2356347"]
+    last = len(sound) + 1
+    assert [(d.id, d.reason) for d in found if isinstance(d, Unreadable)] == [
+        (f"{file}/0", f"{file}, entry 0: 'image_id' is None, must be a whole number"),
+        (f"{file}/{last}", f"{file}, entry {last}: 'image_id' is '5', must be a whole number"),
+        (f"{file}/{last + 1}", f"{file}, entry {last + 1}: 'image_id' is 2.5, must be a whole number"),
+    ]
+
+
 def test_what_is_missing_is_said(root: Path) -> None:
     with pytest.raises(DataError, match="has no split 'val'; it has train, test"):
         ImageParagraph(root, "val")
     (root / "VG_100K").rename(root / "images")
     (root / "VG_100K_2").rename(root / "images2")
-    with pytest.raises(DataError, match="has neither VG_100K nor VG_100K_2; put the pictures of Visual Genome there"):
+    with pytest.raises(DataError, match="has no folder VG_100K or VG_100K_2; put the pictures there"):
         ImageParagraph(root)
     for name in ("train_split.json", "test_split.json"):
         (root / name).unlink()

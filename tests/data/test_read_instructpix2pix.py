@@ -11,6 +11,7 @@ import pytest
 
 from cm3.data.read.find import open_reader, recognise
 from cm3.data.read.instructpix2pix import InstructPix2Pix
+from cm3.data.tasks import find_task, from_reader
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
@@ -172,7 +173,7 @@ def test_a_pair_that_leads_out_of_the_folder_is_refused(root: Path, folder: str,
         (b'[["0000000", [', r"seeds.json': is damaged \(.*\); download it again"),
         (b'[["caf\xe9", ["1"]]]', "seeds.json': is not UTF-8 at byte 6; download it again"),
         ([["0000000"]], r"seeds.json': is no list of \[folder, \[seed, ...\]\] \(.*\); download it again"),
-        ([["0000000", "1234"]], r"seeds.json': is no list of \[folder, \[seed, ...\]\] \('0000000', '1234'\)"),
+        ([["0000000", "1234"]], r"seeds.json': is no list of \[folder, \[seed, ...\]\] \(seeds.json, record 0: is "),
         (3, r"seeds.json': is no list of \[folder"),
     ],
     ids=["cut short", "not UTF-8", "no seeds", "one seed", "a number"],
@@ -181,6 +182,54 @@ def test_damaged_files_are_refused(root: Path, content: Any, message: str) -> No
     write_seeds(root, content)
     with pytest.raises(DataError, match=message):
         InstructPix2Pix(root)
+
+
+def test_a_record_of_another_form_costs_itself_alone(root: Path) -> None:
+    bad = [None, ["0000000"], ["0000000", "1234"], [5, ["1"]], ["0000000", [None, 1.5, True, ["77"]]]]
+    write_seeds(root, [*bad, ["0000000", [77]], ["0000042", ["5"]]])
+    found = list(InstructPix2Pix(root))
+    assert [d.id for d in found if isinstance(d, Document)] == ["0000000/77", "0000042/5"]
+    wrong = [d.reason for d in found if isinstance(d, Unreadable)]
+    assert wrong[:3] == [
+        "seeds.json, record 0: is None, must be [folder, [seed, ...]]",
+        "seeds.json, record 1: is ['0000000'], must be [folder, [seed, ...]]",
+        "seeds.json, record 2: is ['0000000', '1234'], must be [folder, [seed, ...]]",
+    ]
+    rule = "must be the names of a folder and of a seed"
+    assert wrong[3:] == [
+        f"seeds.json, record 3: has 5 and '1', {rule}",
+        *(f"seeds.json, record 4: has '0000000' and {seed}, {rule}" for seed in ("None", "1.5", "True", "['77']")),
+    ]
+
+
+def test_what_the_owners_own_program_writes(root: Path) -> None:
+    """Its prompts have "caption" where the published archives have "input"; the instruction alone is needed."""
+    path = root / "0000042" / "prompt.json"
+    for captions in ({"caption": "a hill", "output": "a hill in snow"}, {}, {"input": None}):
+        path.write_text(json.dumps({"edit": "add snow", **captions}))
+        document = InstructPix2Pix(root)[2]
+        assert isinstance(document, Document) and document.text == "add snow"
+        kept = {key: value for key, value in captions.items() if value is not None}
+        assert dict(document.meta) == {"edit": "add snow", "seed": "5", **kept}
+    for wrong, reason in (
+        ({"input": "a", "output": "b"}, "prompt.json: 'edit' is None, must be a text"),
+        ({"edit": " "}, "prompt.json: 'edit' is empty, must be an instruction"),
+        ({"edit": ["a", "b"]}, r"prompt.json: 'edit' is ['a', 'b'], must be a text"),
+        ({"edit": "a", "caption": 5}, "prompt.json: 'caption' is 5, must be a text"),
+    ):
+        path.write_text(json.dumps(wrong))
+        found = InstructPix2Pix(root)[2]
+        assert isinstance(found, Unreadable) and reason in found.reason
+
+
+def test_a_picture_that_is_cut_short_is_told_by_its_file(root: Path) -> None:
+    for which in (0, 1):
+        path = root / "0000042" / f"5_{which}.jpg"
+        PIL.Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    told = [one for one in from_reader(find_task("edit"), InstructPix2Pix(root)) if isinstance(one, Unreadable)]
+    assert [one.id for one in told] == ["0000042/5"]
+    assert "document '0000042/5': 0000042/5_1.jpg: cannot be read (" in told[0].reason
 
 
 def test_a_missing_list_is_refused(root: Path) -> None:

@@ -51,7 +51,10 @@ PROBLEMS = {
     "2": problem("Is wool soft?", ["yes ", "no"], 0, "train"),
     "3": problem("What is shown?", ["a fern", "a moss", "a tree"], 2, "val", image="image.png"),
 }
-PIDS = {"train": ["2", "1"], "val": ["3"], "test": [], "minival": ["3"], "minitest": []}
+PIDS = {
+    "train": ["2", "1"], "val": ["3"], "test": [], "trainval": ["2", "1", "3"], "minitrain": ["1"], "minival": ["3"],
+    "minitest": [],
+}  # fmt: skip
 
 
 def write(root: Path, problems: Any = PROBLEMS, pids: Any = PIDS) -> None:
@@ -101,7 +104,9 @@ def test_it_is_recognised_and_opened_by_its_path(root: Path) -> None:
 
 
 def test_splits_are_those_that_are_listed(root: Path) -> None:
-    assert ScienceQa.splits(root) == ("train", "val", "test", "minival", "minitest")
+    assert ScienceQa.splits(root) == ("train", "val", "test", "trainval", "minitrain", "minival", "minitest")
+    assert [d.id for d in open_reader(f"scienceqa:{root}@trainval") if isinstance(d, Document)] == ["2", "1", "3"]
+    assert [d.id for d in open_reader(f"scienceqa:{root}@minitrain") if isinstance(d, Document)] == ["1"]
     (document,) = open_reader(f"scienceqa:{root}@minival")
     assert isinstance(document, Document) and document.id == "3", "its picture is in the folder of val"
     assert document.meta["split"] == "minival" and document.source == "scienceqa/minival" and document.images
@@ -109,10 +114,12 @@ def test_splits_are_those_that_are_listed(root: Path) -> None:
     write(root, pids={"train": ["1"]})
     with pytest.raises(DataError, match="has no split 'val'; it has train"):
         open_reader(f"scienceqa:{root}@val")
-    with pytest.raises(DataError, match=r"pid_splits.json': has no split 'val'; it must have one of train, val"):
+    with pytest.raises(DataError, match=r"pid_splits.json': has no split 'val'; it has train"):
         ScienceQa(root, "val")
     write(root, pids={"mine": ["1"]})
-    with pytest.raises(DataError, match=r"pid_splits.json': has no split; it must have one of train, val"):
+    assert ScienceQa.splits(root) == ("mine",) and ScienceQa(root).source == "scienceqa/mine"
+    write(root, pids={})
+    with pytest.raises(DataError, match=r"pid_splits.json': has no split; it must have some"):
         ScienceQa(root)
 
 
@@ -144,12 +151,14 @@ def test_units_together_are_the_whole_in_order(root: Path) -> None:
 
 
 def test_numbers_that_are_listed_twice_or_not_there_are_listed(root: Path) -> None:
-    write(root, pids={"train": ["2", "9", "2", 1]})
+    write(root, pids={"train": ["2", "9", "2", 1, None, ["1"]]})
     found = list(ScienceQa(root))
-    assert [d.id for d in found] == ["2", "9", "2", "1"]
+    assert [d.id for d in found] == ["2", "9", "2", "1", "train/4", "train/5"]
     assert [d.reason for d in found if isinstance(d, Unreadable)] == [
         "problems.json, problem '9': is not there, though pid_splits.json lists it",
         "record 2: has the id '2' of an earlier one; ids must be unique",
+        "pid_splits.json, record 4 of 'train': is None, must be the number of a problem, a text or a whole number",
+        "pid_splits.json, record 5 of 'train': is ['1'], must be the number of a problem, a text or a whole number",
     ]
 
 
@@ -158,9 +167,14 @@ def test_numbers_that_are_listed_twice_or_not_there_are_listed(root: Path) -> No
     [
         ({"question": None}, "problem '2': 'question' is None"),
         ({"choices": "yes"}, "'choices' is 'yes'"),
-        ({"choices": [1, 2]}, r"'answer' is 0 of 'choices' \[1, 2\], must be one of these texts"),
-        ({"answer": 2}, "'answer' is 2 of 'choices' .*, must be one of these texts"),
-        ({"answer": -1}, "'answer' is -1 of 'choices'"),
+        ({"choices": [1, 2]}, r"'choices' is \[1, 2\], must be 1 to 26 texts that are not empty"),
+        ({"choices": ["yes", None]}, r"'choices' is \['yes', None\], must be 1 to 26 texts that are not empty"),
+        ({"choices": ["yes", " "]}, "must be 1 to 26 texts that are not empty"),
+        ({"choices": []}, "must be 1 to 26 texts that are not empty"),
+        ({"choices": ["no"] * 27}, "must be 1 to 26 texts that are not empty"),
+        ({"question": " "}, "'question' is empty, must be a text"),
+        ({"answer": 2}, "'answer' is 2, which is none of its 2 'choices'"),
+        ({"answer": -1}, "'answer' is -1, which is none of its 2 'choices'"),
         ({"answer": "0"}, "'answer' is '0'"),
         ({"lecture": 4}, "'lecture' is 4"),
         ({"image": 4}, "'image' is 4"),

@@ -184,7 +184,7 @@ def test_what_is_missing_is_said(root: Path) -> None:
         VisDial(root, "val")
     for name in ("train2014", "val2014"):
         (root / name).rename(root / f"old_{name}")
-    with pytest.raises(DataError, match="has no folder train2014 or val2014; put the pictures of train there, beside"):
+    with pytest.raises(DataError, match="has no folder train2014 or val2014; put the pictures there"):
         VisDial(root)
     with pytest.raises(DataError, match="has no visdial_1.0_train.json, _val.json or _test.json; give the folder"):
         VisDial(root / "old_train2014")

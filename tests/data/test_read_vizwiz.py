@@ -131,6 +131,12 @@ def test_pictures_are_read_when_asked_for_and_decoded_later(root: Path) -> None:
         rgb(cut.images[0].pixels)
 
 
+def test_no_folder_of_pictures(root: Path) -> None:
+    (root / "train").rename(root / "pictures")
+    with pytest.raises(DataError, match="has no folder train or Images/train or Images; put the pictures there"):
+        VizWiz(root)
+
+
 def test_units_together_are_the_whole_in_order(root: Path) -> None:
     reader = VizWiz(root)
     for size in (1, 2, 5):

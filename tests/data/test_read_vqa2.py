@@ -216,6 +216,7 @@ def test_two_annotations_of_one_question_are_refused(root: Path) -> None:
         ({**ASKED[1], "question_id": True}, "record 1", "'question_id' is True"),
         ({**ASKED[1], "question_id": [1]}, "record 1", r"'question_id' is \[1\]"),
         ({**ASKED[1], "question": None}, "9001", "'question' is None"),
+        ({**ASKED[1], "question": " "}, "9001", "has an empty question, must be a text"),
         ({**ASKED[1], "image_id": "9"}, "9001", "'image_id' is '9'"),
         ({**ASKED[1], "image_id": 10**300}, "9001", "'image_id' is 10+, must have at most 12 digits"),
     ],
@@ -248,9 +249,21 @@ def test_damaged_files_are_refused(root: Path, name: str, content: Any, message:
     assert name.format("train2014") in str(error.value)
 
 
-def test_an_annotation_without_a_number_is_another_layout(root: Path) -> None:
-    write_annotations(root, [{"answers": []}])
-    with pytest.raises(DataError, match=r"annotations.json, annotation 0: 'question_id' is None"):
+def test_an_annotation_without_a_number_costs_itself_alone(root: Path) -> None:
+    write_annotations(root, [{"answers": []}, 5, *(annotation(q) for q in ASKED), {"question_id": "9001"}])
+    assert [d.id for d in Vqa2(root) if isinstance(d, Document)] == ["25000", "9001", "9000"]
+    told_in = ANNOTATIONS.format("train2014")
+    rule = "must be a whole number"
+    assert reasons(Vqa2(root)) == {
+        "annotation 0": f"{told_in}, annotation 0: 'question_id' is None, {rule}",
+        "annotation 1": f"{told_in}, annotation 1: 'question_id' is None, {rule}",
+        "annotation 5": f"{told_in}, annotation 5: 'question_id' is '9001', {rule}",
+    }
+
+
+def test_no_folder_of_pictures(root: Path) -> None:
+    (root / "train2014").rename(root / "pictures")
+    with pytest.raises(DataError, match="has no folder train2014 or Images/mscoco/train2014 or images/train2014; put"):
         Vqa2(root)
 
 

@@ -157,6 +157,15 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def folders_of(root: Path, names: Sequence[str]) -> list[Path]:
+    """Those of these folders of pictures that `root` has. Raises `DataError` where it has none: not a document of the
+    dataset could be read."""
+    found = [root / name for name in names if (root / name).is_dir()]
+    if not found:
+        raise DataError(f"{str(root)!r}: has no folder {' or '.join(names)}; put the pictures there")
+    return found
+
+
 def first_of(root: Path, names: Sequence[str]) -> Path | None:
     """The first of these files that `root` has."""
     for name in names:

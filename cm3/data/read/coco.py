@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cm3.data.read.base import Records, field, is_number, named_picture
+from cm3.data.read.base import Records, field, folders_of, is_number, named_picture
 from cm3.data.read.places import NONE, TEXTS, Places
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
@@ -46,10 +46,7 @@ class Coco(Records):
         self.split = split or next(iter(self.splits(self.root)), DEFAULT)
         self.source = f"coco/{self.split}"
         self._captions = captions = self._file("captions", "images")
-        if not (self.root / self.split).is_dir():
-            raise DataError(
-                f"COCO {str(root)!r}: has no folder {self.split}; put the pictures there, beside annotations/"
-            )
+        folders_of(self.root, [self.split])
         self._licenses, self._again = _by_id(captions, "licenses"), _again(captions)
         keys = captions.keys("images")
         same = keys[1:] == keys[:-1]

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cm3.data.read.base import content, field, named_picture
+from cm3.data.read.base import content, field, folders_of, named_picture
 from cm3.data.read.listed import Listed, load
 from cm3.document import Document, Text
 from cm3.errors import DataError
@@ -60,12 +60,7 @@ class Flickr30k(Listed):
         self.split = splits[0] if split is None else split
         if self.split not in splits:
             raise DataError(f"Flickr30k {str(root)!r}: has no split {split!r}; it has {', '.join(splits)}")
-        folders = [self.root / name for name in FOLDERS if (self.root / name).is_dir()]
-        if not folders:
-            raise DataError(
-                f"Flickr30k {str(root)!r}: has no folder {FOLDERS[0]}; put the pictures there, beside the captions"
-            )
-        self.folder = folders[0]
+        self.folder = folders_of(self.root, FOLDERS)[0]
         self.source = f"{self.kind}/{self.split}"
         if self.split == "all":
             self.captions = _token(self.root / TOKEN)
@@ -118,21 +113,33 @@ def _token(path: Path) -> list[_Caption]:
 
 
 def _karpathy(path: Path, split: str) -> list[_Caption]:
-    """The captions of a split of Karpathy's file. Raises `DataError` for one of another layout."""
-    said = load(path)
+    """The captions of a split of Karpathy's file; a record that does not say its split is told in each.
+
+    Raises `DataError` for a file of another layout.
+    """
     try:
-        images = field(said, "images", list, path.name)
-        captions = []
-        for i, image in enumerate(images):
-            where = f"{path.name}: image {i}"
-            file, sentences = field(image, "filename", str, where), field(image, "sentences", list, where)
-            if field(image, "split", str, where) == split:
-                captions += [_sentence(f"{file}#{k}", file, sentence) for k, sentence in enumerate(sentences)]
-        return captions
+        images = field(load(path), "images", list, path.name)
     except DataError as error:
         raise DataError(
             f"Flickr30k {str(path)!r}: is not of Karpathy's layout ({error}); download caption_datasets.zip again"
         ) from error
+    captions = []
+    for i, image in enumerate(images):
+        where = f"{path.name}: image {i}"
+        try:
+            if field(image, "split", str, where) != split:
+                continue
+            file, sentences = field(image, "filename", str, where), field(image, "sentences", list, where)
+        except DataError as error:
+            captions.append(_Caption(where, wrong=str(error)))
+            continue
+        captions += [_sentence(f"{file}#{k}", file, sentence) for k, sentence in enumerate(sentences)]
+    if captions and all(caption.wrong for caption in captions):
+        raise DataError(
+            f"Flickr30k {str(path)!r}: is not of Karpathy's layout ({captions[0].wrong}); download "
+            "caption_datasets.zip again"
+        )
+    return captions
 
 
 def _sentence(id: str, file: str, sentence: Any) -> _Caption:

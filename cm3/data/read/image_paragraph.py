@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import Records, field
+from cm3.data.read.base import Records, field, folders_of
 from cm3.data.read.listed import load, picture_in
 from cm3.document import Document, Text
 from cm3.errors import DataError
@@ -45,17 +45,14 @@ class ImageParagraph(Records):
         self.split = splits[0] if split is None else split
         if self.split not in splits:
             raise DataError(f"Image Paragraph {str(root)!r}: has no split {split!r}; it has {', '.join(splits)}")
-        if not any((self.root / folder).is_dir() for folder in FOLDERS):
-            raise DataError(
-                f"Image Paragraph {str(root)!r}: has neither {' nor '.join(FOLDERS)}; put the pictures of Visual "
-                "Genome there, beside the paragraphs"
-            )
+        folders_of(self.root, FOLDERS)
         self.source = f"{self.kind}/{self.split}"
-        self.records: dict[int, Any] = {}
-        for number, record in _numbered(self.root / PARAGRAPHS):
-            self.records.setdefault(number, record)
         self.file = f"{self.split}_split.json"
-        self.numbers = list(dict.fromkeys(number for number, _ in _numbered(self.root / self.file)))
+        self.records: dict[int, Any] = {}
+        self._lost: list[tuple[str, str]] = []  # entries of no image: id, and why
+        for number, record in self._numbered(PARAGRAPHS):
+            self.records.setdefault(number, record)
+        self.numbers = list(dict.fromkeys(number for number, _ in self._numbered(self.file)))
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -67,15 +64,40 @@ class ImageParagraph(Records):
         """Those of train, val and test whose file is there."""
         return tuple(split for split in SPLITS if (root / f"{split}_split.json").is_file())
 
+    def _numbered(self, name: str) -> list[tuple[int, Any]]:
+        """The entries of a file with their image numbers: entries are records, or the numbers themselves.
+
+        Raises `DataError` for a file that is damaged or no list with any of these.
+        """
+        entries = load(self.root / name)
+        found: list[tuple[int, Any]] = []
+        lost: list[tuple[str, str]] = []
+        for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+            record = entry if isinstance(entry, dict) else {"image_id": entry}
+            try:
+                found.append((field(record, "image_id", int, f"{name}, entry {i}"), record))
+            except DataError as error:
+                lost.append((f"{name}/{i}", str(error)))
+        if not isinstance(entries, list) or lost and not found:
+            reason = lost[0][1] if lost else f"it is {entries!r:.60}"
+            path = str(self.root / name)
+            raise DataError(
+                f"Image Paragraph {path!r}: is no list of records or image numbers ({reason}); download it again"
+            )
+        self._lost += lost
+        return found
+
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.numbers) + len(self._lost)
 
     def name(self, index: int) -> str:
-        """The image's number."""
-        return str(self.numbers[index])
+        """The image's number; file and entry of one that has none. Those come last."""
+        return str(self.numbers[index]) if index < len(self.numbers) else self._lost[index - len(self.numbers)][0]
 
     def document(self, index: int) -> Document:
         """A paragraph and its picture. Raises `DataError` where either is missing."""
+        if index >= len(self.numbers):
+            raise DataError(self._lost[index - len(self.numbers)][1])
         number = self.numbers[index]
         if number not in self.records:
             raise DataError(f"image {number} of {self.file} has no paragraph in {PARAGRAPHS}")
@@ -86,22 +108,6 @@ class ImageParagraph(Records):
         if not text:
             raise DataError(f"{PARAGRAPHS}: image {number} has an empty paragraph")
         image = picture_in([self.root / folder for folder in FOLDERS], f"{number}.jpg")
-        meta = {"split": self.split, "image_id": number, "url": record.get("url")}
+        url = record.get("url") and field(record, "url", str, f"{PARAGRAPHS}: image {number}")
+        meta = {"split": self.split, "image_id": number, "url": url}
         return Document((Text(text), image), id=str(number), source=self.source, meta=meta)
-
-
-def _numbered(path: Path) -> list[tuple[int, Any]]:
-    """The entries of a file with their image numbers: entries are records, or the numbers themselves.
-
-    Raises `DataError` for a file that is damaged or no list of these.
-    """
-    entries = load(path)
-    try:
-        if not isinstance(entries, list):
-            raise DataError(f"it is {entries!r:.60}")
-        records = [entry if isinstance(entry, dict) else {"image_id": entry} for entry in entries]
-        return [(field(record, "image_id", int, f"entry {i}"), record) for i, record in enumerate(records)]
-    except DataError as error:
-        raise DataError(
-            f"Image Paragraph {str(path)!r}: is no list of records or image numbers ({error}); download it again"
-        ) from error

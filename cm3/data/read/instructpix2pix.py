@@ -1,7 +1,8 @@
 """InstructPix2Pix as its owners publish it (clip-filtered-dataset, random-sample-dataset): pictures before and after.
 
 seeds.json                             [["0000000", ["1234", ...]], ...]: folders, and the pairs of pictures in each
-0000000/prompt.json                    {"input": caption before, "edit": instruction, "output": caption after}
+0000000/prompt.json                    {"input": caption before, "edit": instruction, "output": caption after}; of the
+                                       owners' own program {"caption": ..., "edit": ..., "output": ...}
 0000000/1234_0.jpg, 1234_1.jpg         the pictures before and after
 
 Folders lie beside seeds.json, or in the shard-00 ... shard-29 that their archives are named. The owners' own loader
@@ -20,6 +21,8 @@ from cm3.document import Document, Text
 from cm3.errors import DataError
 from cm3.files import inside
 
+CAPTIONS = ("input", "caption", "output")
+"""Fields of prompt.json that need not be there."""
 HEAD = 256
 """Bytes that hold the first folder's name in seeds.json."""
 PAIR = re.compile(r"(?:[\w-]{1,100}/){1,3}[\w-]{1,100}", re.ASCII)
@@ -29,7 +32,8 @@ PAIR = re.compile(r"(?:[\w-]{1,100}/){1,3}[\w-]{1,100}", re.ASCII)
 class InstructPix2Pix(Listed):
     """One document a pair: the picture before, the instruction, the picture after. Folders may be missing.
 
-    `id` is folder and seed ("0000000/1234"). `meta` has edit, input, output and seed.
+    `id` is folder and seed ("0000000/1234"). `meta` has edit, seed, and those of input, caption and output that there
+    are.
     """
 
     kind = "instructpix2pix"
@@ -42,18 +46,24 @@ class InstructPix2Pix(Listed):
             raise DataError(f"{str(root)!r}: has no split {split!r}; InstructPix2Pix has no splits, leave @{split} out")
         path = self.root / "seeds.json"
         listed = load(path)
-        self.pairs: list[tuple[str, str]] = []
-        try:
-            for folder, seeds in listed:
-                if not isinstance(folder, str) or not isinstance(seeds, list):
-                    raise TypeError(f"{folder!r:.40}, {seeds!r:.40}")
-                self.pairs += [(folder, str(seed)) for seed in seeds]
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{str(path)!r}: is no list of [folder, [seed, ...]] ({error}); download it again"
-            ) from error
+        if not isinstance(listed, list):
+            raise DataError(f"{str(path)!r}: is no list of [folder, [seed, ...]]; download it again")
+        # Folder and seed, or in the place of both what stands there instead.
+        self.pairs: list[tuple[str, str] | str] = []
+        for number, record in enumerate(listed):
+            where = f"seeds.json, record {number}"
+            if not (isinstance(record, list) and len(record) == 2 and isinstance(record[1], list)):
+                self.pairs.append(f"{where}: is {record!r:.60}, must be [folder, [seed, ...]]")
+                continue
+            folder, seeds = record
+            for seed in seeds:
+                sound = type(folder) is str and type(seed) in (str, int)
+                wrong = f"{where}: has {folder!r:.40} and {seed!r:.40}, must be the names of a folder and of a seed"
+                self.pairs.append((folder, str(seed)) if sound else wrong)
+        if self.pairs and isinstance(self.pairs[0], str) and all(isinstance(pair, str) for pair in self.pairs):
+            raise DataError(f"{str(path)!r}: is no list of [folder, [seed, ...]] ({self.pairs[0]}); download it again")
         self.homes = [self.root, *sorted(home for home in self.root.glob("shard-*") if home.is_dir())]
-        self._list([f"{folder}/{seed}" for folder, seed in self.pairs])
+        self._list([f"pair {i}" if isinstance(pair, str) else "/".join(pair) for i, pair in enumerate(self.pairs)])
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -65,17 +75,25 @@ class InstructPix2Pix(Listed):
             return re.match(rb'\s*\[\s*\[\s*"[^"]+"\s*,\s*\[', file.read(HEAD)) is not None
 
     def _document(self, index: int) -> Document:
-        name, seed = self.pairs[index]
+        pair = self.pairs[index]
+        if isinstance(pair, str):
+            raise DataError(pair)
+        name, seed = pair
         if not PAIR.fullmatch(self.ids[index]):
             raise DataError(f"seeds.json: {self.ids[index]!r:.80}: must be a folder beside it, and a seed")
         home = next((home for home in self.homes if (home / name).is_dir()), None)
         if home is None:
             raise DataError(f"{name}: no such folder beside seeds.json, which names it")
         prompt = load(inside(home, f"{name}/prompt.json", "instruction"))
-        meta = {key: field(prompt, key, str, f"{name}/prompt.json") for key in ("edit", "input", "output")}
+        where = f"{name}/prompt.json"
+        edit = field(prompt, "edit", str, where)
+        if not edit.strip():
+            raise DataError(f"{where}: 'edit' is empty, must be an instruction")
+        # The captions are of how the pictures were made; nothing is made of them.
+        meta = {"edit": edit} | {key: field(prompt, key, str, where) for key in CAPTIONS if prompt.get(key) is not None}
         before, after = (named_picture(home, f"{name}/{seed}_{which}.jpg") for which in (0, 1))
         return Document(
-            (before, Text(meta["edit"].strip()), after),
+            (before, Text(edit.strip()), after),
             id=self.ids[index],
             source=self.source,
             meta={**meta, "seed": seed},

@@ -14,7 +14,6 @@ ade20k          images/training/ADE_train_00000001.jpg, images/validation/ (or b
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
 from bisect import bisect_right
@@ -24,6 +23,7 @@ from typing import Any
 from cm3.data.read.base import Records, field, first_of, named_picture
 from cm3.document import Document, Text
 from cm3.errors import DataError
+from cm3.files import parse_json, said
 
 _FLICKR = ("flickr30k-images/{0}.jpg", "flickr30k_images/{0}.jpg")
 _ADE = ("images/{1}/{0}.jpg", "ADEChallengeData2016/images/{1}/{0}.jpg")
@@ -146,9 +146,10 @@ class LocalizedNarratives(Records):
         try:
             with path.open("rb") as file:
                 file.seek(self.starts[index])
-                return json.loads(file.readline())
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{where}: is not JSON ({error})") from error
+                line = file.readline()
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({said(error)})") from error
+        return parse_json(line, where)
 
 
 def _files(root: Path) -> dict[str, list[Path]]:

@@ -2,12 +2,13 @@
 
 problems.json      {"1": {"question", "choices": [...], "answer": 0, "hint", "image": "image.png" or null, "task",
                           "grade", "subject", "topic", "category", "skill", "lecture", "solution", "split"}, ...}
-pid_splits.json    {"train": ["1", ...], "val": [...], "test": [...], "minival": [...], "minitest": [...]}
+pid_splits.json    {"train": ["1", ...], "val": [...], "test": [...], "trainval": [...], "minitrain": [...], ...}
 images/train/1/image.png     or train/1/image.png beside problems.json
 """
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from cm3.data.read.listed import Listed, file_name, load, picture_in, unique
 from cm3.document import Document, Part, Text
 from cm3.errors import DataError
 
-SPLITS = ("train", "val", "test", "minival", "minitest")
+SPLITS = ("train", "val", "test", "trainval", "minitrain", "minival", "minitest")
+"""Those of the owners' file; any other that it lists comes after them."""
+LETTERS = string.ascii_uppercase
+"""What choices are called."""
 LICENSE = "CC BY-NC-SA 4.0"
 """What the owners publish the dataset under (their LICENSE-DATA)."""
 TEXTS = ("hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
@@ -27,7 +31,7 @@ class ScienceQa(Listed):
     """One document a problem: its picture where it has one, then question, context, options, answer and explanation.
 
     `id` is the problem's number. `meta` has split, license, and the fields of the problem; `answer` is the index in
-    `choices`. minival and minitest are parts of val and test.
+    `choices`. trainval is train and val together; minitrain, minival and minitest are parts of the others.
     """
 
     kind = "scienceqa"
@@ -37,15 +41,17 @@ class ScienceQa(Listed):
         self.root = Path(root)
         found = self.splits(self.root)
         if not found or split is not None and split not in found:
-            has = f"has no split {split!r}" if split else "has no split"
-            raise DataError(f"{str(self.root / 'pid_splits.json')!r}: {has}; it must have one of {', '.join(SPLITS)}")
+            has = f"has no split {split!r}; it has {', '.join(found)}" if found else "has no split; it must have some"
+            raise DataError(f"{str(self.root / 'pid_splits.json')!r}: {has}")
         self.split = split or found[0]
         self.source = f"{self.kind}/{self.split}"
         path = self.root / "problems.json"
         self.problems: Any = load(path, pairs=unique)
         if not isinstance(self.problems, dict):
             raise DataError(f"{str(path)!r}: is no object of problems by number; download it again")
-        self._list([str(pid) for pid in _pids(self.root)[self.split]])
+        pids = _pids(self.root)[self.split]
+        self._wrong = {i: pid for i, pid in enumerate(pids) if type(pid) not in (int, str) or pid == ""}
+        self._list([f"{self.split}/{i}" if i in self._wrong else str(pid) for i, pid in enumerate(pids)])
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -56,9 +62,14 @@ class ScienceQa(Listed):
     def splits(cls, root: Path) -> tuple[str, ...]:
         """Those that pid_splits.json lists. Raises `DataError` for one that cannot be read."""
         pids = _pids(root)
-        return tuple(split for split in SPLITS if split in pids)
+        return tuple(sorted(pids, key=lambda split: SPLITS.index(split) if split in SPLITS else len(SPLITS)))
 
     def _document(self, index: int) -> Document:
+        if index in self._wrong:
+            raise DataError(
+                f"pid_splits.json, record {index} of {self.split!r}: is {self._wrong[index]!r:.40}, must be the "
+                "number of a problem, a text or a whole number"
+            )
         pid = self.ids[index]
         where = f"problems.json, problem {pid!r:.40}"
         if pid not in self.problems:
@@ -66,8 +77,11 @@ class ScienceQa(Listed):
         problem = self.problems[pid]
         question, choices = field(problem, "question", str, where), field(problem, "choices", list, where)
         answer = field(problem, "answer", int, where)
-        if not all(isinstance(choice, str) for choice in choices) or not 0 <= answer < len(choices):
-            raise DataError(f"{where}: 'answer' is {answer} of 'choices' {choices!r:.60}, must be one of these texts")
+        check_choices(choices, where)
+        if not 0 <= answer < len(choices):
+            raise DataError(f"{where}: 'answer' is {answer!r:.40}, which is none of its {len(choices)} 'choices'")
+        if not question.strip():
+            raise DataError(f"{where}: 'question' is empty, must be a text")
         meta = {"split": self.split, "license": LICENSE, "question": question, "choices": choices, "answer": answer}
         meta |= {key: field(problem, key, str, where) for key in TEXTS}
         parts: list[Part] = []
@@ -78,9 +92,17 @@ class ScienceQa(Listed):
         return Document((*parts, Text(_text(meta))), id=pid, source=self.source, meta=meta)
 
 
+def check_choices(choices: list[Any], where: str) -> None:
+    """Raise `DataError` for choices that are no texts, are empty, or are more than there are letters for."""
+    if not 0 < len(choices) <= len(LETTERS) or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise DataError(
+            f"{where}: 'choices' is {choices!r:.60}, must be 1 to {len(LETTERS)} texts that are not empty; mend it"
+        )
+
+
 def _text(meta: dict[str, Any]) -> str:
     """A line each of what the problem has."""
-    options = [f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(meta["choices"])]
+    options = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, meta["choices"], strict=False)]
     lines = {
         "Question": meta["question"],
         "Context": meta["hint"],

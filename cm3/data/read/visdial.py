@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import field, first_of, named_picture
+from cm3.data.read.base import field, first_of, folders_of, named_picture
 from cm3.data.read.listed import Listed, load
 from cm3.document import Document, Text
 from cm3.errors import DataError
@@ -53,11 +53,7 @@ class VisDial(Listed):
         if self.split not in splits:
             raise DataError(f"Visual Dialog {str(root)!r}: has no split {split!r}; it has {', '.join(splits)}")
         folders = [place.partition("/")[0] for place in PLACES[self.split]]
-        if not any((self.root / folder).is_dir() for folder in folders):
-            raise DataError(
-                f"Visual Dialog {str(root)!r}: has no folder {' or '.join(folders)}; put the pictures of "
-                f"{self.split} there, beside the dialogs"
-            )
+        folders_of(self.root, folders)
         self.source = f"{self.kind}/{self.split}"
         self.file = _file(self.split)
         content = load(self.root / self.file, _thin)
@@ -95,6 +91,8 @@ class VisDial(Listed):
         if not 0 <= number < 10**12:
             raise DataError(f"{where}: 'image_id' is {number!r:.40}, must have at most 12 digits, as COCO's do")
         caption = field(self.dialogs[index], "caption", str, where).strip()
+        if not caption:
+            raise DataError(f"{where}: has an empty caption, must be a text")
         dialog: list[list[str | None]] = []
         lines = [caption]
         for turn in field(self.dialogs[index], "dialog", list, where):
@@ -124,6 +122,8 @@ def _thin(value: dict[str, Any]) -> Any:
 
 def _entry(entries: list[Any], number: Any, where: str) -> str:
     """The question or answer of a number. Raises `DataError` naming `where` when there is none."""
-    if type(number) is not int or not 0 <= number < len(entries) or not isinstance(entries[number], str):
+    if type(number) is not int or not 0 <= number < len(entries):
         raise DataError(f"{where} {number!r:.60} is none of the {len(entries)} of the file")
+    if not isinstance(entries[number], str) or not entries[number].strip():
+        raise DataError(f"{where} {number} is {entries[number]!r:.60}, must be a text that is not empty")
     return str(entries[number]).strip()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import field, first_of
+from cm3.data.read.base import field, first_of, folders_of
 from cm3.data.read.listed import Listed, file_name, load, picture_in
 from cm3.data.read.vqa import answers_of, asked, bare_answer, most_common
 from cm3.document import Document
@@ -43,6 +43,7 @@ class VizWiz(Listed):
         self.records: Any = load(path, bare_answer)
         if not isinstance(self.records, list):
             raise DataError(f"{str(path)!r}: is no list of questions; give the annotations of VizWiz's VQA task")
+        self.folders = folders_of(self.root, [self.split, f"Images/{self.split}", "Images"])
         names = [record.get("image") if isinstance(record, dict) else None for record in self.records]
         self._list([Path(n).stem if isinstance(n, str) and n else f"record {i}" for i, n in enumerate(names)])
 
@@ -69,11 +70,11 @@ class VizWiz(Listed):
         answer = None
         if self.split != "test":
             meta["answers"] = answers = answers_of(record, where)
-            meta |= {key: record[key] for key in ("answer_type", "answerable") if key in record}
+            kept = {"answer_type": str, "answerable": int}
+            meta |= {key: field(record, key, kind, where) for key, kind in kept.items() if key in record}
             answer = most_common(answers)
-        folders = [self.root / place for place in (self.split, f"Images/{self.split}", "Images")]
-        pixels = picture_in(folders, image)
-        return Document((pixels, asked(question, answer)), id=self.ids[index], source=self.source, meta=meta)
+        pixels = picture_in(self.folders, image)
+        return Document((pixels, asked(question, answer, where)), id=self.ids[index], source=self.source, meta=meta)
 
 
 def _places(split: str) -> list[str]:

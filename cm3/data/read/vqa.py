@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cm3.data.read.base import field, first_of
+from cm3.data.read.base import field, first_of, folders_of
 from cm3.data.read.listed import Listed, load, picture_in
 from cm3.document import Document, Text
 from cm3.errors import DataError
@@ -43,8 +43,14 @@ def most_common(answers: Iterable[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def asked(question: str, answer: str | None) -> Text:
-    """A question and its answer as the text of a document; the question alone where the answer is not published."""
+def asked(question: str, answer: str | None, where: str) -> Text:
+    """A question and its answer as the text of a document; the question alone where the answer is not published.
+
+    Raises `DataError` where either is empty.
+    """
+    for name, said in (("question", question), ("answer", answer)):
+        if said is not None and not said.strip():
+            raise DataError(f"{where}: has an empty {name}, must be a text")
     text = f"Question: {question.strip()}"
     return Text(text if answer is None else f"{text} Answer: {answer.strip()}")
 
@@ -63,7 +69,9 @@ class CocoQuestions(Listed):
     """Name of the annotations file, {} for the split."""
     PICTURES: ClassVar[dict[str, str]]
     """Split -> folder of its pictures. Questions about COCO's test pictures have no annotations."""
-    KEPT = ("multiple_choice_answer", "answer_type", "question_type", "confidence")
+    KEPT: ClassVar[dict[str, type]] = {
+        "multiple_choice_answer": str, "answer_type": str, "question_type": str, "confidence": int,
+    }  # fmt: skip
 
     def __init__(self, root: Path | str, split: str | None = None) -> None:
         """Read the questions and the annotations of a split.
@@ -83,19 +91,25 @@ class CocoQuestions(Listed):
         license = content.get("license")
         self.license = license.get("name") if isinstance(license, dict) else None
         self.files = asked_in, told_in
+        pictures = self.PICTURES[self.split]
+        self.folders = folders_of(self.root, [pictures, f"Images/mscoco/{pictures}", f"images/{pictures}"])
 
         self.annotations: dict[int, Any] | None = None
+        self._lost: list[tuple[str, str, Any]] = []  # annotations of no question: id, where, record
         if not self.PICTURES[self.split].startswith("test"):
             self.annotations = {}
             path = first_of(self.root, _places(told_in)) or self.root / told_in
             for index, annotation in enumerate(field(load(path, bare_answer), "annotations", list, str(path))):
-                id = field(annotation, "question_id", int, f"{path}, annotation {index}")
+                id = _number(annotation)
+                if id is None:
+                    self._lost.append((f"annotation {index}", f"{told_in}, annotation {index}", annotation))
+                    continue
                 # Of two annotations nobody can say which is right.
                 self.annotations[id] = None if id in self.annotations else annotation
         ids = [_number(question) for question in self.questions]
         known = set(ids)
-        extra = [id for id in self.annotations or () if id not in known]
-        self._list([f"record {i}" if id is None else str(id) for i, id in enumerate(ids)] + [str(id) for id in extra])
+        extra = [str(id) for id in self.annotations or () if id not in known] + [id for id, _, _ in self._lost]
+        self._list([f"record {i}" if id is None else str(id) for i, id in enumerate(ids)] + extra)
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -109,6 +123,9 @@ class CocoQuestions(Listed):
 
     def _document(self, index: int) -> Document:
         asked_in, told_in = self.files
+        if (lost := index - len(self) + len(self._lost)) >= 0:
+            _, where, record = self._lost[lost]
+            field(record, "question_id", int, where)
         if index >= len(self.questions):
             raise DataError(f"question {self.ids[index]}: is annotated in {told_in}, but {asked_in} does not have it")
         where = f"{asked_in}, record {index}"
@@ -124,14 +141,12 @@ class CocoQuestions(Listed):
         if self.annotations is not None:
             annotation = self._annotation(id, image_id)
             meta["answers"] = answers = answers_of(annotation, f"{told_in}, question {id}")
-            meta |= {key: annotation[key] for key in self.KEPT if key in annotation}
+            told = f"{told_in}, question {id}"
+            meta |= {key: field(annotation, key, kind, told) for key, kind in self.KEPT.items() if key in annotation}
             answer = meta.get("multiple_choice_answer", most_common(answers))
-            if not isinstance(answer, str):
-                raise DataError(f"{told_in}, question {id}: 'multiple_choice_answer' is {answer!r:.60}, must be a text")
         folder = self.PICTURES[self.split]
-        folders = [self.root / place / folder for place in ("", "Images/mscoco", "images")]
-        image = picture_in(folders, f"COCO_{folder}_{image_id:012d}.jpg")
-        return Document((image, asked(question, answer)), id=str(id), source=self.source, meta=meta)
+        image = picture_in(self.folders, f"COCO_{folder}_{image_id:012d}.jpg")
+        return Document((image, asked(question, answer, where)), id=str(id), source=self.source, meta=meta)
 
     def _annotation(self, id: int, image_id: int) -> dict[str, Any]:
         assert self.annotations is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cm3.data.read.scienceqa import LETTERS, check_choices
 from cm3.data.read.vqa import most_common
 from cm3.data.tasks.task import ANY, Find, Task, View, needed, picture_of, words
 from cm3.data.tasks.template import Template
@@ -41,8 +42,7 @@ def _science(document: Document, view: View) -> list[dict[str, str | Image]]:
     if not document.images:  # half of the problems; Table 5 has those with a picture
         return []
     choices, answer = needed(document, "choices", list, "scienceqa"), needed(document, "answer", int, "scienceqa")
-    if not all(isinstance(choice, str) for choice in choices):
-        raise DataError(f"document {document.id!r}: 'choices' must be texts, got {choices!r:.60}; mend them")
+    check_choices(choices, f"document {document.id!r}")
     if not 0 <= answer < len(choices):
         raise DataError(f"document {document.id!r}: answer {answer} is none of its {len(choices)} choices")
     hint, solution = (_maybe(document, name) for name in ("hint", "solution"))
@@ -50,7 +50,7 @@ def _science(document: Document, view: View) -> list[dict[str, str | Image]]:
         "question": words(needed(document, "question", str, "scienceqa"), document, "scienceqa"),
         "context": hint or NO_CONTEXT,
         "choices_text": lettered(choices),
-        "answer": f"({chr(ord('A') + answer)})",
+        "answer": f"({LETTERS[answer]})",
         "image": document.images[0],
     }
     if solution:
@@ -68,7 +68,7 @@ def _maybe(document: Document, name: str) -> str:
 
 def lettered(choices: Sequence[str]) -> str:
     """Choices as figure 7 has them: "(A) shiny (B) salty"."""
-    return " ".join(f"({chr(ord('A') + i)}) {choice.strip()}" for i, choice in enumerate(choices))
+    return " ".join(f"({letter}) {choice.strip()}" for letter, choice in zip(LETTERS, choices, strict=False))
 
 
 def _asked_science(request: dict[str, Any]) -> dict[str, Any]:
@@ -76,8 +76,10 @@ def _asked_science(request: dict[str, Any]) -> dict[str, Any]:
     if "choices" in request:
         choices = request.pop("choices")
         texts = isinstance(choices, list | tuple) and all(isinstance(c, str) and c.strip() for c in choices)
-        if not texts or len(choices) < 2:
-            raise RequestError(f"task 'scienceqa': 'choices' must be at least two texts, got {choices!r:.60}")
+        if not texts or not 2 <= len(choices) <= len(LETTERS):
+            raise RequestError(
+                f"task 'scienceqa': 'choices' must be at least two texts, {len(LETTERS)} at most, got {choices!r:.60}"
+            )
         request["choices_text"] = lettered(choices)
     return {"context": NO_CONTEXT} | request
 
