@@ -330,8 +330,11 @@ def draw_samples(model: CM3Leon, documents: list[Document], path: Path) -> None:
 def _coco_pictures(run: ImageTokenizerRun) -> list[PIL.Image.Image]:
     data = run.data
     assert isinstance(data, CocoData)
-    pictures = {d.meta["image_id"]: d.images[0] for d in Coco(data.root, data.split).documents()}
-    return [preprocess(pictures[key].pixels, run.size) for key in sorted(pictures)]
+    pictures: dict[str, PIL.Image.Image] = {}
+    for d in Coco(data.root, data.split).documents():
+        if (key := d.meta["image_id"]) not in pictures:  # scaled at once: a photograph is some hundred times as large
+            pictures[key] = preprocess(d.images[0].pixels, run.size)
+    return list(pictures.values())
 
 
 def _coco_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:

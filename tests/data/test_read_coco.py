@@ -66,6 +66,16 @@ def test_a_document_a_caption_by_image_and_number(root: Path) -> None:
     assert coco[3] == documents[3] and [coco.name(i) for i in range(5)] == [d.id for d in documents]
 
 
+def test_all_at_once_keeps_few_pictures(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cm3.data.read.coco.KEPT", 0)
+    documents = Coco(root).documents()
+    assert documents[0] == documents[-5] == documents[:1][0] and documents[0].images[0] is not documents[3].images[0]
+    first = documents[0].images[0]
+    assert documents[3].images[0] is not first and documents[0].images[0] is not first
+    with pytest.raises(IndexError):
+        documents[5]
+
+
 def test_a_picture_is_read_when_its_caption_is(root: Path) -> None:
     coco = Coco(root)
     first = coco.document(0)
@@ -144,7 +154,7 @@ def test_the_split_names_file_and_folder(root: Path) -> None:
 
 def test_no_captions_are_no_documents(root: Path) -> None:
     write(root, {"images": IMAGES, "annotations": []})
-    assert Coco(root).documents() == [] == list(Coco(root)) == Coco(root).units()
+    assert list(Coco(root).documents()) == [] == list(Coco(root)) == Coco(root).units()
 
 
 def with_annotation(**values: Any) -> dict[str, Any]:
@@ -212,6 +222,15 @@ def test_each_caption_is_checked_by_itself(root: Path, spoilt: dict[str, Any], i
     assert sound == ["10", "12", "31", "11", "30"] and bad.id == id and reason in bad.reason
     with pytest.raises(DataError, match="coco/train2017, document "):
         Coco(root).documents()
+
+
+def test_a_record_that_is_nested_too_deep_costs_itself_alone(root: Path) -> None:
+    content = json.dumps(with_annotation(extra="DEEP")).replace('"DEEP"', '[{"a]": ' * 100_000 + "0" + "}]" * 100_000)
+    write(root, content)
+    found = {d.id: d for d in Coco(root)}
+    assert list(found) == ["10", "12", "31", "11", "30", "annotations/5"]
+    bad = found["annotations/5"]
+    assert isinstance(bad, Unreadable) and "annotations record 5: is nested too deep to be read" in bad.reason
 
 
 @pytest.mark.parametrize("record", [None, 5, "a caption", [1], []])

@@ -11,10 +11,11 @@ A document is a caption and its picture. Boxes and joints are for tuning: they a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from cm3.errors import DataError
 from cm3.picture import rgb
 
 DEFAULT = "train2017"
+KEPT = 100
+"""Most pictures that `documents` keeps."""
 ID = (int, str)
 """What an id may be: a whole number, as COCO's are, or a text."""
 
@@ -93,19 +96,22 @@ class Coco(Records):
         meta: dict[str, Any] = {"split": self.split, "image_id": image_id, **license}
         return Document((Text(caption.strip()), image), id=str(annotation_id), source=self.source, meta=meta)
 
-    def documents(self) -> list[Document]:
-        """All at once, their pictures decoded. Raises `DataError` naming the first that cannot be read."""
-        made: list[Document] = []
+    def documents(self) -> Sequence[Document]:
+        """All of them, each read again when it is asked for, after every picture was decoded once.
+
+        Raises `DataError` naming the first that cannot be read.
+        """
+        last: Image | None = None
         for document in self:
             try:
                 if isinstance(document, Unreadable):
                     raise DataError(document.reason)
-                if not made or made[-1].images[0] is not document.images[0]:
+                if last is not document.images[0]:
                     rgb(document.images[0].pixels)
             except DataError as error:
                 raise DataError(f"{self.source}, document {document.id!r}: {error}") from error
-            made.append(document)
-        return made
+            last = document.images[0]
+        return _Documents(self)
 
     def instances(self, image_id: int | str) -> list[dict[str, Any]]:
         """What is seen in a picture, as published (`bbox` x, y, width, height in pixels; `area`, `segmentation`,
@@ -192,6 +198,30 @@ def _named(record: dict[str, Any], name: str, where: str) -> int | str:
     if type(id) is bool or id == "" or isinstance(id, int) and abs(id) >= 2**62:
         raise DataError(f"{where}: {name!r} is {id!r:.40}, must be a whole number of COCO's size, or a text")
     return id
+
+
+class _Documents(Sequence[Document]):
+    """The documents of a reader by number; of some pictures the very object that was given before."""
+
+    def __init__(self, coco: Coco) -> None:
+        self.coco = coco
+        self._kept: dict[int | str, Image] = {}
+
+    def __len__(self) -> int:
+        return len(self.coco)
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        document = self.coco.document(range(len(self))[index])
+        if len(self._kept) > KEPT:
+            self._kept = {}  # decoded pictures may be large
+        image = self._kept.setdefault(document.meta["image_id"], document.images[0])
+        return replace(document, parts=(document.parts[0], image))
 
 
 class _Things:

@@ -42,6 +42,7 @@ NONE = 2**63 - 1
 
 _VERSION = 1
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NESTED = re.compile(r'"(?:[^"\\]|\\.)*+"|[][{}"]', re.S)
 _FAST = json.JSONDecoder()
 _SAFE = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 300 else math.inf)
 
@@ -273,8 +274,8 @@ class _Scan:
                     raise self.damaged(said(error)) from error
                 decoder = _SAFE
                 continue
-            except RecursionError as error:
-                raise self.damaged("nested too deep") from error
+            except RecursionError:  # of this record alone
+                value, end = None, self._end()
             if end + 2 >= len(self.text) and self.more():  # a number may go on: "1", and then "e+5"
                 continue
             break
@@ -286,6 +287,19 @@ class _Scan:
         place = self.before + self.at, self.before + end
         self.at = end
         return *place, value
+
+    def _end(self) -> int:
+        """Where the object or list ends that is nested too deep to be read."""
+        while True:
+            depth = 0
+            for found in _NESTED.finditer(self.text, self.at):
+                if found[0] == '"':  # a text that goes on
+                    break
+                depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(found[0], 0)
+                if depth == 0:
+                    return found.end()
+            if len(self.text) - self.at >= LONGEST or not self.more():
+                raise self.damaged("nested too deep")
 
     def damaged(self, reason: str) -> DataError:
         return DataError(
