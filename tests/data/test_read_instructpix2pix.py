@@ -229,7 +229,7 @@ def test_a_picture_that_is_cut_short_is_told_by_its_file(root: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     told = [one for one in from_reader(find_task("edit"), InstructPix2Pix(root)) if isinstance(one, Unreadable)]
     assert [one.id for one in told] == ["0000042/5"]
-    assert "document '0000042/5': 0000042/5_1.jpg: cannot be read (" in told[0].reason
+    assert "document '0000042/5': 0000042/5_1.jpg: image of mode" in told[0].reason
 
 
 def test_a_missing_list_is_refused(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,22 @@ def test_a_record_that_is_longer_than_what_is_read_at_once(tmp_path: Path, monke
         DataError, match=r"a.json': is not JSON \(Unterminated string .* at byte 17 of 50..\); download"
     ):
         Places(path)
+
+
+def test_a_file_is_never_in_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "CHUNK", 1 << 16)
+    path = tmp_path / "a.json"
+    outline = [[i + 0.25 for i in range(200)]]
+    made = [{"id": i, "image_id": i // 7, "segmentation": outline, "category_id": 1} for i in range(2000)]
+    path.write_text(json.dumps({"annotations": made, "images": []}))
+    tracemalloc.start()
+    try:
+        found = Places(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found.rows("annotations")) == 2000 and path.stat().st_size > 2_000_000
+    assert peak < path.stat().st_size / 2, "parsed it takes five times its size"
 
 
 @pytest.fixture

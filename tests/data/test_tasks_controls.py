@@ -147,4 +147,6 @@ def test_a_map_that_is_cut_short(tmp_path: Path) -> None:
     PIL.Image.effect_noise((20, 16), 60).save(tmp_path / "map.png")
     (tmp_path / "map.png").write_bytes((tmp_path / "map.png").read_bytes()[:200])
     (refused,) = from_reader(find_task("depth"), reader)
-    assert isinstance(refused, Unreadable) and refused.reason.startswith("document 'd1': map.png: image of mode L: cannot be")
+    assert isinstance(refused, Unreadable) and refused.reason.startswith(
+        "document 'd1': map.png: image of mode L: cannot be"
+    )
