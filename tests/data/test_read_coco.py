@@ -197,7 +197,7 @@ NAN = float("nan")
     ("spoilt", "id", "reason"),
     [
         ({"caption": None}, "40", "annotations record 5: 'caption' is None, must be a text"),
-        ({"caption": NAN}, "40", "annotations record 5: is not readable JSON (NaN is no JSON); mend it"),
+        ({"caption": NAN}, "40", "annotations record 5: 'caption' is nan, must be a text"),
         ({"caption": ["a", "b"]}, "40", "annotations record 5: 'caption' is ['a', 'b'], must be a text"),
         ({"caption": 3}, "40", "annotations record 5: 'caption' is 3, must be a text"),
         ({"caption": {"text": "a"}}, "40", "'caption' is {'text': 'a'}, must be a text"),
@@ -206,7 +206,7 @@ NAN = float("nan")
         ({"id": True}, "annotations/5", "'id' is True, must be a whole number or a text"),
         ({"id": ""}, "annotations/5", "'id' is '', must be a whole number of COCO's size, or a text"),
         ({"id": 10**30}, "annotations/5", "must be a whole number of COCO's size, or a text"),
-        ({"id": "HUGE"}, "annotations/5", "annotations record 5: is not readable JSON"),
+        ({"id": "HUGE"}, "annotations/5", "annotations record 5: 'id' is inf, must be a whole number or a text"),
         ({"id": [1]}, "annotations/5", "'id' is [1], must be a whole number or a text"),
         ({"id": 12}, "12", "caption 12: another one has this id already; an id names one caption"),
         ({"image_id": None}, "40", "'image_id' is None, must be a whole number or a text"),
@@ -302,7 +302,7 @@ def test_ids_may_be_texts(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoilt", "reason"),
     [
-        ({"bbox": [0, 0, NAN, 1]}, "instances_train2017.json, annotations record 1: is not readable JSON (NaN"),
+        ({"bbox": [0, 0, NAN, 1]}, "instances_train2017.json, annotations record 1: 'bbox' is [0, 0, nan, 1], must"),
         ({"bbox": [0, 0, -1, 1]}, "annotations record 1: 'bbox' is [0, 0, -1, 1], must be x, y, width, height"),
         ({"bbox": [0, 0, "1", 1]}, "'bbox' is [0, 0, '1', 1], must be x, y, width, height, and no size below 0"),
         ({"bbox": [0, 0, 1]}, "'bbox' is [0, 0, 1], must be"),

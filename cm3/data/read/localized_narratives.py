@@ -125,7 +125,8 @@ class LocalizedNarratives(Records):
         if not text:
             raise DataError(f"{where}: has an empty caption")
         image = named_picture(*self.where(image_id))
-        meta = {"split": self.split, "dataset_id": record.get("dataset_id"), "image_id": image_id}
+        dataset = record.get("dataset_id") and field(record, "dataset_id", str, where)
+        meta = {"split": self.split, "dataset_id": dataset, "image_id": image_id}
         meta["annotator_id"] = record["annotator_id"]
         return Document((Text(text), image), id=id, source=self.source, meta=meta)
 

@@ -113,7 +113,7 @@ class Places:
         return int(self._table[3, row])
 
     def record(self, row: int) -> dict[str, Any]:
-        """What a row's record says. Raises `DataError` for one that is no object of sound JSON."""
+        """What a row's record says, where numbers need not be finite. Raises `DataError` for one that is no object."""
         start, length = (int(v) for v in self._table[4:, row])
         try:
             if _stamp(self.path) != self._stamp:
@@ -123,7 +123,10 @@ class Places:
                 data = file.read(length)
         except OSError as error:
             raise DataError(f"{str(self.path)!r}: cannot be read ({said(error)}); check the file") from error
-        record = parse_json(data, self.where(row))
+        try:
+            record = _SAFE.decode(data.decode())
+        except (ValueError, RecursionError):
+            record = parse_json(data, self.where(row))
         if not isinstance(record, dict):
             raise DataError(f"{self.where(row)}: is {record!r:.40}, must be an object; mend it")
         return record
