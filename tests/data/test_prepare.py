@@ -95,7 +95,9 @@ def test_a_long_text_is_cut_between_characters(model: Path) -> None:
 
 
 def test_strict_stops_at_the_first(photos: Path, model: Path, tmp_path: Path) -> None:
-    told = r"document 'cut.png': image of mode RGB: cannot be read .* \(picture\); mend it, or leave out strict"
+    told = (
+        r"document 'cut.png': cut.png: image of mode RGB: cannot be read .* \(picture\); mend it, or leave out strict"
+    )
     with pytest.raises(DataError, match=told):
         make(photos, model, tmp_path / "out", strict=True)
     assert make(photos, model, tmp_path / "out").documents == 11

@@ -20,7 +20,7 @@ from cm3.data.mask import cm3_unmask
 from cm3.data.order import BLOCK
 from cm3.data.pack import Weighted
 from cm3.data.prepare import prepare
-from cm3.data.read import coco
+from cm3.data.read import places
 from cm3.data.read.find import open_reader
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval
@@ -157,13 +157,13 @@ def test_a_dataset_of_several_tasks_is_read_once(tmp_path: Path, monkeypatch: py
     seen = folder / "instances_val2017.json"
     seen.write_text(json.dumps({"categories": [{"id": 1, "name": "dog"}], "annotations": things}))
     read: list[str] = []
-    load = coco._load
+    find = places._found
 
-    def noted(path: Path, root: Path) -> Any:
+    def noted(path: Path) -> Any:
         read.append(path.name)
-        return load(path, root)
+        return find(path)
 
-    monkeypatch.setattr(coco, "_load", noted)
+    monkeypatch.setattr(places, "_found", noted)
     tasks = ("coco_captions", "boxes", "boxes")
     made = source(*(f"{name}=coco:{tmp_path}@val2017" for name in tasks))
     assert len(texts(made, range(6))) == 6 and read == ["captions_val2017.json", seen.name]
