@@ -55,6 +55,7 @@ def open_picture(data: bytes, name: str = "") -> PIL.Image.Image:
     `DataError` for bytes that are no such picture, for more than `BYTES` of them, and for more pixels than `LIMIT` (or
     `LIMITS`); bytes that prove to be cut short later make `rgb` raise.
     """
+    name = " ".join(name.split())
     what = f"{name}: picture" if name else "picture"
     if not data:
         raise DataError(f"{what} of 0 bytes: is empty; save it again")
@@ -81,7 +82,7 @@ def open_picture(data: bytes, name: str = "") -> PIL.Image.Image:
 def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """`image` upright by its EXIF orientation, in 8-bit RGB; the very same object when it is so already.
 
-    Transparent parts are laid on white; 16-bit, integer and float modes are scaled to 8 bits (`_grey`). Raises
+    Transparent parts are laid on white; 16-bit, integer and float modes are scaled to 8 bits (`_span`). Raises
     `DataError` for a picture that is empty or cannot be read to its end.
     """
     name = getattr(image, _NAME, "")

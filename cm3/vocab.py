@@ -70,11 +70,14 @@ class Vocab:
     brk: ClassVar[int] = 4
     eoss: ClassVar[int] = 5
     _FIXED: ClassVar[int] = 6
+    _MOST: ClassVar[int] = 1 << 23
 
     def __post_init__(self) -> None:
         for name, low in (("text", 256), ("image", 2), ("masks", 1), ("reserved", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"vocab.{name}={getattr(self, name)}: must be at least {low}")
+            if getattr(self, name) > self._MOST:
+                raise ConfigError(f"vocab.{name}={getattr(self, name)}: must be at most {self._MOST}")
 
     @property
     def text_start(self) -> int:

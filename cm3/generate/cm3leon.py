@@ -65,7 +65,7 @@ class CM3Leon(Asking):
         self.bundle, self.vocab = bundle, bundle.vocab
         self.decoder = bundle.decoder.eval()
         image = ImageTokenizer(bundle.vqgan, bundle.image_size, batch=32)
-        self.codec = Codec(bundle.vocab, TextTokenizer.load(bundle.text_tokenizer), image)
+        self.codec = Codec(bundle.vocab, TextTokenizer.parse(bundle.text_bytes(), bundle.text_tokenizer), image)
         self.max_streams = max_streams
         self._image = image
         self._recommended = Recommended(bundle.name, bundle.sampling)

@@ -1,6 +1,7 @@
 """A model on disk: one folder with everything that generation needs.
 
     config.json                    format, vocabulary, network shapes, recommended sampling, checksum of each other file
+                                   and of itself
     decoder.safetensors            the language model
     image_tokenizer.safetensors    the VQGAN
     tokenizer.json                 the text tokenizer, in the `tokenizers` library's format
@@ -8,35 +9,32 @@
     memory/                        optional: a memory bank, the documents that the model may draw on
 
 Weights are stored in the dtype given to `save` and computed in float32 unless the caller moves them. The two folders
-are copied as they are; `cm3.retrieval` reads them.
+are copied as they are; `cm3.retrieval` reads them. How a folder is read is in `cm3/model/folder.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from cm3.errors import CheckpointError, ConfigError, did_you_mean
+from cm3.errors import CheckpointError, Cm3Error, ConfigError, did_you_mean
+from cm3.files import build, inside, parse_json, replacing_folder, said, sha256
 from cm3.model.decoder import Decoder, DecoderConfig
+from cm3.model.folder import FILES, FOLDERS, FORMAT, SUFFIXES, check_config, checksum, is_name, opened, read_config
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.vocab import Vocab
 
-FORMAT = 1
 EMBEDDED = Path(__file__).resolve().parent.parent / "bundles"
-FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
-FOLDERS = ("encoder", "memory")
-PATTERNS = ("config.json", *FILES, *(f"{name}/*" for name in FOLDERS))
+PATTERNS = ("config.json", *FILES, *(f"{name}/*.{suffix}" for name in FOLDERS for suffix in SUFFIXES))
 """What is fetched from the hub; `*` stands for folders inside folders too."""
 
 
@@ -44,7 +42,7 @@ PATTERNS = ("config.json", *FILES, *(f"{name}/*" for name in FOLDERS))
 class Bundle:
     """What a folder holds. `sampling`: recommended settings by kind; `about`: how it was made, free form.
 
-    `encoder` and `memory` are folders on disk, for a model that comes with a memory bank.
+    `encoder` and `memory` are folders on disk, for a model that comes with a memory bank. `source` is what `load` read.
     """
 
     vocab: Vocab
@@ -57,6 +55,35 @@ class Bundle:
     name: str = ""
     encoder: Path | None = None
     memory: Path | None = None
+    source: Source | None = None
+
+    def text_bytes(self) -> bytes:
+        """The text tokenizer's file: as it was loaded, where it was, whatever lies in the folder by now."""
+        if self.source is not None and self.text_tokenizer == self.source.folder / FILES[2]:
+            return self.source.text
+        return self.text_tokenizer.read_bytes()
+
+    def check_folders(self) -> None:
+        """Raise `CheckpointError` where `encoder` or `memory` are of a folder that was replaced after it was loaded."""
+        if self.source is None:
+            return
+        folder, _, files = self.source
+        mine = [name for name in FOLDERS if getattr(self, name) == folder / name]
+        now = read_config(folder)["files"] if mine else {}
+        for name in mine:
+            then, there = ({n: d for n, d in some.items() if n.startswith(f"{name}/")} for some in (files, now))
+            if then != there:
+                raise CheckpointError(
+                    f"bundle {str(folder)!r}: was replaced after it was loaded and has another {name}; load it again"
+                )
+
+
+class Source(NamedTuple):
+    """What a bundle was loaded from: the folder, what tokenizer.json held, and the checksums of the files, by name."""
+
+    folder: Path
+    text: bytes
+    files: dict[str, str]
 
 
 def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
@@ -67,12 +94,14 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
     """
     folder = Path(folder)
     check_place(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    shape = Shape(bundle.vocab, bundle.decoder.config, bundle.vqgan.config, bundle.image_size)
+    shape.check(f"bundle {str(folder)!r}", ConfigError)
+    check_text(bundle.vocab, bundle.text_bytes(), f"bundle {str(folder)!r}", ConfigError)
+    bundle.check_folders()
+    with replacing_folder(folder) as building:
         _save_weights(bundle.decoder, building / FILES[0], dtype)
         _save_weights(bundle.vqgan, building / FILES[1], dtype)
-        shutil.copyfile(bundle.text_tokenizer, building / FILES[2])
+        (building / FILES[2]).write_bytes(bundle.text_bytes())
         names = [*FILES]
         for name in FOLDERS:
             if (source := getattr(bundle, name)) is not None:
@@ -85,22 +114,20 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
             "image_size": bundle.image_size,
             "sampling": bundle.sampling,
             "about": bundle.about,
-            "files": {name: _digest(building / name) for name in names},
+            "files": {name: sha256(building / name) for name in names},
         }
+        try:
+            config = json.loads(json.dumps(config, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"bundle {str(folder)!r}: sampling and about must be plain JSON ({said(error)}); mend them"
+            ) from error
+        config["checksum"] = checksum(config)
         (building / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for path in (building, *(p for p in building.rglob("*") if p.is_dir())):
             os.chmod(path, 0o755)
         for name in names:
             os.chmod(building / name, 0o644)  # safetensors writes for the owner alone
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            os.replace(folder, old / "old")
-            os.replace(building, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def check_place(folder: str | Path) -> None:
@@ -124,53 +151,113 @@ def check_place(folder: str | Path) -> None:
 def _is_bundle(folder: Path) -> bool:
     """Of any format, whole or damaged: what a bundle may replace."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        config = parse_json((folder / "config.json").read_bytes(), "config.json")
+    except (OSError, Cm3Error):
         return False
     return isinstance(config, dict) and {"format", "files"} <= config.keys()
 
 
-def load(folder: str | Path, weights: bool = True) -> Bundle:
-    """Read a bundle folder; weights in float32. Without `weights` the decoder is on the meta device, and neither its
-    file nor those of the folders are read.
+class Shape(NamedTuple):
+    """The numbers of a bundle's config.json."""
 
-    Raises `CheckpointError` naming the file that is missing, altered, or does not fit.
+    vocab: Vocab
+    decoder: DecoderConfig
+    image_tokenizer: VQGANConfig
+    image_size: int
+
+    @classmethod
+    def of(cls, config: dict[str, Any], where: str) -> Shape:
+        """Read them, each checked by itself and all with each other. Raises `CheckpointError`."""
+        what = f"{where}: config.json does not describe a model ("
+        try:
+            size = config["image_size"]
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise CheckpointError(f"image_size={size!r:.60}: must be a whole number")
+            shape = cls(
+                build(Vocab, config["vocab"], "vocab"),
+                build(DecoderConfig, config["decoder"], "decoder"),
+                build(VQGANConfig, config["image_tokenizer"], "image_tokenizer"),
+                size,
+            )
+            for name in ("sampling", "about"):
+                if not isinstance(config.get(name, {}), dict):
+                    raise CheckpointError(f"{name}: must be an object")
+            if not all(isinstance(values, dict) for values in config.get("sampling", {}).values()):
+                raise CheckpointError("sampling: must have an object for each kind")
+            tasks = config.get("about", {}).get("tasks", [])
+            if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+                raise CheckpointError("about.tasks: must be a list of names")
+        except CheckpointError as error:
+            raise CheckpointError(f"{what}{error}); restore it") from error
+        shape.check(f"{where}: config.json", CheckpointError)
+        return shape
+
+    def check(self, where: str, error: type[Cm3Error]) -> None:
+        """Raise `error` where the parts do not fit together."""
+        vocab, decoder, vqgan, size = self
+        wrong = ""
+        if decoder.vocab_size != vocab.size:
+            wrong = f"has decoder.vocab_size={decoder.vocab_size} and {vocab.size} ids in its vocabulary"
+        elif vocab.image != vqgan.codes:
+            wrong = f"has vocab.image={vocab.image} and an image tokenizer of {vqgan.codes} codes"
+        elif vqgan.image_channels != 3:
+            wrong = f"has image_tokenizer.image_channels={vqgan.image_channels}; pictures have 3"
+        elif size < vqgan.factor or size % vqgan.factor:
+            wrong = f"has image_size={size}; it must be a multiple of the image tokenizer's factor {vqgan.factor}"
+        elif decoder.grid is not None and decoder.grid != (size // vqgan.factor,) * 2:
+            wrong = (
+                f"has decoder.grid={decoder.grid} and pictures of {size // vqgan.factor} x {size // vqgan.factor} codes"
+            )
+        elif (size // vqgan.factor) ** 2 > decoder.context:
+            wrong = f"has decoder.context={decoder.context} and pictures of {(size // vqgan.factor) ** 2} codes"
+        if wrong:
+            raise error(f"{where} {wrong}; " + ("restore it" if error is CheckpointError else "make them fit"))
+
+
+def check_text(vocab: Vocab, data: bytes, where: str, error: type[Cm3Error] = CheckpointError) -> None:
+    """Raise `error` where a tokenizer.json has more or fewer entries than the vocabulary has text ids."""
+    page = parse_json(data, f"{where}: {FILES[2]}", error)
+    try:
+        entries = len(dict(page["model"]["vocab"]))
+    except (TypeError, ValueError, KeyError) as e:
+        raise error(f"{where}: {FILES[2]} is no text tokenizer; restore it") from e
+    if entries != vocab.text:
+        raise error(
+            f"{where}: vocab.text={vocab.text}, and {FILES[2]} has {entries} entries: ids without an entry could be "
+            "written and never read; give the tokenizer that the model was trained with"
+        )
+
+
+def load(folder: str | Path, weights: bool = True) -> Bundle:
+    """Read a bundle folder, all of one bundle also while it is replaced; weights in float32.
+
+    Without `weights` the decoder is on the meta device, and neither its file nor those of the folders are read. Raises
+    `CheckpointError` naming the file that is missing, altered, or does not fit.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    for name in _names(folder, config["files"]):
-        path = folder / name
-        if not weights and name not in FILES[1:]:
-            continue
-        if not path.is_file():
-            raise CheckpointError(f"bundle {str(folder)!r}: {name} is missing; restore it or install the bundle again")
-        if _digest(path) != config["files"].get(name):
-            raise CheckpointError(
-                f"bundle {str(folder)!r}: {name} was altered (its checksum is not the one in config.json); restore it"
-            )
-    try:
-        vocab = _build(Vocab, config["vocab"])
-        decoder_config = _build(DecoderConfig, config["decoder"])
-        vqgan_config = _build(VQGANConfig, config["image_tokenizer"])
-        size = int(config["image_size"])
-        sampling, about = dict(config.get("sampling", {})), dict(config.get("about", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"bundle {str(folder)!r}: config.json does not describe a model ({error})") from error
-    if decoder_config.vocab_size != vocab.size:
-        raise CheckpointError(
-            f"bundle {str(folder)!r}: config.json has decoder.vocab_size={decoder_config.vocab_size} and "
-            f"{vocab.size} ids in its vocabulary; restore it"
-        )
+    with opened(folder, lambda name: weights or name in FILES[1:]) as found:
+        config, what = found.config, found.what
+        shape = Shape.of(config, what)
+        check_config(folder, config)
+        text = found.read(FILES[2])
+        check_text(shape.vocab, text, what)
+        if weights:
+            for name in config["files"]:
+                if name not in FILES:
+                    found.check(name)
+        vqgan = found.fill(FILES[1], lambda: VQGAN(shape.image_tokenizer))
+        decoder = found.fill(FILES[0], lambda: Decoder(shape.decoder)) if weights else _bare(shape.decoder)
     return Bundle(
-        vocab=vocab,
-        decoder=_load_weights(Decoder, decoder_config, folder / FILES[0]) if weights else _bare(decoder_config),
-        vqgan=_load_weights(VQGAN, vqgan_config, folder / FILES[1]),
-        image_size=size,
+        vocab=shape.vocab,
+        decoder=decoder,
+        vqgan=vqgan,
+        image_size=shape.image_size,
         text_tokenizer=folder / FILES[2],
-        sampling=sampling,
-        about=about,
+        sampling=dict(config.get("sampling", {})),
+        about=dict(config.get("about", {})),
         name=folder.name,
         **{name: folder / name for name in FOLDERS if any(f.startswith(f"{name}/") for f in config["files"])},
+        source=Source(folder, text, config["files"]),
     )
 
 
@@ -181,9 +268,12 @@ def find(name: str) -> Path:
     """
     if name.startswith("hf://"):
         return _fetch(name.removeprefix("hf://"))
-    folder = Path(name).expanduser()
-    if (folder / "config.json").exists():
-        return folder
+    try:
+        folder = Path(name).expanduser()
+        if (folder / "config.json").exists():
+            return folder
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, no such user, no permission
+        raise CheckpointError(f"bundle {name!r:.200}: cannot be looked for ({said(error)}); check the name") from error
     known = sorted(p.parent.name for p in EMBEDDED.glob("*/config.json"))
     if name in known:
         return EMBEDDED / name
@@ -202,48 +292,9 @@ def _fetch(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=list(PATTERNS)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"bundle 'hf://{repo}': cannot be fetched ({reason}); check the id and the network"
+            f"bundle 'hf://{repo}': cannot be fetched ({said(error)}); check the id and the network"
         ) from error
-
-
-T = TypeVar("T")
-
-
-def _build(kind: type[T], values: dict[str, Any]) -> T:
-    # JSON has lists where the configs have tuples.
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"bundle {str(folder)!r}: config.json is missing; restore it") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"bundle {str(folder)!r}: config.json is not JSON ({error}); restore it") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("files"), dict):
-        raise CheckpointError(f"bundle {str(folder)!r}: config.json is not a bundle of format {FORMAT}")
-    return config
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:  # a memory bank may be larger than memory
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _names(folder: Path, files: dict[str, str]) -> list[str]:
-    """Names of the files of a bundle, all inside it, the three that every bundle has among them."""
-    for name in files:
-        parts = PurePosixPath(name).parts
-        if name not in FILES and (len(parts) < 2 or parts[0] not in FOLDERS or ".." in parts):
-            raise CheckpointError(
-                f"bundle {str(folder)!r}: config.json lists {name!r}; a bundle holds {', '.join(FILES)} and what is in "
-                f"{' and '.join(FOLDERS)}; restore it"
-            )
-    return list(dict.fromkeys([*FILES, *files]))
 
 
 def _copy_folder(name: str, source: Path, target: Path) -> list[str]:
@@ -254,7 +305,13 @@ def _copy_folder(name: str, source: Path, target: Path) -> list[str]:
     found = [f for f in found if not any(part.startswith(".") for part in PurePosixPath(f).parts)]
     if not found:
         raise ConfigError(f"bundle.{name}={str(source)!r}: must be a folder with files in it; leave it None for none")
+    if odd := [file for file in found if not is_name(f"{name}/{file}")]:
+        raise ConfigError(
+            f"bundle.{name}={str(source)!r}: holds {odd[0]!r}; a bundle holds "
+            f"{', '.join('.' + s for s in SUFFIXES)} files of plain names; take it out"
+        )
     for file in found:
+        inside(source, file, f"bundle.{name}", ConfigError)
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file, target / file)
     return [f"{name}/{file}" for file in found]
@@ -273,27 +330,3 @@ def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
 def _bare(config: DecoderConfig) -> Decoder:
     with torch.device("meta"):
         return Decoder(config)
-
-
-M = TypeVar("M", Decoder, VQGAN)
-
-
-def _load_weights(kind: type[M], config: Any, path: Path) -> M:
-    try:
-        tensors = load_file(path)
-    except Exception as error:  # safetensors raises its own kinds
-        raise CheckpointError(f"{str(path)!r}: not a readable safetensors file ({error}); restore it") from error
-    module = kind(config)
-    wanted = module.state_dict()
-    for name, value in wanted.items():
-        if name not in tensors:
-            raise CheckpointError(f"{str(path)!r}: weight {name!r} is missing; restore the file")
-        if tensors[name].shape != value.shape:
-            raise CheckpointError(
-                f"{str(path)!r}: weight {name!r} has shape {tuple(tensors[name].shape)}, "
-                f"config.json says {tuple(value.shape)}"
-            )
-    if extra := sorted(set(tensors) - set(wanted)):
-        raise CheckpointError(f"{str(path)!r}: weight {extra[0]!r} is not in the network that config.json describes")
-    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    return module.eval()

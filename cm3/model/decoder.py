@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from cm3.errors import ConfigError
 from cm3.model.kernels import RMSNorm, rotate, swiglu
 
+MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096, "context": 1 << 24, "hidden": 1 << 19}
+"""The largest of each number: far over any model's, so that a number beyond is a mistake, and costs nothing."""
+
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q, k, v) -> out; each (b, h, s, k). q and k already carry their norms and rotary positions."""
 
@@ -66,9 +69,12 @@ class DecoderConfig:
                 raise ConfigError(f"decoder.{name}={getattr(self, name)}: must be at least 1")
         if self.hidden is not None and self.hidden < 1:
             raise ConfigError(f"decoder.hidden={self.hidden}: must be at least 1")
+        for name, most in MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ConfigError(f"decoder.{name}={getattr(self, name)}: must be at most {most}")
         for name in ("norm_eps", "rope_theta", "init_std", "position_std"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"decoder.{name}={getattr(self, name)}: must be over 0")
+            if not 0 < getattr(self, name) < 1e12:
+                raise ConfigError(f"decoder.{name}={getattr(self, name)}: must be over 0 and below 1e12")
         if self.d_model % self.heads:
             raise ConfigError(f"decoder.d_model={self.d_model}: must be a multiple of heads={self.heads}")
         if self.head_dim % 2 and self.positions == "rope":
@@ -85,8 +91,10 @@ class DecoderConfig:
                 raise ConfigError(f"decoder.{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")
         if self.grid is not None:
             object.__setattr__(self, "grid", tuple(self.grid))
-            if len(self.grid) != 2 or min(self.grid) < 1:
-                raise ConfigError(f"decoder.grid={self.grid}: must be (rows, columns), each at least 1")
+            if len(self.grid) != 2 or min(self.grid) < 1 or max(self.grid) > 4096:
+                raise ConfigError(
+                    f"decoder.grid={self.grid}: must be (rows, columns), each at least 1 and at most 4096"
+                )
 
     @property
     def head_dim(self) -> int:

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from cm3.errors import ConfigError, DataError
 from cm3.model.quantizers import FSQ, Gumbel, Quantized, VectorQuantizer
 
+MOST = {"image_channels": 64, "channels": 1 << 14, "blocks": 32, "decoder_blocks": 32, "z_channels": 1 << 14}
+MOST |= {"codes": 1 << 24, "code_dim": 1 << 14, "restart_after": 1 << 62}
+"""The largest of each number: far over any tokenizer's, so that a number beyond is a mistake, and costs nothing."""
 QUANTIZERS = ("fsq", "vq", "ema", "l2", "gumbel")
 
 
@@ -68,10 +71,18 @@ class VQGANConfig:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 wrong.append(f"vqgan.{name}={getattr(self, name)}: must be at least {low}")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                wrong.append(f"vqgan.{name}={getattr(self, name)}: must be at most {most}")
         if self.patch not in (1, 2, 4, 8):
             wrong.append(f"vqgan.patch={self.patch}: must be 1, 2, 4 or 8")
-        if not self.multipliers or min(self.multipliers) < 1:
-            wrong.append(f"vqgan.multipliers={self.multipliers}: needs at least one level, each at least 1")
+        if not 1 <= len(self.multipliers) <= 16 or min(self.multipliers) < 1 or max(self.multipliers) > 1024:
+            raise ConfigError(
+                f"vqgan.multipliers={self.multipliers!r:.60}: needs at least one level, each at least 1; at most 16 "
+                "levels, each at most 1024"
+            )
+        if len(self.levels) > 64 or any(not 2 <= level <= 65_536 for level in self.levels):
+            raise ConfigError(f"vqgan.levels={self.levels!r:.60}: needs at most 64 channels of 2 to 65536 levels each")
         made = self.patch * 2 ** (len(self.multipliers) - 1)
         if self.factor != made:
             wrong.append(

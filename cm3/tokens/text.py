@@ -104,8 +104,13 @@ class TextTokenizer:
         path = Path(path)
         if not path.is_file():
             raise CheckpointError(f"tokenizer {str(path)!r}: no such file; train one with `cm3 tokenizer text train`")
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: str | Path) -> TextTokenizer:
+        """A tokenizer of what a tokenizer.json holds; `path` is for the message. Raises `CheckpointError` as `load`."""
         try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+            return cls(tokenizers.Tokenizer.from_str(data.decode("utf-8")))
         except Exception as error:  # the library raises bare Exception for whatever does not parse
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(

@@ -16,7 +16,7 @@ from cm3.errors import CheckpointError, ConfigError
 from cm3.model import bundle
 
 ENCODER = {"config.json": b"{}", "weights.safetensors": b"\x00\x01"}
-MEMORY = {"bank.json": b'{"a": 1}', "shard-0/index.faiss": b"vectors", "shard-0/pictures/0.bin": b"pictures"}
+MEMORY = {"bank.json": b'{"a": 1}', "shard-0/index.faiss": b"vectors", "shard-0/pictures/0.f32": b"pictures"}
 INSIDE = sorted([*(f"encoder/{n}" for n in ENCODER), *(f"memory/{n}" for n in MEMORY)])
 
 

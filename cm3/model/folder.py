@@ -1,0 +1,270 @@
+"""The folder of a bundle as it lies on a disk: one whole bundle, checked before a number of it is believed.
+
+Whoever made the folder may be a stranger, its disk may be failing, and it may be replaced while it is read. So all
+files are opened at once, from one folder; the bytes that are parsed are those whose checksum was compared; and what
+config.json says of a network is compared with what the file of its weights holds before memory is taken for either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from cm3.errors import CheckpointError, Cm3Error
+from cm3.files import inside, parse_json, said
+
+FORMAT = 1
+FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
+FOLDERS = ("encoder", "memory")
+SUFFIXES = ("json", "safetensors", "txt", "md", "sqlite", "f32", "f16", "faiss")
+"""What may lie in the folders: data and words, nothing that is run when it is read."""
+FIELDS = ("format", "vocab", "decoder", "image_tokenizer", "image_size", "sampling", "about", "files", "checksum")
+
+_NAME = re.compile(rf"(?:{'|'.join(FOLDERS)})(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}){{1,4}}\.(?:{'|'.join(SUFFIXES)})")
+_SHA256 = re.compile("[0-9a-f]{64}")
+_CONFIG_BYTES = 1 << 26
+_TRIES = 50
+_FLOATS = ("F16", "BF16", "F32", "F64")
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Opened:
+    """The files of one bundle, held open: what becomes of the folder meanwhile changes nothing. See `opened`."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], held: dict[str, int]) -> None:
+        self.folder, self.config, self._held = folder, config, held
+        self.what = f"bundle {str(folder)!r}"
+
+    def check(self, name: str) -> None:
+        """Raise `CheckpointError` where the checksum of a file is not the one in config.json."""
+        with self._file(name) as file:  # a memory bank may be larger than memory
+            self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file, checked."""
+        with self._file(name) as file:
+            data = file.read()
+        self._compare(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def fill(self, name: str, make: Callable[[], M]) -> M:
+        """A network with the weights of a file, checked; see `load_into`."""
+        self.check(name)
+        # The very file that was checked, whatever has its name by now.
+        place = f"/dev/fd/{self._held[name]}" if sys.platform != "win32" else self.folder / name
+        return load_into(make, place, f"{self.what}: {name}")
+
+    def _file(self, name: str) -> Any:
+        file = os.fdopen(os.dup(self._held[name]), "rb")
+        file.seek(0)
+        return file
+
+    def _compare(self, name: str, found: str) -> None:
+        if found != self.config["files"].get(name):
+            raise CheckpointError(
+                f"{self.what}: {name} was altered (its checksum is not the one in config.json); restore it"
+            )
+
+
+@contextlib.contextmanager
+def opened(folder: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Opened]:
+    """Open the files of a bundle whose names are `wanted`, all of one bundle, also while the folder is replaced.
+
+    Raises `CheckpointError` for a config.json that is none, for names that are not a bundle's, for links that lead
+    out of it, and for a file that is missing. A folder of the hub's cache links to the cache's blobs, and may.
+    """
+    folder = Path(folder)
+    for _ in range(_TRIES):
+        held: dict[str, int] = {}
+        top = -1
+        try:
+            if sys.platform != "win32":
+                top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            config = read_config(folder, top)
+            for name in dict.fromkeys([*FILES, *config["files"]]):
+                if wanted(name):
+                    held[name] = _open(folder, name, top)
+        except (CheckpointError, OSError) as error:
+            _close(*held.values())
+            if _replaced(folder, top):
+                _close(top)
+                continue  # what is missing is the old bundle's, on its way out
+            _close(top)
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"bundle {str(folder)!r}: cannot be read ({said(error)}); restore it") from error
+        try:
+            _close(top)
+            yield Opened(folder, config, held)
+        finally:
+            _close(*held.values())
+        return
+    raise CheckpointError(f"bundle {str(folder)!r}: is replaced again and again; load it when that has ended")
+
+
+def read_config(folder: Path, top: int = -1) -> dict[str, Any]:
+    """The config.json of a bundle: its fields are there, its names are of known form, and it was not altered.
+
+    `top` is the folder, opened, or -1. Raises `CheckpointError`.
+    """
+    what = f"bundle {str(folder)!r}"
+    handle = _open(folder, "config.json", top)
+    with os.fdopen(handle, "rb") as file:
+        if os.fstat(handle).st_size > _CONFIG_BYTES:
+            raise CheckpointError(f"{what}: config.json has more than {_CONFIG_BYTES} bytes; restore it")
+        data = file.read()
+    try:
+        config = parse_json(data, "config.json", CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{what}: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT or not _listing(config.get("files")):
+        raise CheckpointError(f"{what}: config.json is not a bundle of format {FORMAT}; restore it")
+    for name, digest in config["files"].items():
+        if name not in FILES and not is_name(name):
+            raise CheckpointError(
+                f"{what}: config.json lists {name!r:.200}; a bundle holds {', '.join(FILES)} and "
+                f"{', '.join('.' + s for s in SUFFIXES)} files in {' and '.join(FOLDERS)}; restore it"
+            )
+        if not _SHA256.fullmatch(digest):
+            raise CheckpointError(f"{what}: config.json has no sha256 of {name!r}; restore it")
+    if unknown := sorted(set(config) - set(FIELDS)):
+        raise CheckpointError(f"{what}: config.json has a field {unknown[0]!r:.200} that no bundle has; restore it")
+    if missing := [f for f in FIELDS if f not in config and f not in ("sampling", "about", "checksum")]:
+        raise CheckpointError(f"{what}: config.json does not describe a model (it lacks {missing[0]!r}); restore it")
+    return config
+
+
+def check_config(folder: Path, config: dict[str, Any]) -> None:
+    """Raise `CheckpointError` where config.json was altered: its own checksum is another. Old bundles have none."""
+    if "checksum" in config and config["checksum"] != checksum(config):
+        raise CheckpointError(
+            f"bundle {str(folder)!r}: config.json was altered (its own checksum is another); restore it, or take the "
+            "line of its checksum out if the change is yours"
+        )
+
+
+def checksum(config: dict[str, Any]) -> str:
+    """The sha256 of what config.json says, but for its `checksum`, in hexadecimal."""
+    rest = {name: value for name, value in config.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def is_name(name: str) -> bool:
+    """Whether a file of this name may lie in the folders of a bundle."""
+    return _NAME.fullmatch(name) is not None
+
+
+def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
+    """A network in evaluation mode, in float32, with the weights of a safetensors file.
+
+    Names, shapes and kinds are compared with the file's header before memory is taken. Raises `CheckpointError`, which
+    begins with `where`, for a file that is none, for one of another network, and for weights that are no numbers.
+    """
+    try:
+        file = safe_open(path, framework="pt")
+    except Exception as error:  # safetensors raises its own kinds
+        raise CheckpointError(f"{where}: not a readable safetensors file ({said(error)}); restore it") from error
+    with file:
+        bare = _bare(make, where)
+        wanted = bare.state_dict()
+        there = set(file.keys())
+        for name, value in wanted.items():
+            if name not in there:
+                raise CheckpointError(f"{where}: weight {name!r} is missing; restore the file")
+            header = file.get_slice(name)
+            shape, kind = tuple(header.get_shape()), header.get_dtype()
+            if shape != tuple(value.shape):
+                raise CheckpointError(
+                    f"{where}: weight {name!r} has shape {shape}, config.json says {tuple(value.shape)}; restore both"
+                )
+            if kind not in (_FLOATS if value.is_floating_point() else ("I64",)):
+                raise CheckpointError(f"{where}: weight {name!r} is stored as {kind}; restore the file")
+        if extra := sorted(there - set(wanted)):
+            raise CheckpointError(f"{where}: weight {extra[0]!r} is not in the network that config.json describes")
+        weights = {}
+        for name, value in wanted.items():
+            stored = file.get_tensor(name)
+            # A copy: the library's own may be the file, which may change.
+            weights[name] = stored.to(value.dtype, copy=True)
+            if value.is_floating_point() and not bool(torch.isfinite(weights[name]).all()):
+                raise CheckpointError(f"{where}: weight {name!r} has NaN or infinite values; restore the file")
+    # Constants that are no weights have to be made in earnest. Networks without them are not drawn for nothing.
+    constants = any(module._non_persistent_buffers_set for module in bare.modules())
+    made = _made(make, where) if constants else bare
+    made.load_state_dict(weights, assign=True)
+    return made.eval()
+
+
+def _bare(make: Callable[[], M], where: str) -> M:
+    with torch.device("meta"):
+        return _made(make, where)
+
+
+def _made(make: Callable[[], M], where: str) -> M:
+    try:
+        return make()
+    except Cm3Error as error:
+        raise CheckpointError(f"{where}: {said(error)}") from error
+    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:  # torch's, of odd shapes
+        raise CheckpointError(
+            f"{where}: config.json does not describe a network ({said(error)}); restore it"
+        ) from error
+
+
+def _listing(files: Any) -> bool:
+    return isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
+
+
+def _open(folder: Path, name: str, top: int) -> int:
+    """A file of a bundle, opened for reading: a plain one, that lies in the bundle."""
+    what = f"bundle {str(folder)!r}"
+    _stays(folder, name, what)
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(name, flags, dir_fd=top) if top >= 0 else os.open(folder / name, flags)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{what}: {name} is missing; restore it or install the bundle again") from error
+    except OSError as error:
+        raise CheckpointError(f"{what}: {name} cannot be read ({error.strerror}); restore it") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise CheckpointError(f"{what}: {name} is missing: what has its name is no file; restore it")
+    return handle
+
+
+def _stays(folder: Path, name: str, what: str) -> None:
+    """Raise `CheckpointError` for a link that leads out of the bundle, and is not one of the hub's cache."""
+    real = Path(os.path.realpath(folder))
+    if real.parent.name == "snapshots" and (blobs := real.parent.parent / "blobs").is_dir():
+        if Path(os.path.realpath(folder / name)).is_relative_to(blobs):
+            return
+    inside(folder, name, what, CheckpointError)
+
+
+def _replaced(folder: Path, top: int) -> bool:
+    """Whether another folder has the name of the one that was opened."""
+    if top < 0:
+        return False
+    try:
+        return not os.path.samestat(os.stat(folder), os.fstat(top))
+    except OSError:
+        return False
+
+
+def _close(*handles: int) -> None:
+    for handle in handles:
+        if handle >= 0:
+            os.close(handle)
