@@ -163,6 +163,35 @@ def test_a_kind_that_a_bundle_makes_up_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "setting", "value", "told"),
+    [
+        ("image", "heat", 1.0, "heat: is no field of Sampling"),
+        ("image", "temperature", "warm", "temperature='warm': must be a finite number"),
+        ("image", "temperature", True, "temperature=True: must be a finite number"),
+        ("image", "temperature", None, "temperature=None: must be a finite number"),
+        ("text", "temperature", -1.0, ".*temperature=-1.0: must be at least 0"),
+        ("region", "top_p", 0, ".*top_p=0.0: must be above 0"),
+        ("edit", "guidance", [1], "guidance=.1.: must be"),
+        ("control", "contrast", "most", ".*contrast='most': must be"),
+        ("answer", "k", 1.5, "k=1.5: must be a whole number"),
+        ("image", "candidates", "8", "candidates='8': must be a whole number from 1 to 1024"),
+        ("text", "candidates", 0, "candidates=0: must be a whole number from 1 to 1024"),
+        ("text", "candidates", 10**9, "candidates=1000000000: must be a whole number from 1 to 1024"),
+        ("text", "candidates", True, "candidates=True: must be a whole number from 1 to 1024"),
+        ("image", "unconditional", ["kept"], "unconditional=.'kept'.; must be 'kept' or 'dropped'"),
+    ],
+)
+def test_odd_recommended_settings_are_told_when_the_model_is_loaded(
+    kind: str, setting: str, value: Any, told: str
+) -> None:
+    bundle = tiny_model.bundle()
+    bundle.sampling = {kind: {setting: value}}
+    with pytest.raises(CheckpointError, match=rf"bundle 'tiny': sampling.{kind}(\.|: sampling\.){told}") as error:
+        CM3Leon(bundle)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
         (

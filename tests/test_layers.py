@@ -30,7 +30,7 @@ TABLE: dict[str, set[str]] = {
     # layer 2
     "model": {"errors", "files", "vocab"},
     # layer 3
-    "tokens": NOUNS | {"model.vqgan"},
+    "tokens": NOUNS | {"model.folder", "model.vqgan"},
     "retrieval": NOUNS,
     "engine": {"errors", "vocab", "model"},
     "parallel": {"errors", "model"},

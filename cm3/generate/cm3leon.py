@@ -69,7 +69,8 @@ class CM3Leon(Asking):
         self.max_streams = max_streams
         self._image = image
         self._recommended = Recommended(bundle.name, bundle.sampling)
-        self.retriever = live.Retriever(bundle.memory if memory is None else memory, encoder, bundle.encoder)
+        bank = bundle.memory if memory is None else memory
+        self.retriever = live.Retriever(bank, encoder, bundle.encoder, bundle.check_folder)
 
     @classmethod
     def load(cls, name: str = "scenes", **options: Any) -> CM3Leon:
@@ -120,7 +121,7 @@ class CM3Leon(Asking):
     def with_memory(self, memory: str | Path | Memory, encoder: str | Path | Encoder | None = None) -> CM3Leon:
         """This model, the same weights in memory, with another bank, and the encoder that it was made with."""
         other = copy.copy(self)
-        other.retriever = live.Retriever(memory, encoder, self.bundle.encoder)
+        other.retriever = live.Retriever(memory, encoder, self.bundle.encoder, self.bundle.check_folder)
         return other
 
     def retrieve(self, prompt: Promptable, k: int = 2) -> list[Retrieved]:

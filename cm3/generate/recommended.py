@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from cm3.engine.request import Sampling
 from cm3.errors import CheckpointError
+from cm3.files import build
 
 PAPER: dict[str, dict[str, Any]] = {
     "image": {},
@@ -25,6 +26,8 @@ LIKE_IMAGE = ("edit", "control", "segment")
 KINDS = tuple(PAPER)
 """What a request may make, each with recommended sampling of its own in a bundle: a picture, parts of one, a text, an
 edited picture, one that follows a control image, a segmentation map, and the answer to a question."""
+MOST = 1024
+"""Most candidates that a bundle may recommend for each that is kept."""
 Treatment = Literal["kept", "dropped"]
 UNCONDITIONAL: tuple[Treatment, ...] = get_args(Treatment)
 """What becomes of retrieved documents in the stream to guide away from. The first where a bundle recommends neither."""
@@ -34,7 +37,7 @@ class Recommended:
     """A bundle's recommended sampling."""
 
     def __init__(self, name: str, sampling: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raises `CheckpointError` for a kind or a treatment of documents that there is not."""
+        """Raises `CheckpointError` for a kind, a setting or a treatment of documents that there is not."""
         for kind in sampling:
             if kind not in KINDS:
                 raise CheckpointError(f"bundle {name!r}: sampling.{kind}: is no kind; the kinds are {', '.join(KINDS)}")
@@ -47,11 +50,18 @@ class Recommended:
             base = sampling.get("image", {}) if kind in LIKE_IMAGE else {}
             values = {**base, **paper, **sampling.get(kind, {})}
             self.treatment[kind] = values.pop("unconditional", UNCONDITIONAL[0])
-            self.candidates[kind] = int(values.pop("candidates", 1))
+            candidates = values.pop("candidates", 1)
+            if not isinstance(candidates, int) or isinstance(candidates, bool) or not 1 <= candidates <= MOST:
+                raise CheckpointError(
+                    f"bundle {name!r}: sampling.{kind}.candidates={candidates!r:.60}: must be a whole number from 1 to "
+                    f"{MOST}"
+                )
+            self.candidates[kind] = candidates
+            build(Sampling, values, f"bundle {name!r}: sampling.{kind}")
             self._values[kind] = values
             if self.treatment[kind] not in UNCONDITIONAL:
                 raise CheckpointError(
-                    f"bundle {name!r}: sampling.{kind}.unconditional={self.treatment[kind]!r}; must be "
+                    f"bundle {name!r}: sampling.{kind}.unconditional={self.treatment[kind]!r:.60}; must be "
                     f"{' or '.join(map(repr, UNCONDITIONAL))}"
                 )
 

@@ -29,7 +29,18 @@ from torch import nn
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, did_you_mean
 from cm3.files import build, inside, parse_json, replacing_folder, said, sha256
 from cm3.model.decoder import Decoder, DecoderConfig
-from cm3.model.folder import FILES, FOLDERS, FORMAT, SUFFIXES, check_config, checksum, is_name, opened, read_config
+from cm3.model.folder import (
+    FILES,
+    FOLDERS,
+    FORMAT,
+    SUFFIXES,
+    check_config,
+    check_text,
+    checksum,
+    is_name,
+    opened,
+    read_config,
+)
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.vocab import Vocab
 
@@ -63,19 +74,16 @@ class Bundle:
             return self.source.text
         return self.text_tokenizer.read_bytes()
 
-    def check_folders(self) -> None:
-        """Raise `CheckpointError` where `encoder` or `memory` are of a folder that was replaced after it was loaded."""
-        if self.source is None:
+    def check_folder(self, path: Path) -> None:
+        """Raise `CheckpointError` where `path` is a folder of the bundle that was replaced after it was loaded."""
+        if self.source is None or path.name not in FOLDERS or path.parent != self.source.folder:
             return
-        folder, _, files = self.source
-        mine = [name for name in FOLDERS if getattr(self, name) == folder / name]
-        now = read_config(folder)["files"] if mine else {}
-        for name in mine:
-            then, there = ({n: d for n, d in some.items() if n.startswith(f"{name}/")} for some in (files, now))
-            if then != there:
-                raise CheckpointError(
-                    f"bundle {str(folder)!r}: was replaced after it was loaded and has another {name}; load it again"
-                )
+        then, now = self.source.files, read_config(self.source.folder)["files"]
+        if any(then.get(n) != now.get(n) for n in then.keys() | now.keys() if n.startswith(f"{path.name}/")):
+            raise CheckpointError(
+                f"bundle {str(path.parent)!r}: was replaced after it was loaded and has another {path.name}; "
+                "load it again"
+            )
 
 
 class Source(NamedTuple):
@@ -97,7 +105,9 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
     shape = Shape(bundle.vocab, bundle.decoder.config, bundle.vqgan.config, bundle.image_size)
     shape.check(f"bundle {str(folder)!r}", ConfigError)
     check_text(bundle.vocab, bundle.text_bytes(), f"bundle {str(folder)!r}", ConfigError)
-    bundle.check_folders()
+    for name in FOLDERS:
+        if (source := getattr(bundle, name)) is not None:
+            bundle.check_folder(Path(source))
     with replacing_folder(folder) as building:
         _save_weights(bundle.decoder, building / FILES[0], dtype)
         _save_weights(bundle.vqgan, building / FILES[1], dtype)
@@ -212,20 +222,6 @@ class Shape(NamedTuple):
             wrong = f"has decoder.context={decoder.context} and pictures of {(size // vqgan.factor) ** 2} codes"
         if wrong:
             raise error(f"{where} {wrong}; " + ("restore it" if error is CheckpointError else "make them fit"))
-
-
-def check_text(vocab: Vocab, data: bytes, where: str, error: type[Cm3Error] = CheckpointError) -> None:
-    """Raise `error` where a tokenizer.json has more or fewer entries than the vocabulary has text ids."""
-    page = parse_json(data, f"{where}: {FILES[2]}", error)
-    try:
-        entries = len(dict(page["model"]["vocab"]))
-    except (TypeError, ValueError, KeyError) as e:
-        raise error(f"{where}: {FILES[2]} is no text tokenizer; restore it") from e
-    if entries != vocab.text:
-        raise error(
-            f"{where}: vocab.text={vocab.text}, and {FILES[2]} has {entries} entries: ids without an entry could be "
-            "written and never read; give the tokenizer that the model was trained with"
-        )
 
 
 def load(folder: str | Path, weights: bool = True) -> Bundle:

@@ -24,6 +24,7 @@ from torch import nn
 
 from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import inside, parse_json, said
+from cm3.vocab import Vocab
 
 FORMAT = 1
 FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
@@ -160,6 +161,20 @@ def checksum(config: dict[str, Any]) -> str:
     """The sha256 of what config.json says, but for its `checksum`, in hexadecimal."""
     rest = {name: value for name, value in config.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_text(vocab: Vocab, data: bytes, where: str, error: type[Cm3Error] = CheckpointError) -> None:
+    """Raise `error` where a tokenizer.json has more or fewer entries than the vocabulary has text ids."""
+    page = parse_json(data, f"{where}: {FILES[2]}", error)
+    try:
+        entries = len(dict(page["model"]["vocab"]))
+    except (TypeError, ValueError, KeyError) as e:
+        raise error(f"{where}: {FILES[2]} is no text tokenizer; restore it") from e
+    if entries != vocab.text:
+        raise error(
+            f"{where}: vocab.text={vocab.text}, and {FILES[2]} has {entries} entries: ids without an entry could be "
+            "written and never read; give the tokenizer that the model was trained with"
+        )
 
 
 def is_name(name: str) -> bool:

@@ -9,7 +9,7 @@ prompt and its pictures, holes left out. In training neighbours are computed bef
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +35,14 @@ class Retriever:
         memory: str | Path | Memory | None = None,
         encoder: str | Path | Encoder | None = None,
         own: str | Path | None = None,
+        check: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         """`memory`: a bank or its folder. `encoder`: one, its folder or its hub id.
 
         Without an encoder, that of the hub is taken if the bank names one, else `own`, the folder of the model's.
+        `check` is called with each folder after it was opened, and raises where it is not the model's any more.
         """
-        self._memory, self._encoder, self._own = memory, encoder, own
+        self._memory, self._encoder, self._own, self._check = memory, encoder, own, check
 
     @property
     def memory(self) -> Memory:
@@ -58,7 +60,10 @@ class Retriever:
         found = self._own if self._encoder is None else self._encoder
         if found is None:
             raise RequestError("this model has no encoder; give one, encoder=FOLDER (--encoder FOLDER)")
-        self._encoder = load_encoder(found) if isinstance(found, str | Path) else found
+        if isinstance(found, str | Path):
+            folder, found = found, load_encoder(found)
+            self._check(Path(folder))
+        self._encoder = found
         return self._encoder
 
     def search(self, prompt: Document, k: int) -> list[Retrieved]:
@@ -96,7 +101,9 @@ class Retriever:
             from cm3.retrieval.memory import Memory
 
             # Opened without its encoder first, to read which one that is; opening maps files and reads no vectors.
-            self._memory = Memory.open(self._memory)
+            memory = Memory.open(self._memory)
+            self._check(Path(self._memory))
+            self._memory = memory
         if self._encoder is None:
             kind, _, name = self._memory.encoder_name.partition(":")
             self._encoder = name if kind == "clip" and "/" in name else self._own
@@ -106,7 +113,9 @@ class Retriever:
                 "model has none; give its folder, encoder=FOLDER (--encoder FOLDER)"
             )
         if isinstance(self._encoder, str | Path):
-            self._encoder = load_encoder(self._encoder)
+            encoder = load_encoder(self._encoder)
+            self._check(Path(self._encoder))
+            self._encoder = encoder
         return self._memory, self._encoder
 
 

@@ -12,20 +12,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors.torch import load_file
 
-from cm3.errors import CheckpointError
+from cm3.errors import CheckpointError, Cm3Error
+from cm3.files import build, read_json, said
+from cm3.model.folder import FILES, check_config, check_text, load_into, opened
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Vocab
 
-WEIGHTS = "image_tokenizer.safetensors"
+WEIGHTS = FILES[1]
 MASKS = 32
 """Masks of a vocabulary that no model has settled yet."""
 
@@ -47,37 +49,59 @@ def load_tokenizers(
     neither, and for a file that is missing or does not fit.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"tokenizers {str(folder)!r}: config.json cannot be read ({error}); give a model's folder, or that of an "
-            "image tokenizer"
-        ) from error
-    model = "vocab" in config if isinstance(config, dict) else False
-    if model and text is not None:
-        raise CheckpointError(f"tokenizers {str(folder)!r}: a model has its own text tokenizer; give no other")
-    path = Path(text) if text is not None else folder / "tokenizer.json"
+    what = f"tokenizers {str(folder)!r}"
+    config = read_json(folder / "config.json", what)
+    if "vocab" in config:
+        if text is not None:
+            raise CheckpointError(f"{what}: a model has its own text tokenizer; give no other")
+        return _of_model(folder, device)
+    path = Path(text) if text is not None else folder / FILES[2]
     words = TextTokenizer.load(path)
-    try:
-        shape = _build(VQGANConfig, config["image_tokenizer" if model else "vqgan"])
-        size = int(config["image_size" if model else "size"])
-        vocab = (
-            _build(Vocab, config["vocab"])
-            if model
-            else Vocab(text=words.size, image=shape.codes, masks=masks, reserved=0)
-        )
-        vqgan = VQGAN(shape)
-        weights = load_file(folder / WEIGHTS)
-        vqgan.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
-    except Exception as error:  # safetensors and torch raise their own kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    shape, size = _image(what, config, "vqgan", "size")
+    vqgan = load_into(lambda: VQGAN(shape), folder / WEIGHTS, f"{what}: {WEIGHTS}")
+    vocab = _fits(what, lambda: Vocab(text=words.size, image=shape.codes, masks=masks, reserved=0))
+    return _made(what, vocab, words, vqgan, size, path, device)
+
+
+def _of_model(folder: Path, device: str) -> Tokenizers:
+    with opened(folder, lambda name: name in FILES[1:]) as found:
+        shape, size = _image(found.what, found.config, "image_tokenizer", "image_size")
+        vocab = build(Vocab, found.config["vocab"], f"{found.what}: config.json: vocab")
+        check_config(folder, found.config)
+        data = found.read(FILES[2])
+        check_text(vocab, data, found.what)
+        words = TextTokenizer.parse(data, folder / FILES[2])
+        vqgan = found.fill(WEIGHTS, lambda: VQGAN(shape))
+    return _made(found.what, vocab, words, vqgan, size, folder / FILES[2], device)
+
+
+def _image(what: str, config: dict[str, Any], shape: str, size: str) -> tuple[VQGANConfig, int]:
+    """Shape of the image tokenizer and size of its pictures, from where config.json has them."""
+    if shape not in config or not isinstance(config.get(size), int) or isinstance(config[size], bool):
         raise CheckpointError(
-            f"tokenizers {str(folder)!r}: config.json and {WEIGHTS} do not make an image tokenizer ({reason}); give a "
-            "model's folder, or that of an image tokenizer"
-        ) from error
-    image = ImageTokenizer(vqgan.eval().to(device), size)
-    return Tokenizers(Codec(vocab, words, image), path, fingerprint(image))
+            f"{what}: config.json and {WEIGHTS} do not make an image tokenizer (it lacks {shape!r} or {size!r}); give "
+            "a model's folder, or that of an image tokenizer"
+        )
+    return build(VQGANConfig, config[shape], f"{what}: config.json: {shape}"), config[size]
+
+
+def _made(
+    what: str, vocab: Vocab, words: TextTokenizer, vqgan: VQGAN, size: int, path: Path, device: str
+) -> Tokenizers:
+    image = _fits(what, lambda: ImageTokenizer(vqgan.to(device), size))
+    if image.codes != vocab.image:
+        raise CheckpointError(f"{what}: has vocab.image={vocab.image} and {image.codes} image codes; restore it")
+    return Tokenizers(_fits(what, lambda: Codec(vocab, words, image)), path, fingerprint(image))
+
+
+T = TypeVar("T")
+
+
+def _fits(what: str, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except Cm3Error as error:
+        raise CheckpointError(f"{what}: {said(error)}; give a model's folder, or that of an image tokenizer") from error
 
 
 def fingerprint(image: ImageTokenizer) -> str:
@@ -97,8 +121,3 @@ def fingerprint(image: ImageTokenizer) -> str:
 def text_fingerprint(path: str | Path) -> str:
     """A name for a text tokenizer: the sha256 of its file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _build(kind: type, values: dict[str, Any]) -> Any:
-    # JSON has lists where the configs have tuples.
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

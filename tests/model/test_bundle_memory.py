@@ -106,10 +106,60 @@ def test_what_is_no_folder_with_files_is_refused_and_nothing_written(tmp_path: P
 
 
 def test_the_hub_gives_all_of_it_and_nothing_else(saved: Path) -> None:
-    there = [*contents(saved), "README.md", "optimizer.pt"]
+    there = [*contents(saved), "README.md", "optimizer.pt", "encoder/pytorch_model.bin", "memory/a/run.py"]
     assert sorted(filter_repo_objects(there, allow_patterns=list(bundle.PATTERNS))) == sorted(contents(saved))
 
 
 def test_it_may_be_moved(saved: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(saved, tmp_path / "elsewhere"))
     assert bundle.load(moved).memory == moved / "memory"
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder/model.pt", "memory/run.py", "memory/a/b/c/d/e.json", "memory/-x.json", "memory/a"]
+)
+def test_names_that_no_bundle_has_are_refused_on_both_ways(saved: Path, tmp_path: Path, name: str) -> None:
+    top, _, rest = name.partition("/")
+    path = folder(tmp_path / "more", {"config.json": b"{}", rest: b"x"})
+    with pytest.raises(
+        ConfigError, match=f"bundle.{top}='.*more': holds .*{Path(name).name}.*files of plain names; take"
+    ):
+        bundle.save(dataclasses.replace(tiny_model.bundle(), **{top: path}), tmp_path / "new", torch.float32)
+    assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".new*"))
+    config = json.loads((saved / "config.json").read_text())
+    config["files"][name] = "0" * 64
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="config.json lists .*; a bundle holds"):
+        bundle.load(saved)
+
+
+def test_a_link_in_a_folder_does_not_take_what_lies_outside_along(tmp_path: Path) -> None:
+    memory = folder(tmp_path / "m", MEMORY)
+    (tmp_path / "secret.json").write_text("secret")
+    (memory / "more.json").symlink_to("../secret.json")
+    with pytest.raises(ConfigError, match="bundle.memory: 'more.json' is a link that leads outside"):
+        bundle.save(dataclasses.replace(tiny_model.bundle(), memory=memory), tmp_path / "new", torch.float32)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_link_that_leads_out_of_a_bundle_is_not_followed(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes((saved / INSIDE[0]).read_bytes())
+    (saved / INSIDE[0]).unlink()
+    (saved / INSIDE[0]).symlink_to("../../secret")
+    with pytest.raises(CheckpointError, match=f"'{INSIDE[0]}' is a link that leads outside"):
+        bundle.load(saved)
+
+
+def test_a_bundle_that_was_replaced_gives_no_documents_of_the_other(saved: Path, tmp_path: Path) -> None:
+    loaded, again = bundle.load(saved), bundle.load(saved)
+    assert loaded.memory is not None
+    loaded.check_folder(loaded.memory)
+    other = dataclasses.replace(tiny_model.bundle(), memory=folder(tmp_path / "n", {"bank.json": b"other"}))
+    bundle.save(other, saved, torch.float32)
+    for name in ("encoder", "memory"):
+        with pytest.raises(CheckpointError, match=f"was replaced after it was loaded and has another {name}; load it"):
+            loaded.check_folder(saved / name)
+    with pytest.raises(CheckpointError, match="has another encoder; load it again"):
+        bundle.save(again, tmp_path / "copy", torch.float32)
+    assert not (tmp_path / "copy").exists()
+    loaded.check_folder(tmp_path / "n")  # a bank of the user's own
