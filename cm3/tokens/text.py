@@ -41,6 +41,19 @@ def _alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+def _is_grown(vocab: Mapping[str, int], merges: Sequence[Sequence[str]]) -> bool:
+    """Whether a vocabulary is what training leaves: the bytes in order, then each merge's result where it is new.
+
+    A tokenizer.json has no checksum; whatever is altered in its entries or its merges breaks this.
+    """
+    known = {char: i for i, char in enumerate(sorted(_alphabet()))}
+    for a, b in merges:
+        if a not in known or b not in known:
+            return False
+        known.setdefault(a + b, len(known))
+    return known == vocab
+
+
 class TextTokenizer:
     """Byte-level BPE. Make one with `train` or `load`.
 
@@ -63,6 +76,11 @@ class TextTokenizer:
             char in vocab for char in alphabet
         ):
             raise ConfigError("tokenizer: must spell its entries in the byte-level alphabet and hold all 256 bytes")
+        if not _is_grown(vocab, spec["model"]["merges"]):
+            raise ConfigError(
+                "tokenizer: its entries must be the 256 bytes, then what each merge makes, in order; ids or merges were "
+                "altered"
+            )
         self._backend = backend
         self._bytes = [b""] * len(vocab)
         for token, i in vocab.items():
