@@ -29,7 +29,7 @@ LIMITS = {"WEBP": LIMIT // 2, "AVIF": LIMIT // 2}
 BYTES = 1 << 30
 """Most bytes of a picture's file: more than `LIMIT` pixels take without any compression."""
 
-_BAND = 1 << 22
+_BAND = 1 << 20
 """Pixels that are converted at a time, where converting takes more room than the picture."""
 
 _NAME = "_cm3_name"

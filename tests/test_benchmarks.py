@@ -72,3 +72,19 @@ def test_data_without_the_peer(tmp_path: Path) -> None:
     made = json.loads(ran.stdout.splitlines()[-1])
     assert made["peer_images_s"] is None and made["peer"] == "webdataset is not installed: pip install 'cm3leon[bench]'"
     assert made["images_s"] > 0 and made["tokenizer_share"] > 0
+
+
+def test_reliability() -> None:
+    counts = {"damages": 60, "kills": 4, "loads": 30}
+    command = [sys.executable, ROOT / "benchmarks/reliability.py", "--seed", "7", "--json"]
+    command += [word for name, n in counts.items() for word in (f"--{name}", str(n))]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    rows = {row["name"]: row for row in report["rows"]}
+    for row in rows.values():
+        assert row["wrong"] == 0 and row["told"] + row["right"] == row["tried"], row
+    assert [row["tried"] for row in rows.values()] == [60, 60, 60, 4, 30]
+    assert rows["damaged bundles"]["told"] > 40 and sum(rows["damaged bundles"]["ways"].values()) == 60
+    assert rows["kills while a bundle is saved"]["right"] == 4 and rows["loads while it is replaced"]["right"] == 30
+    assert report["of_the_one"] + report["of_the_other"] == 30

@@ -174,6 +174,7 @@ def test_a_kind_that_a_bundle_makes_up_is_refused() -> None:
         ("edit", "guidance", [1], "guidance=.1.: must be"),
         ("control", "contrast", "most", ".*contrast='most': must be"),
         ("answer", "k", 1.5, "k=1.5: must be a whole number"),
+        ("image", "seed", 3, "seed: is a request's own; take it out"),
         ("image", "candidates", "8", "candidates='8': must be a whole number from 1 to 1024"),
         ("text", "candidates", 0, "candidates=0: must be a whole number from 1 to 1024"),
         ("text", "candidates", 10**9, "candidates=1000000000: must be a whole number from 1 to 1024"),

@@ -57,6 +57,8 @@ class Recommended:
                     f"{MOST}"
                 )
             self.candidates[kind] = candidates
+            if "seed" in values:
+                raise CheckpointError(f"bundle {name!r}: sampling.{kind}.seed: is a request's own; take it out")
             build(Sampling, values, f"bundle {name!r}: sampling.{kind}")
             self._values[kind] = values
             if self.treatment[kind] not in UNCONDITIONAL:

@@ -92,9 +92,9 @@ class VQGANConfig:
         if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
             wrong.append(f"vqgan.attention_levels={self.attention_levels}: must be in 0..{len(self.multipliers) - 1}")
         if self.resample not in ("conv", "shuffle"):
-            wrong.append(f"vqgan.resample={self.resample!r}: must be 'conv' or 'shuffle'")
+            wrong.append(f"vqgan.resample={self.resample!r:.60}: must be 'conv' or 'shuffle'")
         if self.quantizer not in QUANTIZERS:
-            wrong.append(f"vqgan.quantizer={self.quantizer!r}: must be one of {', '.join(QUANTIZERS)}")
+            wrong.append(f"vqgan.quantizer={self.quantizer!r:.60}: must be one of {', '.join(QUANTIZERS)}")
         if self.quantizer == "fsq" and (not self.levels or math.prod(self.levels) != self.codes):
             wrong.append(
                 f"vqgan.codes={self.codes}: must be the product of levels={self.levels} = {math.prod(self.levels)} "

@@ -78,8 +78,8 @@ class TextTokenizer:
             raise ConfigError("tokenizer: must spell its entries in the byte-level alphabet and hold all 256 bytes")
         if not _is_grown(vocab, spec["model"]["merges"]):
             raise ConfigError(
-                "tokenizer: its entries must be the 256 bytes, then what each merge makes, in order; ids or merges were "
-                "altered"
+                "tokenizer: its entries must be the 256 bytes, then what each merge makes, in order; an id or "
+                "a merge was altered"
             )
         self._backend = backend
         self._bytes = [b""] * len(vocab)

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -126,3 +129,38 @@ def test_refusals() -> None:
     for bad in (-1, TOKENIZER.size):
         with pytest.raises(DataError, match=f"text id {bad} at position 1"):
             TOKENIZER.decode([0, bad])
+
+
+def _exchanged(page: dict[str, Any]) -> None:
+    a, b = sorted(page["model"]["vocab"])[:2]
+    vocab = page["model"]["vocab"]
+    vocab[a], vocab[b] = vocab[b], vocab[a]
+
+
+def _merges_exchanged(page: dict[str, Any]) -> None:
+    merges = page["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+
+
+def _merge_dropped(page: dict[str, Any]) -> None:
+    del page["model"]["merges"][-1]
+
+
+def _entry_altered(page: dict[str, Any]) -> None:
+    vocab = page["model"]["vocab"]
+    last = max(vocab, key=vocab.get)
+    vocab["zqzq"] = vocab.pop(last)
+
+
+@pytest.mark.parametrize("alter", [_exchanged, _merges_exchanged, _merge_dropped, _entry_altered])
+def test_an_altered_entry_or_merge_is_told(tmp_path: Path, alter: Callable[[dict[str, Any]], None]) -> None:
+    """No checksum guards the file, and the library would read it: as another tokenizer, in silence."""
+    path = tmp_path / "tokenizer.json"
+    made = TextTokenizer.train(["a tall tower and a taller tower stand at the shore of the sea"] * 4, 280)
+    made.save(path)
+    assert TextTokenizer.load(path).size == made.size
+    page = json.loads(path.read_text())
+    alter(page)
+    path.write_text(json.dumps(page))
+    with pytest.raises(CheckpointError, match="damaged or not a byte-level BPE .*; restore the file or train anew"):
+        TextTokenizer.load(path)
