@@ -95,7 +95,7 @@ def test_what_cannot_be_read_stands_in_its_place(root: Path) -> None:
     assert list(reader)[1:] == [
         Unreadable("1", "paragraphs_v1.json: image 1: 'paragraph' is None, must be a text"),
         Unreadable("2", "paragraphs_v1.json: image 2 has an empty paragraph"),
-        Unreadable("3", "3.jpg: no such file beside the annotations that name it"),
+        Unreadable("3", "3.jpg: no such file beside the annotations that name it; looked in VG_100K or VG_100K_2"),
         Unreadable("4", "image 4 of train_split.json has no paragraph in paragraphs_v1.json"),
         Unreadable(str(10**300), f"image {str(10**300):.40} of train_split.json: must have at most 12 digits"),
         Unreadable("2356347", "2356347.jpg: picture of 10 bytes: not a picture; give a PNG, JPEG or WebP file"),

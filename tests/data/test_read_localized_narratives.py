@@ -15,6 +15,8 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 
+GONE = "no such file beside the annotations that name it; looked in train2017 or coco/train2017"
+
 
 def captioned(image: str, annotator: int, caption: str, dataset: str = "mscoco_train2017") -> dict[str, Any]:
     """A line of a file of captions only."""
@@ -166,7 +168,7 @@ def test_a_damaged_line_is_one_unreadable(root: Path) -> None:
         Unreadable(f"{name}:5", f"{name}:5: 'annotator_id' is None, must be a whole number"),
         Unreadable("9_2", f"{name}:6: 'caption' is None, must be a text"),
         Unreadable("9_3", f"{name}:7: has an empty caption"),
-        Unreadable("8_4", "000000000008.jpg: no such file beside the annotations that name it"),
+        Unreadable("8_4", f"000000000008.jpg: {GONE}"),
     ]
     assert isinstance(sound, Document) and sound.text == "sound"
 

@@ -14,16 +14,27 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
+from cm3.data.read.walk import Passed
 from cm3.document import Document, Image, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside
 from cm3.picture import open_picture
 
+LINE = 1 << 26
+"""Bytes of the longest line of a file of lines."""
+BLOCK = 1 << 20
+"""Bytes of a longer one that are looked at in one go."""
+TEXT = 1 << 20
+"""Bytes of the longest text of a file of its own: a longer one is a book or a table, of which a window holds a part."""
+LARGEST = 1 << 30
+"""Bytes of the largest file that is read at once."""
 UNIT = 1000
 """Records of a unit, where the dataset is not in pieces of its own."""
 
@@ -56,6 +67,11 @@ class Reader(ABC):
     def splits(cls, root: Path) -> tuple[str, ...]:
         """The splits that `root` has files for, the default first; empty where the format has none."""
         return ()
+
+    @property
+    def passed(self) -> Passed:
+        """What was passed over: by those that list files from the beginning, by the others in the units read so far."""
+        return Passed()
 
     @abstractmethod
     def units(self, size: int = UNIT) -> list[Unit]:
@@ -122,11 +138,22 @@ def picture(path: Path, name: str = "") -> Image:
     return Image(open_picture(content(path, name), name))
 
 
-def content(path: Path, name: str = "") -> bytes:
-    """The bytes of a file that an annotation names. Raises `DataError` for one that cannot be read."""
+def content(path: Path, name: str = "", most: int = LARGEST) -> bytes:
+    """The bytes of a file that an annotation names. Raises `DataError` for one that cannot be read.
+
+    So it does for a pipe or device, which would never end, and for more than `most` bytes, which a file with holes has
+    in no room.
+    """
     name = name or path.name
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+            raise DataError(f"{name}: is no file but a pipe or device; put the file itself there")
+        if about.st_size > most:
+            raise DataError(f"{name}: has {about.st_size} bytes, more than {most}; cut it into pieces, or JSON lines")
         return path.read_bytes()
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file beside the annotations that name it") from error
     except OSError as error:
@@ -164,6 +191,19 @@ def folders_of(root: Path, names: Sequence[str]) -> list[Path]:
     if not found:
         raise DataError(f"{str(root)!r}: has no folder {' or '.join(names)}; put the pictures there")
     return found
+
+
+def line_starts(file: IO[bytes]) -> array[int]:
+    """Where each line of a file begins, and the last one ends, in bytes; in little memory, also of one endless line."""
+    starts = array("Q", [0])
+    at = 0
+    while block := file.readline(BLOCK):
+        at += len(block)
+        if block.endswith(b"\n"):
+            starts.append(at)
+    if at > starts[-1]:
+        starts.append(at)
+    return starts
 
 
 def first_of(root: Path, names: Sequence[str]) -> Path | None:

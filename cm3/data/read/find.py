@@ -27,6 +27,7 @@ READERS = {
     "instructpix2pix": "instructpix2pix:InstructPix2Pix",
     "visdial": "visdial:VisDial",
     "webdataset": "webdataset:WebDataset",
+    "imagefolder": "imagefolder:ImageFolder",
     "jsonl": "jsonl:JsonLines",
     "huggingface": "huggingface:HuggingFace",
     "folder": "folder:Folder",

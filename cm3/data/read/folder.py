@@ -1,33 +1,37 @@
-"""A folder of pictures, each with its caption in a .txt of the same stem beside it.
+"""A folder of pictures, each with its caption in a file of the same stem beside it.
 
-photos/beach.jpg, photos/beach.txt    caption and picture
+photos/beach.jpg, photos/beach.txt    caption and picture; also beach.caption, beach.text, or beach.jpg.txt
+photos/beach.json                     what else is known of it: a licence, and the caption where there is no .txt
 photos/cat.png                        a picture without words
 photos/note.txt                       words without a picture
 photos/beach.depth.png                a control image of the picture beside it (`cm3.data.control`), no document
+images/a.jpg, captions/a.txt          pictures and captions in folders of their own
+
+Words are never taken without the picture that they are of: where the file of their stem is of a kind that is not read
+(.heic, .mp4), the document is unreadable. All that is no document is counted in `passed`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from cm3.data.control import READ
-from cm3.data.read.base import Records, content, named_picture
+from cm3.data.read.base import LINE, TEXT, Records, content, picture
+from cm3.data.read.beside import Group, beside, pair_folders
+from cm3.data.read.lists import is_list
+from cm3.data.read.record import NoRecord, read_record, text_of
+from cm3.data.read.walk import PICTURES, Passed, ending, plain, walk
 from cm3.document import Document, Part, Text
 from cm3.errors import DataError
 from cm3.files import inside
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-WORDS = ".txt"
-CONTROLS = tuple(f".{kind}.png" for kind in READ)
 
 
 class Folder(Records):
     """Documents of a folder and of those inside it, by name. Files are listed once, and read when they are asked for.
 
     `id` is the picture's path below the folder (the text's, where there is no picture), `source` the folder's name, and
-    `meta["license"]` what was given.
+    `meta` what the .json beside it says; its `license` is the one that was given, where none is said.
     """
 
     kind = "folder"
@@ -40,64 +44,76 @@ class Folder(Records):
         if not self.root.is_dir():
             raise DataError(f"{str(root)!r}: no such folder; give one that holds pictures, each with its .txt")
         self.source = self.root.resolve().name
-        pictures: list[Path] = []
-        words: dict[Path, Path] = {}
-        for path in sorted(_files(self.root)):
-            if path.suffix.lower() == WORDS:
-                words[path.with_suffix("")] = path
-            else:
-                pictures.append(path)
-        of_pictures = {path.with_suffix("") for path in pictures}
-        pictures = [path for path in pictures if _controlled(path) not in of_pictures]
-        captioned = {path.with_suffix("") for path in pictures}
-        named: dict[Path, tuple[Path | None, Path | None]] = {}
-        named |= {path: (path, words.get(path.with_suffix(""))) for path in pictures}
-        named |= {path: (None, path) for stem, path in words.items() if stem not in captioned}
-        self._files = [(name, *named[name]) for name in sorted(named)]
-        if not self._files:
-            raise DataError(f"{str(root)!r}: holds no picture and no .txt; give pictures, each with its .txt beside it")
+        self._passed, self._odd = Passed(), set[str]()
+        groups: list[Group] = []
+        for folder, names in walk(self.root, self._passed):
+            lists = [name for name in names if is_list(self.root / folder / name)]
+            told = f"is a list of captions, which is read as imagefolder:{self.root}"
+            groups += [Group(folder + name, wrong=f"{name}: {told}") for name in lists]
+            groups += beside(folder, [name for name in names if name not in lists], self._passed)
+        self._groups = sorted(pair_folders(groups), key=lambda group: group.name.split("/"))
+        if not self._groups:
+            seen = ", ".join(f"{n} x {kind}" for kind, n in self._passed.counts.most_common(3))
+            raise DataError(
+                f"{str(root)!r}: holds no picture and no .txt; give pictures, each with its .txt beside it"
+                + (f" (passed over: {seen})" if seen else "")
+            )
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
         """Whether there is a picture or a .txt in it."""
-        return root.is_dir() and any(True for _ in _files(root))
+        if not root.is_dir():
+            return False
+        return any(ending(name) in (*PICTURES, ".txt") for _, names in walk(root) for name in names)
+
+    @property
+    def passed(self) -> Passed:
+        """Files of the folder that are no part of a document."""
+        return self._passed
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._groups)
 
     def name(self, index: int) -> str:
         """Path below the folder."""
-        # Names that are not UTF-8 come from the system as surrogates, which no file of ours could hold.
-        return os.fsencode(self._files[index][0].relative_to(self.root).as_posix()).decode(errors="backslashreplace")
-
-    def _below(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        return plain(self._groups[index].name)
 
     def document(self, index: int) -> Document:
         """A picture with its words, or one of them."""
-        _, image, words = self._files[index]
-        parts: list[Part] = []
-        if words is not None:
+        group = self._groups[index]
+        if group.wrong:
+            raise DataError(group.wrong)
+        text = None if group.words is None else self._words(group)
+        captions, meta = ([] if text is None else [text]), dict[str, Any]()
+        if group.data is not None:
             try:
-                text = content(inside(self.root, self._below(words), "text")).decode("utf-8-sig").strip()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{words.name}: is not UTF-8 at byte {error.start}; save it again") from error
-            if text:
-                parts.append(Text(text))
-        if image is not None:
-            parts.append(named_picture(self.root, self._below(image)))
-        meta = {} if self.license is None else {"license": self.license}
+                captions, meta = read_record(
+                    self._content(group.data, LINE), self._said(group.data), text, group.picture is None
+                )
+            except NoRecord as error:
+                self._note(f".json that {error}", group.data)
+        if text == "":
+            self._note("an empty caption", group.words or "")
+        words = "\n".join(captions).strip()
+        parts: list[Part] = [Text(words)] if words else []
+        if group.picture is not None:
+            parts.append(picture(inside(self.root, group.picture, "picture"), plain(group.picture)))
+        if self.license is not None:
+            meta.setdefault("license", self.license)
         return Document(tuple(parts), id=self.name(index), source=self.source, meta=meta)
 
+    def _words(self, group: Group) -> str:
+        assert group.words is not None
+        return text_of(self._content(group.words, TEXT), self._said(group.words))
 
-def _files(root: Path) -> Iterator[Path]:
-    """Its pictures and texts, in the order of the file system."""
-    for path in root.rglob("*"):
-        if path.suffix.lower() in (*PICTURES, WORDS) and not path.name.startswith(".") and path.is_file():
-            yield path
+    def _content(self, name: str, most: int) -> bytes:
+        return content(inside(self.root, name, "file"), self._said(name), most)
 
+    def _said(self, name: str) -> str:
+        return plain(os.path.basename(name))
 
-def _controlled(path: Path) -> Path | None:
-    """The picture that a file is the control image of, without its ending; None for one that is named otherwise."""
-    ending = next((e for e in CONTROLS if path.name.lower().endswith(e)), None)
-    return path.with_name(path.name[: -len(ending)]) if ending else None
+    def _note(self, kind: str, name: str) -> None:
+        """Count what is seen only when a document is read, once."""
+        if name not in self._odd:
+            self._odd.add(name)
+            self._passed.add(kind, name)

@@ -13,6 +13,7 @@ from typing import Any
 from cm3.data.read.base import Records, field, first_of, named_picture
 from cm3.document import Document, Image
 from cm3.errors import DataError
+from cm3.files import inside
 
 Pairs = list[tuple[str, Any]]
 """An object of JSON as the pairs that are written."""
@@ -56,10 +57,17 @@ def file_name(record: Any, name: str, where: str) -> str:
 
 
 def picture_in(folders: Sequence[Path], name: str) -> Image:
-    """The picture `name` in the first of these folders that has it. Raises `DataError` where none has, and for a name
-    that leads out of them."""
-    folder = next((folder for folder in folders if first_of(folder, [name])), folders[0])
-    return named_picture(folder, name)
+    """The picture `name` in the first of these folders that has it.
+
+    Raises `DataError` where none has, naming them, and for a name that leads out of them.
+    """
+    for folder in folders:
+        if first_of(folder, [name]):
+            return named_picture(folder, name)
+    inside(folders[0], name, "picture")
+    top = os.path.commonpath([folder.parent for folder in folders])
+    looked = " or ".join(folder.relative_to(top).as_posix() for folder in folders)
+    raise DataError(f"{name}: no such file beside the annotations that name it; looked in {looked}")
 
 
 class Listed(Records):

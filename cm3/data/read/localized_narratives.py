@@ -20,7 +20,8 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-from cm3.data.read.base import Records, field, first_of, named_picture
+from cm3.data.read.base import LINE, Records, field, first_of, line_starts
+from cm3.data.read.listed import picture_in
 from cm3.document import Document, Text
 from cm3.errors import DataError
 from cm3.files import parse_json, said
@@ -86,12 +87,9 @@ class LocalizedNarratives(Records):
         self.first: list[int] = []  # number of the first line of a file
         for path in self.files:
             self.first.append(len(self.starts))
-            start = 0
             try:
                 with path.open("rb") as file:
-                    for line in file:
-                        self.starts.append(start)
-                        start += len(line)
+                    self.starts += line_starts(file)[:-1]
             except OSError as error:
                 raise DataError(f"Localized Narratives {str(path)!r}: cannot be read ({error.strerror})") from error
 
@@ -124,7 +122,8 @@ class LocalizedNarratives(Records):
         text = field(record, "caption", str, where).strip()
         if not text:
             raise DataError(f"{where}: has an empty caption")
-        image = named_picture(*self.where(image_id))
+        files = [self.root / place.format(image_id) for place in self.places]
+        image = picture_in([path.parent for path in files], files[0].name)
         dataset = record.get("dataset_id") and field(record, "dataset_id", str, where)
         meta = {"split": self.split, "dataset_id": dataset, "image_id": image_id}
         meta["annotator_id"] = record["annotator_id"]
@@ -147,9 +146,11 @@ class LocalizedNarratives(Records):
         try:
             with path.open("rb") as file:
                 file.seek(self.starts[index])
-                line = file.readline()
+                line = file.readline(LINE + 1)
         except OSError as error:
             raise DataError(f"{where}: cannot be read ({said(error)})") from error
+        if len(line) > LINE:
+            raise DataError(f"{where}: has more than {LINE} bytes; download the file again")
         return parse_json(line, where)
 
 
