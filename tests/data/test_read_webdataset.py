@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
-import io
 import json
 import sys
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,53 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
+from tar_parts import jpg, one, pack, record, sample
 
-from cm3.data.read import webdataset
+from cm3.data.read import tar as tars
 from cm3.data.read.base import Unit
 from cm3.data.read.find import open_reader
 from cm3.data.read.webdataset import WebDataset
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
-
-
-def jpg(colour: str = "red") -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.new("RGB", (8, 6), colour).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def record(key: str, caption: str | None, **more: Any) -> bytes:
-    """The .json of a sample, with the fields that img2dataset writes."""
-    known = {
-        "caption": caption, "url": f"http://example.org/{key}.jpg", "key": key, "status": "success",
-        "error_message": None, "width": 8, "height": 6, "original_width": 80, "original_height": 60,
-        "exif": "{}", "sha256": "ab12",
-    }  # fmt: skip
-    return json.dumps({**known, **more}, indent=4).encode()
-
-
-def sample(key: str, caption: str = "A boat", **more: Any) -> dict[str, bytes]:
-    return {f"{key}.jpg": jpg(), f"{key}.txt": caption.encode(), f"{key}.json": record(key, caption, **more)}
-
-
-def pack(*samples: dict[str, bytes] | list[tuple[str, bytes]], mode: str = "w") -> bytes:
-    """A tar of files, in their order."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
-        for files in samples:
-            for name, data in files.items() if isinstance(files, dict) else files:
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def one(path: Path, *samples: dict[str, bytes] | list[tuple[str, bytes]]) -> list[Document | Unreadable]:
-    """What is read of a tar of these."""
-    path.write_bytes(pack(*samples))
-    return list(WebDataset(path))
 
 
 @pytest.fixture
@@ -193,7 +153,7 @@ def test_shards_over_http(host: str) -> None:
 def test_a_server_that_stops_is_not_taken_for_a_damaged_tar(
     root: Path, host: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webdataset, "TIMEOUT", 0.3)
+    monkeypatch.setattr(tars, "TIMEOUT", 0.3)
     (root / "long.tar").write_bytes(pack(*(sample(str(i)) for i in range(9))))
     with pytest.raises(DataError, match=r"long.tar': reading stopped after \d documents \(.*\); try again"):
         list(WebDataset(f"{host}/{how}/long.tar"))
@@ -251,22 +211,28 @@ def test_what_of_the_json_is_kept(tmp_path: Path) -> None:
     (document,) = one(tmp_path / "x.tar", sample("a", **more))
     assert isinstance(document, Document)
     meta = {n: v for n, v in document.meta.items() if n not in json.loads(record("a", "")) or n == "status"}
-    assert meta == {"similarity": 0.31, "NSFW": "UNLIKELY", "license": "?", "uid": "f00", "flag": True}
+    assert meta == {"similarity": 0.31, "NSFW": "UNLIKELY", "license": "?", "uid": "f00", "flag": True, "list": [1]}
     json.dumps(dict(document.meta), allow_nan=False)
 
 
 @pytest.mark.parametrize(
     ("spoilt", "reason"),
     [
-        ({"a.txt": b"caf\xe9"}, "its caption is not UTF-8 at byte 3"),
+        ({"a.txt": b"caf\xe9"}, "its caption: is not UTF-8 at byte 3; save it again"),
         ({"a.jpg": b""}, "picture of 0 bytes: is empty; save it again"),
         ({"a.jpg": b"<html>"}, "picture of 6 bytes: not a picture; give a PNG, JPEG or WebP file"),
-        ({"a.json": b"{"}, "its .json cannot be read (Expecting property name"),
-        ({"a.json": b"caf\xe9"}, "its .json cannot be read ("),
-        ({"a.json": b"[]"}, "its .json cannot be read (it is no object)"),
-        ({"a.json": b"[" * 100_000}, "its .json cannot be read (maximum recursion depth"),
-        ({"a.json": b'{"url": "\\ud800"}'}, "its .json cannot be read ('utf-8' codec"),
-        ({"a.json": record("a", "", status="failed_to_download")}, "says 'failed_to_download', not 'success'"),
+        ({"a.json": b"{"}, "its .json: is not readable JSON (Expecting property name"),
+        ({"a.json": b"caf\xe9"}, "its .json: is not readable JSON ("),
+        (
+            {"a.json": b'{"simhash": 1' + b"0" * 400 + b"}"},
+            "its .json: is not readable JSON (a whole number of 401 digits",
+        ),
+        ({"a.json": b"[" * 100_000}, "its .json: is nested too deep to be read; flatten it"),
+        ({"a.json": b'{"url": "\\ud800"}'}, "its .json: has half of a pair of surrogates"),
+        (
+            {"a.json": record("a", "", status="failed_to_download")},
+            "its status is 'failed_to_download', not 'success': the picture was never fetched",
+        ),
     ],
 )
 def test_a_sample_that_is_wrong_stands_in_its_place(tmp_path: Path, spoilt: dict[str, bytes], reason: str) -> None:
@@ -308,7 +274,7 @@ def test_a_cut_tar_gives_what_is_whole(tmp_path: Path) -> None:
         assert f"x.tar: is damaged or cut short after {len(read)} documents (" in last.reason
         assert last.reason.endswith("; fetch it again")
         counts.append(len(read))
-    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3}
+    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3, 4}, "the last whole sample too"
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

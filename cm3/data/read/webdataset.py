@@ -5,38 +5,37 @@ shards/00000.tar            000000003.jpg, .txt, .json, 000000007.jpg, ...: file
 
 A source is a tar, a folder of them, or a pattern: `{00000..00099}` and `{a,b}` stand for each of them, `::` stands
 between several. http and https are read as they come, other URLs (s3, gs, ...) through fsspec. The key is the path in
-the tar up to the first dot of the file's name. Of a sample's files the first picture, the .txt (or in its absence the
-`caption` of the .json) and the .json are read, all others passed over.
+the tar up to the first dot of the file's name. Of a sample's files the first picture, or 0.jpg, 1.jpg, ... in their
+order, the .txt (.caption, .text; in its absence the captions of the .json) and the .json are read, and all others
+counted in `passed`. Words whose picture is of a kind that is not read are unreadable with it.
+
+    tar --tar.py--> key, suffix, bytes --here--> sample --> Document, or one for each of several captions
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import os
 import re
-import tarfile
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import Any
 
 from cm3.data.read.base import UNIT, Reader, Unit
+from cm3.data.read.beside import PAGES
+from cm3.data.read.record import NoRecord, read_record, text_of
+from cm3.data.read.tar import DAMAGE, File, NeverFetched, broke_off, files, opened
+from cm3.data.read.walk import PICTURES, Passed, plain
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
+from cm3.files import said
 from cm3.picture import open_picture
 
 TARS = (".tar", ".tar.gz", ".tgz")
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-FORGOTTEN = ("status", "error_message", "exif", "shard_id")
-"""Fields of the .json that say how the picture was fetched."""
-LONGEST = 2000
-"""Characters of a text that is kept as `meta`."""
-DAMAGE = (tarfile.TarError, ValueError, EOFError)
-"""What a tar raises that is not as it was written."""
-TIMEOUT = 60
-"""Seconds that a server may be silent."""
+ENDINGS = tuple(ending[1:] for ending in PICTURES)
+WORDS = ("txt", "caption", "captions", "text")
+NUMBERED = re.compile(rf"(\d{{1,4}})\.({'|'.join(ENDINGS)})")
+"""Suffix of one of several pictures."""
 
 
 class WebDataset(Reader):
@@ -59,6 +58,7 @@ class WebDataset(Reader):
             twice = next(url for url in urls if urls.count(url) > 1)
             raise DataError(f"{twice!r}: comes twice in {str(root)!r}; give each tar once")
         self.tars = dict(zip(_names(urls), urls, strict=True))
+        self._units: dict[str, Passed] = {}
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -69,145 +69,125 @@ class WebDataset(Reader):
         """One a tar."""
         return [Unit(name) for name in self.tars]
 
+    @property
+    def passed(self) -> Passed:
+        """Files of the tars read so far that are no part of a document."""
+        found = Passed()
+        for passed in self._units.values():
+            found.update(passed)
+        return found
+
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """Its documents in order.
 
-        Of a tar that is cut short or damaged, those that are whole, then one `Unreadable` of the tar's name. Raises
-        `DataError` for a tar that cannot be opened, and when reading it fails for another reason than its content.
+        Of a tar that is cut short or damaged, those that are whole, then one `Unreadable` of the tar's name; one also
+        where more follows after its end. Raises `DataError` for a tar that cannot be opened, when reading it fails for
+        another reason than its content, and for a packed one or one from afar whose samples do not stand together.
         """
         url = self.tars[unit.name]
-        seen: set[str] = set()
-        sample: dict[str, bytes] = {}
-        key: str | None = None
+        passed = self._units[unit.name] = Passed()
+        seen: dict[str, set[str]] = {}
+        before = set[str]()
+        key, sample = "", dict[str, File]()
         read = 0
         with opened(url) as stream:
-            members = _members(stream)
+            told = files(stream, url, passed)
             while True:
+                damage, last, file = "", True, None
                 try:
-                    member = next(members, None)
+                    file = next(told, None)
                 except Exception as error:  # as many kinds as there are ways to reach a file
-                    if not isinstance(error, DAMAGE) or _broke_off(stream):
+                    if not isinstance(error, DAMAGE) or broke_off(stream):
                         raise DataError(
                             f"{url!r}: reading stopped after {read} documents ({said(error)}); try again"
                         ) from error
-                    # What was begun is left out: its caption may be what is missing.
-                    reason = f"{url}: is damaged or cut short after {read} documents ({said(error)}); fetch it again"
-                    yield Unreadable(_plain(unit.name), reason)
+                    damage, last = said(error), not isinstance(error, NeverFetched)
+                if sample and (file is None or file.key != key or (file.data is None and file.suffix in sample)):
+                    # Of what a damaged tar ends with the caption may be missing, unless it has all that the last had.
+                    if not damage or (last and before and before <= sample.keys()):
+                        if key in seen and not seen[key] & sample.keys():
+                            raise DataError(
+                                f"{url!r}: the files of {plain(key)!r} do not stand together, so that pictures lose "
+                                "their words; sort it (tar --sort=name), or unpack its .gz: then it is read in order"
+                            )
+                        for document in self._sample(plain(f"{unit.name}/{key}"), key, sample, key in seen, passed):
+                            read += 1
+                            yield document
+                    seen.setdefault(key, set()).update(sample)
+                    before, sample = set(sample), {}
+                if damage:
+                    reason = f"{url}: is damaged or cut short after {read} documents ({damage}); fetch it again"
+                    yield Unreadable(plain(unit.name), reason)
+                if file is None:
                     return
-                if key is not None and (member is None or member[0] != key or member[1] in sample):
-                    id = _plain(f"{unit.name}/{key}")
-                    if key in seen:
-                        yield Unreadable(id, "its key comes twice in the tar; the first sample is kept")
-                    else:
-                        yield self._document(id, key, sample)
-                    seen.add(key)
-                    read += 1
-                    sample = {}
-                if member is None:
-                    return
-                key, suffix, data = member
-                sample[suffix] = data
+                key = file.key
+                if file.data is not None:
+                    sample[file.suffix] = file
 
-    def _document(self, id: str, key: str, sample: dict[str, bytes]) -> Document | Unreadable:
+    def _sample(
+        self, id: str, key: str, sample: Mapping[str, File], again: bool, passed: Passed
+    ) -> Iterator[Document | Unreadable]:
+        """The documents of a sample: one, or one for each of several captions, which share the pictures."""
+        if again:
+            yield Unreadable(id, "its key comes twice in the tar; the first sample is kept")
+            return
         try:
-            record = _record(sample.get("json"))
-            words = _words(sample["txt"]) if "txt" in sample else str(record.get("caption", ""))
-            image = next((sample[suffix] for suffix in sample if suffix in PICTURES), None)
-            parts: list[Part] = [Text(words.strip())] if words.strip() else []
-            if image is not None:
-                parts.append(Image(open_picture(image)))
+            pictures, words, data = _parts(sample)
+            for suffix, file in sample.items():
+                if suffix not in (*pictures, words, data):
+                    passed.add(f".{suffix}, which is not read", f"{id}.{suffix}")
+                elif file.wrong:
+                    raise DataError(f"its .{suffix} {file.wrong}")
+            text = None if words is None else text_of(sample[words].data or b"", "its caption")
+            captions, meta = ([] if text is None else [text]), dict[str, Any]()
+            if data is not None:
+                try:
+                    captions, meta = read_record(sample[data].data or b"", "its .json", text, not pictures)
+                except NoRecord as error:  # no loss where the words stand beside it
+                    passed.add(f".json that {error}", id)
+            if text == "":
+                passed.add("an empty caption", id)
+            images = [Image(open_picture(sample[suffix].data or b"")) for suffix in pictures]
         except DataError as error:
-            return Unreadable(id, str(error))
-        if not parts and "txt" not in sample:
-            return Unreadable(id, f"has neither picture nor words, only {', '.join(sample) or 'other files'}")
-        if record.get("caption") == words:
-            del record["caption"]
-        return Document(tuple(parts), id=id, source=self.source, meta=record | {"key": _plain(key)})
+            yield Unreadable(id, str(error))
+            return
+        meta["key"] = plain(key)
+        texts = [text.strip() for text in captions] or [""]
+        for number, text in enumerate(texts):
+            parts: list[Part] = [Text(text)] if text else []
+            own = id if len(texts) == 1 else f"{id}/{number}"
+            yield Document((*parts, *images), id=own, source=self.source, meta=meta)
 
 
-class _Member(tarfile.TarInfo):
-    """Tells a tar that is cut short from one that ends: tarfile itself takes both for the end."""
+def _parts(sample: Mapping[str, File]) -> tuple[list[str], str | None, str | None]:
+    """The suffixes of a sample's pictures, of its words and of its .json.
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # what stands at the end
-                raise
-            raise tarfile.ReadError(str(error)) from error
-
-
-def _members(stream: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
-    """Key, suffix in small letters, and bytes of each file; empty for those that nobody reads."""
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive:
-        while (member := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
-            folder, _, name = member.name.rpartition("/")
-            stem, dot, suffix = name.partition(".")
-            # Names with two underscores on each side are notes of the webdataset library.
-            if not member.isreg() or not (stem and dot) or member.name.startswith("__"):
-                continue
-            suffix = suffix.lower()
-            wanted = suffix in PICTURES or suffix in ("txt", "json")
-            file = archive.extractfile(member) if wanted else None
-            yield f"{folder}/{stem}" if folder else stem, suffix, file.read() if file is not None else b""
-
-
-def _record(data: bytes | None) -> dict[str, Any]:
-    """What of a .json goes to `meta`."""
-    if data is None:
-        return {}
-    try:
-        record = json.loads(data)
-        if not isinstance(record, dict):
-            raise ValueError("it is no object")
-        json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"its .json cannot be read ({error})") from error
-    if record.get("status", "success") != "success":
-        raise DataError(f"its .json says {record['status']!r}, not 'success'")
-    return {
-        "license" if name == "LICENSE" else name: value
-        for name, value in record.items()
-        if name not in FORGOTTEN
-        and (
-            isinstance(value, str) and len(value) <= LONGEST or isinstance(value, int | float) and math.isfinite(value)
-        )
-    }
-
-
-def _words(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"its caption is not UTF-8 at byte {error.start}") from error
-
-
-def opened(url: str) -> IO[bytes]:
-    """A file or URL, to be read from its beginning. Raises `DataError` for one that cannot be opened."""
-    try:
-        if url.startswith(("http://", "https://")):
-            return cast(IO[bytes], urllib.request.urlopen(url, timeout=TIMEOUT))
-        if "://" not in url:
-            return open(url, "rb")
-        import fsspec
-
-        return cast(IO[bytes], fsspec.open(url, "rb").open())
-    except ImportError as error:
-        raise DataError(f"{url!r}: needs a package that is not installed; {said(error)}") from error
-    except Exception as error:  # as many kinds as there are ways to reach a file
-        raise DataError(f"{url!r}: cannot be opened ({said(error)}); check the path, or fetch it again") from error
-
-
-def _broke_off(stream: IO[bytes]) -> bool:
-    """Whether a server promised more bytes than came: then the tar may be sound."""
-    return bool(getattr(stream, "length", None)) and not stream.read(1)
-
-
-def said(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    Raises `DataError` for one that cannot be read whole: words of what is no picture that is read, pictures or words
+    that are called otherwise.
+    """
+    plainly = [suffix for suffix in sample if suffix in ENDINGS]
+    numbered = {int(m[1]): suffix for suffix in sample if (m := NUMBERED.fullmatch(suffix))}
+    in_order = [numbered[number] for number in sorted(numbered)]
+    if (
+        not plainly
+        and numbered
+        and sorted(numbered) not in (list(range(len(numbered))), [*range(1, len(numbered) + 1)])
+    ):
+        in_order = []
+    pictures = plainly[:1] or in_order
+    after = {"", *(f"{picture}." for picture in pictures)}  # a.jpg.txt is of a.jpg
+    words = next((s for w in WORDS for a in after if (s := a + w) in sample), None)
+    data = next((s for a in after if (s := f"{a}json") in sample), None)
+    others = [s for s in sample if s not in (*pictures, words, data)]
+    if not pictures and words is None and data is None:
+        raise DataError(f"has neither picture nor words, only {', '.join(sample)}")
+    strange = [s for s in others if s not in ("cls", *WORDS) and f".{s.rpartition('.')[2]}" not in PAGES]
+    if not pictures and (words is not None or data is not None) and strange:
+        raise DataError(f"its .{strange[0]} is not read, so its words are not taken either; save it as .png or .jpg")
+    if pictures and words is None:
+        if texts := [s for s in others if s.rpartition(".")[2] in WORDS]:
+            raise DataError(f"its words are in .{texts[0]}, which is not read; call it .txt")
+    return pictures, words, data
 
 
 def _braces(pattern: str) -> Iterator[str]:
@@ -252,8 +232,3 @@ def _names(urls: list[str]) -> list[str]:
         common = os.path.commonprefix(paths).rpartition("/")[0]
         names = [path.removeprefix(common).lstrip("/") for path in paths]
     return names if len(set(names)) == len(names) else urls
-
-
-def _plain(name: str) -> str:
-    """A name of a tar or in one, which need not be UTF-8, as text."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
