@@ -118,8 +118,8 @@ def test_a_row_that_is_wrong_stands_in_its_place(row: dict[str, Any], reason: st
 
 
 def test_columns_that_were_looked_for_are_named() -> None:
-    assert columns(["text", "id", "caption", "png", "jpg"], "x") == ("jpg", "caption"), "the first of each"
-    told = "owner/name: has columns pixels, label, but none of image, jpg, .*, caption, captions, text, txt, sentences"
+    assert columns(["text", "id", "caption", "png", "jpg"], "x") == (("jpg",), ("caption",)), "the first of each"
+    told = "owner/name: has columns pixels, label, but none of image, images, jpg, .*, caption, captions, text, "
     with pytest.raises(DataError, match=told):
         columns(["pixels", "label"], "owner/name")
     with pytest.raises(DataError, match="huggingface/train: has columns label, but none of"):
@@ -169,3 +169,73 @@ def test_streams_of_the_library(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"label": [1]}), tmp_path / "other" / "train.parquet")
     with pytest.raises(DataError, match="has columns label, but none of image"):
         open_reader(f"huggingface:{tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize(
+    ("row", "texts"),
+    [
+        ({"image": png(), "caption_0": "A", "caption_1": "B", "caption_2": None}, ["A", "B"]),
+        ({"image": png(), "caption_10": "C", "caption_9": "B", "caption": "A"}, ["A", "B", "C"]),
+        ({"image": png(), "prompt": "A"}, ["A"]),
+        ({"image": png(), "Alt-Text": "A"}, ["A"]),
+        ({"img": png(), "blip_caption": "A", "llava_caption": "B"}, ["A"]),
+        ({"image_0": png(), "image_1": png(), "text": "A"}, ["A"]),
+        ({"images": [png(), png()], "text": "A"}, ["A"]),
+        ({"target_image": png(), "image_id": 3, "text": "A"}, ["A"]),
+        ({"jpg": png(), "caption": "A", "status": "success", "error_message": None, "LICENSE": "CC0"}, ["A"]),
+    ],
+)
+def test_columns_that_people_have(row: dict[str, Any], texts: list[str]) -> None:
+    read = [d for d in made(row) if isinstance(d, Document)]
+    assert [d.text for d in read] == texts
+    pictures = sum(isinstance(v, bytes) for v in row.values()) + len(row.get("images", []))
+    assert all(len(d.images) == pictures and "status" not in d.meta for d in read)
+    assert read[0].meta.get("license") == row.get("LICENSE")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"jpg": None, "caption": "A", "status": "failed_to_download", "error_message": "404"}, "was never fetched"),
+        ({"image": None, "caption": "A"}, "its 'image' is null: words without the picture that they are of are no doc"),
+        ({"image": png(), "captions": ["x"] * 65}, "has 65 captions, more than 64; give it fewer"),
+    ],
+)
+def test_no_half_of_a_row_is_read(row: dict[str, Any], reason: str) -> None:
+    (bad,) = made(row)
+    assert isinstance(bad, Unreadable) and reason in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["image_url", "caption"],
+            "'image_url' is the address of a picture, which is not fetched; fetch them with img2d",
+        ),
+        (["URL", "TEXT", "WIDTH"], "'URL' is the address of a picture, which is not fetched"),
+        (["image", "question", "answers"], "'question', 'answers' are no caption, and without them a picture is half"),
+        (
+            ["source_image", "target_image", "text"],
+            "has pictures in source_image, target_image, of which none is 'image'",
+        ),
+        (["prompt", "completion"], "has columns prompt, completion, but none of image"),
+    ],
+)
+def test_datasets_that_would_be_read_by_half(names: list[str], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        columns(names, "owner/name")
+    assert columns(["text", "url"], "owner/name") == ((), ("text",)), "a page of text has an address too"
+
+
+@pytest.mark.filterwarnings("default")
+def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
+    datasets, pyarrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    words = datasets.Value("string")
+    schema = datasets.Features(image=datasets.Image(), text=words, blip_caption=words, label=words).arrow_schema
+    row = {"image": [{"bytes": png(), "path": None}], "text": ["A"], "blip_caption": ["B"], "label": ["c"]}
+    pyarrow.parquet.write_table(pyarrow.table(row, schema=schema), tmp_path / "train.parquet")
+    assert {kind: told["names"] for kind, told in open_reader(f"huggingface:{tmp_path}").passed.json().items()} == {
+        "a column that may be words, kept as meta alone": ["blip_caption"],
+        "a column, kept as meta alone": ["label"],
+    }

@@ -10,6 +10,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from cm3.data.read import base, jsonl
 from cm3.data.read.base import Unit
 from cm3.data.read.jsonl import JsonLines
 from cm3.document import Document, Image, Text, Unreadable
@@ -101,11 +102,11 @@ def test_a_packed_file_that_is_none(root: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"text": ', "is not JSON in UTF-8 (Expecting value"),
-        (b'{"text": "caf\xe9"}', "is not JSON in UTF-8 ('utf-8' codec can't decode byte 0xe9"),
-        (b'{"text": "\\ud800"}', "is not JSON in UTF-8 ('utf-8' codec can't encode"),
-        (b'{"text": "x", "score": NaN}', "is not JSON in UTF-8 (NaN is no number of JSON); mend the line"),
-        (b"[" * 100_000, "is not JSON in UTF-8 (maximum recursion depth"),
+        (b'{"text": ', "the line: is not readable JSON (Expecting value"),
+        (b'{"text": "caf\xe9"}', "the line: is not readable JSON ('utf-8' codec can't decode byte 0xe9"),
+        (b'{"text": "\\ud800"}', "the line: has half of a pair of surrogates, which is no text; mend it"),
+        (b'{"text": "x", "score": NaN}', "the line: is not readable JSON (NaN is no JSON)"),
+        (b"[" * 100_000, "the line: is nested too deep to be read; flatten it"),
         (["text"], "is list, not an object; write one document a line"),
         ({"words": "x"}, "document: has no 'parts', 'text', 'caption' or 'image'; give one of them"),
         ({"text": 7}, "document: 'text' is 7, must be a text"),
@@ -169,3 +170,75 @@ def test_what_is_wrong_with_all_of_it(root: Path) -> None:
     (root / "a.jsonl").unlink()
     with pytest.raises(DataError, match="a.jsonl': cannot be opened .No such file or directory.; check the file"):
         list(reader)
+
+
+@pytest.mark.parametrize(
+    ("record", "texts", "pictures"),
+    [
+        ({"image": "img/cat.png", "prompt": "A"}, ["A"], 1),
+        ({"image": "img/cat.png", "captions": ["A", "B"]}, ["A", "B"], 1),
+        ({"image": "img/cat.png", "caption_0": "A", "caption_1": "B", "url": "x"}, ["A", "B"], 1),
+        ({"file_name": "img/cat.png", "text": "A"}, ["A"], 1),
+        ({"image_path": "img/cat.png", "caption": "A"}, ["A"], 1),
+        ({"images": ["img/cat.png", "img/dog.png"], "text": "A"}, ["A"], 2),
+        ({"text": "A", "url": "http://x", "file_name": "page.html"}, ["A"], 0),
+        ({"text": "A", "caption": "B", "image": "img/cat.png"}, ["A"], 1),
+    ],
+)
+def test_names_that_people_give(root: Path, record: dict[str, Any], texts: list[str], pictures: int) -> None:
+    write(root / "a.jsonl", {**record, "id": 7, "license": "CC0"})
+    read = [d for d in JsonLines(root / "a.jsonl") if isinstance(d, Document)]
+    assert [d.text for d in read] == texts and all(len(d.images) == pictures for d in read)
+    assert [d.id for d in read] == (["7"] if len(texts) == 1 else [f"7/{i}" for i in range(len(texts))])
+    assert all(
+        d.meta["license"] == "CC0" and not {"image", "images", "prompt", "captions"} & d.meta.keys() for d in read
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (
+            {"image_url": "http://x/a.jpg", "caption": "A"},
+            "its picture is an address alone ('image_url'), which is not",
+        ),
+        ({"url": "http://x/a.jpg", "caption": "A"}, "its picture is an address alone ('url'), which is not fetched"),
+        (
+            {"image": "img/cat.png", "conversations": []},
+            "its words are 'conversations', which are no caption; give its",
+        ),
+        ({"image": "img/cat.png", "question": "Q", "answer": "A"}, "its words are 'question', which are no caption"),
+        (
+            {"prompt": "A", "completion": "B"},
+            "document: has no 'parts', 'text', 'caption' or 'image'; give one of them",
+        ),
+        ({"text": "x", "n": 10**400}, "a whole number of 401 digits"),
+    ],
+)
+def test_no_half_of_a_line_is_read(root: Path, record: dict[str, Any], reason: str) -> None:
+    write(root / "a.jsonl", record)
+    (bad,) = JsonLines(root / "a.jsonl")
+    assert isinstance(bad, Unreadable) and reason in bad.reason
+
+
+def test_lines_without_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "LINE", 1000)
+    monkeypatch.setattr(base, "BLOCK", 64)
+    lines = [b'{"text": "before"}', b'{"text": "' + b"x" * 2000 + b'"}', b'{"text": "' + b"y" * 900 + b'"}']
+    (root / "a.jsonl").write_bytes(b"\n".join(lines))
+    before, bad, after = JsonLines(root / "a.jsonl")
+    assert isinstance(before, Document) and isinstance(after, Document) and after.text == "y" * 900
+    assert bad == Unreadable("a.jsonl:2", "a.jsonl:2: has 2013 bytes, more than 1000; cut it into several lines")
+    (root / "b.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines)))
+    before, bad = JsonLines(root / "b.jsonl.gz")
+    assert isinstance(before, Document) and isinstance(bad, Unreadable)
+    assert bad.reason == "b.jsonl.gz:2: has more than 1000 bytes; it and what follows is not read; cut it"
+
+
+def test_a_file_of_lines_that_is_a_link_outside(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "x.jsonl"
+    write(outside, {"text": "secret"})
+    (root / "x.jsonl").symlink_to(outside)
+    with pytest.raises(DataError, match="'x.jsonl' is a link that leads outside"):
+        JsonLines(root)
+    assert len(list(JsonLines(root / "x.jsonl"))) == 1, "it was given by name"

@@ -3,14 +3,15 @@
 huggingface:owner/name@train           owner/name:CONFIG where it has several configurations
     row 0    {"image": ..., "caption": "A boat", "url": ...}        a document
     row 1    {"image": ..., "captions": ["A boat", "At sea"]}       a document a caption
+    row 2    {"image": ..., "caption_0": "A boat", "caption_1": "At sea"}    the same
 
-The first of the columns `IMAGES` and the first of `WORDS` that a dataset has are read, and go together as `caption,
-picture`. Needs the library `datasets` (pip install 'cm3leon[data]').
+What columns mean is in `cm3.data.read.record`; a picture and words go together as `caption, picture`. Columns that are
+neither are counted in `passed`; their short values go to `meta`. Needs the library `datasets`
+(pip install 'cm3leon[data]').
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -20,16 +21,25 @@ from typing import Any
 import PIL.Image
 
 from cm3.data.read.base import UNIT, Reader, Unit
-from cm3.data.read.webdataset import opened, said
+from cm3.data.read.record import (
+    IMAGES,
+    PLAIN,
+    WORDS,
+    check_fetched,
+    far_in,
+    left_in,
+    meta_of,
+    pictures_in,
+    talk_in,
+    texts_in,
+    words_in,
+)
+from cm3.data.read.tar import opened
+from cm3.data.read.walk import Passed
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
-from cm3.files import inside
+from cm3.files import inside, said
 from cm3.picture import open_picture
-
-IMAGES = ("image", "jpg", "jpeg", "png", "webp")
-WORDS = ("caption", "captions", "text", "txt", "sentences")
-LONGEST = 2000
-"""Characters of JSON of a value that is kept as `meta`."""
 
 
 class HuggingFace(Reader):
@@ -56,8 +66,15 @@ class HuggingFace(Reader):
             self._rows = loaded.decode(False)  # pictures as they are in the file, so that one may be damaged
         except Exception as error:  # as many kinds as there are loaders
             raise DataError(f"huggingface:{root}@{self.split}: cannot be opened ({said(error)}); check it") from error
+        self._passed = Passed()
         if self._rows.column_names is not None:
-            columns(self._rows.column_names, self.name)
+            names = self._rows.column_names
+            images, words = columns(names, self.name)
+            maybe = left_in(names, (*images, *words))
+            for name in names:
+                if name not in (*images, *words):
+                    kind = "a column that may be words" if name in maybe else "a column"
+                    self._passed.add(f"{kind}, kept as meta alone", name)
         self._meta = {"dataset": self.name, "split": self.split}
         self._license = self._rows.info.license or None
 
@@ -65,6 +82,11 @@ class HuggingFace(Reader):
     def recognises(cls, root: Path) -> bool:
         """No path is; it has to be asked for by name."""
         return False
+
+    @property
+    def passed(self) -> Passed:
+        """Columns that are neither words nor a picture."""
+        return self._passed
 
     def units(self, size: int = UNIT) -> list[Unit]:
         """One a shard."""
@@ -84,8 +106,8 @@ class HuggingFace(Reader):
                 ) from error
             if row is None:
                 return
-            if self._license is not None:
-                row = {"license": self._license} | {name: value for name, value in row.items() if value is not None}
+            if self._license is not None and row.get("license") is None:
+                row = {"license": self._license} | {name: value for name, value in row.items() if name != "license"}
             yield from documents(row, f"{unit.name}/{number}", self.source, self._meta, self._root)
             number += 1
 
@@ -96,46 +118,59 @@ def documents(
     """The documents of a row: one, or one for each of several captions, which share the picture.
 
     `meta` goes before the row's own values. A picture that is named is read where it is a file of `root`, a folder or
-    a dataset OWNER/NAME of the hub, and nowhere else. Raises `DataError` for a row without any of the known columns.
+    a dataset OWNER/NAME of the hub, and nowhere else. Words whose picture is null are unreadable, and so is what was
+    never fetched. Raises `DataError` for a row without any of the columns that are known.
     """
-    image, words = columns(row, source)
-    rest = {name: value for name, value in row.items() if name not in (image, words) and _is_plain(value)}
-    texts = _texts(row[words]) if words is not None else [""]
+    images, words = columns(row, source)
     try:
-        if texts is None:
-            raise DataError(f"its {words!r} is neither a text nor a list of texts")
-        pictures = [] if image is None or row[image] is None else [_picture(row[image], root)]
+        check_fetched(row)
+        texts = texts_in(row, words) or [""]
+        pictures = [_picture(one, root) for name in images for one in _listed(row[name])]
+        if images and not pictures and any(text.strip() for text in texts):
+            raise DataError(f"its {images[0]!r} is null: words without the picture that they are of are no document")
     except DataError as error:
         yield Unreadable(id, str(error))
         return
+    rest = meta_of(row, (*images, *words))
     for number, text in enumerate(texts):
         parts: list[Part] = [Text(text.strip())] if text.strip() else []
         own = id if len(texts) == 1 else f"{id}/{number}"
         yield Document((*parts, *pictures), id=own, source=source, meta={**rest, **meta})
 
 
-def columns(names: Collection[str], where: str) -> tuple[str | None, str | None]:
-    """The columns of pictures and of words. Raises `DataError` where there is neither, naming those looked for."""
-    image = next((name for name in IMAGES if name in names), None)
-    words = next((name for name in WORDS if name in names), None)
-    if image is None and words is None:
+def columns(names: Collection[str], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns of pictures and of words.
+
+    Raises `DataError` where there is neither, where the pictures are addresses alone, where nobody can say which
+    picture is meant, and where the words are questions or talk.
+    """
+    try:
+        images = pictures_in(names)
+    except DataError as error:
+        raise DataError(f"huggingface: {where}: {error}") from error
+    words = words_in(names, alone=not images)
+    told = f"huggingface: {where}: has columns {', '.join(names)}"
+    if not images and (far := far_in(names, words_in(names))):
         raise DataError(
-            f"huggingface: {where}: has columns {', '.join(names)}, but none of {', '.join((*IMAGES, *WORDS))}; "
-            "write it as JSON lines (cm3/data/read/jsonl.py), or rename its columns"
+            f"{told}: {far!r} is the address of a picture, which is not fetched; fetch them with img2dataset, and give "
+            "its shards as webdataset:"
         )
-    return image, words
+    if not images and not words:
+        raise DataError(
+            f"{told}, but none of {', '.join((*IMAGES, *WORDS[:PLAIN]))}; write it as JSON lines "
+            "(cm3/data/read/jsonl.py), or rename its columns"
+        )
+    if images and not words and (talk := talk_in(names)):
+        raise DataError(
+            f"{told}: {', '.join(map(repr, talk))} are no caption, and without them a picture is half a record; write "
+            "its parts as JSON lines (cm3/data/read/jsonl.py)"
+        )
+    return images, words
 
 
-def _texts(value: Any) -> list[str] | None:
-    """Texts, lists of them, and Karpathy's `sentences`, whose text is `raw`; None for anything else."""
-    if isinstance(value, Mapping):
-        return _texts(value.get("raw"))
-    if isinstance(value, list) and value:
-        texts = [_texts(one) for one in value]
-        return [text for some in texts if some is not None for text in some] if None not in texts else None
-    if value is None or value == []:
-        return [""]
-    return [value] if isinstance(value, str) else None
+def _listed(value: Any) -> list[Any]:
+    """A picture or a list of them, without what is null."""
+    return [one for one in (value if isinstance(value, list) else [value]) if one is not None]
 
 
 def _picture(value: Any, root: str) -> Image:
@@ -167,10 +202,3 @@ def _own(path: str, root: str) -> str:
         file = os.path.relpath(os.path.realpath(os.path.join(root, last)), os.path.realpath(root))
         return path[: len(path) - len(last)] + str(inside(root, file, "its picture"))
     raise DataError(f"its picture is {path!r:.80}, which is no file of the dataset; put its bytes into the row")
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        return value is not None and len(json.dumps(value, allow_nan=False)) <= LONGEST
-    except (TypeError, ValueError, RecursionError):
-        return False

@@ -3,12 +3,15 @@
 pages/a.jsonl       {"id": "7", "license": "CC0-1.0", "parts": [{"text": "A boat"}, {"image": "img/7.jpg"}]}
                     {"text": "words alone"}
                     {"caption": "A boat", "image": "img/7.jpg"}
+                    {"captions": ["A boat", "At sea"], "file_name": "img/7.jpg"}       a document a caption
       b.jsonl.gz    the same, packed: read from its beginning, in one piece
       img/7.jpg     paths are relative to the folder of the .jsonl, and stay inside it
 
-`id` (a string or a number) names the document, else its file and line; `source` is "jsonl" unless the line says
-otherwise; every other field goes to `meta`. A field of null is no field. Blank lines are passed over. Of a file only
-the beginnings of its lines are kept, and found when they are first needed.
+Words and pictures may have the other names that people give them (`cm3.data.read.record`); a line whose picture or
+words are not understood is unreadable, not half a document. `id` (a string or a number) names the document, else its
+file and line; `source` is "jsonl" unless the line says otherwise; every other field goes to `meta`. A field of null is
+no field. Blank lines are passed over. Of a file only the beginnings of its lines are kept, and found when they are
+first needed.
 """
 
 from __future__ import annotations
@@ -21,13 +24,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cm3.data.read.base import UNIT, Reader, Unit, field, named_picture
+from cm3.data.read.base import LINE, UNIT, Reader, Unit, field, line_starts, named_picture
+from cm3.data.read.lists import files_in
+from cm3.data.read.record import far_in, talk_in, texts_in, words_in
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
+from cm3.files import inside, parse_json
 
 PLAIN, PACKED = ".jsonl", ".jsonl.gz"
-OWN = ("id", "source", "parts", "text", "caption", "image")
-"""Fields that say what the document is; the others are its `meta`."""
 
 
 class JsonLines(Reader):
@@ -42,6 +46,8 @@ class JsonLines(Reader):
         if split is not None:
             raise DataError(f"{str(root)!r}: JSON lines have no splits; leave @{split} away")
         self.files = {path.name: path for path in _files(root)}
+        for path in self.files.values() if root.is_dir() else ():
+            inside(root, path.name, "JSON lines")
         if not self.files:
             raise DataError(f"{str(root)!r}: holds no .jsonl and no .jsonl.gz; give such a file, or a folder of them")
         self._starts: dict[str, array[int]] = {}
@@ -70,20 +76,31 @@ class JsonLines(Reader):
         name = unit.name.rpartition(":")[0]
         starts = self._lines(name)
         with _opened(self.files[name]) as file:
-            file.seek(starts[unit.start])
             for number in range(unit.start, unit.stop):
-                yield from self._line(name, number, file.read(starts[number + 1] - starts[number]))
+                size = starts[number + 1] - starts[number]
+                if size > LINE:
+                    where = f"{name}:{number + 1}"
+                    yield Unreadable(where, f"{where}: has {size} bytes, more than {LINE}; cut it into several lines")
+                    continue
+                file.seek(starts[number])
+                yield from self._line(name, number, file.read(size))
 
     def _packed(self, name: str) -> Iterator[Document | Unreadable]:
         number = 0
         with _opened(self.files[name]) as packed, gzip.open(packed) as file:
             while True:
                 try:
-                    line = file.readline()
+                    line = file.readline(LINE + 1)
                 except (EOFError, OSError, zlib.error) as error:
                     yield Unreadable(name, f"cannot be unpacked after line {number} ({error}); pack it again")
                     return
                 if not line:
+                    return
+                if len(line) > LINE:  # it may have no end
+                    where = f"{name}:{number + 1}"
+                    yield Unreadable(
+                        where, f"{where}: has more than {LINE} bytes; it and what follows is not read; cut it"
+                    )
                     return
                 yield from self._line(name, number, line)
                 number += 1
@@ -97,33 +114,27 @@ class JsonLines(Reader):
             record = _parsed(line)
             if type(record.get("id")) in (str, int) and record["id"] != "":  # True is an int, and no name
                 id = str(record["id"])
-            yield self._document(id, record, self.files[name].parent)
+            yield from self._documents(id, record, self.files[name].parent)
         except DataError as error:
             yield Unreadable(id, f"{where}: {error}")
 
-    def _document(self, id: str, record: dict[str, Any], folder: Path) -> Document:
+    def _documents(self, id: str, record: dict[str, Any], folder: Path) -> list[Document]:
+        """The document of a line, or one for each of several captions."""
         source = field(record, "source", str, "document") if "source" in record else self.source
         if "parts" in record:
-            parts = tuple(_part(part, folder) for part in field(record, "parts", list, "document"))
+            used: tuple[str, ...] = ("parts",)
+            found = [tuple(_part(part, folder) for part in field(record, "parts", list, "document"))]
         else:
-            words = next((name for name in ("text", "caption") if name in record), None)
-            found: list[Part] = [] if words is None else [Text(field(record, words, str, "document"))]
-            if "image" in record:
-                found.append(_picture(record, folder))
-            if not found:
-                raise DataError("document: has no 'parts', 'text', 'caption' or 'image'; give one of them")
-            parts = tuple(found)
-        meta = {name: value for name, value in record.items() if name not in OWN}
-        return Document(parts, id=id, source=source, meta=meta)
+            used, found = _captioned(record, folder)
+        meta = {name: value for name, value in record.items() if name not in ("id", "source", *used)}
+        ids = [id] if len(found) == 1 else [f"{id}/{number}" for number in range(len(found))]
+        return [Document(parts, id=one, source=source, meta=meta) for one, parts in zip(ids, found, strict=True)]
 
     def _lines(self, name: str) -> array[int]:
         """Where each line begins, and the last one ends, in bytes."""
         if name not in self._starts:
-            starts = array("Q", [0])
             with _opened(self.files[name]) as file:
-                for line in file:
-                    starts.append(starts[-1] + len(line))
-            self._starts[name] = starts
+                self._starts[name] = line_starts(file)
         return self._starts[name]
 
 
@@ -141,18 +152,34 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
+    record = parse_json(line, "the line")
     try:
-        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
-        json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON in UTF-8 ({error}); mend the line") from error
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError("the line: has half of a pair of surrogates, which is no text; mend it") from error
     if not isinstance(record, dict):
         raise DataError(f"is {type(record).__name__}, not an object; write one document a line")
     return {name: value for name, value in record.items() if value is not None}
 
 
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def _captioned(record: dict[str, Any], folder: Path) -> tuple[tuple[str, ...], list[tuple[Part, ...]]]:
+    """The names of words and pictures that were read, and the parts of each caption's document."""
+    files = files_in(record)
+    words = ("text",) if "text" in record else words_in(record, alone=not files)
+    for name in words:
+        if not isinstance(record[name], str | list | dict):
+            field(record, name, str, "document")
+    texts = texts_in(record, words)
+    if not files and (far := far_in(record, words)):
+        raise DataError(f"document: its picture is an address alone ({far!r}), which is not fetched; give its file")
+    if not words and (talk := talk_in(record)):
+        raise DataError(f"document: its words are {talk[0]!r}, which are no caption; give its 'parts' in their order")
+    if not words and not files:
+        raise DataError("document: has no 'parts', 'text', 'caption' or 'image'; give one of them")
+    names = [one for name in files for one in (record[name] if isinstance(record[name], list) else [record[name]])]
+    pictures = [_picture({"image": name}, folder) for name in names]
+    made: list[tuple[Part, ...]] = [(Text(text), *pictures) for text in texts]
+    return (*words, *files), made or [tuple(pictures)]
 
 
 def _part(part: Any, folder: Path) -> Part:
