@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from cm3.data.read.base import Reader
     from cm3.data.text_stream import TextStream
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextTrain(Verb):
@@ -55,7 +53,7 @@ class TextTrain(Verb):
     def run(self) -> dict[str, Any]:
         """Train, save and measure."""
         from cm3.data.text_stream import HeldOut
-        from cm3.tokens.text import TextTokenizer
+        from cm3.tokens.text import WORD, TextTokenizer
 
         at_least(256, entries=self.entries)
         stream = open_stream(self.sources, self.limit, self.seed)
@@ -68,11 +66,14 @@ class TextTrain(Verb):
         apart = bool(held.apart)
         print(f"{self.out}: {tokenizer.size} entries")
         print(f"learnt from     {amount(stream)}")
+        if tokenizer.cut:
+            print(f"                {tokenizer.cut} cuts in words of more than {WORD} characters, to learn from")
         print(
             f"measured on     {stats['texts']} {'texts kept apart' if apart else 'of them, too few to keep one apart'}"
         )
         show(tokenizer.size, stats, missing)
-        return {"file": str(self.out), "entries": tokenizer.size, "held_out": apart, **told(stream, stats, missing)}
+        made = {"file": str(self.out), "entries": tokenizer.size, "held_out": apart, "cut": tokenizer.cut}
+        return {**made, **told(stream, stats, missing)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,7 @@ class Pictures:
     def __init__(self, sources: Sequence[str], n: int | None) -> None:
         from cm3.data.read.base import Records
         from cm3.data.read.find import open_reader, parse_source, recognise
+        from cm3.data.read.walk import PICTURES
 
         paths: list[str] = []
         readers: list[Reader] = []
@@ -222,14 +224,17 @@ def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
 
     Raises `DataError` for a name that is neither, and for a folder with no such file; `RequestError` for no name.
     """
+    from cm3.data.read.walk import walk
+
     if not names:
         raise RequestError("no file given; name at least one file or folder")
     found: list[Path] = []
     for name in names:
         path = Path(name)
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes) if path.is_dir() else [path]
         if not path.exists():
             raise DataError(f"{name!r}: no such file or folder; check the path")
+        below = (path / folder / file for folder, files in walk(path) for file in files) if path.is_dir() else ()
+        inside = sorted(p for p in below if p.suffix.lower() in suffixes) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"{name!r}: the folder holds no file that ends in {', '.join(suffixes)}")
         found += inside
@@ -276,7 +281,8 @@ def open_others(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
 def amount(stream: TextStream) -> str:
     """How much text was read, and whether that was all."""
     part = "all there is" if stream.whole else f"a sample: the limit is {stream.limit} bytes"
-    left_out = f"; {stream.skipped.total()} records left out" if stream.skipped else ""
+    why = ", ".join(f"{n} x {reason}" for reason, n in stream.skipped.most_common())
+    left_out = f"; {stream.skipped.total()} records left out: {why}" if stream.skipped else ""
     return f"{stream.texts} texts, {stream.bytes} bytes ({part}{left_out})"
 
 

@@ -2,7 +2,7 @@
 
     corpus.txt, corpus.txt.gz       a text is a line with its end
     lines.jsonl, lines.jsonl.gz     "text" or "caption" of each line's object, or the texts of its "parts"
-    folder                          every such file below it
+    folder                          every such file below it, but for hidden ones and folders that are linked
     [KIND:]PATH[@SPLIT]             the texts of a reader's documents (cm3/data/read/find.py)
 
     sources --> piece piece piece ... --any order, by the seed--> text text text ... until `limit` bytes
@@ -18,7 +18,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import itertools
-import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,8 +29,12 @@ import numpy as np
 
 from cm3.data.read.base import Reader, Unit
 from cm3.data.read.find import open_reader, parse_source, recognise
+from cm3.data.read.lists import files_in
+from cm3.data.read.record import texts_in, words_in
+from cm3.data.read.walk import walk
 from cm3.document import Text, Unreadable
 from cm3.errors import DataError
+from cm3.files import parse_json
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 PIECE = 1 << 23
@@ -113,8 +116,8 @@ class TextStream:
             if not line.strip():
                 continue
             try:
-                texts = texts_of(json.loads(line))
-            except ValueError:
+                texts = texts_of(parse_json(line, "line", nan=True))
+            except DataError:
                 self.skipped["a line that is not JSON"] += 1
                 continue
             if not texts:
@@ -154,16 +157,22 @@ class HeldOut:
 
 
 def texts_of(record: Any) -> list[str]:
-    """The texts of a line's object: "text" or "caption", or those of its "parts"; of a string, itself."""
+    """The texts of a line's object: "text" or "caption" (`words_in`), or those of its "parts"; of a string, itself."""
     if isinstance(record, str):
         return [record]
     if not isinstance(record, dict):
         return []
     parts = record.get("parts")
+    found: Sequence[Any]
     if isinstance(parts, list):
         found = [part.get("text") for part in parts if isinstance(part, dict)]
     else:
-        found = [next((record[name] for name in ("text", "caption") if record.get(name) is not None), None)]
+        present = {name: value for name, value in record.items() if value is not None}
+        words = ("text",) if "text" in present else words_in(present, alone=not files_in(present))
+        try:
+            found = texts_in(present, words)
+        except DataError:
+            return []
     return [text for text in found if isinstance(text, str) and text]
 
 
@@ -177,7 +186,8 @@ def _parts(source: str) -> list[Path | Reader]:
         if path.is_file() and path.name.lower().endswith(SUFFIXES):
             return [path]
         if path.is_dir() and (found.kind or (recognise(path) or ["folder"])[0]) in ("folder", "jsonl"):
-            inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file())
+            below = (path / folder / name for folder, names in walk(path) for name in names)
+            inside = sorted(p for p in below if p.name.lower().endswith(SUFFIXES) and p.is_file())
             if not inside:
                 raise DataError(f"{found.path!r}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
             return list(inside)

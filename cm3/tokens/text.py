@@ -24,6 +24,11 @@ from cm3.errors import CheckpointError, ConfigError, DataError
 _PROBE = "A b  c\n\n\tit's 123 _x \u00e9 e\u0301 \u4e2d \U0001f600 </s><mask:0> \x00\u2028 "
 """What a loaded tokenizer must give back exactly: spaces, accents in both forms, bytes outside ASCII, our specials."""
 
+WORD = 1000
+"""Characters of the longest word that training learns from whole: what a merge costs grows with the word it is in."""
+_RUNS = re.compile(r"\S+|\s+")
+"""Runs without a space, and of spaces: no word of the split is longer than the run that it is in."""
+
 _BATCH = 256
 """Texts that are encoded in one call of the library."""
 
@@ -58,7 +63,7 @@ class TextTokenizer:
     """Byte-level BPE. Make one with `train` or `load`.
 
     `size` is the number of ids; every id is in [0, size). Ids concatenate: `decode_bytes(a + b)` is
-    `decode_bytes(a) + decode_bytes(b)`.
+    `decode_bytes(a) + decode_bytes(b)`. `cut` is how often `train` cut a word that was too long; 0 where it was loaded.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -81,6 +86,7 @@ class TextTokenizer:
                 "tokenizer: its entries must be the 256 bytes, then what each merge makes, in order; an id or "
                 "a merge was altered"
             )
+        self.cut = 0
         self._backend = backend
         self._bytes = [b""] * len(vocab)
         for token, i in vocab.items():
@@ -95,9 +101,11 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], size: int, *, min_frequency: int = 2, progress: bool = False) -> TextTokenizer:
         """Learn `size` entries from `texts`, read once; the same texts give the same file, byte for byte.
 
-        A pair seen fewer than `min_frequency` times is not merged, so a small corpus may yield fewer than `size`
-        entries: `.size` is the real number. `progress` draws a bar on stderr. Raises `ConfigError` for a size below
-        256, `DataError` for something that is not a string of valid Unicode.
+        Runs of more than `WORD` characters without a space, or of spaces, are cut there and counted in `cut`: so the
+        time grows with the text, not with the square of a word. A pair seen fewer than `min_frequency` times is not
+        merged, so a small corpus may yield fewer than `size` entries: `.size` is the real number. `progress` draws a
+        bar on stderr. Raises `ConfigError` for a size below 256, `DataError` for something that is not a string of
+        valid Unicode.
         """
         if size < 256:
             raise ConfigError(f"size={size}: must be at least 256, one entry for each byte; give 256 or more")
@@ -113,8 +121,11 @@ class TextTokenizer:
             special_tokens=[],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
-        backend.train_from_iterator(_checked(texts), trainer=trainer)
-        return cls(backend)
+        pieces = _Pieces(texts)
+        backend.train_from_iterator(iter(pieces), trainer=trainer)
+        made = cls(backend)
+        made.cut = pieces.cut
+        return made
 
     @classmethod
     def load(cls, path: str | Path) -> TextTokenizer:
@@ -251,6 +262,24 @@ def _problem(text: object) -> str:
             "remove it, or give the bytes to encode_bytes"
         )
     return ""
+
+
+class _Pieces:
+    """Texts to learn from, with those cut that have a word of more than `WORD` characters; `cut` counts how often."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts, self.cut = texts, 0
+
+    def __iter__(self) -> Iterator[str]:
+        """Raises `DataError` for something that is no string of valid Unicode."""
+        for text in _checked(self.texts):
+            start = 0
+            for run in _RUNS.finditer(text) if len(text) > WORD else ():
+                for end in range(run.start() + WORD, run.end(), WORD):
+                    self.cut += 1
+                    yield text[start:end]
+                    start = end
+            yield text[start:]
 
 
 def _checked(texts: Iterable[str], what: str = "training text") -> Iterator[str]:

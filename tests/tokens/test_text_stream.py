@@ -247,3 +247,22 @@ def test_a_vocabulary_of_the_papers_size(tmp_path: Path) -> None:
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]
     assert small.stats(held.texts)["bytes_per_token"] < stats["bytes_per_token"]
+
+
+@pytest.mark.parametrize("line", ["[" * 200_000, '{"text": "x", "n": ' + "1" * 5000 + "}", '{"text": "\\ud800"}'])
+def test_lines_that_no_parser_takes_are_skipped_and_counted(tmp_path: Path, line: str) -> None:
+    path = corpus(tmp_path / "a.jsonl", ['{"text": "before"}\n', line + "\n", '{"text": "after"}\n'])
+    stream = TextStream([path])
+    assert list(stream) == ["before", "after"] and stream.skipped.total() == 1
+
+
+def test_hidden_files_are_no_text(tmp_path: Path) -> None:
+    for name in (".git/a.txt", ".ipynb_checkpoints/b.txt", "__MACOSX/c.txt", "._d.txt", "e/f.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        corpus(tmp_path / name, [name])
+    assert list(TextStream([tmp_path])) == ["e/f.txt"]
+
+
+def test_words_by_other_names() -> None:
+    assert texts_of({"captions": ["a", "b"]}) == ["a", "b"] and texts_of({"image": "x.jpg", "prompt": "p"}) == ["p"]
+    assert texts_of({"prompt": "half of it"}) == [] and texts_of({"text": "t", "caption": "c"}) == ["t"]

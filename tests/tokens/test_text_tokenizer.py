@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.tokens.text import TextTokenizer
+from cm3.tokens.text import WORD, TextTokenizer, _Pieces
 
 CORPUS = [
     f"a {size} {colour} circle left of the {colour} square, n\u00b0{i}"
@@ -164,3 +166,24 @@ def test_an_altered_entry_or_merge_is_told(tmp_path: Path, alter: Callable[[dict
     path.write_text(json.dumps(page))
     with pytest.raises(CheckpointError, match="damaged or not a byte-level BPE .*; restore the file or train anew"):
         TextTokenizer.load(path)
+
+
+def test_words_that_are_too_long_are_cut_and_counted() -> None:
+    rng = np.random.default_rng(0)
+    long = "".join("abcd"[i] for i in rng.integers(0, 4, 10 * WORD + 5))
+    made = TextTokenizer.train([f"a {long} b", "short words"], 300)
+    assert made.cut == 10 and TextTokenizer.train(["x" * WORD, " " * WORD], 300).cut == 0
+    assert TextTokenizer.train([" " * (WORD + 1)], 300).cut == 1
+    assert made.decode(made.encode(long)) == long
+    # It learns what the pieces have, cut by hand.
+    pieces = [f"a {long[:WORD]}", *(long[i : i + WORD] for i in range(WORD, 10 * WORD, WORD)), f"{long[10 * WORD :]} b"]
+    again = TextTokenizer.train([*pieces, "short words"], 300)
+    assert again.encode(long) == made.encode(long) and again.cut == 0
+
+
+def test_the_work_grows_with_the_text_and_not_with_a_word() -> None:
+    """What the library is given has no word longer than the bound, however long the text's are."""
+    text = "x" * 123_456 + " " * 5000 + "y z" + "\u4e2d" * 2500
+    pieces = list(_Pieces([text]))
+    assert "".join(pieces) == text
+    assert max(len(run) for piece in pieces for run in re.findall(r"\S+|\s+", piece)) == WORD
