@@ -130,6 +130,8 @@ def tell(report: Report) -> None:
     print(f"pictures    {report.pictures}, width {spelt(report.widths)}; height {spelt(report.heights)}")
     for what in ("sizes", "modes", "formats", "sources", "licenses"):
         print(f"{what:<12}{counted(getattr(report, what))}")
+    for kind, found in report.passed.items():
+        print(f"passed over {found['count']} x {kind}: {', '.join(found['names'])}")
     if not report.problems:
         print("problems    none")
     for reason, problem in report.problems.items():

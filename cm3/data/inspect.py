@@ -50,7 +50,8 @@ class Report:
 
     `exact` says that all were read. `captions`, `widths` and `heights` are min, median, p95 and max (characters of a
     document's text, pixels), None where there was nothing to measure. `sizes` are the commonest (width, height).
-    `sources`, `licenses`, `modes` and `formats` count documents and pictures. `problems` are by reason.
+    `sources`, `licenses`, `modes` and `formats` count documents and pictures. `problems` are by reason. `passed` is
+    what the reader passed over, which is no document: by kind, `count` and the first `names`.
     """
 
     source: str
@@ -70,6 +71,7 @@ class Report:
     sources: dict[str, int] = field(default_factory=dict)
     licenses: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
+    passed: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: tuple[Document, ...] = ()
 
     def json(self) -> dict[str, Any]:
@@ -102,7 +104,8 @@ def inspect(
     if not report.read:
         raise DataError(f"{reader.source}: has no document; check that its files are complete")
     exact = sample is None or report.read == total
-    return replace(report, source=reader.source, exact=exact, documents=report.read if exact else total)
+    documents = report.read if exact else total
+    return replace(report, source=reader.source, exact=exact, documents=documents, passed=reader.passed.json())
 
 
 def spread(reader: Reader, n: int) -> Iterator[Document | Unreadable]:

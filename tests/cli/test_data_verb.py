@@ -67,6 +67,19 @@ def test_what_is_printed_for_a_person(cm3: Cm3, photos: Path) -> None:
     assert "problems    none" in out and "characters a document: none" in out
 
 
+def test_what_was_passed_over_is_printed(cm3: Cm3, photos: Path) -> None:
+    for name in (".DS_Store", "Thumbs.db", "notes.md"):
+        (photos / name).write_text("")
+    (photos / "a.heic").write_bytes(b"x")
+    (photos / "a.txt").write_text("its caption")
+    ran = cm3("data", "inspect", "photos")
+    assert "passed over 2 x hidden, or of the system: .DS_Store, Thumbs.db\n" in ran.out
+    assert "passed over 1 x .md, which is not read: notes.md\n" in ran.out
+    assert "1 x ...: files of this kind (...) are not read" in ran.out or "are not read; save it as PNG" in ran.out
+    passed = cm3("data", "inspect", "photos", "--json").json["passed"]
+    assert passed["hidden, or of the system"] == {"count": 2, "names": [".DS_Store", "Thumbs.db"]}
+
+
 def test_coco_by_itself_and_by_name(cm3: Cm3, tmp_path: Path) -> None:
     root = tmp_path / "coco"
     for split in ("train2017", "val2017"):

@@ -14,6 +14,7 @@ import pytest
 
 from cm3.data.inspect import SIDE, UNITS, Report, even, inspect, quantiles, spread
 from cm3.data.read.base import Reader, Records, Unit
+from cm3.data.read.walk import Passed
 from cm3.document import Document, Unreadable
 from cm3.errors import DataError
 from cm3.picture import open_picture
@@ -199,3 +200,16 @@ def test_no_documents_are_refused(sample: int | None) -> None:
         inspect(Listed([]), sample)
     with pytest.raises(DataError, match="pieces: has no document"):
         inspect(Pieces([]), sample)
+
+
+def test_what_the_reader_passed_over_is_told() -> None:
+    class Passing(Listed):
+        @property
+        def passed(self) -> Passed:
+            found = Passed()
+            found.add("hidden", ".x", 3)
+            return found
+
+    report = inspect(Passing([Document.of("x", id="1")]), None)
+    assert report.passed == report.json()["passed"] == {"hidden": {"count": 3, "names": [".x"]}}
+    assert inspect(Listed([Document.of("x", id="1")]), None).passed == {}
