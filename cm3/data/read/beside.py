@@ -23,7 +23,7 @@ DATA = ".json"
 CONTROLS = tuple(f".{kind}.png" for kind in READ)
 UNREAD = (
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".svg", ".psd", ".ico", ".tga", ".pcx", ".exr", ".hdr", ".eps"),
-    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".mpo", ".icns", ".dds", ".xcf"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".icns", ".dds", ".xcf"),
 )
 """Endings of pictures that are not read: each is an unreadable document, also without words."""
 PAGES = (

@@ -17,7 +17,6 @@ first needed.
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from typing import IO, Any
 
 from cm3.data.read.base import LINE, UNIT, Reader, Unit, field, line_starts, named_picture
 from cm3.data.read.lists import files_in
-from cm3.data.read.record import far_in, talk_in, texts_in, words_in
+from cm3.data.read.record import check_text, far_in, talk_in, texts_in, words_in
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside, parse_json
@@ -153,10 +152,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     record = parse_json(line, "the line")
-    try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError("the line: has half of a pair of surrogates, which is no text; mend it") from error
+    check_text(record, "the line")
     if not isinstance(record, dict):
         raise DataError(f"is {type(record).__name__}, not an object; write one document a line")
     return {name: value for name, value in record.items() if value is not None}

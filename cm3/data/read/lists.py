@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cm3.data.read.base import content
-from cm3.data.read.record import text_of, words_in
+from cm3.data.read.record import check_text, text_of, words_in
 from cm3.data.read.walk import PICTURES, ending
 from cm3.errors import DataError
 from cm3.files import parse_json
@@ -108,16 +108,21 @@ def _of_line(line: bytes, where: str) -> Row:
         value = parse_json(line, where, nan=True)
         if not isinstance(value, dict):
             raise DataError(f"{where}: is {type(value).__name__}, not an object")
-        json.dumps(value, ensure_ascii=False).encode()
-    except (DataError, UnicodeEncodeError) as error:
-        return Row(where, {}, str(error) if isinstance(error, DataError) else f"{where}: has half a pair of surrogates")
+        check_text(value, where)
+    except DataError as error:
+        return Row(where, {}, str(error))
     return Row(where, value)
 
 
 def _of_json(value: Any, name: str) -> Iterator[Row]:
     entries = list(value.items()) if isinstance(value, dict) else list(enumerate(value, 1))
     for key, entry in entries:
-        where = f"{name}: {key!r:.80}"
+        where = f"{name}: {key!a:.80}"
+        try:
+            check_text([key, entry], where)
+        except DataError as error:
+            yield Row(where, {}, str(error))
+            continue
         named = {} if isinstance(value, list) else {"file_name": key}
         if isinstance(entry, dict):
             # DiffusionDB calls the prompt p

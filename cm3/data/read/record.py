@@ -133,10 +133,7 @@ def read_record(
     the picture was not fetched, and of one that is `alone`, where it has the address of a picture that is not there.
     """
     value = parse_json(data, what, nan=True)
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{what}: has half of a pair of surrogates, which is no text; mend it") from error
+    check_text(value, what)
     if isinstance(value, str) or isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         value = {"caption": value}
     if not isinstance(value, dict):
@@ -151,6 +148,14 @@ def read_record(
         return texts_in(value, names), meta_of(value, names)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
+
+
+def check_text(value: Any, what: str) -> None:
+    """Raise `DataError` for a value of JSON with half of a pair of surrogates, which is no text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what}: has half of a pair of surrogates, which is no text; mend it") from error
 
 
 def text_of(data: bytes, name: str) -> str:

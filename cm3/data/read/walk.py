@@ -15,7 +15,7 @@ from cm3.errors import DataError
 
 PICTURES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".apng"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".apng", ".mpo"),
 )
 """Endings of the pictures that are read. What a file is, its bytes decide (`cm3.picture`)."""
 FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
