@@ -207,7 +207,7 @@ def test_names_that_people_give(root: Path, record: dict[str, Any], texts: list[
             {"image": "img/cat.png", "conversations": []},
             "its words are 'conversations', which are no caption; give its",
         ),
-        ({"image": "img/cat.png", "question": "Q", "answer": "A"}, "its words are 'question', which are no caption"),
+        ({"image": "img/cat.png", "messages": [], "question": "Q"}, "its words are 'messages', which are no caption"),
         (
             {"prompt": "A", "completion": "B"},
             "document: has no 'parts', 'text', 'caption' or 'image'; give one of them",
@@ -219,6 +219,18 @@ def test_no_half_of_a_line_is_read(root: Path, record: dict[str, Any], reason: s
     write(root / "a.jsonl", record)
     (bad,) = JsonLines(root / "a.jsonl")
     assert isinstance(bad, Unreadable) and reason in bad.reason
+
+
+def test_questions_are_kept_for_tasks_and_told(root: Path) -> None:
+    write(root / "a.jsonl", {"image": "img/cat.png", "question": "Q", "answers": ["A"]})
+    reader = JsonLines(root / "a.jsonl")
+    for _ in range(2):
+        (document,) = reader
+        assert isinstance(document, Document) and document.meta == {"question": "Q", "answers": ["A"]}
+        assert reader.passed.json() == {
+            f"{name!r}, words that are kept as meta alone": {"count": 1, "names": ["a.jsonl:1"]}
+            for name in ("question", "answers")
+        }
 
 
 def test_lines_without_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,11 +26,16 @@ from typing import IO, Any
 from cm3.data.read.base import LINE, UNIT, Reader, Unit, field, line_starts, named_picture
 from cm3.data.read.lists import files_in
 from cm3.data.read.record import check_text, far_in, talk_in, texts_in, words_in
+from cm3.data.read.walk import Passed
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside, parse_json
 
 PLAIN, PACKED = ".jsonl", ".jsonl.gz"
+
+
+TASKS = ("question", "questions", "answer", "answers")
+"""Words that tasks ask for (docs/tasks.md); a document has them in its meta alone."""
 
 
 class JsonLines(Reader):
@@ -49,12 +54,21 @@ class JsonLines(Reader):
             inside(root, path.name, "JSON lines")
         if not self.files:
             raise DataError(f"{str(root)!r}: holds no .jsonl and no .jsonl.gz; give such a file, or a folder of them")
+        self._units: dict[str, Passed] = {}
         self._starts: dict[str, array[int]] = {}
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
         """Whether it is such a file, or has one."""
         return bool(_files(root))
+
+    @property
+    def passed(self) -> Passed:
+        """Questions and answers, which are in the meta alone, of the units read so far."""
+        found = Passed()
+        for passed in self._units.values():
+            found.update(passed)
+        return found
 
     def units(self, size: int = UNIT) -> list[Unit]:
         """`size` lines each; a .jsonl.gz is one."""
@@ -69,8 +83,9 @@ class JsonLines(Reader):
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """Its documents in order. Of a .jsonl.gz that is damaged, those before, then an `Unreadable` of its name."""
+        passed = self._units[unit.name] = Passed()
         if not unit.stop:
-            yield from self._packed(unit.name)
+            yield from self._packed(unit.name, passed)
             return
         name = unit.name.rpartition(":")[0]
         starts = self._lines(name)
@@ -82,9 +97,9 @@ class JsonLines(Reader):
                     yield Unreadable(where, f"{where}: has {size} bytes, more than {LINE}; cut it into several lines")
                     continue
                 file.seek(starts[number])
-                yield from self._line(name, number, file.read(size))
+                yield from self._line(name, number, file.read(size), passed)
 
-    def _packed(self, name: str) -> Iterator[Document | Unreadable]:
+    def _packed(self, name: str, passed: Passed) -> Iterator[Document | Unreadable]:
         number = 0
         with _opened(self.files[name]) as packed, gzip.open(packed) as file:
             while True:
@@ -101,10 +116,10 @@ class JsonLines(Reader):
                         where, f"{where}: has more than {LINE} bytes; it and what follows is not read; cut it"
                     )
                     return
-                yield from self._line(name, number, line)
+                yield from self._line(name, number, line, passed)
                 number += 1
 
-    def _line(self, name: str, number: int, line: bytes) -> Iterator[Document | Unreadable]:
+    def _line(self, name: str, number: int, line: bytes, passed: Passed) -> Iterator[Document | Unreadable]:
         """The document of a line; none of a blank one."""
         if not line.strip():
             return
@@ -113,6 +128,9 @@ class JsonLines(Reader):
             record = _parsed(line)
             if type(record.get("id")) in (str, int) and record["id"] != "":  # True is an int, and no name
                 id = str(record["id"])
+            for left in talk_in(record):
+                if "parts" not in record:  # for the tasks that ask for it
+                    passed.add(f"{left!r}, words that are kept as meta alone", where)
             yield from self._documents(id, record, self.files[name].parent)
         except DataError as error:
             yield Unreadable(id, f"{where}: {error}")
@@ -168,7 +186,7 @@ def _captioned(record: dict[str, Any], folder: Path) -> tuple[tuple[str, ...], l
     texts = texts_in(record, words)
     if not files and (far := far_in(record, words)):
         raise DataError(f"document: its picture is an address alone ({far!r}), which is not fetched; give its file")
-    if not words and (talk := talk_in(record)):
+    if not words and (talk := [name for name in talk_in(record) if name not in TASKS]):
         raise DataError(f"document: its words are {talk[0]!r}, which are no caption; give its 'parts' in their order")
     if not words and not files:
         raise DataError("document: has no 'parts', 'text', 'caption' or 'image'; give one of them")
