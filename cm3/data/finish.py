@@ -17,17 +17,30 @@ from safetensors.numpy import save
 
 from cm3.data import shard
 from cm3.data.shard import Place, Tensors
-from cm3.data.store import NAME, checksum, shard_name
+from cm3.data.store import shard_name
+from cm3.data.store_manifest import FILES, NAME, checksum
+from cm3.files import write
+from cm3.vocab import Vocab
 
 
 def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], examples: int) -> None:
     """Write the index and the manifest of a store whose units are all done."""
     place = Place(out)
-    shards = [Tensors(place, shard_name(number)) for number in range(len(reports))]
-    digests = np.concatenate([t["digests"] for t in shards])
-    keys = np.concatenate([t["keys"] for t in shards])
-    lengths = np.concatenate([np.diff(t["starts"]) for t in shards]).astype(np.int32)
-    images = np.concatenate([t["images"] for t in shards])
+    entries = Vocab(**plan["vocab"]).size
+
+    def opened(number: int) -> Tensors:
+        name, report = shard_name(number), reports[number]
+        layout = shard.shard_layout(report["documents"], entries, plan["width"])
+        return Tensors(place, name, report["bytes"], layout, place.array(name))
+
+    # Copied, so that one shard is open at a time: systems allow some 65,000 maps a process.
+    columns: dict[str, list[np.ndarray]] = {"digests": [], "keys": [], "lengths": [], "images": []}
+    for number in range(len(reports)):
+        found = opened(number)
+        for name in ("digests", "keys", "images"):
+            columns[name].append(found[name].copy())
+        columns["lengths"].append(np.diff(found.borders("starts", "ids")).astype(np.int32))
+    digests, keys, lengths, images = (np.concatenate(columns[name]) for name in columns)
     why = duplicates(digests, keys)
     kept = np.flatnonzero(why == 0)
     order = np.argsort(keys[kept, 0], kind="stable")
@@ -38,16 +51,19 @@ def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], e
         "numbers": order.astype(np.int64),
     }
     data = save(index)
-    shard.write(out / "index.safetensors", data)
+    write(out / FILES[0], data)
 
     sources, licenses = (sum((Counter(r[what]) for r in reports), Counter()) for what in ("sources", "licenses"))
     dropped = np.flatnonzero(why)
     ids: list[str] = []
-    starts = np.cumsum([0, *(len(t["images"]) for t in shards)])
+    starts = np.cumsum([0, *(r["documents"] for r in reports)])
+    at_hand = -1
     for at in dropped.tolist():
         number = int(np.searchsorted(starts, at, "right")) - 1
+        if number != at_hand:
+            at_hand, found = number, opened(number)
         row = at - int(starts[number])
-        names, begins = shards[number]["names"], shards[number]["name_starts"]
+        names, begins = found["names"], found["name_starts"]
         about = json.loads(names[begins[row] : begins[row + 1]].tobytes())
         sources[about["source"]] -= 1
         licenses[str(about["meta"].get("license") or "")] -= 1
@@ -72,10 +88,9 @@ def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], e
         "sources": {name: n for name, n in sorted(sources.items()) if n},
         "licenses": {name: n for name, n in sorted(licenses.items()) if n},
         "shards": [{name: r[name] for name in ("documents", "bytes", "sha256")} for r in reports],
-        "files": {"index.safetensors": shard.facts(data)}
-        | {name: shard.facts((out / name).read_bytes()) for name in ("plan.json", "tokenizer.json")},
+        "files": {FILES[0]: shard.facts(data)} | {name: shard.facts(place.read(name)) for name in FILES[1:]},
     }
-    shard.write(out / NAME, shard.page_bytes(manifest | {"sha256": checksum(manifest)}))
+    write(out / NAME, shard.page_bytes(manifest | {"sha256": checksum(manifest)}))
 
 
 def duplicates(digests: np.ndarray, keys: np.ndarray) -> np.ndarray:

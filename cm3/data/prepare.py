@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from cm3.data.finish import finish
 from cm3.data.prepare_unit import Desk, Work
 from cm3.data.read.base import UNIT
 from cm3.data.read.find import open_reader
-from cm3.data.store import FORMAT, KIND, NAME, Progress, Store, page, shard_name
-from cm3.errors import ConfigError, DataError
+from cm3.data.store import Progress, Store, page, shard_name
+from cm3.data.store_manifest import FORMAT, KIND, NAME, is_report
+from cm3.errors import ConfigError, DataError, DiskError
+from cm3.files import locked, on_disk, sha256, write
 from cm3.tokens.load import MASKS, text_fingerprint
 
 MAX_TEXT = 1024
@@ -74,6 +77,7 @@ def prepare(
     cluster: str | None = None,
     device: str = "cpu",
     strict: bool = False,
+    retry: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Make the token store `out` of `sources` ([KIND:]PATH[@SPLIT]), or go on with it.
@@ -81,9 +85,13 @@ def prepare(
     `model`, `text` and `masks` are those of `cm3.tokens.load.load_tokenizers`; with `encoder`
     (`cm3.retrieval.embed.load_encoder`) each document's vector is kept too. `unit` documents are a shard, where a
     dataset is not in pieces of its own. `license` is noted for documents that have none. Work is done by this process,
-    by `workers` others, or by the Ray cluster at `cluster`; the store comes out the same. Raises `DataError` for a
-    folder that holds something else or another plan, for sources without a document, while another process writes
-    there, where the disk is full, and with `strict` for the first document that has to be skipped.
+    by `workers` others, or by the Ray cluster at `cluster`; the store comes out the same.
+
+    With `retry` the units in which a document was skipped are done again, also those of a finished store, which then
+    is the one that a first run over the sources as they are now would make. Without it what was skipped stays so.
+    Raises `DataError` for a folder that holds something else or another plan, for sources of which no document can be
+    kept (nothing is left of the store, so the same command looks again), while another process writes there, and with
+    `strict` for the first document that has to be skipped; `DiskError` where the disk is full or may not be written to.
     """
     began = time.monotonic()
     for name, value, low in (("unit", unit, 1), ("max_text", max_text, 1), ("workers", workers, 0)):
@@ -95,10 +103,13 @@ def prepare(
     text, encoder = (None if path is None else str(path) for path in (text, encoder))
     work = Work(str(out.resolve()), str(model), text, masks, encoder, device)
     _check_ours(out)
+    desk = Desk(work)
+    plan = _plan(desk, sources, unit, max_text, license)
     with _alone(out):
-        desk = Desk(work)
-        _begin(out, _plan(desk, sources, unit, max_text, license), desk)
-        plan = desk.plan = page(out / "plan.json")
+        _begin(out, plan, desk)
+        desk.plan = plan
+        if retry:
+            _look_again(out, len(plan["units"]))
         if not (out / NAME).exists():
             reports = _reports(out, len(plan["units"]))
             todo = [n for n in range(len(plan["units"])) if n not in reports]
@@ -110,7 +121,11 @@ def prepare(
                     _check_strict(report, strict)
                     reports[number] = report
                     counter.done(number, report)
-            finish(out, plan, [reports[n] for n in sorted(reports)], EXAMPLES)
+            made = [reports[n] for n in sorted(reports)]
+            if not any(report["documents"] for report in made):
+                _forget(out, len(made))
+                raise DataError(_nothing(sources, made))
+            finish(out, plan, made, EXAMPLES)
         _sweep(out)
     known = Store.open(out).manifest
     if strict and known["skipped"]:
@@ -146,13 +161,22 @@ def _check_ours(out: Path) -> None:
     """Raise `DataError` where `out` holds something that is no store."""
     if out.exists() and not out.is_dir():
         raise DataError(f"store {str(out)!r}: is a file; give a folder")
+    if (out / "shards").is_symlink():
+        raise DataError(
+            f"store {str(out)!r}: shards is a link, through which nothing is written; choose another folder"
+        )
     if out.is_dir() and page(out / "plan.json").get("kind") != KIND:
+        if (out / NAME).exists() and page(out / NAME).get("kind") == KIND:
+            raise DataError(f"store {str(out)!r}: plan.json is missing or was altered; restore it from a copy")
         if any(not p.name.startswith(".") and p.name != "shards" for p in out.iterdir()):
             raise DataError(f"store {str(out)!r}: the folder holds something else; choose another, or empty it")
 
 
 def _begin(out: Path, plan: dict[str, Any], desk: Desk) -> None:
     """Write the plan, or compare with the one that is there."""
+    _check_ours(out)  # again, now that nobody else writes
+    if (out / NAME).exists():
+        Store.open(out).check_files()
     known = page(out / "plan.json")
     for name in plan if known else ():
         if plan[name] != known.get(name):
@@ -164,23 +188,61 @@ def _begin(out: Path, plan: dict[str, Any], desk: Desk) -> None:
                 f"store {str(out)!r}: was begun with another {name}: {was}, now {now}; give the same command, or "
                 "choose another folder"
             )
-    (out / "shards").mkdir(exist_ok=True)
+    with on_disk(out):
+        (out / "shards").mkdir(exist_ok=True)
     _sweep(out)
-    if not known:
-        shard.write(out / "plan.json", shard.page_bytes(plan))
-    if not (out / "tokenizer.json").exists():
-        shard.write(out / "tokenizer.json", desk.tokenizers.text.read_bytes())
+    if known != plan:  # it is not there, or has something more
+        write(out / "plan.json", shard.page_bytes(plan))
+    words = out / "tokenizer.json"
+    if words.is_symlink() or not words.is_file() or sha256(words) != plan["text_tokenizer"]:
+        write(words, desk.tokenizers.text.read_bytes())
 
 
 def _reports(out: Path, units: int) -> dict[int, dict[str, Any]]:
-    """The reports of units that are done: those whose report and shard are both there."""
+    """The reports of units that are done: report and shard are both there, as they were written."""
     found = {}
     for number in range(units):
         path = out / shard_name(number)
         report = page(path.with_suffix(".json"))
-        if report and path.is_file() and path.stat().st_size == report["bytes"]:
+        if not is_report(report) or path.is_symlink() or not path.is_file():
+            continue
+        if path.stat().st_size == report["bytes"] and sha256(path) == report["sha256"]:
             found[number] = report
     return found
+
+
+def _look_again(out: Path, units: int) -> None:
+    """Make the units undone in which a document was skipped. After a kill the same command goes on with the rest."""
+    skipped = []
+    for number in range(units):
+        path = (out / shard_name(number)).with_suffix(".json")
+        if page(path).get("skipped") != []:
+            skipped.append(path)
+    if skipped:
+        (out / NAME).unlink(missing_ok=True)
+        for path in skipped:
+            path.unlink(missing_ok=True)
+
+
+def _forget(out: Path, units: int) -> None:
+    """Delete all that `prepare` wrote there."""
+    for name in (NAME, "plan.json", "tokenizer.json"):
+        (out / name).unlink(missing_ok=True)
+    for number in range(units):
+        for path in (out / shard_name(number), (out / shard_name(number)).with_suffix(".json")):
+            path.unlink(missing_ok=True)
+
+
+def _nothing(sources: Sequence[str], reports: Sequence[dict[str, Any]]) -> str:
+    where = ", ".join(map(repr, sources))
+    skipped = [skip for report in reports for skip in report["skipped"]]
+    if not skipped:
+        return f"{where}: no document in there; check the sources"
+    first = f"{skipped[0]['id']!r}: {skipped[0]['reason']} ({skipped[0]['kind']})"
+    return (
+        f"{where}: none of {len(skipped)} documents can be kept, and no store was made; the first is {first}; mend "
+        "them and give the same command again"
+    )
 
 
 def _done(
@@ -202,7 +264,8 @@ def _done(
 
 def _with_processes(work: Work, todo: list[int], workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
     context = multiprocessing.get_context("spawn")  # a fork would carry torch's threads and locks along
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(work,))
+    ends, stop = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(work, ends))
     left = iter(todo)
     running: dict[Future[dict[str, Any]], int] = {}
     try:
@@ -222,23 +285,28 @@ def _with_processes(work: Work, todo: list[int], workers: int) -> Iterator[tuple
             "again, it goes on where it was"
         ) from error
     finally:
+        if running:  # nobody waits for what they do
+            stop.send(None)
         pool.shutdown(cancel_futures=True)
+        ends.close()
+        stop.close()
 
 
 _desk: list[Desk] = []
 """The one desk of a worker process."""
 
 
-def _open(work: Work) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _open(work: Work, ends: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent is the one to answer
+    threading.Thread(target=_end_with_parent, args=(ends,), daemon=True).start()
     _desk[:] = [Desk(work)]
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever: it holds both ends of its queue."""
+def _end_with_parent(ends: Connection) -> None:
+    """End when the parent says so or was killed: a worker would wait for work for ever, with both ends of its queue."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
+    multiprocessing.connection.wait([parent.sentinel, ends])
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -289,30 +357,29 @@ def _strictly(skip: dict[str, str]) -> str:
 
 def _sweep(out: Path) -> None:
     """Delete what a killed run left half written."""
-    for path in [*out.glob(f".*{shard.PART}"), *out.glob(f"shards/.*{shard.PART}")]:
+    for path in [*out.glob(".*.part"), *out.glob("shards/.*.part")]:
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Be the only one who writes a store, until the end of the block or until this process is killed."""
-    import fcntl
+    """Be the only one who writes a store, until the end of the block or until this process is killed.
 
-    path = out / ".lock"
-    while True:
-        out.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+    Where no store comes of it, nothing is left. A disk that is full is told with what to do.
+    """
+    ours = not out.exists()
+    try:
+        with locked(out / ".lock", f"store {str(out)!r}", DataError):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise DataError(f"store {str(out)!r}: another process is writing to it; wait until it ends") from error
-            # Whoever had the lock before deletes the file at its end: then ours is no longer the one that others see.
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-        finally:
-            os.close(file)
+                yield
+            finally:
+                (out / ".lock").unlink(missing_ok=True)
+    except DiskError as error:
+        raise DiskError(f"{error}; what is done stays, and the same command goes on") from error
+    finally:
+        if out.is_dir() and not (out / "plan.json").exists():
+            with contextlib.suppress(OSError):  # it holds something
+                (out / "shards").rmdir()
+            if ours:
+                with contextlib.suppress(OSError):
+                    out.rmdir()

@@ -28,8 +28,10 @@ from cm3.data import shard
 from cm3.data.read.base import Reader, Unit
 from cm3.data.read.find import open_reader
 from cm3.data.store import page, shard_name
+from cm3.data.store_manifest import checksum
 from cm3.document import Document, Image, Part, Text, Unreadable, check_text
 from cm3.errors import DataError
+from cm3.files import write
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.load import load_tokenizers
@@ -125,7 +127,7 @@ class Tally:
 def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -> dict[str, Any]:
     """Write the shard of unit `number` and after it the report, which says that the unit is done; returns the report.
 
-    `tick` is called with the documents done so far. Raises `DataError` where there is no room left on the disk, and
+    `tick` is called with the documents done so far. Raises `DiskError` where there is no room left on the disk, and
     what the reader raises for a source that cannot be read on.
     """
     tally = Tally()
@@ -146,7 +148,7 @@ def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -
         vectors = np.concatenate([np.zeros((0, desk.encoder.width), np.float32), *tally.vectors])
     data = shard.pack(tally.ids, tally.images, tally.names, vectors, desk.codec.vocab.size)
     path = desk.out / shard_name(number)
-    report = shard.facts(data) | {
+    report: dict[str, Any] = shard.facts(data) | {
         "documents": len(tally.ids),
         "tokens": sum(map(len, tally.ids)),
         "image_tokens": sum(tally.images),
@@ -155,8 +157,9 @@ def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -
         "licenses": dict(Counter(str(n["meta"].get("license") or "") for n in tally.names)),
         "skipped": [s._asdict() for s in tally.skipped],
     }
-    shard.write(path, data)
-    shard.write(path.with_suffix(".json"), shard.page_bytes(report))
+    report["check"] = checksum(report, "check")
+    write(path, data)
+    write(path.with_suffix(".json"), shard.page_bytes(report))
     return report
 
 

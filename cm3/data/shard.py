@@ -12,27 +12,27 @@ vectors       float16 (d, w)         where an encoder was given
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors.numpy import save
 
-from cm3.errors import DataError
+from cm3.errors import Cm3Error, DataError
+from cm3.files import inside, parse_json, said
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PART = ".part"
 HEAD = 1 << 16
-"""Bytes that are asked for first of a file far away: they hold the header of a shard, and often more."""
-DTYPES = {
+"""Most bytes of a file's header, and those that are asked for first of a file far away."""
+T = TypeVar("T")
+Layout = Mapping[str, tuple[type[np.generic], tuple[int | None, ...]]]
+"""Tensor -> its dtype and shape, None for a length that may be any."""
+DTYPES: dict[str, type[np.generic]] = {
     "U8": np.uint8,
     "U16": np.uint16,
     "U64": np.uint64,
@@ -50,7 +50,7 @@ def pack(
     entries: int,
 ) -> bytes:
     """The bytes of a shard: token ids and name of each document, for a vocabulary of so many entries."""
-    ids = np.concatenate([np.zeros(0, np.int32), *tokens]).astype(np.uint16 if entries <= 1 << 16 else np.int32)
+    ids = np.concatenate([np.zeros(0, np.int32), *tokens]).astype(_id_type(entries))
     written = [json.dumps(name, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") for name in names]
     tensors = {
         "ids": ids,
@@ -58,7 +58,7 @@ def pack(
         "images": np.array(images, np.int32),
         "names": np.frombuffer(b"".join(written), np.uint8),
         "name_starts": _starts([len(w) for w in written]),
-        "digests": np.frombuffer(b"".join(map(_digest, tokens)), np.uint8).reshape(-1, 16),
+        "digests": np.frombuffer(b"".join(map(digest, tokens)), np.uint8).reshape(-1, 16),
         "keys": np.array([(key(n["id"]), key(n["source"])) for n in names], np.uint64).reshape(-1, 2),
     }
     if vectors is not None:
@@ -71,36 +71,6 @@ def key(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file that is there whole, also after a kill or a power cut, or not at all.
-
-    Raises `DataError` where there is no room left.
-    """
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # else the name may be lost where the file is not
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise DataError(
-            f"{str(path)!r}: no room left for it ({os.strerror(error.errno)}); make some and run the same command "
-            "again, it goes on where it was"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-
-
 def facts(data: bytes) -> dict[str, Any]:
     """What a store keeps of a file."""
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -109,6 +79,20 @@ def facts(data: bytes) -> dict[str, Any]:
 def page_bytes(page: dict[str, Any]) -> bytes:
     """A JSON object as the bytes of its file."""
     return (json.dumps(page, indent=1, sort_keys=True) + "\n").encode()
+
+
+def shard_layout(documents: int, entries: int, width: int | None) -> Layout:
+    """The tensors of a shard with so many documents, for a vocabulary of so many entries."""
+    layout: dict[str, tuple[type[np.generic], tuple[int | None, ...]]] = {
+        "ids": (_id_type(entries), (None,)),
+        "starts": (np.int64, (documents + 1,)),
+        "images": (np.int32, (documents,)),
+        "names": (np.uint8, (None,)),
+        "name_starts": (np.int64, (documents + 1,)),
+        "digests": (np.uint8, (documents, 16)),
+        "keys": (np.uint64, (documents, 2)),
+    }
+    return layout if width is None else layout | {"vectors": (np.float16, (documents, width))}
 
 
 class Place:
@@ -121,60 +105,144 @@ class Place:
         self.root = self.address
         if "://" in self.address:
             import fsspec
+            from fsspec.implementations.local import LocalFileSystem
 
             try:
                 self.far, self.root = fsspec.core.url_to_fs(self.address)
-            except (ValueError, ImportError) as error:
-                raise DataError(f"store {self.address!r}: cannot be reached ({error}); check the address") from error
+            except Exception as error:  # each library behind fsspec raises its own kinds
+                raise DataError(
+                    f"store {self.address!r}: cannot be reached ({said(error)}); check the address"
+                ) from error
+            if isinstance(self.far, LocalFileSystem):
+                self.far = None
+
+    @property
+    def said(self) -> str:
+        """How messages name it."""
+        return f"store {self.address!r}"
 
     def path(self, name: str) -> str:
-        """The path of a file of the store."""
-        return f"{self.root.rstrip('/')}/{name}"
+        """The path of a file of the store.
+
+        In a folder it is that of a file, whose links do not lead outside: raises `DataError` for anything else, and
+        `FileNotFoundError`.
+        """
+        if self.far is not None:
+            return f"{self.root.rstrip('/')}/{name}"
+        path = inside(self.root, name, self.said)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{self.said}: {name} is no file; restore it from a copy")
+        return str(path)
 
     def read(self, name: str) -> bytes:
-        """A whole file. Raises `FileNotFoundError`."""
-        return self.far.cat_file(self.path(name)) if self.far is not None else Path(self.path(name)).read_bytes()
+        """A whole file. Raises `FileNotFoundError`, and `DataError` for a file that cannot be read."""
+
+        def whole() -> bytes:
+            path = self.path(name)
+            return bytes(self.far.cat_file(path)) if self.far is not None else Path(path).read_bytes()
+
+        return self._told(name, whole)
+
+    def array(self, name: str) -> np.ndarray:
+        """A whole file as uint8 (bytes,): mapped where it is near, fetched where it is far. Raises `DataError`."""
+
+        def mapped() -> np.ndarray:
+            if self.far is not None or os.path.getsize(self.path(name)) == 0:  # an empty file has no map
+                return np.frombuffer(self.read(name), np.uint8)
+            # A plain array on the map: slicing one is several times quicker than slicing a np.memmap.
+            return np.asarray(np.memmap(self.path(name), np.uint8, "r"))
+
+        return self._there(name, mapped)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Name -> bytes of the files of a folder of the store, `folder/` before each name."""
-        if self.far is not None:
-            self.far.invalidate_cache()
-            found = self.far.ls(self.path(folder), detail=True)
-            return {f"{folder}/{f['name'].rsplit('/', 1)[-1]}": int(f["size"] or 0) for f in found}
-        with os.scandir(self.path(folder)) as entries:
-            return {f"{folder}/{entry.name}": entry.stat().st_size for entry in entries}
+        """Name -> bytes of the files of a folder of the store, `folder/` before each name. Raises `DataError`."""
+
+        def listed() -> dict[str, int]:
+            if self.far is not None:
+                self.far.invalidate_cache()
+                found = self.far.ls(self.path(folder), detail=True)
+                return {f"{folder}/{f['name'].rsplit('/', 1)[-1]}": int(f["size"] or 0) for f in found}
+            found = {}
+            with os.scandir(inside(self.root, folder, self.said)) as entries:
+                for entry in entries:
+                    if entry.is_file():
+                        found[f"{folder}/{entry.name}"] = entry.stat().st_size
+            return found
+
+        return self._there(folder, listed)
 
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Parts of a file far away, asked for together."""
-        starts, stops = [a for a, _ in spans], [b for _, b in spans]
-        return list(self.far.cat_ranges([self.path(name)] * len(spans), starts, stops))
+        """Parts of a file far away, asked for together. Raises `DataError` where one is not to be had whole."""
+        path, starts, stops = self.path(name), [a for a, _ in spans], [b for _, b in spans]
+        found = self._there(name, lambda: list(self.far.cat_ranges([path] * len(spans), starts, stops)))
+        for (start, stop), data in zip(spans, found, strict=True):
+            if isinstance(data, Exception):
+                raise DataError(f"{self.said}: {name} cannot be read ({said(data)}); try again") from data
+            if len(data) != stop - start:
+                raise DataError(f"{self.said}: {name} ends at a byte that it should have; restore it from a copy")
+        return found
+
+    def _told(self, name: str, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except (Cm3Error, FileNotFoundError):
+            raise
+        except Exception as error:  # each library behind fsspec raises its own kinds
+            why = getattr(error, "strerror", None) or said(error)
+            raise DataError(f"{self.said}: {name} cannot be read ({why}); restore it from a copy") from error
+
+    def _there(self, name: str, read: Callable[[], T]) -> T:
+        try:
+            return self._told(name, read)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.said}: {name} is missing; restore it from a copy") from error
 
 
 class Tensors:
-    """The tensors of a safetensors file by name: mapped where it is near, fetched when asked for where it is far."""
+    """The tensors of a safetensors file by name, of a whole file, or fetched when asked for of one that is far."""
 
-    def __init__(self, place: Place, name: str) -> None:
-        """Read the header. Raises `DataError` for a file that is missing or has none."""
+    def __init__(self, place: Place, name: str, size: int, layout: Layout, raw: np.ndarray | None = None) -> None:
+        """Read the header. `size` is the file's in bytes; `raw`, all of it, may be left out where it is far.
+
+        Raises `DataError` for a file that cannot be read, or whose header names other tensors than `layout`.
+        """
         self.place, self.name = place, name
         self.known: dict[str, np.ndarray] = {}
-        try:
-            if place.far is None:
-                # A plain array on the map: slicing one is several times quicker than slicing a np.memmap.
-                self._raw = np.asarray(np.memmap(place.path(name), np.uint8, "r"))
-                head = self._raw[:HEAD].tobytes()
-            else:
-                head = place.far.cat_file(place.path(name), start=0, end=HEAD)
-            self._begin = 8 + int.from_bytes(head[:8], "little")
-            header = json.loads(head[8 : self._begin])
-        except (OSError, ValueError) as error:
-            raise DataError(f"store {place.address!r}: {name} cannot be read ({error}); restore it") from error
-        self._where = {n: (np.dtype(DTYPES[t["dtype"]]), t["shape"], t["data_offsets"]) for n, t in header.items()}
-        if place.far is None:
+        self._borders: dict[str, np.ndarray] = {}
+        head = raw[:HEAD].tobytes() if raw is not None else place.ranges(name, [(0, min(HEAD, size))])[0]
+        self._where, self._begin = self._read(head, size, layout)
+        if raw is not None:
             for tensor, (dtype, shape, (start, stop)) in self._where.items():
-                self.known[tensor] = self._raw[self._begin + start : self._begin + stop].view(dtype).reshape(shape)
+                self.known[tensor] = raw[self._begin + start : self._begin + stop].view(dtype).reshape(shape)
 
-    def __contains__(self, tensor: str) -> bool:
-        return tensor in self._where
+    def _read(
+        self, head: bytes, size: int, layout: Layout
+    ) -> tuple[dict[str, tuple[np.dtype[Any], tuple[int, ...], tuple[int, int]]], int]:
+        length = int.from_bytes(head[:8], "little")
+        if len(head) < 8 or not 2 <= length <= min(HEAD, size) - 8:
+            raise self.wrong("cannot be read (it has no header)")
+        header = parse_json(head[8 : 8 + length], f"{self.place.said}: {self.name}")
+        if not isinstance(header, dict) or header.keys() != layout.keys():
+            raise self.wrong(f"must hold {', '.join(layout)}")
+        found = {}
+        for tensor, (kind, wanted) in layout.items():
+            entry = header[tensor]
+            entry = entry if isinstance(entry, dict) else {}
+            shape: Any = entry.get("shape")
+            offsets: Any = entry.get("data_offsets")
+            dtype = np.dtype(kind)
+            ok = DTYPES.get(str(entry.get("dtype"))) is kind
+            ok = ok and _counts(shape, len(wanted)) and all(w in (None, n) for w, n in zip(wanted, shape, strict=True))
+            ok = ok and _counts(offsets, 2) and offsets[0] <= offsets[1] <= size - 8 - length
+            if not ok or math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
+                lengths = ", ".join("n" if w is None else str(w) for w in wanted)
+                raise self.wrong(f"must hold {tensor} as {dtype} ({lengths})")
+            found[tensor] = (dtype, tuple(shape), (offsets[0], offsets[1]))
+        return found, 8 + length
+
+    def wrong(self, how: str) -> DataError:
+        """An error to be raised: how this file is wrong."""
+        return DataError(f"{self.place.said}: {self.name} {how}; restore it from a copy")
 
     def __getitem__(self, tensor: str) -> np.ndarray:
         """A whole tensor; kept once it was fetched."""
@@ -183,6 +251,15 @@ class Tensors:
             data = self.place.ranges(self.name, [(self._begin + start, self._begin + stop)])[0] if stop > start else b""
             self.known[tensor] = np.frombuffer(data, dtype).reshape(shape)
         return self.known[tensor]
+
+    def borders(self, starts: str, tensor: str) -> np.ndarray:
+        """`starts`, where each document begins in `tensor`. Raises `DataError` where those are no places of it."""
+        if starts not in self._borders:
+            found, end = self[starts], self._where[tensor][1][0]
+            if found[0] != 0 or found[-1] != end or bool((found[1:] < found[:-1]).any()):
+                raise self.wrong(f"has {starts} that are no places of its {tensor}")
+            self._borders[starts] = found
+        return self._borders[starts]
 
     def parts(self, tensor: str, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """Rows `start` to `stop` of a tensor, for each span; where the file is far, nothing else is fetched."""
@@ -195,9 +272,18 @@ class Tensors:
         return [np.frombuffer(data, dtype).reshape(-1, *shape[1:]) for data in self.place.ranges(self.name, wanted)]
 
 
+def digest(ids: np.ndarray) -> bytes:
+    """16 bytes of a hash of a document's tokens."""
+    return hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=16).digest()
+
+
+def _counts(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(type(n) is int and n >= 0 for n in value)
+
+
+def _id_type(entries: int) -> type[np.generic]:
+    return np.uint16 if entries <= 1 << 16 else np.int32
+
+
 def _starts(lengths: Sequence[int]) -> np.ndarray:
     return np.cumsum([0, *lengths], dtype=np.int64)
-
-
-def _digest(ids: np.ndarray) -> bytes:
-    return hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=16).digest()

@@ -17,9 +17,10 @@ A document's number is 0 to `len(store)` - 1 in the order of the plan. Documents
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 import shutil
+import stat
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
@@ -29,13 +30,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cm3.data.shard import Place, Tensors, key
+from cm3.data.shard import Layout, Place, Tensors, digest, key, shard_layout
+from cm3.data.store_manifest import FILES, KIND, NAME, Facts, Manifest, checked, checksum
 from cm3.errors import DataError
+from cm3.files import inside, on_disk, parse_json
 from cm3.vocab import Tokens, Vocab
 
-FORMAT = 1
-KIND = "cm3-tokens"
-NAME = "manifest.json"
 OPEN = 16_384
 """Shards that are kept open at most; systems allow some 65,000 maps a process."""
 
@@ -56,12 +56,14 @@ def is_store(folder: str | Path) -> bool:
 
 
 def page(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; an empty one where there is none."""
+    """A JSON object from a file of a store; an empty one where there is none, or something else."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        if stat.S_ISREG(inside(path.parent, path.name, "store").stat().st_mode):
+            found = parse_json(path.read_bytes(), path.name)
+            return found if isinstance(found, dict) else {}
+    except (OSError, DataError):
+        pass
+    return {}
 
 
 def shard_name(number: int) -> str:
@@ -76,98 +78,126 @@ def cells_of(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
     return at - np.maximum.accumulate(np.where(code, 0, at)) if ids.size else at
 
 
+def index_layout(documents: int) -> Layout:
+    """The tensors of the index of so many documents."""
+    n = (documents,)
+    return {"kept": (np.int64, n), "lengths": (np.int32, n), "keys": (np.uint64, n), "numbers": (np.int64, n)}
+
+
 class Store:
     """A finished store, for reading. Make one with `cm3.data.prepare.prepare`, read one with `open`."""
 
-    def __init__(self, place: Place, manifest: dict[str, Any], *, check: bool = False) -> None:
-        """See `open`."""
+    def __init__(self, place: Place, manifest: dict[str, Any], about: Manifest, *, check: bool) -> None:
+        """See `open`; `about` is `manifest`, checked."""
         self.place, self.manifest, self.path = place, manifest, place.address
-        self.vocab = Vocab(**manifest["vocab"])
-        self.text_fingerprint: str = manifest["text_tokenizer"]
+        self.vocab = about.vocab
+        self.text_fingerprint = about.text_tokenizer
         """sha256 of tokenizer.json."""
-        self.image_fingerprint: str = manifest["image_tokenizer"]["fingerprint"]
+        self.image_fingerprint = about.image_tokenizer.fingerprint
         """As `cm3.tokens.load.fingerprint` gives it."""
-        self.image_size: int = manifest["image_tokenizer"]["size"]
-        self.encoder_name: str | None = manifest["encoder"]
-        self._check = check
+        self.image_size = about.image_tokenizer.size
+        self.encoder_name = about.encoder
+        self._facts, self._check = about, check
+        self._first: int | None = None
         self._shards: dict[int, Tensors] = {}
-        self._index = Tensors(place, "index.safetensors")
-        self._begins = np.cumsum([0, *(s["documents"] for s in manifest["shards"])], dtype=np.int64)
+        self._compared: set[int] = set()
+        self._begins = np.cumsum([0, *(s["documents"] for s in about.shards)], dtype=np.int64)
 
     @classmethod
-    def open(cls, path: str | Path, *, check: bool = False) -> Store:
+    def open(cls, path: str | Path, *, check: bool | None = None) -> Store:
         """Open the store of a folder, or of an address that fsspec reads (s3://..., gs://..., memory://...).
 
-        The size of every file is compared with the manifest; with `check`, the checksum of each shard too when it is
-        first read. Far away, a document's bytes are fetched when it is asked for. Raises `DataError` for what is no
-        store, is not finished, or is missing a file.
+        The size of every file is compared with the manifest, and its checksum once, when it is first read. Far away
+        that is so of all but shards: of those the bytes of a document are fetched when it is asked for, and its tokens
+        compared with their own hash. `check` says otherwise: True fetches each shard whole once, to be compared; False
+        compares tokens alone in a folder too. Raises `DataError` for what is no store, is not finished, or is missing
+        a file.
         """
         place = Place(path)
         try:
-            manifest = json.loads(place.read(NAME))
+            data = place.read(NAME)
         except FileNotFoundError as error:
             try:
                 place.read("plan.json")
                 why = "is not finished; run the `cm3 prepare` that began it again, it goes on where it was"
-            except OSError:
-                why = "has no manifest.json; give a folder that `cm3 prepare` wrote"
-            raise DataError(f"store {place.address!r}: {why}") from error
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"store {place.address!r}: manifest.json cannot be read ({error}); give a folder that `cm3 prepare` "
-                "wrote, or restore it"
-            ) from error
-        if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-            raise DataError(f"store {place.address!r}: manifest.json is not a token store's; give another folder")
-        if manifest.get("format") != FORMAT:
-            raise DataError(
-                f"store {place.address!r}: is of format {manifest.get('format')}, this version reads {FORMAT}; "
-                "prepare it again, or use the version that wrote it"
-            )
-        if manifest.get("sha256") != checksum(manifest):
-            raise DataError(f"store {place.address!r}: manifest.json was altered (its checksum is another); restore it")
-        sizes = place.sizes("shards") if manifest["shards"] else {}
-        for number, shard in enumerate(manifest["shards"]):
+            except (FileNotFoundError, DataError):
+                why = f"has no {NAME}; give a folder that `cm3 prepare` wrote"
+            raise DataError(f"{place.said}: {why}") from error
+        manifest = parse_json(data, f"{place.said}: {NAME}")
+        about = checked(manifest, place.said)
+        sizes = place.sizes("shards") if about.shards else {}
+        for number, shard in enumerate(about.shards):
             name = shard_name(number)
             if sizes.get(name) != shard["bytes"]:
                 found = "is missing" if name not in sizes else f"has {sizes[name]} bytes, not {shard['bytes']}"
-                raise DataError(f"store {place.address!r}: {name} {found}; restore it from a copy")
-        return cls(place, manifest, check=check)
+                raise DataError(f"{place.said}: {name} {found}; restore it from a copy")
+        store = cls(place, manifest, about, check=place.far is None if check is None else check)
+        _ = store._index
+        return store
+
+    def first(self, number: int) -> Store:
+        """The store of the first `number` documents of this one, which has more."""
+        found = copy.copy(self)
+        found._first = number
+        return found
 
     def __len__(self) -> int:
-        return int(self.manifest["documents"])
+        return self._facts.documents if self._first is None else self._first
 
     @property
     def fingerprint(self) -> str:
         """A name for what it holds, sha256 in hexadecimal: of its manifest, which has the checksum of each file."""
-        return checksum(self.manifest)
+        return checksum(self.manifest if self._first is None else self.manifest | {"first": self._first})
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each document, int32 (n,)."""
-        return self._index["lengths"]
+        return self._index["lengths"][: len(self)]
 
     def tokens(self, numbers: Sequence[int] | np.ndarray) -> list[Tokens]:
-        """Tokens of documents, unmasked. Raises `IndexError` for a number that is none of them."""
+        """Tokens of documents, unmasked.
+
+        Raises `IndexError` for a number that is none of them, `DataError` for a file that is not as it was written.
+        """
         pieces = self._parts("ids", "starts", numbers)
         if not pieces:
             return []
+        sizes = np.array([p.size for p in pieces])
         ids = np.concatenate(pieces).astype(np.int32)
+        if (wrong := self.lengths[np.asarray(numbers, np.int64)] != sizes).any():
+            raise self._wrong(numbers, wrong, "other lengths than the index says")
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.vocab.size:
+            wrong = np.array([p.size > 0 and not 0 <= p.min() <= p.max() < self.vocab.size for p in pieces])
+            raise self._wrong(numbers, wrong, f"token ids outside its vocabulary of {self.vocab.size}")
+        if not self._check:
+            known = self._parts("digests", None, numbers)
+            wrong = np.array([digest(p) != k.tobytes() for p, k in zip(pieces, known, strict=True)])
+            if wrong.any():
+                raise self._wrong(numbers, wrong, "tokens that were altered (their hash is another)")
         cells = cells_of(ids, self.vocab)
-        ends = np.cumsum([p.size for p in pieces]).tolist()
+        ends = np.cumsum(sizes).tolist()
         return [Tokens(ids[a:b], cells[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
     def vectors(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Vectors float32 (n, width) of documents. Raises `DataError` for a store that was made without an encoder."""
-        if self.encoder_name is None:
+        if (width := self._facts.width) is None:
             raise DataError(f"store {self.path!r}: has no vectors; prepare it with an encoder")
         pieces = self._parts("vectors", None, numbers)
-        width = int(self.manifest["width"])
         return np.concatenate([np.zeros((0, width), np.float32), *pieces]).astype(np.float32)
 
     def about(self, number: int) -> About:
-        """Where a document came from."""
-        return self._about(self._parts("names", "name_starts", [number])[0])
+        """Where a document came from. Raises as `tokens` does."""
+        name = self._parts("names", "name_starts", [number])[0]
+        try:
+            found = parse_json(name.tobytes(), "name")
+            about = About(**found)
+            if isinstance(about.id, str) and isinstance(about.source, str) and isinstance(about.meta, dict):
+                known = None if self._check else self._parts("keys", None, [number])[0][0].tolist()
+                if known in (None, [key(about.id), key(about.source)]):
+                    return about
+        except (DataError, TypeError):
+            pass
+        raise self._wrong([number], np.array([True]), "a name that is none")
 
     def number(self, id: str, source: str | None = None) -> int:
         """The number of a document; the first that has the id, where several sources have one and none is named.
@@ -178,6 +208,8 @@ class Store:
         wanted = np.uint64(key(id))
         for at in range(int(np.searchsorted(keys, wanted)), int(np.searchsorted(keys, wanted, "right"))):
             number = int(self._index["numbers"][at])
+            if number >= len(self):
+                continue
             about = self.about(number)
             if about.id == id and source in (None, about.source):
                 return number
@@ -186,13 +218,18 @@ class Store:
 
     @cached_property
     def tokenizer_path(self) -> Path:
-        """The text tokenizer's file; for a store far away, a copy that goes with this object."""
+        """The text tokenizer's file; for a store far away, a copy that goes with this object.
+
+        Raises `DataError` for a file that is not as it was written.
+        """
+        data = self._compare("tokenizer.json", self._facts.files["tokenizer.json"])
         if self.place.far is None:
             return Path(self.place.path("tokenizer.json"))
         folder = tempfile.mkdtemp(prefix="cm3-store-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         path = Path(folder) / "tokenizer.json"
-        path.write_bytes(self.place.read("tokenizer.json"))
+        with on_disk(path):
+            path.write_bytes(data)
         return path
 
     def info(self) -> dict[str, Any]:
@@ -205,30 +242,66 @@ class Store:
 
     def verify(self, progress: Progress | None = None) -> None:
         """Read every byte. Raises `DataError` naming the first file that is not as it was written."""
-        files = dict(self.manifest["files"])
-        files |= {shard_name(number): shard for number, shard in enumerate(self.manifest["shards"])}
+        files = dict(self._facts.files)
+        files |= {shard_name(n): Facts(s["bytes"], s["sha256"]) for n, s in enumerate(self._facts.shards)}
         for done, (name, known) in enumerate(files.items(), start=1):
             self._compare(name, known)
             if progress is not None:
                 progress(done, len(files), "")
 
-    def _compare(self, name: str, known: dict[str, Any]) -> None:
+    def check_files(self) -> None:
+        """Raise `DataError` where the plan or the text tokenizer is not as it was written."""
+        for name in FILES[1:]:
+            self._compare(name, self._facts.files[name])
+
+    def _compare(self, name: str, known: Facts, raw: np.ndarray | None = None) -> bytes:
+        """Raise `DataError` unless a file is as the manifest says; `raw` is the file, which else is read and given."""
         try:
-            data = self.place.read(name)
-        except OSError as error:
-            raise DataError(f"store {self.path!r}: {name} cannot be read ({error}); restore it from a copy") from error
-        if hashlib.sha256(data).hexdigest() != known["sha256"]:
+            data = self.place.read(name) if raw is None else b""
+        except FileNotFoundError as error:
+            raise DataError(f"store {self.path!r}: {name} is missing; restore it from a copy") from error
+        if hashlib.sha256(data if raw is None else raw.data).hexdigest() != known.sha256:
             raise DataError(
                 f"store {self.path!r}: {name} was altered (its checksum is another); restore it from a copy"
             )
+        return data
+
+    def _wrong(self, numbers: Sequence[int] | np.ndarray, wrong: np.ndarray, how: str) -> DataError:
+        """What is wrong with the first of these documents that is."""
+        number = int(np.asarray(numbers)[np.flatnonzero(wrong)[0]])
+        name = shard_name(int(np.searchsorted(self._begins, self._index["kept"][number], "right")) - 1)
+        return DataError(f"store {self.path!r}: {name} has {how}, in document {number}; restore it from a copy")
+
+    @cached_property
+    def _index(self) -> Tensors:
+        """The index, which is read whole, and checked."""
+        name, about = FILES[0], self._facts
+        raw = self.place.array(name)
+        self._compare(name, about.files[name], raw)
+        index = Tensors(self.place, name, raw.size, index_layout(about.documents), raw)
+        kept, numbers = index["kept"], index["numbers"]
+        if about.documents and not (
+            0 <= kept[0] and kept[-1] < self._begins[-1] and bool((kept[1:] > kept[:-1]).all())
+            and 0 <= numbers.min() and numbers.max() < about.documents and index["lengths"].min() >= 0
+        ):  # fmt: skip
+            raise index.wrong("names documents that are not there")
+        return index
 
     def _shard(self, number: int) -> Tensors:
         if (found := self._shards.get(number)) is None:
-            if self._check:
-                self._compare(shard_name(number), self.manifest["shards"][number])
+            name, known = shard_name(number), self._facts.shards[number]
+            raw = self.place.array(name) if self.place.far is None else None
+            if raw is not None and raw.size != known["bytes"]:
+                raise DataError(
+                    f"store {self.path!r}: {name} was altered (its size is another); restore it from a copy"
+                )
+            if self._check and number not in self._compared:
+                self._compare(name, Facts(known["bytes"], known["sha256"]), raw)
+                self._compared.add(number)
             if len(self._shards) >= OPEN:
                 self._shards.pop(next(iter(self._shards)))
-            found = self._shards[number] = Tensors(self.place, shard_name(number))
+            layout = shard_layout(known["documents"], self.vocab.size, self._facts.width)
+            found = self._shards[number] = Tensors(self.place, name, known["bytes"], layout, raw)
         return found
 
     def _parts(self, tensor: str, starts: str | None, numbers: Sequence[int] | np.ndarray) -> list[np.ndarray]:
@@ -249,18 +322,11 @@ class Store:
         for begin, end in zip(borders, [*borders[1:], len(order)], strict=True):
             mine = order[begin:end]
             shard, row = self._shard(int(shards[mine[0]])), rows[mine]
-            a, b = (row, row + 1) if starts is None else (shard[starts][row], shard[starts][row + 1])
+            if tensor in ("digests", "keys"):
+                _ = shard[tensor]  # small: all of it at once, and kept
+            begins = None if starts is None else shard.borders(starts, tensor)
+            a, b = (row, row + 1) if begins is None else (begins[row], begins[row + 1])
             parts = shard.parts(tensor, list(zip(a.tolist(), b.tolist(), strict=True)))
             for at, part in zip(mine.tolist(), parts, strict=True):
                 found[at] = part
         return found
-
-    @staticmethod
-    def _about(name: np.ndarray) -> About:
-        return About(**json.loads(name.tobytes()))
-
-
-def checksum(manifest: dict[str, Any]) -> str:
-    """sha256 of all of a manifest but its own."""
-    rest = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

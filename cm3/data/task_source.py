@@ -106,7 +106,7 @@ class StorePart:
         """The first `number` of them, each once an epoch, every time behind neighbours that are drawn anew."""
         store = self.store
         if number < len(store):
-            store = Store(store.place, store.manifest | {"documents": number})
+            store = store.first(number)
         return StoreSource([store], seed=self.seed, retrieval=self.retrieval)
 
 

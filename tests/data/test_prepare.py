@@ -22,7 +22,8 @@ from cm3.data.prepare import Report, prepare
 from cm3.data.prepare_unit import cut_texts
 from cm3.data.store import Store
 from cm3.document import Document
-from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.errors import CheckpointError, ConfigError, DataError, DiskError
+from cm3.model import bundle as bundles
 from cm3.tokens.load import load_tokenizers
 
 COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
@@ -226,12 +227,129 @@ def test_what_is_refused(photos: Path, model: Path, tmp_path: Path) -> None:
         make(photos, photos, tmp_path / "out")
 
 
-def test_a_store_of_nothing_that_can_be_kept_is_a_store(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
-    assert make(tmp_path / "photos", model, tmp_path / "out").documents == 0
-    store = Store.open(tmp_path / "out")
-    assert len(store) == 0 and store.lengths.size == 0 and store.tokens([]) == []
+def test_sources_of_which_nothing_can_be_kept_leave_nothing(model: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "new" / "out"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        (photos / name).write_bytes(b"no picture")
+    told = (
+        r"none of 2 documents can be kept, and no store was made; the first is 'a.png': .*not a picture.* mend them and"
+    )
+    for workers in (0, 2):
+        with pytest.raises(DataError, match=told):
+            prepare([str(photos)], out, model, unit=1, workers=workers)
+        assert not out.exists()
+    out.mkdir()
+    (out / ".keep").write_text("mine")
+    with pytest.raises(DataError, match="none of 2 documents"):
+        make(photos, model, out)
+    assert [p.name for p in out.iterdir()] == [".keep"], "what was there stays"
+    store_parts.photos(photos, 3)
+    assert make(photos, model, out).documents == 3
+
+
+def test_what_was_mended_is_looked_at_again(photos: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = make(photos, model, out)
+    old = contents(out)
+    assert make(photos, model, out, retry=True).skipped == before.skipped and contents(out) == old, "nothing was mended"
+    whole = PIL.Image.new("RGB", (9, 9), "teal")
+    whole.save(photos / "cut.png")
+    assert make(photos, model, out).skipped == before.skipped and contents(out) == old, "only where it is asked for"
+    untouched = (out / "shards/00000.safetensors").stat().st_mtime_ns
+    after = make(photos, model, out, retry=True)
+    assert after.documents == before.documents + 1 and "picture" not in after.skipped
+    assert (out / "shards/00000.safetensors").stat().st_mtime_ns == untouched, "units that are whole are not done again"
+    make(photos, model, tmp_path / "anew")
+    assert contents(out) == contents(tmp_path / "anew"), "as if it had been so from the first"
+    # Also of a store that is not finished.
+    (out / "manifest.json").unlink()
+    (photos / "text.png").write_bytes((photos / "000.png").read_bytes())
+    assert "unreadable" not in make(photos, model, out, retry=True).skipped
+
+
+def test_a_refused_retry_leaves_a_finished_store(photos: Path, model: Path, tmp_path: Path) -> None:
+    make(photos, model, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(DataError, match="another unit: 4, now 5"):
+        make(photos, model, tmp_path / "out", retry=True, unit=5)
+    photos.rename(tmp_path / "away")
+    with pytest.raises(DataError, match="no such file or folder"):
+        make(photos, model, tmp_path / "out", retry=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_what_is_refused_makes_no_folder(photos: Path, model: Path, tmp_path: Path) -> None:
+    for sources, tokenizers, error in (
+        ([str(tmp_path / "nowhere")], model, DataError),
+        ([str(photos)], photos, CheckpointError),
+        ([str(photos), "coco:" + str(photos)], model, DataError),
+    ):
+        with pytest.raises(error):
+            prepare(sources, tmp_path / "new" / "out", tokenizers)
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_part_of_an_unfinished_store_is_made_again(photos: Path, model: Path, tmp_path: Path) -> None:
+    make(photos, model, tmp_path / "whole")
+    wanted = contents(tmp_path / "whole")
+    for name in ("shards/00001.safetensors", "shards/00002.json", "tokenizer.json", "index.safetensors"):
+        out = tmp_path / name.replace("/", "-")
+        shutil.copytree(tmp_path / "whole", out)
+        (out / "manifest.json").unlink()
+        data = bytearray((out / name).read_bytes())
+        data[len(data) // 2] ^= 4
+        (out / name).write_bytes(data)
+        make(photos, model, out)
+        assert contents(out) == wanted
+
+
+def test_links_in_a_store_are_not_written_through(photos: Path, model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / ".notes.part").write_text("mine")
+    (mine / "tokenizer.json").write_text("mine")
+    before = contents(mine)
+    out = tmp_path / "out"
+    make(photos, model, out)
+    (out / "manifest.json").unlink()
+    shutil.move(out / "shards", tmp_path / "shards")
+    (out / "shards").symlink_to(mine)
+    with pytest.raises(DataError, match="shards is a link, through which nothing is written"):
+        make(photos, model, out)
+    (out / "shards").unlink()
+    shutil.move(tmp_path / "shards", out / "shards")
+    (out / "tokenizer.json").unlink()
+    (out / "tokenizer.json").symlink_to(mine / "tokenizer.json")
+    make(photos, model, out)
+    assert contents(mine) == before and not (out / "tokenizer.json").is_symlink()
+
+
+def test_a_plan_or_tokenizer_that_was_altered_is_told(photos: Path, model: Path, tmp_path: Path) -> None:
+    make(photos, model, tmp_path / "out")
+    for name in ("plan.json", "tokenizer.json"):
+        path = tmp_path / "out" / name
+        text = path.read_text()
+        path.write_text(text + " ")
+        with pytest.raises(DataError, match=f"{name} was altered"):
+            make(photos, model, tmp_path / "out")
+        path.unlink()
+        with pytest.raises(DataError, match=f"{name} is missing"):
+            make(photos, model, tmp_path / "out")
+        path.write_text(text)
+    assert make(photos, model, tmp_path / "out").documents == 11
+
+
+def test_a_model_that_was_altered_prepares_nothing(photos: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(bundles.find("scenes"), tmp_path / "model"))
+    for name in ("image_tokenizer.safetensors", "tokenizer.json"):
+        data = (model / name).read_bytes()
+        (model / name).write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+        with pytest.raises(CheckpointError, match=f"{name} was altered"):
+            make(photos, model, tmp_path / "out")
+        (model / name).write_bytes(data)
+    assert not (tmp_path / "out").exists()
+    assert make(photos, model, tmp_path / "out").documents == 11
 
 
 def test_one_writer_at_a_time(photos: Path, model: Path, tmp_path: Path) -> None:
@@ -257,7 +375,7 @@ def test_a_full_disk_is_told_and_what_is_done_stays(
         sync(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match="no room left for it .*run the same command again, it goes on"):
+    with pytest.raises(DiskError, match="no space is left on the disk; .* stays, and the same command goes on$"):
         make(photos, model, tmp_path / "out")
     monkeypatch.undo()
     left = contents(tmp_path / "out")
@@ -271,11 +389,11 @@ def test_a_full_disk_is_told_and_what_is_done_stays(
 FULL = """
 import resource, sys
 from cm3.data.prepare import prepare
-from cm3.errors import DataError
+from cm3.errors import DiskError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
 try:
     prepare([sys.argv[1]], sys.argv[2], sys.argv[3], unit=30, max_text=500)
-except DataError as error:
+except DiskError as error:
     sys.exit(str(error))
 """
 
@@ -289,7 +407,7 @@ def test_a_file_that_the_system_cuts_short_never_appears(photos: Path, model: Pa
     assert sizes["00000.safetensors"] < limit > sizes["tokenizer.json"]
     command = [sys.executable, "-c", FULL, photos, tmp_path / "out", model, limit]
     ran = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
-    assert ran.returncode == 1 and "no room left for it" in ran.stderr, ran.stderr
+    assert ran.returncode == 1 and "no space is left on the disk" in ran.stderr, ran.stderr
     left = contents(tmp_path / "out")
     assert "shards/00000.json" in left and left.items() < contents(tmp_path / "whole").items()
     make(photos, model, tmp_path / "out", unit=30, max_text=500)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 import store_parts
 import tiny_model
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from cm3.data.finish import duplicates
 from cm3.data.prepare import prepare
 from cm3.data.read.find import open_reader
-from cm3.data.shard import key, pack
+from cm3.data.shard import facts, key, pack
 from cm3.data.store import Store, cells_of, is_store
+from cm3.data.store_manifest import checksum
 from cm3.document import Document
 from cm3.errors import DataError
 from cm3.retrieval.embed import embed, load_encoder
@@ -114,17 +118,18 @@ def test_numbers_outside(store: Store, numbers: list[int]) -> None:
         store.tokens(numbers)
 
 
-@pytest.mark.parametrize("scheme", ["memory", "file"])
-def test_far_away_it_is_read_by_byte_ranges(
-    parts: Path, store: Store, scheme: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = f"file://{parts}/out"
-    if scheme == "memory":
-        memory = fsspec.filesystem("memory")
-        for path in (p for p in (parts / "out").rglob("*") if p.is_file()):
-            memory.pipe_file(f"/far/{path.relative_to(parts / 'out')}", path.read_bytes())
-        address = "memory://far"
-    far = Store.open(address)
+def far_copy(folder: Path) -> str:
+    """The address of a copy of a store in fsspec's memory."""
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/far"):
+        memory.rm("/far", recursive=True)
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        memory.pipe_file(f"/far/{path.relative_to(folder)}", path.read_bytes())
+    return "memory://far"
+
+
+def test_far_away_it_is_read_by_byte_ranges(parts: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Store.open(far_copy(parts / "out"))
     numbers = [11, 0, 22, 12, 11]
     for near, other in zip(store.tokens(numbers), far.tokens(numbers), strict=True):
         assert near.ids.tolist() == other.ids.tolist() and near.cells.tolist() == other.cells.tolist()
@@ -146,6 +151,7 @@ def test_far_away_it_is_read_by_byte_ranges(
         Store.open("memory://nowhere")
     with pytest.raises(DataError, match="store 'nothing://here': cannot be reached"):
         Store.open("nothing://here")
+    assert Store.open(f"file://{parts}/out").tokens([3])[0].ids.tolist() == store.tokens([3])[0].ids.tolist()
 
 
 def test_verify_names_the_file_that_was_altered(parts: Path, copy: Path) -> None:
@@ -158,10 +164,217 @@ def test_verify_names_the_file_that_was_altered(parts: Path, copy: Path) -> None
     shard.write_bytes(data)
     with pytest.raises(DataError, match="shards/00003.safetensors was altered"):
         Store.open(copy).verify()
-    checked = Store.open(copy, check=True)
-    checked.tokens([0])
+    opened = Store.open(copy)
+    opened.tokens([0])
     with pytest.raises(DataError, match="shards/00003.safetensors was altered"):
-        checked.tokens([15])
+        opened.tokens([15])
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of a store, and give it the checksum that it then has."""
+    page = json.loads((folder / "manifest.json").read_text())
+    change(page)
+    page["sha256"] = checksum(page)
+    (folder / "manifest.json").write_text(json.dumps(page))
+
+
+def rewrite(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Change tensors of a file of a store, and have the manifest say that it is so."""
+    tensors = load_file(folder / name)
+    change(tensors)
+    data = save(tensors)
+    (folder / name).write_bytes(data)
+
+    def resign(page: dict[str, Any]) -> None:
+        shards = name.startswith("shards")
+        known = page["shards"][int(name[7:12])] if shards else page["files"][name]
+        known.update(facts(data))
+
+    forge(folder, resign)
+
+
+def test_far_away_each_document_is_compared_with_its_own_hash(copy: Path) -> None:
+    shard = copy / "shards" / "00003.safetensors"
+    whole = shard.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    where = json.loads(whole[8 : 8 + header])["ids"]["data_offsets"][0] + 8 + header
+    data = bytearray(whole)
+    data[where + 4] ^= 1  # a token of document 15
+    shard.write_bytes(data)
+    for address in (far_copy(copy), str(copy)):
+        store = Store.open(address, check=False)
+        assert len(store.tokens([14, 16])) == 2
+        with pytest.raises(DataError, match=r"00003.safetensors has tokens that were altered .* in document 15;"):
+            store.tokens([16, 15])
+        with pytest.raises(DataError, match="00003.safetensors was altered"):
+            Store.open(address, check=True).tokens([16])
+    names = json.loads(whole[8 : 8 + header])["names"]["data_offsets"][0] + 8 + header
+    data = bytearray(whole)
+    data[whole.index(b'"015.png"', names) + 3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"00003.safetensors has a name that is none, in document 15;"):
+        Store.open(far_copy(copy)).about(15)
+
+
+def test_token_ids_outside_the_vocabulary_are_told(copy: Path, store: Store) -> None:
+    rewrite(copy, "shards/00001.safetensors", lambda t: t["ids"].__setitem__(3, store.vocab.size))
+    opened = Store.open(copy)
+    told = rf"00001.safetensors has token ids outside its vocabulary of {store.vocab.size}, in document 5;"
+    with pytest.raises(DataError, match=told):
+        opened.tokens([6, 5])
+    assert opened.tokens([6])[0].ids.tolist() == store.tokens([6])[0].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.pop("starts"), "must hold ids, starts, images, names"),
+        (lambda t: t.update(ids=t["ids"].astype(np.int32)), r"must hold ids as uint16 \(n\)"),
+        (lambda t: t.update(images=t["images"][:-1]), r"must hold images as int32 \(5\)"),
+        (lambda t: t.update(vectors=t["vectors"][:, :3].copy()), r"must hold vectors as float16 \(5, 16\)"),
+        (lambda t: t["starts"].__setitem__(2, 10**6), "has starts that are no places of its ids"),
+        (lambda t: t["starts"].__setitem__(0, -1), "has starts that are no places of its ids"),
+        (lambda t: t["starts"].__setitem__(1, t["starts"][1] - 1), "has other lengths than the index says"),
+        (lambda t: t["name_starts"].__setitem__(-1, 1), "has name_starts that are no places of its names"),
+        (lambda t: t["names"].fill(0x5B), "has a name that is none, in document 5"),
+        (lambda t: t["names"].fill(0xFF), "has a name that is none, in document 5"),
+    ],
+)
+def test_a_shard_of_another_layout_is_told(copy: Path, change: Callable[[dict[str, Any]], object], told: str) -> None:
+    rewrite(copy, "shards/00001.safetensors", change)
+    with pytest.raises(DataError, match=f"shards/00001.safetensors {told}"):
+        store = Store.open(copy)
+        store.tokens(range(10))
+        store.about(5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["kept"].__setitem__(-1, 10**15),
+        lambda t: t["kept"].__setitem__(0, -1),
+        lambda t: t["kept"].__setitem__(3, 2),
+        lambda t: t["numbers"].__setitem__(0, 99),
+        lambda t: t["lengths"].__setitem__(0, -5),
+        lambda t: t.update(kept=t["kept"][:-1]),
+        lambda t: t.pop("keys"),
+    ],
+)
+def test_an_index_of_documents_that_are_not_there_is_told(
+    copy: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    rewrite(copy, "index.safetensors", change)
+    with pytest.raises(DataError, match=r"index.safetensors (names documents that are not there|must hold)"):
+        Store.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "has no header"),
+        (b"\xff" * 20, "has no header"),
+        ((1 << 40).to_bytes(8, "little") + b"{}", "has no header"),
+        ((9).to_bytes(8, "little") + b"not json ", "is not readable JSON"),
+        ((60_000).to_bytes(8, "little") + b"[" * 60_000, "nested too deep|not readable JSON"),
+        ((2).to_bytes(8, "little") + b"[]", "must hold kept"),
+    ],
+)
+def test_a_header_that_is_none_is_told(copy: Path, data: bytes, told: str) -> None:
+    (copy / "index.safetensors").write_bytes(data)
+    forge(copy, lambda page: page["files"]["index.safetensors"].update(facts(data)))
+    with pytest.raises(DataError, match=f"index.safetensors.*({told})"):
+        Store.open(copy)
+
+
+ODD = [None, True, -1, 1.5, 10**30, "x", "", [], [None], {}, {"x": 1}]
+
+
+def test_odd_manifests_are_told(copy: Path) -> None:
+    """Whatever stands in a field, it is read as it was or refused in words."""
+    text = (copy / "manifest.json").read_text()
+    page = json.loads(text)
+    places: list[list[Any]] = [[name] for name in page if name != "sha256"]
+    places += [["vocab", name] for name in page["vocab"]] + [
+        ["image_tokenizer", name] for name in page["image_tokenizer"]
+    ]
+    places += [["shards", 0], *(["shards", 1, name] for name in page["shards"][1])]
+    places += [["files", "index.safetensors"], ["files", "index.safetensors", "sha256"]]
+    refused = 0
+
+    def put(page: dict[str, Any], place: list[Any], value: Any) -> None:
+        for step in place[:-1]:
+            page = page[step]
+        page[place[-1]] = value
+
+    for place in places:
+        for value in ODD:
+            forge(copy, lambda page, place=place, value=value: put(page, place, value))  # type: ignore[misc]
+            try:
+                store = Store.open(copy)
+                store.tokens(range(len(store)))
+                store.about(0)
+                store.tokenizer_path  # noqa: B018
+                store.verify()
+                store.info()
+            except DataError as error:
+                assert str(copy) in str(error) and "\n" not in str(error)
+                refused += 1
+            (copy / "manifest.json").write_text(text)
+    assert refused > len(places) * len(ODD) / 2
+
+
+def test_a_manifest_names_no_file(copy: Path) -> None:
+    secret = copy.parent / "secret"
+    secret.write_text("mine")
+    forge(copy, lambda page: page["files"].update({"../secret": facts(b"mine")}))
+    with pytest.raises(DataError, match=r"manifest.json: files: must be index.safetensors, plan.json, tokenizer.json$"):
+        Store.open(copy)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.safetensors", "shards/00001.safetensors", "tokenizer.json"])
+def test_links_that_lead_outside_are_refused(copy: Path, name: str) -> None:
+    def read() -> None:
+        store = Store.open(copy)
+        store.tokens(range(len(store)))
+        _ = store.tokenizer_path
+
+    outside = copy.parent / "elsewhere"
+    shutil.move(copy / name, outside)
+    (copy / name).symlink_to(outside)
+    with pytest.raises(DataError, match=f"'{name}' is a link that leads outside"):
+        read()
+    # A link to another file of the store is as good as the file, and a folder is none.
+    (copy / name).unlink()
+    shutil.move(outside, copy / "shards" / "moved")
+    (copy / name).symlink_to(copy / "shards" / "moved")
+    read()
+    (copy / name).unlink()
+    (copy / name).mkdir()
+    with pytest.raises(DataError, match=f"{name} is (no file|missing)"):
+        read()
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copy: Path) -> None:
+    for name in ("index.safetensors", "tokenizer.json", "manifest.json"):
+        data = (copy / name).read_bytes()
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+        with pytest.raises(DataError, match=f"{name} is no file"):
+            Store.open(copy).check_files()
+        (copy / name).unlink()
+        (copy / name).write_bytes(data)
+    assert len(Store.open(copy)) == COUNT
+
+
+def test_the_first_of_a_store(store: Store) -> None:
+    few = store.first(5)
+    assert len(few) == 5 and few.lengths.tolist() == store.lengths.tolist()[:5]
+    assert few.fingerprint != store.fingerprint == Store.open(store.path).fingerprint
+    with pytest.raises(IndexError, match="has documents 0 to 4"):
+        few.tokens([5])
+    with pytest.raises(DataError, match="has no document '005.png'"):
+        few.number("005.png")
 
 
 def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
@@ -186,7 +399,7 @@ def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
     with pytest.raises(DataError, match="is not a token store's"):
         Store.open(copy)
     manifest.write_text("{")
-    with pytest.raises(DataError, match="manifest.json cannot be read"):
+    with pytest.raises(DataError, match="manifest.json: is not readable JSON"):
         Store.open(copy)
     manifest.unlink()
     assert is_store(copy)
@@ -198,7 +411,7 @@ def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
         Store.open(copy)
     manifest.write_text(text)
     (copy / "index.safetensors").write_bytes(b"\xff" * 20)
-    with pytest.raises(DataError, match="index.safetensors cannot be read"):
+    with pytest.raises(DataError, match="index.safetensors was altered"):
         Store.open(copy)
 
 

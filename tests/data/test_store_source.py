@@ -172,7 +172,7 @@ def test_stores_that_do_not_fit_are_refused(root: Path, stores: list[Store], tab
         StoreSource(stores, [1.0])
 
 
-def test_a_store_without_documents_is_refused(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stores[1].manifest, "documents", 0)
+def test_a_store_without_documents_is_refused(stores: list[Store]) -> None:
+    stores[1] = stores[1].first(0)
     with pytest.raises(DataError, match="/b': has no document; leave it out"):
         StoreSource(stores)
