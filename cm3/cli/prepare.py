@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -14,18 +20,42 @@ from cm3.cli.options import Flag, Verb, at_least, progress
 from cm3.errors import RequestError
 
 
+class Ended(BaseException):
+    """A SIGTERM came."""
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Raise `Ended` in the block when a SIGTERM comes; more of them change nothing. In the main thread alone."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Ended
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Verb):
     """Make a token store of datasets: each document once, as tokens, ready to be trained on.
 
     A source is [KIND:]PATH[@SPLIT]; what kind it is, is found out where it is not said. Documents that cannot be kept
     are skipped and told; those that come again are kept once. Killed at any moment, the same command goes on where it
-    was, and the store is byte for byte that of an unbroken run, with any number of workers.
+    was, and the store is byte for byte that of an unbroken run, with any number of workers. What was skipped stays so
+    until --retry, after it was mended. Where nothing can be kept no store is left.
 
     examples:
       cm3 prepare photos/ --out stores/photos
       cm3 prepare data/coco@train2017 flickr30k:data/flickr --out stores/both --model runs/coco/bundle --workers 8
       cm3 prepare data/coco --out stores/coco --model runs/tokenizer --tokenizer tokenizer.json
+      cm3 prepare photos/ --out stores/photos --retry
       cm3 prepare 'webdataset:shards/{00000..00099}.tar' --out /shared/laion --cluster ray://head:10001 --json
     """
 
@@ -54,8 +84,21 @@ class Prepare(Verb):
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
     """Where the image tokenizer and the encoder run, such as cuda."""
     strict: Annotated[Flag, arg(help="Stop at the first document that has to be skipped.")] = False
+    retry: Annotated[
+        Flag, arg(help="Look again at what was skipped, once it was mended: those pieces of the sources are read anew.")
+    ] = False
 
     def run(self) -> dict[str, Any]:
+        """Prepare, and tell what became of the documents."""
+        try:
+            with ended_by_sigterm():
+                return self.prepared()
+        except Ended:
+            told = "stopped by SIGTERM; what is done stays, and the same command goes on where it was"
+            print(f"cm3: {self.out}: {told}", file=sys.stderr)
+            return {"store": str(self.out), "stopped": "SIGTERM"}
+
+    def prepared(self) -> dict[str, Any]:
         """Prepare, and tell what became of the documents."""
         from cm3.data.prepare import prepare
         from cm3.model.bundle import EMBEDDED, find
@@ -84,6 +127,7 @@ class Prepare(Verb):
                 cluster=self.cluster,
                 device=self.device,
                 strict=self.strict,
+                retry=self.retry,
                 progress=update,
             )
         twice = report.duplicates["content"] + report.duplicates["id"]
@@ -97,5 +141,7 @@ class Prepare(Verb):
             print(f"skipped     {kind} ({found['count']})")
             for one in found["examples"]:
                 print(f"            {one['id']}  {one['reason']}")
+        if left:
+            print("            mend them and add --retry to the same command; else they stay skipped")
         print(f"seconds     {report.seconds:.1f}")
         return {"store": str(self.out), **dataclasses.asdict(report)}

@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,8 +77,12 @@ def _join(ray: Any, address: str, workers: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         quiet |= {"include_dashboard": False, "num_cpus": workers or None}
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **quiet)
+        if main:
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own in the place of the caller's
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"--cluster {address}: not reached ({reason}); give local or ray://HOST:10001") from error

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import PIL.Image
@@ -38,6 +42,56 @@ def test_a_store_is_made_and_told(cm3: Cm3, photos: Path, tiny: Path) -> None:
     again = cm3("prepare", "photos", "--out", "store", "--model", tiny, "--license", "CC0-1.0")
     assert again.code == 0 and "store: 5 documents, 1 duplicates dropped, 1 skipped" in again.out
     assert "skipped     unreadable (1)\n            cut.jpg  " in again.out
+
+    assert "mend them and add --retry to the same command; else they stay skipped" in again.out
+    PIL.Image.new("RGB", (40, 30), "teal").save("photos/cut.jpg")
+    more = cm3("prepare", "photos", "--out", "store", "--model", tiny, "--license", "CC0-1.0", "--retry")
+    assert more.code == 0 and "store: 6 documents, 1 duplicates dropped, 0 skipped" in more.out
+    assert "--retry" not in more.out
+
+
+def test_a_folder_without_its_pictures_leaves_nothing_that_blocks(cm3: Cm3, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    told = cm3("prepare", "photos", "--out", "store", "--model", tiny).refusal
+    assert "'photos': none of 1 documents can be kept, and no store was made; the first is 'a.png': " in told
+    assert not Path("store").exists()
+    PIL.Image.new("RGB", (40, 30), "red").save("photos/a.png")
+    ran = cm3("prepare", "photos", "--out", "store", "--model", tiny)
+    assert ran.code == 0 and "store: 1 documents" in ran.out
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sigterm_ends_it_in_a_line_and_the_same_command_goes_on(
+    cm3: Cm3, photos: Path, tiny: Path, workers: str
+) -> None:
+    for i in range(60):
+        PIL.Image.effect_noise((300, 300), 50 + i).save(photos / f"n{i}.png")
+    args = ("prepare", "photos", "--model", tiny, "--unit", "1", "--json", "--workers", workers)
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.is_set() and not list(Path("store/shards").glob("*.json")):
+            time.sleep(0.005)
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    ran = cm3(*args, "--out", "store")
+    ended.set()
+    killer.join()
+    assert ran.code == 75 and ran.json == {"store": "store", "stopped": "SIGTERM"}
+    told = "stopped by SIGTERM; what is done stays, and the same command goes on where it was"
+    assert ran.err == f"cm3: store: {told}\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+    done = {p: p.stat().st_mtime_ns for p in Path("store/shards").glob("*.json")}
+    assert done and not Path("store/manifest.json").exists() and not list(Path("store").rglob(".*"))
+    assert cm3(*args, "--out", "store").code == 0
+    assert all(p.stat().st_mtime_ns == at for p, at in done.items()), "what was done is not done again"
+    assert len(Store.open("store")) == 65
 
 
 def test_vectors_by_the_encoder_of_a_model(cm3: Cm3, photos: Path) -> None:
