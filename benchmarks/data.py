@@ -56,8 +56,10 @@ from cm3.data.load import Loader
 from cm3.data.mask import MaskLaw
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
-from cm3.data.store import FORMAT, KIND, Store, shard_name
+from cm3.data.store import Store, shard_name
+from cm3.data.store_manifest import FORMAT, KIND
 from cm3.data.store_source import Retrieval, StoreSource
+from cm3.files import write
 from cm3.model.bundle import find
 from cm3.model.sizes import flops_per_token, size
 from cm3.picture import open_picture
@@ -223,7 +225,7 @@ def draw_store(folder: Path, lengths: np.ndarray, codes: int) -> None:
         "text_tokenizer": text_fingerprint(folder / "tokenizer.json"), "encoder": None, "width": None,
         "image_tokenizer": {"fingerprint": "drawn", "size": 256, "fit": "crop"},
     }  # fmt: skip
-    shard.write(folder / "plan.json", shard.page_bytes(plan))
+    write(folder / "plan.json", shard.page_bytes(plan))
     for number, start in enumerate(range(0, len(lengths), 5000)):
         some = lengths[start : start + 5000].tolist()
         tokens = []
@@ -233,7 +235,7 @@ def draw_store(folder: Path, lengths: np.ndarray, codes: int) -> None:
             tokens.append(np.concatenate([[vocab.eos], text, *picture, [vocab.eos]]).astype(np.int32))
         names = [{"id": str(start + i), "source": "drawn", "meta": {}} for i in range(len(some))]
         data = shard.pack(tokens, [codes] * len(some), names, None, vocab.size)
-        shard.write(folder / shard_name(number), data)
+        write(folder / shard_name(number), data)
         about = {"documents": len(some), "truncated": 0, "sources": {"drawn": len(some)}, "licenses": {}, "skipped": []}
         reports.append(shard.facts(data) | about)
     finish(folder, plan, reports, 10)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,15 +19,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from cm3.errors import CheckpointError, DataError, RequestError
+from cm3.files import on_disk, parse_json, replacing, said, write
 from cm3.retrieval.embed import Vectors
 from cm3.retrieval.index import Progress
 from cm3.retrieval.select import MOST, Bank, By, Candidate, SelectLaw, check, choose, shortlists
 
-FORMAT = "cm3-neighbours-1"
+FORMAT = "cm3-neighbours-2"
 BLOCK = 1024
 """Documents searched for at a time, and most that a kill loses."""
 
@@ -79,6 +79,8 @@ class Neighbours:
         that occur twice, and vectors of another number or width; `RequestError` for an empty bank.
         """
         path, law = Path(path), law or SelectLaw()
+        if path.is_dir():
+            raise DataError(f"neighbours {str(path)!r}: is a folder; give a file")
         check(memory, memory.encoder_name)
         if not ids or len(set(ids)) != len(ids):
             raise DataError("neighbours: takes one id for each of at least one document, each id once")
@@ -101,16 +103,15 @@ class Neighbours:
         for start in range(0, len(ids), block):
             part = parts / f"{start:012d}.safetensors"
             stop = min(start + block, len(ids))
-            if not part.exists():
+            if not _is_whole(part, start):
                 some = slice(start, stop)
                 skip = [{id} for id in ids[some]]
                 found = shortlists(memory, vectors.texts[some], vectors.images[some], skip, law)
-                _write(part, _as_tensors(found, law.by_text + law.by_image), {})
+                _write(part, _as_tensors(found, law.by_text + law.by_image), {"start": start})
             if progress is not None:
                 progress(stop, len(ids), "neighbours")
-        tensors = _joined(parts, ids)
-        about = {"format": FORMAT, "encoder": memory.encoder_name, "job": job, "sha256": _digest(tensors)}
-        _write(path, tensors, about)
+        tensors = _joined([parts / f"{start:012d}.safetensors" for start in range(0, len(ids), block)], ids)
+        _write(path, tensors, {"format": FORMAT, "encoder": memory.encoder_name, "job": job})
         shutil.rmtree(parts)
         return cls.open(path)
 
@@ -123,18 +124,12 @@ class Neighbours:
         path = Path(path)
         if not path.exists():
             raise CheckpointError(f"neighbours {str(path)!r}: no such file; compute the table first")
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("about", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, ValueError, OSError) as error:
-            raise CheckpointError(f"neighbours {str(path)!r}: damaged ({error}); compute the table again") from error
+        about, tensors = _read(path)
         if about.get("format") != FORMAT:
             raise CheckpointError(f"neighbours {str(path)!r}: is no table of format {FORMAT}; compute it again")
-        if about["sha256"] != _digest(tensors):
-            raise CheckpointError(
-                f"neighbours {str(path)!r}: was altered (its checksum is another); compute the table again"
-            )
+        if not isinstance(about.get("encoder"), str) or not isinstance(about.get("job"), dict):
+            raise CheckpointError(f"neighbours {str(path)!r}: does not say of what it was made; compute it again")
+        _check_layout(path, tensors, (*_PART, "ids"))
         if memory is not None and memory.encoder_name != about["encoder"]:
             raise CheckpointError(
                 f"neighbours {str(path)!r}: was computed with the encoder {about['encoder']!r}, the bank has "
@@ -177,13 +172,14 @@ class Neighbours:
 def _start(parts: Path, job: dict[str, Any]) -> None:
     """Make the folder of parts, or keep the one of a killed run of the same job; another job's is thrown away."""
     note, text = parts / "job.json", json.dumps(job, sort_keys=True)
-    if parts.exists() and not (note.exists() and note.read_text() == text):
-        shutil.rmtree(parts)
-    if not parts.exists():
-        parts.mkdir(parents=True)
-        temporary = parts / ".job.json"
-        temporary.write_text(text)
-        os.replace(temporary, note)
+    if parts.is_symlink() or parts.exists() and not parts.is_dir():
+        raise DataError(f"neighbours: {str(parts)!r} is no folder of ours; move it away")
+    with on_disk(parts):
+        if parts.exists() and not (note.is_file() and note.read_bytes() == text.encode()):
+            shutil.rmtree(parts)
+        if not parts.exists():
+            parts.mkdir(parents=True)
+            write(note, text)
 
 
 def _as_tensors(found: list[list[Candidate]], width: int) -> dict[str, torch.Tensor]:
@@ -200,9 +196,9 @@ def _as_tensors(found: list[list[Candidate]], width: int) -> dict[str, torch.Ten
     return {"rows": rows, "scores": scores, "kinds": kinds, "names": _encode(names)}
 
 
-def _joined(parts: Path, ids: Sequence[str]) -> dict[str, torch.Tensor]:
+def _joined(parts: Sequence[Path], ids: Sequence[str]) -> dict[str, torch.Tensor]:
     """The parts as one table."""
-    blocks = [load_file(p) for p in sorted(parts.glob("*.safetensors"))]
+    blocks = [_read(part)[1] for part in parts]
     names = sorted({id for b in blocks for id in _decode(b["names"])})
     place = {id: i for i, id in enumerate(names)}
     for b in blocks:
@@ -218,28 +214,79 @@ def _encode(strings: Sequence[str]) -> torch.Tensor:
 
 
 def _decode(tensor: torch.Tensor) -> list[str]:
-    strings: list[str] = json.loads(tensor.numpy().tobytes())
+    """The strings of a tensor. Raises `DataError` where it has none."""
+    strings = parse_json(tensor.numpy().tobytes(), "ids")
+    if not isinstance(strings, list) or not all(isinstance(s, str) for s in strings):
+        raise DataError("ids: are no list of strings")
     return strings
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+_PART = ("rows", "scores", "kinds", "names")
+_DTYPES = {"rows": torch.int32, "scores": torch.float32}
+"""All others are uint8."""
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a file of ours says of itself, and its tensors. Raises `CheckpointError` for one that was not so written."""
+    where = f"neighbours {str(path)!r}"
+    if not path.is_file():
+        raise CheckpointError(f"{where}: is no file; compute the table again")
     try:
-        save_file(tensors, temporary, metadata={"about": json.dumps(about)})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with safe_open(path, framework="pt") as file:
+            about = parse_json((file.metadata() or {}).get("about", "{}"), "about")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors and torch raise their own kinds
+        raise CheckpointError(f"{where}: damaged ({said(error)}); compute the table again") from error
+    if not isinstance(about, dict) or about.get("format", FORMAT) != FORMAT or "sha256" not in about:
+        raise CheckpointError(f"{where}: is no table of format {FORMAT}; compute it again")
+    if about["sha256"] != _digest(about, tensors):
+        raise CheckpointError(f"{where}: was altered (its checksum is another); compute the table again")
+    return about, tensors
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def _check_layout(path: Path, tensors: dict[str, torch.Tensor], names: Sequence[str]) -> None:
+    """Raise `CheckpointError` for tensors that are no table, or no part of one."""
+    try:
+        shape = tensors["rows"].shape
+        known = len(_decode(tensors["names"]))
+        fit = sorted(tensors) == sorted(names) and len(shape) == 2
+        fit = fit and all(t.dtype == _DTYPES.get(name, torch.uint8) for name, t in tensors.items())
+        fit = fit and all(tensors[name].shape == shape for name in _PART[:3])
+        if fit and shape.numel():
+            fit = -1 <= int(tensors["rows"].min()) and int(tensors["rows"].max()) < known
+        if fit and "ids" in names:
+            ids = _decode(tensors["ids"])
+            fit = len(ids) == shape[0] == len(set(ids))
+    except (KeyError, TypeError, DataError):
+        fit = False
+    if not fit:
+        raise CheckpointError(f"neighbours {str(path)!r}: holds something else than a table; compute it again")
+
+
+def _is_whole(part: Path, start: int) -> bool:
+    """Whether the part of the documents from `start` on is there, as it was written."""
+    try:
+        about, tensors = _read(part)
+        _check_layout(part, tensors, _PART)
+    except CheckpointError:
+        return False
+    return about.get("start") == start
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Write a file so that it is there whole or not at all, with a checksum of all that it says."""
+    about = about | {"sha256": _digest(about, tensors)}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"about": json.dumps(about)})
+
+
+def _digest(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    rest = {name: value for name, value in about.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().data)
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

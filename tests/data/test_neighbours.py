@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from exact_bank import ExactBank, Letters
 from safetensors.numpy import save_file
 from tiny_model import SIZE
 
+from cm3.data import neighbours
 from cm3.data.neighbours import Neighbours
 from cm3.data.scenes import scene_document
 from cm3.document import Document
@@ -211,6 +214,81 @@ def test_a_damaged_or_foreign_table_is_refused(tmp_path: Path, queries: tuple[li
     (tmp_path / "flipped").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(CheckpointError, match=r"was altered \(its checksum is another\); compute the table again"):
         Neighbours.open(tmp_path / "flipped")
+    # Words of its header, which no tensor holds.
+    for old, new in ((b"letters", b"lettres"), (b'"I32"', b'"F32"'), (b"by_text", b"by_tent")):
+        assert good.count(old)
+        (tmp_path / "flipped").write_bytes(good.replace(old, new))
+        with pytest.raises(CheckpointError, match="flipped'.*compute the table again"):
+            Neighbours.open(tmp_path / "flipped")
+    with pytest.raises(CheckpointError, match="is no file; compute the table again"):
+        Neighbours.open(tmp_path)
+    with pytest.raises(DataError, match="is a folder; give a file"):
+        Neighbours.compute(tmp_path, bank(), ids, vectors)
     save_file({"a": np.zeros(3)}, tmp_path / "other")
-    with pytest.raises(CheckpointError, match="is no table of format cm3-neighbours-1; compute it again"):
+    with pytest.raises(CheckpointError, match="is no table of format cm3-neighbours-2; compute it again"):
         Neighbours.open(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t, a: t.pop("rows"),
+        lambda t, a: t.update(more=torch.zeros(2)),
+        lambda t, a: t.update(scores=t["scores"].double()),
+        lambda t, a: t.update(kinds=t["kinds"][:, :1].contiguous()),
+        lambda t, a: t["rows"].fill_(10**6),
+        lambda t, a: t["rows"].fill_(-2),
+        lambda t, a: t.update(names=torch.tensor(list(b"[1]"), dtype=torch.uint8)),
+        lambda t, a: t.update(ids=torch.tensor(list(b'["a"'), dtype=torch.uint8)),
+        lambda t, a: t.update(ids=torch.tensor(list(b'["a", "a"]'), dtype=torch.uint8)),
+        lambda t, a: t.update(ids=torch.tensor(1.0)),
+        lambda t, a: a.pop("encoder"),
+        lambda t, a: a.update(job=None),
+        lambda t, a: a.update(encoder=7),
+    ],
+)
+def test_a_table_that_is_none_is_told(
+    tmp_path: Path, queries: tuple[list[str], Vectors], change: Callable[[dict[str, Any], dict[str, Any]], object]
+) -> None:
+    """With a checksum that is right, as somebody might write one."""
+    ids, vectors = queries
+    Neighbours.compute(tmp_path / "t", bank(), ids, vectors)
+    about, tensors = neighbours._read(tmp_path / "t")
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    change(tensors, about)
+    neighbours._write(tmp_path / "t", tensors, {k: v for k, v in about.items() if k != "sha256"})
+    with pytest.raises(CheckpointError, match="t': (holds something else|does not say of what)"):
+        Neighbours.open(tmp_path / "t")
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path, queries: tuple[list[str], Vectors]) -> None:
+    ids, vectors = queries
+    whole = Neighbours.compute(tmp_path / "whole", bank(), ids, vectors, block=4)
+
+    def stop(done: int, of: int, what: str) -> None:
+        if done == 16:
+            raise Killed
+
+    path = tmp_path / "t"
+    with pytest.raises(Killed):
+        Neighbours.compute(path, bank(), ids, vectors, block=4, progress=stop)
+    parts = sorted((tmp_path / "t.parts").glob("*.safetensors"))
+    assert len(parts) == 4
+    third = parts[3].read_bytes()
+    data = parts[0].read_bytes()
+    parts[0].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    parts[1].write_bytes(data[:50])
+    parts[2].write_bytes(third)  # whole, and another's
+    (tmp_path / "t.parts" / "stranger.safetensors").write_bytes(data)
+    memory = bank()
+    assert everything(Neighbours.compute(path, memory, ids, vectors, block=4)) == everything(whole)
+    assert memory.searched > 2 * (NUMBER - 16 + 8), "three parts of four again, beside those that were left"
+    assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+    # A link in the place of the folder of parts is not followed.
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    (tmp_path / "u.parts").symlink_to(mine)
+    with pytest.raises(DataError, match=r"u.parts' is no folder of ours; move it away"):
+        Neighbours.compute(tmp_path / "u", bank(), ids, vectors)
+    assert (mine / "letter.txt").read_text() == "dear"
