@@ -35,10 +35,12 @@ def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], e
 
     # Copied, so that one shard is open at a time: systems allow some 65,000 maps a process.
     columns: dict[str, list[np.ndarray]] = {"digests": [], "keys": [], "lengths": [], "images": []}
+    sums = []
     for number in range(len(reports)):
         found = opened(number)
         for name in ("digests", "keys", "images"):
             columns[name].append(found[name].copy())
+        sums.append(shard.names_sum(found))
         columns["lengths"].append(np.diff(found.borders("starts", "ids")).astype(np.int32))
     digests, keys, lengths, images = (np.concatenate(columns[name]) for name in columns)
     why = duplicates(digests, keys)
@@ -87,7 +89,10 @@ def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], e
         "from": plan["sources"],
         "sources": {name: n for name, n in sorted(sources.items()) if n},
         "licenses": {name: n for name, n in sorted(licenses.items()) if n},
-        "shards": [{name: r[name] for name in ("documents", "bytes", "sha256")} for r in reports],
+        "shards": [
+            {name: r[name] for name in ("documents", "bytes", "sha256")} | {"names": names}
+            for r, names in zip(reports, sums, strict=True)
+        ],
         "files": {FILES[0]: shard.facts(data)} | {name: shard.facts(place.read(name)) for name in FILES[1:]},
     }
     write(out / NAME, shard.page_bytes(manifest | {"sha256": checksum(manifest)}))

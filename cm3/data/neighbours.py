@@ -103,11 +103,12 @@ class Neighbours:
         for start in range(0, len(ids), block):
             part = parts / f"{start:012d}.safetensors"
             stop = min(start + block, len(ids))
-            if not _is_whole(part, start):
+            of = {"start": start, "job": job}
+            if not _is_whole(part, of):
                 some = slice(start, stop)
                 skip = [{id} for id in ids[some]]
                 found = shortlists(memory, vectors.texts[some], vectors.images[some], skip, law)
-                _write(part, _as_tensors(found, law.by_text + law.by_image), {"start": start})
+                _write(part, _as_tensors(found, law.by_text + law.by_image), of)
             if progress is not None:
                 progress(stop, len(ids), "neighbours")
         tensors = _joined([parts / f"{start:012d}.safetensors" for start in range(0, len(ids), block)], ids)
@@ -263,14 +264,14 @@ def _check_layout(path: Path, tensors: dict[str, torch.Tensor], names: Sequence[
         raise CheckpointError(f"neighbours {str(path)!r}: holds something else than a table; compute it again")
 
 
-def _is_whole(part: Path, start: int) -> bool:
-    """Whether the part of the documents from `start` on is there, as it was written."""
+def _is_whole(part: Path, of: dict[str, Any]) -> bool:
+    """Whether a part is there as it was written, of that job and those documents."""
     try:
         about, tensors = _read(part)
         _check_layout(part, tensors, _PART)
     except CheckpointError:
         return False
-    return about.get("start") == start
+    return {name: value for name, value in about.items() if name != "sha256"} == of
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:

@@ -169,6 +169,11 @@ def _check_ours(out: Path) -> None:
         if (out / NAME).exists() and page(out / NAME).get("kind") == KIND:
             raise DataError(f"store {str(out)!r}: plan.json is missing or was altered; restore it from a copy")
         if any(not p.name.startswith(".") and p.name != "shards" for p in out.iterdir()):
+            if os.path.lexists(out / "plan.json") or (out / "shards").exists():
+                raise DataError(
+                    f"store {str(out)!r}: the folder holds something else, or a store whose plan.json is missing or "
+                    "was altered; choose another, restore it, or empty it"
+                )
             raise DataError(f"store {str(out)!r}: the folder holds something else; choose another, or empty it")
 
 

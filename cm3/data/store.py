@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cm3.data.shard import Layout, Place, Tensors, digest, key, shard_layout
+from cm3.data.shard import Layout, Place, Tensors, digest, key, names_sum, shard_layout
 from cm3.data.store_manifest import FILES, KIND, NAME, Facts, Manifest, checked, checksum
 from cm3.errors import DataError
 from cm3.files import inside, on_disk, parse_json
@@ -119,7 +119,10 @@ class Store:
         except FileNotFoundError as error:
             try:
                 place.read("plan.json")
-                why = "is not finished; run the `cm3 prepare` that began it again, it goes on where it was"
+                why = (
+                    f"is not finished, as it has no {NAME}; run the `cm3 prepare` that began it again, it goes on where "
+                    "it was"
+                )
             except (FileNotFoundError, DataError):
                 why = f"has no {NAME}; give a folder that `cm3 prepare` wrote"
             raise DataError(f"{place.said}: {why}") from error
@@ -216,6 +219,11 @@ class Store:
         of = "" if source is None else f" of source {source!r}"
         raise DataError(f"store {self.path!r}: has no document {id!r}{of}")
 
+    def knows(self, id: str) -> bool:
+        """Whether the store, also where this is but its `first` part, has a document of this id, by a hash of it."""
+        keys, wanted = self._index["keys"], np.uint64(key(id))
+        return bool(np.searchsorted(keys, wanted) < np.searchsorted(keys, wanted, "right"))
+
     @cached_property
     def tokenizer_path(self) -> Path:
         """The text tokenizer's file; for a store far away, a copy that goes with this object.
@@ -301,7 +309,11 @@ class Store:
             if len(self._shards) >= OPEN:
                 self._shards.pop(next(iter(self._shards)))
             layout = shard_layout(known["documents"], self.vocab.size, self._facts.width)
-            found = self._shards[number] = Tensors(self.place, name, known["bytes"], layout, raw)
+            found = Tensors(self.place, name, known["bytes"], layout, raw)
+            # Stores of before have no such sum.
+            if not self._check and known.get("names", "") not in ("", names_sum(found)):
+                raise found.wrong("was altered (its documents are others)")
+            self._shards[number] = found
         return found
 
     def _parts(self, tensor: str, starts: str | None, numbers: Sequence[int] | np.ndarray) -> list[np.ndarray]:

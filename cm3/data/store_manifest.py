@@ -23,7 +23,8 @@ FILES = ("index.safetensors", "plan.json", "tokenizer.json")
 MOST = 1 << 40
 """No count of a store is as large as that."""
 
-_SHARD = {"documents": int, "bytes": int, "sha256": str}
+_SHARD = {"documents": int, "bytes": int, "sha256": str, "names": str}
+_OLDER = _SHARD.keys() - {"names"}
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class Manifest:
     def __post_init__(self) -> None:
         # One by one and plain, as there may be a million.
         for number, shard in enumerate(self.shards):
-            if shard.keys() != _SHARD.keys() or any(type(shard[name]) is not kind for name, kind in _SHARD.items()):
-                raise DataError(f"shards[{number}]: has no documents, bytes and sha256")
+            known = shard.keys() == _SHARD.keys() or shard.keys() == _OLDER
+            if not known or any(type(value) is not _SHARD[name] for name, value in shard.items()):
+                raise DataError(f"shards[{number}]: must have documents, bytes, sha256 and names")
             if not (0 <= shard["documents"] < MOST and 0 <= shard["bytes"] < MOST):
                 raise DataError(f"shards[{number}]: has a count below 0, or too large")
         if not 0 <= self.documents <= sum(shard["documents"] for shard in self.shards):

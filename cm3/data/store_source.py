@@ -10,7 +10,7 @@ that is resumed must be given the same ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from cm3.data.order import Mixture
 from cm3.data.store import Store
 from cm3.errors import DataError
 from cm3.vocab import Tokens
+
+LOOKED_AT = 100
+"""Documents of a table, and of each store, that are looked for in the other before training."""
+T = TypeVar("T")
 
 
 class Retrieval(NamedTuple):
@@ -49,8 +53,8 @@ class StoreSource:
     ) -> None:
         """`weights`: shares of the documents; none means every document as often as any other.
 
-        Raises `DataError` for no store, an empty one, and stores (the bank too) that other tokenizers made;
-        `ConfigError` for weights as `Mixture` does.
+        Raises `DataError` for no store, an empty one, stores (the bank too) that other tokenizers made, and a table of
+        neighbours of other documents; `ConfigError` for weights as `Mixture` does.
         """
         if not stores:
             raise DataError("stores: none given; name at least one folder that `cm3 prepare` wrote")
@@ -59,6 +63,8 @@ class StoreSource:
                 raise DataError(f"store {store.path!r}: has no document; leave it out")
         for store in [*stores, *([] if retrieval is None else [retrieval.bank])]:
             check_alike(stores[0], store)
+        if retrieval is not None:
+            check_table(retrieval, stores)
         self.stores, self.seed, self.retrieval = list(stores), seed, retrieval
         self.mixture = Mixture([len(store) for store in stores], weights, seed)
 
@@ -92,6 +98,26 @@ class StoreSource:
             with_documents(query, [next(documents) for _ in some], bank.vocab, length) if some else query
             for query, some in zip(queries, numbers, strict=True)
         ]
+
+
+def check_table(retrieval: Retrieval, stores: Sequence[Store]) -> None:
+    """Raise `DataError` for a table that is of no document of these stores, or names none of the bank.
+
+    `LOOKED_AT` of each are looked at, spread over all: a table of other documents would else be none, in silence.
+    """
+    table, bank = retrieval.table, retrieval.bank
+    ids = _some(list(table))
+    known = any(store.knows(id) for id in ids for store in stores)
+    known = known or any(store.about(n).id in table for store in stores for n in _some(range(len(store))))
+    if not known:
+        raise DataError(f"neighbours {str(table.path)!r}: are of other documents than the stores'; compute them anew")
+    names = [name for id in ids for name in table.of(id, 3)]
+    if names and not any(map(bank.knows, names)):
+        raise DataError(f"neighbours {str(table.path)!r}: name no document of {bank.path!r}; compute them anew")
+
+
+def _some(values: Sequence[T]) -> Sequence[T]:
+    return values[:: max(1, len(values) // LOOKED_AT)]
 
 
 def check_alike(one: Store, other: Store) -> None:

@@ -403,7 +403,9 @@ def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
         Store.open(copy)
     manifest.unlink()
     assert is_store(copy)
-    with pytest.raises(DataError, match="is not finished; run the `cm3 prepare` that began it again"):
+    with pytest.raises(
+        DataError, match="is not finished, as it has no manifest.json; run the `cm3 prepare` that began it again"
+    ):
         Store.open(copy)
     (copy / "plan.json").unlink()
     assert not is_store(copy)

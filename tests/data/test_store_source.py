@@ -172,6 +172,21 @@ def test_stores_that_do_not_fit_are_refused(root: Path, stores: list[Store], tab
         StoreSource(stores, [1.0])
 
 
+def test_a_table_of_other_documents_is_refused(stores: list[Store], table: Path, tmp_path: Path) -> None:
+    known, (a, b) = Neighbours.open(table), stores
+    (tmp_path / "words.jsonl").write_text('{"id": "other", "text": "words"}')
+    prepare([f"{tmp_path}/words.jsonl"], tmp_path / "other", table.parent / "model")
+    other = Store.open(tmp_path / "other")
+    with pytest.raises(DataError, match="table': are of other documents than the stores'; compute them anew"):
+        StoreSource([a], retrieval=Retrieval(known, a, AugmentLaw(), 100))
+    with pytest.raises(DataError, match="table': name no document of '.*/other'; compute them anew"):
+        StoreSource([b], retrieval=Retrieval(known, other, AugmentLaw(), 100))
+    assert StoreSource([a, b], retrieval=Retrieval(known, a, AugmentLaw(), 100)).tokens([0])
+    assert StoreSource([b.first(3)], retrieval=Retrieval(known, a, AugmentLaw(), 100)).tokens([0]), (
+        "a part of its store"
+    )
+
+
 def test_a_store_without_documents_is_refused(stores: list[Store]) -> None:
     stores[1] = stores[1].first(0)
     with pytest.raises(DataError, match="/b': has no document; leave it out"):
