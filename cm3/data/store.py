@@ -120,8 +120,8 @@ class Store:
             try:
                 place.read("plan.json")
                 why = (
-                    f"is not finished, as it has no {NAME}; run the `cm3 prepare` that began it again, it goes on where "
-                    "it was"
+                    f"is not finished, as it has no {NAME}; run the `cm3 prepare` that began it again, it goes on "
+                    "where it was"
                 )
             except (FileNotFoundError, DataError):
                 why = f"has no {NAME}; give a folder that `cm3 prepare` wrote"
