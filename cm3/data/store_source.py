@@ -111,7 +111,8 @@ def check_table(retrieval: Retrieval, stores: Sequence[Store]) -> None:
     known = known or any(store.about(n).id in table for store in stores for n in _some(range(len(store))))
     if not known:
         raise DataError(f"neighbours {str(table.path)!r}: are of other documents than the stores'; compute them anew")
-    names = [name for id in ids for name in table.of(id, 3, None)]
+    rng = np.random.default_rng(0)
+    names = [name for id in ids for name in table.of(id, 3, rng)]
     if names and not any(map(bank.knows, names)):
         raise DataError(f"neighbours {str(table.path)!r}: name no document of {bank.path!r}; compute them anew")
 
