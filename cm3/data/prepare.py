@@ -102,7 +102,8 @@ def prepare(
     out = Path(out)
     text, encoder = (None if path is None else str(path) for path in (text, encoder))
     work = Work(str(out.resolve()), str(model), text, masks, encoder, device)
-    _check_ours(out)
+    with on_disk(out):
+        _check_ours(out)
     desk = Desk(work)
     plan = _plan(desk, sources, unit, max_text, license)
     with _alone(out):
@@ -374,13 +375,16 @@ def _alone(out: Path) -> Iterator[None]:
     """
     ours = not out.exists()
     try:
+        with on_disk(out):
+            out.mkdir(parents=True, exist_ok=True)
         with locked(out / ".lock", f"store {str(out)!r}", DataError):
             try:
                 yield
             finally:
                 (out / ".lock").unlink(missing_ok=True)
     except DiskError as error:
-        raise DiskError(f"{error}; what is done stays, and the same command goes on") from error
+        more = "; what is done stays, and the same command goes on" if (out / "plan.json").exists() else ""
+        raise DiskError(f"{error}{more}") from error
     finally:
         if out.is_dir() and not (out / "plan.json").exists():
             with contextlib.suppress(OSError):  # it holds something

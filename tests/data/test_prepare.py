@@ -290,6 +290,14 @@ def test_what_is_refused_makes_no_folder(photos: Path, model: Path, tmp_path: Pa
         assert not (tmp_path / "new").exists()
 
 
+def test_places_that_cannot_be_written_to_are_told(photos: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing" / "there")
+    for out in (photos / "000.png" / "out", tmp_path / "dangling", tmp_path / ("n" * 300)):
+        with pytest.raises(DiskError, match=r"cannot be written \([A-Z][a-z ]+\); choose another place$"):
+            make(photos, model, out)
+    assert not (tmp_path / "nothing").exists()
+
+
 def test_a_damaged_part_of_an_unfinished_store_is_made_again(photos: Path, model: Path, tmp_path: Path) -> None:
     make(photos, model, tmp_path / "whole")
     wanted = contents(tmp_path / "whole")
