@@ -10,6 +10,7 @@
                                         keys     uint64 (n,)   sorted hashes of ids, and
                                         numbers  int64 (n,)    whose they are
           manifest.json                 totals, size and checksum of everything else: written last
+                                        (cm3/data/store_manifest.py)
 
 A document's number is 0 to `len(store)` - 1 in the order of the plan. Documents are stored unmasked, each
 `</s> ... </s>`, without cells, which follow from the ids: an image's codes stand side by side in raster order.
