@@ -12,11 +12,12 @@ and its guided logits are `u + g (c - u)` with two, `u + s_img (img - u) + g (fu
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 
-from cm3.engine.grammar import FreeText, Step
-from cm3.errors import ConfigError, RequestError, did_you_mean
+from cm3.engine.grammar import Force, FreeText, Step
+from cm3.engine.sample import LEAST_TEMPERATURE
+from cm3.errors import ConfigError, RequestError, did_you_mean, real_number, shown, whole_number
 from cm3.vocab import Tokens
 
 CONTRASTS = ("max", "kmax")
@@ -26,7 +27,8 @@ CONTRASTS = ("max", "kmax")
 class Sampling:
     """How a token is drawn (paper section 3.1).
 
-    temperature: 0 takes the most likely id. top_p: the smallest set of ids with this much probability.
+    temperature: 0, and whatever is below 1e-6, takes the most likely id.
+    top_p: the smallest set of ids with this much probability.
     guidance: the scale g of `u + g (c - u)`. None: 1, or, with `contrast`, the contrastive score itself,
         `log p_EXP - log p_AMA` (CD, CD-K).
     image_guidance: the scale s_img with three streams; None is 1.
@@ -47,18 +49,19 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, self.temperature >= 0, "at least 0 (0 is greedy)")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (1 keeps every id)")
-        for name in ("guidance", "image_guidance"):
-            value = getattr(self, name)
-            _check(name, 0.0 if value is None else value, True, "a finite number (1 is no guidance)")
-        if self.contrast is not None and self.contrast not in CONTRASTS:
+        for name, (ok, rule) in _NUMBERS.items():
+            if (value := getattr(self, name)) is not None or name not in ("guidance", "image_guidance"):
+                object.__setattr__(self, name, real_number(f"sampling.{name}", value, ok, rule))
+        for name, low, high in (("k", 1, None), ("seed", 0, 2**63 - 1)):
+            object.__setattr__(self, name, whole_number(f"sampling.{name}", getattr(self, name), low, high))
+        if self.contrast is not None and not (isinstance(self.contrast, str) and self.contrast in CONTRASTS):
             near = did_you_mean(str(self.contrast), CONTRASTS)
-            raise ConfigError(f"sampling.contrast={self.contrast!r}: must be None, 'max' or 'kmax'.{near}")
-        _check("alpha", self.alpha, 0 <= self.alpha <= 1, "from 0 to 1")
-        _check("k", self.k, self.k >= 1 and self.k == int(self.k), "an integer, at least 1")
-        _check("amateur_temperature", self.amateur_temperature, self.amateur_temperature > 0, "above 0")
-        _check("seed", self.seed, 0 <= self.seed < 2**63 and self.seed == int(self.seed), "an integer, 0 to 2**63 - 1")
+            raise ConfigError(f"sampling.contrast={shown(self.contrast)}: must be None, 'max' or 'kmax'.{near}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely id is taken each time, so that chance and seed say nothing."""
+        return self.temperature < LEAST_TEMPERATURE
 
     def weights(self, streams: int) -> tuple[float, ...]:
         """The weight of each of `streams` streams' logits in the guided score."""
@@ -93,9 +96,17 @@ class Sampling:
         return (1.0,)
 
 
-def _check(name: str, value: float, ok: bool, rule: str) -> None:
-    if not (ok and math.isfinite(value)):
-        raise ConfigError(f"sampling.{name}={value}: must be {rule}")
+_SCALE = (lambda x: abs(x) <= 1e6, "a finite number, -1e6 to 1e6 (1 is no guidance)")
+"""Beyond it the differences of logits in single precision say nothing more."""
+_NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda x: x >= 0, "at least 0 (0 is greedy)"),
+    "top_p": (lambda x: 0 < x <= 1, "above 0 and at most 1 (1 keeps every id)"),
+    "guidance": _SCALE,
+    "image_guidance": _SCALE,
+    "alpha": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    "amateur_temperature": (lambda x: 1e-6 <= x <= 1e6, "above 0, from 1e-6 to 1e6"),
+}
+"""What each setting of `Sampling` may be, and how that is said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +132,23 @@ class Request:
                 raise RequestError(f"request: streams[{i}] is empty; a prompt starts with </s>")
             if stream.cells.shape != stream.ids.shape:
                 raise RequestError(f"request: streams[{i}] has {stream.length} ids and {len(stream.cells)} cells")
+
+    def seeded(self, seed: int) -> Request:
+        """The same request with another seed."""
+        text = self.text_sampling and replace(self.text_sampling, seed=seed)
+        return replace(self, sampling=replace(self.sampling, seed=seed), text_sampling=text)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is left to chance."""
+        return all(isinstance(step, Force) or self.sampling_of(step).greedy for step in self.plan)
+
+    @property
+    def identity(self) -> Hashable:
+        """The same for requests that must give the same: all of it but the seeds of what is not left to chance."""
+        drawn = [self.sampling_of(step) for step in self.plan if not isinstance(step, Force)]
+        streams = tuple((stream.ids.tobytes(), stream.cells.tobytes()) for stream in self.streams)
+        return streams, self.plan, tuple(replace(s, seed=0) if s.greedy else s for s in drawn)
 
     def sampling_of(self, step: Step) -> Sampling:
         """The settings with which a step's ids are drawn."""

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LEAST_TEMPERATURE = 1e-6
+"""Below it the most likely id is taken, as at 0: scores divided by less may leave the range of a float."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -32,7 +34,7 @@ def uniform(seeds: list[int], draws: list[int]) -> np.ndarray:
 def probabilities(scores: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
     """The distribution that is drawn from: softmax(scores / temperature), cut to the top-p set, not renormalised.
 
-    `scores` (n, v), -inf where forbidden; `temperature` (n,) > 0; `top_p` (n,) in (0, 1]. Returns float64 (n, v).
+    `scores` (n, v), -inf where forbidden; `temperature` (n,) >= 1e-6; `top_p` (n,) in (0, 1]. Returns float64 (n, v).
     Top-p keeps an id if the ids more likely than it have less than `top_p` together; equals count in order of id.
     """
     p = (scores.double() / temperature.double()[:, None]).softmax(-1)
@@ -46,12 +48,12 @@ def probabilities(scores: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
 
 
 def draw(scores: Tensor, temperature: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
-    """One column for each row of `scores` (n, v); where the temperature is 0, the highest score.
+    """One column for each row of `scores` (n, v); where the temperature is below 1e-6, the highest score.
 
     `uniforms` float64 (n,) in [0, 1). Returns int64 (n,); -1 for a row whose scores (NaN, infinite) are no
     distribution.
     """
-    greedy = temperature <= 0
+    greedy = temperature < LEAST_TEMPERATURE
     best = scores.argmax(-1)
     lost = ~scores.amax(-1).isfinite()
     if bool(greedy.all()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,47 @@ from cm3.vocab import Tokens
 def test_settings_out_of_range_are_refused(field: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"sampling.{next(iter(field))}=.*{message}"):
         Sampling(**field)
+
+
+BAD: dict[str, list[Any]] = {
+    "temperature": [True, "0.5", None, [1.0], 1j, Decimal("0.5"), 10**400, np.float32("nan"), np.array(0.5)],
+    "top_p": [True, "1", None, -0.0, float("nan"), 10**5000],
+    "guidance": [True, "3", float("nan"), float("-inf"), 1e39, -(10**400), 1.1e6],
+    "image_guidance": [False, 1e300, np.float64("inf")],
+    "alpha": [True, -1e-9, None, "a" * 100],
+    "amateur_temperature": [1e-310, 1e-7, 1e7, float("inf"), np.bool_(True)],
+    "k": [0, -1, 2.0, 2.5, True, "2", None, float("nan"), np.float64(2), np.bool_(True)],
+    "seed": [-1, 2**63, 0.0, 1.5, False, "1", None, 10**5000],
+    "contrast": ["", "KMAX", 1, True, ["max"], np.array(["max", "max"])],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_every_other_kind_of_number_is_refused_in_a_short_line(name: str) -> None:
+    for value in BAD[name]:
+        with pytest.raises(ConfigError, match=rf"^sampling\.{name}=.*: must be ") as told:
+            Sampling(**{name: value})
+        assert len(str(told.value)) < 140 and "\n" not in str(told.value)
+
+
+def test_numbers_of_numpy_and_fractions_are_taken_as_they_are() -> None:
+    made = Sampling(
+        temperature=np.float32(0.5),
+        top_p=Fraction(1, 2),
+        guidance=np.int64(3),
+        alpha=-0.0,
+        k=np.uint8(4),
+        seed=np.int64(5),
+    )
+    assert made == Sampling(temperature=0.5, top_p=0.5, guidance=3.0, alpha=0.0, k=4, seed=5)
+    assert [type(v) for v in (made.temperature, made.top_p, made.guidance, made.k, made.seed)] == [float] * 3 + [
+        int
+    ] * 2
+    assert str(Sampling(temperature=-0.0).temperature) == "0.0" and Sampling(temperature=1).temperature == 1.0
+
+
+def test_greedy_is_below_a_millionth() -> None:
+    assert [Sampling(temperature=t).greedy for t in (0.0, 1e-310, 9e-7, 1e-6, 0.5)] == [True, True, True, False, False]
 
 
 def test_weights_of_the_streams() -> None:

@@ -72,6 +72,17 @@ def test_greedy_is_argmax_beside_sampled_rows() -> None:
     assert draw(scores, temperature * 0, ones, u).tolist() == scores.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("temperature", [0.0, -0.0, 5e-324, 1e-310, 2.3e-308, 1e-9, 9.9e-7])
+def test_a_tiny_temperature_takes_the_likeliest_and_never_a_forbidden_one(temperature: float) -> None:
+    scores = np.array([9.0, 1.0, 8.0, -np.inf])
+    ends = np.array([0.0, 0.3, np.nextafter(1.0, 0.0)])
+    assert columns(scores, temperature, 1.0, ends).tolist() == [0, 0, 0]
+    for large in (scores * 1e30, scores * -1e30 - 1e32):
+        best = int(np.where(np.isfinite(large), large, -np.inf).argmax())
+        large[3] = -np.inf
+        assert columns(large, temperature, 1.0, ends).tolist() == [best] * 3
+
+
 def test_top_p_keeps_the_smallest_set_and_at_least_one() -> None:
     scores = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).log().expand(4, -1)
     top_p = torch.tensor([1e-9, 0.5, 0.7, 1.0], dtype=torch.float64)
