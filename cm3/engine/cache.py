@@ -3,7 +3,8 @@
 Row i of the cache is the i-th active stream, and active streams are kept in rows 0 to n - 1 (schedule.py), so a decode
 step reads a slice of each layer and gathers nothing. The tensors (rows, heads, capacity, head_dim) grow as rows and
 lengths ask, up to the engine's maximum; shapes, types and devices are those of the first keys that arrive, so a decoder
-that holds a share of the heads, or computes in bfloat16, needs no word here.
+that holds a share of the heads, or computes in bfloat16, needs no word here. A key head that a group of query heads
+shares is stored once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from cm3.model.attention import causal
 
 _STEP = 64
 
@@ -73,11 +76,11 @@ class Prefill:
         self._position = torch.cat([torch.arange(n) for _, _, n in places]).to(device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(b, h, s, k) each -> (b, h, s, k)."""
+        """q (b, h, s, k); k, v (b, g, s, k), g key heads -> (b, h, s, k)."""
         keys, values = self._cache.layer(layer, k, self._rows, self._length)
         keys[self._target, :, self._position] = k[self._source, :, self._position]
         values[self._target, :, self._position] = v[self._source, :, self._position]
-        return scaled_dot_product_attention(q, k, v, is_causal=True)
+        return causal(q, k, v)
 
 
 class Append:
@@ -107,10 +110,16 @@ class Append:
         self._mask = None if even else seen[:, None].to(device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(n, h, width, k) each -> (n, h, width, k)."""
+        """q (n, h, width, k); k, v (n, g, width, k), g key heads -> (n, h, width, k)."""
         rows = q.shape[0]
         keys, values = self._cache.layer(layer, k, rows, self._length)
         keys[self._row, :, self._at] = k[:, :, 0] if self._single else k[self._row, :, self._place]
         values[self._row, :, self._at] = v[:, :, 0] if self._single else v[self._row, :, self._place]
         keys, values = keys[:rows, :, : self._length], values[:rows, :, : self._length]
-        return scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
+        group = q.shape[1] // k.shape[1]
+        if group == 1:
+            return scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
+        # The query heads of a group as so many more queries of their key head: no key is copied.
+        mask = None if self._mask is None else self._mask.repeat(1, 1, group, 1)
+        out = scaled_dot_product_attention(q.reshape(rows, -1, group * q.shape[2], q.shape[3]), keys, values, mask)
+        return out.reshape(q.shape)

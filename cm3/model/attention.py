@@ -1,18 +1,20 @@
 """Who may look at whom in training: implementations of `Attend` (cm3/model/decoder.py).
 
     Causal     one document a row
-    Blocked    documents packed into rows; on a processor document by document, elsewhere one padded call
+    Blocked    documents packed into rows; on a processor document by document; on a GPU in half precision one kernel of
+               documents of any lengths; else padded calls of documents of about one length
     Flexed     the same through FlexAttention's block mask: one kernel on a GPU, no padding, no copies
 
-The engine's cache is another, in cm3/engine/cache.py.
+The engine's cache is another, in cm3/engine/cache.py. Each takes keys and values of grouped heads as they are.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -25,14 +27,31 @@ QUERIES = 64
 """Queries at once on a processor: their scores with one document's keys stay in its cache."""
 SHORT = 48
 """Mean tokens a document under which one padded call beats a loop over documents on a processor."""
+PADDED = {"cpu": 8}
+"""How many times as many tokens as there are one padded call may have on a kind of device; `ELSEWHERE` on others. A few
+long documents among many short ones would make it documents x longest, which no memory holds."""
+ELSEWHERE = 2
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention. q (b, h, s, k); k, v (b, g, s, k), a key head for h / g query heads each -> (b, h, s, k)."""
+    if q.is_cuda and k.shape[1] < q.shape[1]:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return F.scaled_dot_product_attention(q, spread(k, q), spread(v, q), is_causal=True)
+
+
+def spread(x: Tensor, q: Tensor) -> Tensor:
+    """Key heads (b, g, s, k), each repeated for every query head (b, h, s, k) of its group -> (b, h, s, k)."""
+    group = q.shape[1] // x.shape[1]
+    return x if group == 1 else x.repeat_interleave(group, dim=1)
 
 
 class Causal:
     """Each token sees itself and what came before it in its row."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(b, h, s, k) each -> (b, h, s, k)."""
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        """q (b, h, s, k); k, v (b, g, s, k) -> (b, h, s, k)."""
+        return causal(q, k, v)
 
 
 class Blocked:
@@ -52,31 +71,90 @@ class Blocked:
         first = torch.nonzero(starts).squeeze(1)
         lengths = torch.bincount(which)
         self.count, self.longest = int(lengths.numel()), int(lengths.max())
-        # Place of each token among (count, longest), and the token at each place; padding repeats a document's first.
-        self.place = which * self.longest + (torch.arange(flat.numel(), device=flat.device) - first[which])
-        source = first[:, None].expand(-1, self.longest).clone().flatten()
-        source[self.place] = torch.arange(flat.numel(), device=flat.device)
-        self.source = source
         self.spans = tuple(zip(first.tolist(), (first + lengths).tolist(), strict=True)) if flat.is_cpu else ()
+        self.ends = F.pad(first + lengths, (1, 0)).to(torch.int32)
+        self._known = which, first, lengths
+        self.place = which
+        self.calls: list[tuple[int, int, Tensor]] = []
+        """Of each padded call how many documents it has, the longest, and the token at each of its places."""
+        self.varlen = _varlen(flat.device)
+        if self.varlen is None:
+            self._pad()
+
+    def _pad(self) -> None:
+        """Lay the documents out for padded calls; `place` of each token is that among the tokens of all calls."""
+        which, first, lengths = self._known
+        device, number = which.device, which.numel()
+        # Documents by the number of bits of their length, where one padded call of all would be too large: none is
+        # padded to more than twice its length then.
+        many = self.count * self.longest > PADDED.get(device.type, ELSEWHERE) * number
+        kinds = torch.frexp((lengths - 1).float()).exponent if many else torch.zeros_like(lengths)
+        self.place = torch.zeros_like(which)
+        inner, placed = torch.arange(number, device=device) - first[which], 0
+        for kind in kinds.unique().tolist():
+            chosen = torch.nonzero(kinds == kind).squeeze(1)
+            count, longest = int(chosen.numel()), int(lengths[chosen].max())
+            order = torch.zeros_like(lengths)
+            order[chosen] = torch.arange(count, device=device)
+            mine = torch.nonzero((kinds == kind)[which]).squeeze(1)
+            place = order[which[mine]] * longest + inner[mine]
+            source = first[chosen][:, None].expand(-1, longest).clone().flatten()  # padding repeats a first token
+            source[place] = mine
+            self.place[mine] = placed + place
+            self.calls.append((count, longest, source))
+            placed += count * longest
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(b, h, s, k) each -> (b, h, s, k)."""
+        """q (b, h, s, k); k, v (b, g, s, k) -> (b, h, s, k)."""
+        if not q.is_cuda:
+            k, v = spread(k, q), spread(v, q)
+        elif self.varlen is not None and (dtype := _half(q)) is not None:
+            return self._unpadded(*(x.to(dtype) for x in (q, k, v)))
+        if not self.calls:
+            self._pad()
         b, h, s, width = q.shape
         # A compiled loop would be another graph for each packing; half precision has no fast product on a processor.
         # So whether one is compiled is asked first: what is asked after that is no guard of the graph.
         eager = not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
         if eager and self.spans and b * s >= SHORT * self.count and q.dtype in (torch.float32, torch.float64):
             return _Alone.apply(q, k, v, self.spans)
-        q, k, v = self._out(q), self._out(k), self._out(v)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        flat = out.transpose(1, 2).reshape(self.count * self.longest, h * width)
-        return flat.index_select(0, self.place).view(b, s, h, width).transpose(1, 2)
+        flat = [_tokens(x) for x in (q, k, v)]
+        outs = []
+        for count, longest, source in self.calls:
+            out = causal(*(x.index_select(0, source).unflatten(0, (count, longest)).transpose(1, 2) for x in flat))
+            outs.append(out.transpose(1, 2).reshape(count * longest, h, width))
+        every = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return every.index_select(0, self.place).view(b, s, h, width).transpose(1, 2)
 
-    def _out(self, x: Tensor) -> Tensor:
-        """(b, h, s, k) -> (count, h, longest, k)."""
-        b, h, s, width = x.shape
-        flat = x.transpose(1, 2).reshape(b * s, h * width).index_select(0, self.source)
-        return flat.view(self.count, self.longest, h, width).transpose(1, 2)
+    def _unpadded(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same by the kernel for documents of any lengths: no padding, no copies but of grouped heads."""
+        assert self.varlen is not None
+        b, h, s, width = q.shape
+        flat = [_tokens(x) for x in (q, spread(k, q), spread(v, q))]
+        out = self.varlen(*flat, self.ends, self.ends, self.longest, self.longest, window_size=(-1, 0))
+        return out.view(b, s, h, width).transpose(1, 2)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(b, h, s, k) -> (b * s, h, k)."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _half(q: Tensor) -> torch.dtype | None:
+    """The half precision that attention is computed in, None for a whole one."""
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
+    return dtype if dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0 else None
+
+
+def _varlen(device: torch.device) -> Callable[..., Any] | None:
+    """torch's kernel for documents of any lengths, where it is there as it is called here and the device can run it."""
+    if device.type != "cuda" or torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler, which takes seconds
+    except ImportError:  # it is new in torch, and may move
+        return None
+    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
 
 
 class _Alone(torch.autograd.Function):
@@ -159,12 +237,13 @@ class Flexed:
         self.mask = create_block_mask(seen, b, None, s, s, device=documents.device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(b, h, s, k) each -> (b, h, s, k)."""
+        """q (b, h, s, k); k, v (b, g, s, k) -> (b, h, s, k)."""
+        grouped = k.shape[1] < q.shape[1]
         if q.is_cuda:
-            return _compiled()(q, k, v, block_mask=self.mask)
+            return _compiled()(q, k, v, block_mask=self.mask, enable_gqa=grouped)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is slow uncompiled
-            out = flex_attention(q, k, v, block_mask=self.mask)
+            out = flex_attention(q, k, v, block_mask=self.mask, enable_gqa=grouped)
         assert isinstance(out, Tensor)
         return out
 

@@ -29,7 +29,8 @@ MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096
 """The largest of each number: far over any model's, so that a number beyond is a mistake, and costs nothing."""
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q, k, v) -> out; each (b, h, s, k). q and k already carry their norms and rotary positions."""
+"""(layer, q, k, v) -> out. q and out (b, h, s, k), k and v (b, g, s, k), where each of g key heads serves h / g query
+heads that stand side by side. q and k already carry their norms and rotary positions."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,6 @@ class Block(nn.Module):
         c, d = config, config.d_model
         self.order = c.norm_order
         self.kv_heads = c.kv_heads or c.heads
-        self.group = c.heads // self.kv_heads
         self.head_dim = c.head_dim
         self.activation = c.activation
         kv = self.kv_heads * c.head_dim
@@ -168,8 +168,6 @@ class Block(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if self.group > 1:
-            k, v = k.repeat_interleave(self.group, dim=1), v.repeat_interleave(self.group, dim=1)
         out = attend(layer, q, k, v)
         return self.wo(out.transpose(1, 2).reshape(b, s, -1))
 
@@ -218,6 +216,11 @@ class Decoder(nn.Module):
         for table in (self.row, self.column):
             if table is not None:
                 table.weight[0].zero_()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and its inputs have to be."""
+        return self.embed.weight.device
 
     def hidden(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
         """Final hidden states (b, s, d), normed, ready for `head`.

@@ -1,4 +1,4 @@
-"""Requests of every kind, and the naive loop that the engine is compared with."""
+"""A small decoder, requests of every kind, and the naive loop that the engine is compared with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ import torch
 from cm3.engine import Codes, Force, FreeText, Request, Result, Sampling
 from cm3.engine.sample import uniform
 from cm3.model.attention import Causal
-from cm3.model.decoder import Decoder
+from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.vocab import Tokens, Vocab
+
+
+def make_decoder(vocab: Vocab, **settings: object) -> Decoder:
+    """Random weights, scaled so that logits spread by about 2. float64, so that batching cannot round differently."""
+    config = DecoderConfig(
+        **{"vocab_size": vocab.size, "d_model": 32, "layers": 2, "heads": 4, "context": 192, "grid": (4, 4)} | settings
+    )
+    torch.manual_seed(0)
+    decoder = Decoder(config)
+    with torch.no_grad():
+        for name, weight in decoder.named_parameters():
+            if weight.dim() > 1:
+                scale = 0.35 if name.startswith("embed") else 0.25
+                weight.copy_(torch.randn_like(weight) * scale)
+    return decoder.double().eval()
 
 
 def prompt(vocab: Vocab, length: int, seed: int, codes: int = 0) -> Tokens:

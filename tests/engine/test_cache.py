@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from cm3.engine.cache import Append, Cache, Prefill
@@ -38,6 +39,27 @@ def test_prefill_then_append_equals_causal() -> None:
             torch.testing.assert_close(out[row, :, :count], expected[row, :, start : start + count])
         starts = [a + b for a, b in zip(starts, counts, strict=True)]
     assert starts == [76, 66, 3]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_grouped_heads_are_stored_once_and_attend_as_if_repeated(groups: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    q = torch.randn(2, 4, 9, WIDTH, generator=generator)
+    k, v = (torch.randn(2, groups, 9, WIDTH, generator=generator) for _ in range(2))
+    expected = Causal()(0, q, *(x.repeat_interleave(4 // groups, dim=1) for x in (k, v)))
+    cache = Cache(max_rows=2, context=64)
+    out = Prefill(cache, [[0], [1]], [5, 2], CPU)(0, *(x[:, :, :5] for x in (q, k, v)))
+    torch.testing.assert_close(out[0], expected[0, :, :5])
+    starts = [5, 2]
+    for counts in ([1, 1], [2, 3], [1, 1]):
+        attend = Append(cache, starts, counts, CPU)
+        out = attend(
+            0, *(x.gather(2, attend.positions[:, None, :, None].expand(-1, x.shape[1], -1, WIDTH)) for x in (q, k, v))
+        )
+        for row, (start, count) in enumerate(zip(starts, counts, strict=True)):
+            torch.testing.assert_close(out[row, :, :count], expected[row, :, start : start + count])
+        starts = [a + b for a, b in zip(starts, counts, strict=True)]
+    assert cache.layer(0, k, 2, 9)[0].shape[1] == groups
 
 
 def test_a_shared_prompt_reaches_every_row_and_a_move_carries_it() -> None:

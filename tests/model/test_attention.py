@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,79 @@ def test_random_packings() -> None:
         documents = (torch.rand(3, 12, generator=generator) < 0.3).long().cumsum(1) + 1
         q, k, v = inputs(3, 12, trial)
         torch.testing.assert_close(Blocked(documents)(0, q, k, v), dense(q, k, v, documents))
+
+
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_grouped_heads_are_repeated_heads(kv_heads: int) -> None:
+    documents = torch.tensor(ROWS["packed"])
+    q, *_ = inputs(2, 8)
+    generator = torch.Generator().manual_seed(5)
+    k, v = (torch.randn(2, kv_heads, 8, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    wide = [x.repeat_interleave(3 // kv_heads, dim=1) for x in (k, v)]
+    for attend, mask in ((Causal(), torch.ones(2, 8)), (Blocked(documents), documents)):
+        torch.testing.assert_close(attend(0, q, k, v), dense(q, *wide, mask))
+    some = [x.detach().float() for x in (q, k, v)]
+    torch.testing.assert_close(Flexed(documents)(0, *some), dense(some[0], *(x.float() for x in wide), documents))
+
+
+def lengths_of(attend: Blocked) -> list[tuple[int, int]]:
+    """Of each padded call how many documents it has, and the longest."""
+    return [(count, longest) for count, longest, _ in attend.calls]
+
+
+@pytest.mark.parametrize("most", [0, 2, 8])
+def test_a_long_document_among_short_ones_is_not_padded_for_all(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(attention, "PADDED", {"cpu": most})
+    short = torch.arange(1, 41)
+    documents = torch.stack([short, torch.full((40,), 50), torch.arange(40) // 3 + 100])
+    attend = Blocked(documents)
+    assert attend.count * attend.longest == 55 * 40 > 8 * documents.numel()
+    assert sum(count * longest for count, longest in lengths_of(attend)) < 2 * documents.numel()
+    mine, reference = inputs(3, 40), inputs(3, 40)
+    got, want = attend(0, *mine), dense(*reference, documents)
+    torch.testing.assert_close(got, want)
+    got.square().sum().backward()
+    want.square().sum().backward()
+    for a, b in zip(mine, reference, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_random_packings_in_padded_calls_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PADDED", {"cpu": 0})
+    generator = torch.Generator().manual_seed(4)
+    for trial in range(20):
+        documents = (torch.rand(3, 30, generator=generator) < 0.05 + trial / 25).long().cumsum(1) + 1
+        attend = Blocked(documents)
+        assert sum(count * longest for count, longest in lengths_of(attend)) < 2 * documents.numel()
+        q, k, v = inputs(3, 30, trial)
+        torch.testing.assert_close(attend(0, q, k, v), dense(q, k, v, documents))
+
+
+def test_the_kernel_for_documents_of_any_lengths_is_given_their_borders() -> None:
+    """The kernel itself needs a GPU; here by its documented meaning, and its real signature for shapes."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn.attention.varlen import varlen_attn
+
+    def meant(
+        q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, most_q: int, most_k: int, **more: Any
+    ) -> Tensor:
+        assert more == {"window_size": (-1, 0)} and ends_q.dtype == torch.int32 and most_q == most_k
+        out = torch.empty_like(q)
+        for a, b in zip(ends_q.tolist(), ends_k.tolist()[1:], strict=False):
+            assert b - a <= most_q
+            out[a:b] = Causal()(0, *(x[None, a:b].transpose(1, 2) for x in (q, k, v)))[0].transpose(0, 1)
+        return out
+
+    documents = torch.tensor(ROWS["packed"])
+    attend = Blocked(documents)
+    attend.varlen = meant
+    q, k, v = (x.detach() for x in inputs(2, 8))
+    torch.testing.assert_close(attend._unpadded(q, k[:, :1], v[:, :1]), dense(q, k[:, :1], v[:, :1], documents))
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        attend.varlen = varlen_attn
+        attend.ends = torch.empty(attend.count + 1, dtype=torch.int32, device="cuda")
+        out = attend._unpadded(*(torch.empty(2, 3, 8, 16, dtype=torch.bfloat16, device="cuda") for _ in range(3)))
+        assert out.shape == (2, 3, 8, 16)
 
 
 def test_causal_is_the_dense_triangle() -> None:

@@ -190,8 +190,8 @@ def test_grouped_heads_are_repeated_heads() -> None:
     ids, positions, _ = inputs()
     torch.testing.assert_close(grouped(ids, positions, Causal()), full(ids, positions, Causal()))
     shapes = []
-    grouped(ids, positions, lambda layer, q, k, v: shapes.append((q.shape, k.shape, v.shape)) or v)
-    assert all(shape == (2, 4, 12, 4) for call in shapes for shape in call)
+    grouped(ids, positions, lambda layer, q, k, v: shapes.append((q.shape, k.shape, v.shape)) or q)
+    assert shapes == [((2, 4, 12, 4), (2, 2, 12, 4), (2, 2, 12, 4))] * 2, "once for each group, to be kept so"
 
 
 def test_the_two_orders_of_the_norms() -> None:
@@ -237,7 +237,7 @@ def test_one_token_at_a_time_gives_the_same(changes: dict[str, Any]) -> None:
         keys.setdefault(layer, []).append(k)
         values.setdefault(layer, []).append(v)
         past = torch.cat(keys[layer], 2), torch.cat(values[layer], 2)
-        return F.scaled_dot_product_attention(q, *past)
+        return F.scaled_dot_product_attention(q, *past, enable_gqa=True)
 
     steps = [decoder(ids[:, [i]], positions[:, [i]], attend, cells[:, [i]]) for i in range(ids.shape[1])]
     torch.testing.assert_close(torch.cat(steps, 1), decoder(ids, positions, Causal(), cells))
