@@ -9,19 +9,19 @@ ids that the grammar allows are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cm3.engine.cache import Append, Cache, Prefill
-from cm3.engine.grammar import Cursor, Ranges, check_plan, fed, id_at, size
+from cm3.engine.grammar import Cursor, Force, Ranges, check_plan, fed, id_at, ranges_of, size
 from cm3.engine.guidance import guide
 from cm3.engine.request import Request, Result
 from cm3.engine.sample import draw, uniform
 from cm3.engine.schedule import Job, Schedule, Stream
-from cm3.errors import ConfigError, RequestError
+from cm3.errors import ConfigError, RequestError, shown, whole_number
 from cm3.model.decoder import Decoder
 from cm3.vocab import Vocab
 
@@ -47,8 +47,7 @@ class Engine:
     """
 
     def __init__(self, decoder: Decoder, vocab: Vocab, max_streams: int = 32) -> None:
-        if max_streams < 1:
-            raise ConfigError(f"engine.max_streams={max_streams}: must be at least 1")
+        max_streams = whole_number("engine.max_streams", max_streams)
         if decoder.config.vocab_size < vocab.size:
             raise ConfigError(
                 f"decoder.vocab_size={decoder.config.vocab_size}: smaller than the vocabulary's {vocab.size} ids; "
@@ -56,7 +55,7 @@ class Engine:
             )
         self.decoder = decoder
         self.vocab = vocab
-        self.device = next(decoder.parameters()).device
+        self.device = decoder.device
         self._cache = Cache(max_streams, decoder.config.context)
         self._schedule = Schedule(max_streams)
         self._next_id = 0
@@ -136,18 +135,22 @@ class Engine:
         return finished
 
     def run(self, requests: Iterable[Request], progress: Progress | None = None) -> list[Result]:
-        """Serve requests to the end; results in the order asked.
+        """Serve requests to the end; results in the order asked. Of requests that must give the same, one is served.
 
         `progress(done, total)` is called after each step with tokens produced and the most there can be. Results of
         requests that were added before are kept for the next `step`.
         """
         requests = list(requests)
+        first: dict[Hashable, int] = {}
+        which = [first.setdefault(request.identity, len(first)) for request in requests]
         results: dict[int, Result] = {}
         ids: list[int] = []
         others: list[tuple[int, Result]] = []
         sizes: dict[int, int] = {}
         try:
-            for request in requests:
+            for number, request in zip(which, requests, strict=True):
+                if number < len(ids):
+                    continue
                 ids.append(self.add(request))
                 sizes[ids[-1]] = sum(map(size, request.plan))
             while len(results) < len(ids):
@@ -164,11 +167,17 @@ class Engine:
                 if id not in results:
                     self.cancel(id)
             self._held = others + self._held
-        return [results[id] for id in ids]
+        return [results[ids[number]] for number in which]
 
     def _check(self, request: Request) -> None:
         config = self.decoder.config
         check_plan(request.plan, self.vocab, config.grid)
+        for step in request.plan:
+            sampling = request.sampling_of(step)
+            if not isinstance(step, Force) and step.guided and sampling.contrast == "kmax":
+                ids = sum(stop - start for start, stop in ranges_of(step, self.vocab))
+                if sampling.k > ids:
+                    raise RequestError(f"sampling.k={shown(sampling.k)}: must be at most {ids}, the ids to draw from")
         cells = config.grid[0] * config.grid[1] if config.grid else None
         for i, stream in enumerate(request.streams):
             for name, values, high in (("id", stream.ids, self.vocab.size - 1), ("cell", stream.cells, cells)):

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from engine_reference import mixed, naive, nothing, prompt, same
+from engine_reference import make_decoder, mixed, naive, nothing, prompt, same
 from scipy import stats
 
 from cm3.engine import Codes, Engine, Force, FreeText, Request, Result, Sampling
@@ -28,6 +28,42 @@ def test_batched_equals_one_by_one_equals_naive(decoder: Decoder, vocab: Vocab) 
         np.testing.assert_allclose(result.logprobs, logprobs, atol=1e-4)
     # The test would say little if the model always said the same.
     assert len({tuple(r.tokens.ids[-10:]) for r in together}) == len(together)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_grouped_heads_equal_the_naive_loop(vocab: Vocab, kv_heads: int) -> None:
+    decoder = make_decoder(vocab, kv_heads=kv_heads, positions="rope", qk_norm=True)
+    requests = mixed(vocab)
+    engine = Engine(decoder, vocab)
+    for request, result in zip(requests, engine.run(requests), strict=True):
+        ids, cells, logprobs = naive(decoder, vocab, request)
+        assert (result.tokens.ids.tolist(), result.tokens.cells.tolist()) == (ids, cells)
+        np.testing.assert_allclose(result.logprobs, logprobs, atol=1e-4)
+    keys, values = engine._cache._layers[0]
+    assert keys.shape[1] == values.shape[1] == kv_heads, "each is stored once"
+
+
+def test_of_requests_that_must_give_the_same_one_is_served(one_decoder: Decoder, vocab: Vocab) -> None:
+    def ask(seed: int, temperature: float, words: int = 1) -> Request:
+        return Request((prompt(vocab, 5, words),), (Codes.image(6),), Sampling(seed=seed, temperature=temperature))
+
+    requests = [ask(1, 0.0), ask(2, 0.0), ask(3, 1e-9), ask(1, 1.0), ask(2, 1.0), ask(1, 1.0), ask(1, 0.0, 2)]
+    engine, totals = Engine(one_decoder, vocab), []
+    found = engine.run(requests, lambda done, total: totals.append(total))
+    assert {total // 6 for total in totals} == {4 + 1}, "greedy at two temperatures, two seeds, and another prompt"
+    for request, result in zip(requests, found, strict=True):
+        same(result, Engine(one_decoder, vocab).run([request])[0])
+    assert found[0].tokens.ids.tolist() == found[2].tokens.ids.tolist() != found[6].tokens.ids.tolist()
+
+
+def test_k_beyond_the_ids_to_draw_from_is_refused(one_decoder: Decoder, vocab: Vocab) -> None:
+    streams = (prompt(vocab, 5, 1), nothing(vocab))
+    for plan in ((Codes.image(2),), (FreeText(3, end=(vocab.eos,), guided=True),)):
+        most = vocab.image if isinstance(plan[0], Codes) else vocab.text + 1
+        Engine(one_decoder, vocab).run([Request(streams, plan, Sampling(contrast="kmax", k=most))])
+        for k in (most + 1, 10**30, 10**5000):
+            with pytest.raises(RequestError, match=rf"sampling.k=.*: must be at most {most}, the ids to draw from"):
+                Engine(one_decoder, vocab).add(Request(streams, plan, Sampling(contrast="kmax", k=k)))
 
 
 def test_float32_batched_equals_one_by_one(one_decoder: Decoder, vocab: Vocab) -> None:
@@ -184,7 +220,7 @@ def test_foreign_ids_are_refused(one_decoder: Decoder, vocab: Vocab, tokens: Tok
 
 
 def test_an_engine_that_does_not_fit_its_model_is_refused(one_decoder: Decoder, vocab: Vocab) -> None:
-    with pytest.raises(ConfigError, match="max_streams=0: must be at least 1"):
+    with pytest.raises(ConfigError, match="max_streams=0: must be an integer, at least 1"):
         Engine(one_decoder, vocab, max_streams=0)
     with pytest.raises(ConfigError, match="smaller than the vocabulary"):
         Engine(one_decoder, Vocab(text=512, image=48, masks=4, reserved=2))
