@@ -17,7 +17,7 @@ import torch
 from PIL.Image import Resampling
 
 from cm3.document import Box, check_box
-from cm3.errors import ConfigError, DataError, RequestError
+from cm3.errors import CheckpointError, ConfigError, DataError, RequestError
 from cm3.picture import orientation, rgb
 
 if TYPE_CHECKING:
@@ -137,7 +137,10 @@ class ImageTokenizer:
         return preprocess(image, self.size, self.fit)
 
     def encode(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Codes int32 (n, rows, cols) of any PIL images; they are preprocessed first."""
+        """Codes int32 (n, rows, cols) of any PIL images; they are preprocessed first.
+
+        Raises `DataError` for a picture that cannot be read, `CheckpointError` for weights that are not finite.
+        """
         found = np.zeros((len(images), *self.grid), dtype=np.int32)
         ready = [self.preprocess(image) for image in images]
         unknown = []
@@ -147,6 +150,8 @@ class ImageTokenizer:
                 found[at] = codes
             else:
                 unknown.append(at)
+        if unknown:
+            self._version()
         for start in range(0, len(unknown), self.batch):
             chunk = unknown[start : start + self.batch]
             with _Still(self.vqgan):
@@ -155,7 +160,11 @@ class ImageTokenizer:
         return found
 
     def decode(self, codes: np.ndarray) -> list[PIL.Image.Image]:
-        """RGB pictures of codes (n, rows, cols). Raises `DataError` for another shape or a code out of range."""
+        """RGB pictures of codes (n, rows, cols).
+
+        Raises `DataError` for another shape or a code out of range, `CheckpointError` where pixels or weights are not
+        finite.
+        """
         codes = np.asarray(codes)
         if codes.ndim != 3 or codes.shape[1:] != self.grid:
             raise DataError(f"image codes of shape {codes.shape}: must be (n, {self.grid[0]}, {self.grid[1]})")
@@ -165,7 +174,13 @@ class ImageTokenizer:
         for start in range(0, len(codes), self.batch):
             chunk = torch.from_numpy(codes[start : start + self.batch].astype(np.int64))
             with _Still(self.vqgan):
-                images += to_pil(self.vqgan.decode(chunk.to(self._place()[0])))
+                pixels = self.vqgan.decode(chunk.to(self._place()[0]))
+            if not bool(pixels.isfinite().all()):
+                self._version()  # names the weight, where one is to blame
+                raise CheckpointError(
+                    "image tokenizer: gave pixels that are not finite; train it again, or run it in float32"
+                )
+            images += to_pil(pixels)
         for image, grid in zip(images, codes, strict=True):
             setattr(image, _MEMO, (self._digest(image), grid.astype(np.int32)))
         return images
@@ -182,15 +197,26 @@ class ImageTokenizer:
         return weight.device, weight.dtype
 
     def _digest(self, image: PIL.Image.Image) -> str:
-        """A name for these pixels under these weights; the weights are read again only after they were written to."""
+        """A name for these pixels under these weights."""
+        return hashlib.blake2b(image.tobytes() + self._version().encode(), digest_size=16).hexdigest()
+
+    def _version(self) -> str:
+        """A name for the weights, which are read again only after they were written to.
+
+        Raises `CheckpointError` where one is not finite: it would draw black, and read every picture as the same.
+        """
         weights = [*self.vqgan.parameters(), *self.vqgan.buffers()]
         version = tuple((id(w), w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
         if version != self._weights[0]:
             hashed = hashlib.blake2b(digest_size=16)
-            for weight in weights:
+            for name, weight in (*self.vqgan.named_parameters(), *self.vqgan.named_buffers()):
+                if not bool(weight.isfinite().all()):
+                    raise CheckpointError(
+                        f"image tokenizer: weight {name!r} is not finite; restore its file, or train it again"
+                    )
                 hashed.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             self._weights = (version, hashed.hexdigest())
-        return hashlib.blake2b(image.tobytes() + self._weights[1].encode(), digest_size=16).hexdigest()
+        return self._weights[1]
 
 
 class _Still:
