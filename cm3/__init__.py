@@ -9,20 +9,23 @@ Importing the package loads no torch; `load` and the classes that need it do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import Cm3Error
 
 if TYPE_CHECKING:
     from cm3.engine.request import Sampling
-    from cm3.generate import CM3Leon
+    from cm3.generate import CM3Leon, Loading
 
 __all__ = ["CM3Leon", "Cm3Error", "Document", "Gap", "Image", "Sampling", "Text", "load"]
 
 
-def load(name: str = "scenes", **options: Any) -> CM3Leon:
-    """Load a model: an embedded bundle by name, a bundle folder, or `hf://owner/name`. See `CM3Leon.load`."""
+def load(name: str = "scenes", **options: Unpack[Loading]) -> CM3Leon:
+    """Load a model: an embedded bundle by name, a bundle folder, or `hf://owner/name`. See `CM3Leon.load`.
+
+    `cm3.load("scenes", device="cuda")` computes on a GPU.
+    """
     from cm3.generate import CM3Leon
 
     return CM3Leon.load(name, **options)

@@ -287,8 +287,8 @@ def test_reconstruct(model: CM3Leon) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: m.generate("a", n=0), RequestError, "n=0: must be at least 1"),
-        (lambda m: m.generate("a", seed=-1), ConfigError, "seed=-1: must be at least 0"),
+        (lambda m: m.generate("a", n=0), RequestError, "n=0: must be an integer, 1 to 1000000"),
+        (lambda m: m.generate("a", seed=-1), ConfigError, r"seed=-1: must be an integer, 0 to 2\*\*63 - 1"),
         (lambda m: m.generate("a", temperature=-1.0), ConfigError, "sampling.temperature=-1.0: must be"),
         (lambda m: m.generate("a", top_p=0.0), ConfigError, "sampling.top_p=0.0: must be"),
         (lambda m: m.generate("a", contrast="kmin"), ConfigError, "contrast='kmin': must be None, 'max' or 'kmax'"),

@@ -332,9 +332,9 @@ GAPPED = Document.of("a ", Gap(), " cat", id="g")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"retrieve": -1}, "retrieve=-1: must be 0 to 3 documents"),
-        ({"retrieve": 4}, "retrieve=4: must be 0 to 3 documents"),
-        ({"documents": [*DOCUMENTS]}, "documents=4: must be 0 to 3 documents"),
+        ({"retrieve": -1}, "retrieve=-1: must be an integer, 0 to 3 documents"),
+        ({"retrieve": 4}, "retrieve=4: must be an integer, 0 to 3 documents"),
+        ({"documents": [*DOCUMENTS]}, "documents=4: must be an integer, 0 to 3 documents"),
         ({"retrieve": 1, "documents": DOCUMENTS[:1]}, "retrieve=1: documents= are given as well; give one of the two"),
         ({"documents": [GAPPED]}, "documents: 'g' has a gap; give whole documents"),
         ({"documents": [Document.of(" ")]}, "documents: 'one of them' has no part; give whole documents"),
@@ -353,5 +353,5 @@ def test_more_refusals(model: CM3Leon) -> None:
         model.generate(Gap("image"), retrieve=1)
     with pytest.raises(RequestError, match="documents: 1 for 2 prompts; give one for each"):
         model.generate_many(["a", "b"], seeds=[1, 2], documents=[[]])
-    with pytest.raises(RequestError, match="retrieve=4: must be 0 to 3"):
+    with pytest.raises(RequestError, match="retrieve=4: must be an integer, 0 to 3"):
         model.retrieve("a drump", 4)

@@ -12,6 +12,7 @@ import torch
 from cm3.document import Document, Gap
 from cm3.errors import RequestError
 from cm3.generate import CM3Leon
+from cm3.generate.cm3leon import _sub_seed
 from cm3.generate.rank import canonical, log_likelihoods
 from cm3.model.decoder import Decoder
 from cm3.scenes import draw, random_scene
@@ -71,8 +72,9 @@ def test_the_likeliest_of_the_candidates_is_kept(model: CM3Leon, monkeypatch: py
     monkeypatch.setattr("cm3.generate.cm3leon.log_likelihoods", watched)
     picture = draw(random_scene(np.random.default_rng(0)), model.image_size)
     for prompt in ("a red circle", [Gap("text"), picture], ["a ", Gap(), " star", picture]):
-        settings = {"seed": 4, "temperature": 1.0, "max_tokens": 12}
-        all_six = model.generate(prompt, n=6, **settings).documents
+        settings = {"temperature": 1.0, "max_tokens": 12, "candidates": 1}
+        drawn = model.generate_many([prompt] * 6, seeds=[_sub_seed(4, i) for i in range(6)], **settings)
+        all_six = [one.document for one in drawn]
         kept = model.generate_many([prompt], seeds=[4], temperature=1.0, max_tokens=12, candidates=6)[0].document
         sequences, scores = seen.pop()
         assert not seen and len(set(scores)) > 1
@@ -98,5 +100,5 @@ def test_a_bundle_may_recommend_candidates() -> None:
 
 
 def test_no_candidates_is_refused(model: CM3Leon) -> None:
-    with pytest.raises(RequestError, match="candidates=0: must be at least 1"):
+    with pytest.raises(RequestError, match="candidates=0: must be an integer, 1 to 1000000"):
         model.generate("a red circle", candidates=0)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from cm3.cli.sheet import Line, Panel, Section
     from cm3.data.scene_tasks import SceneExample
-    from cm3.generate import CM3Leon
+    from cm3.generate import Asked, CM3Leon
 
 
 class Shown(NamedTuple):
@@ -64,7 +64,7 @@ def task_sections(
     from cm3.data.tasks import find_task
     from cm3.scenes.verify import SMALLEST
 
-    settings: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
+    settings: Asked = {} if max_tokens is None else {"max_tokens": max_tokens}
     results: dict[str, list[dict[str, Any]]] = {}
     sections: list[Section] = []
     for group in GROUPS:
@@ -83,7 +83,7 @@ def task_sections(
 
 
 def _made(
-    model: CM3Leon, shown: Shown, seed: int, settings: dict[str, Any]
+    model: CM3Leon, shown: Shown, seed: int, settings: Asked
 ) -> list[tuple[SceneExample, Mapping[str, str | PIL.Image.Image], bool, Line]]:
     """Examples, what the model gave, whether it is right, and how the sheet says so."""
     from cm3.cli.sheet import verdict

@@ -11,6 +11,9 @@ from cm3.cli.options import HERE, Flag, ModelVerb, Sampling, progress
 from cm3.document import Image
 from cm3.errors import RequestError
 
+TOGETHER = 64
+"""Pictures that are read side by side."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Describe(ModelVerb):
@@ -41,17 +44,20 @@ class Describe(ModelVerb):
         if self.question is not None and not self.question.strip():
             raise RequestError("--question: is empty; say what you want to know")
         pictures = [Image.open(path) for path in self.images]  # all, before the work starts
-        task = "vqa2" if self.question is not None else "image_paragraph" if self.detail else None
+        from cm3.generate.tasks import CAPTION, DETAIL, QUESTION
+
+        task = QUESTION if self.question is not None else DETAIL if self.detail else None
         model = self.open_model(task=task)
-        results: list[dict[str, Any]] = []
-        for path, picture in zip(self.images, pictures, strict=True):
-            with progress("reading") as update:
-                settings = {"progress": update, **self.sampling.arguments()}
-                if self.question is not None:
-                    text = model.answer(picture, self.question, **settings).text
-                else:
-                    text = model.describe(picture, detail=self.detail, **settings).text
-            print(text if len(pictures) == 1 else f"{path}: {text}", flush=True)
-            results.append({"image": path, "text": text})
         asked = {} if self.question is None else {"question": self.question}
+        settings: Any = self.sampling.arguments()
+        seed = settings.pop("seed")
+        results: list[dict[str, Any]] = []
+        for start in range(0, len(pictures), TOGETHER):
+            requests = [{"image": picture, **asked} for picture in pictures[start : start + TOGETHER]]
+            with progress("reading") as update:
+                settings["progress"] = update
+                replies = model.ask_many(task or CAPTION, requests, seeds=[seed] * len(requests), settings=settings)
+            for path, reply in zip(self.images[start:], replies, strict=False):
+                print(reply.text if len(pictures) == 1 else f"{path}: {reply.text}", flush=True)
+                results.append({"image": path, "text": reply.text})
         return asked | (results[0] if len(results) == 1 else {"results": results})

@@ -63,7 +63,7 @@ class Generate(ModelVerb):
         if self.sheet is not None:
             check_folder(self.sheet.parent, "--sheet")
         task, request, guide = self._asked()
-        settings = self.sampling.arguments() | self.retrieval.arguments()
+        settings: Any = self.sampling.arguments() | self.retrieval.arguments()
         model = self.open_model(self.retrieval, task)
         with progress("drawing") as update:
             settings["progress"] = update

@@ -92,16 +92,19 @@ class ModelVerb(Verb):
 
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
     """Which model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
+    device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
+    """Where the model runs, such as cuda."""
 
     def open_model(self, bank: Bank | None = None, task: str | None = None) -> CM3Leon:
-        """Load the model, with a memory bank of one's own. Raises `CheckpointError` for one unknown or damaged.
+        """Load the model, with a memory bank of one's own. Raises `CheckpointError` for one unknown or damaged,
+        `ConfigError` for a device that is not there.
 
         Tells the user where it was not tuned for `task`.
         """
         from cm3.generate import CM3Leon
 
         bank = bank or Bank()
-        model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder)
+        model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder, device=self.device)
         self.tell_untuned(model, [] if task is None else [task])
         return model
 

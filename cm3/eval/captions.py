@@ -6,13 +6,13 @@ that cannot learn a few pictures by heart has a fault somewhere. It says nothing
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from cm3.document import Document, Gap, Image
 from cm3.errors import ConfigError, DataError
+from cm3.generate import Options
 
 Progress = Callable[[int, int], None]
 """Called with how many pictures are done, and how many there are."""
@@ -21,7 +21,9 @@ Progress = Callable[[int, int], None]
 class Model(Protocol):
     """What the evaluation needs of `cm3.generate.CM3Leon`."""
 
-    def generate_many(self, prompts: Sequence[Any], *, seeds: Sequence[int], **sampling: Any) -> Sequence[Any]: ...
+    def generate_many(
+        self, prompts: Sequence[Any], *, seeds: Sequence[int], **sampling: Unpack[Options]
+    ) -> Sequence[Any]: ...
 
 
 @dataclass
@@ -75,7 +77,7 @@ def evaluate_captions(
 
 def _pictures(documents: Iterable[Document]) -> list[_Picture]:
     """The different pictures in the order in which they first come."""
-    found: dict[bytes, _Picture] = {}
+    found: dict[Image, _Picture] = {}
     for number, document in enumerate(documents):
         if len(document.images) != 1 or not document.text.strip():
             raise DataError(
@@ -83,11 +85,8 @@ def _pictures(documents: Iterable[Document]) -> list[_Picture]:
                 f"{len(document.text.strip())} characters of text; must be one picture and its caption"
             )
         image = document.images[0]
-        # Not a dict of images: those hash by size, and many photographs are of one size.
-        pixels = image.pixels
-        key = hashlib.blake2b(f"{pixels.mode} {pixels.size}".encode() + pixels.tobytes()).digest()
         name = str(document.meta.get("image_id", document.id or number))
-        found.setdefault(key, _Picture(image, name)).captions.add(_plain(document.text))
+        found.setdefault(image, _Picture(image, name)).captions.add(_plain(document.text))
     if not found:
         raise DataError("captions: there are no documents; check the folder and the split")
     return list(found.values())

@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
 import numpy as np
 import PIL.Image
 
 from cm3.errors import ConfigError
 from cm3.eval.check import check_run
+from cm3.generate import Options
 from cm3.scenes.emblems import EMBLEMS, emblem, say
 from cm3.scenes.verify import Reading, attributes, read
 from cm3.scenes.world import Scene
@@ -49,7 +50,9 @@ class Model(Protocol):
 
     def retrieve(self, prompt: str, k: int) -> Sequence[Retrieved]: ...
 
-    def generate_many(self, prompts: Sequence[str], *, seeds: Sequence[int], **settings: Any) -> Sequence[Any]: ...
+    def generate_many(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], documents: Any = None, **settings: Unpack[Options]
+    ) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _given(
     task, template = find_task(cases[0].asked.task), cases[0].asked.template
     wanted = [field for field in task.template(template).fields if field not in task.gives]
     requests = [{name: case.asked.fields[name] for name in wanted} for case in cases]
-    given = {"max_tokens": LONGEST} | settings
+    given: Any = {"max_tokens": LONGEST} | settings
     if task.name != "edit":
         given.pop("image_guidance", None)  # nothing else has a picture to hold on to
     replies = model.ask_many(task, requests, seeds=[case.seed for case in cases], template=template, settings=given)

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import PIL.Image
@@ -20,6 +20,7 @@ from cm3.document import Document, Image
 from cm3.errors import DataError
 from cm3.eval.check import check_run
 from cm3.eval.scene_cases import Case, drawn, hidden_piece, redrawn, said
+from cm3.generate import Options
 from cm3.scenes.describe import holds, parse
 from cm3.scenes.verify import attributes, verify
 from cm3.scenes.world import Split
@@ -55,7 +56,9 @@ class Model(Protocol):
     @property
     def grid(self) -> tuple[int, int]: ...
 
-    def generate_many(self, prompts: Sequence[Any], *, seeds: Sequence[int], **sampling: Any) -> Sequence[Any]: ...
+    def generate_many(
+        self, prompts: Sequence[Any], *, seeds: Sequence[int], **sampling: Unpack[Options]
+    ) -> Sequence[Any]: ...
 
     def reconstruct(self, pictures: list[PIL.Image.Image]) -> tuple[list[PIL.Image.Image], np.ndarray]: ...
 

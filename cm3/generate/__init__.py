@@ -10,6 +10,7 @@
     model.answer(picture, "what colour is the circle?").text
 
 prompt.py       what a prompt asks for
+settings.py     the settings of a request, by name
 recommended.py  how a model samples, by what is asked of it
 plan.py         what is to be written, and the room it takes
 generation.py   what comes of it, and what it drew on
@@ -17,21 +18,27 @@ cm3leon.py      the model
 tasks.py        instruction tasks: asked for by their fields, answered by theirs; edit, answer, describe, segment
 """
 
-from cm3.generate.cm3leon import CM3Leon, Progress
+from cm3.generate.cm3leon import CM3Leon
 from cm3.generate.generation import Generation
-from cm3.generate.prompt import Promptable, as_document
+from cm3.generate.prompt import Picture, Promptable, as_document, as_image
 from cm3.generate.recommended import KINDS, UNCONDITIONAL
+from cm3.generate.settings import Asked, Loading, Options, Progress
 from cm3.generate.tasks import Reply
 from cm3.retrieval.select import Retrieved
 
 __all__ = [
     "KINDS",
     "UNCONDITIONAL",
+    "Asked",
     "CM3Leon",
     "Generation",
+    "Loading",
+    "Options",
+    "Picture",
     "Progress",
     "Promptable",
     "Reply",
     "Retrieved",
     "as_document",
+    "as_image",
 ]

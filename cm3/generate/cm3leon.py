@@ -8,10 +8,10 @@ end is simply continued from the left. Retrieved documents stand before the prom
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import PIL.Image
@@ -21,17 +21,19 @@ from torch import Tensor
 from cm3.document import Document, Gap, Image, Text
 from cm3.engine.engine import Engine
 from cm3.engine.request import Request, Result
-from cm3.errors import ConfigError, RequestError
+from cm3.errors import RequestError, shown, whole_number
 from cm3.generate.generation import Generation
 from cm3.generate.plan import continued, plan, room
-from cm3.generate.prompt import Promptable, as_document, check_kind, kind_of
-from cm3.generate.rank import canonical, log_likelihoods
+from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
+from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
+from cm3.generate.settings import SAMPLED, Loading, Options, check_names
 from cm3.generate.tasks import Asking
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
+from cm3.retrieval.pairs import on_device
 from cm3.retrieval.select import Retrieved
 from cm3.tokens.away import HIDDEN, without, wordy
 from cm3.tokens.codec import Codec
@@ -43,7 +45,8 @@ from cm3.vocab import Tokens
 if TYPE_CHECKING:
     from cm3.retrieval.memory import Memory
 
-Progress = Callable[[int, int], None]
+MOST = 1_000_000
+"""Most samples, or candidates, of one prompt: each is a request that is laid out before the first is served."""
 
 
 class CM3Leon(Asking):
@@ -56,29 +59,43 @@ class CM3Leon(Asking):
         memory: str | Path | Memory | None = None,
         encoder: str | Path | Encoder | None = None,
         max_streams: int = 64,
+        device: str | torch.device | None = None,
     ) -> None:
         """`max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
         `memory` is a bank or its folder, in the place of the bundle's own, and `encoder` what it was made with, where
         that is neither the bundle's nor one of the hub. Both are opened when something is first retrieved.
+
+        `device` is where the bundle's networks are moved to, and where an encoder that is opened runs; None leaves them
+        where they are, which is the processor for one that was loaded. Raises `ConfigError` for one that is not there.
         """
         self.bundle, self.vocab = bundle, bundle.vocab
+        self.max_streams = whole_number("max_streams", max_streams)
+        if device is not None:
+            on_device(bundle.decoder, device)
+            on_device(bundle.vqgan, device)
         self.decoder = bundle.decoder.eval()
         image = ImageTokenizer(bundle.vqgan, bundle.image_size, batch=32)
         self.codec = Codec(bundle.vocab, TextTokenizer.parse(bundle.text_bytes(), bundle.text_tokenizer), image)
-        self.max_streams = max_streams
         self._image = image
         self._recommended = Recommended(bundle.name, bundle.sampling)
         bank = bundle.memory if memory is None else memory
-        self.retriever = live.Retriever(bank, encoder, bundle.encoder, bundle.check_folder)
+        self.retriever = live.Retriever(bank, encoder, bundle.encoder, bundle.check_folder, self.device)
 
     @classmethod
-    def load(cls, name: str = "scenes", **options: Any) -> CM3Leon:
+    def load(cls, name: str = "scenes", **options: Unpack[Loading]) -> CM3Leon:
         """Load an embedded bundle by name, a bundle folder, or `hf://owner/name`; `options` as of the class.
 
-        Raises `CheckpointError` for one that is unknown, incomplete or altered.
+        Raises `CheckpointError` for one that is unknown, incomplete or altered, `ConfigError` for an unknown option and
+        for a device that is not there.
         """
+        check_names(options, Loading, "name")
         return cls(bundles.load(bundles.find(name)), **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder is."""
+        return self.decoder.device
 
     @property
     def image_size(self) -> int:
@@ -121,7 +138,8 @@ class CM3Leon(Asking):
     def with_memory(self, memory: str | Path | Memory, encoder: str | Path | Encoder | None = None) -> CM3Leon:
         """This model, the same weights in memory, with another bank, and the encoder that it was made with."""
         other = copy.copy(self)
-        other.retriever = live.Retriever(memory, encoder, self.bundle.encoder, self.bundle.check_folder)
+        own = self.bundle
+        other.retriever = live.Retriever(memory, encoder, own.encoder, own.check_folder, self.device)
         return other
 
     def retrieve(self, prompt: Promptable, k: int = 2) -> list[Retrieved]:
@@ -137,64 +155,40 @@ class CM3Leon(Asking):
         n: int = 1,
         *,
         seed: int = 0,
-        kind: str | None = None,
-        guidance: float | None = None,
-        image_guidance: float | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        contrast: str | None = None,
-        k: int | None = None,
-        alpha: float | None = None,
-        max_tokens: int = 128,
-        candidates: int | None = None,
-        retrieve: int = 0,
         documents: Sequence[Document | Retrieved] | None = None,
-        unconditional: Treatment | None = None,
-        progress: Progress | None = None,
+        **options: Unpack[Options],
     ) -> Generation:
         """Fill the holes of a prompt, `n` times.
 
-        A string asks for a picture of it, a picture for a description, a list for whatever its `Gap`s and gapped
-        `Image`s leave open; a list without any that ends in words is given a picture, and one that ends in a picture is
-        described. None leaves a setting as the bundle recommends it for the kind of hole, or for `kind`: 'edit',
-        'control', 'segment' or 'answer', prompts of those tasks (`cm3.generate.tasks`). `guidance` is the scale of
-        classifier-free guidance for pictures (1 is none), `image_guidance` that of the picture to be edited; `contrast`
-        'max' or 'kmax' with `k`, `alpha` is contrastive decoding (section 3.1). `max_tokens` bounds each text, and so
-        does what the context has left. The same seed gives the same result, whatever `n` is.
+        A string asks for a picture of it, a picture (a PIL image, a `Path`, an array) for a description, a list for
+        whatever its `Gap`s and gapped `Image`s leave open; a list without any that ends in words is given a picture,
+        and one that ends in a picture is described. None leaves a setting as the bundle recommends it for the kind of
+        hole, or for `kind`: 'edit', 'control', 'segment' or 'answer', prompts of those tasks (`cm3.generate.tasks`).
+        `guidance` is the scale of classifier-free guidance for pictures (1 is none), `image_guidance` that of the
+        picture to be edited; `contrast` 'max' or 'kmax' with `k`, `alpha` is contrastive decoding (section 3.1), where
+        `amateur_temperature` divides the logits of the stream to contrast with. `max_tokens` (128) bounds each text,
+        and so does what the context has left. The same seed gives the same result, whatever `n` is; `generate_many`
+        with it gives the first.
 
-        Of so many `candidates` the one is kept whose whole document is the likeliest (`cm3.generate.rank`); they differ
-        only where the temperature is over 0.
+        Of so many `candidates` the one is kept whose whole document is the likeliest (`cm3.generate.rank`). Where the
+        temperature is 0, samples and candidates are all the same, and one is made.
 
         `retrieve` documents, 0 to 3, are searched for in the memory bank and read before the prompt, or `documents` are
         given by hand. Where the context has no room for all, the least relevant are left out. In the stream to guide
         away from they are `unconditional` 'kept', so that only the words are guided to, or 'dropped' with the words.
 
         Raises `RequestError` for a prompt that is empty, too long, not of its `kind` or asks for nothing; for no memory
-        bank; and where not one document has room.
+        bank; and where not one document has room. Raises `ConfigError` for a setting that is unknown or out of range.
         """
-        if n < 1:
-            raise RequestError(f"n={n}: must be at least 1")
-        settings: dict[str, float | int | str | None] = {
-            "guidance": guidance,
-            "image_guidance": image_guidance,
-            "temperature": temperature,
-            "top_p": top_p,
-            "contrast": contrast,
-            "k": k,
-            "alpha": alpha,
-        }
+        check_names(options, Options, "n", "seed", "documents")
+        n = whole_number("n", n, 1, MOST, RequestError)
+        seed = whole_number("seed", seed, 0, 2**63 - 1)
         whole = as_document(prompt)
         made = self.generate_many(
             [whole] * n,
-            seeds=[_sub_seed(seed, i) for i in range(n)],
-            max_tokens=max_tokens,
-            candidates=candidates,
-            retrieve=retrieve,
+            seeds=[_sub_seed(seed, i) if i else seed for i in range(n)],
             documents=None if documents is None else [documents] * n,
-            unconditional=unconditional,
-            kind=kind,
-            progress=progress,
-            **settings,
+            **options,
         )
         return replace(
             made[0],
@@ -208,45 +202,46 @@ class CM3Leon(Asking):
         prompts: Sequence[Promptable],
         *,
         seeds: Sequence[int],
-        max_tokens: int = 128,
-        candidates: int | None = None,
-        retrieve: int = 0,
         documents: Sequence[Sequence[Document | Retrieved]] | None = None,
-        unconditional: Treatment | None = None,
-        kind: str | None = None,
-        progress: Progress | None = None,
-        **settings: float | int | str | None,
+        **options: Unpack[Options],
     ) -> list[Generation]:
         """One generation for each prompt, batched; the rest as in `generate`.
 
         `seeds`, and `documents` where they are given by hand, are as many as prompts.
         """
+        check_names(options, Options, "seeds", "documents")
         for name, given in (("seeds", seeds), ("documents", documents)):
             if given is not None and len(given) != len(prompts):
                 raise RequestError(f"{name}: {len(given)} for {len(prompts)} prompts; give one for each")
-        if candidates is not None and candidates < 1:
-            raise RequestError(f"candidates={candidates}: must be at least 1")
+        seeds = [whole_number("seed", seed, 0, 2**63 - 1) for seed in seeds]
+        max_tokens = whole_number("max_tokens", options.get("max_tokens", 128), error=RequestError)
+        candidates = options.get("candidates")
+        if candidates is not None:
+            candidates = whole_number("candidates", candidates, 1, MOST, RequestError)
+        kind, unconditional = options.get("kind"), options.get("unconditional")
         if unconditional not in (None, *UNCONDITIONAL):
             raise RequestError(f"unconditional={unconditional!r}: must be {' or '.join(map(repr, UNCONDITIONAL))}")
         whole = [as_document(p) for p in prompts]
         if kind is not None:
             for document in whole:
                 check_kind(document, kind)
-        if settings.get("image_guidance") is not None and kind != "edit":
-            raise RequestError(f"image_guidance={settings['image_guidance']}: is for editing; ask with kind='edit'")
-        found = self.retriever.find(whole, retrieve, documents)
+        if options.get("image_guidance") is not None and kind != "edit":
+            raise RequestError(f"image_guidance={options['image_guidance']}: is for editing; ask with kind='edit'")
+        settings = {name: value for name, value in options.items() if name in SAMPLED and value is not None}
+        found = self.retriever.find(whole, options.get("retrieve", 0), documents)
         encoded = self.codec.encode_prompts(whole)
         contexts = self._contexts(encoded, found, max_tokens)
-        numbers = [candidates or self._recommended.candidates[kind or kind_of(p)] for p in encoded]
-        requests = [
-            self._request(p, one, max_tokens, settings, c.tokens, unconditional, kind)
-            for p, c, seed, number in zip(encoded, contexts, seeds, numbers, strict=True)
-            for one in ([seed] if number == 1 else [_sub_seed(seed, i) for i in range(number)])
-        ]
-        results = iter(Engine(self.decoder, self.vocab, max_streams=self.max_streams).run(requests, progress))
+        requests: list[list[Request]] = []  # of each prompt, its candidates
+        for p, c, seed in zip(encoded, contexts, seeds, strict=True):
+            first = self._request(p, seed, max_tokens, settings, c.tokens, unconditional, kind)
+            number = candidates or self._recommended.candidates[kind or kind_of(p)]
+            some = range(1 if first.greedy else number)
+            requests.append([first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some])
+        engine = Engine(self.decoder, self.vocab, max_streams=self.max_streams)
+        results = iter(engine.run([one for some in requests for one in some], options.get("progress")))
         best = [
-            self._likeliest(p, c, [next(results) for _ in range(number)])
-            for p, c, number in zip(encoded, contexts, numbers, strict=True)
+            self._likeliest(p, c, [next(results) for _ in some])
+            for p, c, some in zip(encoded, contexts, requests, strict=True)
         ]
         return [self._finish(*one) for one in zip(whole, encoded, contexts, best, strict=True)]
 
@@ -254,20 +249,24 @@ class CM3Leon(Asking):
         """Next-token logits (s, vocab) for a sequence of ids, for scoring and research. Float32, no gradient.
 
         Image codes of a plain sequence of ids are taken to be whole images in raster order; pass `Tokens` otherwise.
+        They are on the model's device. Raises `RequestError` where they are not finite.
         """
-        tokens = ids if isinstance(ids, Tokens) else self._with_cells(np.asarray(ids))
+        plain = ids.detach().cpu() if isinstance(ids, Tensor) else ids
+        tokens = plain if isinstance(plain, Tokens) else self._with_cells(np.asarray(plain))
         if tokens.length > self.decoder.config.context:
             raise RequestError(
                 f"ids: {tokens.length} of them; this model has a context of {self.decoder.config.context}"
             )
         with torch.inference_mode():
-            batch = torch.from_numpy(tokens.ids.astype(np.int64))[None]
-            cells = torch.from_numpy(tokens.cells.astype(np.int64))[None]
-            return self.decoder(batch, torch.arange(tokens.length)[None], Causal(), cells)[0].float()
+            both = torch.from_numpy(np.stack(tokens).astype(np.int64)).to(self.device)
+            places = torch.arange(tokens.length, device=self.device)[None]
+            logits = self.decoder(both[:1], places, Causal(), both[1:])[0].float()
+            finite(logits)
+            return logits
 
-    def reconstruct(self, images: Sequence[PIL.Image.Image]) -> tuple[list[PIL.Image.Image], np.ndarray]:
+    def reconstruct(self, images: Sequence[Picture]) -> tuple[list[PIL.Image.Image], np.ndarray]:
         """Pictures through the image tokenizer and back, and their codes int (n, rows, columns)."""
-        codes = self._image.encode(images)
+        codes = self._image.encode([as_image(image).pixels for image in images])
         return self._image.decode(codes), codes
 
     def _contexts(
@@ -291,7 +290,7 @@ class CM3Leon(Asking):
         prompt: Prompt,
         seed: int,
         max_tokens: int,
-        settings: dict[str, Any],
+        settings: Mapping[str, Any],
         context: Tokens | None = None,
         unconditional: Treatment | None = None,
         kind: str | None = None,
@@ -301,6 +300,12 @@ class CM3Leon(Asking):
         tokens = prompt.tokens.slice(0, prompt.tokens.length - 2) if end else prompt.tokens
         words = kind in ("text", "answer")
         sampling = self._recommended.sampling("image" if words else kind, seed, settings)
+        for name, of in (("k", ("kmax",)), ("alpha", ("max", "kmax"))):
+            if not words and settings.get(name) is not None and sampling.contrast not in of:
+                raise RequestError(
+                    f"{name}={shown(settings[name])}: is for contrastive decoding; give contrast={of[-1]!r} with it, "
+                    "or leave it out"
+                )
         text_sampling = self._recommended.sampling("answer" if kind == "answer" else "text", seed, settings)
         streams: tuple[Tokens, ...] = (tokens,)
         scales = {sampling.guidance, sampling.image_guidance} - {None, 1.0}
@@ -320,6 +325,7 @@ class CM3Leon(Asking):
 
     def _likeliest(self, prompt: Prompt, context: live.Context, results: list[Result]) -> Result:
         """The candidate whose finished document, in its own order, is the most probable after its context."""
+        results = list({r.tokens.ids.tobytes(): r for r in reversed(results)}.values())[::-1]  # the first of equals
         if len(results) == 1:
             return results[0]
         filled = [self.codec.unmask(prompt, [span.ids for span in r.spans]) for r in results]
@@ -361,6 +367,4 @@ class CM3Leon(Asking):
 
 def _sub_seed(seed: int, i: int) -> int:
     """Seed of sample `i`: independent of how many are asked for."""
-    if seed < 0:
-        raise ConfigError(f"seed={seed}: must be at least 0")
     return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)

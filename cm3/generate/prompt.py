@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import PIL.Image
 
 from cm3.document import Document, Gap, Image, Part, Text, as_part
-from cm3.errors import RequestError, did_you_mean
+from cm3.errors import DataError, RequestError, did_you_mean
 from cm3.tokens.holes import Prompt, groups
 
-Promptable = str | PIL.Image.Image | Part | Document | Sequence[str | PIL.Image.Image | Part]
+Array = np.ndarray[Any, Any]
+Picture = PIL.Image.Image | Image | str | os.PathLike[str] | Array
+"""What can be given as a picture: one of Pillow's, a path of a file, an array uint8 (h, w), (h, w, 3) or (h, w, 4)."""
+Piece = str | PIL.Image.Image | os.PathLike[str] | Array | Part
+Promptable = Piece | Document | Sequence[Piece]
+
+
+def as_image(picture: Picture) -> Image:
+    """A picture as an `Image`; an array is copied. A string is a path here, whatever it is in a prompt.
+
+    Raises `DataError` for a file that is missing or no picture, and for an array of another kind, `RequestError` for
+    anything else.
+    """
+    if isinstance(picture, Image):
+        return picture
+    if isinstance(picture, PIL.Image.Image):
+        return Image(picture)
+    if isinstance(picture, str | os.PathLike):
+        return Image.open(os.fspath(picture))
+    if not isinstance(picture, np.ndarray):
+        raise RequestError(
+            f"picture: is a PIL image, an Image, a path or an array, not {type(picture).__name__}; give one of them"
+        )
+    right = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
+    if not right or picture.dtype != np.uint8 or not picture.size:
+        raise DataError(
+            f"picture: array of {picture.dtype} {picture.shape}; must be uint8 (height, width), (height, width, 3) or "
+            "(height, width, 4), 0 to 255"
+        )
+    return Image(PIL.Image.fromarray(np.array(picture, order="C")))
 
 
 def as_document(prompt: Promptable) -> Document:
     """A prompt as a document with holes, by the rules of `CM3Leon.generate`. Raises `RequestError` for an empty one."""
     if isinstance(prompt, Document):
         document = prompt
-    elif isinstance(prompt, str | PIL.Image.Image | Text | Image | Gap):
-        document = Document((as_part(prompt),))
-    elif isinstance(prompt, Iterable):
-        document = Document.of(*prompt)
+    elif isinstance(prompt, str | PIL.Image.Image | Text | Image | Gap | os.PathLike | np.ndarray):
+        document = Document((_part(prompt),))
+    elif isinstance(prompt, Iterable) and not isinstance(prompt, bytes | Mapping):
+        document = Document(tuple(_part(piece) for piece in prompt))
     else:
         raise RequestError(f"prompt: is a string, a picture or a list of them, not {type(prompt).__name__}")
     parts = list(document.parts)
@@ -34,6 +66,10 @@ def as_document(prompt: Promptable) -> Document:
     if isinstance(parts[-1], Text):
         return replace(document, parts=(*parts, Gap("image")))
     return replace(document, parts=(*parts[:-1], Gap("text"), parts[-1]))
+
+
+def _part(piece: Piece) -> Part:
+    return as_image(piece) if isinstance(piece, os.PathLike | np.ndarray) else as_part(piece)
 
 
 def kind_of(prompt: Prompt) -> str:

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from cm3.errors import RequestError
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
 from cm3.tokens.text import TextTokenizer
@@ -25,7 +27,8 @@ def log_likelihoods(
 ) -> list[float]:
     """Log-probability (nats) of each sequence from its token `starts[i]`, at least 1, given those before it.
 
-    Minus infinity for one that is longer than the decoder's context, and so cannot be judged.
+    Minus infinity for one that is longer than the decoder's context, and so cannot be judged. Raises `RequestError`
+    where logits are not finite.
     """
     found: list[float] = []
     for at in range(0, len(sequences), batch):
@@ -36,16 +39,26 @@ def log_likelihoods(
             ids[row, : s.length], cells[row, : s.length] = s.ids[:longest], s.cells[:longest]
         with torch.inference_mode():
             # Padding stands behind each sequence, where a causal model does not look.
-            tokens, positions = torch.from_numpy(ids), torch.arange(longest).expand(len(some), -1)
-            hidden = decoder.hidden(tokens, positions, Causal(), torch.from_numpy(cells))
+            tokens, places = (torch.from_numpy(a).to(decoder.device) for a in (ids, cells))
+            positions = torch.arange(longest, device=decoder.device).expand(len(some), -1)
+            hidden = decoder.hidden(tokens, positions, Causal(), places)
             for row, (s, begin) in enumerate(zip(some, begins, strict=True)):
                 if s.length > longest:
                     found.append(-math.inf)
                     continue
                 logits = decoder.head(hidden[row, begin - 1 : s.length - 1]).float()
+                finite(logits)
                 chosen = logits.log_softmax(-1).gather(1, tokens[row, begin : s.length, None])
                 found.append(float(chosen.sum()))
     return found
+
+
+def finite(logits: Tensor) -> None:
+    """Raise `RequestError` where logits are not."""
+    if not bool(logits.isfinite().all()):
+        raise RequestError(
+            "the model gave logits that are not finite; check the weights, or run in bfloat16 or float32"
+        )
 
 
 def canonical(tokens: Tokens, text: TextTokenizer, vocab: Vocab) -> Tokens:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import PIL.Image
 
@@ -24,6 +24,8 @@ from cm3.data.tasks.template import PICTURES, Field
 from cm3.document import Document, Image
 from cm3.errors import RequestError
 from cm3.generate.generation import Generation
+from cm3.generate.prompt import Picture, as_image
+from cm3.generate.settings import Asked, check_names
 
 if TYPE_CHECKING:
     from cm3.generate.cm3leon import CM3Leon
@@ -35,7 +37,6 @@ LONGEST = 256
 DETAIL, CAPTION, QUESTION = "image_paragraph", "coco_captions", "vqa2"
 """The tasks that long and short descriptions and questions are asked with."""
 Fields = dict[str, str | PIL.Image.Image]
-Picture = PIL.Image.Image | Image
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ class Reply:
 class Asking:
     """Methods of `CM3Leon`: what it can be asked for by name. A model answers well what it was tuned for.
 
-    `settings` are what `CM3Leon.generate` takes besides; `plain` asks with the picture before the text. All raise
-    `RequestError` as `Task.prompt` and `CM3Leon.generate` do, and for a control image of another size than the model
-    draws at; an unknown task is a `ConfigError`.
+    `settings` are what `CM3Leon.generate` takes besides; `plain` asks with the picture before the text. A picture is
+    one of Pillow's, an `Image`, a path, or an array uint8 (h, w), (h, w, 3) or (h, w, 4). All raise `RequestError` as
+    `Task.prompt` and `CM3Leon.generate` do, and for a control image of another size than the model draws at; an unknown
+    task or setting is a `ConfigError`.
     """
 
     def ask(
@@ -93,12 +95,12 @@ class Asking:
         seed: int = 0,
         template: int | str = 0,
         plain: bool = False,
-        settings: Mapping[str, Any] | None = None,
+        settings: Asked | None = None,
         **request: Any,
     ) -> Reply:
         """Any instruction task by its name and fields (docs/tasks.md), once; `n` answers."""
         model, chosen = cast("CM3Leon", self), find_task(task) if isinstance(task, str) else task
-        given = {"max_tokens": LONGEST} | dict(settings or {})
+        given = _settings(settings)
         prompt = _prompt(model, chosen, request, template, plain)
         made = model.generate(prompt, n=n, seed=seed, kind=kind_of_task(chosen), **given)
         return _reply(chosen, made, template, plain)
@@ -111,30 +113,40 @@ class Asking:
         seeds: Sequence[int],
         template: int | str = 0,
         plain: bool = False,
-        settings: Mapping[str, Any] | None = None,
+        settings: Asked | None = None,
     ) -> list[Reply]:
         """One answer for each request, batched; `settings` as of `CM3Leon.generate_many`."""
         model, chosen = cast("CM3Leon", self), find_task(task) if isinstance(task, str) else task
-        given = {"max_tokens": LONGEST} | dict(settings or {})
+        given = _settings(settings)
         prompts = [_prompt(model, chosen, request, template, plain) for request in requests]
         made = model.generate_many(prompts, seeds=seeds, kind=kind_of_task(chosen), **given)
         return [_reply(chosen, one, template, plain) for one in made]
 
-    def edit(self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Any) -> Reply:
+    def edit(
+        self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Asked]
+    ) -> Reply:
         """The picture changed as the words say: `.image`. `image_guidance` holds on to it, `guidance` to the words."""
         return self.ask("edit", n=n, seed=seed, settings=settings, image1=picture, instruction=instruction)
 
-    def answer(self, picture: Picture, question: str, n: int = 1, *, seed: int = 0, **settings: Any) -> Reply:
+    def answer(self, picture: Picture, question: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Asked]) -> Reply:
         """The answer to a question about a picture: `.text`."""
         return self.ask(QUESTION, n=n, seed=seed, settings=settings, image=picture, question=question)
 
-    def describe(self, picture: Picture, n: int = 1, *, detail: bool = False, seed: int = 0, **settings: Any) -> Reply:
+    def describe(
+        self, picture: Picture, n: int = 1, *, detail: bool = False, seed: int = 0, **settings: Unpack[Asked]
+    ) -> Reply:
         """What a picture shows, in a sentence or in detail: `.text`."""
         return self.ask(DETAIL if detail else CAPTION, n=n, seed=seed, settings=settings, image=picture)
 
-    def segment(self, picture: Picture, n: int = 1, *, seed: int = 0, **settings: Any) -> Reply:
+    def segment(self, picture: Picture, n: int = 1, *, seed: int = 0, **settings: Unpack[Asked]) -> Reply:
         """A map of what a picture shows, in the colours that the model was tuned with: `.image`."""
         return self.ask("segment", n=n, seed=seed, settings=settings, image=picture)
+
+
+def _settings(given: Asked | None) -> Asked:
+    """Those given, and room for long texts where nothing is said of it."""
+    check_names(given or {}, Asked, "n", "seed", "seeds", "template", "plain", "detail")
+    return {"max_tokens": LONGEST, **(given or {})}
 
 
 def kind_of_task(task: Task) -> str | None:
@@ -154,12 +166,11 @@ def kind_of_task(task: Task) -> str | None:
 
 def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: int | str, plain: bool) -> Document:
     """The document with a hole, once its control image is of the model's size."""
+    request = {name: as_image(value) if name in PICTURES else value for name, value in request.items()}
     for name in DRAWN:
-        picture = request.get(name)
-        picture = picture.pixels if isinstance(picture, Image) else picture
         size = model.image_size
-        if isinstance(picture, PIL.Image.Image) and picture.size != (size, size):
-            wide, high = picture.size
+        if name in request and request[name].pixels.size != (size, size):
+            wide, high = request[name].pixels.size
             raise RequestError(
                 f"task {task.name!r}: {name!r} is {wide} x {high} pixels; a control image must be drawn at the model's "
                 f"{size} x {size}, as cm3.data.control does from a picture of any size"

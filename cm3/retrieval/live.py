@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 
 from cm3.document import Document, Image, Part, Text
-from cm3.errors import RequestError
+from cm3.errors import RequestError, whole_number
 from cm3.retrieval.embed import Encoder, load_encoder
 from cm3.retrieval.select import MOST, Retrieved, select
 from cm3.vocab import Tokens, Vocab
@@ -36,13 +36,16 @@ class Retriever:
         encoder: str | Path | Encoder | None = None,
         own: str | Path | None = None,
         check: Callable[[Path], None] = lambda folder: None,
+        device: Any = "cpu",
     ) -> None:
-        """`memory`: a bank or its folder. `encoder`: one, its folder or its hub id.
+        """`memory`: a bank or its folder. `encoder`: one, its folder or its hub id. `device`: where one runs that is
+        opened.
 
         Without an encoder, that of the hub is taken if the bank names one, else `own`, the folder of the model's.
         `check` is called with each folder after it was opened, and raises where it is not the model's any more.
         """
         self._memory, self._encoder, self._own, self._check = memory, encoder, own, check
+        self._device = str(device)
 
     @property
     def memory(self) -> Memory:
@@ -61,7 +64,7 @@ class Retriever:
         if found is None:
             raise RequestError("this model has no encoder; give one, encoder=FOLDER (--encoder FOLDER)")
         if isinstance(found, str | Path):
-            folder, found = found, load_encoder(found)
+            folder, found = found, load_encoder(found, device=self._device)
             self._check(Path(folder))
         self._encoder = found
         return self._encoder
@@ -72,7 +75,7 @@ class Retriever:
         Raises `RequestError` for `k` outside 0..3, no bank or an empty one, and a prompt with nothing to search with;
         `CheckpointError` for a bank of another encoder.
         """
-        check_number("retrieve", k)
+        k = check_number("retrieve", k)
         return select(*self._open(), query_of(prompt), k) if k else []
 
     def find(
@@ -82,6 +85,8 @@ class Retriever:
 
         Raises `RequestError` as `search` does, for both ways at once, and for a document that cannot be read.
         """
+        if by_hand is None and not check_number("retrieve", k):
+            return [[] for _ in prompts]  # prompts are not even compared with each other
         if by_hand is None:
             known: dict[Document, list[Retrieved]] = {}
             for prompt in prompts:
@@ -113,16 +118,15 @@ class Retriever:
                 "model has none; give its folder, encoder=FOLDER (--encoder FOLDER)"
             )
         if isinstance(self._encoder, str | Path):
-            encoder = load_encoder(self._encoder)
+            encoder = load_encoder(self._encoder, device=self._device)
             self._check(Path(self._encoder))
             self._encoder = encoder
         return self._memory, self._encoder
 
 
-def check_number(name: str, k: int) -> None:
-    """Raise `RequestError` for a number of documents outside 0..3."""
-    if not 0 <= k <= MOST:
-        raise RequestError(f"{name}={k}: must be 0 to {MOST} documents, as in training")
+def check_number(name: str, k: int) -> int:
+    """A number of documents. Raises `RequestError` for one outside 0..3, and for what is no integer."""
+    return whole_number(name, k, 0, MOST, RequestError, "documents, as in training")
 
 
 def query_of(prompt: Document) -> Document:

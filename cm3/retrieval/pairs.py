@@ -282,14 +282,16 @@ def replace_file(path: Path, data: bytes) -> None:
 M = TypeVar("M", bound=nn.Module)
 
 
-def on_device(module: M, device: str) -> M:
+def on_device(module: M, device: str | torch.device) -> M:
     """`module`, moved. Raises `ConfigError` for a device that torch does not know or that is not there."""
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it computes nothing")
         return module.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
-            f"device={device!r}: cannot be used ({reason}); give cpu, or cuda where there is one"
+            f"device={str(device)!r}: cannot be used ({reason}); give cpu, or cuda where there is one"
         ) from error
 
 

@@ -94,7 +94,15 @@ def test_infill_a_sentence(cm3: Cm3, tiny: Path, picture: Path, with_picture: bo
 BAD = {
     "an empty prompt": (["generate", "  "], "the prompt is empty"),
     "no pictures": (["generate", PROMPT, "--n", "0"], "--n 0: must be at least 1"),
-    "a negative seed": (["generate", PROMPT, "--seed", "-1"], "seed=-1: must be at least 0"),
+    "a negative seed": (["generate", PROMPT, "--seed", "-1"], "seed=-1: must be an integer, 0 to 2**63 - 1"),
+    "a seed beyond every other": (["generate", PROMPT, "--seed", "1" + "0" * 30], "must be an integer, 0 to 2**63 - 1"),
+    "a device that is not there": (["generate", PROMPT, "--device", "nowhere"], "device='nowhere': cannot be used"),
+    "k beyond the codes": (
+        ["generate", PROMPT, "--contrast", "kmax", "--k", "1" + "0" * 30],
+        "the ids to draw from",
+    ),
+    "k without contrast": (["generate", PROMPT, "--k", "5"], "k=5: is for contrastive decoding"),
+    "no number": (["generate", PROMPT, "--temperature", "nan"], "sampling.temperature=nan: must be at least 0"),
     "an unknown bundle": (["generate", PROMPT, "--model", "scnes"], "bundle 'scnes': no such folder"),
     "a folder that is no bundle": (["generate", PROMPT, "--model", "."], "the folder has no config.json"),
     "a file as folder": (["generate", PROMPT, "--out", "{picture}/x"], "is a file; give a folder"),

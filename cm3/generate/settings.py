@@ -1,0 +1,80 @@
+"""The settings of a request by name, for a type checker and at run time: a misspelt one is refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+
+from cm3.errors import ConfigError, did_you_mean
+from cm3.generate.recommended import Treatment
+from cm3.retrieval.embed import Encoder
+
+if TYPE_CHECKING:
+    from cm3.retrieval.memory import Memory
+
+Progress = Callable[[int, int], None]
+
+
+class Loading(TypedDict, total=False):
+    """What `CM3Leon.load` takes besides a name; see the class."""
+
+    memory: str | Path | Memory | None
+    encoder: str | Path | Encoder | None
+    max_streams: int
+    device: str | torch.device | None
+
+
+class Sampled(TypedDict, total=False):
+    """How to sample; None leaves a setting as the bundle recommends it. See `cm3.engine.request.Sampling`."""
+
+    guidance: float | None
+    image_guidance: float | None
+    temperature: float | None
+    top_p: float | None
+    contrast: str | None
+    k: int | None
+    alpha: float | None
+    amateur_temperature: float | None
+
+
+class Settings(Sampled, total=False):
+    """What can be said of every request; see `CM3Leon.generate`."""
+
+    max_tokens: int
+    candidates: int | None
+    retrieve: int
+    unconditional: Treatment | None
+    progress: Progress | None
+
+
+class Asked(Settings, total=False):
+    """The same of `ask`, with documents given by hand; of `ask_many`, with some for each request."""
+
+    documents: Sequence[Any] | None
+
+
+class Options(Settings, total=False):
+    """The same of `generate`, with the task that a prompt was laid out for."""
+
+    kind: str | None
+
+
+SAMPLED = tuple(Sampled.__annotations__)
+"""Names of the settings that say how to sample."""
+
+
+def check_names(given: Iterable[str], of: type, *beside: str) -> None:
+    """Raise `ConfigError` for the first name that is not of a kind of settings above.
+
+    `beside`: arguments that are given beside the settings, which may be what was meant.
+    """
+    known = tuple(of.__annotations__)
+    for name in given:
+        if name in beside:
+            raise ConfigError(f"{name}: is no setting; give it as an argument of its own")
+        if name not in known:
+            near = did_you_mean(str(name), (*known, *beside))
+            raise ConfigError(f"{name}: is no setting; there are {', '.join((*beside, *known))}.{near}")
