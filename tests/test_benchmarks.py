@@ -30,6 +30,19 @@ def test_retrieval(tmp_path: Path) -> None:
     assert report["build"]["peak_mb"] > 0
 
 
+def test_describe(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "benchmarks/describe.py", "--first", "3", "--pictures", "2", "--rounds", "1"]
+    command += ["--threads", "1", "--cpu", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([*command, "--before", ROOT], capture_output=True, text=True, timeout=110, env=env)
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert [row["name"] for row in report["rows"]] == ["first token of 3 pictures", "2 pictures described"]
+    assert all(row["ours"] > 0 and row["peer"] > 0 and row["ratio"] > 0 for row in report["rows"])
+    ran = subprocess.run([*command, "--before", tmp_path], capture_output=True, text=True, timeout=110, env=env)
+    assert ran.returncode == 1 and "give the root of a checkout" in ran.stderr
+
+
 def test_data(tmp_path: Path) -> None:
     command = [
         sys.executable,

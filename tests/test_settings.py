@@ -299,23 +299,6 @@ def test_pixels_that_are_no_numbers_are_told_and_not_drawn() -> None:
         model.generate("a red circle")
 
 
-def test_a_bundle_that_recommends_what_there_is_not_is_refused() -> None:
-    for sampling, message in (
-        ({"image": {"temprature": 1}}, "sampling.image.temprature: is no setting; .*Did you mean 'temperature'"),
-        ({"text": {"temperature": -1}}, "sampling.text: sampling.temperature=-1: must be at least 0"),
-        ({"text": {"candidates": 0}}, "sampling.text.candidates=0: must be an integer, at least 1"),
-        ({"text": {"candidates": 1.5}}, "sampling.text.candidates=1.5: must be an integer"),
-        ({"image": 3}, "sampling.image: must be an object of settings"),
-        ({"answer": []}, "sampling.answer: must be an object of settings"),
-        ({"image": {"seed": 3}}, "sampling.image.seed: is no setting"),
-        ({"edit": {"unconditional": ["kept"]}}, "sampling.edit.unconditional=.*must be 'kept' or 'dropped'"),
-    ):
-        bundle = tiny_model.bundle()
-        bundle.sampling = sampling  # type: ignore[assignment]
-        with pytest.raises(CheckpointError, match=f"bundle 'tiny': {message}"):
-            CM3Leon(bundle)
-
-
 def test_loading_brings_no_compiler() -> None:
     """It takes seconds to import, and generation has no use for it."""
     code = "import cm3.generate, sys; sys.exit('torch.nn.attention.varlen' in sys.modules)"
