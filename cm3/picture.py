@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
 import PIL.Image
 from PIL import features
 from PIL.Image import Transpose
 
 from cm3.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """The formats that are read, in Pillow's names. JPEG holds MPO, the photographs of phones; PPM holds PBM and PGM."""
@@ -144,6 +147,8 @@ def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _values(image: PIL.Image.Image) -> np.ndarray:
+    import numpy as np  # here, as importing `cm3` should cost nothing
+
     return np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
 
 
@@ -164,7 +169,7 @@ def _span(image: PIL.Image.Image) -> tuple[float, float]:
 
 def _grey(image: PIL.Image.Image, low: float, top: float) -> PIL.Image.Image:
     """Deep greyscale as 8 bits: scaled, where Pillow's own conversion clips."""
-    return PIL.Image.fromarray(np.rint((_values(image) - low) * (255.0 / top)).astype(np.uint8))
+    return PIL.Image.fromarray(((_values(image) - low) * (255.0 / top)).round().astype("uint8"))
 
 
 def _bomb(error: Exception) -> str:
