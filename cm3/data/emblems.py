@@ -24,7 +24,7 @@ from cm3.data.neighbours import IdBank, Neighbours
 from cm3.data.scenes import SceneSource, scene_document
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
-from cm3.retrieval.embed import Encoder, VectorCache, embed
+from cm3.retrieval.embed import Encoder, embed
 from cm3.retrieval.index import Progress
 from cm3.retrieval.select import SelectLaw, as_query
 from cm3.scenes.describe import describe
@@ -108,7 +108,6 @@ def emblem_neighbours(
     size: int,
     seed: int,
     law: SelectLaw | None = None,
-    cache: VectorCache | None = None,
     progress: Progress | None = None,
 ) -> Neighbours:
     """The table for `EmblemSource`: neighbours of every train emblem of a bank, and of `scenes` other train scenes.
@@ -130,7 +129,7 @@ def emblem_neighbours(
         rng = np.random.default_rng([seed, 0xE2, i])
         document = _said_and_drawn(_scene(seed, i), size, rng, f"{_SCENE}{seed}/{i}")
         queries.append(as_query(document, law, rng))
-    vectors = embed(encoder, queries, cache=cache)
+    vectors = embed(encoder, queries)
     return Neighbours.compute(path, memory, [q.id for q in queries], vectors, law=law, progress=progress)
 
 

@@ -1,6 +1,6 @@
 """Document -> neighbours: what a model is shown beside its prompt.
 
-embed.py     Document -> vectors, by an Encoder; kept by content hash (cache.py)
+embed.py     Document -> vectors, by an Encoder
 clip.py      the Encoder of other people's CLIPs
 pairs.py     the Encoder of one's own: a small CLIP of torch alone; train.py trains it
 memory.py    vectors -> documents: the memory bank

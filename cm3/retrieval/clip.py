@@ -41,8 +41,9 @@ class ClipEncoder:
         self.length = int(model.config.text_config.max_position_embeddings)
 
     @classmethod
-    def load(cls, name: str | Path = DEFAULT, *, device: str = "cpu") -> ClipEncoder:
-        """Read a folder in Hugging Face's layout, or fetch a hub id once into the hub's cache.
+    def load(cls, name: str | Path = DEFAULT, *, device: str = "cpu", fetch: bool = True) -> ClipEncoder:
+        """Read a folder in Hugging Face's layout, or fetch a hub id once into the hub's cache; without `fetch`, only if
+        it is there already.
 
         Raises `ConfigError` where transformers is missing, `CheckpointError` where it cannot be fetched or read.
         """
@@ -51,7 +52,7 @@ class ClipEncoder:
         folder = Path(text).expanduser()
         if text.startswith("hf://") or not folder.is_dir():
             repo = text.removeprefix("hf://")
-            folder, name = _fetch(repo), f"clip:{repo}"
+            folder, name = _fetch(repo, fetch), f"clip:{repo}"
         else:
             name = f"clip:{_digest(folder)[:12]}"
         try:
@@ -100,16 +101,24 @@ def _transformers(name: str) -> Any:
         ) from error
 
 
-def _fetch(repo: str) -> Path:
+def _fetch(repo: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    def folder_of(weights: str) -> Path:
+        return Path(snapshot_download(repo, allow_patterns=[*_SMALL, weights], local_files_only=not fetch))
+
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=[*_SMALL, "model*.safetensors*"]))
+        folder = folder_of("model*.safetensors*")
         if not any(folder.glob("*.safetensors")):  # OpenAI's own repositories have only torch's format
-            folder = Path(snapshot_download(repo, allow_patterns=[*_SMALL, "pytorch_model.bin"]))
+            folder = folder_of("pytorch_model.bin")
         return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if not fetch:
+            raise CheckpointError(
+                f"encoder {repo!r}: is not on this machine, and is fetched only for who asks for it; name it yourself, "
+                f"--encoder {repo} (encoder={repo!r})"
+            ) from error
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"encoder {repo!r}: no such folder, and cannot be fetched from the hub ({reason}); check the id and the "

@@ -7,8 +7,6 @@ contradicts its caption scores lower against both. A document of one part has th
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,8 @@ import PIL.Image
 
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.picture import upright
-from cm3.retrieval.cache import VectorCache
-
-__all__ = ["Encoder", "VectorCache", "Vectors", "embed", "load_encoder"]
+from cm3.files import read_json, said
+from cm3.retrieval.picture import digest
 
 
 class Encoder(Protocol):
@@ -49,18 +45,21 @@ class Vectors:
     """Unit rows; zeros where a document has no text."""
     images: np.ndarray
     """Unit rows, the direction of the mean where a document has several images; zeros where it has none."""
+    pictures: tuple[frozenset[bytes], ...] = ()
+    """Of each document the digests of its images (`cm3.retrieval.picture.digest`); empty where nobody knows them."""
 
 
-def load_encoder(name: str | Path, *, device: str = "cpu") -> Encoder:
+def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -> Encoder:
     """An encoder by the folder that a pairs run wrote, a folder in Hugging Face's CLIP layout, or a hub id of one.
 
-    A hub id is `openai/clip-vit-base-patch32` or, where a folder of that name is in the way, `hf://owner/name`. Raises
+    A hub id is `openai/clip-vit-base-patch32` or, where a folder of that name is in the way, `hf://owner/name`. Without
+    `fetch`, for a name that the user did not give, only what is on this machine already is taken. Raises
     `CheckpointError` for what is neither or cannot be read, `ConfigError` for a missing library or an unknown device.
     """
     text = str(name)
     folder = Path(text).expanduser()
     if folder.is_dir() and not text.startswith("hf://"):
-        config = _config(folder)
+        config = read_json(folder / "config.json", f"encoder {text!r}")
         if config.get("format") == "cm3-pairs":
             from cm3.retrieval.pairs import PairEncoder
 
@@ -74,85 +73,59 @@ def load_encoder(name: str | Path, *, device: str = "cpu") -> Encoder:
         raise CheckpointError(f"encoder {text!r}: no such folder; give one, or a hub id such as owner/name")
     from cm3.retrieval.clip import ClipEncoder
 
-    return ClipEncoder.load(text, device=device)
+    return ClipEncoder.load(text, device=device, fetch=fetch)
 
 
-def embed(
-    encoder: Encoder, documents: Sequence[Document], *, batch: int = 64, cache: VectorCache | None = None
-) -> Vectors:
+def embed(encoder: Encoder, documents: Sequence[Document], *, batch: int = 64) -> Vectors:
     """Vectors of documents; equal texts and equal pictures are encoded once, `batch` at a time.
 
-    With a cache, what it has is not encoded, and what it has not is put there batch by batch. Raises `DataError` for a
-    document with neither text nor image, and for an image that cannot be read.
+    Raises `DataError` for a document with neither text nor image, and for an image that cannot be read.
     """
     if batch < 1:
         raise ConfigError(f"batch={batch}: must be at least 1")
-    texts: dict[bytes, str] = {}
+    texts: dict[str, str] = {}
     images: dict[bytes, PIL.Image.Image] = {}
-    keys: list[tuple[bytes | None, list[bytes]]] = []
+    parts: list[tuple[str | None, list[bytes]]] = []
     for at, document in enumerate(documents):
-        words = document.text
-        text_key = _key(encoder, "text", words.encode(errors="surrogatepass")) if words.strip() else None
-        image_keys = [_image_key(encoder, image.pixels, document.id or str(at)) for image in document.images]
-        if text_key is None and not image_keys:
+        words = document.text if document.text.strip() else None
+        keys = [_digest(image.pixels, document.id or str(at)) for image in document.images]
+        if words is None and not keys:
             raise DataError(f"document {document.id or at!r}: has neither text nor image; leave it out")
-        if text_key is not None:
-            texts[text_key] = words
-        images.update(zip(image_keys, (image.pixels for image in document.images), strict=True))
-        keys.append((text_key, image_keys))
-    found = _encode(texts, encoder.texts, batch, cache) | _encode(images, encoder.images, batch, cache)
-    by_text = np.zeros((len(keys), encoder.width), dtype=np.float32)
+        if words is not None:
+            texts[words] = words
+        images.update(zip(keys, (image.pixels for image in document.images), strict=True))
+        parts.append((words, keys))
+    by_words, by_key = _encode(texts, encoder.texts, batch), _encode(images, encoder.images, batch)
+    by_text = np.zeros((len(parts), encoder.width), dtype=np.float32)
     by_image = np.zeros_like(by_text)
-    for at, (text_key, image_keys) in enumerate(keys):
-        if text_key is not None:
-            by_text[at] = found[text_key]
-        if image_keys:
-            mean = np.mean([found[key] for key in image_keys], axis=0)
+    for at, (words, keys) in enumerate(parts):
+        if words is not None:
+            by_text[at] = by_words[words]
+        if keys:
+            mean = np.mean([by_key[key] for key in keys], axis=0)
             by_image[at] = mean / max(float(np.linalg.norm(mean)), 1e-12)
-    parts = np.array([(text is not None) + bool(image) for text, image in keys], dtype=np.float32)
-    return Vectors((by_text + by_image) / parts.reshape(-1, 1), by_text, by_image)
+    number = np.array([(words is not None) + bool(keys) for words, keys in parts], dtype=np.float32)
+    pictures = tuple(frozenset(keys) for _, keys in parts)
+    return Vectors((by_text + by_image) / number.reshape(-1, 1), by_text, by_image, pictures)
 
 
-T = TypeVar("T")
+K, T = TypeVar("K"), TypeVar("T")
 
 
-def _encode(
-    items: Mapping[bytes, T], encode: Callable[[Sequence[T]], np.ndarray], batch: int, cache: VectorCache | None
-) -> dict[bytes, np.ndarray]:
-    found = cache.get(list(items)) if cache is not None else {}
-    missing = [key for key in items if key not in found]
-    for start in range(0, len(missing), batch):
-        chunk = missing[start : start + batch]
-        vectors = np.asarray(encode([items[key] for key in chunk]), dtype=np.float32)
-        if cache is not None:
-            cache.put(chunk, vectors)
-        found.update(zip(chunk, vectors, strict=True))
+def _encode(items: Mapping[K, T], encode: Callable[[Sequence[T]], np.ndarray], batch: int) -> dict[K, np.ndarray]:
+    found: dict[K, np.ndarray] = {}
+    keys = list(items)
+    for start in range(0, len(keys), batch):
+        chunk = keys[start : start + batch]
+        found.update(zip(chunk, np.asarray(encode([items[key] for key in chunk]), np.float32), strict=True))
     return found
 
 
-def _key(encoder: Encoder, kind: str, content: bytes) -> bytes:
-    return hashlib.sha256(f"{encoder.name}\n{kind}\n".encode() + content).digest()
-
-
-def _image_key(encoder: Encoder, image: PIL.Image.Image, document: str) -> bytes:
+def _digest(image: PIL.Image.Image, document: str) -> bytes:
     try:
-        image.load()
-        image = upright(image)
-        # What colours the bytes is content too: a palette, a transparent colour.
-        palette = image.getpalette() if image.mode in ("P", "PA") else None
-        about = repr((image.mode, image.size, image.info.get("transparency"), palette))
-        return _key(encoder, "image", about.encode() + b"\n" + image.tobytes())
+        return digest(image)
     except Exception as error:  # a lazily opened file may prove to be cut short only now, in as many ways as formats
         raise DataError(
-            f"document {document!r}: its image of mode {image.mode} cannot be read ({error}); mend it or leave it out"
+            f"document {document!r}: its image of mode {image.mode} cannot be read ({said(error)}); mend it or leave "
+            "it out"
         ) from error
-
-
-def _config(folder: Path) -> dict[str, object]:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"encoder {str(folder)!r}: config.json cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"encoder {str(folder)!r}: config.json is not an object; restore it")
-    return config

@@ -1,7 +1,8 @@
-"""Any PIL picture as the upright RGB square that an encoder reads."""
+"""Any PIL picture as the upright RGB square that an encoder reads, and as a digest of what it shows."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,15 @@ def square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
     left, top = round((wide - size) / 2), round((high - size) / 2)
     box = (left * w / wide, top * h / high, (left + size) * w / wide, (top + size) * h / high)
     return image.resize((size, size), Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def digest(image: PIL.Image.Image) -> bytes:
+    """Return 16 bytes that stand for what a picture shows, upright and in RGB: equal for the same under another format.
+
+    Raises `DataError` for a picture that is empty or cannot be read.
+    """
+    shown = rgb(image)
+    return hashlib.blake2b(shown.tobytes(), digest_size=16, key=f"{shown.width} x {shown.height}".encode()).digest()
 
 
 def pixels_of(images: Sequence[PIL.Image.Image], size: int) -> np.ndarray:
