@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,7 +72,8 @@ class Neighbours:
         """Find the neighbours in `memory` of documents `ids` with `vectors`, and write the table to the file `path`.
 
         `vectors` are by the bank's encoder; query dropout, where wanted, is the business of who makes them
-        (`cm3.retrieval.select.as_query`). A document is no neighbour of itself. Parts are kept in `path` + ".parts"
+        (`cm3.retrieval.select.as_query`). A document is no neighbour of itself, nor is one that shows its picture, under
+        whatever caption or id (`cm3.retrieval.select`). Parts are kept in `path` + ".parts"
         until all is done, so a killed run goes on where it was; a table that is there already, of the same documents,
         bank and law, is opened as it is, and another one is replaced in one step. One process at a time may write to
         a path. `progress(done, n, "neighbours")` is called after each block. Raises `DataError` for no documents, ids
@@ -107,7 +108,8 @@ class Neighbours:
             if not _is_whole(part, of):
                 some = slice(start, stop)
                 skip = [{id} for id in ids[some]]
-                found = shortlists(memory, vectors.texts[some], vectors.images[some], skip, law)
+                shown = _pictures(memory, ids[some], vectors.pictures[some])
+                found = shortlists(memory, vectors.texts[some], vectors.images[some], skip, law, shown)
                 _write(part, _as_tensors(found, law.by_text + law.by_image), of)
             if progress is not None:
                 progress(stop, len(ids), "neighbours")
@@ -181,6 +183,12 @@ def _start(parts: Path, job: dict[str, Any]) -> None:
         if not parts.exists():
             parts.mkdir(parents=True)
             write(note, text)
+
+
+def _pictures(memory: IdBank, ids: Sequence[str], given: Sequence[Set[bytes]]) -> list[Set[bytes]]:
+    """What the pictures of documents show, as far as it was given or the bank has the document."""
+    known = list(given) or [frozenset[bytes]()] * len(ids)
+    return [one or (memory.pictures([id])[0] if id in memory else one) for id, one in zip(ids, known, strict=True)]
 
 
 def _as_tensors(found: list[list[Candidate]], width: int) -> dict[str, torch.Tensor]:
@@ -296,9 +304,11 @@ def _digest_of_inputs(memory: IdBank, ids: Sequence[str], vectors: Vectors) -> s
     digest = hashlib.sha256(json.dumps(list(ids)).encode())
     for array in (vectors.texts, vectors.images):
         digest.update(np.ascontiguousarray(array, np.float32).data)
+    digest.update(json.dumps([sorted(d.hex() for d in some) for some in vectors.pictures]).encode())
     names = sorted(memory)
     for start in range(0, len(names), 1 << 16):
         some = names[start : start + (1 << 16)]
         digest.update(json.dumps(some).encode())
-        digest.update(np.ascontiguousarray(memory.vectors(some), np.float32).data)
+        for array in (memory.vectors(some), memory.images(some)):
+            digest.update(np.ascontiguousarray(array, np.float32).data)
     return digest.hexdigest()

@@ -22,7 +22,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import torch
 
-from cm3.errors import CheckpointError, ConfigError, did_you_mean
+from cm3.errors import CheckpointError, ConfigError, DiskError, did_you_mean
+from cm3.files import said
 
 Kind = Literal["exact", "ivf", "pq"]
 Progress = Callable[[int, int, str], None]
@@ -155,7 +156,7 @@ def build_lists(vectors: np.ndarray, kind: Kind, path: Path, progress: Progress 
     """Build an `ivf` or `pq` index of vectors (n, w) and write it to `path`.
 
     Returns what a bank's manifest keeps of it: kind, lists, nprobe, dimensions and bytes of a code, recall measured.
-    The same vectors give the same index. Raises `ConfigError` where FAISS is not installed.
+    The same vectors give the same index. Raises `ConfigError` where FAISS is not installed, `DiskError` for a full disk.
     """
     faiss = library()
     rows, width = vectors.shape
@@ -188,7 +189,10 @@ def build_lists(vectors: np.ndarray, kind: Kind, path: Path, progress: Progress 
             progress(min(rows, start + ROWS_AT_ONCE), rows, "indexing")
     built = Lists(index, vectors, 1)
     recall = calibrate(built, lists, rng)
-    faiss.write_index(index, str(path))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise DiskError(f"{str(path)!r}: cannot be written ({said(error)}); make room, or mend the disk") from error
     return {
         "kind": kind,
         "lists": lists,
@@ -237,9 +241,11 @@ def open_lists(path: Path, vectors: np.ndarray, nprobe: int) -> Lists:
     faiss = library()
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1]
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[-1] if str(error) else "it asks for too much memory"
         raise CheckpointError(f"index {str(path)!r}: not readable ({reason}); restore it from a copy") from error
+    if not isinstance(index, faiss.IndexPreTransform):
+        raise CheckpointError(f"index {str(path)!r}: is a {type(index).__name__}, none of ours; restore it from a copy")
     if (index.ntotal, index.d) != vectors.shape:
         raise CheckpointError(
             f"index {str(path)!r}: is of {index.ntotal} x {index.d} vectors, the bank has "

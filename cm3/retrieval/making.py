@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm3.document import Document, Unreadable
-from cm3.errors import ConfigError, DataError
+from cm3.errors import Cm3Error, ConfigError, DiskError
+from cm3.files import on_disk
 from cm3.retrieval import manifest
 from cm3.retrieval.index import Progress, choose
 from cm3.retrieval.segment import SegmentDraft, vectors_name
 
 if TYPE_CHECKING:
-    from cm3.retrieval.embed import Encoder, VectorCache
+    from cm3.retrieval.embed import Encoder
 
 Source = Iterable[Document | Unreadable]
 """Documents in a fixed order; what a reader could not read stands in its place, and is listed in the report."""
@@ -32,26 +33,46 @@ class Report:
 
     added: int
     skipped: tuple[Unreadable, ...] = ()
+    resumed: int = field(default=0, compare=False)
+    """How many documents of the source an earlier run, which was killed, had finished."""
+    dropped: bool = field(default=False, compare=False)
+    """Whether what such a run had made of other documents, or with other settings, was dropped."""
 
 
 @contextlib.contextmanager
 def making(folder: Path) -> Iterator[Path]:
     """A hidden folder to make a bank in, `.NAME.partial`; it is moved to its place when the block ends well.
 
-    Raises `ConfigError` for a place that is taken, `DataError` while another process makes the same bank.
+    What is refused leaves nothing behind; what was killed, or found the disk full, stays to go on with. Raises
+    `ConfigError` for a place that is taken, `DataError` while another process makes the same bank, `DiskError`.
     """
     _check_free(folder)
     root = folder.parent / f".{folder.name}.partial"
-    root.mkdir(parents=True, exist_ok=True)
-    with manifest.writing(root):
-        yield root
-        (root / "segment-0001" / "draft.json").unlink(missing_ok=True)
-        _check_free(folder)
-        root.replace(folder)
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        raise ConfigError(f"{str(root)!r}: is a link or a file where a bank is to be made; take it away")
+    above = [p for p in (root, *root.parents) if not p.exists()]
+    with on_disk(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(manifest.writing(root))
+        try:
+            yield root
+            _check_free(folder)
+        except Cm3Error as error:
+            if not isinstance(error, DiskError):
+                shutil.rmtree(root, ignore_errors=True)
+                for made in above[1:]:
+                    with contextlib.suppress(OSError):  # somebody else may have put something there meanwhile
+                        made.rmdir()
+            raise
+        with on_disk(folder):
+            manifest.sync(root)
+            root.replace(folder)
+            manifest.sync(folder.parent)
 
 
 def _check_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         what = "is a memory bank already; add to it" if manifest.is_bank(folder) else "is there already"
         raise ConfigError(f"{str(folder)!r}: {what}, delete it, or choose another folder")
 
@@ -77,24 +98,26 @@ def add_segment(
     encoder: Encoder,
     known: Callable[[Sequence[str]], list[str]],
     batch: int,
-    cache: VectorCache | None,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], Report]:
     """Make a segment of documents; returns its entry for the manifest. See `Memory.build`."""
     if batch < 1:
         raise ConfigError(f"batch={batch}: must be at least 1")
-    draft = SegmentDraft(root / f"segment-{number:04d}", settings)
-    with contextlib.closing(draft.shelf):
-        draft.fill(documents, encoder, known, batch=batch, cache=cache, progress=progress)
+    with drafting(root / manifest.segment_name(number), settings) as draft:
+        draft.fill(documents, encoder, known, batch=batch, progress=progress)
         skipped = tuple(draft.shelf.skipped())
-    entry = finish(draft, progress)
-    return entry, Report(entry["rows"], skipped)
+        entry = draft.finish(progress)
+    return entry, Report(entry["rows"], skipped, draft.resumed, draft.dropped)
 
 
-def finish(draft: SegmentDraft, progress: Progress | None) -> dict[str, Any]:
-    """Index a draft; returns its entry for the manifest. Takes it away where there is nothing in it."""
+@contextlib.contextmanager
+def drafting(folder: Path, settings: dict[str, Any]) -> Iterator[SegmentDraft]:
+    """A draft of a segment. One that is refused is taken away; one that was killed, or found the disk full, stays."""
+    draft = SegmentDraft(folder, settings)
     try:
-        return draft.finish(progress)
-    except DataError:
-        shutil.rmtree(draft.folder)
+        with contextlib.closing(draft.shelf):
+            yield draft
+    except Cm3Error as error:
+        if not isinstance(error, DiskError):
+            shutil.rmtree(folder, ignore_errors=True)
         raise

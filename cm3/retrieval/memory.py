@@ -21,12 +21,12 @@ from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.retrieval import manifest
 from cm3.retrieval.index import Progress, choose, ranked
-from cm3.retrieval.making import Report, Source, add_segment, finish, making, page_of, settings_of
-from cm3.retrieval.segment import Segment, SegmentDraft
+from cm3.retrieval.making import Report, Source, add_segment, drafting, making, page_of, settings_of
+from cm3.retrieval.segment import Segment, settle
 from cm3.retrieval.shelf import Record
 
 if TYPE_CHECKING:
-    from cm3.retrieval.embed import Encoder, VectorCache
+    from cm3.retrieval.embed import Encoder
 
 BATCH = 256
 """Documents that are embedded and kept at a time: what a kill can lose."""
@@ -44,15 +44,11 @@ class Memory:
         self._load(page)
 
     def _load(self, page: dict[str, Any]) -> None:
-        try:
-            width, dtype = int(page["width"]), str(page["dtype"])
-            self.segments = [Segment(self.folder / s["name"], s, width, dtype) for s in page["segments"]]
-            self.encoder_name: str = page["encoder"]
-            self.about: dict[str, Any] = page["about"]
-        except (KeyError, TypeError, ConfigError) as error:
-            raise CheckpointError(
-                f"memory bank {str(self.folder)!r}: manifest.json lacks or misstates {error}"
-            ) from error
+        """Take over a page that `manifest.read` checked, or this class made."""
+        width, dtype = page["width"], page["dtype"]
+        self.segments = [Segment(self.folder / s["name"], s, width, dtype) for s in page["segments"]]
+        self.encoder_name: str = page["encoder"]
+        self.about: dict[str, Any] = page["about"]
         self.width, self.page = width, page
         self._live = sum(s.live for s in self.segments)
         starts = [0, *accumulate(s.rows for s in self.segments)]
@@ -70,7 +66,6 @@ class Memory:
         dtype: str = "float32",
         batch: int = BATCH,
         about: Mapping[str, Any] | None = None,
-        cache: VectorCache | None = None,
         progress: Progress | None = None,
     ) -> Memory:
         """Make a bank. It appears whole or not at all; a build that was killed goes on where it was.
@@ -81,7 +76,8 @@ class Memory:
         """
         settings = settings_of(encoder, index, dtype)
         with making(Path(folder)) as root:
-            entry, report = add_segment(root, 1, settings, documents, encoder, lambda ids: [], batch, cache, progress)
+            entry, report = add_segment(root, 1, settings, documents, encoder, lambda ids: [], batch, progress)
+            settle(root / entry["name"], entry)
             manifest.write(root, page_of(settings, dict(about or {}), [entry]))
         made = cls.open(folder)
         made.report = report
@@ -201,13 +197,30 @@ class Memory:
         rows = [self.segments[places[id][0]].vectors[places[id][1]] for id in ids]
         return np.array(rows, np.float32).reshape(len(ids), self.width)
 
+    def images(self, ids: Sequence[str]) -> np.ndarray:
+        """The unit vectors (n, width) float32 of documents' pictures alone; zeros where there is none, or none is known.
+
+        A bank that was made before there were such vectors knows none. Raises `DataError` for an id that is not there.
+        """
+        places = self._places(ids)
+        found = np.zeros((len(ids), self.width), np.float32)
+        for at, id in enumerate(ids):
+            segment = self.segments[places[id][0]]
+            if segment.images is not None:
+                found[at] = segment.images[places[id][1]]
+        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+
+    def pictures(self, ids: Sequence[str]) -> list[frozenset[bytes]]:
+        """Of each document what its pictures show (`cm3.retrieval.picture.digest`). Raises `DataError` as `images`."""
+        places = self._places(ids)
+        return [self.segments[number].shelf.pixels(row) for number, row in map(places.__getitem__, ids)]
+
     def add(
         self,
         documents: Source,
         encoder: Encoder,
         *,
         batch: int = BATCH,
-        cache: VectorCache | None = None,
         progress: Progress | None = None,
     ) -> Report:
         """Add documents: all of them or none; what was killed goes on where it was. Raises as `build` does."""
@@ -215,10 +228,16 @@ class Memory:
         with manifest.writing(self.folder):
             self._load(manifest.read(self.folder))
             self.check_encoder(encoder)
-            number = len(self.segments) + 1
+            number = max(int(s.folder.name.rpartition("-")[2]) for s in self.segments) + 1
+            if number > manifest.MANY:
+                raise DataError(
+                    f"memory bank {str(self.folder)!r}: has segment {manifest.MANY}, the last there can be; merge it "
+                    "into a new one, `cm3 index build BANK --out DIR`"
+                )
             entry, report = add_segment(
-                self.folder, number, settings, documents, encoder, self._taken, batch, cache, progress
+                self.folder, number, settings, documents, encoder, self._taken, batch, progress
             )
+            manifest.sync(self.folder)
             self._replace([*self.page["segments"], entry])
         self.report = report
         return report
@@ -245,7 +264,7 @@ class Memory:
     def _replace(self, entries: list[dict[str, Any]]) -> None:
         page = {**self.page, "segments": entries}
         manifest.write(self.folder, page)
-        (self.folder / entries[-1]["name"] / "draft.json").unlink(missing_ok=True)
+        settle(self.folder / entries[-1]["name"], entries[-1])
         self._load(page)
 
     def check_encoder(self, encoder: Encoder) -> None:
@@ -273,7 +292,7 @@ class Memory:
         """
         if not folders:
             raise ConfigError("merge: no memory bank given; name at least one")
-        banks = [cls.open(folder) for folder in folders]
+        banks = [cls.open(folder, verify=True) for folder in folders]
         first = banks[0]
         for bank in banks[1:]:
             if (bank.encoder_name, bank.width) != (first.encoder_name, first.width):
@@ -286,22 +305,23 @@ class Memory:
         choose(settings["index"], 0)
         settings["of"] = [[str(b.folder.name), b.page["segments"]] for b in banks]
         with making(Path(out)) as root:
-            draft = SegmentDraft(root / "segment-0001", settings)
-            rows = islice(_rows(banks), draft.shelf.rows, None)
-            while some := list(islice(rows, BATCH)):
-                records: list[Record] = [segment.shelf.record(row) for segment, row in some]
-                draft.refuse_twice([record.id for record in records])
-                draft.append(records, np.stack([segment.vectors[row] for segment, row in some]))
-                if progress:
-                    progress(draft.shelf.rows, sum(map(len, banks)), "merging")
-            entry = finish(draft, progress)
+            with drafting(root / manifest.segment_name(1), settings) as draft:
+                rows = islice(_rows(banks), draft.shelf.rows, None)
+                while some := list(islice(rows, BATCH)):
+                    records: list[Record] = [segment.shelf.record(row) for segment, row in some]
+                    draft.refuse_twice([record.id for record in records])
+                    draft.append(records, *_stacked(some))
+                    if progress:
+                        progress(draft.shelf.rows, sum(map(len, banks)), "merging")
+                entry = draft.finish(progress)
             del settings["of"]
+            settle(root / entry["name"], entry)
             manifest.write(root, page_of(settings, first.about, [entry]))
         return cls.open(out)
 
     def info(self) -> dict[str, Any]:
         """What it holds and how: counts, sources, licences, kinds of index, bytes on disk, what was skipped."""
-        sizes = {"documents": 0, "vectors": 0, "index": 0}
+        sizes = {"documents": 0, "vectors": 0, "images": 0, "index": 0}
         counts: dict[str, dict[str, int]] = {"source": {}, "license": {}}
         for segment in self.segments:
             for name, known in segment.page["files"].items():
@@ -328,6 +348,13 @@ class Memory:
             "skipped": skipped,
             "about": self.about,
         }
+
+
+def _stacked(some: Sequence[tuple[Segment, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of rows, and of their pictures alone."""
+    zeros = np.zeros(some[0][0].vectors.shape[1], np.float16)
+    images = [zeros if segment.images is None else segment.images[row] for segment, row in some]
+    return np.stack([segment.vectors[row] for segment, row in some]), np.stack(images)
 
 
 def _rows(banks: Sequence[Memory]) -> Iterator[tuple[Segment, int]]:

@@ -4,13 +4,19 @@
 
 Scores are inner products of the query's text or image vector with a document's vector, which is the mean of its own
 two. A candidate is left out when it is the query itself, when it is too much like the query, or too much like a
-document chosen before it. The rule against too much likeness is the law's `highest` for both: the candidate's score,
-and the cosine between two documents' vectors.
+document chosen before it.
+
+Likeness is measured of like with like, for the picture and the caption of one thing are far from each other (a cosine of
+0.3 for CLIP), so that a document which shows the query's very picture scores no more than 0.65. Too much like the query
+is a document that shows one of its pictures, to the pixel; whose pictures' vector has a cosine above `highest` with that
+of the query's pictures; that, having text and picture as the query has, has such a cosine with the query's mean; or that
+scores more than `highest`. Too much like a chosen document is one whose mean, or whose pictures' vector, has such a
+cosine with that document's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -40,6 +46,8 @@ class Bank(Protocol):
     def __getitem__(self, id: str, /) -> Document: ...
     def search(self, vectors: np.ndarray, k: int, /) -> tuple[list[list[str]], np.ndarray]: ...
     def vectors(self, ids: Sequence[str], /) -> np.ndarray: ...
+    def images(self, ids: Sequence[str], /) -> np.ndarray: ...
+    def pictures(self, ids: Sequence[str], /) -> Sequence[Set[bytes]]: ...
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ class SelectLaw:
     by_image: int = 2
     """Most documents found by its picture. A query that has only one of the two gets both numbers by that one."""
     highest: float = 0.9
-    """A candidate that scores more is too much like the query, and one whose cosine with a chosen document is more,
-    too much like that; 1 lets every one pass."""
+    """A candidate whose score, or whose cosine of picture with picture or of mean with mean, is more is too much like
+    the query, or like a document chosen before; 1 lets every one pass but those that show the query's very picture."""
     dropout: float = 0.2
     """Share of the query's words that are left out, each by chance, when there is a generator."""
     candidates: int = 32
@@ -122,7 +130,7 @@ def select(
     check(memory, encoder.name)
     vectors = embed(encoder, [as_query(query, law, rng)])
     skip = {query.id, *exclude} - {""}
-    found = shortlists(memory, vectors.texts, vectors.images, [skip], law)[0]
+    found = shortlists(memory, vectors.texts, vectors.images, [skip], law, vectors.pictures)[0]
     return [Retrieved(memory[c.id], c.score, c.by) for c in choose(found, k, rng)]
 
 
@@ -166,26 +174,68 @@ def choose(found: Sequence[Candidate], k: int, rng: np.random.Generator | None =
 
 
 def shortlists(
-    memory: Bank, texts: np.ndarray, images: np.ndarray, skip: Sequence[set[str]], law: SelectLaw
+    memory: Bank,
+    texts: np.ndarray,
+    images: np.ndarray,
+    skip: Sequence[Set[str]],
+    law: SelectLaw,
+    pictures: Sequence[Set[bytes]] = (),
 ) -> list[list[Candidate]]:
     """For each of n queries the documents that it may get, best first, at most `by_text + by_image` of them.
 
     `texts` and `images` (n, w) are the queries' unit vectors, zeros for what a query does not have; `skip` (n) the
-    ids that it must not get. Whole documents come before those that have text or pictures alone.
+    ids that it must not get; `pictures` (n) the digests of what its pictures show, or nothing where they are unknown.
+    Whole documents come before those that have text or pictures alone.
     """
-    whole: dict[str, bool] = {}
+    known = _Known(memory)
+    queries = [
+        _Query(text, image, ids, pictures[i] if pictures else frozenset())
+        for i, (text, image, ids) in enumerate(zip(texts, images, skip, strict=True))
+    ]
     window = law.candidates
     found = [
-        _pick(memory, candidates, ids, law, whole)
-        for candidates, ids in zip(_candidates(memory, texts, images, window), skip, strict=True)
+        _pick(known, candidates, query, law)
+        for candidates, query in zip(_candidates(memory, texts, images, window), queries, strict=True)
     ]
     places = law.by_text + law.by_image
     short = [i for i, chosen in enumerate(found) if len(chosen) < places] if window < len(memory) else []
     if short:
         wider = _candidates(memory, texts[short], images[short], window * _WIDER)
         for i, candidates in zip(short, wider, strict=True):
-            found[i] = _pick(memory, candidates, skip[i], law, whole)
+            found[i] = _pick(known, candidates, queries[i], law)
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Query:
+    """The unit vectors (w,) of a query, zeros for what it does not have; what it must not get; its pictures."""
+
+    text: np.ndarray
+    image: np.ndarray
+    skip: Set[str]
+    pictures: Set[bytes]
+
+
+class _Known:
+    """What was looked up of a bank's documents, once for all queries of a block."""
+
+    def __init__(self, memory: Bank) -> None:
+        self.memory = memory
+        self._whole: dict[str, bool] = {}
+        self._pictures: dict[str, Set[bytes]] = {}
+
+    def whole(self, id: str) -> bool:
+        """Whether a document has text and a picture."""
+        if id not in self._whole:
+            document = self.memory[id]
+            self._whole[id] = bool(document.text.strip()) and bool(document.images)
+        return self._whole[id]
+
+    def pictures(self, id: str) -> Set[bytes]:
+        """The digests of what its pictures show."""
+        if id not in self._pictures:
+            (self._pictures[id],) = self.memory.pictures([id])
+        return self._pictures[id]
 
 
 _Found = tuple[str, float, By]
@@ -205,32 +255,39 @@ def _candidates(memory: Bank, texts: np.ndarray, images: np.ndarray, window: int
     return [sorted(row, key=lambda c: (-c[1], c[0])) for row in merged]
 
 
-def _pick(
-    memory: Bank, candidates: list[_Found], skip: set[str], law: SelectLaw, whole: dict[str, bool]
-) -> list[Candidate]:
-    """Walk candidates from the best and take what the law allows. `whole` remembers which documents are whole."""
+def _pick(known: _Known, candidates: list[_Found], query: _Query, law: SelectLaw) -> list[Candidate]:
+    """Walk candidates from the best and take what the law allows."""
     room: dict[By, int] = {"text": law.by_text, "image": law.by_image}
     kinds = {by for _, _, by in candidates}
     if len(kinds) == 1:
         room = dict.fromkeys(kinds, law.by_text + law.by_image)
     limit = law.highest + _ROUNDING if law.highest < 1 else np.inf
-    candidates = [c for c in candidates if c[0] not in skip and c[1] <= limit]
+    candidates = [c for c in candidates if c[0] not in query.skip and c[1] <= limit]
     if not candidates:
         return []
     ids = np.array([id for id, _, _ in candidates], dtype=object)
-    vectors = memory.vectors(list(ids))
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    alive = np.ones(len(candidates), dtype=bool)
+    vectors = _unit(known.memory.vectors(list(ids)))
+    images = known.memory.images(list(ids))
+    shows = images.any(axis=1)
+    alive = ~shows | (images @ query.image <= limit) if query.image.any() else np.ones(len(ids), dtype=bool)
+    whole_alike = np.zeros(len(ids), dtype=bool)
+    if query.text.any() and query.image.any():
+        whole_alike = vectors @ _unit(query.text + query.image) > limit
     chosen = []
     for wanted in (True, False):
         for i, (id, score, by) in enumerate(candidates):
-            if not alive[i] or not room[by]:
+            if not alive[i] or not room[by] or known.whole(id) != wanted:
                 continue
-            if id not in whole:
-                document = memory[id]
-                whole[id] = bool(document.text.strip()) and bool(document.images)
-            if whole[id] == wanted:
-                chosen.append(Candidate(id, score, by, wanted))
-                room[by] -= 1
-                alive &= (vectors @ vectors[i] <= limit) & (ids != id)
+            if (wanted and whole_alike[i]) or (query.pictures and query.pictures & known.pictures(id)):
+                alive &= ids != id
+                continue
+            chosen.append(Candidate(id, score, by, wanted))
+            room[by] -= 1
+            alive &= (vectors @ vectors[i] <= limit) & (ids != id)
+            if shows[i]:
+                alive &= ~shows | (images @ images[i] <= limit)
     return chosen
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)
