@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 
 from cm3.document import Document
+from cm3.retrieval.picture import digest
 
 
 class ExactBank:
@@ -18,6 +19,8 @@ class ExactBank:
         self.documents = {d.id: d for d in documents}
         self.matrix = np.asarray(vectors, np.float32)
         self.encoder_name = encoder_name
+        self.shown: np.ndarray | None = None
+        """Unit vectors of the documents' pictures alone, zeros for none; None where they are unknown."""
         self.searched = 0  # queries so far
 
     def __len__(self) -> int:
@@ -33,8 +36,19 @@ class ExactBank:
         return self.documents[id]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        return self.matrix[self._at(ids)]
+
+    def images(self, ids: Sequence[str]) -> np.ndarray:
+        return (
+            np.zeros((len(ids), self.matrix.shape[1]), np.float32) if self.shown is None else self.shown[self._at(ids)]
+        )
+
+    def pictures(self, ids: Sequence[str]) -> list[frozenset[bytes]]:
+        return [frozenset(digest(image.pixels) for image in self.documents[id].images) for id in ids]
+
+    def _at(self, ids: Sequence[str]) -> list[int]:
         place = {id: i for i, id in enumerate(self.documents)}
-        return self.matrix[[place[id] for id in ids]]
+        return [place[id] for id in ids]
 
     def search(self, vectors: np.ndarray, k: int) -> tuple[list[list[str]], np.ndarray]:
         self.searched += len(vectors)

@@ -103,8 +103,13 @@ def test_the_best_document_comes_first_and_is_named(model: CM3Leon, k: int) -> N
 
 
 def test_a_picture_finds_its_like(model: CM3Leon) -> None:
-    made = model.generate(noise(2), retrieve=1, max_tokens=8)
+    own, like = noise(2), noise(2)
+    like.paste(noise(3).crop((0, 0, 32, 16)))
+    made = model.generate(like, retrieve=1, max_tokens=8)
     assert (made.attribution[0]["id"], made.attribution[0]["by"]) == ("doc/2", "image")
+    # Its very picture is no other document, as it was none in training.
+    made = model.generate(own, retrieve=1, max_tokens=8)
+    assert made.attribution[0]["id"] != "doc/2" and made.attribution[0]["by"] == "image"
 
 
 def test_equal_prompts_are_searched_for_once_and_documents_encoded_once(

@@ -31,7 +31,7 @@ class IndexBuild(Verb):
     Pictures without a .txt and .txt without a picture are taken too. Published datasets, web shards and JSON lines are
     recognised; a source is [KIND:]PATH[@SPLIT]. What cannot be read is left out, and listed. Given memory banks, it
     merges them into one, without what was deleted. A build that was killed goes on where it was, when it is given
-    again.
+    again, with the very documents; of others it makes another bank.
 
     examples:
       cm3 index build photos/ --out banks/photos
@@ -65,6 +65,8 @@ class IndexBuild(Verb):
             raise RequestError(
                 f"{banks[0]!r} is a memory bank, and not all sources are: merge banks, or build of folders"
             )
+        if banks and (self.encoder != CLIP or self.license is not None or self.split is not None):
+            raise RequestError("banks are merged as they are; leave --encoder, --license and --split out")
         check_folder(self.out)
         with progress("reading", unit="document") as update:
             if banks:
@@ -160,13 +162,14 @@ class IndexSearch(Verb):
 
     def run(self) -> dict[str, Any]:
         """Search, print a line each, best first."""
-        from cm3.document import Document, Image
+        from cm3.document import Document, Image, check_text
         from cm3.retrieval.embed import embed
         from cm3.retrieval.memory import Memory
 
         at_least(1, k=self.k)
         if not (self.text or "").strip() and self.image is None:
             raise RequestError("nothing to search with; give --text WORDS, --image FILE, or both")
+        check_text(self.text or "", "--text")
         parts = [p for p in (self.text, Image.open(self.image) if self.image else None) if p]
         if self.sheet is not None:
             check_folder(self.sheet.parent, "--sheet")
@@ -180,7 +183,7 @@ class IndexSearch(Verb):
         ]
         for one in results:
             notes = "  ".join(str(one[name]) for name in ("source", "license") if one[name])
-            print(f"{one['score']:.3f}  {one['id']}  {one['text']}" + (f"  [{notes}]" if notes else ""))
+            print(line(f"{one['score']:.3f}  {one['id']}  {one['text']}" + (f"  [{notes}]" if notes else "")))
         told = {"bank": self.bank, "text": self.text, "image": self.image, "k": self.k, "results": results}
         if self.sheet is not None:
             write(self.sheet, png(contact_sheet(found, self.text, query)))
@@ -214,7 +217,7 @@ class IndexInfo(Verb):
         print(f"documents   {info['documents']}, and {info['deleted']} deleted")
         print(f"encoder     {info['encoder']}, width {info['width']}")
         for what in ("sources", "licenses"):
-            print(f"{what:<12}" + ", ".join(f"{name or 'none given'} ({n})" for name, n in info[what].items()))
+            print(line(f"{what:<12}" + ", ".join(f"{name or 'none given'} ({n})" for name, n in info[what].items())))
         for segment in info["segments"]:
             print("segment     " + ", ".join(f"{name} {value}" for name, value in segment.items()))
         for name, size in info["bytes"].items():
@@ -262,20 +265,27 @@ class Chain:
         return chain.from_iterable(self.sources)
 
 
-def open_encoder(name: str) -> Encoder:
-    """An encoder by folder or hub id, or that of a model, by the model's name or folder."""
+def open_encoder(name: str, *, fetch: bool = True) -> Encoder:
+    """An encoder by folder or hub id, or that of a model, by the model's name or folder.
+
+    Without `fetch`, one of the hub only where it is on this machine already.
+    """
     from cm3.model.bundle import EMBEDDED
     from cm3.retrieval.embed import load_encoder
 
     own = (Path(name).expanduser() / "encoder", EMBEDDED / name / "encoder")
-    return load_encoder(next((folder for folder in own if folder.is_dir()), name))
+    return load_encoder(next((folder for folder in own if folder.is_dir()), name), fetch=fetch)
 
 
 def encoder_of(bank: Memory, name: str | None) -> Encoder:
-    """The encoder of a bank: the one given, else where it was at the build. Raises `CheckpointError` for another."""
-    known = name or bank.about.get("encoder") or bank.encoder_name.removeprefix("clip:")
+    """The encoder of a bank: the one given, else where it was at the build, which is not fetched by the bank's word.
+
+    Raises `CheckpointError` for another.
+    """
+    noted = bank.about.get("encoder")
+    known = name or (noted if noted and isinstance(noted, str) else bank.encoder_name.removeprefix("clip:"))
     try:
-        encoder = open_encoder(known)
+        encoder = open_encoder(known, fetch=name is not None)
     except CheckpointError as error:
         if name is not None:
             raise
@@ -290,6 +300,11 @@ def encoder_of(bank: Memory, name: str | None) -> Encoder:
 def told(bank: Memory, report: Report | None) -> dict[str, Any]:
     """Print what became of a build; returns it for a machine."""
     skipped = [vars(u) for u in report.skipped] if report else []
+    resumed, dropped = (report.resumed, report.dropped) if report else (0, False)
+    if resumed:
+        print(f"{bank.folder}: went on after {resumed} documents of a run that was killed")
+    if dropped:
+        print(f"{bank.folder}: what a killed run had made of other documents, or with other settings, was dropped")
     added = report.added if report else len(bank)
     print(f"{bank.folder}: {added} added, {len(skipped)} left out, {len(bank)} documents")
     list_skipped(skipped)
@@ -300,13 +315,20 @@ def told(bank: Memory, report: Report | None) -> dict[str, Any]:
         "encoder": bank.encoder_name,
         "index": [s.page["index"]["kind"] for s in bank.segments],
         "skipped": skipped,
+        "resumed": resumed,
+        "dropped": dropped,
     }
+
+
+def line(text: str) -> str:
+    """A stranger's words on one line, without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def list_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
     """Print the first documents that were left out."""
     for one in skipped[:SHOWN]:
-        print(f"left out: {one['id']}  {one['reason']}")
+        print(line(f"left out: {one['id']}  {one['reason']}"))
     if len(skipped) > SHOWN:
         print(f"left out: {len(skipped) - SHOWN} more; --json names all")
 
@@ -314,18 +336,18 @@ def list_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
 def contact_sheet(found: Sequence[tuple[Any, float]], text: str | None, query: Any) -> Any:
     """The pictures found with their captions, scores, sources and licences; words without a picture on a blank one."""
     import PIL.Image
-    from PIL.ImageOps import exif_transpose
 
     from cm3.cli.sheet import Line, Panel, Section, sheet
+    from cm3.picture import rgb
 
     blank = PIL.Image.new("RGB", (256, 256), "#f4f4f7")
     panels = []
     for document, score in found:
         notes = ", ".join(str(v) for v in (document.source, document.meta.get("license")) if v)
         lines = [Line(document.text, "prompt"), Line(f"{score:.3f}  {document.id}", "body"), Line(notes, "label")]
-        picture = exif_transpose(document.images[0].pixels) if document.images else blank
+        picture = rgb(document.images[0].pixels) if document.images else blank
         panels.append(Panel(picture, tuple(line for line in lines if line.text.strip())))
     sections = [Section("Found, best first", tuple(panels))]
     if query.images:
-        sections.insert(0, Section("Searched with", (Panel(exif_transpose(query.images[0].pixels)),)))
+        sections.insert(0, Section("Searched with", (Panel(rgb(query.images[0].pixels)),)))
     return sheet(sections, text or "By picture", f"{len(found)} of a memory bank", columns=max(2, min(4, len(found))))

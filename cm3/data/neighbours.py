@@ -72,12 +72,12 @@ class Neighbours:
         """Find the neighbours in `memory` of documents `ids` with `vectors`, and write the table to the file `path`.
 
         `vectors` are by the bank's encoder; query dropout, where wanted, is the business of who makes them
-        (`cm3.retrieval.select.as_query`). A document is no neighbour of itself, nor is one that shows its picture, under
-        whatever caption or id (`cm3.retrieval.select`). Parts are kept in `path` + ".parts"
-        until all is done, so a killed run goes on where it was; a table that is there already, of the same documents,
-        bank and law, is opened as it is, and another one is replaced in one step. One process at a time may write to
-        a path. `progress(done, n, "neighbours")` is called after each block. Raises `DataError` for no documents, ids
-        that occur twice, and vectors of another number or width; `RequestError` for an empty bank.
+        (`cm3.retrieval.select.as_query`). A document is no neighbour of itself, nor is one that shows its picture,
+        under whatever caption or id (`cm3.retrieval.select`). Parts are kept in `path` + ".parts" until all is done, so
+        a killed run goes on where it was; a table that is there already, of the same documents, bank and law, is opened
+        as it is, and another one is replaced in one step. One process at a time may write to a path.
+        `progress(done, n, "neighbours")` is called after each block. Raises `DataError` for no documents, ids that
+        occur twice, and vectors of another number or width; `RequestError` for an empty bank.
         """
         path, law = Path(path), law or SelectLaw()
         if path.is_dir():

@@ -156,7 +156,7 @@ def build_lists(vectors: np.ndarray, kind: Kind, path: Path, progress: Progress 
     """Build an `ivf` or `pq` index of vectors (n, w) and write it to `path`.
 
     Returns what a bank's manifest keeps of it: kind, lists, nprobe, dimensions and bytes of a code, recall measured.
-    The same vectors give the same index. Raises `ConfigError` where FAISS is not installed, `DiskError` for a full disk.
+    The same vectors give the same index. Raises `ConfigError` where FAISS is not installed, `DiskError`.
     """
     faiss = library()
     rows, width = vectors.shape

@@ -41,8 +41,9 @@ class Retriever:
         """`memory`: a bank or its folder. `encoder`: one, its folder or its hub id. `device`: where one runs that is
         opened.
 
-        Without an encoder, that of the hub is taken if the bank names one, else `own`, the folder of the model's.
-        `check` is called with each folder after it was opened, and raises where it is not the model's any more.
+        Without an encoder, that of the hub is taken if the bank names one and it is on this machine already (a bank may
+        come from a stranger, so its word fetches nothing), else `own`, the folder of the model's. `check` is called
+        with each folder after it was opened, and raises where it is not the model's any more.
         """
         self._memory, self._encoder, self._own, self._check = memory, encoder, own, check
         self._device = str(device)
@@ -109,19 +110,21 @@ class Retriever:
             memory = Memory.open(self._memory)
             self._check(Path(self._memory))
             self._memory = memory
-        if self._encoder is None:
+        encoder, asked = self._encoder, self._encoder is not None
+        if encoder is None:
             kind, _, name = self._memory.encoder_name.partition(":")
-            self._encoder = name if kind == "clip" and "/" in name else self._own
-        if self._encoder is None:
+            encoder = name if kind == "clip" and "/" in name else self._own
+        if encoder is None:
             raise RequestError(
                 f"memory {str(self._memory.folder)!r}: was made with encoder {self._memory.encoder_name}, and this "
                 "model has none; give its folder, encoder=FOLDER (--encoder FOLDER)"
             )
-        if isinstance(self._encoder, str | Path):
-            encoder = load_encoder(self._encoder, device=self._device)
-            self._check(Path(self._encoder))
-            self._encoder = encoder
-        return self._memory, self._encoder
+        if isinstance(encoder, str | Path):
+            loaded = load_encoder(encoder, device=self._device, fetch=asked)
+            self._check(Path(encoder))
+            encoder = loaded
+        self._encoder = encoder
+        return self._memory, encoder
 
 
 def check_number(name: str, k: int) -> int:

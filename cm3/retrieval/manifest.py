@@ -8,8 +8,9 @@
 Everything that it names is written before it and never changed after, so a reader that has read one manifest goes on
 with what it names while another process writes the next.
 
-A bank may come from a stranger. Its manifest names files of known forms only, of sizes that follow from its own numbers,
-and each is a file of the bank itself, not a link: nothing outside the folder is read, written or deleted by its word.
+A bank may come from a stranger. Its manifest names files of known forms only, of sizes that follow from its own
+numbers, and each is a file of the bank itself, not a link: nothing outside the folder is read, written or deleted by
+its word.
 """
 
 from __future__ import annotations
@@ -204,7 +205,9 @@ def size_of(path: Path) -> int:
     """
     for place in (path.parent, path) if _SEGMENT.fullmatch(path.parent.name) else (path,):
         if place.is_symlink() and not _is_blob(place):
-            raise CheckpointError(f"memory bank: {str(place)!r} is a link; a bank holds its files itself, copy it there")
+            raise CheckpointError(
+                f"memory bank: {str(place)!r} is a link; a bank holds its files itself, copy it there"
+            )
     try:
         found = path.stat()
     except OSError as error:

@@ -188,7 +188,12 @@ class Memory:
         every = {row for some in rows for row in some}
         for segment, start in self._parts:
             mine = [row - start for row in every if start <= row < start + segment.rows]
-            names.update((row + start, id) for row, id in segment.shelf.ids_of(mine).items())
+            found = segment.shelf.ids_of(mine)
+            if len(found) < len(mine):
+                raise CheckpointError(
+                    f"memory bank: {str(segment.shelf.path)!r} lacks documents; restore it from a copy"
+                )
+            names.update((row + start, id) for row, id in found.items())
         return [[names[row] for row in some] for some in rows]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
@@ -198,7 +203,7 @@ class Memory:
         return np.array(rows, np.float32).reshape(len(ids), self.width)
 
     def images(self, ids: Sequence[str]) -> np.ndarray:
-        """The unit vectors (n, width) float32 of documents' pictures alone; zeros where there is none, or none is known.
+        """The unit vectors (n, width) float32 of documents' pictures alone; zeros where none is, or none is known.
 
         A bank that was made before there were such vectors knows none. Raises `DataError` for an id that is not there.
         """
@@ -234,9 +239,7 @@ class Memory:
                     f"memory bank {str(self.folder)!r}: has segment {manifest.MANY}, the last there can be; merge it "
                     "into a new one, `cm3 index build BANK --out DIR`"
                 )
-            entry, report = add_segment(
-                self.folder, number, settings, documents, encoder, self._taken, batch, progress
-            )
+            entry, report = add_segment(self.folder, number, settings, documents, encoder, self._taken, batch, progress)
             manifest.sync(self.folder)
             self._replace([*self.page["segments"], entry])
         self.report = report

@@ -55,7 +55,7 @@ class Segment:
     """A finished segment, open for reading."""
 
     def __init__(self, folder: Path, page: dict[str, Any], width: int, dtype: str) -> None:
-        """`page`: its entry in the manifest, checked. Raises `CheckpointError` for a file that is missing or another."""
+        """`page`: its entry in the manifest. Raises `CheckpointError` for a file that is missing or another."""
         self.folder, self.page, self.rows = folder, page, int(page["rows"])
         self.check()
         self.gone = self._gone(page.get("gone"))
@@ -115,7 +115,9 @@ class Segment:
         """Scores and rows (q, min(k, live)), best first. Raises `CheckpointError` for vectors that are not finite."""
         scores, rows = self.index.search(queries, min(k, self.live), self.gone)
         if not np.isfinite(scores).all() or (rows < 0).any():
-            raise CheckpointError(f"memory bank: {str(self.folder)!r} holds vectors that are not finite; build it again")
+            raise CheckpointError(
+                f"memory bank: {str(self.folder)!r} holds vectors that are not finite; build it again"
+            )
         return scores, rows
 
     def is_live(self, row: int) -> bool:

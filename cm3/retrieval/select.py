@@ -6,12 +6,12 @@ Scores are inner products of the query's text or image vector with a document's 
 two. A candidate is left out when it is the query itself, when it is too much like the query, or too much like a
 document chosen before it.
 
-Likeness is measured of like with like, for the picture and the caption of one thing are far from each other (a cosine of
-0.3 for CLIP), so that a document which shows the query's very picture scores no more than 0.65. Too much like the query
-is a document that shows one of its pictures, to the pixel; whose pictures' vector has a cosine above `highest` with that
-of the query's pictures; that, having text and picture as the query has, has such a cosine with the query's mean; or that
-scores more than `highest`. Too much like a chosen document is one whose mean, or whose pictures' vector, has such a
-cosine with that document's.
+Likeness is measured of like with like, for the picture and the caption of one thing are far from each other (a cosine
+of 0.3 for CLIP), so that a document which shows the query's very picture scores no more than 0.65. Too much like the
+query is a document that shows one of its pictures, to the pixel; whose pictures' vector has a cosine above `highest`
+with that of the query's pictures; that, having text and picture as the query has, has such a cosine with the query's
+mean; or that scores more than `highest`. Too much like a chosen document is one whose mean, or whose pictures' vector,
+has such a cosine with that document's.
 """
 
 from __future__ import annotations

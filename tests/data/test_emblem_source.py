@@ -19,7 +19,6 @@ from cm3.data.scenes import scene_document
 from cm3.document import Document, Text
 from cm3.errors import ConfigError, DataError
 from cm3.model.bundle import find, load
-from cm3.retrieval.embed import VectorCache
 from cm3.retrieval.memory import Memory
 from cm3.retrieval.select import SelectLaw
 from cm3.scenes import describe, parse, random_scene
@@ -80,7 +79,7 @@ def test_emblems_find_their_document_first(memory: Memory, table: Neighbours) ->
 
 def test_the_table_is_made_once(memory: Memory, table: Neighbours, tmp_path: Path) -> None:
     when = table.path.stat().st_mtime_ns
-    again = emblem_neighbours(table.path, memory, Letters(), scenes=25, size=SIZE, seed=5, cache=VectorCache(tmp_path))
+    again = emblem_neighbours(table.path, memory, Letters(), scenes=25, size=SIZE, seed=5)
     assert table.path.stat().st_mtime_ns == when and list(again) == list(table)
 
 

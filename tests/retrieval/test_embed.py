@@ -16,7 +16,7 @@ import torch
 
 from cm3.document import Document, Image
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.retrieval.embed import Encoder, VectorCache, embed, load_encoder
+from cm3.retrieval.embed import Encoder, embed, load_encoder
 from cm3.retrieval.pairs import PairEncoder, Pairs, PairsConfig, save
 
 TINY = PairsConfig(width=16, words=8, letters=4, letter_dim=4, d_model=16, layers=1, heads=2, channels=(8, 8, 16))
@@ -71,66 +71,17 @@ def test_equal_parts_are_encoded_once_in_batches(encoder: Counting) -> None:
     np.testing.assert_allclose(found.vectors, embed(encoder, documents, batch=64).vectors, atol=1e-6)
 
 
-def test_a_cache_spares_encoding_also_in_a_later_process(encoder: Counting, tmp_path: Path) -> None:
-    documents = [Document.of(f"text {i}", picture(i)) for i in range(5)]
-    first = embed(encoder, documents, cache=VectorCache(tmp_path))
-    encoder.asked.clear()
-    cache = VectorCache(tmp_path)
-    assert len(cache) == 10
-    again = embed(encoder, [*documents, Document.of("new")], cache=cache)
-    assert encoder.asked == [1] and len(cache) == 11
-    assert np.array_equal(again.vectors[:5], first.vectors)
-    # Another encoder's vectors are others, and may be wider.
-    torch.manual_seed(1)
-    other = Counting(PairEncoder(Pairs(PairsConfig(**{**vars(TINY), "width": 24})), "pairs:other"))
-    embed(other, documents, cache=cache)
-    assert other.asked == [5, 5] and len(VectorCache(tmp_path)) == 21
-    assert np.array_equal(embed(encoder, documents, cache=VectorCache(tmp_path)).vectors, first.vectors)
-
-
-def test_a_killed_cache_keeps_what_was_whole(encoder: Counting, tmp_path: Path) -> None:
-    documents = [Document.of(f"text {i}") for i in range(6)]
-    wanted = embed(encoder, documents, batch=2, cache=VectorCache(tmp_path)).vectors
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    record = (len(whole) - 16) // 6
-    path.write_bytes(whole[: -record - 7])  # the last record gone, the one before torn
-    (tmp_path / "begun.vectors").write_bytes(b"cm3ve")
-    (tmp_path / "other.vectors").write_bytes(b"not of ours, but long enough")
-    cache = VectorCache(tmp_path)
-    assert len(cache) == 4
-    encoder.asked.clear()
-    assert np.allclose(embed(encoder, documents, cache=cache).vectors, wanted, atol=1e-6) and encoder.asked == [2]
-    # A record whose bytes went bad is not believed.
-    path.write_bytes(whole[:-record] + bytes(record))
-    torn = bytearray(whole)
-    torn[16 + 40] ^= 1
-    path.write_bytes(torn)
-    encoder.asked.clear()
-    again = embed(encoder, documents[:1], cache=VectorCache(tmp_path))
-    assert np.allclose(again.vectors, wanted[:1], atol=1e-6) and encoder.asked == [1]
-
-
-def test_two_writers_share_a_folder(encoder: Counting, tmp_path: Path) -> None:
-    one, two = VectorCache(tmp_path), VectorCache(tmp_path)
-    embed(encoder, [Document.of("a"), Document.of("b")], cache=one)
-    embed(encoder, [Document.of("b"), Document.of("c")], cache=two)
-    embed(encoder, [Document.of("d")], cache=one)
-    encoder.asked.clear()
-    embed(encoder, [Document.of(x) for x in "abcd"], cache=VectorCache(tmp_path))
-    assert encoder.asked == []
-
-
-def test_what_colours_or_turns_the_bytes_is_content(encoder: Counting, tmp_path: Path) -> None:
+def test_what_colours_or_turns_the_bytes_is_content(encoder: Counting) -> None:
     paletted = picture(1).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
     recoloured = paletted.copy()
     recoloured.putpalette([255 - x for x in paletted.getpalette() or []])
     turned = picture(1)
     turned.getexif()[0x0112] = 6
     upright = turned.transpose(PIL.Image.Transpose.ROTATE_270)
-    cache = VectorCache(tmp_path)
-    embed(encoder, [Document.of(x) for x in (paletted, recoloured, turned, upright)], cache=cache)
-    assert len(cache) == 3
+    shown = embed(encoder, [Document.of(x) for x in (paletted, recoloured, turned, upright)]).pictures
+    assert encoder.asked == [3] and shown[0] != shown[1] != shown[2] == shown[3]
+    # The same picture in another mode is the same picture.
+    assert embed(encoder, [Document.of(paletted.convert("RGBA"))]).pictures == shown[:1]
 
 
 def test_documents_that_have_no_vector(encoder: Counting, tmp_path: Path) -> None:
@@ -143,9 +94,6 @@ def test_documents_that_have_no_vector(encoder: Counting, tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:900])
     with PIL.Image.open(path) as cut, pytest.raises(DataError, match="document '1': its image of mode RGB cannot be"):
         embed(encoder, [Document.of("a"), Document.of(Image(cut))])
-    path.write_text("a file")
-    with pytest.raises(DataError, match="vector cache .*: cannot be made a folder"):
-        VectorCache(path)
 
 
 def test_encoders_by_folder(tmp_path: Path) -> None:
@@ -156,7 +104,7 @@ def test_encoders_by_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="config.json cannot be read"):
         load_encoder(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="config.json is not an object; restore it"):
+    with pytest.raises(CheckpointError, match="config.json holds a list and no object; restore it"):
         load_encoder(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CheckpointError, match="describes neither pairs nor a CLIP; give a folder that"):
@@ -261,3 +209,11 @@ def test_a_hub_id_that_cannot_be_fetched(name: str) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(CheckpointError, match="'cm3/no-such-clip': no such folder, and cannot be fetched from the hub"):
         load_encoder(name)
+
+
+@pytest.mark.parametrize("name", ["cm3/no-such-clip", "hf://cm3/no-such-clip"])
+def test_a_hub_id_that_nobody_asked_for_is_not_fetched(name: str) -> None:
+    pytest.importorskip("transformers")
+    told = "'cm3/no-such-clip': is not on this machine, and is fetched only for who asks for it; name it yourself"
+    with pytest.raises(CheckpointError, match=told):
+        load_encoder(name, fetch=False)

@@ -95,14 +95,14 @@ def test_a_bank_of_the_hub_names_its_encoder(tmp_path: Path, monkeypatch: pytest
     """That one is taken, not the model's own; the hub itself is not there in tests."""
     asked: list[object] = []
 
-    def load(name: object, *, device: str) -> Letters:
-        asked.append((name, device))
+    def load(name: object, *, device: str, fetch: bool) -> Letters:
+        asked.append((name, device, fetch))
         return named("clip:nobody/clip")
 
     monkeypatch.setattr("cm3.retrieval.live.load_encoder", load)
     Memory.build(tmp_path / "bank", DOCUMENTS, named("clip:nobody/clip"))
     retriever = Retriever(tmp_path / "bank", own=tmp_path / "own")
     assert retriever.search(Document.of("one drump"), 1)[0].document.id == "drump"
-    assert asked == [("nobody/clip", "cpu")]
+    assert asked == [("nobody/clip", "cpu", False)], "a bank's word fetches nothing"
     assert Retriever(tmp_path / "bank", "mine", device="cuda:1").encoder.name == "clip:nobody/clip"
-    assert asked[-1] == ("mine", "cuda:1")
+    assert asked[-1] == ("mine", "cuda:1", True)

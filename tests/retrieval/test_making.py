@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from hashing import Hashing, texts
 
-from cm3.document import Document, Unreadable
-from cm3.errors import CheckpointError, DataError
+from cm3.document import Document, Image, Unreadable
+from cm3.errors import CheckpointError, DataError, DiskError
 from cm3.retrieval.memory import Memory
+
+
+def picture(colour: str) -> PIL.Image.Image:
+    return PIL.Image.new("RGB", (8, 6), colour)
 
 
 class Fails(Hashing):
@@ -59,19 +66,153 @@ def test_an_add_goes_on_where_it_was(tmp_path: Path) -> None:
     assert encoder.seen == 30 and len(bank) == 55
 
 
-def test_another_source_is_not_taken_for_the_one_that_was_killed(tmp_path: Path) -> None:
+def kept_of(folder: Path, source: list[Document | Unreadable]) -> tuple[Memory, Hashing]:
+    """A build of `source` after one of other documents was killed in the same place; it equals one without that."""
+    with pytest.raises(KeyboardInterrupt):
+        Memory.build(folder / "bank", texts(50), Fails(25), batch=10)
+    encoder = Hashing()
+    made = Memory.build(folder / "bank", source, encoder, batch=10)
+    whole = Memory.build(folder / "whole", source, Hashing(), batch=10)
+    a, b = (m.folder / "segment-0001" / "vectors.f32" for m in (made, whole))
+    assert a.read_bytes() == b.read_bytes()
+    assert [made[id] for id in made] == [whole[id] for id in whole] and made.report == whole.report
+    assert sorted(p.name for p in folder.iterdir()) == ["bank", "whole"]
+    return made, encoder
+
+
+@pytest.mark.parametrize(
+    ("source", "resumed"),
+    [
+        (texts(50, 1), 0),
+        (texts(15), 15),
+        ([*texts(9), Document.of("new words", id="t9", source="texts"), *texts(40, 10)], 9),
+        ([*texts(9), Document.of("word9 red", id="t9", source="texts", license="MIT"), *texts(40, 10)], 9),
+        ([*texts(9), Document.of("word9 red", picture("red"), id="t9", source="texts"), *texts(40, 10)], 9),
+        ([*texts(5), Unreadable("t5", "cut short"), *texts(20, 6)], 5),
+    ],
+)
+def test_another_source_keeps_only_what_is_its_own(
+    tmp_path: Path, source: list[Document | Unreadable], resumed: int
+) -> None:
+    made, encoder = kept_of(tmp_path, source)
+    assert made.report is not None and (made.report.resumed, made.report.dropped) == (resumed, True)
+    assert encoder.seen + resumed == sum(isinstance(d, Document) for d in source) + len(made["t9"].images)
+
+
+def test_a_picture_that_was_drawn_anew_is_not_gone_on_with(tmp_path: Path) -> None:
+    def source(colour: str) -> list[Document]:
+        return [Document.of(f"word{i} red", picture(colour if i == 3 else "red"), id=f"t{i}") for i in range(20)]
+
+    with pytest.raises(KeyboardInterrupt):
+        Memory.build(tmp_path / "bank", source("blue"), Fails(9), batch=2)
+    made = Memory.build(tmp_path / "bank", source("green"), Hashing())
+    assert made.report is not None and made.report.resumed == 3 and made["t3"].images[0] == Image(picture("green"))
+
+
+def test_what_was_mended_since_is_looked_at_again(tmp_path: Path) -> None:
+    broken: list[Document | Unreadable] = [*texts(5), Unreadable("cut", "cut short"), *texts(40, 5)]
+    with pytest.raises(KeyboardInterrupt):
+        Memory.build(tmp_path / "bank", broken, Fails(25), batch=10)
+    mended = [*texts(5), Document.of("mended words", id="cut"), *texts(40, 5)]
+    made = Memory.build(tmp_path / "bank", mended, Hashing())
+    assert made["cut"].text == "mended words" and made.report is not None and made.report.skipped == ()
+
+
+def test_other_settings_begin_anew(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         Memory.build(tmp_path / "bank", texts(50), Fails(25), batch=10)
-    for other, told in (
-        (texts(50, 1), "item 0 of its source was 't0', now it is 't1'"),
-        (texts(15), "item 15 of its source was 't15', now it is not there"),
-        ([*texts(9), Document.of("new words", id="t9", source="texts"), *texts(40, 10)], "item 9 .* has other text"),
+    encoder = Hashing(name="hashing:2")
+    made = Memory.build(tmp_path / "bank", texts(50), encoder, batch=10)
+    assert made.report is not None and (made.report.resumed, made.report.dropped) == (0, True)
+    assert made.encoder_name == "hashing:2" and encoder.seen == 50
+
+
+def test_a_killed_add_does_not_stand_in_the_way_of_another(tmp_path: Path) -> None:
+    bank = Memory.build(tmp_path / "bank", texts(5, 100), Hashing())
+    with pytest.raises(KeyboardInterrupt):
+        bank.add(texts(50), Fails(25), batch=10)
+    report = bank.add(texts(7, 200), Hashing())
+    assert (report.added, report.resumed, report.dropped) == (7, 0, True)
+    assert list(Memory.open(bank.folder)) == [d.id for d in [*texts(5, 100), *texts(7, 200)]]
+
+
+def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    class Nan(Hashing):
+        def texts(self, words: Any) -> np.ndarray:
+            return super().texts(words) * np.nan
+
+    twice = [*texts(30), *texts(3)]
+    with pytest.raises(DataError, match="ids that come twice"):
+        Memory.build(tmp_path / "new" / "deep" / "bank", twice, Hashing(), batch=10)
+    assert list(tmp_path.iterdir()) == []
+    bank = Memory.build(tmp_path / "bank", texts(5, 100), Hashing())
+
+    def files() -> list[str]:
+        return sorted(str(p) for p in bank.folder.rglob("*"))
+
+    before = files()
+    for source, encoder, told in (
+        (twice, Hashing(), "ids that come twice: 't0', 't1', 't2'"),
+        (texts(3, 100), Hashing(), "ids that come twice: 't100', 't101', 't102'"),
+        (texts(3), Nan(), "not finite; check the encoder"),
+        ([], Hashing(), "the source holds no document"),
     ):
-        with pytest.raises(DataError, match=f"{told}.* or delete that folder to start again"):
-            Memory.build(tmp_path / "bank", other, Hashing(), batch=10)
-    with pytest.raises(DataError, match="was begun with encoder 'hashing:1', not 'hashing:2'; give the same to go on"):
-        Memory.build(tmp_path / "bank", texts(50), Hashing(name="hashing:2"), batch=10)
-    assert len(Memory.build(tmp_path / "bank", texts(50), Hashing(), batch=10)) == 50
+        with pytest.raises(DataError, match=told):
+            bank.add(source, encoder, batch=10)
+        assert files() == before, "nothing that another `add` would have to go on with"
+    with pytest.raises(DataError, match="ids that come twice"):
+        Memory.merge([bank.folder, bank.folder], tmp_path / "merged")
+    assert [p.name for p in tmp_path.iterdir()] == ["bank"]
+    assert bank.add(texts(3), Hashing()).added == 3
+
+
+def test_a_disk_without_room_is_told_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: the system refuses the same calls."""
+    bank = Memory.build(tmp_path / "bank", texts(5, 100), Hashing())
+    whole = sorted((str(p), p.read_bytes()) for p in bank.folder.rglob("*") if p.is_file())
+    for limit, write in (
+        (4096, lambda: Memory.build(tmp_path / "other", texts(2000), Hashing())),
+        (60_000, lambda: Memory.build(tmp_path / "other", texts(2000), Hashing())),
+        (40_000, lambda: bank.add(texts(2000, 200), Hashing())),
+        (0, lambda: bank.delete(["t100"])),
+        (20_000, lambda: Memory.merge([bank.folder], tmp_path / "merged")),
+    ):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(DiskError, match="make room, or") as told:
+                write()
+            assert "\n" not in str(told.value)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [(n, d) for n, d in whole if Path(n).read_bytes() == d] == whole
+    assert len(Memory.open(bank.folder)) == 5
+    assert bank.add(texts(2000, 200), Hashing()).added == 2000 and len(Memory.open(bank.folder)) == 2005
+    assert Memory.build(tmp_path / "other", texts(2000), Hashing()).report is not None
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A bank that may not be written to, also not by root."""
+    Memory.build(tmp_path / "bank", texts(5), Hashing())
+    folder, files = tmp_path / "bank", [tmp_path / "bank", *(tmp_path / "bank").rglob("*")]
+    for path in files:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    if os.access(folder, os.W_OK) and subprocess.run(["chattr", "-R", "+i", folder], capture_output=True).returncode:
+        pytest.skip("neither permissions nor chattr keep this user from writing")
+    yield folder
+    subprocess.run(["chattr", "-R", "-i", folder], capture_output=True)
+    for path in files:
+        path.chmod(0o755)
+
+
+def test_a_bank_that_is_read_only_is_searched_and_not_written(read_only: Path) -> None:
+    bank = Memory.open(read_only, verify=True)
+    assert bank.search(bank.vectors(["t3"]), 1)[0] == [["t3"]] and bank["t3"].text == "word3 red"
+    for write in (lambda: bank.add(texts(3, 9), Hashing()), lambda: bank.delete(["t3"])):
+        with pytest.raises(DiskError, match="bank.*may not be written to .*; choose another place"):
+            write()
+    assert len(Memory.merge([read_only], read_only.parent / "copy")) == 5
 
 
 def _build_slowly(folder: Path, reached: Any) -> None:

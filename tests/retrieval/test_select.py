@@ -15,7 +15,7 @@ from exact_bank import ExactBank, Letters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm3.document import Document, Gap, Image
+from cm3.document import Document, Gap
 from cm3.errors import CheckpointError, ConfigError, RequestError
 from cm3.retrieval.memory import Memory
 from cm3.retrieval.select import Candidate, SelectLaw, as_query, choose, drop_words, select, shortlists
@@ -45,19 +45,32 @@ def naive(
         room = {by: law.by_text + law.by_image for by in queries}
     score = {(id, by): float(bank.vectors([id])[0] @ v) for id in bank for by, v in queries.items()}
     order = sorted(score, key=lambda key: (-score[key], key[0]))
+    limit = law.highest + 1e-5
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) if a.any() and b.any() else -1.0
+
+    def shown(id: str) -> np.ndarray:
+        return bank.images([id])[0]
+
     chosen: list[tuple[str, str]] = []
     for whole in (True, False):
         for id, by in order:
             a = bank.vectors([id])[0]
-            near = [b for b in (bank.vectors([c])[0] for c, _ in chosen)]
-            alike = any(a @ b / np.linalg.norm(a) / np.linalg.norm(b) > law.highest + 1e-5 for b in near)
+            alike = any(
+                cosine(a, bank.vectors([c])[0]) > limit or cosine(shown(id), shown(c)) > limit for c, _ in chosen
+            )
+            own = cosine(shown(id), image) > limit or (
+                kinds[id] == "w" and len(queries) == 2 and cosine(a, (text + image) / 2) > limit
+            )
             if (
                 (kinds[id] == "w") == whole
                 and room[by]
                 and id not in skip
                 and id not in [c for c, _ in chosen]
-                and score[id, by] <= law.highest + 1e-5
+                and score[id, by] <= limit
                 and not alike
+                and not own
             ):
                 chosen.append((id, by))
                 room[by] -= 1
@@ -81,6 +94,8 @@ def test_shortlists_are_those_of_a_naive_walk(
     middle = rng.normal(size=6)
     bank = ExactBank([made(k, id) for id, k in kinds.items()], unit(*(middle + spread * rng.normal(size=(number, 6)))))
     bank.matrix *= rng.uniform(0.4, 1, (number, 1)).astype(np.float32)  # means of two unit vectors are shorter
+    bank.shown = unit(*(middle + rng.normal(size=(number, 6))))
+    bank.shown[[kind == "t" for kind in kinds.values()]] = 0
     texts, images = unit(*(middle + rng.normal(size=(3, 6)))), unit(*(middle + rng.normal(size=(3, 6))))
     if has != "both":
         (images if has == "text" else texts)[:] = 0
@@ -168,14 +183,45 @@ def test_a_query_of_words_finds_the_document_that_says_them() -> None:
         assert found[0].document.meta["license"] == "MIT"
 
 
-def test_a_picture_finds_its_document_and_never_itself() -> None:
-    bank = bank_of()
-    query = Document.of(Image(picture(3)).with_gap((0, 0, 4, 4)))
-    assert select(bank, Letters(), query, 1)[0].document.id == "3"
-    assert select(bank, Letters(), query, 1)[0].by == "image"
+def test_a_picture_finds_its_like_and_never_itself() -> None:
+    bank, like = bank_of(), picture(3)
+    like.paste(picture(4).crop((0, 0, 8, 3)))
+    found = select(bank, Letters(), Document.of(like), 1)[0]
+    assert (found.document.id, found.by) == ("3", "image")
+    for own in (Document.of(TEXTS[3], picture(3), id="3"), Document.of("other words", picture(3))):
+        # Also where nothing but the picture itself is a limit.
+        for law in (SelectLaw(), SelectLaw(highest=1)):
+            assert all(r.document.id != "3" for r in select(bank, Letters(), own, 3, law=law))
     own = Document.of(TEXTS[3], picture(3), id="3")
-    assert all(r.document.id != "3" for r in select(bank, Letters(), own, 3))
     assert all(r.document.id not in "12" for r in select(bank, Letters(), own, 3, exclude=["1", "2"]))
+
+
+def test_like_is_compared_with_like() -> None:
+    """The picture and the words of one thing are far apart, as CLIP's are: a score says little of likeness."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0].astype(np.float32)
+    word, image, other = axes[0], unit(0.3 * axes[0] + axes[1])[0], axes[2]
+    near = unit(image + 0.3 * axes[3])[0]  # at a cosine of 0.96
+    shown = np.stack([image, near, unit(image + axes[4])[0], 0 * image])
+    words = np.stack([other, axes[5], axes[6], axes[7]])
+    bank = ExactBank(
+        [made("wwwt"[i], "abcd"[i]) for i in range(4)],
+        np.stack([(w + i) / 2 for w, i in zip(words, shown, strict=True)]),
+    )
+    scores = bank.vectors("abcd") @ image
+    assert scores.max() < 0.7, "which the own picture does not exceed"
+
+    def found(**law: float) -> list[str]:
+        return ids(shortlists(bank, word[None], image[None], [set()], SelectLaw(**law))[0])
+
+    assert {"a", "b"} <= set(found()), "where nothing is known of the pictures alone"
+    bank.shown = shown
+    assert set(found()) == {"c", "d"}
+    assert set(found(highest=0.97)) >= {"b", "c"} and "a" not in found(highest=0.97)
+    # The same words and a picture that is somewhat like it, whose mean is too much like the query's.
+    bank.matrix[2] = (word + unit(image + 0.6 * axes[4])[0]) / 2
+    bank.shown[2] = unit(image + 0.6 * axes[4])[0]
+    assert "c" not in found()
 
 
 def test_training_draws_by_its_generator_alone() -> None:
