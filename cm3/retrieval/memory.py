@@ -128,7 +128,10 @@ class Memory:
         if found is None:
             raise self._unknown([id])
         segment, row = found
-        return segment.shelf.document(row)
+        document = segment.shelf.document(row)
+        if document.id != id:
+            raise CheckpointError(f"memory bank: {str(segment.shelf.path)!r} has another document for {id!r}; restore it")
+        return document
 
     def _find(self, id: str) -> tuple[Segment, int] | None:
         for segment in self.segments:
