@@ -143,9 +143,8 @@ def cut(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -
 def swap(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -> None:
     """A file, or a segment, of another bank or of another place in this one."""
     if rng.random() < 0.3:
-        segment, other = rng.choice(
-            [(a, b) for a in bank.glob("segment-*") for o in others for b in o.glob("segment-*")]
-        )
+        segment = rng.choice(sorted(bank.glob("segment-*")))
+        other = rng.choice([found for o in others for found in sorted(o.glob("segment-*"))])
         shutil.rmtree(segment)
         shutil.copytree(other, segment)
         return
@@ -158,8 +157,8 @@ def swap(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) 
 
 def link(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -> None:
     """A link in the place of a file, of a segment, or of what is written next; to the same, elsewhere, or nowhere."""
-    names = [*files_of(bank), *bank.glob("segment-*"), bank / ".lock", bank / "segment-0003", bank / ".manifest.json.part",
-             bank / "segment-0001" / "gone-000000001.npy", bank / "segment-0001" / "draft.json"]  # fmt: skip
+    next_ones = [".lock", "segment-0003", ".manifest.json.part", "segment-0001/gone-000000001.npy"]
+    names = [*files_of(bank), *sorted(bank.glob("segment-*")), *(bank / name for name in next_ones)]
     path = rng.choice(names)
     away = outside / "moved"
     if path.is_dir():

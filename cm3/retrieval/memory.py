@@ -130,7 +130,9 @@ class Memory:
         segment, row = found
         document = segment.shelf.document(row)
         if document.id != id:
-            raise CheckpointError(f"memory bank: {str(segment.shelf.path)!r} has another document for {id!r}; restore it")
+            raise CheckpointError(
+                f"memory bank: {str(segment.shelf.path)!r} has another document for {id!r}; restore it"
+            )
         return document
 
     def _find(self, id: str) -> tuple[Segment, int] | None:

@@ -34,6 +34,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from cm3.errors import CheckpointError, ConfigError
+from cm3.files import build, read_json
 from cm3.retrieval.picture import pixels_of
 
 FORMAT = "cm3-pairs"
@@ -222,9 +223,9 @@ class PairEncoder:
                 f"encoder {str(folder)!r}: {WEIGHTS} was altered (config.json has another checksum of it); restore it"
             )
         try:
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["model"].items()}
-            model = Pairs(PairsConfig(**values))
-            model.load_state_dict({name: tensor.float() for name, tensor in load_tensors(data).items()})
+            weights = load_tensors(data)
+            model = Pairs(_shape(config["model"], weights, f"encoder {str(folder)!r}: config.json.model"))
+            model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         except Exception as error:  # safetensors and load_state_dict raise their own kinds
             reason = str(error).splitlines()[0]
             raise CheckpointError(
@@ -295,12 +296,26 @@ def on_device(module: M, device: str | torch.device) -> M:
         ) from error
 
 
+def _shape(values: Any, weights: Mapping[str, Tensor], where: str) -> PairsConfig:
+    """The shape that a config.json gives, if it is that of the weights.
+
+    Raises `ValueError` or `CheckpointError` where it is not, before anything of that shape takes memory.
+    """
+    shape = build(PairsConfig, values, where)
+    if shape.layers > len(weights):
+        raise ValueError(f"layers={shape.layers}, of which there are no weights")
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in Pairs(shape).state_dict().items()}
+    for name in sorted(wanted.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != wanted.get(name):
+            raise ValueError(f"{name!r} is {found}, config.json says {wanted.get(name)}")
+    return shape
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config: Any = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"encoder {str(folder)!r}: config.json cannot be read ({error}); restore it") from error
-    right = isinstance(config, dict) and (config.get("format"), config.get("version")) == (FORMAT, VERSION)
+    config = read_json(folder / "config.json", f"encoder {str(folder)!r}")
+    right = (config.get("format"), config.get("version")) == (FORMAT, VERSION)
     if not right or not isinstance(config.get("files"), dict) or not isinstance(config.get("model"), dict):
         raise CheckpointError(
             f"encoder {str(folder)!r}: config.json is not of {FORMAT} version {VERSION}; train it again"

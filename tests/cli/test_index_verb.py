@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
 from command import Cm3
 
+from cm3.retrieval import manifest
 from cm3.retrieval.memory import Memory
-from cm3.retrieval.pairs import Pairs, PairsConfig, save
+from cm3.retrieval.pairs import PairEncoder, Pairs, PairsConfig, save
 
 COLOURS = ("red", "green", "blue", "white")
 UNREADABLE = "cut.jpg: picture of 11 bytes: not a picture; give a PNG, JPEG or WebP file"
@@ -194,3 +197,94 @@ def test_many_that_are_left_out_are_counted(cm3: Cm3, encoder: Path, photos: Pat
         (photos / f"bad{i:02d}.png").write_bytes(b"")
     told = cm3("index", "build", "photos", "--encoder", encoder).out
     assert "5 added, 16 left out" in told and told.count("left out: bad") == 10 and "left out: 6 more" in told
+
+
+def stop_after(texts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop a build as a kill would, when its encoder is asked for one text more."""
+    seen, inner = 0, PairEncoder.texts
+
+    def counted(self: PairEncoder, items: Sequence[str]) -> np.ndarray:
+        nonlocal seen
+        seen += len(items)
+        if seen > texts:
+            raise KeyboardInterrupt
+        return inner(self, items)
+
+    monkeypatch.setattr(PairEncoder, "texts", counted)
+
+
+def test_one_line_says_what_became_of_a_killed_build(
+    cm3: Cm3, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(name: str, number: int) -> None:
+        text = "".join(json.dumps({"id": f"{name}{i}", "text": f"{name} {i}"}) + "\n" for i in range(number))
+        (tmp_path / f"{name}.jsonl").write_text(text)
+
+    lines("one", 600)
+    lines("two", 3)
+    with monkeypatch.context() as patch:
+        stop_after(300, patch)
+        assert cm3("index", "build", "one.jsonl", "--encoder", encoder).code == 130
+    ran = cm3("index", "build", "one.jsonl", "--encoder", encoder)
+    assert ran.code == 0 and "bank: went on after 256 documents of a run that was killed\n" in ran.out, ran.err
+    assert "bank: 600 added" in ran.out
+    with monkeypatch.context() as patch:
+        stop_after(300, patch)
+        assert cm3("index", "build", "one.jsonl", "--out", "other", "--encoder", encoder).code == 130
+    ran = cm3("index", "build", "two.jsonl", "--out", "other", "--encoder", encoder, "--json")
+    assert (ran.json["resumed"], ran.json["dropped"], ran.json["documents"]) == (0, True, 3)
+    assert "other: what a killed run had made of other documents, or with other settings, was dropped\n" in ran.err
+    assert cm3("index", "add", "other", "one.jsonl", "--json").json["documents"] == 603
+
+
+def test_what_is_refused_leaves_no_draft(built: Cm3, encoder: Path, photos: Path, tmp_path: Path) -> None:
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    twice = ["photos", "photos", "--out", "a/b", "--encoder", encoder]
+    assert "ids that come twice" in built("index", "add", "bank", "photos").refusal
+    assert "ids that come twice" in built("index", "build", *twice).refusal
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+    (photos / "new.txt").write_text("a new word")
+    (tmp_path / "more").mkdir()
+    (photos / "new.txt").rename(tmp_path / "more" / "new.txt")
+    assert built("index", "add", "bank", "more").code == 0
+
+
+def test_a_bank_names_nothing_that_is_fetched(built: Cm3) -> None:
+    pytest.importorskip("transformers")
+    page = json.loads(Path("bank/manifest.json").read_text())
+    page.pop("sha256")
+    for noted, name in (
+        ({"encoder": "somebody/clip"}, page["encoder"]),
+        ({}, "clip:somebody/clip"),
+        ({"encoder": 7}, "clip:somebody/clip"),
+    ):
+        manifest.write(Path("bank"), {**page, "about": noted, "encoder": name})
+        for command in (["search", "bank", "--text", "red"], ["add", "bank", "photos"]):
+            told = built("index", *command).refusal
+            assert "is not found at 'somebody/clip'; say where it is with --encoder" in told
+    assert (
+        "cannot be fetched from the hub"
+        in built("index", "search", "bank", "--text", "red", "--encoder", "a/b").refusal
+    )
+
+
+def test_a_strangers_words_stay_on_their_line(cm3: Cm3, encoder: Path, tmp_path: Path) -> None:
+    words = "red\nfield \x1b[31m\x07 of\r\u202ewords"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "a\x1b[2J", "text": words}) + "\n")
+    assert cm3("index", "build", "a.jsonl", "--encoder", encoder).code == 0
+    ran = cm3("index", "search", "bank", "--text", "red", "--json")
+    (first,) = ran.err.splitlines()
+    assert first.isprintable() and "a?[2J  red field ?[31m? of ?words" in first
+    assert ran.json["results"][0]["text"] == words, "to a machine they go as they are"
+
+
+def test_words_that_are_no_text_are_refused(built: Cm3) -> None:
+    assert "--text has a lone surrogate U+DCFF" in built("index", "search", "bank", "--text", "red \udcff").refusal
+    assert "has no document" in built("index", "delete", "bank", "red \udcff").refusal
+
+
+@pytest.mark.parametrize("more", [["--license", "MIT"], ["--split", "val2017"], ["--encoder", "scenes"]])
+def test_banks_are_merged_as_they_are(built: Cm3, more: list[str]) -> None:
+    told = built("index", "build", "bank", "--out", "anew", *more).refusal
+    assert "banks are merged as they are; leave --encoder, --license and --split out" in told
+    assert not Path("anew").exists()

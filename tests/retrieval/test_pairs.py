@@ -170,6 +170,22 @@ def test_a_damaged_folder_is_refused(folder: Path, what: str, told: str) -> None
         PairEncoder.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("width", 10**12), ("letters", 10**12), ("words", 10**15), ("d_model", 2**62), ("layers", 10**12),
+        ("image_size", 16 * 10**9), ("channels", [8 * 10**12, 8, 8]), ("letter_dim", 10**18), ("heads", "2"),
+        ("width", True), ("width", None), ("channels", 8), ("channels", [8, 8]), ("more", 1), ("width", 1.5),
+    ],
+)  # fmt: skip
+def test_a_config_is_compared_with_the_weights_first(folder: Path, name: str, value: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model": config["model"] | {name: value}}))
+    with pytest.raises(CheckpointError, match="does not fit config.json") as told:
+        PairEncoder.load(folder)
+    assert "\n" not in str(told.value)
+
+
 def test_a_missing_weight_is_refused(folder: Path, tmp_path: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     del tensors["log_scale"]
