@@ -109,7 +109,8 @@ def embed(encoder: Encoder, documents: Sequence[Document], *, batch: int = 64) -
     return Vectors((by_text + by_image) / number.reshape(-1, 1), by_text, by_image, pictures)
 
 
-K, T = TypeVar("K"), TypeVar("T")
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 def _encode(items: Mapping[K, T], encode: Callable[[Sequence[T]], np.ndarray], batch: int) -> dict[K, np.ndarray]:

@@ -270,9 +270,9 @@ def _pick(known: _Known, candidates: list[_Found], query: _Query, law: SelectLaw
     images = known.memory.images(list(ids))
     shows = images.any(axis=1)
     alive = ~shows | (images @ query.image <= limit) if query.image.any() else np.ones(len(ids), dtype=bool)
-    whole_alike = np.zeros(len(ids), dtype=bool)
-    if query.text.any() and query.image.any():
-        whole_alike = vectors @ _unit(query.text + query.image) > limit
+    whole_alike = (vectors @ _unit(query.text + query.image) > limit).tolist()
+    if not (query.text.any() and query.image.any()):
+        whole_alike = [False] * len(ids)
     chosen = []
     for wanted in (True, False):
         for i, (id, score, by) in enumerate(candidates):
