@@ -206,26 +206,35 @@ class Shelf:
         return found
 
     def ids(self) -> Iterator[tuple[int, str]]:
-        """Every row with its id, in order."""
+        """Every row with its id, in order. Raises `CheckpointError` for one that is damaged."""
         after = -1
-        while found := self._all("SELECT row, id FROM documents WHERE row > ? ORDER BY row LIMIT 10000", after):
-            if not all(isinstance(id, str) for _, id in found):
-                raise self._bad("an id is no text")
-            yield from found
+        while found := self._all(f"{self._columns} WHERE row > ? ORDER BY row LIMIT 1000", after):
+            for known in found:
+                self._check(known)
+                yield known[0], known[1]
             after = found[-1][0]
+
+    @property
+    def _columns(self) -> str:
+        return f"SELECT row, id, source, meta, parts{', pixels, sum' if self._summed else ''} FROM documents"
+
+    def _row(self, row: int) -> tuple[Any, ...]:
+        found = self._all(f"{self._columns} WHERE row = ?", row)
+        if not found:
+            raise self._bad(f"row {row} is missing")
+        self._check(found[0])
+        return found[0]
+
+    def _check(self, known: tuple[Any, ...]) -> None:
+        right = all(isinstance(value, str) for value in known[1:5])
+        if right and self._summed:
+            right = isinstance(known[5], bytes) and _sum(*known[:6]) == known[6]
+        if not right:
+            raise self._bad(f"row {known[0]} is damaged")
 
     def record(self, row: int) -> Record:
         """What is stored of a row. Raises `CheckpointError` for one that is damaged, or holds what no bank keeps."""
-        extra = ", pixels, sum" if self._summed else ""
-        found = self._all(f"SELECT row, id, source, meta, parts{extra} FROM documents WHERE row = ?", row)
-        if not found:
-            raise self._bad(f"row {row} is missing")
-        known = found[0]
-        if not all(isinstance(value, str) for value in known[1:5]) or (
-            self._summed and (not isinstance(known[5], bytes) or _sum(*known[:6]) != known[6])
-        ):
-            raise self._bad(f"row {row} is damaged")
-        _, id, source, meta, parts = known[:5]
+        _, id, source, meta, parts, *pixels = self._row(row)
         kept: list[str | bytes] = []
         what = f"{str(self.path)!r}: document {id!r}"
         for part in _list(parse_json(parts, what, CheckpointError), what):
@@ -238,10 +247,8 @@ class Shelf:
                 raise DataError("what is noted of it is no object")
         except DataError as error:
             raise CheckpointError(f"{what}: {error}; delete it from the bank, or build the bank again") from error
-        if self._summed:
-            data = known[5]
-            return Record(id, source, meta, tuple(kept), _cut(data))
-        return Record(id, source, meta, tuple(kept), tuple(_shown(p) for p in kept if isinstance(p, bytes)))
+        shown = _cut(pixels[0]) if pixels else tuple(_shown(p) for p in kept if isinstance(p, bytes))
+        return Record(id, source, meta, tuple(kept), shown)
 
     def _picture(self, number: object) -> bytes:
         if isinstance(number, int) and not isinstance(number, bool) and abs(number) < 1 << 63:
@@ -251,11 +258,8 @@ class Shelf:
         raise self._bad(f"picture {str(number)[:20]} is damaged or missing")
 
     def pixels(self, row: int) -> frozenset[bytes]:
-        """The digests of what the pictures of a row show."""
-        if not self._summed:
-            return frozenset(self.record(row).pixels)
-        found = self._all("SELECT pixels FROM documents WHERE row = ?", row)
-        return frozenset(_cut(found[0][0])) if found and isinstance(found[0][0], bytes) else frozenset()
+        """The digests of what the pictures of a row show. Raises as `record`."""
+        return frozenset(_cut(self._row(row)[5]) if self._summed else self.record(row).pixels)
 
     def document(self, row: int) -> Document:
         """A document; its pictures are decoded when their pixels are first asked for. Raises as `record`."""
