@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
@@ -271,10 +272,10 @@ def open_encoder(name: str, *, fetch: bool = True) -> Encoder:
     Without `fetch`, one of the hub only where it is on this machine already.
     """
     from cm3.model.bundle import EMBEDDED
-    from cm3.retrieval.embed import load_encoder
+    from cm3.retrieval.embed import folder_of, load_encoder
 
-    own = (Path(name).expanduser() / "encoder", EMBEDDED / name / "encoder")
-    return load_encoder(next((folder for folder in own if folder.is_dir()), name), fetch=fetch)
+    own = (folder_of(name) / "encoder", EMBEDDED / name / "encoder")
+    return load_encoder(next((folder for folder in own if os.path.isdir(folder)), name), fetch=fetch)
 
 
 def encoder_of(bank: Memory, name: str | None) -> Encoder:

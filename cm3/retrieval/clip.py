@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from cm3.errors import CheckpointError, ConfigError
+from cm3.retrieval.embed import folder_of
 from cm3.retrieval.pairs import CHUNK, on_device
 from cm3.retrieval.picture import pixels_of
 
@@ -49,8 +51,8 @@ class ClipEncoder:
         """
         text = str(name)
         library = _transformers(text)
-        folder = Path(text).expanduser()
-        if text.startswith("hf://") or not folder.is_dir():
+        folder = folder_of(text)
+        if text.startswith("hf://") or not os.path.isdir(folder):
             repo = text.removeprefix("hf://")
             folder, name = _fetch(repo, fetch), f"clip:{repo}"
         else:
@@ -116,8 +118,8 @@ def _fetch(repo: str, fetch: bool) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         if not fetch:
             raise CheckpointError(
-                f"encoder {repo!r}: is not on this machine, and is fetched only for who asks for it; name it yourself, "
-                f"--encoder {repo} (encoder={repo!r})"
+                f"encoder {repo!r}: is not on this machine, and is fetched only for who asks for it; name it yourself "
+                "with --encoder (encoder=...)"
             ) from error
         reason = str(error).splitlines()[0]
         raise CheckpointError(

@@ -7,6 +7,7 @@ contradicts its caption scores lower against both. A document of one part has th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,8 @@ def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -
     `CheckpointError` for what is neither or cannot be read, `ConfigError` for a missing library or an unknown device.
     """
     text = str(name)
-    folder = Path(text).expanduser()
-    if folder.is_dir() and not text.startswith("hf://"):
+    folder = folder_of(text)
+    if os.path.isdir(folder) and not text.startswith("hf://"):
         config = read_json(folder / "config.json", f"encoder {text!r}")
         if config.get("format") == "cm3-pairs":
             from cm3.retrieval.pairs import PairEncoder
@@ -74,6 +75,14 @@ def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -
     from cm3.retrieval.clip import ClipEncoder
 
     return ClipEncoder.load(text, device=device, fetch=fetch)
+
+
+def folder_of(name: str) -> Path:
+    """The folder that a name may stand for, `~` being the user's own; a name that stands for nobody's stays."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def embed(encoder: Encoder, documents: Sequence[Document], *, batch: int = 64) -> Vectors:

@@ -46,12 +46,12 @@ def making(folder: Path) -> Iterator[Path]:
     What is refused leaves nothing behind; what was killed, or found the disk full, stays to go on with. Raises
     `ConfigError` for a place that is taken, `DataError` while another process makes the same bank, `DiskError`.
     """
-    _check_free(folder)
     root = folder.parent / f".{folder.name}.partial"
-    if root.is_symlink() or (root.exists() and not root.is_dir()):
-        raise ConfigError(f"{str(root)!r}: is a link or a file where a bank is to be made; take it away")
-    above = [p for p in (root, *root.parents) if not p.exists()]
-    with on_disk(root):
+    with on_disk(folder):
+        _check_free(folder)
+        if root.is_symlink() or (root.exists() and not root.is_dir()):
+            raise ConfigError(f"{str(root)!r}: is a link or a file where a bank is to be made; take it away")
+        above = [p for p in (root, *root.parents) if not p.exists()]
         root.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(manifest.writing(root))

@@ -121,6 +121,8 @@ class Page:
     segments: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
+        if len(self.encoder) > 1000 or not self.encoder.isprintable():
+            raise ValueError(f"encoder={self.encoder[:60]!r}: must be a name of at most 1000 characters that print")
         if not 1 <= self.width <= 1 << 20:
             raise ValueError(f"width={self.width}: must be 1 to {1 << 20}")
         if not self.segments or len({s.name for s in self.segments}) < len(self.segments):
@@ -141,7 +143,7 @@ class Page:
 
 def is_bank(folder: str | Path) -> bool:
     """Whether a folder is a memory bank, whole or damaged."""
-    return (Path(folder) / NAME).is_file()
+    return os.path.isfile(Path(folder) / NAME)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -151,9 +153,9 @@ def read(folder: Path) -> dict[str, Any]:
     """
     what = f"memory bank {str(folder)!r}"
     if not os.path.lexists(folder / NAME):
-        if folder.is_file():
+        if os.path.isfile(folder):
             raise CheckpointError(f"{what}: is a file; give the bank's folder")
-        missing = "has no manifest.json" if folder.is_dir() else "no such folder"
+        missing = "has no manifest.json" if os.path.isdir(folder) else "no such folder"
         raise CheckpointError(f"{what}: {missing}; `cm3 index build` makes one")
     size_of(folder / NAME)
     page = files.read_json(folder / NAME, what)

@@ -262,6 +262,9 @@ def test_a_bank_names_nothing_that_is_fetched(built: Cm3) -> None:
         for command in (["search", "bank", "--text", "red"], ["add", "bank", "photos"]):
             told = built("index", *command).refusal
             assert "is not found at 'somebody/clip'; say where it is with --encoder" in told
+    for noted in ("x" * 5000, "a\0b", "\ud800", "~nobody/x", "/dev/null", "hf://", "../.."):
+        manifest.write(Path("bank"), {**page, "about": {"encoder": noted}})
+        assert "say where it is with --encoder" in built("index", "search", "bank", "--text", "red").refusal
     assert (
         "cannot be fetched from the hub"
         in built("index", "search", "bank", "--text", "red", "--encoder", "a/b").refusal

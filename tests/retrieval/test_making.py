@@ -136,6 +136,14 @@ def test_a_killed_add_does_not_stand_in_the_way_of_another(tmp_path: Path) -> No
     assert list(Memory.open(bank.folder)) == [d.id for d in [*texts(5, 100), *texts(7, 200)]]
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "file/bank", "/proc/bank"])
+def test_a_place_where_no_bank_can_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="choose another place") as told:
+        Memory.build(tmp_path / name, texts(1), Hashing())
+    assert "\n" not in str(told.value) and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
     class Nan(Hashing):
         def texts(self, words: Any) -> np.ndarray:
