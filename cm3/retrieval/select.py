@@ -270,7 +270,7 @@ def _pick(known: _Known, candidates: list[_Found], query: _Query, law: SelectLaw
     images = known.memory.images(list(ids))
     shows = images.any(axis=1)
     alive = ~shows | (images @ query.image <= limit) if query.image.any() else np.ones(len(ids), dtype=bool)
-    whole_alike = (vectors @ _unit(query.text + query.image) > limit).tolist()
+    whole_alike: list[bool] = np.asarray(vectors @ _unit(query.text + query.image) > limit).tolist()
     if not (query.text.any() and query.image.any()):
         whole_alike = [False] * len(ids)
     chosen = []
