@@ -268,7 +268,7 @@ def _pick(known: _Known, candidates: list[_Found], query: _Query, law: SelectLaw
     ids = np.array([id for id, _, _ in candidates], dtype=object)
     vectors = _unit(known.memory.vectors(list(ids)))
     images = known.memory.images(list(ids))
-    shows = images.any(axis=1)
+    shows: np.ndarray = np.asarray(images.any(axis=1))
     alive = ~shows | (images @ query.image <= limit) if query.image.any() else np.ones(len(ids), dtype=bool)
     whole_alike: list[bool] = np.asarray(vectors @ _unit(query.text + query.image) > limit).tolist()
     if not (query.text.any() and query.image.any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from exact_bank import Letters
 
 from cm3.document import Document, Gap, Image, Text
-from cm3.errors import RequestError
+from cm3.errors import CheckpointError, RequestError
 from cm3.generate import as_document
 from cm3.retrieval.live import Retriever, layout, query_of
 from cm3.retrieval.memory import Memory
@@ -99,8 +100,13 @@ def test_a_bank_of_the_hub_names_its_encoder(tmp_path: Path, monkeypatch: pytest
         asked.append((name, device, fetch))
         return named("clip:nobody/clip")
 
-    monkeypatch.setattr("cm3.retrieval.live.load_encoder", load)
     Memory.build(tmp_path / "bank", DOCUMENTS, named("clip:nobody/clip"))
+    if importlib.util.find_spec("transformers"):
+        missing = Retriever(tmp_path / "bank", own=tmp_path / "own")
+        for _ in range(2):  # asking again is not asking for it by name
+            with pytest.raises(CheckpointError, match="is fetched only for who asks for it; name it yourself"):
+                missing.search(Document.of("one drump"), 1)
+    monkeypatch.setattr("cm3.retrieval.live.load_encoder", load)
     retriever = Retriever(tmp_path / "bank", own=tmp_path / "own")
     assert retriever.search(Document.of("one drump"), 1)[0].document.id == "drump"
     assert asked == [("nobody/clip", "cpu", False)], "a bank's word fetches nothing"
