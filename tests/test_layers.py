@@ -22,6 +22,7 @@ NOUNS = {"errors", "files", "document", "picture", "vocab"}
 TABLE: dict[str, set[str]] = {
     # layer 0
     "errors": set(),
+    "bars": set(),
     # layer 1
     "files": {"errors"},
     "picture": {"errors"},
@@ -31,7 +32,7 @@ TABLE: dict[str, set[str]] = {
     "model": {"errors", "files", "vocab"},
     # layer 3
     "tokens": NOUNS | {"model.folder", "model.vqgan"},
-    "retrieval": NOUNS,
+    "retrieval": NOUNS | {"bars"},
     "engine": {"errors", "vocab", "model"},
     "parallel": {"errors", "model"},
     "scenes": {"errors", "document"},
@@ -39,7 +40,7 @@ TABLE: dict[str, set[str]] = {
     "data": NOUNS | {"tokens", "retrieval", "scenes"},
     "convert": NOUNS | {"model", "tokens"},
     # layer 5
-    "train": NOUNS | {"data", "model", "parallel"},
+    "train": NOUNS | {"bars", "data", "model", "parallel"},
     "generate": NOUNS | {"engine", "tokens", "retrieval", "model", "parallel", "data.tasks"},
     # layer 6: eval and serve reach a model only through generate
     "train.runs": NOUNS

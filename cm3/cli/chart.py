@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, png, write
+from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import Verb
 from cm3.errors import RequestError
 
@@ -36,9 +36,7 @@ class Chart(Verb):
         if not self.runs:
             raise RequestError("no run; give folders that `cm3 train` wrote to")
         out = Path(self.out)
-        if out.is_dir():
-            raise RequestError(f"--out {self.out}: is a folder; give a file, such as {out / 'chart.png'}")
-        check_folder(out.parent)
-        write(out, png(chart({run: read_log(run) for run in self.runs}, self.names)))
+        check_sheet(out, "--out")
+        write_sheet(out, chart({run: read_log(run) for run in self.runs}, self.names))
         print(self.out)
         return {"out": self.out}

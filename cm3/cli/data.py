@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, png, write
+from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import Flag, Verb, at_least, progress
 from cm3.errors import RequestError
 
@@ -59,7 +59,7 @@ class DataInspect(Verb):
 
         at_least(1, n=self.n, sample=self.sample)
         if self.sheet is not None:
-            check_folder(self.sheet.parent, "--sheet")
+            check_sheet(self.sheet)
         found = parse_source(self.source)
         path = Path(found.path)
         if is_store(found.path):
@@ -80,7 +80,7 @@ class DataInspect(Verb):
         if self.sheet is not None:
             if not report.samples:
                 raise RequestError(f"{self.source}: no document that was looked at can be shown; leave out --sheet")
-            write(self.sheet, png(contact_sheet(report, self.source)))
+            write_sheet(self.sheet, contact_sheet(report, self.source))
             print(self.sheet)
             result["sheet"] = str(self.sheet)
         return result

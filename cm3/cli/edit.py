@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, png, slug, write, write_all
+from cm3.cli.files import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
 from cm3.cli.options import HERE, OWN, Guided, ModelVerb, at_least, progress
 from cm3.document import Image
 from cm3.errors import RequestError
@@ -56,21 +56,22 @@ class Edit(ModelVerb):
         at_least(1, n=self.n)
         check_folder(self.out)
         if self.sheet is not None:
-            check_folder(self.sheet.parent, "--sheet")
+            check_sheet(self.sheet)
         picture = Image.open(self.image)
         settings = self.sampling.arguments()
+        notes = {"instruction": self.instruction, "model": self.model}
+        notes |= picture_note(self.image) | settings_note(settings)
         model = self.open_model(task="edit")
         with progress("editing") as update:
             made = model.edit(picture, self.instruction, self.n, progress=update, **settings)
-        name = f"{slug(Path(self.image).stem)}-{slug(self.instruction)}-{self.sampling.seed}"
-        notes = {"instruction": self.instruction, "seed": str(self.sampling.seed), "model": self.model}
-        files = write_all(self.out, name, made.images, notes)
+        words = [Path(self.image).stem, self.instruction]
+        files = write_all(self.out, words, self.sampling.seed, made.images, notes, image=self.image)
         print("\n".join(files))
         result = {"image": self.image, "instruction": self.instruction, "seed": self.sampling.seed, "files": files}
         result |= {"scores": list(made.generation.scores)}
         if self.sheet is not None:
             seen = model.codec.image.preprocess(picture.pixels) if model.codec.image else picture.pixels
-            write(self.sheet, png(self._drawn(seen, made.images)))
+            write_sheet(self.sheet, self._drawn(seen, made.images))
             print(self.sheet)
             result["sheet"] = str(self.sheet)
         return result

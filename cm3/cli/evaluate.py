@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from cm3.cli.files import check_folder, png, write
+from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import HERE, OWN, Bank, ModelVerb, at_least, progress
 from cm3.errors import RequestError, did_you_mean
 
@@ -115,7 +115,7 @@ class EvalEmblems(ModelVerb):
 
         check_tasks(self.tasks, TASKS)
         if self.sheet is not None:
-            check_folder(self.sheet.parent, "--sheet")
+            check_sheet(self.sheet)
         sampling = {} if self.guidance is None else {"guidance": self.guidance}
         model = self.open_model(self.bank)
         with progress_by_task("picture") as update:
@@ -125,7 +125,7 @@ class EvalEmblems(ModelVerb):
         print("\n".join(emblem_table(report)))
         if self.sheet is not None:
             examples = make_examples(model, min(self.n, 6), self.seed, **sampling)
-            write(self.sheet, png(sheet([emblem_section(examples)], "What retrieval is for", columns=3)))
+            write_sheet(self.sheet, sheet([emblem_section(examples)], "What retrieval is for", columns=3))
             print(self.sheet)
         return report
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.evaluate import progress_by_task
-from cm3.cli.files import check_folder, png, write
+from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import OWN, Flag, ModelVerb, at_least
 from cm3.errors import RequestError
 
@@ -81,7 +81,7 @@ class EvalTasks(ModelVerb):
         if self.image_guidance is not None and all(task.name != "edit" for task, _, _ in named):
             raise RequestError(f"--image-guidance {self.image_guidance}: is for editing; name a source of task edit")
         if self.sheet is not None:
-            check_folder(self.sheet.parent, "--sheet")
+            check_sheet(self.sheet)
         opened = {path: Numbered(open_reader(path), path) for path in dict.fromkeys(path for _, _, path in named)}
         for task, name, path in named:
             TaskPart(name, task, opened[path], self.controls)  # before hours of work: is there anything for it?
@@ -111,7 +111,7 @@ class EvalTasks(ModelVerb):
             from cm3.cli.sheet import sheet
 
             title = "Instruction tasks: given, made, and true"
-            write(self.sheet, png(sheet(sections, title, f"{self.model}, seed {self.seed}")))
+            write_sheet(self.sheet, sheet(sections, title, f"{self.model}, seed {self.seed}"))
             print(self.sheet)
         return report
 

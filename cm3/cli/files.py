@@ -1,10 +1,19 @@
-"""Output: checked before the work starts, written whole or not at all."""
+"""Output: checked before the work starts, written whole or not at all, and never over what another command made.
+
+A picture carries what it was made from in its text chunks (`Notes`), so a file tells whose it is. The same command
+given again replaces its own pictures; where a name is taken by anything else, the picture gets another name.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
+import itertools
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,22 +22,55 @@ from cm3.errors import RequestError
 if TYPE_CHECKING:
     import PIL.Image
 
+Notes = Mapping[str, str]
+"""What a picture was made from, by name: prompt, seed, model, ..."""
+SHEET = {"made": "cm3 sheet"}
+"""Notes of sheets and charts: these, and nothing else, are replaced by a sheet."""
+LENGTH = 48
+"""Most characters of a name made of words."""
+
 
 def check_folder(folder: Path, option: str = "--out") -> None:
-    """Raise `RequestError` where `folder` can not be made or written to. Makes nothing."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise RequestError(f"{option} {folder}: {place} is a file; give a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise RequestError(f"{option} {folder}: no permission to write in {place}; choose another folder")
+    """Raise `RequestError` where `folder` cannot be made or written to. It is tried; nothing stays behind."""
+    made: list[Path] = []
+    try:
+        place = folder
+        while not place.exists() and place != place.parent:
+            made.append(place)
+            place = place.parent
+        if not place.is_dir():
+            raise RequestError(f"{option} {folder}: {place} is a file; give a folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise RequestError(f"{option} {folder}: no permission to write in {place}; choose another folder")
+        for missing in reversed(made):
+            missing.mkdir(exist_ok=True)
+        probe = folder / f".cm3.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        if isinstance(error, RequestError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"{option} {folder}: cannot be written to ({reason}); choose another folder") from error
+    finally:
+        for missing in made:
+            with contextlib.suppress(OSError):
+                missing.rmdir()
+
+
+def check_sheet(path: Path, option: str = "--sheet") -> None:
+    """Raise `RequestError` where a sheet cannot be written, or would replace anything but a sheet."""
+    if path.is_dir():
+        raise RequestError(f"{option} {path}: is a folder; give a file, such as {path / 'sheet.png'}")
+    check_folder(path.parent, option)
+    if os.path.lexists(path) and not _made_from(path, SHEET):
+        raise RequestError(f"{option} {path}: is there, and is no sheet that cm3 wrote; give another name")
 
 
 def write(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".cm3.{os.getpid()}.part")  # short: a name may be as long as the system allows
     try:
         part.write_bytes(data)
         os.replace(part, path)
@@ -36,31 +78,87 @@ def write(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def png(picture: PIL.Image.Image, notes: Mapping[str, str] | None = None) -> bytes:
-    """A picture as the bytes of a PNG file, with notes (prompt, seed) in its text chunks."""
-    import io
+def write_sheet(path: Path, picture: PIL.Image.Image) -> None:
+    """Write a sheet or a chart, once `check_sheet` has let it pass."""
+    write(path, png(picture, SHEET))
 
+
+def png(picture: PIL.Image.Image, notes: Notes | None = None) -> bytes:
+    """A picture as the bytes of a PNG file, with notes (prompt, seed) in its text chunks."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     for name, text in (notes or {}).items():
-        info.add_itxt(name, text)
+        info.add_itxt(name, _utf8(text))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
 def write_all(
-    folder: Path, name: str, pictures: Sequence[PIL.Image.Image], notes: Mapping[str, str] | None = None
+    folder: Path, words: Sequence[str], seed: int, pictures: Sequence[PIL.Image.Image], notes: Notes, **more: str
 ) -> list[str]:
-    """Write pictures as NAME-0.png, NAME-1.png and on, each with notes and its `number`; returns the files' names."""
-    files = [folder / f"{name}-{i}.png" for i in range(len(pictures))]
-    for i, (file, picture) in enumerate(zip(files, pictures, strict=True)):
-        write(file, png(picture, {**(notes or {}), "number": str(i)}))
+    """Write pictures as WORDS-SEED-0.png, WORDS-SEED-1.png and on; returns the files' names.
+
+    Each has `notes`, `seed`, its `number` and `more` inside. One made from the same notes, seed and number is replaced.
+    Where the name is taken otherwise, a digest of them is put before the seed.
+    """
+    files = []
+    for i, picture in enumerate(pictures):
+        asked = {**notes, "seed": str(seed), "number": str(i)}
+        files.append(_free(folder, "-".join(map(slug, words)), f"{seed}-{i}", asked))
+        write(files[-1], png(picture, {**asked, **more}))
     return [str(file) for file in files]
 
 
-def slug(text: str, length: int = 48) -> str:
-    """A file name of a prompt: its words in lower case, joined with dashes, cut between words."""
-    name = "-".join(re.findall(r"[a-z0-9]+", text.lower()))
-    return (name if len(name) <= length else name[: length + 1].rsplit("-", 1)[0]) or "picture"
+def slug(text: str) -> str:
+    """A file name of a text: its words in lower case, joined with dashes, cut between words.
+
+    Where words are cut off, or hold letters that a plain name has not, a digest of the whole text tells it from others.
+    """
+    name = "-".join(re.findall(r"[a-z0-9]+", text.lower())) or "picture"
+    if len(name) <= LENGTH and text.isascii():
+        return name
+    mark = _digest(text)
+    return f"{name[: LENGTH - len(mark)].rsplit('-', 1)[0]}-{mark}"
+
+
+def settings_note(settings: Mapping[str, object]) -> dict[str, str]:
+    """A note of the settings that were given, but for the seed, which has a note of its own."""
+    told = {name: value for name, value in settings.items() if value is not None and name != "seed"}
+    return {"settings": json.dumps(told, sort_keys=True)}
+
+
+def picture_note(path: str | Path) -> dict[str, str]:
+    """A note of what a picture file holds, whatever it is called."""
+    return {"image_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+def _free(folder: Path, name: str, end: str, asked: Notes) -> Path:
+    """The first of a picture's names that is not taken, or taken by one that was made from the same."""
+    mark = _digest(json.dumps(asked, sort_keys=True))
+    more = itertools.chain(("", f"-{mark}"), (f"-{mark}-{i}" for i in itertools.count(2)))
+    places: Iterator[Path] = (folder / f"{name}{one}-{end}.png" for one in more)
+    return next(p for p in places if not os.path.lexists(p) or _made_from(p, asked))
+
+
+def _made_from(path: Path, asked: Notes) -> bool:
+    """Whether a file is a PNG with these notes; what cannot be read is somebody else's."""
+    import PIL.Image
+
+    if not path.is_file() or path.is_symlink():
+        return False
+    try:
+        with PIL.Image.open(path, formats=["PNG"]) as opened:
+            return all(opened.info.get(name) == _utf8(text) for name, text in asked.items())
+    except Exception:  # Pillow raises many kinds for a damaged file
+        return False
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(_utf8(text).encode()).hexdigest()[:6]
+
+
+def _utf8(text: str) -> str:
+    """Names of files may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.attribution import document_panel, told
-from cm3.cli.files import check_folder, png, slug, write
+from cm3.cli.files import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
 from cm3.cli.options import HERE, Guided, ModelVerb, Retrieval, at_least, progress
 from cm3.cli.places import blank, read_boxes, read_control
 from cm3.errors import RequestError
@@ -61,9 +62,10 @@ class Generate(ModelVerb):
         at_least(1, n=self.n)
         check_folder(self.out)
         if self.sheet is not None:
-            check_folder(self.sheet.parent, "--sheet")
+            check_sheet(self.sheet)
         task, request, guide = self._asked()
         settings: Any = self.sampling.arguments() | self.retrieval.arguments()
+        notes = {"prompt": self.prompt, "model": self.model, **self._given(settings)}
         model = self.open_model(self.retrieval, task)
         with progress("drawing") as update:
             settings["progress"] = update
@@ -73,14 +75,10 @@ class Generate(ModelVerb):
                 seed = settings.pop("seed")
                 made = model.ask(task, n=self.n, seed=seed, settings=settings, **request).generation
         drew_on = made.attribution
-        files = []
-        for i, picture in enumerate(made.images):
-            files.append(self.out / f"{slug(self.prompt)}-{self.sampling.seed}-{i}.png")
-            notes = {"prompt": self.prompt, "seed": str(self.sampling.seed), "number": str(i), "model": self.model}
-            notes |= {"attribution": json.dumps(drew_on)} if drew_on else {}
-            write(files[-1], png(picture, notes))
-            print("\n".join([str(files[-1]), *told(made.retrieved), *told(made.left_out, "had no room for")]))
-        names = [str(f) for f in files]
+        more = {"attribution": json.dumps(drew_on)} if drew_on else {}
+        names = write_all(self.out, [self.prompt], self.sampling.seed, made.images, notes, **more)
+        for name in names:
+            print("\n".join([name, *told(made.retrieved), *told(made.left_out, "had no room for")]))
         result = {"prompt": self.prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
         result |= {} if task is None else {"task": task}
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
@@ -101,6 +99,13 @@ class Generate(ModelVerb):
             return task.name, {"caption": self.prompt, str(task.control): picture}, picture.pixels
         return None, {}, None
 
+    def _given(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Notes of all that was given beside the prompt."""
+        retrieved = {"retrieve": self.retrieval.retrieve or None, "memory": self.retrieval.memory}
+        kind, _, file = (self.control or "").partition("=")
+        notes = settings_note({**settings, **retrieved, "boxes": self.boxes, "control": kind or None})
+        return notes | picture_note(file) if file else notes
+
     def _write_sheet(self, path: Path, made: Generation, guide: PIL.Image.Image | None) -> None:
         from cm3.cli.sheet import Line, Panel, Section, sheet
 
@@ -113,10 +118,8 @@ class Generate(ModelVerb):
             sections = [Section(self.prompt, (*given, *drawn))]
         columns = 1 + len(given) + len(documents) if documents else 3
         subtitle = f"cm3 generate --model {self.model} --seed {self.sampling.seed} --retrieve {self.retrieval.retrieve}"
-        write(
-            path,
-            png(sheet(sections, "Drawn, and what it drew on" if documents else "Drawn", subtitle, columns=columns)),
-        )
+        title = "Drawn, and what it drew on" if documents else "Drawn"
+        write_sheet(path, sheet(sections, title, subtitle, columns=columns))
         print(path)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, png, write
+from cm3.cli.files import check_folder, check_sheet, write_sheet
 from cm3.cli.options import Flag, Verb, at_least, progress
 from cm3.errors import CheckpointError, RequestError
 
@@ -173,7 +173,7 @@ class IndexSearch(Verb):
         check_text(self.text or "", "--text")
         parts = [p for p in (self.text, Image.open(self.image) if self.image else None) if p]
         if self.sheet is not None:
-            check_folder(self.sheet.parent, "--sheet")
+            check_sheet(self.sheet)
         bank = Memory.open(self.bank)
         query = Document.of(*parts, id="query")
         (ids,), scores = bank.search(embed(encoder_of(bank, self.encoder), [query]).vectors, self.k)
@@ -187,7 +187,7 @@ class IndexSearch(Verb):
             print(line(f"{one['score']:.3f}  {one['id']}  {one['text']}" + (f"  [{notes}]" if notes else "")))
         told = {"bank": self.bank, "text": self.text, "image": self.image, "k": self.k, "results": results}
         if self.sheet is not None:
-            write(self.sheet, png(contact_sheet(found, self.text, query)))
+            write_sheet(self.sheet, contact_sheet(found, self.text, query))
             print(self.sheet)
             told["sheet"] = str(self.sheet)
         return told

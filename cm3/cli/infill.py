@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, png, slug, write
+from cm3.cli.files import check_folder, picture_note, settings_note, write_all
 from cm3.cli.generate import check_prompt
 from cm3.cli.options import HERE, Guided, ModelVerb, at_least, progress
 from cm3.document import Box, Gap, Image
@@ -58,16 +58,15 @@ class Infill(ModelVerb):
         check_prompt(prompt)
         check_folder(self.out)
         holed = Image.open(path).with_gap(box)
+        settings = self.sampling.arguments()
+        notes = {"prompt": prompt, "box": ",".join(map(str, box)), "model": self.model}
+        notes |= picture_note(path) | settings_note(settings)
         model = self.open_model()
         with progress("drawing") as update:
-            made = model.generate([prompt, holed], n=self.n, progress=update, **self.sampling.arguments())
-        files = []
-        for i, picture in enumerate(made.images):
-            files.append(self.out / f"{slug(Path(path).stem)}-filled-{self.sampling.seed}-{i}.png")
-            notes = {"prompt": prompt, "box": ",".join(map(str, box)), "seed": str(self.sampling.seed)}
-            write(files[-1], png(picture, notes))
-            print(files[-1])
-        return {"prompt": prompt, "box": list(box), "seed": self.sampling.seed, "files": [str(f) for f in files]}
+            made = model.generate([prompt, holed], n=self.n, progress=update, **settings)
+        files = write_all(self.out, [Path(path).stem, "filled"], self.sampling.seed, made.images, notes, image=path)
+        print("\n".join(files))
+        return {"prompt": prompt, "box": list(box), "seed": self.sampling.seed, "files": files}
 
     def _fill_text(self, text: str) -> dict[str, Any]:
         if self.prompt is not None or self.box is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import json
 import os
 import sys
@@ -56,13 +57,15 @@ examples:
 
 every verb: --json (last line of stdout is one JSON object), --debug (tracebacks), --threads N
 exit codes: 0 done, 2 the input was wrong, 1 our fault, 75 a signal stopped it and it can be resumed"""
-# Errors of the system that are the user's to mend, and are told like one.
-MENDABLE = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM}
+
+# Errors of the system that come without the name of a file when what is written to has no name here, such as a pipe.
+NAMELESS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (those of the process if None); returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _calm_streams()
     try:
         code = _run(args)
         sys.stdout.flush()
@@ -72,16 +75,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(args, "interrupted", 130)
     except BrokenPipeError:  # `cm3 ... | head`: nobody reads on, which is no error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except Cm3Error as error:
         return _fail(args, f"error: {error}", 2)
     except OSError as error:
-        if error.errno in MENDABLE:
+        # Full, read-only, no permission, a file in the way, no such folder: the system's to say, the user's to mend.
+        if error.strerror and (error.filename is not None or error.errno in NAMELESS):
+            if error.filename is None:
+                _drop_output()  # else Python tries once more to write what is left, and fails aloud
             return _fail(args, f"error: {error.filename or 'output'}: {error.strerror}", 2)
         return _fail(args, f"internal error: {type(error).__name__}: {error}; run with --debug, and report it", 1)
     except Exception as error:
         return _fail(args, f"internal error: {type(error).__name__}: {error}; run with --debug, and report it", 1)
+
+
+def _calm_streams() -> None:
+    """Let names of files that are no text be told with escapes, and no bar be drawn where nobody watches."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is None or not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # for bars of libraries; ours ask by themselves
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to stdout go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(args: Sequence[str], message: str, code: int) -> int:

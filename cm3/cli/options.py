@@ -187,14 +187,14 @@ class Progress(Protocol):
 @contextmanager
 def progress(label: str, unit: str = "token") -> Iterator[Progress]:
     """A bar on stderr, where that is a terminal; call what it gives with (done, total) and perhaps a new label."""
-    from tqdm import tqdm
+    from cm3.bars import bar
 
-    with tqdm(desc=label, unit=unit, disable=None, file=sys.stderr, leave=False) as bar:
+    with bar(label, unit=unit) as drawn:
 
         def update(done: int, total: int, label: str = "") -> None:
-            bar.total = total
+            drawn.total = total
             if label:
-                bar.set_description(label, refresh=False)
-            bar.update(done - bar.n)
+                drawn.set_description(label, refresh=False)
+            drawn.update(done - drawn.n)
 
         yield update

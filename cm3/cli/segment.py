@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, png, slug, write, write_all
+from cm3.cli.files import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
 from cm3.cli.options import HERE, Guided, ModelVerb, progress
 from cm3.document import Image
 from cm3.errors import RequestError
@@ -39,19 +39,20 @@ class Segment(ModelVerb):
             raise RequestError("no picture given; name at least one file")
         check_folder(self.out)
         if self.sheet is not None:
-            check_folder(self.sheet.parent, "--sheet")
-        names = {path: f"{slug(Path(path).stem)}-segmented-{self.sampling.seed}" for path in self.images}
-        if len(set(names.values())) < len(names):
-            raise RequestError("--out: two of the pictures have the same name, and so would their maps; do them apart")
+            check_sheet(self.sheet)
         pictures = [Image.open(path) for path in self.images]  # all, before the work starts
         settings = self.sampling.arguments()
+        notes = {
+            path: {"map": "segment", "model": self.model} | picture_note(path) | settings_note(settings)
+            for path in self.images
+        }
         model = self.open_model(task="segment")
         results, panels = [], []
         for path, picture in zip(self.images, pictures, strict=True):
             with progress("segmenting") as update:
                 made = model.segment(picture, progress=update, **settings).image
-            notes = {"image": path, "seed": str(self.sampling.seed), "model": self.model}
-            (file,) = write_all(self.out, names[path], [made], notes)
+            words = [Path(path).stem, "segmented"]
+            (file,) = write_all(self.out, words, self.sampling.seed, [made], notes[path], image=path)
             print(file, flush=True)
             results.append({"image": path, "file": file})
             seen = model.codec.image.preprocess(picture.pixels) if model.codec.image else picture.pixels
@@ -66,7 +67,7 @@ class Segment(ModelVerb):
                 for panel in (Panel(seen, (Line(Path(path).name, "label"),)), Panel(made, (Line("its map", "label"),)))
             ]
             about = f"cm3 segment --model {self.model} --seed {self.sampling.seed}"
-            write(self.sheet, png(sheet([Section("Segmented", tuple(shown))], "Segmentation maps", about, columns=4)))
+            write_sheet(self.sheet, sheet([Section("Segmented", tuple(shown))], "Segmentation maps", about, columns=4))
             print(self.sheet)
             result["sheet"] = str(self.sheet)
         return result

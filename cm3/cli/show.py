@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, png, write
+from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import Flag, Verb, at_least
 from cm3.errors import DataError, RequestError
 
@@ -65,7 +65,7 @@ class DataShow(Verb):
 
         at_least(1, n=self.n, size=self.size)
         at_least(0, seed=self.seed)
-        check_folder(self.sheet.parent, "--sheet")
+        check_sheet(self.sheet)
         task, view = find_task(self.task), View(self.size)
         found: list[Example] = []
         left_out: dict[str, str] = {}
@@ -86,7 +86,7 @@ class DataShow(Verb):
         columns = max(map(len, rows)) if len(rows[0]) > 1 else min(3, len(rows))
         section = Section(f"{len(shown)} examples", tuple(panel for row in rows for panel in row))
         about = f"cm3 data show {self.source} --task {self.task} --size {self.size}"
-        write(self.sheet, png(sheet([section], f"Task {self.task!r}: given, and to be made", about, columns=columns)))
+        write_sheet(self.sheet, sheet([section], f"Task {self.task!r}: given, and to be made", about, columns=columns))
         for example in shown:
             print(f"{example.id}\n            {flat(words(example))}")
         print(self.sheet)

@@ -35,8 +35,8 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
+from cm3.bars import bar
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.retrieval.pairs import Pairs, PairsConfig, on_device, replace_file, save
 
@@ -204,14 +204,14 @@ def train_pairs(
     if (out / "checkpoint.pt").exists():
         _resume(run, settings, out / "checkpoint.pt")
     replace_file(out / "run.json", (json.dumps(settings, indent=1) + "\n").encode())
-    with tqdm(total=config.steps, initial=run.step, disable=not progress, desc="pairs", unit="step") as bar:
+    with bar("pairs", total=config.steps, done=run.step, wanted=progress) as drawn:
         while run.step < config.steps and not (stopping and stopping(run.step)):
             record = run.advance(pairs(run.step))
-            bar.update()
+            drawn.update()
             if run.step % config.log_every == 0 or run.step == config.steps:
                 run.records.append(record)
                 replace_file(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in run.records).encode())
-                bar.set_postfix(loss=f"{record['loss']:.3f}")
+                drawn.set_postfix(loss=f"{record['loss']:.3f}")
             if run.step % config.save_every == 0:
                 _save(run, settings, out / "checkpoint.pt")
     _save(run, settings, out / "checkpoint.pt")

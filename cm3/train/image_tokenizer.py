@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
+from cm3.bars import bar
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
@@ -341,12 +341,12 @@ def train_image_tokenizer(
     _save(out / "config.json", lambda p: p.write_text(json.dumps(asdict(config), indent=2) + "\n"))
     run.vqgan.train()
     started, seen = time.perf_counter(), 0
-    with tqdm(total=config.steps, initial=run.step, disable=not progress, desc="image tokenizer", unit="step") as bar:
+    with bar("image tokenizer", total=config.steps, done=run.step, wanted=progress) as drawn:
         while run.step < config.steps and not (stopping and stopping(run.step)):
             x = _pixels(images(run.step), config)
             record, y = run.advance(x)
             seen += x.shape[0]
-            bar.update()
+            drawn.update()
             if run.step % config.log_every == 0 or run.step == config.steps:
                 now = time.perf_counter()
                 record = {"step": run.step, **record, "psnr": float(psnr(y, x).mean()), **usage(run.histogram)}
@@ -354,7 +354,7 @@ def train_image_tokenizer(
                 started, seen = now, 0
                 run.histogram.zero_()
                 log.write(record)
-                bar.set_postfix(loss=f"{record['loss']:.4f}", psnr=f"{record['psnr']:.1f}")
+                drawn.set_postfix(loss=f"{record['loss']:.4f}", psnr=f"{record['psnr']:.1f}")
                 if callback is not None:
                     callback(record)
             if config.sample_every and run.step % config.sample_every == 0:

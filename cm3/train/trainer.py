@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from tqdm import tqdm
 
+from cm3.bars import bar
 from cm3.data.lanes import LoaderState, merge_states
 from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
@@ -326,13 +326,10 @@ class Trainer:
         """
         callbacks = list(callbacks)
         self.ranks.together(self._open)
-        bar = tqdm(
-            total=self.config.steps, initial=self.step, unit="step", disable=not (progress and self.mesh.main),
-            dynamic_ncols=True,
-        )  # fmt: skip
+        drawn = bar(total=self.config.steps, done=self.step, wanted=progress and self.mesh.main)
         try:
-            with self._signals, bar:
-                record = self._steps(bar, callbacks)
+            with self._signals, drawn:
+                record = self._steps(drawn, callbacks)
                 self.checkpoints.wait()
                 return record
         except RuntimeError as error:

@@ -53,7 +53,8 @@ def test_edit(cm3: Cm3, tiny: Path, picture: Path) -> None:
         replies = model.edit(given, "paint it green", 2, seed=5).images
     assert all(same(f, r) for f, r in zip(made["files"], replies, strict=True))
     with PIL.Image.open(made["files"][1]) as first, PIL.Image.open(made["sheet"]) as sheet:
-        assert first.text == {"instruction": "paint it green", "seed": "5", "model": str(tiny), "number": "1"}
+        told = {"instruction": "paint it green", "seed": "5", "model": str(tiny), "number": "1"}
+        assert first.text.items() >= told.items()
         assert sheet.width == 2 * 64 + 3 * 256 + 2 * 40
     plain = cm3(*args[:9], "--guidance", "1", "--image-guidance", "1", "--out", "other", "--json").json
     assert plain["scores"] != made["scores"]
@@ -134,7 +135,6 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a scale that is none": (["edit", "{picture}", "x", "--image-guidance", "nan"], "image_guidance=nan: must be"),
     "nothing to segment": (["segment"], "no picture given; name at least one file"),
     "a missing second picture": (["segment", "{picture}", "nowhere.png"], "'nowhere.png': no such file"),
-    "one name for two maps": (["segment", "{picture}", "./in.png"], "two of the pictures have the same name"),
     "two wishes": (["describe", "{picture}", "--detail", "--question", "x"], "--question and --detail: ask for one"),
     "an empty question": (["describe", "{picture}", "--question", " "], "--question: is empty"),
     "boxes and control": ([*GENERATE, "--boxes", "b", "--control", "c=d"], "--boxes and --control: no task takes both"),

@@ -9,8 +9,6 @@ import PIL.Image
 import pytest
 from command import Cm3
 
-from cm3.cli.files import slug, write
-
 PROMPT = "a large red circle at the top left on a grey background"
 
 
@@ -160,19 +158,3 @@ def test_a_folder_without_permission_is_refused(
     # A super-user may write anywhere, so what the system would answer anybody else is given to it.
     monkeypatch.setattr("os.access", lambda path, mode: not Path(path).is_relative_to(closed))
     assert "no permission to write" in cm3("generate", PROMPT, "--model", tiny, "--out", closed / "x").refusal
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.txt"
-    write(path, b"old")
-    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
-        write(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_slug() -> None:
-    assert slug("A red circle, left of: a blue square!") == "a-red-circle-left-of-a-blue-square"
-    assert slug("...") == "picture"
-    assert len(slug("word " * 50)) <= 48 and not slug("word " * 50).endswith("-")

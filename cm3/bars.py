@@ -1,0 +1,20 @@
+"""Progress bars: one way for all of the package, drawn on a terminal and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def bar(label: str = "", *, total: int | None = None, done: int = 0, unit: str = "step", wanted: bool = True) -> Any:
+    """A bar of tqdm on stderr, a context manager; it draws nothing where stderr is a file, a pipe, or not `wanted`.
+
+    A file would keep every state of the bar, one over the other.
+    """
+    from tqdm import tqdm
+
+    shown = wanted and sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(
+        desc=label or None, total=total, initial=done, unit=unit, disable=not shown, file=sys.stderr,
+        dynamic_ncols=True, leave=wanted and total is not None,
+    )  # fmt: skip
