@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from cm3.cli.demo_tasks import tally, task_sections
-from cm3.cli.files import check_folder, png, write
+from cm3.cli.files import check_folder, png
 from cm3.cli.options import HERE, Guided, ModelVerb, progress
 from cm3.document import Gap, Image
+from cm3.files import write
 
 if TYPE_CHECKING:
     import PIL.Image

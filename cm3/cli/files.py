@@ -1,4 +1,4 @@
-"""Output: checked before the work starts, written whole or not at all, and never over what another command made.
+"""Output: checked before the work starts, and never written over what another command made.
 
 A picture carries what it was made from in its text chunks (`Notes`), so a file tells whose it is. The same command
 given again replaces its own pictures; where a name is taken by anything else, the picture gets another name.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cm3.errors import RequestError
+from cm3.files import sha256, write
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -65,17 +66,6 @@ def check_sheet(path: Path, option: str = "--sheet") -> None:
     check_folder(path.parent, option)
     if os.path.lexists(path) and not _made_from(path, SHEET):
         raise RequestError(f"{option} {path}: is there, and is no sheet that cm3 wrote; give another name")
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".cm3.{os.getpid()}.part")  # short: a name may be as long as the system allows
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_sheet(path: Path, picture: PIL.Image.Image) -> None:
@@ -131,7 +121,7 @@ def settings_note(settings: Mapping[str, object]) -> dict[str, str]:
 
 def picture_note(path: str | Path) -> dict[str, str]:
     """A note of what a picture file holds, whatever it is called."""
-    return {"image_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    return {"image_sha256": sha256(path)}
 
 
 def _free(folder: Path, name: str, end: str, asked: Notes) -> Path:

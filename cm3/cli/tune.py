@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from cm3.cli.files import check_folder, write
+from cm3.cli.files import check_folder
 from cm3.cli.options import Verb, at_least
 from cm3.cli.parse import names_of
 from cm3.cli.recipe import config_of, find
 from cm3.cli.train import Train
 from cm3.errors import Cm3Error, RequestError, did_you_mean
+from cm3.files import write
 from cm3.train.tune import Axis, Result, Sweep, SweepConfig, ranked
 
 OURS = ("out", "steps", "resume")

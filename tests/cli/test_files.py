@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from command import Cm3
 
-from cm3.cli.files import check_folder, check_sheet, slug, write, write_all, write_sheet
+from cm3.cli.files import check_folder, check_sheet, slug, write_all, write_sheet
 from cm3.errors import RequestError
 
 LONG = "a large red circle at the top left, with a large blue square below it, on a "
@@ -149,13 +149,3 @@ def test_a_folder_is_tried_and_nothing_stays(tmp_path: Path) -> None:
 def test_a_folder_where_none_can_be_made_is_refused_before_the_work(cm3: Cm3, place: str) -> None:
     for command in (["generate", "a"], ["demo"], ["prepare", "."], ["index", "build", "."]):
         assert cm3(*command, "--out", place).refusal.startswith(f"--out {place}: cannot be written to (")
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.txt"
-    write(path, b"old")
-    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
-        write(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
