@@ -1,6 +1,6 @@
 """From pictures to batches: images prepared, tokens packed, windows filled and megabytes read a second, in one run.
 
-    pip install 'cm3leon[bench]'                       webdataset, the peer; without it that row is "not measured"
+    pip install webdataset                       webdataset, the peer; without it that row is "not measured"
     python benchmarks/data.py --photos DIR --json      2,000 pictures, 100,000 documents; 0.5 GB of disk
     python benchmarks/data.py --threads 1 --cpu        pictures are drawn where no folder is given
 
@@ -181,7 +181,7 @@ def stage_images(work: Path, args: argparse.Namespace) -> dict[str, Any]:
         for n in sorted({args.threads - 1, args.threads} if args.threads > 1 else {0}):
             ways[f"webdataset, {n} loaders"] = partial(peer, model=model, threads=args.threads, workers=n)
     except ImportError:
-        reason = "webdataset is not installed: pip install 'cm3leon[bench]'"
+        reason = "webdataset is not installed: pip install webdataset"
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(args.blocks + 1):  # the first, of a few pictures, is not counted
         for name, way in ways.items():

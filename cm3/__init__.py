@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cm3.engine.request import Sampling
     from cm3.generate import CM3Leon, Loading
 
+__version__ = "0.1.0"
 __all__ = ["CM3Leon", "Cm3Error", "Document", "Gap", "Image", "Sampling", "Text", "load"]
 
 
@@ -41,3 +42,8 @@ def __getattr__(name: str) -> Any:
 
         return Sampling
     raise AttributeError(f"module 'cm3' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names that load only when they are used are here too."""
+    return sorted({*globals(), *__all__})

@@ -23,7 +23,8 @@ from dataclasses import replace
 
 from cm3.train.kinds import TaskData
 from cm3.train.runs import PretrainRun
-from recipes import pretrain, store
+
+from . import pretrain, store
 
 BATCH = 2**21
 """Tokens an update."""

@@ -18,7 +18,8 @@ from cm3.data.scene_tasks import TASKS
 from cm3.model.vqgan import small
 from cm3.train.kinds import EmblemData, SceneLessonData, SceneTaskData
 from cm3.train.runs import ImageTokenizerRun, PretrainRun
-from recipes.scenes import pretrain_emblems
+
+from .scenes import pretrain_emblems
 
 
 def image_tokenizer() -> ImageTokenizerRun:

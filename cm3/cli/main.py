@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from cm3 import __version__
 from cm3.errors import Cm3Error, RequestError, did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -117,12 +118,7 @@ def _fail(args: Sequence[str], message: str, code: int) -> int:
 
 def _run(args: list[str]) -> int:
     if args[:1] == ["--version"]:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"cm3 {version('cm3leon')}")
-        except PackageNotFoundError:
-            print("cm3, not installed but run from its folder")
+        print(f"cm3 {__version__}")
         return 0
     words = _words(args)
     if words not in VERBS:

@@ -1,4 +1,8 @@
-"""`file.py:function` or `module:function` -> the config of a run.
+"""`file.py:function`, `NAME:function` of the package's own, or `module:function` -> the config of a run.
+
+    recipes/scenes.py:pretrain     a file
+    scenes:pretrain                the recipe that comes with the package, from any folder
+    mine.runs:first                a module that Python can import
 
 A recipe is a Python function without arguments that returns a frozen dataclass with a method
 `run(*, progress: bool, resume: bool) -> dict`. Its docstring states what the run costs and what it promises.
@@ -7,15 +11,18 @@ A recipe is a Python function without arguments that returns a frozen dataclass 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cm3
 from cm3.errors import ConfigError, did_you_mean
 
 Recipe = Callable[[], Any]
@@ -24,7 +31,10 @@ Recipe = Callable[[], Any]
 def find(spec: str) -> Recipe:
     """The function that `spec` names. Raises `ConfigError` where there is none, and says which there are."""
     place, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    if place in shipped():
+        module = _from_file(_own() / f"{place}.py")
+    else:
+        module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
     known = recipes_of(module)
     if name in known:
         return known[name]
@@ -34,6 +44,17 @@ def find(spec: str) -> Recipe:
     raise ConfigError(
         f"recipe {spec!r}: {place} has no recipe {name!r}.{did_you_mean(name, known)} {listed.capitalize()}"
     )
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the files of recipes that come with the package."""
+    return tuple(sorted(path.stem for path in _own().glob("*.py") if not path.stem.startswith("_")))
+
+
+def _own() -> Path:
+    """Their folder: inside an installed package, beside it in a checkout."""
+    inside = Path(cm3.__file__).parent / "recipes"
+    return inside if inside.is_dir() else inside.parent.parent / "recipes"
 
 
 def config_of(spec: str, recipe: Recipe) -> Any:
@@ -60,12 +81,20 @@ def recipes_of(module: ModuleType) -> dict[str, Recipe]:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else ""
+        if path.stem in shipped():
+            near = f" The one that comes with the package is {path.stem}:FUNCTION."
         raise ConfigError(f"recipe file {str(path)!r}: no such file.{near} Write path/to/file.py:FUNCTION")
     # As for a script, its own folder and the one where the command was given can be imported from.
     for folder in (str(path.resolve().parent), str(Path.cwd())):
         if folder not in sys.path:
             sys.path.append(folder)
-    name = f"cm3_recipe_{path.stem}"
+    # Of a package that is the file's folder, so that a recipe may begin with `from .other import run`.
+    folder = str(path.resolve().parent)
+    package = f"cm3_recipes_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
+    if package not in sys.modules:
+        sys.modules[package] = ModuleType(package)
+        sys.modules[package].__path__ = [folder]
+    name = f"{package}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -85,7 +114,8 @@ def _from_name(name: str) -> ModuleType:
         return importlib.import_module(name)
     except Exception as error:
         raise ConfigError(
-            f"recipe module {name!r}: does not load: {_told(error)}; write path/to/file.py:FUNCTION or module:FUNCTION"
+            f"recipe module {name!r}: does not load: {_told(error)}; write path/to/file.py:FUNCTION, module:FUNCTION, "
+            f"or one that comes with the package: {', '.join(f'{own}:FUNCTION' for own in shipped())}"
         ) from error
 
 

@@ -47,7 +47,7 @@ def map_units(
     taken as it is. Raises `ConfigError` where Ray is not installed or not reached, `DataError` for what a unit raises.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--cluster needs Ray; install it with: pip install 'cm3leon[cluster]'")
+        raise ConfigError("--cluster needs Ray; install it with: pip install 'ray[data]'")
     import ray
     import ray.data
 

@@ -269,5 +269,5 @@ def _library(name: str) -> Any:
     except ImportError as error:
         needs = {"cv2": "OpenCV"}.get(name, "pycocotools")
         raise ConfigError(
-            f"control images need {needs}, which is not installed: pip install 'cm3leon[tasks]'"
+            f"control images need {needs}, which is not installed: pip install opencv-python-headless pycocotools"
         ) from error

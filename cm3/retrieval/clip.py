@@ -99,7 +99,7 @@ def _transformers(name: str) -> Any:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise ConfigError(
-            f"encoder {name!r}: a CLIP needs the transformers library; pip install 'cm3leon[clip]'"
+            f"encoder {name!r}: a CLIP needs the transformers library; pip install transformers"
         ) from error
 
 

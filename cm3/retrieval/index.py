@@ -262,6 +262,6 @@ def library() -> Any:
             import faiss
     except ImportError as error:
         raise ConfigError(
-            "a memory bank of this size needs FAISS, which is not installed: pip install 'cm3leon[retrieval]'"
+            "a memory bank of this size needs FAISS, which is not installed: pip install faiss-cpu"
         ) from error
     return faiss

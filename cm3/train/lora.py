@@ -54,7 +54,7 @@ def adapt(model: Decoder, config: LoraConfig) -> Decoder:
         import peft
     except ImportError as error:
         raise ConfigError(
-            f"lora.rank={config.rank}: needs peft, which is not installed: pip install 'cm3leon[lora]'"
+            f"lora.rank={config.rank}: needs peft, which is not installed: pip install peft"
         ) from error
     settings = peft.LoraConfig(
         r=config.rank,

@@ -86,7 +86,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError(
-                "track='tensorboard': needs TensorBoard, which is not installed: pip install 'cm3leon[track]'"
+                "track='tensorboard': needs TensorBoard, which is not installed: pip install tensorboard"
             ) from error
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
@@ -110,7 +110,7 @@ class WandB:
             import wandb
         except ImportError as error:
             raise ConfigError(
-                "track='wandb': needs wandb, which is not installed: pip install 'cm3leon[wandb]'"
+                "track='wandb': needs wandb, which is not installed: pip install wandb"
             ) from error
         known = out / "wandb.id"
         if not (step and known.exists()):

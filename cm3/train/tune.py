@@ -160,7 +160,7 @@ class Sweep:
         try:
             import optuna
         except ImportError as error:
-            raise ConfigError("a sweep needs Optuna, which is not installed: pip install 'cm3leon[tune]'") from error
+            raise ConfigError("a sweep needs Optuna, which is not installed: pip install optuna") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config, self.command, self.out = config, command, Path(config.out)
         self._law = Law(config.metric, config.steps, config.grace or math.ceil(config.steps / REDUCTION**2))

@@ -6,8 +6,8 @@ huggingface:owner/name@train           owner/name:CONFIG where it has several co
     row 2    {"image": ..., "caption_0": "A boat", "caption_1": "At sea"}    the same
 
 What columns mean is in `cm3.data.read.record`; a picture and words go together as `caption, picture`. Columns that are
-neither are counted in `passed`; their short values go to `meta`. Needs the library `datasets`
-(pip install 'cm3leon[data]').
+neither are counted in `passed`; their short values go to `meta`. Needs the library `datasets` (pip install
+datasets).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class HuggingFace(Reader):
         try:
             import datasets
         except ImportError as error:
-            raise DataError(f"huggingface:{root}: needs the library 'datasets'; pip install 'cm3leon[data]'") from error
+            raise DataError(f"huggingface:{root}: needs the library 'datasets'; pip install datasets") from error
         self.name, self.split = str(root), split or "train"
         self.source = f"huggingface/{self.split}"
         owner, _, config = self.name.partition(":")
