@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_model
 
-from cm3.cli.recipe import config_of, find, recipes_of
+from cm3.cli.recipe import config_of, find, module_of, recipes_of
 from cm3.document import Gap, Image
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
@@ -25,16 +25,7 @@ FILES = sorted((ROOT / "recipes").glob("*.py"))
 
 def recipes() -> list[tuple[str, str]]:
     """(file, function) of every recipe that the project ships."""
-    import importlib.util
-
-    found = []
-    for path in FILES:
-        spec = importlib.util.spec_from_file_location(f"listed_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found += [(str(path), name) for name in recipes_of(module)]
-    return found
+    return [(str(path), name) for path in FILES for name in recipes_of(module_of(str(path)))]
 
 
 def recipe(name: str, function: str) -> Callable[[], Any]:

@@ -31,10 +31,7 @@ Recipe = Callable[[], Any]
 def find(spec: str) -> Recipe:
     """The function that `spec` names. Raises `ConfigError` where there is none, and says which there are."""
     place, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
-    if place in shipped():
-        module = _from_file(_own() / f"{place}.py")
-    else:
-        module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    module = module_of(place)
     known = recipes_of(module)
     if name in known:
         return known[name]
@@ -44,6 +41,13 @@ def find(spec: str) -> Recipe:
     raise ConfigError(
         f"recipe {spec!r}: {place} has no recipe {name!r}.{did_you_mean(name, known)} {listed.capitalize()}"
     )
+
+
+def module_of(place: str) -> ModuleType:
+    """The module of recipes that the first half of a name means. Raises `ConfigError` for one that does not load."""
+    if place in shipped():
+        return _from_file(_own() / f"{place}.py")
+    return _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
 
 
 def shipped() -> tuple[str, ...]:
