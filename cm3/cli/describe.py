@@ -59,5 +59,5 @@ class Describe(ModelVerb):
                 replies = model.ask_many(task or CAPTION, requests, seeds=[seed] * len(requests), settings=settings)
             for path, reply in zip(self.images[start:], replies, strict=False):
                 print(reply.text if len(pictures) == 1 else f"{path}: {reply.text}", flush=True)
-                results.append({"image": path, "text": reply.text})
+                results.append({"image": path, "text": reply.text, "warnings": self.told(reply.warnings, path)})
         return asked | (results[0] if len(results) == 1 else {"results": results})

@@ -60,7 +60,7 @@ class Edit(ModelVerb):
         picture = Image.open(self.image)
         settings = self.sampling.arguments()
         notes = {"instruction": self.instruction, "model": self.model}
-        notes |= picture_note(self.image) | settings_note(settings)
+        notes |= picture_note(picture.pixels) | settings_note(settings)
         model = self.open_model(task="edit")
         with progress("editing") as update:
             made = model.edit(picture, self.instruction, self.n, progress=update, **settings)
@@ -68,7 +68,7 @@ class Edit(ModelVerb):
         files = write_all(self.out, words, self.sampling.seed, made.images, notes, image=self.image)
         print("\n".join(files))
         result = {"image": self.image, "instruction": self.instruction, "seed": self.sampling.seed, "files": files}
-        result |= {"scores": list(made.generation.scores)}
+        result |= {"scores": list(made.generation.scores), "warnings": self.told(made.warnings)}
         if self.sheet is not None:
             seen = model.codec.image.preprocess(picture.pixels) if model.codec.image else picture.pixels
             write_sheet(self.sheet, self._drawn(seen, made.images))

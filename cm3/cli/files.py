@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cm3.errors import RequestError
-from cm3.files import sha256, write
+from cm3.files import write
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -119,9 +119,10 @@ def settings_note(settings: Mapping[str, object]) -> dict[str, str]:
     return {"settings": json.dumps(told, sort_keys=True)}
 
 
-def picture_note(path: str | Path) -> dict[str, str]:
-    """A note of what a picture file holds, whatever it is called."""
-    return {"image_sha256": sha256(path)}
+def picture_note(picture: PIL.Image.Image) -> dict[str, str]:
+    """A note of what a picture that was given shows, whatever its file is called."""
+    shown = picture.convert("RGBA")
+    return {"given": hashlib.sha256(f"{shown.size}".encode() + shown.tobytes()).hexdigest()}
 
 
 def _free(folder: Path, name: str, end: str, asked: Notes) -> Path:

@@ -65,7 +65,7 @@ class Generate(ModelVerb):
             check_sheet(self.sheet)
         task, request, guide = self._asked()
         settings: Any = self.sampling.arguments() | self.retrieval.arguments()
-        notes = {"prompt": self.prompt, "model": self.model, **self._given(settings)}
+        notes = {"prompt": self.prompt, "model": self.model, **self._given(settings, guide)}
         model = self.open_model(self.retrieval, task)
         with progress("drawing") as update:
             settings["progress"] = update
@@ -81,6 +81,7 @@ class Generate(ModelVerb):
             print("\n".join([name, *told(made.retrieved), *told(made.left_out, "had no room for")]))
         result = {"prompt": self.prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
         result |= {} if task is None else {"task": task}
+        result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
         if self.sheet is not None:
             self._write_sheet(self.sheet, made, guide)
@@ -99,12 +100,12 @@ class Generate(ModelVerb):
             return task.name, {"caption": self.prompt, str(task.control): picture}, picture.pixels
         return None, {}, None
 
-    def _given(self, settings: Mapping[str, Any]) -> dict[str, str]:
+    def _given(self, settings: Mapping[str, Any], guide: PIL.Image.Image | None) -> dict[str, str]:
         """Notes of all that was given beside the prompt."""
         retrieved = {"retrieve": self.retrieval.retrieve or None, "memory": self.retrieval.memory}
-        kind, _, file = (self.control or "").partition("=")
-        notes = settings_note({**settings, **retrieved, "boxes": self.boxes, "control": kind or None})
-        return notes | picture_note(file) if file else notes
+        kind = (self.control or "").partition("=")[0]
+        notes = settings_note({**settings, **retrieved, "control": kind or None})
+        return notes if guide is None else notes | picture_note(guide)
 
     def _write_sheet(self, path: Path, made: Generation, guide: PIL.Image.Image | None) -> None:
         from cm3.cli.sheet import Line, Panel, Section, sheet

@@ -60,13 +60,14 @@ class Infill(ModelVerb):
         holed = Image.open(path).with_gap(box)
         settings = self.sampling.arguments()
         notes = {"prompt": prompt, "box": ",".join(map(str, box)), "model": self.model}
-        notes |= picture_note(path) | settings_note(settings)
+        notes |= picture_note(holed.pixels) | settings_note(settings)
         model = self.open_model()
         with progress("drawing") as update:
             made = model.generate([prompt, holed], n=self.n, progress=update, **settings)
         files = write_all(self.out, [Path(path).stem, "filled"], self.sampling.seed, made.images, notes, image=path)
         print("\n".join(files))
-        return {"prompt": prompt, "box": list(box), "seed": self.sampling.seed, "files": files}
+        told = self.told(made.warnings)
+        return {"prompt": prompt, "box": list(box), "seed": self.sampling.seed, "files": files, "warnings": told}
 
     def _fill_text(self, text: str) -> dict[str, Any]:
         if self.prompt is not None or self.box is not None:
@@ -83,7 +84,8 @@ class Infill(ModelVerb):
         with progress("writing") as update:
             made = model.generate(parts, n=self.n, progress=update, **self.sampling.arguments())
         print("\n".join(made.texts))
-        return {"text": text, "seed": self.sampling.seed, "texts": list(made.texts)}
+        told = self.told(made.warnings)
+        return {"text": text, "seed": self.sampling.seed, "texts": list(made.texts), "warnings": told}
 
 
 def parse_box(text: str) -> Box:

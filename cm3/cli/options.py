@@ -108,6 +108,13 @@ class ModelVerb(Verb):
         self.tell_untuned(model, [] if task is None else [task])
         return model
 
+    @staticmethod
+    def told(warnings: Sequence[str], of: str = "") -> list[str]:
+        """Tell the user what the model was never shown, a line each; returns the lines, for --json."""
+        for line in warnings:
+            print(f"cm3: {of}{': ' if of else ''}{line}", file=sys.stderr, flush=True)
+        return list(warnings)
+
     def tell_untuned(self, model: CM3Leon, tasks: Sequence[str]) -> None:
         """Tell the user which of these tasks the model was not tuned for."""
         if lacking := [task for task in dict.fromkeys(tasks) if task not in model.tasks]:

@@ -42,19 +42,17 @@ class Segment(ModelVerb):
             check_sheet(self.sheet)
         pictures = [Image.open(path) for path in self.images]  # all, before the work starts
         settings = self.sampling.arguments()
-        notes = {
-            path: {"map": "segment", "model": self.model} | picture_note(path) | settings_note(settings)
-            for path in self.images
-        }
         model = self.open_model(task="segment")
         results, panels = [], []
         for path, picture in zip(self.images, pictures, strict=True):
             with progress("segmenting") as update:
-                made = model.segment(picture, progress=update, **settings).image
+                reply = model.segment(picture, progress=update, **settings)
+            made = reply.image
             words = [Path(path).stem, "segmented"]
-            (file,) = write_all(self.out, words, self.sampling.seed, [made], notes[path], image=path)
+            notes = {"map": "segment", "model": self.model} | picture_note(picture.pixels) | settings_note(settings)
+            (file,) = write_all(self.out, words, self.sampling.seed, [made], notes, image=path)
             print(file, flush=True)
-            results.append({"image": path, "file": file})
+            results.append({"image": path, "file": file, "warnings": self.told(reply.warnings, path)})
             seen = model.codec.image.preprocess(picture.pixels) if model.codec.image else picture.pixels
             panels.append((path, seen, made))
         result: dict[str, Any] = dict(results[0]) if len(results) == 1 else {"results": results}

@@ -29,6 +29,7 @@ from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
 from cm3.generate.settings import SAMPLED, Loading, Options, check_names
 from cm3.generate.tasks import Asking
+from cm3.generate.world import Doubts, World
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.retrieval import live
@@ -79,6 +80,7 @@ class CM3Leon(Asking):
         self.codec = Codec(bundle.vocab, TextTokenizer.parse(bundle.text_bytes(), bundle.text_tokenizer), image)
         self._image = image
         self._recommended = Recommended(bundle.name, bundle.sampling)
+        self.world = World.of(bundle.about, bundle.name)
         bank = bundle.memory if memory is None else memory
         self.retriever = live.Retriever(bank, encoder, bundle.encoder, bundle.check_folder, self.device)
 
@@ -222,6 +224,8 @@ class CM3Leon(Asking):
         if unconditional not in (None, *UNCONDITIONAL):
             raise RequestError(f"unconditional={unconditional!r}: must be {' or '.join(map(repr, UNCONDITIONAL))}")
         whole = [as_document(p) for p in prompts]
+        if self.world is not None and kind is None:
+            whole = [self.world.take_document(document) for document in whole]
         if kind is not None:
             for document in whole:
                 check_kind(document, kind)
@@ -243,7 +247,7 @@ class CM3Leon(Asking):
             self._likeliest(p, c, [next(results) for _ in some])
             for p, c, some in zip(encoded, contexts, requests, strict=True)
         ]
-        return [self._finish(*one) for one in zip(whole, encoded, contexts, best, strict=True)]
+        return [self._finish(*one, kind) for one in zip(whole, encoded, contexts, best, strict=True)]
 
     def logits(self, ids: Tensor | Sequence[int] | Tokens) -> Tensor:
         """Next-token logits (s, vocab) for a sequence of ids, for scoring and research. Float32, no gradient.
@@ -333,12 +337,16 @@ class CM3Leon(Asking):
         scores = log_likelihoods(self.decoder, whole, [1 + context.tokens.length] * len(whole))
         return results[int(np.argmax(scores))]
 
-    def _finish(self, document: Document, prompt: Prompt, context: live.Context, result: Result) -> Generation:
+    def _finish(
+        self, document: Document, prompt: Prompt, context: live.Context, result: Result, kind: str | None = None
+    ) -> Generation:
         spans = [span.ids for span in result.spans]
         done = self.codec.fill(document, spans, prompt)
         score = float(sum(result.logprobs))
         filled = self._filled(document, done, prompt, spans)
-        return Generation((done,), (score,), document, (filled,), context.used, context.left_out)
+        read = tuple(f.document for f in context.used)
+        doubts = self.world and Doubts(self.world, self._image, self.bundle.name, document, read, kind != "control")
+        return Generation((done,), (score,), document, (filled,), context.used, context.left_out, doubts)
 
     def _filled(
         self, document: Document, done: Document, prompt: Prompt, spans: Sequence[np.ndarray]

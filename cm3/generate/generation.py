@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import PIL.Image
 
 from cm3.document import Document, Image, Text
 from cm3.errors import RequestError
+from cm3.generate.world import Doubts
 from cm3.retrieval import live
 from cm3.retrieval.select import Retrieved
 
@@ -28,6 +29,7 @@ class Generation:
     filled: tuple[tuple[Text | Image, ...], ...] = ()
     retrieved: tuple[Retrieved, ...] = ()
     left_out: tuple[Retrieved, ...] = ()
+    doubts: Doubts | None = field(default=None, repr=False, compare=False)
 
     @property
     def document(self) -> Document:
@@ -55,6 +57,11 @@ class Generation:
     def text(self) -> str:
         """The whole text of the first document."""
         return self.texts[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the prompt the model was never shown, a line each: words and pictures (`cm3.generate.world`)."""
+        return () if self.doubts is None else self.doubts.told
 
     @property
     def attribution(self) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import PIL.Image
@@ -26,12 +27,15 @@ from cm3.errors import RequestError
 from cm3.generate.generation import Generation
 from cm3.generate.prompt import Picture, as_image
 from cm3.generate.settings import Asked, check_names
+from cm3.generate.world import SAID, World
 
 if TYPE_CHECKING:
     from cm3.generate.cm3leon import CM3Leon
 
 DRAWN = ("edge", "scribble", "seg", "pose")
 """Fields whose pictures are drawn at the size that the model sees."""
+WORDS = ("caption", "instruction", "question", "ocr_content")
+"""Fields of words that a user chooses; of others a part is the task's form."""
 LONGEST = 256
 """Most tokens of a text, where nothing is said: long descriptions and reasoning take more than captions."""
 DETAIL, CAPTION, QUESTION = "image_paragraph", "coco_captions", "vqa2"
@@ -45,6 +49,11 @@ class Reply:
 
     answers: tuple[Fields, ...]
     generation: Generation
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the request the model was never shown, a line each, as `Generation.warnings`."""
+        return self.generation.warnings
 
     @property
     def fields(self) -> Fields:
@@ -175,7 +184,21 @@ def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: in
                 f"task {task.name!r}: {name!r} is {wide} x {high} pixels; a control image must be drawn at the model's "
                 f"{size} x {size}, as cm3.data.control does from a picture of any size"
             )
-    return task.prompt(template, plain=plain, **request)
+    if model.world is None:
+        return task.prompt(template, plain=plain, **request)
+    taken = _taken(model.world, request)
+    document = task.prompt(template, plain=plain, **taken)
+    said = " ".join(str(taken[name]) for name in WORDS if name in taken)
+    return replace(document, meta={**document.meta, SAID: " ".join([said, *(n for n, _ in taken.get("objects", ()))])})
+
+
+def _taken(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with the words of the user's as they were trained."""
+    taken = {name: world.take(v) if name in WORDS and isinstance(v, str) else v for name, v in request.items()}
+    if "objects" in taken:
+        with suppress(TypeError, ValueError):  # another form is told by the task
+            taken["objects"] = [(world.take(name), place) for name, place in taken["objects"]]
+    return taken
 
 
 def _reply(task: Task, made: Generation, template: int | str, plain: bool) -> Reply:

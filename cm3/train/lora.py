@@ -53,9 +53,7 @@ def adapt(model: Decoder, config: LoraConfig) -> Decoder:
     try:
         import peft
     except ImportError as error:
-        raise ConfigError(
-            f"lora.rank={config.rank}: needs peft, which is not installed: pip install peft"
-        ) from error
+        raise ConfigError(f"lora.rank={config.rank}: needs peft, which is not installed: pip install peft") from error
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # it says int, and only divides it by r

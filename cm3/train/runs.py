@@ -39,6 +39,7 @@ from cm3.parallel import Mesh, start
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.scenes.draw import draw
+from cm3.scenes.knows import WORLD
 from cm3.scenes.world import random_scene
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
@@ -165,6 +166,8 @@ class PretrainRun(TrainConfig):
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
             about = about_of(out, trainer.step, documents, resolved.tasks, trainer.mixture(documents))
+            if isinstance(self.data, SceneData | EmblemData | SceneLessonData):
+                about["world"] = WORLD
             made = bundle_of(out, decoder, codec.vocab, vqgan, init, self.image_size, self.sampling, about)
             bundles.save(made, out / "bundle")
             return made

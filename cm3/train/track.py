@@ -109,9 +109,7 @@ class WandB:
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError(
-                "track='wandb': needs wandb, which is not installed: pip install wandb"
-            ) from error
+            raise ConfigError("track='wandb': needs wandb, which is not installed: pip install wandb") from error
         known = out / "wandb.id"
         if not (step and known.exists()):
             known.write_text(uuid.uuid4().hex[:12] + "\n")

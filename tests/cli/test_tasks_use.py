@@ -70,6 +70,7 @@ def test_segment(cm3: Cm3, tiny: Path, picture: Path, edges: Path) -> None:
     assert cm3("segment", picture, "--model", tiny, "--json").json == {
         "image": str(picture),
         "file": "out/in-segmented-0-0.png",
+        "warnings": [],
     }
 
 
@@ -81,7 +82,7 @@ def test_describe_answers_and_details(cm3: Cm3, tiny: Path, picture: Path) -> No
             model.describe(given, detail=True, max_tokens=9).text,
         )
     asked = cm3("describe", picture, "--question", "what is it?", "--model", tiny, "--max-tokens", "9", "--json")
-    assert asked.json == {"question": "what is it?", "image": str(picture), "text": want[0]}
+    assert asked.json == {"question": "what is it?", "image": str(picture), "text": want[0], "warnings": []}
     assert "was not tuned for 'vqa2'" in asked.err
     long = cm3("describe", picture, picture, "--detail", "--model", tiny, "--max-tokens", "9", "--json")
     assert [r["text"] for r in long.json["results"]] == [want[1]] * 2
