@@ -27,11 +27,11 @@ $(READY): pyproject.toml constraints.txt
 	@index=; \
 	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null \
 	  && ! $(BIN)/pip index versions torch 2>/dev/null | grep -q '+cpu'; then index="--extra-index-url $(CPU_INDEX)"; fi; \
-	echo "installing into $(VENV): about a gigabyte, a minute or two" >&2; \
+	echo "installing into $(VENV): fetches about a gigabyte, which takes a minute or two" >&2; \
 	$(BIN)/pip install --disable-pip-version-check $$index -c constraints.txt -e '.[dev,retrieval,clip,cluster,tune,track,lora,tasks]'
 	@touch $@
 
-demo: $(READY)  ## draw, describe and infill with the model in the package; writes demo/
+demo: $(READY)  ## draw, describe and infill with the model in the package; writes demo/ (the first time fetches a gigabyte)
 	@$(BIN)/cm3 demo
 
 test: $(READY)  ## run the tests
