@@ -199,7 +199,7 @@ class IndexInfo(Verb):
 
     examples:
       cm3 index info banks/photos
-      cm3 index info banks/photos --verify --json        reads every byte and compares checksums
+      cm3 index info banks/photos --verify --json
     """
 
     bank: Annotated[Positional[str], arg(metavar="BANK")]

@@ -60,7 +60,7 @@ class Plan(Verb):
     examples:
       cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 512
       cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 64 --gpu a100 --mesh.dp-shard 8 --mesh.dp-replicate 8 --price 2.5
-      cm3 plan recipes/pretrain.py:cm3leon_350m --gpus 8 --measured 140000 --json    tokens/s of one GPU, measured
+      cm3 plan recipes/pretrain.py:cm3leon_350m --gpus 8 --measured 140000 --json
       cm3 plan recipes/pretrain.py:cm3leon_760m --gpus 64 --model.layers 30 --document 1042
     """
 

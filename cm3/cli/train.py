@@ -30,14 +30,15 @@ class Train(Verb):
     from a checkpoint.
 
     examples:
-      cm3 train recipes/scenes.py:pretrain --help               its price, its promise and its settings
-      cm3 train recipes/scenes.py:pretrain --optim.lr 3e-4 --steps 500 --out runs/try
+      cm3 train scenes:pretrain --help
+      cm3 train scenes:pretrain --optim.lr 3e-4 --steps 500 --out runs/try
       cm3 train recipes/scenes.py:pretrain --resume
       torchrun --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_350m
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
-    """path/to/file.py:FUNCTION or module:FUNCTION."""
+    """path/to/file.py:FUNCTION, NAME:FUNCTION of those that come with the package (scenes:pretrain), or
+    module:FUNCTION; its --help tells its price, its promise and its settings."""
     resume: Resume = False
     config: Suppress[Any] = None
 
