@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from cm3.cli.demo_tasks import tally, task_sections
-from cm3.cli.files import check_folder, png
+from cm3.cli.demo_tasks import brief, tally, task_sections
+from cm3.cli.files import check_folder, check_page, check_sheet, write_sheet
 from cm3.cli.options import HERE, Guided, ModelVerb, progress
 from cm3.document import Gap, Image
 from cm3.files import write
@@ -36,6 +36,8 @@ SENTENCE = ("a large ", " at the top left and a small green circle at the bottom
 MISSING = "blue star"
 SCENE = "a large red circle at the top left and a small yellow square at the bottom right on a mint background"
 EMBLEMS = 2
+COLUMNS, SIDE = 6, 160
+"""Of the sheet: pictures side by side, and pixels of each."""
 WANTED = "a large purple star at the top left and a small yellow square at the bottom right on a mint background"
 
 
@@ -44,8 +46,8 @@ class Demo(ModelVerb):
     """Draw six prompts, describe what was drawn, fill holes in both, draw from a memory bank, and follow instructions.
 
     Instructions are edits, boxes, questions and whatever else the model was tuned for. Each picture is read back by
-    measuring its pixels (cm3.scenes.verify), so the marks are not the model's own opinion. Writes DIR/sheet.png and
-    DIR/index.html.
+    measuring its pixels (cm3.scenes.verify), so the marks are not the model's own opinion. Writes DIR/index.html, which
+    has all of it, and DIR/sheet.png, a part that fits a screen or two.
 
     examples:
       cm3 demo
@@ -59,6 +61,8 @@ class Demo(ModelVerb):
     def run(self) -> dict[str, Any]:
         """Make everything, then write the sheet and the page."""
         check_folder(self.out)
+        check_sheet(self.out / "sheet.png", "--out")
+        check_page(self.out / "index.html", "--out")
         start = time.monotonic()
         model = self.open_model()
         print(f"model {self.model!r}, {self.common.threads} threads", flush=True)
@@ -68,7 +72,8 @@ class Demo(ModelVerb):
         emblems, fourth = self._draw_emblems(model)
         tasks, fifth = task_sections(model, self.sampling.seed, self.sampling.max_tokens)
         seconds = round(time.monotonic() - start, 1)
-        files = self._write([first, second, third, *fourth, *fifth], seconds)
+        shown = brief(first, [second, third, *fourth], fifth)
+        files = self._write([first, second, third, *fourth, *fifth], shown, seconds)
         right = sum(d["ok"] for d in drawn)
         print(
             f"{right} of {len(drawn)} pictures as asked; {tally(tasks)}{seconds} s\n{files['sheet']}\n{files['page']}"
@@ -93,9 +98,8 @@ class Demo(ModelVerb):
             said = reading.text
             ok, why = _shows(picture, prompt)
             true = _shows(picture, said)[0]
-            print(
-                f"{i + 1}/{len(PROMPTS)}  {_mark(ok)}  {prompt}\n            read as: {said}{_untrue(true)}", flush=True
-            )
+            print(f"{i + 1}/{len(PROMPTS)}     {_mark(ok)}  {prompt}", flush=True)
+            print(f"        read as: {said}{_untrue(true)}", flush=True)
             lines = (
                 Line(prompt, "prompt"),
                 verdict(ok, "drawn as asked", f"not as asked: {why}"),
@@ -118,7 +122,7 @@ class Demo(ModelVerb):
         text = made.text
         ok = _shows(picture, text)[0]
         asked = f"{before}____{after}"
-        print(f"words  {_mark(ok)} {asked}\n            filled:  {text}", flush=True)
+        print(f"words   {_mark(ok)}  {asked}\n            filled:  {text}", flush=True)
         lines = (
             Line("given: this picture, and", "label"),
             Line(asked, "prompt"),
@@ -142,7 +146,7 @@ class Demo(ModelVerb):
                 [WANTED, Image(picture).with_gap(box)], progress=update, **self.sampling.arguments()
             ).image
         ok, why = _shows(filled, WANTED)
-        print(f"region {_mark(ok)} {WANTED}", flush=True)
+        print(f"region  {_mark(ok)}  {WANTED}", flush=True)
         mark: Line = verdict(ok, "filled as asked", f"not as asked: {why}")
         panels = (
             Panel(picture, (Line("a picture", "label"), Line(SCENE))),
@@ -170,13 +174,13 @@ class Demo(ModelVerb):
         results = []
         for e in examples:
             print(
-                f"emblem {_mark(e.drawn_right)}  {e.case.prompt}\n            read: {e.found.document.id}", flush=True
+                f"emblem  {_mark(e.drawn_right)}  {e.case.prompt}\n            read: {e.found.document.id}", flush=True
             )
             drew = {"document": e.found.document.id, "ok": e.drawn_right, "ok_without": e.guessed_right}
             results.append({"prompt": e.case.prompt, **drew})
         return results, [emblem_section(examples)]
 
-    def _write(self, sections: list[Section], seconds: float) -> dict[str, str]:
+    def _write(self, sections: list[Section], shown: list[Section], seconds: float) -> dict[str, str]:
         from cm3.cli.page import page
         from cm3.cli.sheet import sheet
 
@@ -186,13 +190,13 @@ class Demo(ModelVerb):
             f"cm3 demo --model {self.model} --seed {self.sampling.seed}: {seconds} s, {self.common.threads} threads"
         )
         made = {"sheet": self.out / "sheet.png", "page": self.out / "index.html"}
-        write(made["sheet"], png(sheet(sections, title, subtitle)))
+        write_sheet(made["sheet"], sheet(shown, title, subtitle, columns=COLUMNS, side=SIDE))
         write(made["page"], page(sections, title, subtitle, footer).encode())
         return {name: str(path) for name, path in made.items()}
 
 
 def _mark(ok: bool) -> str:
-    return "right" if ok else "WRONG"
+    return "right " if ok else "missed"
 
 
 def _untrue(true: bool) -> str:

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 
 class Shown(NamedTuple):
-    """A task on the sheet: how many examples, and for one with measured figures which is told."""
+    """A task of the demo: its name in words, how many examples, and which figure says whether one is right."""
 
     task: str
+    name: str
     number: int
-    figure: str = ""
+    figure: str = "exact"
 
 
 class Group(NamedTuple):
-    """A section of the sheet."""
+    """A section of the page."""
 
     title: str
     note: str
@@ -30,22 +31,31 @@ class Group(NamedTuple):
 
 
 GROUPS = (
-    Group("Pictures changed by words", "Left the picture given, then what came of it.", (Shown("edit", 6),)),
-    Group("Things in their places", "Left the boxes that were given, in words.", (Shown("boxes", 2),)),
+    Group("Pictures changed by words", "Left the picture given, then what came of it.", (Shown("edit", "edit", 6),)),
+    Group("Things in their places", "Left the boxes that were given, in words.", (Shown("boxes", "boxes", 2),)),
     Group(
         "Pictures that follow another one",
         "Left what was given: edges, strokes, a map of the shapes, depth.",
-        (Shown("canny", 1), Shown("scribble", 1), Shown("segmentation", 1), Shown("depth", 1)),
+        (
+            Shown("canny", "edges", 1),
+            Shown("scribble", "strokes", 1),
+            Shown("segmentation", "map", 1),
+            Shown("depth", "depth", 1),
+        ),
     ),
-    Group("Maps of pictures", "Left the picture given, then the map of its shapes.", (Shown("segment", 1, "iou"),)),
-    Group("Words to be written", "The word stands in the picture.", (Shown("write", 3),)),
-    Group("Questions", "About pictures of scenes that were never trained on.", (Shown("vqa2", 6),)),
+    Group(
+        "Maps of pictures",
+        "Left the picture given, then the map of its shapes.",
+        (Shown("segment", "make map", 1, "iou"),),
+    ),
+    Group("Words to be written", "The word stands in the picture.", (Shown("write", "writing", 3),)),
+    Group("Questions", "About pictures of scenes that were never trained on.", (Shown("vqa2", "question", 6),)),
     Group(
         "Reasons and talk",
         "An answer with the steps to it; one that has to know what was said before.",
-        (Shown("scienceqa", 1), Shown("visdial", 1)),
+        (Shown("scienceqa", "reason", 1, "explained"), Shown("visdial", "talk", 1)),
     ),
-    Group("In detail", "", (Shown("image_paragraph", 1),)),
+    Group("In detail", "", (Shown("image_paragraph", "in detail", 1),)),
 )
 ENOUGH = 0.75
 """Least overlap of a map with the true one for it to be marked right."""
@@ -75,7 +85,7 @@ def task_sections(
                 results[shown.task] = []
                 for example, given, ok, told in _made(model, shown, seed, settings):
                     results[shown.task].append({"asked": asked(example), "ok": ok, **_texts(given)})
-                    print(f"{shown.task:<16}{'right' if ok else 'WRONG'}  {asked(example)}", flush=True)
+                    print(f"{shown.name:<10}{'right ' if ok else 'missed'}  {asked(example)}", flush=True)
                     panels += _panels(example, given, told)
         if panels:
             sections.append(Section(group.title, tuple(panels), group.note))
@@ -102,9 +112,11 @@ def _made(
     replies = model.ask_many(task, requests, seeds=list(indices), template=template, settings=settings)
     for i, example, reply in zip(indices, examples, replies, strict=True):
         figures = judge(scene_example(task.name, 0, i, WORKING, "test"), reply.fields)
-        got, of = figures[shown.figure or "exact"]
-        ok = got == of if not shown.figure else got >= ENOUGH * of
-        more = f", overlap {got / of:.2f}" if shown.figure else ""
+        got, of = figures[shown.figure]
+        ok = got >= ENOUGH * of if shown.figure == "iou" else got == of
+        more = f", overlap {got / of:.2f}" if shown.figure == "iou" else ""
+        if shown.figure == "explained" and not ok and figures["exact"][0] == of:
+            more = ": the answer is, a step to it is not"
         found.append((example, reply.fields, ok, verdict(ok, f"right{more}", f"not right{more}")))
     return found
 
@@ -129,8 +141,28 @@ def _panels(example: SceneExample, given: Mapping[str, str | PIL.Image.Image], m
         before = [blank(read_objects(str(example.fields["segmentations"])))]
     if not before:
         return [Panel(made, (words, mark))]
-    like = Line("one that is right", "label")
-    return [Panel(before[0], (words,)), Panel(made, (mark,)), Panel(pictures[task.gives[0]], (like,))]
+    return [Panel(before[0], (words,)), Panel(made, (mark,)), Panel(pictures[task.gives[0]], (Line(RIGHT, "label"),))]
+
+
+BRIEF = {"edit": 4, "boxes": 2, "canny": 2, "segment": 2, "write": 1, "vqa2": 1}
+"""Panels on the sheet of each group, by its first task: two rows in all."""
+RIGHT = "one that is right"
+"""What stands under a true picture, beside the model's."""
+
+
+def brief(words: Section, holes: Sequence[Section], tasks: Sequence[Section]) -> list[Section]:
+    """What goes on the sheet: words to pictures, holes and emblems in a row, and two rows of instructions."""
+    row = [holes[0].panels[0], *holes[1].panels[1:], *(panel for section in holes[2:] for panel in section.panels[:3])]
+    from cm3.cli.sheet import Section
+
+    found = [words, Section("Holes, and what only a document shows", tuple(row), holes[1].note)]
+    numbers = {group.title: BRIEF.get(group.tasks[0].task, 0) for group in GROUPS}
+    some = list["Panel"]()
+    for section in tasks:
+        made = [p for p in section.panels if all(line.text != RIGHT for line in p.lines)]
+        some += made[: numbers[section.title]]
+    note = "Left of each pair what was given. The page has all, and one that is right beside each."
+    return [*found, Section("Instructions", tuple(some), note)] if some else found
 
 
 def asked(example: SceneExample) -> str:

@@ -50,7 +50,8 @@ class Generate(ModelVerb):
     sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write a contact sheet, a PNG: each picture, and the documents that it drew on beside it."""
     boxes: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Where things are to be: a file of boxes, or such JSON itself."""
+    """Where things are to be: a file of boxes, or such JSON itself. Not pixels: 0..255 of the picture's side, the last
+    row and column counted in."""
     control: Annotated[str | None, arg(metavar="KIND=FILE", help_behavior_hint="")] = None
     """A picture to follow: canny, segmentation, hed, pose, depth, normal or scribble, and its file."""
     retrieval: Annotated[Retrieval, HERE] = Retrieval()

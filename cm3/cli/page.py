@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Sequence
 
-from cm3.cli.files import png
+from cm3.cli.files import PAGE, png
 from cm3.cli.sheet import Line, Panel, Section, enlarged
 
 STYLE = """
@@ -49,7 +49,7 @@ def page(sections: Sequence[Section], title: str, subtitle: str = "", footer: st
     body.append(f"<footer>{html.escape(footer)}</footer>")
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{PAGE}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
     )
     return "\n".join([head, "<body>", *body, "</body></html>", ""])

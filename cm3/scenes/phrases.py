@@ -70,6 +70,13 @@ def whole(thing: Object) -> Which:
     return Which(thing.shape, thing.colour, thing.size)
 
 
+def in_words(scene: Scene) -> str:
+    """A scene in one plain sentence: "a small red circle at the top left and ... on a mint ground"."""
+    said = [Which(o.shape, o.colour, o.size, o.place).a() for o in scene.objects]
+    listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+    return f"{listed} on a {scene.background} ground"
+
+
 def pointing(scene: Scene, thing: Object, rng: np.random.Generator, hide: Sequence[str] = ()) -> Which | None:
     """A description that fits one object of a scene alone and tells none of the attributes in `hide`.
 

@@ -19,6 +19,7 @@ import PIL.ImageFilter
 from cm3.errors import DataError
 from cm3.scenes.describe import Statement, holds
 from cm3.scenes.draw import RADIUS, outline
+from cm3.scenes.phrases import in_words
 from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, Object, Scene
 
 WORKING = 128
@@ -141,7 +142,7 @@ def verify(picture: PIL.Image.Image, truth: Scene | Statement) -> Verdict:
         ok = reading.scene == truth
     else:
         ok = holds(truth, reading.scene)
-    return Verdict(ok, "" if ok else f"the picture shows {reading.scene.key}", reading)
+    return Verdict(ok, "" if ok else f"the picture shows {in_words(reading.scene)}", reading)
 
 
 def attributes(reading: Reading, scene: Scene) -> dict[str, float]:

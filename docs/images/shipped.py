@@ -17,7 +17,7 @@ import cm3
 from cm3.cli.demo import PROMPTS
 from cm3.cli.demo_tasks import task_sections
 from cm3.cli.emblems import emblem_section
-from cm3.cli.files import png
+from cm3.cli.files import SHEET, png
 from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
 from cm3.eval.emblems import make_examples
 from cm3.eval.scene_cases import said
@@ -41,10 +41,10 @@ def drawn(model: CM3Leon, prompts: list[str], seeds: list[int]) -> tuple[Panel, 
 
 
 def save(folder: Path, name: str, sections: list[Section], side: int, columns: int = 6) -> None:
-    """Write a sheet without a title, in 256 colours."""
+    """Write a sheet without a title, in all its colours: a palette turns small things to mush."""
     whole = sheet(sections, "", columns=columns, side=side)
     whole = whole.crop((0, HEAD, whole.width, whole.height))
-    (folder / name).write_bytes(png(whole.quantize(256)))
+    (folder / name).write_bytes(png(whole, SHEET))
 
 
 def main(folder: Path, name: str = "scenes") -> None:

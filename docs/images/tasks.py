@@ -187,7 +187,7 @@ def main(out: Path) -> None:
     titles = {"image": "A picture is made", "text": "A text is made"}
     sections = [Section(title, tuple(rows[kind])) for kind, title in titles.items()]
     drawn = sheet(sections, "Every instruction task: what is given, and what is to be made", columns=6, side=168)
-    out.write_bytes(png(drawn.quantize(256)))
+    out.write_bytes(png(drawn))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_a_model_shows_what_it_was_tuned_for(capsys: Any) -> None:
     some: Any = Knows(image_size=128, tasks=("vqa2", "edit"))
     results, sections = task_sections(some, seed=0)
     assert list(results) == ["edit", "vqa2"] and [s.title for s in sections] == [GROUPS[0].title, "Questions"]
-    assert "edit            right  " in capsys.readouterr().out
+    assert "edit      right   " in capsys.readouterr().out
     assert task_sections(Knows(image_size=128, tasks=()), 0) == ({}, [])  # type: ignore[arg-type]
     # Pictures of 32 pixels cannot be measured; answers can.
     small: Any = Knows(image_size=32, tasks=("vqa2", "edit"))

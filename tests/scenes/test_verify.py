@@ -15,6 +15,7 @@ import pytest
 from cm3.errors import DataError
 from cm3.scenes.describe import describe, parse
 from cm3.scenes.draw import CENTRES, JITTER, RADIUS, draw, outline
+from cm3.scenes.phrases import in_words
 from cm3.scenes.verify import attributes, read, verify
 from cm3.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, Split, random_scene
 
@@ -235,7 +236,7 @@ def test_a_refusal_says_why(things: list[Spot], reason: str) -> None:
 
 def test_another_scene_and_another_statement_are_named() -> None:
     other = Scene("sand", SCENE.objects[:1])
-    assert verify(draw(other), SCENE).reason == f"the picture shows {other.key}"
+    assert verify(draw(other), SCENE).reason == f"the picture shows {in_words(other)}"
     assert not verify(draw(other), parse("a small red circle at the top right on a sand ground")).ok
 
 
