@@ -33,7 +33,7 @@ class Infill(ModelVerb):
     image: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The picture."""
     box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1", help_behavior_hint="")] = None
-    """The box to fill, in pixels of the picture given (not 0..255 as --boxes of cm3 generate), from the top left; X1 and
+    """The box to fill, in pixels of the picture given (not 0..255 as --boxes of cm3 generate), from the top left; X1,
     Y1 exclusive."""
     text: Annotated[str | None, arg(metavar="SENTENCE", help_behavior_hint="")] = None
     """The sentence, with <gap> where words are missing."""

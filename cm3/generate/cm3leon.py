@@ -345,7 +345,9 @@ class CM3Leon(Asking):
         score = float(sum(result.logprobs))
         filled = self._filled(document, done, prompt, spans)
         read = tuple(f.document for f in context.used)
-        doubts = self.world and Doubts(self.world, self._image, self.bundle.name, document, read, kind != "control")
+        doubts = None
+        if self.world is not None:
+            doubts = Doubts(self.world, self._image, self.bundle.name, document, read, kind != "control")
         return Generation((done,), (score,), document, (filled,), context.used, context.left_out, doubts)
 
     def _filled(

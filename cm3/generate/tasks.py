@@ -188,8 +188,8 @@ def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: in
         return task.prompt(template, plain=plain, **request)
     taken = _taken(model.world, request)
     document = task.prompt(template, plain=plain, **taken)
-    said = " ".join(str(taken[name]) for name in WORDS if name in taken)
-    return replace(document, meta={**document.meta, SAID: " ".join([said, *(n for n, _ in taken.get("objects", ()))])})
+    said = [str(taken[name]) for name in WORDS if name in taken] + [str(one[0]) for one in taken.get("objects", ())]
+    return replace(document, meta={**document.meta, SAID: " ".join(said)})
 
 
 def _taken(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
