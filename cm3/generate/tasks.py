@@ -194,7 +194,9 @@ def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: in
 
 def _taken(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
     """A request with the words of the user's as they were trained."""
-    taken = {name: world.take(v) if name in WORDS and isinstance(v, str) else v for name, v in request.items()}
+    taken: dict[str, Any] = {
+        name: world.take(v) if name in WORDS and isinstance(v, str) else v for name, v in request.items()
+    }
     if "objects" in taken:
         with suppress(TypeError, ValueError):  # another form is told by the task
             taken["objects"] = [(world.take(name), place) for name, place in taken["objects"]]
