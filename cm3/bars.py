@@ -15,6 +15,6 @@ def bar(label: str = "", *, total: int | None = None, done: int = 0, unit: str =
 
     shown = wanted and sys.stderr is not None and sys.stderr.isatty()
     return tqdm(
-        desc=label or None, total=total, initial=done, unit=unit, disable=not shown, file=sys.stderr,
-        dynamic_ncols=True, leave=wanted and total is not None,
+        desc=label or None, total=total, initial=done, unit=unit, unit_scale=unit == "B", disable=not shown,
+        file=sys.stderr, dynamic_ncols=True, leave=total is not None and unit == "step",
     )  # fmt: skip

@@ -37,10 +37,10 @@ TABLE: dict[str, set[str]] = {
     "parallel": {"errors", "model"},
     "scenes": {"errors", "document"},
     # layer 4
-    "data": NOUNS | {"tokens", "retrieval", "scenes"},
+    "data": NOUNS | {"bars", "tokens", "retrieval", "scenes"},
     "convert": NOUNS | {"model", "tokens"},
     # layer 5
-    "train": NOUNS | {"bars", "data", "model", "parallel"},
+    "train": NOUNS | {"bars", "data", "model", "parallel", "scenes.knows"},
     "generate": NOUNS | {"engine", "tokens", "retrieval", "model", "parallel", "data.tasks"},
     # layer 6: eval and serve reach a model only through generate
     "train.runs": NOUNS

@@ -64,7 +64,7 @@ def check_folder(folder: Path, option: str = "--out") -> None:
 def check_sheet(path: Path, option: str = "--sheet") -> None:
     """Raise `RequestError` where a sheet cannot be written, or would replace anything but a sheet."""
     if path.is_dir():
-        raise RequestError(f"{option} {path}: is a folder; give a file, such as {path / 'sheet.png'}")
+        raise RequestError(f"{option} {path}: is a folder; give a file, such as {path / 'a.png'}")
     check_folder(path.parent, option)
     if os.path.lexists(path) and not _made_from(path, SHEET):
         raise RequestError(f"{option} {path}: is there, and is no sheet that cm3 wrote; give another name")

@@ -7,6 +7,7 @@ out/tokenizer.json encoder/ bank/ ---------+
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,10 @@ from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
 from cm3.parallel import MeshConfig, start
+from cm3.scenes.knows import WORLD
 from cm3.train.checkpoint import Checkpoints
 from cm3.train.image_tokenizer import load_config, load_weights
+from cm3.train.kinds import EmblemData, SceneData, SceneLessonData
 from cm3.train.lora import LoraConfig, adapt, merge
 from cm3.vocab import Vocab
 
@@ -55,6 +58,12 @@ def about_of(
     return made | ({"mixture": mixture} if mixture else {})
 
 
+def world_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model of this data knows, `{"world": ...}`; `data` as config.json has it. Nothing where nobody can say."""
+    kinds = [{f.name for f in dataclasses.fields(kind)} for kind in (SceneData, EmblemData, SceneLessonData)]
+    return {"world": WORLD} if set(data) in kinds else {}
+
+
 def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype: torch.dtype = torch.float16) -> int:
     """Write a bundle of a pretraining run's checkpoint, the last one by default. Returns its step.
 
@@ -78,6 +87,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     decoder = _decoder(checkpoints, found, saved["config"], init, begun)
     vqgan = tokenizer_of(begun, tokenizer, page.get("redrawn", ""))
     about = about_of(folder, found, LoaderState.of(saved["loader"]).documents, tasks, saved.get("mixture"))
+    about |= world_of(page.get("data") or {})
     made = bundle_of(folder, decoder, Vocab(**saved["vocab"]), vqgan, begun, size, sampling, about)
     bundles.save(made, out, dtype)
     return found

@@ -39,14 +39,13 @@ from cm3.parallel import Mesh, start
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.scenes.draw import draw
-from cm3.scenes.knows import WORLD
 from cm3.scenes.world import random_scene
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import check_new, last
-from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of
+from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of, world_of
 from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
@@ -166,8 +165,7 @@ class PretrainRun(TrainConfig):
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
             about = about_of(out, trainer.step, documents, resolved.tasks, trainer.mixture(documents))
-            if isinstance(self.data, SceneData | EmblemData | SceneLessonData):
-                about["world"] = WORLD
+            about |= world_of(dataclasses.asdict(self.data))
             made = bundle_of(out, decoder, codec.vocab, vqgan, init, self.image_size, self.sampling, about)
             bundles.save(made, out / "bundle")
             return made

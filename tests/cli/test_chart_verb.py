@@ -51,7 +51,7 @@ def test_what_is_wrong_with_a_chart_is_one_line(cm3: Cm3, tmp_path: Path) -> Non
     assert "no log has 'los'. Did you mean 'loss'?" in told
     assert "no run; give folders" in cm3("chart").refusal
     # The place is looked at before the logs are.
-    assert "--out a: is a folder; give a file, such as a/chart.png" in cm3(
+    assert "--out a: is a folder; give a file, such as a/a.png" in cm3(
         "chart", tmp_path / "none", "--out", "a"
     ).refusal  # fmt: skip
     assert "a/log.jsonl is a file; give a folder" in cm3(

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
+from cm3.bars import bar
 from cm3.errors import Cm3Error, ConfigError, DataError
 from cm3.files import locked, parse_json, replacing, said, sha256
 
@@ -175,11 +175,9 @@ def _found(path: Path) -> np.ndarray:
     size = path.stat().st_size
     with (
         path.open("rb") as file,
-        tqdm(
-            total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=None if size > SMALL else True
-        ) as bar,
+        bar(path.name, total=size, unit="B", wanted=size > SMALL) as drawn,
     ):
-        for name, number, start, stop, record in _Scan(file, path, bar.update).records():
+        for name, number, start, stop, record in _Scan(file, path, drawn.update).records():
             id, key = (key_of(record.get(field)) if isinstance(record, dict) else NONE for field in ("id", "image_id"))
             row = LISTS.index(name), key if name == "annotations" else id, id, number, start, stop - start
             for column, value in zip(columns, row, strict=True):
