@@ -21,6 +21,8 @@ from cm3.vocab import Tokens, Vocab
 
 Span = tuple[int, int]
 """Start and stop of a run of tokens, stop exclusive."""
+ROOM = 3
+"""Tokens that a document is longer by for each span: its mask twice, and `<eoss>`."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,25 @@ def segments(ids: np.ndarray, vocab: Vocab) -> list[Span]:
     return [(a + 1, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a + 1]
 
 
-def cm3_mask(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -> Tokens:
+def cm3_mask(
+    tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator, longest: int | None = None
+) -> Tokens:
     """Draw spans of a document by `law` and move them to its end. `cm3_unmask` is the exact inverse.
 
     `tokens` is one whole document. No span holds a `<break>` or `</s>`. Nothing is cut: the result is longer by three
-    tokens a span. Raises `DataError` when the document holds masks already.
+    tokens a span. Where it would be longer than `longest`, what was drawn last is left out, none where there is no room
+    for three tokens. Raises `DataError` when the document holds masks already.
     """
     if bool(vocab.is_mask(tokens.ids).any()):
         raise DataError("cm3_mask: the document holds <mask> tokens already; mask a document once")
     number = min(int(rng.poisson(law.rate)), vocab.masks)
     if law.most and law.law == "segments":
         number = min(number, law.most)
-    if number == 0:
+    most = vocab.masks if longest is None else min(vocab.masks, (longest - tokens.length) // ROOM)
+    if number == 0 or most < 1:
         return tokens
     draw = _spans_by_segment if law.law == "segments" else _spans_as_published
-    return move_spans(tokens, draw(tokens, vocab, law, number, rng), vocab)
+    return move_spans(tokens, draw(tokens, vocab, law, number, most, rng), vocab)
 
 
 def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:
@@ -138,7 +144,9 @@ def cm3_unmask(tokens: Tokens, vocab: Vocab) -> Tokens:
     return Tokens.concat([*pieces, tokens.slice(at, where[number])])
 
 
-def _spans_by_segment(tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, rng: np.random.Generator) -> list[Span]:
+def _spans_by_segment(
+    tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, most: int, rng: np.random.Generator
+) -> list[Span]:
     found = segments(tokens.ids, vocab)
     chosen = rng.permutation(len(found))
     if law.text is not None:
@@ -160,9 +168,9 @@ def _spans_by_segment(tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, r
             a, b = sorted(rng.integers(start, stop + 1, size=2).tolist())
             # Equal ends would be an empty span; one token is the nearest that is not.
             new = [(a, b) if a < b else (min(a, stop - 1), min(a, stop - 1) + 1)]
-        # Boxes of many rows, or many pieces, can outrun the masks; what does not fit whole is left out, so that every
-        # box is a rectangle.
-        spans += new if len(spans) + len(new) <= vocab.masks else []
+        # Boxes of many rows, or many pieces, can outrun the masks and the room; what does not fit whole is left out, so
+        # that every box is a rectangle.
+        spans += new if len(spans) + len(new) <= most else []
     return spans
 
 
@@ -187,7 +195,7 @@ def row_spans(start: int, columns: int, rows: range, left: int, right: int) -> l
 
 
 def _spans_as_published(
-    tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, rng: np.random.Generator
+    tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, most: int, rng: np.random.Generator
 ) -> list[Span]:
     """The law of metaseq's cm3_dataset.py in words (docs/paper.md 3.2): candidates, no overlap, clip to a segment."""
     length, found = tokens.length, segments(tokens.ids, vocab)
@@ -205,4 +213,4 @@ def _spans_as_published(
         overlap, best = max(((min(stop, t) - max(start, s), (s, t)) for s, t in found), default=(0, (0, 0)))
         if overlap > 0:
             clipped.append((max(start, best[0]), min(stop, best[1])))
-    return clipped
+    return clipped[:most]

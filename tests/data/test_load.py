@@ -214,12 +214,57 @@ def test_documents_that_are_too_long_are_truncated_with_their_masks() -> None:
     assert masked > 150
 
 
-def test_a_document_that_fits_but_for_its_masks_stays_whole() -> None:
-    whole = Tokens.of([VOCAB.eos, *[VOCAB.text_start + i for i in range(46)], VOCAB.eos])
+def spelt(words: int, codes: int = 0) -> Tokens:
+    """A document of some words, each another, and of a picture."""
+    image = [VOCAB.brk, *picture(codes)] if codes else []
+    ids = [VOCAB.eos, *(VOCAB.text_start + i % 200 for i in range(words)), *image, VOCAB.eos]
+    return Tokens.of(ids, [0] * (words + 1) + ([0, *range(1, codes + 1)] if codes else []) + [0])
+
+
+@pytest.mark.parametrize("law", ["segments", "published"])
+@pytest.mark.parametrize("codes", [0, 16])
+@pytest.mark.parametrize("short", range(8))
+def test_a_document_that_fills_the_context_is_masked_as_often_as_another(law: Any, codes: int, short: int) -> None:
+    """Whatever room is left, up to the last token: with fewer spans, or with a few words less."""
+    whole = spelt(48 - short - 2 - bool(codes) - codes, codes)
+    assert whole.length == 48 - short
+    laws = MaskLaw(law=law, rate=2.0, box=0.5, columns=4)
+    made = loader(source=Fixed(whole), law=laws, windows=2, lookahead=4)
+    roomy = loader(source=Fixed(whole), law=laws, windows=2, lookahead=4, length=96, longest=96)
+    masked = 0
+    for batch, _ in take(made, 60):
+        for ids, numbers in zip(batch.ids, batch.documents, strict=True):
+            found = ids[numbers == 1]
+            plain = cm3_unmask(Tokens.of(found), VOCAB).ids.tolist()
+            masked += len(found) > len(plain)
+            # Nothing but the end of the words is gone.
+            assert len(plain) > len(whole.ids) - 20
+            words = [i for i in plain if VOCAB.text_start <= i < VOCAB.image_start]
+            assert words == whole.ids[1 : 1 + len(words)].tolist()
+            assert [i for i in plain if i >= VOCAB.image_start] == whole.ids[whole.ids >= VOCAB.image_start].tolist()
+    free = sum(bool(VOCAB.is_mask(ids).any()) for batch, _ in take(roomy, 60) for ids in batch.ids)
+    assert made.counts.unmasked == 0 and made.counts.skipped == 0
+    assert masked > 0.6 * 120 and free > 0.6 * 120
+    if short < 3:
+        assert made.counts.truncated == masked
+
+
+def test_a_document_keeps_its_words_while_one_mask_has_room() -> None:
+    whole = spelt(43)
+    made = loader(source=Fixed(whole), law=MaskLaw(rate=4.0, pieces=1))
+    for batch, _ in take(made, 20):
+        for ids, numbers in zip(batch.ids, batch.documents, strict=True):
+            assert cm3_unmask(Tokens.of(ids[numbers == 1]), VOCAB).ids.tolist() == whole.ids.tolist()
+    assert made.counts.truncated == made.counts.unmasked == 0
+
+
+def test_a_picture_that_fills_the_context_is_whole_and_unmasked() -> None:
+    """It can not be cut, and there are no words to give up for a mask."""
+    whole = Tokens.of([VOCAB.eos, *picture(46), VOCAB.eos], [0, *range(1, 47), 0])
     made = loader(source=Fixed(whole))
     for batch, _ in take(made, 5):
         assert all(row.tolist() == whole.ids.tolist() for row in batch.ids)
-    # One without masks is not counted.
+    # One for which no mask was drawn is not counted.
     assert made.counts.documents == 30 and 10 < made.counts.unmasked < 28 and made.counts.truncated == 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from tiny_model import SIZE, codec
@@ -86,3 +89,22 @@ def test_documents_come_once_an_epoch_in_an_order_of_their_own() -> None:
     assert [codec().decode(t).text for t in DocumentSource(documents, codec(), seed=4).tokens(range(10))] != epochs[0]
     with pytest.raises(DataError, match="documents: there are none; check the path and the split"):
         DocumentSource([], codec(), seed=0)
+
+
+def test_a_place_in_a_list_of_any_length_costs_the_same() -> None:
+    """No table of the whole list is made: one of so many numbers would not fit into memory."""
+
+    class Many(Sequence[Document]):
+        def __len__(self) -> int:
+            return 2**40
+
+        def __getitem__(self, index: Any) -> Any:
+            return Document.of(f"number {index}")
+
+    source = DocumentSource(Many(), codec(), seed=3)
+    positions = [0, 1, 2, 2**39, 2**40 - 1, 2**40, 5 * 2**40 + 7]
+    texts = [codec().decode(t).text for t in source.tokens(positions)]
+    assert len(set(texts)) == len(positions)
+    assert [codec().decode(t).text for t in source.tokens(positions[::-1])] == texts[::-1]
+    with pytest.raises(ConfigError, match="seed=-1: must be in"):
+        DocumentSource(Many(), codec(), seed=-1)
