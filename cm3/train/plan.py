@@ -206,8 +206,8 @@ def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> floa
     """Seconds an update in which a GPU receives, if all of it came one after the other at the full width of the line.
 
     For each pass of `micro` windows sharded weights are gathered before the forward and (unless they are kept) the
-    backward pass, and their gradients summed in float32, over the copies of the model too; tensor parallel sums four
-    activations a block.
+    backward pass, and their gradients summed in float32; tensor parallel sums four activations a block. The copies of
+    the model sum theirs once, after the last pass (`before_pass` of cm3/parallel/shard.py).
     """
     c, shard, passes = config.model, config.shard, config.windows // (layout.ranks * micro)
     s, r, t = layout.dp_shard, layout.dp_replicate, layout.tp
@@ -218,7 +218,7 @@ def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> floa
 
     gathered = (2 if shard.reshard_after_forward else 1) * width + 4
     sharding = passes * gathered * local * (s - 1) / s / line(s * t)
-    copies = passes * 2 * 4 * local / s * (r - 1) / r / line(layout.gpus)
+    copies = 2 * 4 * local / s * (r - 1) / r / line(layout.gpus)
     sums = passes * 4 * c.layers * 2 * (t - 1) / t * micro * config.length * c.d_model * width
     return sharding + copies + sums / line(t)
 

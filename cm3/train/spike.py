@@ -22,7 +22,7 @@ IN_A_ROW = 10
 class Spikes:
     """Judges losses; `state` is what a checkpoint keeps, so that a resumed run judges alike.
 
-    `learnt`: spikes are learnt from all the same, and so remembered.
+    `learnt`: spikes are learnt from all the same, and so remembered; none of them stands in a row of skipped ones.
     """
 
     def __init__(self, sigma: float, learnt: bool, state: dict[str, Any] | None = None) -> None:
@@ -54,7 +54,7 @@ class Spikes:
             spike = f"the loss is {loss:.4g}, over {limit:.4g}" if loss > limit else ""
         if finite and (self.learnt or not spike):
             self.recent.append(loss)
-        self.count, self.row = self.count + bool(spike), self.row + 1 if spike else 0
+        self.count, self.row = self.count + bool(spike), self.row + 1 if spike and not self.learnt else 0
         return spike
 
 

@@ -103,6 +103,27 @@ def test_a_spike_is_told_and_learnt_from_or_not(tmp_path: Path, how: Any) -> Non
         assert note["learnt"] == (not same) == (how == "note")
 
 
+@pytest.mark.parametrize("how", ["note", "skip"])
+def test_spikes_that_are_noted_never_end_a_run(tmp_path: Path, how: Any) -> None:
+    """Every loss is over the limit, twenty steps long: noted and learnt from to the end, or ten skipped in a row."""
+
+    def worse(trainer: Trainer) -> None:
+        trainer.spikes.recent.clear()
+        trainer.spikes.recent.extend([1e-3, 2e-3] * 50)
+
+    c = config(tmp_path, steps=25, sample_every=1, on_spike=how)
+    trainer = Trainer(c, VOCAB, Pairs())
+    if how == "skip":
+        with pytest.raises(FloatingPointError, match="step 11: the loss is .*, over"):
+            trainer.run(progress=False, callbacks=[worse])
+        return
+    assert trainer.run(progress=False, callbacks=[worse])["step"] == 25
+    notes = [r for r in records(tmp_path) if "spike" in r]
+    assert [n["step"] for n in notes] == list(range(2, 26)) and all(n["learnt"] for n in notes)
+    # Those that were noted are in no row: a run that goes on with "skip" begins to count.
+    assert state(tmp_path)["spikes"]["row"] == 0 and state(tmp_path)["spikes"]["count"] == 24
+
+
 def test_alone_no_other_process_is_gone(tmp_path: Path) -> None:
     def fail(trainer: Trainer) -> None:
         raise RuntimeError("the picture server: connection timeout")
