@@ -18,18 +18,19 @@ PACKAGE = ROOT / "cm3"
 
 # unit -> what it may import. A dotted entry opens that module only; a dotted unit stands by itself, apart from the rest
 # of its folder. Edges within a unit are free.
-NOUNS = {"errors", "files", "document", "picture", "vocab"}
+NOUNS = {"errors", "files", "weights", "document", "picture", "vocab"}
 TABLE: dict[str, set[str]] = {
     # layer 0
     "errors": set(),
     "bars": set(),
     # layer 1
     "files": {"errors"},
+    "weights": {"errors", "files"},
     "picture": {"errors"},
     "document": {"errors", "files", "picture"},
     "vocab": {"errors"},
     # layer 2
-    "model": {"errors", "files", "vocab"},
+    "model": {"errors", "files", "weights", "vocab"},
     # layer 3
     "tokens": NOUNS | {"model.folder", "model.vqgan"},
     "retrieval": NOUNS | {"bars"},

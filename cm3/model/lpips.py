@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cm3.errors import CheckpointError
+from cm3.files import said
+from cm3.weights import check_weights, read_weights
 
 # VGG16's convolutions, "M" a pooling; features are taken before each pooling
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
@@ -76,7 +77,10 @@ class LPIPS(nn.Module):
 
     @classmethod
     def load(cls, vgg: str | Path, lin: str | Path) -> LPIPS:
-        """From the two weight files, .safetensors or .pth; CheckpointError names what is missing or misshaped."""
+        """From the two weight files, .safetensors or .pth.
+
+        Raises CheckpointError naming what is missing, misshaped or not finite.
+        """
         model = cls()
         given = _read(vgg) | _read(lin)
         wanted = model.state_dict()
@@ -100,9 +104,11 @@ def _read(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; LPIPS needs the published VGG16 and LPIPS weights")
+    if path.suffix == ".safetensors":
+        return read_weights(path, f"lpips weights {str(path)!r}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # neither reader has one exception for a damaged file
-        raise CheckpointError(f"{path}: cannot be read as weights ({error})") from error
+        tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch.load has no one exception for a damaged file
+        raise CheckpointError(f"lpips weights {str(path)!r}: cannot be read ({said(error)}); restore them") from error
+    check_weights(tensors, f"lpips weights {str(path)!r}")
+    return tensors

@@ -22,6 +22,7 @@ from cm3.errors import CheckpointError, ConfigError
 from cm3.retrieval.embed import folder_of
 from cm3.retrieval.pairs import CHUNK, on_device
 from cm3.retrieval.picture import pixels_of
+from cm3.weights import check_weights
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -66,6 +67,7 @@ class ClipEncoder:
         # The library fills what is missing with chance and only warns.
         if missing := sorted(report["missing_keys"]):
             raise CheckpointError(f"encoder {text!r}: weight {missing[0]!r} is missing; give a whole CLIP")
+        check_weights(model.state_dict(), f"encoder {text!r}")
         return cls(model, tokenizer, name, device=device)
 
     @torch.no_grad()

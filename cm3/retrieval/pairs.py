@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +28,13 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from cm3.errors import CheckpointError, ConfigError
-from cm3.files import build, read_json
+from cm3.errors import CheckpointError, ConfigError, DivergedError
+from cm3.files import build, read_json, write
 from cm3.retrieval.picture import pixels_of
+from cm3.weights import not_finite, parse_weights
 
 FORMAT = "cm3-pairs"
 VERSION = 1
@@ -223,10 +222,12 @@ class PairEncoder:
                 f"encoder {str(folder)!r}: {WEIGHTS} was altered (config.json has another checksum of it); restore it"
             )
         try:
-            weights = load_tensors(data)
+            weights = parse_weights(data, f"encoder {str(folder)!r}")
             model = Pairs(_shape(config["model"], weights, f"encoder {str(folder)!r}: config.json.model"))
             model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except Exception as error:  # safetensors and load_state_dict raise their own kinds
+        except CheckpointError:
+            raise
+        except Exception as error:  # load_state_dict raises its own kinds
             reason = str(error).splitlines()[0]
             raise CheckpointError(
                 f"encoder {str(folder)!r}: {WEIGHTS} does not fit config.json ({reason}); restore both"
@@ -254,8 +255,10 @@ def save(model: Pairs, folder: str | Path, about: Mapping[str, Any] | None = Non
     Each file is replaced whole, config.json last: a kill between the two leaves a folder that `load` refuses.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = save_tensors({name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()})
+    halves = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
+    if name := not_finite(halves):
+        raise DivergedError(f"encoder {str(folder)!r}: {name} has values that float16 does not hold; lower lr")
+    data = save_tensors(halves)
     config = {
         "format": FORMAT,
         "version": VERSION,
@@ -263,21 +266,8 @@ def save(model: Pairs, folder: str | Path, about: Mapping[str, Any] | None = Non
         "about": dict(about or {}),
         "files": {WEIGHTS: hashlib.sha256(data).hexdigest()},
     }
-    replace_file(folder / WEIGHTS, data)
-    replace_file(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it onto it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write(folder / WEIGHTS, data)
+    write(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -38,8 +38,13 @@ from torch import Tensor
 
 from cm3.bars import bar
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
-from cm3.retrieval.pairs import Pairs, PairsConfig, on_device, replace_file, save
+from cm3.files import write
+from cm3.retrieval.pairs import Pairs, PairsConfig, on_device, save
+from cm3.weights import check_weights, not_finite
 
+NOTHING = "pairs: no text tells what its picture shows, and none has another description; give either"
+FREE = {"steps", "lr", "lr_end", "warmup", "grad_clip", "weight_decay"}
+"""Settings that a run may change when it goes on, as one does that diverged."""
 MAX_SCALE = 100.0
 """Greatest sharpness of a loss, as in CLIP."""
 
@@ -131,7 +136,7 @@ def pair_losses(model: Pairs, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         right = torch.tensor(second, device=texts.device)
         losses["document"] = info_nce(others, (texts + images) / 2, scale[1], right)
     if not losses:
-        raise DataError("pairs: no text tells what its picture shows, and none has another description; give either")
+        raise DataError(NOTHING)
     return losses
 
 
@@ -156,11 +161,17 @@ class _Run:
         self.step = 0
         self.records: list[dict[str, float]] = []
 
-    def advance(self, pairs: Sequence[Pair]) -> dict[str, float]:
-        """One optimiser step; returns what is worth logging."""
-        config = self.config
+    def check(self, pairs: Sequence[Pair]) -> None:
+        """Raise `DataError` for a batch that nothing can be learnt from."""
         if len(pairs) < 2:
             raise DataError(f"step {self.step}: a batch of {len(pairs)}; a pair is told from others, give at least two")
+        if not any(pair.tells or pair.other for pair in pairs):
+            raise DataError(NOTHING)
+
+    def advance(self, pairs: Sequence[Pair]) -> dict[str, float]:
+        """One optimiser step; returns what is worth logging. Raises `DivergedError`, without the step, for NaN."""
+        config = self.config
+        self.check(pairs)
         share = _schedule(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * share
@@ -171,7 +182,10 @@ class _Run:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         if not torch.isfinite(loss.detach() + norm):
-            raise DivergedError(f"step {self.step}: loss {float(loss.detach())}, gradient {float(norm)}; lower the lr")
+            raise DivergedError(
+                f"step {self.step + 1}: the loss is {float(loss.detach()):.4g}, its gradient norm {float(norm):.4g}; "
+                "lower lr, or raise warmup; the last checkpoint is good: go on from it with --resume"
+            )
         self.optimizer.step()
         self.step += 1
         record = {"step": self.step, "loss": float(loss.detach())}
@@ -198,19 +212,23 @@ def train_pairs(
     if config.threads:
         torch.set_num_threads(config.threads)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     run = _Run(config)
     settings = json.loads(json.dumps({**dataclasses.asdict(config), "pairs": dict(about or {})}))
     if (out / "checkpoint.pt").exists():
         _resume(run, settings, out / "checkpoint.pt")
-    replace_file(out / "run.json", (json.dumps(settings, indent=1) + "\n").encode())
+    # Before anything is written: pairs that do not fit are refused without a trace.
+    batch = pairs(run.step) if run.step < config.steps else None
+    if batch is not None:
+        run.check(batch)
+    write(out / "run.json", json.dumps(settings, indent=1) + "\n")
     with bar("pairs", total=config.steps, done=run.step, wanted=progress) as drawn:
         while run.step < config.steps and not (stopping and stopping(run.step)):
-            record = run.advance(pairs(run.step))
+            record = run.advance(pairs(run.step) if batch is None else batch)
+            batch = None
             drawn.update()
             if run.step % config.log_every == 0 or run.step == config.steps:
                 run.records.append(record)
-                replace_file(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in run.records).encode())
+                write(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in run.records))
                 drawn.set_postfix(loss=f"{record['loss']:.3f}")
             if run.step % config.save_every == 0:
                 _save(run, settings, out / "checkpoint.pt")
@@ -241,10 +259,15 @@ def _schedule(config: PairTrainConfig, step: int) -> float:
 
 
 def _save(run: _Run, settings: dict[str, Any], path: Path) -> None:
+    if name := not_finite(run.model.state_dict()):
+        raise DivergedError(
+            f"step {run.step}: {name} has values that are not finite; lower lr, or raise warmup; the last checkpoint "
+            "is good: go on from it with --resume"
+        )
     state = {"step": run.step, "settings": json.dumps(settings), "records": json.dumps(run.records)}
     buffer = io.BytesIO()
     torch.save(state | {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}, buffer)
-    replace_file(path, buffer.getvalue())
+    write(path, buffer.getvalue())
 
 
 def _resume(run: _Run, settings: dict[str, Any], path: Path) -> None:
@@ -255,12 +278,16 @@ def _resume(run: _Run, settings: dict[str, Any], path: Path) -> None:
     except Exception as error:  # torch.load has no one exception for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); delete it to start anew") from error
-    free = {"out", "log_every", "save_every", "threads", "device"}
+    check_weights(state["model"], f"checkpoint {str(path)!r}")
+    free = {"out", "log_every", "save_every", "threads", "device", *FREE}
     other = sorted(k for k in settings if k not in free and settings[k] != saved.get(k))
     if other:
         raise CheckpointError(
             f"{path}: was made with another {', '.join(other)}; resume with the same settings, or choose another out"
         )
     run.model.load_state_dict(state["model"])
+    decays = [group["weight_decay"] for group in run.optimizer.param_groups]
     run.optimizer.load_state_dict(state["optimizer"])
+    for group, decay in zip(run.optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
     run.step, run.records = state["step"], records

@@ -6,7 +6,9 @@ saved with the checkpoint  --differences-->  model, vocabulary, seed, windows, o
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -73,6 +75,8 @@ class TrainConfig:
     shard: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:
+        if wrong := finite_settings(self):
+            raise ConfigError(wrong[0])
         for name, low in (
             ("steps", 1), ("windows", 1), ("length", 8), ("log_every", 1), ("save_every", 1), ("keep", 1),
             ("validate_batches", 1),
@@ -92,6 +96,20 @@ class TrainConfig:
             raise ConfigError(f"optim.name={self.optim.name!r}: adapters (lora.rank) are trained by 'adamw'")
         if not self.out:
             raise ConfigError("out='': must be the folder to write to")
+
+
+def finite_settings(config: Any, before: str = "") -> list[str]:
+    """What is wrong with the numbers of a config that are none (nan, inf), in its groups too; `before` their names."""
+    wrong: list[str] = []
+    for field_ in dataclasses.fields(config):
+        value, name = getattr(config, field_.name), f"{before}{field_.name}"
+        if dataclasses.is_dataclass(value):
+            wrong += finite_settings(value, f"{name}.")
+            continue
+        inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else [value]
+        if any(isinstance(one, float) and not math.isfinite(one) for one in inside):
+            wrong.append(f"{name}={value}: must be a finite number")
+    return wrong
 
 
 def plain(value: Any) -> Any:

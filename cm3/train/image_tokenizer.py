@@ -13,9 +13,9 @@ state (weights, optimisers, generator, counts of codes) is in the checkpoint: bo
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -25,21 +25,28 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from cm3 import files
 from cm3.bars import bar
-from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
 from cm3.model.quantizers import FSQ
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
+from cm3.train.config import finite_settings
 from cm3.train.optim import Muon
 from cm3.train.reconstruct import psnr, usage, write_sheet
 from cm3.train.track import Log
+from cm3.weights import check_weights, not_finite, read_weights
 
-WEIGHTS = "image_tokenizer.safetensors"
+WEIGHTS, CHECKPOINT = "image_tokenizer.safetensors", "checkpoint.pt"
 Images = Callable[[int], "Tensor | list[Image.Image]"]
+OURS = {"out", "log_every", "save_every", "sample_every", "threads", "device"}
+"""Settings that change nothing that is learnt."""
+FREE = {"steps", "lr", "muon_lr", "lr_end", "warmup", "grad_clip", "weight_decay", "gan_lr"}
+"""Settings that a run may change when it goes on, as one does that diverged."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class ImageTokenizerConfig:
 
     def __post_init__(self) -> None:
         """Check every field and say everything that is wrong at once."""
-        wrong: list[str] = []
+        wrong = finite_settings(self, "image_tokenizer.")
         for name, low in {"size": 1, "batch": 1, "steps": 1, "warmup": 0, "log_every": 1, "save_every": 1}.items():
             if getattr(self, name) < low:
                 wrong.append(f"image_tokenizer.{name}={getattr(self, name)}: must be at least {low}")
@@ -207,9 +214,13 @@ class _Run:
         self.vqgan.load_state_dict(state["vqgan"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            for group in optimizer.param_groups:
+                group["weight_decay"] = self.config.weight_decay
         if self.critic is not None and self.critic_optimizer is not None:
             self.critic.load_state_dict(state["critic"])
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+            for group in self.critic_optimizer.param_groups:
+                group["lr"] = self.config.gan_lr
         self.generator.set_state(state["generator"])
         self.histogram = state["histogram"]
         self.step = state["step"]
@@ -224,7 +235,10 @@ class _Run:
         return {"moved": (fsq.bound(z) - fsq.bound(z0)).abs().mean(), "same_codes": same}
 
     def advance(self, x: Tensor) -> tuple[dict[str, float], Tensor]:
-        """One optimiser step on pixels x; returns the parts of the loss and the reconstruction."""
+        """One optimiser step on pixels x; returns the parts of the loss and the reconstruction.
+
+        Raises `DivergedError`, without the step, where a loss or a gradient is not finite.
+        """
         config = self.config
         share = _schedule(config, self.step)
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=False):
@@ -252,27 +266,42 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.vqgan.parameters(), config.grad_clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self._check(loss, norm, "the loss")
         if self.critic is not None and self.critic_optimizer is not None and adversarial:
             parts["critic"] = hinge_discriminator(self.critic(x.detach()), self.critic(y.detach()))
             self.critic_optimizer.zero_grad(set_to_none=True)
             parts["critic"].backward()
+            of_critic = [p.grad.norm() for p in self.critic.parameters() if p.grad is not None]
+            self._check(parts["critic"], torch.stack(of_critic).norm(), "the loss of the critic")
             self.critic_optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.histogram += torch.bincount(codes.flatten().cpu(), minlength=config.vqgan.codes)
         self.step += 1
         record = {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in parts.items()}
         return record | {"grad_norm": float(norm), "lr": config.lr * share}, y.detach()
 
+    def _check(self, loss: Tensor, norm: Tensor, what: str) -> None:
+        value, gradient = float(loss.detach()), float(norm)
+        if not (math.isfinite(value) and math.isfinite(gradient)):
+            told = f"is {value:.4g}" if not math.isfinite(value) else f"has a gradient norm of {gradient:.4g}"
+            raise self.diverged(f"{what} {told}")
+
+    def diverged(self, told: str) -> DivergedError:
+        """The error that ends a run whose last checkpoint is good."""
+        found = Path(self.config.out, CHECKPOINT).exists()
+        then = "the last checkpoint is good: go on from it with --resume" if found else "there is no checkpoint yet"
+        return DivergedError(
+            f"image tokenizer, step {self.step + 1}: {told}; lower lr, muon_lr or gan_lr, or raise warmup; {then}"
+        )
+
 
 def load_weights(folder: str | Path, config: VQGANConfig) -> dict[str, Tensor]:
-    """Weights that a run wrote. Raises CheckpointError where there are none, or of another shape than `config`."""
+    """Weights that a run wrote. Raises CheckpointError where there are none, of another shape than `config`, and not
+    finite."""
     if load_config(folder) != config:
         raise CheckpointError(f"image tokenizer {str(folder)!r}: is of another shape; give the same vqgan.* settings")
-    try:
-        return load_file(Path(folder) / WEIGHTS)
-    except Exception as error:  # safetensors raises its own kinds
-        raise CheckpointError(f"image tokenizer {str(folder)!r}: {WEIGHTS} cannot be read ({error})") from error
+    return read_weights(Path(folder) / WEIGHTS, f"image tokenizer {str(folder)!r}")
 
 
 def load_config(folder: str | Path) -> VQGANConfig:
@@ -283,35 +312,50 @@ def load_config(folder: str | Path) -> VQGANConfig:
             f"image tokenizer {str(folder)!r}: has no {WEIGHTS}; train one first with "
             "`cm3 train recipes/scenes.py:image_tokenizer`, or give the folder of one"
         )
-    try:
-        values: dict[str, Any] = json.loads((folder / "config.json").read_text())["vqgan"]
-        found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return VQGANConfig(**found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"image tokenizer {str(folder)!r}: config.json cannot be read ({error})") from error
+    what = f"image tokenizer {str(folder)!r}"
+    page = files.read_json(folder / "config.json", what)
+    return files.build(VQGANConfig, page.get("vqgan"), f"{what}: config.json: vqgan")
 
 
-def _save(path: Path, write: Callable[[Path], object]) -> None:
-    # a kill between the two leaves the old file whole
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    os.replace(temporary, path)
+def _save(run: _Run) -> None:
+    """Replace the checkpoint. Raises `DivergedError`, and leaves the one that is there, for weights of NaN."""
+    state, buffer = run.state(), io.BytesIO()
+    if name := not_finite(_tensors(state)):
+        raise run.diverged(f"{name} has values that are not finite")
+    torch.save(state, buffer)
+    files.write(Path(run.config.out, CHECKPOINT), buffer.getvalue())
 
 
-def _resume(run: _Run, path: Path) -> None:
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name."""
+    parts = [part for part in ("vqgan", "critic") if part in state]
+    return {f"{part}.{name}": tensor for part in parts for name, tensor in state[part].items()}
+
+
+def _resume(run: _Run, path: Path) -> dict[str, list[Any]]:
+    """Take up a checkpoint. Returns the settings that changed since, [old, new] by name."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved = json.loads(state["config"])
+        weights = _tensors(state)
     except Exception as error:  # torch.load has no one exception for a damaged file
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}); delete it to start anew") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({files.said(error)}); delete it to start anew"
+        ) from error
+    check_weights(weights, f"checkpoint {str(path)!r}")
     mine = json.loads(json.dumps(asdict(run.config)))
-    free = {"out", "log_every", "save_every", "sample_every", "threads", "device"}
-    other = sorted(k for k in mine if k not in free and mine[k] != saved.get(k))
-    if other:
+    changed = {k: [saved.get(k), mine[k]] for k in mine if k not in OURS and mine[k] != saved.get(k)}
+    if other := sorted(changed.keys() - FREE):
         raise CheckpointError(
             f"{path}: was made with another {', '.join(other)}; resume with the same settings, or choose another out"
         )
-    run.load(state)
+    try:
+        run.load(state)
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: does not fit its settings ({files.said(error)}); delete it to start anew"
+        ) from error
+    return changed
 
 
 def train_image_tokenizer(
@@ -326,24 +370,27 @@ def train_image_tokenizer(
 
     `images(step)`, for step = 0, 1, ..., must be a pure function: float (batch, 3, size, size) in [-1, 1], or a list of
     PIL images of that size. `callback` gets each record of the log. `stopping(step)` is asked before each step whether
-    to end here, at a checkpoint and without weights written. Raises CheckpointError where the checkpoint belongs to
-    other settings, DataError for wrong images.
+    to end here, at a checkpoint and without weights written. Settings of `FREE` may be others than the
+    checkpoint's; the log says so. Raises CheckpointError where the checkpoint belongs to other settings, DataError for
+    wrong images, DivergedError, with the last checkpoint as it was, where loss, gradient or weights are not finite.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
-    run = _Run(config)
-    if checkpoint.exists():
-        _resume(run, checkpoint)
+    run, changed = _Run(config), dict[str, list[Any]]()
+    if (out / CHECKPOINT).exists():
+        changed = _resume(run, out / CHECKPOINT)
+    # Before anything is written: pictures that do not fit are refused without a trace.
+    x = _pixels(images(run.step), config) if run.step < config.steps else None
     log = Log(out / "log.jsonl", run.step)
-    _save(out / "config.json", lambda p: p.write_text(json.dumps(asdict(config), indent=2) + "\n"))
+    files.write(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+    if changed:
+        log.write({"step": run.step, "changed": changed})
     run.vqgan.train()
     started, seen = time.perf_counter(), 0
     with bar("image tokenizer", total=config.steps, done=run.step, wanted=progress) as drawn:
         while run.step < config.steps and not (stopping and stopping(run.step)):
-            x = _pixels(images(run.step), config)
+            x = _pixels(images(run.step), config) if x is None else x
             record, y = run.advance(x)
             seen += x.shape[0]
             drawn.update()
@@ -360,9 +407,9 @@ def train_image_tokenizer(
             if config.sample_every and run.step % config.sample_every == 0:
                 write_sheet(out / "samples" / f"{run.step:07d}.png", x, y)
             if run.step % config.save_every == 0:
-                _save(checkpoint, lambda p: torch.save(run.state(), p))
-    _save(checkpoint, lambda p: torch.save(run.state(), p))
+                _save(run)
+            x = None
+    _save(run)
     if run.step >= config.steps:
-        weights = {name: tensor.cpu().contiguous() for name, tensor in run.vqgan.state_dict().items()}
-        _save(out / WEIGHTS, lambda p: save_file(weights, p))
+        files.write(out / WEIGHTS, save({n: tensor.cpu().contiguous() for n, tensor in run.vqgan.state_dict().items()}))
     return run.vqgan.eval()

@@ -17,14 +17,14 @@ from PIL import Image
 
 from cm3.cli.recipe import config_of, find
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
+from cm3.files import write
 from cm3.retrieval.embed import load_encoder
-from cm3.retrieval.pairs import WEIGHTS, PairEncoder, Pairs, PairsConfig
+from cm3.retrieval.pairs import WEIGHTS, PairEncoder, Pairs, PairsConfig, save
 from cm3.retrieval.train import (
     Pair,
     PairTrainConfig,
     info_nce,
     pair_losses,
-    replace_file,
     retrieval_accuracy,
     train_pairs,
 )
@@ -138,8 +138,8 @@ def test_the_document_loss_is_for_pairs_said_twice() -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train_pairs(config(tmp_path), colours, progress=False, stopping=lambda step: step == 3, about={"kind": "colours"})
-    with pytest.raises(CheckpointError, match="made with another lr, pairs; resume with the same settings"):
-        train_pairs(config(tmp_path, lr=1e-4), colours, progress=False, about={"kind": "other"})
+    with pytest.raises(CheckpointError, match="made with another pairs, temperature; resume with the same settings"):
+        train_pairs(config(tmp_path, lr=1e-4, temperature=0.1), colours, progress=False, about={"kind": "other"})
     train_pairs(config(tmp_path, log_every=1), colours, progress=False, about={"kind": "colours"})
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint .* delete it to start anew"):
@@ -149,10 +149,33 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="step 0: a batch of 1; a pair is told from others"):
         train_pairs(config(tmp_path), lambda step: colours(step)[:1], progress=False)
-    with pytest.raises(DivergedError, match="step 1: loss .* lower the lr"):
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DivergedError, match="step 2: the loss is .*; lower lr.*the last checkpoint is good"):
         train_pairs(config(tmp_path, lr=1e30, grad_clip=1e30, warmup=0), colours, progress=False)
     with pytest.raises(ConfigError, match="clip.batch=1: must be at least 2; clip.lr=0: must be above 0"):
         config(tmp_path, batch=1, lr=0)
+
+
+def test_a_run_that_diverged_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
+    train_pairs(config(tmp_path), colours, progress=False, stopping=lambda step: step == 2)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(DivergedError):
+        train_pairs(config(tmp_path, lr=1e30, grad_clip=1e30, save_every=50), colours, progress=False)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+    folder = train_pairs(config(tmp_path, lr=1e-3), colours, progress=False)
+    encoder = PairEncoder.load(folder)
+    assert np.isfinite(encoder.texts(["red"])).all()
+    # An encoder, or a checkpoint, of NaN is refused by the name of what holds it.
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["model"]["log_scale"].fill_(float("nan"))
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="checkpoint.pt': log_scale has values that are not finite"):
+        train_pairs(config(tmp_path, lr=1e-3), colours, progress=False)
+    with torch.no_grad():
+        encoder.model.log_scale.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="log_scale has values that float16 does not hold"):
+        save(encoder.model, tmp_path / "spoilt")
+    assert not (tmp_path / "spoilt").exists()
 
 
 def test_accuracy_counts_ties_against_it() -> None:
@@ -211,7 +234,7 @@ def test_the_recipe_runs_at_its_smallest(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_run_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = ClipRun(out=str(tmp_path), model=TINY, steps=4, batch=4, data=ScenePairs(words=40), log_every=2)
-    written = replace_file
+    written = write
 
     def send(path: Path, data: bytes) -> None:
         written(path, data)
@@ -220,7 +243,7 @@ def test_a_run_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("cm3.train.clip_run.BANK", 4)
     with monkeypatch.context() as patch:
-        patch.setattr("cm3.retrieval.train.replace_file", send)
+        patch.setattr("cm3.retrieval.train.write", send)
         assert run.run(progress=False) == {"out": run.out, "step": 2, "stopped": "SIGTERM"}
     assert not (tmp_path / "config.json").exists()
     assert "encoder" in run.run(progress=False, resume=True)

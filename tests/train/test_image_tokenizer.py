@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
 from cm3.model.vqgan import VQGAN, VQGANConfig
@@ -186,6 +186,8 @@ def test_the_critic_and_its_weight() -> None:
         ({"size": 30}, "image_tokenizer.size=30: must be a multiple of vqgan.factor=8"),
         ({"steps": 0}, "image_tokenizer.steps=0: must be at least 1"),
         ({"lr": 0.0}, "image_tokenizer.lr=0.0: must be above 0"),
+        ({"lr": float("nan")}, "image_tokenizer.lr=nan: must be a finite number"),
+        ({"betas": (0.9, float("inf"))}, r"image_tokenizer.betas=\(0.9, inf\): must be a finite number"),
         ({"l1": -1.0}, "image_tokenizer.l1=-1.0: must not be negative"),
         ({"gan_start": -1}, "image_tokenizer.gan_start=-1: must not be negative"),
         ({"keep": 5, "init": "x"}, "image_tokenizer.keep=5: must be 0 \\(off\\) to batch=4"),
@@ -209,8 +211,110 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     train_image_tokenizer(config(tmp_path), images, progress=False, stopping=lambda step: step == 3)
-    with pytest.raises(CheckpointError, match="was made with another lr; resume with the same settings"):
-        train_image_tokenizer(config(tmp_path, lr=1e-4), images, progress=False)
+    with pytest.raises(CheckpointError, match="was made with another l1, seed; resume with the same settings"):
+        train_image_tokenizer(config(tmp_path, lr=1e-4, seed=5, l1=2.0), images, progress=False)
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="checkpoint.pt: cannot be read as a checkpoint .*delete it"):
         train_image_tokenizer(config(tmp_path), images, progress=False)
+
+
+def at(step: int, value: float) -> Any:
+    """Pictures with one pixel of `value` at a step."""
+
+    def found(now: int) -> torch.Tensor:
+        x = images(now)
+        if now == step:
+            x[0, 0, 0, 0] = value
+        return x
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "value"), [("fsq", "nan"), ("ema", "nan"), ("l2", "nan"), ("gumbel", "nan"), ("fsq", "inf")]
+)
+def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(tmp_path: Path, quantizer: str, value: str) -> None:
+    c = config(tmp_path, quantizer, save_every=1, log_every=1)
+    with pytest.raises(DivergedError, match=r"step 4: the loss is (nan|inf); lower lr.*is good: go on .* --resume"):
+        train_image_tokenizer(c, at(3, float(value)), progress=False)
+    assert not (tmp_path / "image_tokenizer.safetensors").exists()
+    assert [r["step"] for r in records(tmp_path)] == [1, 2, 3]
+    # What was kept is what an unbroken run had there, so it goes on to the same bits.
+    train_image_tokenizer(c, images, progress=False)
+    train_image_tokenizer(replace(c, out=str(tmp_path / "whole")), images, progress=False)
+    assert same_bits(tmp_path, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "changes"),
+    [
+        ("fsq", {"lr": 1e9}),
+        ("ema", {"lr": 1e30}),
+        ("gumbel", {"lr": 1e9}),
+        ("l2", {"optimizer": "muon", "muon_lr": 1e30}),
+        ("fsq", {"gan_weight": 1.0, "gan_lr": 1e30}),
+    ],
+)
+def test_too_high_a_rate_stops_a_run_and_a_lower_one_goes_on(
+    tmp_path: Path, quantizer: str, changes: dict[str, Any]
+) -> None:
+    """The rate is one that no float survives. What is written is finite at every step."""
+    good = config(tmp_path, quantizer, save_every=1, warmup=0, steps=9)
+    kept = {k: v for k, v in changes.items() if k in ("optimizer", "gan_weight")}
+    train_image_tokenizer(replace(good, **kept), images, progress=False, stopping=lambda step: step == 2)
+    with pytest.raises(DivergedError, match="image tokenizer, step [3-9]: .*; the last checkpoint is good"):
+        train_image_tokenizer(replace(good, **changes), images, progress=False)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] >= 2 and all(t.isfinite().all() for t in state["vqgan"].values())
+    assert all(t.isfinite().all() for t in state.get("critic", {}).values())
+    if state["step"] == 2:  # later ones were made at that rate, and are as far out as it took them
+        train_image_tokenizer(replace(good, **kept), images, progress=False)
+        assert (tmp_path / "image_tokenizer.safetensors").exists()
+
+
+def test_a_changed_rate_is_told_and_holds(tmp_path: Path) -> None:
+    c = config(tmp_path, log_every=1, gan_weight=0.5, weight_decay=0.5)
+    train_image_tokenizer(c, images, progress=False, stopping=lambda step: step == 3)
+    slow = replace(c, lr=1e-12, gan_lr=1e-12, weight_decay=0.0, steps=5)
+    before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    train_image_tokenizer(slow, images, progress=False)
+    after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    told = next(r for r in records(tmp_path) if "changed" in r)
+    assert told["changed"]["lr"] == [2e-3, 1e-12] and told["step"] == 3
+    for part in ("vqgan", "critic"):
+        learnt = {k: v for k, v in before[part].items() if "running" not in k and "num_batches" not in k}
+        assert all(torch.allclose(v, after[part][k], atol=1e-6) for k, v in learnt.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    run = tmp_path / "run"
+    c = config(run, gan_weight=0.5)
+    train_image_tokenizer(c, images, progress=False)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    for part, name in (("critic", "main.0.weight"), ("vqgan", "decoder.conv_out.weight")):
+        spoilt = {**state, part: {**state[part], name: torch.full_like(state[part][name], value)}}
+        torch.save(spoilt, run / "checkpoint.pt")
+        with pytest.raises(CheckpointError, match=f"checkpoint '.*': {part}.{name} has values that are not finite"):
+            train_image_tokenizer(c, images, progress=False)
+    weights = load_file(run / "image_tokenizer.safetensors")
+    weights["decoder.conv_out.weight"].view(-1)[-1] = value
+    save_file(weights, run / "image_tokenizer.safetensors")
+    told = "image tokenizer '.*run': decoder.conv_out.weight has values that are not finite"
+    with pytest.raises(CheckpointError, match=told):
+        load_weights(run, c.vqgan)
+    with pytest.raises(CheckpointError, match=told):
+        train_image_tokenizer(config(tmp_path / "next", init=str(run)), images, progress=False)
+    assert not (tmp_path / "next").exists()
+
+
+def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    wrong = [
+        (config(tmp_path / "a"), lambda step: torch.zeros(4, 3, 16, 16)),
+        (config(tmp_path / "a", init=str(tmp_path / "none")), images),
+        (config(tmp_path / "a", lpips_weight=1.0, lpips_vgg="none", lpips_lin="none"), images),
+    ]
+    for c, pictures in wrong:
+        with pytest.raises((DataError, CheckpointError)):
+            train_image_tokenizer(c, pictures, progress=False)
+        assert not list(tmp_path.iterdir())
