@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from cm3 import __version__
 from cm3.errors import Cm3Error, RequestError, did_you_mean
+from cm3.train.signals import STOPPED, Terminated, terminable
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("cm3.cli.demo:Demo", "draw, describe and infill with the model in the package"),
@@ -68,11 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _calm_streams()
     try:
-        code = _run(args)
-        sys.stdout.flush()
+        with terminable():
+            code = _run(args)
+            sys.stdout.flush()
         return code
     except SystemExit as stop:  # tyro, after printing help
         return stop.code if isinstance(stop.code, int) else 1
+    except Terminated as stop:
+        told = "give the same command again, and --resume with it where a run has a checkpoint"
+        return _fail(args, f"stopped by {stop}, outside of any step; {told}", STOPPED)
     except KeyboardInterrupt:
         return _fail(args, "interrupted", 130)
     except BrokenPipeError:  # `cm3 ... | head`: nobody reads on, which is no error of ours
@@ -141,8 +146,6 @@ def _run(args: list[str]) -> int:
     if verb.common.json:
         print(json.dumps(result))
     if "stopped" in (result or {}):
-        from cm3.train.signals import STOPPED
-
         return STOPPED
     return 0
 

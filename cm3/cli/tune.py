@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,13 +92,8 @@ class Tune(Verb):
             print(f"trial {result.trial}: {_line(result)}", flush=True)
             self._write_best(at_work.results())
 
-        # So that trials are stopped too; they sit in sessions of their own.
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            with Sweep(sweep, command) as at_work:
-                results = at_work.run(told)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        with Sweep(sweep, command) as at_work:
+            results = at_work.run(told)
         self._write_best(results)
         print(f"\n{len(results)} trials, best first by {self.metric} ({self.out}/trials.jsonl):")
         for result in results:
@@ -220,7 +214,3 @@ def _line(result: Result) -> str:
     return (
         f"{value:<9} {result.state:<10} step {result.step:<7} {settings}{f'  ({result.reason})' * bool(result.reason)}"
     )
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt

@@ -38,10 +38,12 @@ from torch import Tensor
 
 from cm3.bars import bar
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
-from cm3.files import write
+from cm3.files import locked, write
 from cm3.retrieval.pairs import Pairs, PairsConfig, on_device, save
 from cm3.weights import check_weights, not_finite
 
+LOCK = ".lock"
+"""Held by the process that writes to the run's folder, as every run has it."""
 NOTHING = "pairs: no text tells what its picture shows, and none has another description; give either"
 FREE = {"steps", "lr", "lr_end", "warmup", "grad_clip", "weight_decay"}
 """Settings that a run may change when it goes on, as one does that diverged."""
@@ -220,6 +222,24 @@ def train_pairs(
     batch = pairs(run.step) if run.step < config.steps else None
     if batch is not None:
         run.check(batch)
+    with locked(out / LOCK, f"run in {str(out)!r}"):
+        try:
+            _train(run, pairs, settings, batch, progress, stopping)
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+    return out
+
+
+def _train(
+    run: _Run,
+    pairs: PairSource,
+    settings: dict[str, Any],
+    batch: Sequence[Pair] | None,
+    progress: bool,
+    stopping: Callable[[int], bool] | None,
+) -> None:
+    """Train to the end, or until `stopping`. `batch` is the first one."""
+    config, out = run.config, Path(run.config.out)
     write(out / "run.json", json.dumps(settings, indent=1) + "\n")
     with bar("pairs", total=config.steps, done=run.step, wanted=progress) as drawn:
         while run.step < config.steps and not (stopping and stopping(run.step)):
@@ -235,7 +255,6 @@ def train_pairs(
     _save(run, settings, out / "checkpoint.pt")
     if run.step >= config.steps:
         save(run.model, out, {"steps": run.step, **settings})
-    return out
 
 
 def retrieval_accuracy(queries: np.ndarray, bank: np.ndarray, right: Sequence[int]) -> dict[str, float]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.files import write
 
 _PROBE = "A b  c\n\n\tit's 123 _x \u00e9 e\u0301 \u4e2d \U0001f600 </s><mask:0> \x00\u2028 "
 """What a loaded tokenizer must give back exactly: spaces, accents in both forms, bytes outside ASCII, our specials."""
@@ -147,18 +146,12 @@ class TextTokenizer:
             ) from error
 
     def save(self, path: str | Path) -> None:
-        """Write a tokenizer.json, complete or not at all; folders are made as needed."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(self._backend.to_str(pretty=True))
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        """Write a tokenizer.json, complete or not at all; folders are made as needed. Raises `DiskError`."""
+        write(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        return self._backend.to_str(pretty=True).encode()
 
     @property
     def size(self) -> int:

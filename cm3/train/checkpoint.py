@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -19,20 +20,25 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from cm3.errors import CheckpointError, ConfigError
+from cm3.errors import CheckpointError, ConfigError, DivergedError
+from cm3.files import locked
 from cm3.parallel import Mesh
 from cm3.train.ranks import Ranks
+from cm3.weights import not_finite
 
 FORMAT = 1
 LEAVE = 60
 """Seconds that a run which failed waits for its last checkpoint."""
 KIND = "cm3-checkpoint"
+LOCK = ".lock"
+"""Held by the process that writes to the run's folder."""
 OLD = "checkpoint.pt"
 """What runs have that are trained by another loop, or were by an earlier version."""
 HIDDEN = re.compile(r"\.\d{8,}(\.old)?")
@@ -60,11 +66,17 @@ class Checkpoints:
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Copy the tensors and begin to write them; `state` is plain values, equal on every process.
 
-        Waits for the save before this one. Raises `CheckpointError`, on every process, where that one failed.
+        Waits for the save before this one. Raises `CheckpointError`, on every process, where that one failed;
+        `DivergedError` for a tensor that is not finite, and writes nothing.
         """
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
         self.wait()
+        if name := self._not_finite(tensors):
+            raise DivergedError(
+                f"step {step}: {name} has values that are not finite; lower optim.lr; the last "
+                "checkpoint is good: go on from it with --resume"
+            )
         copies = DefaultStager(StagingOptions(False, False, False, False)).stage(dict(tensors))
         text = json.dumps({"format": FORMAT, "step": step, **state})
         self._thread = threading.Thread(target=self._run, args=(step, copies, text), daemon=True)
@@ -105,7 +117,8 @@ class Checkpoints:
     def restore(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill these tensors, sharded or not, in place, with those of the same names in a checkpoint that was checked.
 
-        Raises `CheckpointError`, on every process, for a name that it lacks or another shape.
+        Raises `CheckpointError`, on every process, for a name that it lacks, another shape, and values that are not
+        finite.
         """
         import torch.distributed.checkpoint as dcp
 
@@ -123,6 +136,13 @@ class Checkpoints:
                 f"checkpoint {str(self._path(step))!r}: does not fit this run ({_reason(error)}); give the settings "
                 "that it was made with, or another out"
             ) from error
+        if name := self._not_finite(tensors):
+            raise self._broken(step, name, "has values that are not finite")
+
+    def _not_finite(self, tensors: Mapping[str, Tensor]) -> str:
+        """The first tensor, of any process, with such a value."""
+        local = {n: t.to_local() if isinstance(t, DTensor) else t for n, t in tensors.items()}
+        return next(filter(None, self.ranks.gather(not_finite(local))), "")
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{step:08d}"
@@ -241,8 +261,39 @@ def last(out: Path) -> int | None:
     return max(steps(out / "checkpoints"), default=None)
 
 
+@contextlib.contextmanager
+def claimed(out: Path, look: Callable[[], object], seen: object) -> Iterator[None]:
+    """Be the only process that writes to the run in `out`, from its first file to its last.
+
+    `look` says where the run stands; it is `seen` where nobody went on with it since this process read it. Raises
+    `ConfigError` where another is at work there, or was.
+    """
+    lock, made = out / LOCK, [folder for folder in (out, *out.parents) if not folder.exists()]
+    with locked(lock, f"run in {str(out)!r}"):
+        try:
+            if look() != seen:
+                raise ConfigError(f"run in {str(out)!r}: another process went on with it meanwhile; start again")
+            yield
+        finally:
+            # It is still held: who waits for this very file sees that it is gone.
+            lock.unlink(missing_ok=True)
+            for folder in made:
+                with contextlib.suppress(OSError):  # it has something in it
+                    folder.rmdir()
+
+
 def check_new(out: Path, resume: bool) -> None:
-    """Refuse to write over a run that is in `out`, unless it is to be continued. Raises `ConfigError`."""
+    """Refuse to write over a run that is in `out`, unless it is to be continued, and where no folder can be.
+
+    Raises `ConfigError`, and makes nothing.
+    """
+    place = out.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"out={str(out)!r}: {str(place)!r} is a file; give a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"out={str(out)!r}: no permission to write in {str(place)!r}; give another --out")
     if not resume and ((out / OLD).exists() or last(out) is not None):
         raise ConfigError(f"out={str(out)!r}: holds a run already; continue it with --resume, or give another --out")
 

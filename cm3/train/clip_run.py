@@ -70,7 +70,7 @@ class ClipRun(PairTrainConfig):
         pairs = scene_pairs(self) if isinstance(self.data, ScenePairs) else _coco_pairs(self, documents)
         with Signals() as signals:
             folder = train_pairs(base, pairs, progress=progress, about=about, stopping=signals.stopping)
-        if signals.stopped:
+        if signals.stopped or signals.stopping(self.steps):
             return {"out": self.out} | signals.stopped
         encoder = PairEncoder.load(folder)
         if isinstance(self.data, ScenePairs):

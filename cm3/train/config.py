@@ -20,8 +20,10 @@ from cm3.parallel import MeshConfig, ShardConfig
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 
-FIXED = ("seed", "windows", "optim.name", "data.seed", "lora.rank", "lora.alpha", "lora.targets", "base")
+FIXED = ("seed", "windows", "optim.name", "data.seed", "image_size", "lora.rank", "lora.alpha", "lora.targets", "base")
 """What must be as it was, beside the model and the vocabulary. `base`: the weights that adapters stand beside."""
+GIVEN = "given."
+"""How names begin of what is read from disk, by its content: it must be as it was, too."""
 OURS = {"out", "log_every", "save_every", "sample_every", "validate_every", "keep", "milestone_every", "threads"}
 OURS |= {"micro", "track", "device", "mesh", "shard"}
 """What changes nothing that is learnt."""
@@ -97,6 +99,10 @@ class TrainConfig:
         if not self.out:
             raise ConfigError("out='': must be the folder to write to")
 
+    def settled(self) -> TrainConfig:
+        """The run with the model that it will build, as far as that can be known before it begins."""
+        return self
+
 
 def finite_settings(config: Any, before: str = "") -> list[str]:
     """What is wrong with the numbers of a config that are none (nan, inf), in its groups too; `before` their names."""
@@ -132,6 +138,12 @@ def check_resumed(where: str, saved: Mapping[str, Any], config: Mapping[str, Any
     old, new = flat(saved), flat(config)
     # A setting that only one of them has came or went with a version, or with another kind of data.
     changed = {name: [old[name], new[name]] for name in old if name in new and old[name] != new[name]}
+    for name in changed:
+        if name.startswith(GIVEN):
+            raise CheckpointError(
+                f"checkpoint in {where!r}: was made with other {name.removeprefix(GIVEN).replace('_', ' ')}: what lies "
+                "there now is not what the run began with; restore it, or give another out"
+            )
     for name in FIXED:
         if name in changed:
             was, now = changed[name]

@@ -122,6 +122,16 @@ def decoder_digest(bundle: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def vqgan_digest(vqgan: VQGAN) -> str:
+    """A name for an image tokenizer, by its shape and weights, which count as half precision as they are saved."""
+    hashed = hashlib.sha256(json.dumps(dataclasses.asdict(vqgan.config), sort_keys=True).encode())
+    for name, weight in sorted(vqgan.state_dict().items()):
+        value = weight.detach().cpu()
+        value = value.half() if value.is_floating_point() else value.to(torch.int64)
+        hashed.update(name.encode() + value.contiguous().numpy().tobytes())
+    return hashed.hexdigest()
+
+
 def tokenizer_of(init: bundles.Bundle | None, folder: str, redrawn: str = "") -> VQGAN:
     """The image tokenizer of a run: of what it begins with, unless another was `redrawn`, or of a `folder`.
 

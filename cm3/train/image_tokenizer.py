@@ -35,13 +35,15 @@ from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_d
 from cm3.model.lpips import LPIPS
 from cm3.model.quantizers import FSQ
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
+from cm3.train.checkpoint import OLD as CHECKPOINT
+from cm3.train.checkpoint import claimed
 from cm3.train.config import finite_settings
 from cm3.train.optim import Muon
 from cm3.train.reconstruct import psnr, usage, write_sheet
 from cm3.train.track import Log
 from cm3.weights import check_weights, not_finite, read_weights
 
-WEIGHTS, CHECKPOINT = "image_tokenizer.safetensors", "checkpoint.pt"
+WEIGHTS = "image_tokenizer.safetensors"
 Images = Callable[[int], "Tensor | list[Image.Image]"]
 OURS = {"out", "log_every", "save_every", "sample_every", "threads", "device"}
 """Settings that change nothing that is learnt."""
@@ -377,11 +379,37 @@ def train_image_tokenizer(
     if config.threads:
         torch.set_num_threads(config.threads)
     out = Path(config.out)
-    run, changed = _Run(config), dict[str, list[Any]]()
-    if (out / CHECKPOINT).exists():
-        changed = _resume(run, out / CHECKPOINT)
+    checkpoint = out / CHECKPOINT
+    run, changed, seen = _Run(config), dict[str, list[Any]](), _version(checkpoint)
+    if seen is not None:
+        changed = _resume(run, checkpoint)
     # Before anything is written: pictures that do not fit are refused without a trace.
     x = _pixels(images(run.step), config) if run.step < config.steps else None
+    with claimed(out, lambda: _version(checkpoint), seen):
+        _train(run, images, x, changed, callback=callback, progress=progress, stopping=stopping)
+    return run.vqgan.eval()
+
+
+def _version(path: Path) -> object:
+    """What tells a file from one that took its place; None where there is none."""
+    if not path.exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _train(
+    run: _Run,
+    images: Images,
+    x: Tensor | None,
+    changed: dict[str, list[Any]],
+    *,
+    callback: Callable[[dict[str, float]], None] | None,
+    progress: bool,
+    stopping: Callable[[int], bool] | None,
+) -> None:
+    """Train to the end, or until `stopping`. `x` is the first batch."""
+    config, out = run.config, Path(run.config.out)
     log = Log(out / "log.jsonl", run.step)
     files.write(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     if changed:
@@ -412,4 +440,3 @@ def train_image_tokenizer(
     _save(run)
     if run.step >= config.steps:
         files.write(out / WEIGHTS, save({n: tensor.cpu().contiguous() for n, tensor in run.vqgan.state_dict().items()}))
-    return run.vqgan.eval()

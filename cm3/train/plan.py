@@ -114,7 +114,10 @@ def plan(
     load: float = 1.0,
     picture: int = PICTURE,
 ) -> Plan:
-    """Plan a run of `config`, as it is, on so many GPUs of a kind of `GPUS` (cm3/train/gpus.py).
+    """Plan a run of `config` on so many GPUs of a kind of `GPUS` (cm3/train/gpus.py).
+
+    The model is that which the run will build (`TrainConfig.settled`): its vocabulary and grid are those of what it
+    begins with, its stores or its tokenizers where these are there already, and else what the recipe says.
 
     `mfu` of the peak of `config.shard.precision` is assumed; `measured`, tokens a second and GPU of this very run,
     takes its place. `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked
@@ -125,6 +128,7 @@ def plan(
     Raises `ConfigError` for an unknown GPU, what the mesh or the windows do not divide, a value out of range, and for a
     run that does not fit into the GPU's memory; that one says what would.
     """
+    config = config.settled()
     card, c = gpu_of(gpu), config.model
     layout = Layout.of(gpus, config.mesh, c)
     micro = config.micro or max(1, config.windows // layout.ranks)

@@ -6,10 +6,14 @@ writes last is a bundle, `out/bundle`, ready for every other verb.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from cm3 import files
 from cm3.data.documents import DocumentSource
 from cm3.data.emblem_bank import build_emblem_bank
 from cm3.data.emblems import EmblemSource, bank_documents, emblem_neighbours
@@ -29,11 +34,13 @@ from cm3.data.scenes import SceneSource, scene_document
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_data import STORE, task_source
+from cm3.data.task_source import StorePart, TaskSource
+from cm3.data.tasks.numbered import Numbered
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
-from cm3.model.decoder import Decoder
+from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
 from cm3.parallel import Mesh, start
 from cm3.retrieval.embed import load_encoder
@@ -44,15 +51,15 @@ from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
-from cm3.train.checkpoint import check_new, last
-from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of, world_of
-from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
+from cm3.train.checkpoint import check_new, claimed, last
+from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of, vqgan_digest, world_of
+from cm3.train.image_tokenizer import WEIGHTS, ImageTokenizerConfig, load_config, train_image_tokenizer
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
 from cm3.train.reconstruct import evaluate_image_tokenizer, write_sheet
 from cm3.train.signals import Signals
 from cm3.train.trainer import TrainConfig, Trainer
-from cm3.vocab import Vocab
+from cm3.vocab import Tokens, Vocab
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class ImageTokenizerRun(ImageTokenizerConfig):
             vqgan = train_image_tokenizer(
                 ImageTokenizerConfig(**base), images, progress=progress, stopping=signals.stopping
             )
-        if signals.stopped:
+        if signals.stopped or signals.stopping(self.steps):
             return {"out": self.out} | signals.stopped
         if not isinstance(self.data, CocoData):
             rng = np.random.default_rng([self.seed, 0xE7A1])
@@ -127,19 +134,22 @@ class PretrainRun(TrainConfig):
             return self._train(mesh, progress, resume)
 
     def _train(self, mesh: Mesh, progress: bool, resume: bool) -> dict[str, Any]:
+        # All that can be refused comes first; what is written comes after, by one process alone.
         out, ranks = Path(self.out), Ranks(mesh)
         ranks.together(lambda: check_new(out, resume))
+        ranks.together(lambda: bundles.check_place(out / "bundle"))
         init = bundles.load(bundles.find(self.init), weights=mesh.main) if self.init else None
         vqgan = tokenizer_of(init, self.image_tokenizer, self.redrawn)
-
-        def prepare() -> tuple[Source, Codec]:
-            if init is not None and mesh.main:
-                self._take_text_tokenizer(init.text_tokenizer)
-            return self._source(vqgan, out / "tokenizer.json")
-
-        source, codec = ranks.main_first(prepare)
+        # Learnt once, on the main process; a name for it is all that the others need of its file.
+        text = ranks.together(lambda: self._text_tokenizer(init) if mesh.main else b"")[0]
+        with tempfile.TemporaryDirectory(prefix="cm3-") as folder:
+            path = Path(folder) / "tokenizer.json"
+            path.write_bytes(text)
+            source, codec = ranks.main_first(lambda: self._source(vqgan, path))
+            given = {"image_tokenizer": vqgan_digest(vqgan), "text_tokenizer": text_fingerprint(path)}
+            given |= self._documents(source)
         grid = ImageTokenizer(vqgan, self.image_size).grid
-        model = dataclasses.replace(self.model, vocab_size=codec.vocab.size, grid=grid if self.cells else None)
+        model = self._model(codec.vocab.size, grid)
         mask = dataclasses.replace(self.mask, columns=grid[1])
         resolved = dataclasses.replace(self, model=model, mask=mask, tasks=self._tuned_for())
         base = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(TrainConfig)}
@@ -147,8 +157,10 @@ class PretrainRun(TrainConfig):
             raise CheckpointError(
                 f"init={self.init!r}: is a model of another shape; give the same model.*, cells and masks"
             )
-        # What adapters are of is not in their checkpoints, so it must be what it was.
-        beside = {"base": decoder_digest(bundles.find(self.init))} if self.init and self.lora.rank else {}
+        # What adapters are of is not in their checkpoints, so it must be what it was; as must what is read from disk.
+        beside: dict[str, Any] = {"given": given}
+        if self.init and self.lora.rank:
+            beside["base"] = decoder_digest(bundles.find(self.init))
         trainer = Trainer(
             TrainConfig(**base),
             codec.vocab,
@@ -161,7 +173,30 @@ class PretrainRun(TrainConfig):
         )
         if init is not None:
             init.decoder.to("meta")  # the trainer has its own
-        ranks.main_first(lambda: self._retrieval() if mesh.main else None)
+        with contextlib.ExitStack() as held:
+
+            def begin() -> None:
+                held.enter_context(claimed(out, lambda: last(out), trainer.seen))
+                trainer.describe()
+                self._write_tokenizer(text)
+                self._retrieval()
+
+            ranks.together(lambda: begin() if mesh.main else None)
+            ranks.main_first(lambda: _make(source))
+            return self._steps(trainer, codec, vqgan, init, resolved, ranks, progress)
+
+    def _steps(
+        self,
+        trainer: Trainer,
+        codec: Codec,
+        vqgan: VQGAN,
+        init: bundles.Bundle | None,
+        resolved: PretrainRun,
+        ranks: Ranks,
+        progress: bool,
+    ) -> dict[str, Any]:
+        """Train, and write the bundle."""
+        out = Path(self.out)
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
             about = about_of(out, trainer.step, documents, resolved.tasks, trainer.mixture(documents))
@@ -195,20 +230,84 @@ class PretrainRun(TrainConfig):
         mixture = trainer.mixture(trainer.documents())
         return {"out": self.out, "bundle": str(out / "bundle")} | record | ({"mixture": mixture} if mixture else {})
 
-    def _take_text_tokenizer(self, path: Path) -> None:
-        """Put the text tokenizer of `init` beside the run, unless the run has checkpoints: then it must be theirs.
+    def settled(self) -> PretrainRun:
+        """The run with the model that it will build.
 
-        Raises `CheckpointError` where it is another.
+        The vocabulary and the grid are those of what it begins with or of its stores, and of its tokenizers, where
+        these are there already; else what `model` says. Raises `CheckpointError` and `DataError` for what is there and
+        damaged.
+        """
+        vocab_size, grid = self.model.vocab_size, self.model.grid
+        run = Path(self.redrawn or self.image_tokenizer)
+        shape = load_config(run) if (run / WEIGHTS).exists() and (self.redrawn or not self.init) else None
+        init = _local(self.init)
+        if init is not None:
+            begun = bundles.load(init, weights=False)
+            vocab_size, shape = begun.vocab.size, shape or begun.vqgan.config
+        elif isinstance(self.data, StoreData) and self.data.stores and Path(self.data.stores[0]).is_dir():
+            vocab_size = Store.open(self.data.stores[0]).vocab.size
+        elif not self.init and not isinstance(self.data, StoreData) and shape is not None:
+            text = self._text_entries()
+            if text is not None:
+                vocab_size = Vocab(text=text, image=shape.codes, masks=self.masks, reserved=0).size
+        if shape is not None:
+            grid = (self.image_size // shape.factor,) * 2
+        return dataclasses.replace(self, model=self._model(vocab_size, grid))
+
+    def _text_entries(self) -> int | None:
+        """Entries of the text tokenizer that a run on documents trains, or has trained; None where none can be."""
+        path = Path(self.out) / "tokenizer.json"
+        if last(Path(self.out)) is not None and path.exists():
+            return TextTokenizer.load(path).size
+        texts = self._texts()
+        return TextTokenizer.train(texts, self.text_entries).size if texts else None
+
+    def _model(self, vocab_size: int, grid: tuple[int, int] | None) -> DecoderConfig:
+        return dataclasses.replace(self.model, vocab_size=vocab_size, grid=grid if self.cells else None)
+
+    def _text_tokenizer(self, init: bundles.Bundle | None) -> bytes:
+        """The file of the text tokenizer: of what the run begins with, of its stores, or learnt from its captions.
+
+        One that lies in `out` is the run's where it has checkpoints, and else one's own, to be used. Raises
+        `CheckpointError` where the run has another.
         """
         out, ours = Path(self.out), Path(self.out) / "tokenizer.json"
-        if last(out) is None or not ours.exists():
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, ours)
-        elif text_fingerprint(path) != text_fingerprint(ours):
-            raise CheckpointError(
-                f"init={self.init!r}: has another text tokenizer than the run in {str(out)!r}; give the init that it "
-                "began with, or another out"
-            )
+        began = last(out) is not None and ours.exists()
+        theirs: Path | None = None
+        if init is not None:
+            theirs = init.text_tokenizer
+        elif isinstance(self.data, StoreData) and not began:
+            theirs = self._stores(self.data)[0].tokenizer_path
+        if theirs is None:
+            if began or (ours.exists() and not (out / "config.json").exists()):
+                return ours.read_bytes()
+            return TextTokenizer.train(self._texts(), self.text_entries).to_bytes()
+        if ours.exists() and text_fingerprint(theirs) != text_fingerprint(ours):
+            if began:
+                raise CheckpointError(
+                    f"init={self.init!r}: has another text tokenizer than the run in {str(out)!r}; give the init that "
+                    "it began with, or another out"
+                )
+            if not (out / "config.json").exists():
+                raise ConfigError(
+                    f"out={str(out)!r}: holds a tokenizer.json that is not this run's; delete it, or give another out"
+                )
+        return theirs.read_bytes()
+
+    def _write_tokenizer(self, text: bytes) -> None:
+        path = Path(self.out) / "tokenizer.json"
+        if not path.exists() or path.read_bytes() != text:
+            files.write(path, text)
+
+    def _texts(self) -> list[str]:
+        """What a text tokenizer is learnt from, where the data brings none."""
+        data = self.data
+        if isinstance(data, CocoData):
+            return [d.text for d in Coco(data.root, data.split) if isinstance(d, Document)]
+        if isinstance(data, StoreData | TaskData):
+            return []
+        # Captions alone: pictures of 16 pixels cost nothing.
+        return [scene_document(data.seed + 1, i, 16, captions_only=1.0).text for i in range(20_000)]
 
     def _tuned_for(self) -> tuple[str, ...]:
         """The tasks that a bundle of this run says it knows."""
@@ -231,45 +330,45 @@ class PretrainRun(TrainConfig):
         raise ConfigError(f"validate_every={self.validate_every}: there are no documents held out; give 0{more}")
 
     def _source(self, vqgan: VQGAN, tokenizer: Path) -> tuple[Source, Codec]:
-        image = ImageTokenizer(vqgan, self.image_size)
-        if isinstance(self.data, TaskData) and not self.init:
+        """The documents, and what makes tokens of them; `tokenizer`: file of the text tokenizer. Writes nothing."""
+        image, data = ImageTokenizer(vqgan, self.image_size), self.data
+        if isinstance(data, TaskData) and not self.init:
             raise ConfigError("init: a tuning run has no model to start from; give a bundle")
-        if isinstance(self.data, StoreData):
-            return self._store_source(self.data, image, tokenizer)
-        coco = Coco(self.data.root, self.data.split).documents() if isinstance(self.data, CocoData) else []
-        if not tokenizer.exists():
-            if not isinstance(self.data, CocoData):
-                # Captions alone: pictures of 16 pixels cost nothing.
-                texts = [scene_document(self.data.seed + 1, i, 16, captions_only=1.0).text for i in range(20_000)]
-            else:
-                texts = [d.text for d in coco]
-            TextTokenizer.train(texts, self.text_entries).save(tokenizer)
+        if isinstance(data, StoreData):
+            return self._store_source(data, image, tokenizer)
         text = TextTokenizer.load(tokenizer)
         vocab = Vocab(text=text.size, image=vqgan.config.codes, masks=self.masks, reserved=0)
         codec = Codec(vocab, text, image)
-        if isinstance(self.data, CocoData):
-            return DocumentSource(coco, codec, self.data.seed), codec
-        if isinstance(self.data, TaskData):
-            return task_source(self.data, codec, tokenizer, self.model.context), codec
-        if isinstance(self.data, SceneLessonData):
-            data, plain = self.data, self._drawn_source(self.data.plain, codec)
+        if isinstance(data, CocoData):
+            return DocumentSource(self._coco(data), codec, data.seed), codec
+        if isinstance(data, TaskData):
+            return task_source(data, codec, tokenizer, self.model.context), codec
+        if isinstance(data, SceneLessonData):
+            plain = self._drawn_source(data.plain, codec)
             return SceneTaskSource(codec, data.seed, data.mix, data.law, plain=plain), codec
-        return self._drawn_source(self.data, codec), codec
+        return self._drawn_source(data, codec), codec
 
     def _drawn_source(self, data: SceneData | EmblemData, codec: Codec) -> Source:
         if isinstance(data, EmblemData):
             return self._emblem_source(data, codec)
         return SceneSource(codec, data.seed, captions_only=data.captions_only, objects=data.mix, in_order=data.in_order)
 
+    def _coco(self, data: CocoData) -> list[Document]:
+        return Coco(data.root, data.split).documents()
+
+    def _stores(self, data: StoreData) -> list[Store]:
+        if not data.stores:
+            raise ConfigError("data.stores: there are none; give at least one that `cm3 prepare` wrote")
+        return [Store.open(path) for path in data.stores]
+
     def _store_source(self, data: StoreData, image: ImageTokenizer, tokenizer: Path) -> tuple[Source, Codec]:
-        stores = [Store.open(path) for path in data.stores]
+        stores = self._stores(data)
         retrieval = None
-        if data.neighbours and stores:
+        if data.neighbours:
             retrieval = Retrieval(Neighbours.open(data.neighbours), stores[0], data.documents, self.model.context)
         source = StoreSource(stores, data.weights, data.seed, retrieval)
-        path = tokenizer if tokenizer.exists() else stores[0].tokenizer_path
         for what, known, ours in (
-            ("text tokenizer", stores[0].text_fingerprint, text_fingerprint(path)),
+            ("text tokenizer", stores[0].text_fingerprint, text_fingerprint(tokenizer)),
             ("image tokenizer or size", stores[0].image_fingerprint, fingerprint(image)),
         ):
             if known != ours:
@@ -277,22 +376,44 @@ class PretrainRun(TrainConfig):
                     f"data.stores={data.stores}: were prepared with another {what} than this run has; give init, "
                     f"image_tokenizer and image_size (theirs is {stores[0].image_size}) as they were, or prepare again"
                 )
-        if path != tokenizer:
-            tokenizer.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, tokenizer)
         return source, Codec(stores[0].vocab, TextTokenizer.load(tokenizer), image)
 
     def _emblem_source(self, data: EmblemData, codec: Codec) -> Source:
         encoder, out, size = load_encoder(data.encoder), Path(self.out), self.image_size
-        if (out / "memory").is_dir():
-            memory = Memory.open(out / "memory", encoder=encoder)
-        else:
-            memory = Memory.build(out / "memory", bank_documents(data.emblems, data.scenes, size, data.seed), encoder)
-        # Queries are of another seed than the bank, so that no scene asks for itself.
-        table = emblem_neighbours(
-            out / "neighbours", memory, encoder, scenes=data.scenes, size=size, seed=data.seed + 1
-        )
-        return EmblemSource(codec, memory, table, data.seed + 2, data.mix, length=min(self.length, self.model.context))
+
+        def make() -> Source:
+            if (out / "memory").is_dir():
+                memory = Memory.open(out / "memory", encoder=encoder)
+            else:
+                documents = bank_documents(data.emblems, data.scenes, size, data.seed)
+                memory = Memory.build(out / "memory", documents, encoder)
+            # Queries are of another seed than the bank, so that no scene asks for itself.
+            table = emblem_neighbours(
+                out / "neighbours", memory, encoder, scenes=data.scenes, size=size, seed=data.seed + 1
+            )
+            longest = min(self.length, self.model.context)
+            return EmblemSource(codec, memory, table, data.seed + 2, data.mix, length=longest)
+
+        return Later(make)
+
+    def _documents(self, source: Source) -> dict[str, Any]:
+        """Names of what is read from disk, by its content: a run that goes on must have the same."""
+        data = self.data
+        found: dict[str, Any] = {}
+        if isinstance(data, StoreData):
+            found["stores"] = [store.fingerprint for store in self._stores(data)]
+        if isinstance(data, StoreData | TaskData) and data.neighbours:
+            found["neighbours"] = files.sha256(data.neighbours)
+        if isinstance(source, DocumentSource):
+            found["documents"] = documents_digest(source.documents)
+        if isinstance(source, TaskSource):
+            for part in source.parts:
+                stored = part.store.fingerprint if isinstance(part, StorePart) else documents_digest(part.documents)
+                found[f"source {part.name}"] = stored
+        emblems = data.plain if isinstance(data, SceneLessonData) else data
+        if isinstance(emblems, EmblemData):
+            found["encoder"] = load_encoder(emblems.encoder).name
+        return found
 
     def _retrieval(self) -> None:
         """Make the encoder and the bank that the bundle comes with, `out/encoder` and `out/bank`."""
@@ -304,7 +425,7 @@ class PretrainRun(TrainConfig):
             build_emblem_bank(bank, encoder, test=test, train=train, scenes=scenes, size=self.image_size)
         if (folder := Path(self.data.encoder)).is_dir():
             # Less what training left beside it.
-            less = shutil.ignore_patterns("*.pt", "*.jsonl", "run.json")
+            less = shutil.ignore_patterns("*.pt", "*.jsonl", "run.json", ".*")
             shutil.copytree(folder, Path(self.out) / "encoder", dirs_exist_ok=True, ignore=less)
 
     def _prompts(self, codec: Codec) -> list[Document]:
@@ -319,6 +440,49 @@ class PretrainRun(TrainConfig):
             return [scene_document(self.seed + 2, i, self.image_size, "val") for i in range(8)]
         coco = Coco(self.data.root, self.data.split)
         return [coco.document(i) for i in range(len(coco))[:40:5]]
+
+
+class Later:
+    """A source that is made when it is first asked, of what only a run that has begun may write."""
+
+    def __init__(self, make: Callable[[], Source]) -> None:
+        self._make = make
+
+    @functools.cached_property
+    def made(self) -> Source:
+        """The source itself."""
+        return self._make()
+
+    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+        """Tokens of these documents."""
+        return self.made.tokens(indices)
+
+
+def _make(source: Source) -> None:
+    """Make what of a source is still to be made."""
+    plain = source.plain if isinstance(source, SceneTaskSource) else source
+    if isinstance(plain, Later):
+        plain.made  # noqa: B018
+
+
+def documents_digest(documents: Sequence[Document] | Numbered, most: int = 64) -> str:
+    """A name for a list of documents: how many there are, and the words of at most so many, spread evenly."""
+    hashed = hashlib.sha256(str(len(documents)).encode())
+    for at in range(0, len(documents), max(1, len(documents) // most)):
+        document = documents[at]
+        told = (document.id, document.text) if isinstance(document, Document) else (document.id, document.reason)
+        hashed.update(repr(told).encode())
+    return hashed.hexdigest()
+
+
+def _local(bundle: str) -> Path | None:
+    """Where a bundle is on this machine; None where it is not, or would have to be fetched."""
+    if not bundle or bundle.startswith("hf://"):
+        return None
+    try:
+        return bundles.find(bundle)
+    except CheckpointError:
+        return None
 
 
 def draw_samples(model: CM3Leon, documents: list[Document], path: Path) -> None:

@@ -5,18 +5,51 @@
 
 A SIGINT after that interrupts the step, as it would any program. More SIGTERMs change nothing: schedulers and launchers
 may each send one.
+
+Before the first step, and after the last, there is no step to end: there SIGTERM raises `Terminated`, which unwinds
+what is at work, so that nothing is left half written.
+
+    with terminable():
+        ...  set-up         SIGTERM -> Terminated
+        with Signals():     SIGTERM -> noted
+        ...  export         SIGTERM -> Terminated
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 STOPPED = 75
 """Exit code of a run that was stopped so: EX_TEMPFAIL of sysexits.h, not done and worth another start."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came where there is no step to save. No `Exception`: nothing may take it for an error to be mended."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Raise `Terminated` in the block when SIGTERM comes, once; outside of the main thread nothing is caught."""
+
+    def caught(number: int, frame: FrameType | None) -> None:
+        # Once: what unwinds is not to be interrupted again by those who send it twice.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, caught)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Signals:

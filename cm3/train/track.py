@@ -8,15 +8,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from cm3.errors import ConfigError
+from cm3.files import on_disk, said, write
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -53,17 +54,16 @@ class Log:
     """One JSON object a line. On resume, lines from a step after the checkpoint's are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        with on_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             kept = [record for record in read_lines(path) if record["step"] <= step]
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_text("".join(json.dumps(finite(record)) + "\n" for record in kept))
-            os.replace(temporary, path)
+            write(path, "".join(json.dumps(finite(record)) + "\n" for record in kept))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record, without what is not finite."""
-        with self.path.open("a") as file:
+        """Append a record, without what is not finite. Raises `DiskError`."""
+        with on_disk(self.path), self.path.open("a") as file:
             file.write(json.dumps(finite(record)) + "\n")
 
 
@@ -82,23 +82,24 @@ class TensorBoard:
 
     def __init__(self, out: Path, step: int, about: Mapping[str, Any]) -> None:
         """Raises `ConfigError` where TensorBoard is not installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                "track='tensorboard': needs TensorBoard, which is not installed: pip install tensorboard"
-            ) from error
-        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        check_tracker("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = out / "tensorboard"
+        with on_disk(self._folder):
+            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Add the numbers of a line of the log."""
-        for name, value in numbers(record).items():
-            self._writer.add_scalar(name, value, record["step"])
-        self._writer.flush()
+        """Add the numbers of a line of the log. Raises `DiskError`."""
+        with on_disk(self._folder):
+            for name, value in numbers(record).items():
+                self._writer.add_scalar(name, value, record["step"])
+            self._writer.flush()
 
     def close(self) -> None:
-        """Close the files."""
-        self._writer.close()
+        """Close the files. Raises `DiskError`."""
+        with on_disk(self._folder):
+            self._writer.close()
 
 
 class WandB:
@@ -106,22 +107,20 @@ class WandB:
 
     def __init__(self, out: Path, step: int, about: Mapping[str, Any]) -> None:
         """Raises `ConfigError` where the library is not installed, and for what it says of account or network."""
-        try:
-            import wandb
-        except ImportError as error:
-            raise ConfigError("track='wandb': needs wandb, which is not installed: pip install wandb") from error
+        check_tracker("wandb")
+        import wandb
+
         known = out / "wandb.id"
-        if not (step and known.exists()):
-            known.write_text(uuid.uuid4().hex[:12] + "\n")
+        again = bool(step and known.exists())
+        name = known.read_text().strip() if again else uuid.uuid4().hex[:12]
         try:
-            self._run = wandb.init(
-                id=known.read_text().strip(), resume="allow", name=out.name, dir=str(out), config=dict(about)
-            )
+            self._run = wandb.init(id=name, resume="allow", name=out.name, dir=str(out), config=dict(about))
         except (wandb.Error, OSError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ConfigError(
-                f"track='wandb': {reason}; log in with `wandb login`, or set WANDB_MODE=offline"
+                f"track='wandb': {said(error)}; log in with `wandb login`, or set WANDB_MODE=offline"
             ) from error
+        if not again:
+            write(known, name + "\n")
         # Its own counter never goes back, as a run that was killed does.
         self._run.define_metric("*", step_metric="step")
 
@@ -134,7 +133,22 @@ class WandB:
         self._run.finish()
 
 
+LIBRARIES = {
+    "tensorboard": ("torch.utils.tensorboard", "TensorBoard"),
+    "wandb": ("wandb", "wandb"),
+}
+"""Of each: the module that is imported, and its name. pip installs both by the name of the tracker."""
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def check_tracker(track: str) -> None:
+    """Raise `ConfigError` where the library of a tracker is not installed; no tracker needs none."""
+    if track:
+        module, name = LIBRARIES[track]
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"track={track!r}: needs {name}, which is not installed: pip install {track}") from error
 
 
 class Lines:

@@ -31,6 +31,7 @@ from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
 from cm3.data.task_source import TaskSource
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
+from cm3.files import write
 from cm3.model.attention import Blocked, Flexed, blocked
 from cm3.model.decoder import Decoder
 from cm3.model.loss import GROUPS, Loss, next_token_loss
@@ -45,7 +46,7 @@ from cm3.train.optim import Optimizer
 from cm3.train.ranks import Ranks, lost
 from cm3.train.signals import Signals
 from cm3.train.spike import IN_A_ROW, Spikes, named, packed
-from cm3.train.track import Lines, finite
+from cm3.train.track import Lines, check_tracker, finite
 from cm3.train.validate import Validation
 from cm3.vocab import Vocab
 
@@ -82,6 +83,7 @@ class Trainer:
         """
         if vocab.size != config.model.vocab_size:
             raise ConfigError(f"model.vocab_size={config.model.vocab_size}: must be the vocabulary's {vocab.size}")
+        check_tracker(config.track)
         if config.validate_every and validation is None:
             raise ConfigError(f"validate_every={config.validate_every}: there are no documents held out; give 0")
         lora = config.lora
@@ -146,7 +148,7 @@ class Trainer:
         """Take up the last checkpoint where that is wanted and there is one. Returns where the loader goes on."""
         c, where = self.config, str(self.out)
         self.ranks.together(lambda: check_new(self.out, resume))
-        found = self.checkpoints.latest()
+        found = self.seen = self.checkpoints.latest()
         self.spikes = Spikes(c.spike_sigma, c.on_spike == "note")
         if self.ranks.together((self.out / OLD).exists)[0]:
             raise CheckpointError(f"checkpoint in {where!r}: {OLD} is not of this version's trainer; give another out")
@@ -345,10 +347,15 @@ class Trainer:
             self.checkpoints.leave()
             self._lines.close()
 
+    def describe(self) -> None:
+        """Write what is trained, config.json, if that is not there yet."""
+        path, page = self.out / "config.json", json.dumps(self.about, indent=1) + "\n"
+        if not path.exists() or path.read_text() != page:
+            write(path, page)
+
     def _open(self) -> None:
         if self.mesh.main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "config.json").write_text(json.dumps(self.about, indent=1) + "\n")
+            self.describe()
         self._lines = Lines(self.out, self.step, self.config.track, self.mesh.main, self.about)
         if self.changed:
             self._lines.write({"step": self.step, "changed": self.changed})
@@ -387,6 +394,8 @@ class Trainer:
             if due(c.sample_every):
                 for callback in callbacks:
                     callback(self)
+        if self._votes.vote(bool(self._signals.name)):  # it came while the last step was measured or drawn
+            return record | {"step": self.step, "stopped": self._signals.name or "another process"}
         return record
 
 

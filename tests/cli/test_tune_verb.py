@@ -123,7 +123,7 @@ def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(recipe: str, tmp_pat
         pid = int((folder / "lock").read_text())
         first.send_signal(signal.SIGTERM)
         first.communicate()
-    assert first.returncode == 130
+    assert first.returncode == 75
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert len((folder / "log.jsonl").read_text().splitlines()) < 200

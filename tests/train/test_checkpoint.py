@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cm3.errors import CheckpointError
+from cm3.errors import CheckpointError, DivergedError
 from cm3.parallel import Mesh
 from cm3.train.checkpoint import Checkpoints, last, steps
 from cm3.train.track import Log, finite, numbers, read_lines
@@ -155,6 +157,27 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for wrong, told in (({"x": torch.zeros(2)}, "x"), ({"model.w": torch.zeros(2, 30)}, "model.w")):
         with pytest.raises(CheckpointError, match=f"does not fit this run .*{told}.*; give the settings that it was"):
             found.restore(1, wrong)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_neither_written_nor_read(tmp_path: Path, value: float) -> None:
+    found, bad = saved(tmp_path, 1), tensors(2) | {"model.w": torch.full((40, 30), value)}
+    with pytest.raises(DivergedError, match="step 2: model.w has values that are not finite; .*checkpoint is good"):
+        found.save(2, bad, {})
+    assert sorted(os.listdir(tmp_path)) == ["00000001"] and same(tmp_path, 1)
+    # One that is there all the same, of an earlier version: with checksums that fit.
+    [path] = (tmp_path / "00000001").glob("*.safetensors")
+    there = load_file(path)
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    there["model.w"][3, 4] = value
+    save_file(there, path, about)
+    manifest = json.loads((tmp_path / "00000001" / "manifest.json").read_text())
+    manifest["files"][path.name] = [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()]
+    (tmp_path / "00000001" / "manifest.json").write_text(json.dumps(manifest))
+    found.read(1)
+    with pytest.raises(CheckpointError, match="00000001': model.w has values that are not finite; restore it"):
+        found.restore(1, {name: torch.zeros_like(t) for name, t in tensors(0).items()})
 
 
 @contextmanager

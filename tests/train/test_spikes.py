@@ -51,8 +51,8 @@ def test_a_batch_whose_loss_is_not_finite_is_skipped_if_wanted(tmp_path: Path) -
     last = Trainer(wide, VOCAB, Pairs()).run(progress=False, callbacks=[poison(6)])
     lines = [r for r in records(tmp_path / "wide") if "lr" in r]
     assert [r["step"] for r in lines] == [4, 8, 12] and all(0 < r["loss_text"] < 9 for r in [*lines, last])
-    # Ten in a row are not the data's fault.
-    dead = Trainer(replace(c, steps=40), VOCAB, Pairs(), resume=True)
+    # Ten in a row are not the data's fault. Nothing is saved on the way: weights of NaN never are.
+    dead = Trainer(replace(c, steps=40, save_every=40), VOCAB, Pairs(), resume=True)
     with torch.no_grad():
         dead.model.embed.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="step 22: the loss is nan"):
@@ -66,6 +66,24 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
     )
     with pytest.raises(FloatingPointError, match=r"step 4: the gradient norm is nan \(\d+ documents"):
         trainer.run(progress=False)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    """The loss of a step says nothing of what its update made of the weights."""
+    c = config(tmp_path, save_every=4)
+    trainer = Trainer(c, VOCAB, Pairs())
+    for _ in range(4):
+        trainer.advance()
+    trainer.save()
+    trainer.checkpoints.wait()
+    trainer.advance()
+    with torch.no_grad():
+        trainer.model.blocks[0].wq.weight[0, 0] = float("inf")
+    with pytest.raises(FloatingPointError, match=r"step 5: model.blocks.0.wq.weight has values that are not finite"):
+        trainer.save()
+    assert state(tmp_path)["step"] == 4
+    resumed = Trainer(c, VOCAB, Pairs(), resume=True)
+    assert resumed.run(progress=False)["step"] == 12
 
 
 @pytest.mark.parametrize("how", ["note", "skip", "stop"])
