@@ -48,6 +48,9 @@ def pretrain() -> PretrainRun:
     return PretrainRun(
         out="runs/coco/pretrain",
         model=DecoderConfig(
+            # What tokenizers come to, and a run sets anew: 512 entries, 2,560 codes, 32 masks and 6 specials; 8 x 8.
+            vocab_size=3110,
+            grid=(8, 8),
             d_model=256,
             layers=4,
             heads=4,

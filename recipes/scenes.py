@@ -94,6 +94,9 @@ def pretrain() -> PretrainRun:
     return PretrainRun(
         out="runs/scenes/pretrain",
         model=DecoderConfig(
+            # What tokenizers come to, and a run sets anew: 389 entries, 2,560 codes, 32 masks and 6 specials; 8 x 8.
+            vocab_size=2987,
+            grid=(8, 8),
             d_model=256,
             layers=6,
             heads=4,

@@ -22,6 +22,9 @@ def pretrain() -> PretrainRun:
         out="runs/store/pretrain",
         init="scenes",
         model=DecoderConfig(
+            # The `scenes` model's; a run sets both anew, as its stores and its tokenizers have them.
+            vocab_size=2987,
+            grid=(8, 8),
             d_model=256,
             layers=6,
             heads=4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,22 @@ from typing import Any
 
 import pytest
 import tiny_model
+import torch
 
 from cm3.cli.recipe import config_of, find, module_of, recipes_of
-from cm3.document import Gap, Image
+from cm3.data.prepare import prepare
+from cm3.data.read.coco import Coco
+from cm3.document import Document, Gap, Image
+from cm3.errors import CheckpointError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
+from cm3.model.decoder import Decoder
+from cm3.model.sizes import size
 from cm3.scenes.emblems import emblem
+from cm3.tokens.text import TextTokenizer
 from cm3.train.clip_run import ClipRun
-from cm3.train.runs import ImageTokenizerRun, PretrainRun
+from cm3.train.plan import plan
+from cm3.train.runs import ImageTokenizerRun, PretrainRun, StoreData
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "recipes").glob("*.py"))
@@ -46,6 +55,79 @@ def test_a_recipe_is_a_run_and_says_so(path: str, name: str) -> None:
     assert function.__doc__ and function.__doc__.strip().endswith(".")
     assert config == function(), "the same every time"
     assert config.out.startswith("runs/")
+
+
+def language_models() -> list[tuple[str, str]]:
+    return [(path, name) for path, name in recipes() if isinstance(find(f"{path}:{name}")(), PretrainRun)]
+
+
+@pytest.mark.parametrize(("path", "name"), language_models(), ids=lambda value: Path(value).name)
+def test_a_plan_is_of_the_model_that_is_trained(
+    path: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From nothing, in an empty folder: as many parameters as the model has that the recipe makes."""
+    monkeypatch.chdir(tmp_path)
+    paper = {"cm3leon_350m": "350m", "cm3leon_760m": "760m", "cm3leon_7b": "7b"}
+    if name in paper:
+        shape = size(paper[name], vocab_size=65_536, context=4096)
+    elif Path(path).name == "coco.py":
+        shape = replace(find(f"{path}:{name}")().model, vocab_size=6 + 512 + 2560 + 32, grid=(8, 8))
+    else:
+        # All of them end in, or begin with, the model that ships.
+        shape = bundles.load(bundles.find("scenes"), weights=False).decoder.config
+    with torch.device("meta"):
+        real = Decoder(shape)
+    run, gpus = find(f"{path}:{name}")(), 64 if name in paper else 1
+    planned = plan(run, gpus, "b200")
+    assert sum(planned.parameters.values()) == sum(p.numel() for p in real.parameters())
+
+
+def test_what_the_recipes_say_of_the_text_tokenizer_is_so(shared_data: Path) -> None:
+    run = recipe("coco.py", "pretrain")()
+    texts = [d.text for d in Coco(str(shared_data / "coco_mini"), "train2017") if isinstance(d, Document)]
+    assert TextTokenizer.train(texts, run.text_entries).size == run.model.vocab_size - 6 - 2560 - run.masks
+
+
+def test_a_plan_takes_what_is_there(tmp_path: Path) -> None:
+    """Tokenizers, stores and what a run begins with decide, whatever the recipe says; then it is what is trained."""
+
+    def planned(run: PretrainRun) -> int:
+        return sum(plan(run, 1).parameters.values())
+
+    def trained(run: PretrainRun) -> int:
+        made = bundles.load(run.run(progress=False)["bundle"])
+        assert made.decoder.config == run.settled().model
+        return sum(p.numel() for p in made.decoder.parameters())
+
+    ImageTokenizerRun(
+        vqgan=tiny_model.SHAPE, size=32, batch=2, steps=1, warmup=0, out=str(tmp_path / "tokens"), sample_every=0,
+    ).run(progress=False)  # fmt: skip
+    full = recipe("scenes.py", "pretrain")()
+    base = replace(
+        full, model=replace(full.model, d_model=32, layers=1, heads=2, context=160), out=str(tmp_path / "a"),
+        image_tokenizer=str(tmp_path / "tokens"), image_size=32, length=160, windows=1, steps=1, text_entries=280,
+        sample_every=0,
+    )  # fmt: skip
+    assert planned(replace(base, image_tokenizer=str(tmp_path / "none"))) not in (planned(base), 0)
+    assert not (tmp_path / "a").exists()
+    for name in "ab":  # one's own is taken; to learn one takes seconds
+        (tmp_path / name).mkdir()
+        shutil.copyfile(tiny_model.tokenizer_path(), tmp_path / name / "tokenizer.json")
+    count = planned(base)
+    assert count == trained(base) == planned(base)
+    bare = replace(base, out=str(tmp_path / "b"), cells=False, masks=9)
+    assert planned(bare) == trained(bare) < count
+    # What it begins with comes before what the recipe and its own tokenizers would give.
+    second = replace(base, out=str(tmp_path / "c"), init=str(tmp_path / "a" / "bundle"), image_tokenizer="none")
+    assert planned(replace(second, text_entries=300)) == count == trained(second)
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "a red circle {i}"}}\n' for i in range(20)))
+    prepare([str(tmp_path / "texts.jsonl")], tmp_path / "store", tmp_path / "a" / "bundle")
+    stored = replace(second, init="", image_tokenizer=str(tmp_path / "tokens"), out=str(tmp_path / "d"))
+    stored = replace(stored, data=StoreData((str(tmp_path / "store"),)), save_every=1)
+    assert planned(stored) == count
+    with pytest.raises(CheckpointError, match="image_tokenizer.safetensors"):
+        (tmp_path / "a" / "bundle" / "image_tokenizer.safetensors").write_bytes(b"torn")
+        planned(second)
 
 
 def test_the_scenes_recipes_fit_each_other() -> None:

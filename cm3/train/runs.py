@@ -246,21 +246,18 @@ class PretrainRun(TrainConfig):
             vocab_size, shape = begun.vocab.size, shape or begun.vqgan.config
         elif isinstance(self.data, StoreData) and self.data.stores and Path(self.data.stores[0]).is_dir():
             vocab_size = Store.open(self.data.stores[0]).vocab.size
-        elif not self.init and not isinstance(self.data, StoreData) and shape is not None:
-            text = self._text_entries()
-            if text is not None:
-                vocab_size = Vocab(text=text, image=shape.codes, masks=self.masks, reserved=0).size
+        elif not (self.init or isinstance(self.data, StoreData | TaskData)) and shape is not None:
+            vocab_size = Vocab(text=self._text_entries(), image=shape.codes, masks=self.masks, reserved=0).size
         if shape is not None:
             grid = (self.image_size // shape.factor,) * 2
         return dataclasses.replace(self, model=self._model(vocab_size, grid))
 
-    def _text_entries(self) -> int | None:
-        """Entries of the text tokenizer that a run on documents trains, or has trained; None where none can be."""
-        path = Path(self.out) / "tokenizer.json"
-        if last(Path(self.out)) is not None and path.exists():
+    def _text_entries(self) -> int:
+        """Entries of the text tokenizer that a run on documents learns, or has."""
+        with tempfile.TemporaryDirectory(prefix="cm3-") as folder:
+            path = Path(folder) / "tokenizer.json"
+            path.write_bytes(self._text_tokenizer(None))
             return TextTokenizer.load(path).size
-        texts = self._texts()
-        return TextTokenizer.train(texts, self.text_entries).size if texts else None
 
     def _model(self, vocab_size: int, grid: tuple[int, int] | None) -> DecoderConfig:
         return dataclasses.replace(self.model, vocab_size=vocab_size, grid=grid if self.cells else None)
