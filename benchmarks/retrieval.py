@@ -1,6 +1,6 @@
 """The memory bank against FAISS: queries a second, recall, opening, memory and bytes, measured in one run.
 
-    python benchmarks/retrieval.py --json            one million vectors; 7 GB of disk, 7 GB of memory
+    python benchmarks/retrieval.py --json            # one million vectors; 7 GB of disk, 7 GB of memory
     python benchmarks/retrieval.py --n 100000 --index ivf --threads 1 --cpu
 
 With --cpu rates are by processor seconds, which other work on the machine disturbs little; for one thread only.

@@ -1,8 +1,8 @@
 """The training step against Hugging Face's Chameleon: tokens a second, memory and arithmetic, measured in one run.
 
-    python benchmarks/train.py --json                              10m and 85m, windows of 512 and 1,024, fp32
+    python benchmarks/train.py --json                              # 10m and 85m, windows of 512 and 1,024, fp32
     python benchmarks/train.py --sizes 10m --lengths 512 --threads 1 --cpu
-    python benchmarks/train.py --device cuda --peak 989          350m and 760m at 4,096, bf16; 989 is an H100's TFLOP/s
+    python benchmarks/train.py --device cuda --peak 989        # 350m and 760m at 4,096, bf16; 989 is an H100's TFLOP/s
 
 A step is forward, loss, backward, gradient clip and AdamW (torch's, fused) on the same documents with the same weights:
 before anything is timed, both models have to give the same logits and the same loss. The decoder is configured as

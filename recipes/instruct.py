@@ -1,7 +1,7 @@
 """Instruction tuning on real data as the paper does it (Tables 4 and 5): from a bundle to a tuned bundle.
 
     torchrun --nnodes 16 --nproc-per-node 8 -m cm3 train recipes/instruct.py:cm3leon_7b \\
-        --init runs/cm3leon-7b/bundle --data.sources edit=instructpix2pix:data/ip2p boxes=coco:data/coco@train2017 ...
+        --init runs/cm3leon-7b/bundle --data.sources edit=instructpix2pix:data/ip2p boxes=coco:data/coco@train2017
     cm3 train recipes/instruct.py:small --data.sources coco_captions=coco:data/coco boxes=coco:data/coco
 
 A source is TASK=[KIND:]PATH[@SPLIT] (docs/tasks.md has the tasks and the datasets that each is made of), or store=PATH

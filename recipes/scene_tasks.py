@@ -1,10 +1,10 @@
 """The shipped scenes model taught to follow instructions: runs in this order, after those of recipes/scenes.py.
 
-cm3 train recipes/scene_tasks.py:image_tokenizer     codes for outlines, maps and letters too, near those of scenes
-cm3 train recipes/scene_tasks.py:image_letters       the same, mostly on letters and scribbles
-cm3 train recipes/scene_tasks.py:instruct            the model: every task, and what it could do before
-cm3 train recipes/scene_tasks.py:instruct_more       the same, scenes of two objects more often than not
-cm3 train recipes/scene_tasks.py:instruct_all        the same, scenes of any number of objects
+cm3 train recipes/scene_tasks.py:image_tokenizer     # codes for outlines, maps and letters too, near those of scenes
+cm3 train recipes/scene_tasks.py:image_letters       # the same, mostly on letters and scribbles
+cm3 train recipes/scene_tasks.py:instruct            # the model: every task, and what it could do before
+cm3 train recipes/scene_tasks.py:instruct_more       # the same, scenes of two objects more often than not
+cm3 train recipes/scene_tasks.py:instruct_all        # the same, scenes of any number of objects
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The shipped model, from nothing, on scenes that are drawn on the fly: runs in this order.
 
-    cm3 train recipes/scenes.py:image_tokenizer      pictures to codes
-    cm3 train recipes/scenes.py:image_decoder        a better way back, the codes kept
-    cm3 train recipes/scenes.py:image_details        and better still where it was worst
-    cm3 train recipes/scenes.py:pretrain             the model: words to pictures
-    cm3 train recipes/scenes.py:pretrain_pairs       which object stands where
-    cm3 train recipes/scenes.py:pretrain_holes       pictures to words, and holes in both
-    cm3 train recipes/scenes.py:clip                 an encoder, for the memory bank
-    cm3 train recipes/scenes.py:pretrain_copying     reading a document: the same cell of its picture
-    cm3 train recipes/scenes.py:pretrain_emblems     the same among everything else
+    cm3 train recipes/scenes.py:image_tokenizer      # pictures to codes
+    cm3 train recipes/scenes.py:image_decoder        # a better way back, the codes kept
+    cm3 train recipes/scenes.py:image_details        # and better still where it was worst
+    cm3 train recipes/scenes.py:pretrain             # the model: words to pictures
+    cm3 train recipes/scenes.py:pretrain_pairs       # which object stands where
+    cm3 train recipes/scenes.py:pretrain_holes       # pictures to words, and holes in both
+    cm3 train recipes/scenes.py:clip                 # an encoder, for the memory bank
+    cm3 train recipes/scenes.py:pretrain_copying     # reading a document: the same cell of its picture
+    cm3 train recipes/scenes.py:pretrain_emblems     # the same among everything else
 
 What ships was then tuned for instructions: recipes/scene_tasks.py has those runs, `instruct` and what follows it.
 Prices are of two cores of an AVX2 processor without a GPU; docs/scenes.md has the figures that were reached.

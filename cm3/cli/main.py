@@ -55,7 +55,7 @@ examples:
   cm3 demo
   cm3 generate "a large red circle at the top left on a grey background" --n 4 --out out
   cm3 describe out/*.png
-  cm3 VERB --help         what a verb takes, with examples
+  cm3 VERB --help         # what a verb takes, with examples
 
 every verb: --json (last line of stdout is one JSON object), --debug (tracebacks), --threads N
 exit codes: 0 done, 2 the input was wrong, 1 our fault, 75 a signal stopped it and it can be resumed"""
