@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from cm3.data.read.base import Reader
     from cm3.data.text_stream import TextStream
+    from cm3.tokens.image import ImageTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +55,17 @@ class TextTrain(Verb):
         """Train, save and measure."""
         from cm3.data.text_stream import HeldOut
         from cm3.tokens.text import WORD, TextTokenizer
+        from cm3.train.claim import claimed
 
         at_least(256, entries=self.entries)
         stream = open_stream(self.sources, self.limit, self.seed)
-        check_folder(self.out.parent)
-        held = HeldOut(watched(stream, self.sources))
-        tokenizer = TextTokenizer.train(held, self.entries, progress=sys.stderr.isatty())
-        tokenizer.save(self.out)
+        check_place(self.out)
         others, missing = open_others(self.against)
-        stats = tokenizer.stats(held.texts, others)
+        with claimed(self.out.with_name(f".{self.out.name}.lock"), f"tokenizer {str(self.out)!r}"):
+            held = HeldOut(watched(stream, self.sources))
+            tokenizer = TextTokenizer.train(held, self.entries, progress=sys.stderr.isatty())
+            stats = tokenizer.stats(held.texts, others)
+            tokenizer.save(self.out)
         apart = bool(held.apart)
         print(f"{self.out}: {tokenizer.size} entries")
         print(f"learnt from     {amount(stream)}")
@@ -123,12 +126,13 @@ class ImageTrain(Train):
 class ImageEval(ModelVerb):
     """Measure a model's image tokenizer on pictures: PSNR of what comes back, and how much of the codebook is used.
 
-    Each picture is brought to the tokenizer's size first, and compared at that size.
+    Each picture is brought to the tokenizer's size first, and compared at that size. A model is a bundle, or the folder
+    of a run: of an image tokenizer, or of a model that was trained to its end.
 
     examples:
       cm3 tokenizer image eval photos/ --n 200
       cm3 tokenizer image eval photos/ --n 200 --size 256
-      cm3 tokenizer image eval a.png b.jpg --model runs/mine --json
+      cm3 tokenizer image eval a.png b.jpg --model runs/scenes/image_tokenizer --json
     """
 
     pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")]
@@ -140,13 +144,12 @@ class ImageEval(ModelVerb):
 
     def run(self) -> dict[str, Any]:
         """Encode and decode every picture."""
-        from cm3.tokens.image import ImageTokenizer, to_pixels
+        from cm3.tokens.image import to_pixels
         from cm3.train.reconstruct import evaluate_image_tokenizer
 
-        at_least(1, n=1 if self.n is None else self.n)
+        at_least(1, n=1 if self.n is None else self.n, size=1 if self.size is None else self.size)
         pictures = Pictures(self.pictures, self.n)
-        model = self.open_model()
-        image = ImageTokenizer(model.bundle.vqgan, self.size or model.image_size)
+        image = open_image_tokenizer(self.model, self.size)
 
         def batches() -> Iterator[Any]:
             found = iter(pictures)
@@ -162,6 +165,30 @@ class ImageEval(ModelVerb):
             print(f"left out     {pictures.skipped} documents that cannot be read; see `cm3 data inspect`")
         told = {"n": pictures.seen, "skipped": pictures.skipped, "size": image.size, "codes": image.codes}
         return {**told, **result}
+
+
+def open_image_tokenizer(model: str, size: int | None = None) -> ImageTokenizer:
+    """The image tokenizer of a bundle, of an image tokenizer's run, or of the bundle that another run wrote.
+
+    Raises `CheckpointError` for what is none of them, `ConfigError` for a size that it does not divide.
+    """
+    from cm3.files import read_json
+    from cm3.model import bundle as bundles
+    from cm3.tokens.image import ImageTokenizer
+    from cm3.train.export import load_image_tokenizer
+
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        page = read_json(folder / "config.json", f"run {model!r}")
+        if "vqgan" in page:
+            vqgan, own = load_image_tokenizer(folder), page.get("size")
+            if not isinstance(own, int):
+                raise CheckpointError(f"run {model!r}: config.json has no size; restore it")
+            return ImageTokenizer(vqgan, size or own)
+        if "files" not in page and (folder / "bundle").is_dir():
+            model = str(folder / "bundle")
+    made = bundles.load(bundles.find(model), weights=False)
+    return ImageTokenizer(made.vqgan, size or made.image_size)
 
 
 class Pictures:
@@ -239,6 +266,22 @@ def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
             raise DataError(f"{name!r}: the folder holds no file that ends in {', '.join(suffixes)}")
         found += inside
     return found
+
+
+def check_place(out: Path) -> None:
+    """Raise `RequestError` where a text tokenizer may not be written: no folder, no right, or over anything else."""
+    from cm3.tokens.text import TextTokenizer
+
+    if out.is_dir():
+        raise RequestError(f"--out {out}: is a folder; give a file, such as {out / 'tokenizer.json'}")
+    check_folder(out.parent)
+    if out.exists():
+        try:
+            TextTokenizer.load(out)
+        except CheckpointError as error:
+            raise RequestError(
+                f"--out {out}: is there and no text tokenizer, and would be lost; give another file"
+            ) from error
 
 
 def open_stream(sources: Sequence[str], limit: int, seed: int) -> TextStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import os
 import shlex
 import sys
@@ -148,7 +149,7 @@ def axis(text: str, recipe: str, config: Any) -> Axis:
     """What one --search says, its values read as `cm3 train` reads them. Raises `RequestError` for those it refuses."""
     name, equals, values = text.partition("=")
     where, name = f"--search {text}", name.strip().removeprefix("--").replace("-", "_")
-    if not equals or not values.strip():
+    if not equals:
         raise RequestError(f"{where}: must be NAME=A..B or NAME=A,B,C, such as optim.lr=1e-4..3e-3")
     known = sorted(names_of(config))
     if name in OURS:
@@ -158,7 +159,9 @@ def axis(text: str, recipe: str, config: Any) -> Axis:
         near = did_you_mean(name, known) or (f" Did you mean {inside[0]!r}?" if inside else "")
         raise RequestError(f"{where}: the recipe has no setting {name!r}.{near} See cm3 train {recipe} --help")
     start = _get(config, name)
-    several = isinstance(start, tuple | list)
+    several, plain = isinstance(start, tuple | list), isinstance(start, str)
+    if not (values.strip() or several or plain):
+        raise RequestError(f"{where}: has no value; must be NAME=A..B or NAME=A,B,C")
 
     def read(word: str) -> Any:
         if isinstance(start, bool):
@@ -175,7 +178,9 @@ def axis(text: str, recipe: str, config: Any) -> Axis:
     if not (colon and kind in ("lin", "log")):
         kind, ends = "", values
     low, dots, high = (part.strip() for part in ends.partition(".."))
-    if not dots:
+    # A path may have dots as well: a range is of a number, or is said to be one, or has two numbers as its ends.
+    numeric = isinstance(start, int | float) and not isinstance(start, bool)
+    if not (dots and (kind or numeric or (_number(low) and _number(high) and not plain))):
         if kind:
             raise RequestError(f"{where}: {kind}: is for a range, {kind}:A..B")
         choices = tuple(read(word.strip()) for word in values.split(","))
@@ -192,6 +197,13 @@ def axis(text: str, recipe: str, config: Any) -> Axis:
     whole = isinstance(a, int) and isinstance(b, int)
     log = kind == "log" or (kind == "" and not whole and a > 0 and b / a >= 10)
     return Axis(name, start, (), a if whole else float(a), b if whole else float(b), log)
+
+
+def _number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def option(name: str, value: Any) -> list[str]:

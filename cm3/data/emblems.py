@@ -47,8 +47,11 @@ class EmblemMix:
     """What the examples are. Raises `ConfigError` for shares that are none."""
 
     plain: float = 0.4
+    """Share of scenes by themselves."""
     scenes: float = 0.2
+    """Share of scenes after documents that are like them."""
     emblems: float = 0.4
+    """Share of named emblems, after documents or without."""
     documents: AugmentLaw = field(default_factory=AugmentLaw)
     """Numbers of documents before an emblem; before a scene of `scenes` the same without 0."""
     alike: float = 0.0
@@ -59,7 +62,9 @@ class EmblemMix:
     captions_only: float = 0.0
     """Of the plain scenes, as `objects` and `in_order`: see `cm3.data.scenes.scene_document`."""
     objects: tuple[float, ...] = ()
+    """Shares of plain scenes with 1, 2, 3, 4 objects; uniform where there are none."""
     in_order: float = 0.0
+    """Share of the captions of plain scenes that name the objects in reading order."""
 
     def __post_init__(self) -> None:
         values = [getattr(self, kind) for kind in get_args(Kind)]

@@ -30,6 +30,7 @@ class MaskLaw:
     """How spans are drawn. Raises `ConfigError` for a value out of range."""
 
     law: Literal["segments", "published"] = "segments"
+    """How spans are chosen: inside segments, or as the authors' code does."""
     rate: float = 1.0
     """Mean of the Poisson number of spans; 0 gives plain left-to-right documents."""
     most: int = 0

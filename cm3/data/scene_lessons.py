@@ -76,19 +76,33 @@ class SceneTaskMix:
     """Shares of the sequences by task, in any unit; `plain` is documents as in pretraining. Raises `ConfigError`."""
 
     plain: float = 19.0
+    """Documents as in pretraining."""
     edit: float = 7.0
+    """A picture changed as an instruction says."""
     write: float = 9.0
+    """Letters in a picture."""
     boxes: float = 6.0
+    """A scene from its objects and their boxes."""
     canny: float = 4.5
+    """A scene from its edges."""
     segmentation: float = 4.5
+    """A scene from its map of segments."""
     depth: float = 4.5
+    """A scene from its map of depth."""
     scribble: float = 4.5
+    """A scene from a scribble."""
     coco_captions: float = 4.0
+    """A caption."""
     image_paragraph: float = 4.0
+    """A description in several sentences."""
     vqa2: float = 13.0
+    """An answer to a question."""
     visdial: float = 5.0
+    """A conversation about a picture."""
     scienceqa: float = 5.0
+    """A question with choices, and the reason of its answer."""
     segment: float = 5.0
+    """A map of what a picture shows."""
 
     def __post_init__(self) -> None:
         for name, share in dataclasses.asdict(self).items():

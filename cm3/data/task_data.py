@@ -35,13 +35,15 @@ class TaskData:
     """TASK=[KIND:]PATH[@SPLIT], such as `vqa2=vqa2:data/vqa2@train2014`, or `store=PATH` for a token store. A source's
     name is its task's; a second one of the same task is `vqa2#2`, and so on."""
     seed: int = 1
+    """Draws the order of the examples, and the examples of a document."""
     weights: dict[str, float] = field(default_factory=dict)
     """Shares of sources by name, in 0..1; what they leave is divided by sizes, up- and down-sampled."""
     caps: dict[str, int] = field(default_factory=dict)
     """Most documents of a source that are used, by name: the first of its order."""
     up: float = 3.0
+    """Most often that a document of a source without a weight is to come, by sizes (the paper has 3)."""
     down: float = 0.3
-    """Most and least often that a document of a source without a weight is to come, by sizes (the paper's 3 / 0.3)."""
+    """Least often, likewise (the paper has 0.3)."""
     balanced: bool = False
     """The same share for tasks that give a picture, those that give a text, and stores."""
     law: ExampleLaw = field(default_factory=ExampleLaw)

@@ -38,9 +38,13 @@ class DecoderConfig:
     """Shape and style of a decoder. Raises `ConfigError` for values that do not fit together."""
 
     vocab_size: int = 65_536
+    """Number of ids. A run sets it from its tokenizers."""
     d_model: int = 1024
+    """Width."""
     layers: int = 24
+    """Number of blocks."""
     heads: int = 16
+    """Attention heads."""
     context: int = 4096
     """Longest sequence, in tokens."""
     kv_heads: int | None = None
@@ -50,19 +54,27 @@ class DecoderConfig:
     activation: Literal["gelu", "relu", "swiglu"] = "gelu"
     """The paper does not say; gelu is our choice."""
     norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm or RMSNorm."""
     norm_affine: bool = False
+    """Whether norms learn a scale (and a shift, LayerNorm)."""
     norm_order: Literal["pre", "swin"] = "pre"
     """`swin` norms each branch's output, h + norm(attn(h)) (Chameleon 34B)."""
     norm_eps: float = 1e-5
+    """Added to the variance in norms."""
     qk_norm: bool = False
     """LayerNorm with a learned scale and shift for each head on q and k (Chameleon section 2.3)."""
     positions: Literal["learned", "rope"] = "learned"
+    """A learnt table, or rotary positions."""
     rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
     grid: tuple[int, int] | None = None
     """(rows, columns) of an image's codes: adds a learned row and column embedding to each code. None: adds nothing."""
     tied: bool = True
+    """Whether the output shares the weights of the embedding."""
     init_std: float = 0.006
+    """Standard deviation of the weights at the start."""
     position_std: float = 0.0002
+    """The same of learnt positions."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "layers", "heads", "context"):

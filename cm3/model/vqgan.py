@@ -44,24 +44,43 @@ class VQGANConfig:
     """
 
     image_channels: int = 3
+    """Channels of a picture."""
     factor: int = 8
+    """Pixels a code, along a side."""
     channels: int = 128
+    """Channels of the first level."""
     multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    """Channels of each level, in multiples of `channels`."""
     blocks: int = 2
+    """Residual blocks a level of the encoder."""
     decoder_blocks: int = -1
+    """The same of the decoder; -1 is one more than the encoder."""
     middle: bool = True
+    """Two more blocks at the lowest resolution."""
     attention: bool = True
+    """Self-attention between these two."""
     attention_levels: tuple[int, ...] = ()
+    """Levels with attention after each block."""
     patch: int = 1
+    """Side of the squares of pixels that the first convolution takes as one."""
     resample: str = "conv"
+    """'conv', or 'shuffle', which is cheaper."""
     z_channels: int = 256
+    """Channels before the quantiser."""
     quantizer: str = "ema"
+    """'fsq', 'vq', 'ema', 'l2' or 'gumbel'."""
     codes: int = 8192
+    """Number of codes."""
     code_dim: int = 256
+    """Channels of a code; not used by fsq."""
     levels: tuple[int, ...] = ()
+    """Levels of each channel of fsq; their product is `codes`."""
     beta: float = 0.25
+    """Weight of the commitment loss."""
     decay: float = 0.99
+    """Decay of the moving average of codes."""
     restart_after: int = 256
+    """Steps until an unused code starts anew; 0 is never."""
 
     def __post_init__(self) -> None:
         """Check every field and say everything that is wrong at once."""

@@ -34,8 +34,11 @@ class MeshConfig:
     """Sizes of the mesh; -1 for `dp_shard` is what the others leave of the world. Raises `ConfigError`."""
 
     dp_shard: int = -1
+    """Processes that share one copy of the weights; -1 is all that the others leave."""
     dp_replicate: int = 1
+    """Whole copies of the weights."""
     tp: int = 1
+    """Processes that split each matrix."""
     timeout_s: int = 60
     """Seconds a process waits for the others before it fails; the main process must not work alone for longer."""
 

@@ -51,9 +51,11 @@ class ShardConfig:
     reshard_after_forward: bool = True
     """Drop a block's gathered weights between the passes: less memory, one more gathering a step."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Which part of a block is computed twice, to save memory: none, the wide and cheap one, or all."""
     checkpoint_every: int = 1
     """Only each n-th block is checkpointed."""
     compile: bool = False
+    """Compile each block."""
     attention: Literal["sdpa", "flex"] = "sdpa"
     """Kernel that blocks attention at document borders: one padded call, or FlexAttention's block mask, on a GPU."""
 

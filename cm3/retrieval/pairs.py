@@ -56,10 +56,15 @@ class PairsConfig:
     letters: int = 16
     """Bytes a word; longer ones count as several."""
     letter_dim: int = 16
+    """Numbers a letter."""
     d_model: int = 128
+    """Width of the text tower."""
     layers: int = 2
+    """Blocks of the text tower."""
     heads: int = 4
+    """Attention heads of the text tower."""
     image_size: int = 64
+    """Side of the pictures that are read, in pixels."""
     channels: tuple[int, int, int] = (48, 96, 96)
     """Of the convolutions at a quarter, an eighth and a sixteenth of the picture's side."""
 

@@ -73,23 +73,36 @@ class PairTrainConfig:
     """
 
     out: str
+    """Folder of the run."""
     model: PairsConfig = field(default_factory=PairsConfig)
     steps: int = 400
+    """Updates."""
     batch: int = 128
+    """Pairs an update."""
     lr: float = 2e-3
+    """Peak learning rate."""
     lr_end: float = 0.02
+    """Rate at the end, as a share of the peak."""
     warmup: int = 30
+    """Updates over which the rate rises."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW."""
     weight_decay: float = 0.05
+    """Of matrices."""
     grad_clip: float = 1.0
+    """Largest norm of a gradient."""
     temperature: float = 0.07
     """Where both losses begin; 1 / sharpness."""
     document_weight: float = 1.0
     """Weight of the loss between query and document."""
     seed: int = 0
+    """Draws the weights."""
     log_every: int = 20
+    """Updates between lines of the log."""
     save_every: int = 50
+    """Updates between checkpoints."""
     device: str = "cpu"
+    """cpu, or cuda."""
     threads: int = 0
     """torch's; 0 leaves them."""
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -20,7 +19,7 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from cm3.errors import CheckpointError, ConfigError, DivergedError
-from cm3.files import locked
 from cm3.parallel import Mesh
 from cm3.train.ranks import Ranks
 from cm3.weights import not_finite
@@ -37,8 +35,6 @@ FORMAT = 1
 LEAVE = 60
 """Seconds that a run which failed waits for its last checkpoint."""
 KIND = "cm3-checkpoint"
-LOCK = ".lock"
-"""Held by the process that writes to the run's folder."""
 OLD = "checkpoint.pt"
 """What runs have that are trained by another loop, or were by an earlier version."""
 HIDDEN = re.compile(r"\.\d{8,}(\.old)?")
@@ -259,27 +255,6 @@ def steps(folder: Path) -> list[int]:
 def last(out: Path) -> int | None:
     """Step of the last checkpoint of the run in `out`; None where there is none."""
     return max(steps(out / "checkpoints"), default=None)
-
-
-@contextlib.contextmanager
-def claimed(out: Path, look: Callable[[], object], seen: object) -> Iterator[None]:
-    """Be the only process that writes to the run in `out`, from its first file to its last.
-
-    `look` says where the run stands; it is `seen` where nobody went on with it since this process read it. Raises
-    `ConfigError` where another is at work there, or was.
-    """
-    lock, made = out / LOCK, [folder for folder in (out, *out.parents) if not folder.exists()]
-    with locked(lock, f"run in {str(out)!r}"):
-        try:
-            if look() != seen:
-                raise ConfigError(f"run in {str(out)!r}: another process went on with it meanwhile; start again")
-            yield
-        finally:
-            # It is still held: who waits for this very file sees that it is gone.
-            lock.unlink(missing_ok=True)
-            for folder in made:
-                with contextlib.suppress(OSError):  # it has something in it
-                    folder.rmdir()
 
 
 def check_new(out: Path, resume: bool) -> None:

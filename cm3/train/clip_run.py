@@ -36,6 +36,7 @@ class ScenePairs:
     """Scenes and named emblems of the training split without end, each said twice."""
 
     seed: int = 3
+    """Stream of the training split."""
     emblems: float = 0.5
     """Share of emblems."""
     words: int = 20_000
@@ -47,8 +48,11 @@ class CocoPairs:
     """Captioned photographs in COCO's own layout; each picture with two of its captions, at random."""
 
     root: str
+    """Folder in COCO's layout."""
     split: str = "train2017"
+    """Which part of it."""
     seed: int = 3
+    """Draws pictures and captions."""
 
 
 @dataclass(frozen=True)

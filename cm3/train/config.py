@@ -34,10 +34,12 @@ class TrainConfig:
     """A run, but for its data. Raises `ConfigError` for a value out of range."""
 
     out: str
+    """Folder of the run."""
     model: DecoderConfig
     mask: MaskLaw = field(default_factory=MaskLaw)
     optim: OptimConfig = field(default_factory=OptimConfig)
     steps: int = 1000
+    """Updates."""
     windows: int = 16
     """Windows a batch, of all ranks together."""
     length: int = 512
@@ -46,6 +48,7 @@ class TrainConfig:
     micro: int = 0
     """Windows of a rank that pass through the model at once, their gradients added up; 0 is all of its share."""
     z_loss: float = 0.0
+    """Weight of the squared logarithm of the sum of all probabilities before they are normed, against drift."""
     text_weight: float = 1.0
     """Loss weight of text targets; the paper's is 1 for everything."""
     on_spike: Literal["note", "skip", "stop"] = "note"
@@ -54,7 +57,9 @@ class TrainConfig:
     spike_sigma: float = 6.0
     """A spike is this many standard deviations over the mean of the last 100 losses; 0 is never."""
     log_every: int = 20
+    """Updates between lines of the log."""
     save_every: int = 200
+    """Updates between checkpoints."""
     keep: int = 2
     """Newest checkpoints that are kept."""
     milestone_every: int = 0
@@ -66,6 +71,7 @@ class TrainConfig:
     validate_batches: int = 4
     """Batches of such documents."""
     seed: int = 0
+    """Draws the weights, the order of the documents in windows, and the masks."""
     threads: int = 0
     """Processor threads; 0 leaves torch's choice."""
     device: Literal["", "cpu", "cuda"] = ""

@@ -36,7 +36,7 @@ from cm3.model.lpips import LPIPS
 from cm3.model.quantizers import FSQ
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
 from cm3.train.checkpoint import OLD as CHECKPOINT
-from cm3.train.checkpoint import claimed
+from cm3.train.claim import run_claimed
 from cm3.train.config import finite_settings
 from cm3.train.optim import Muon
 from cm3.train.reconstruct import psnr, usage, write_sheet
@@ -63,19 +63,31 @@ class ImageTokenizerConfig:
 
     vqgan: VQGANConfig = field(default_factory=small)
     size: int = 128
+    """Side of the pictures, in pixels."""
     batch: int = 32
+    """Pictures an update."""
     steps: int = 4000
+    """Updates."""
     optimizer: str = "adamw"
     """`adamw`, or `muon` for the convolutions' weights with AdamW for the rest."""
     lr: float = 2e-3
+    """Peak rate of AdamW."""
     muon_lr: float = 5e-3
+    """Peak rate of Muon."""
     lr_end: float = 0.0
+    """Rate at the end, as a share of the peak."""
     warmup: int = 50
+    """Updates over which the rate rises."""
     weight_decay: float = 0.0
+    """Of all weights that are trained."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
     l1: float = 1.0
+    """Weight of the mean absolute error."""
     l2: float = 2.0
+    """Weight of the mean squared error."""
     quantizer_weight: float = 1.0
+    """Weight of the quantiser's own loss."""
     init: str = ""
     """Folder of an image tokenizer of the same shape to start from."""
     keep: int = 0
@@ -87,20 +99,35 @@ class ImageTokenizerConfig:
     decoder_only: bool = False
     """Leave encoder and codes as they are: models trained on the codes stay valid."""
     lpips_weight: float = 0.0
+    """Weight of LPIPS; over 0 it needs both files of weights."""
     lpips_vgg: str = ""
+    """File of torchvision's VGG16."""
     lpips_lin: str = ""
+    """File of the published LPIPS weights."""
     gan_weight: float = 0.0
+    """Weight of the adversarial loss; 0 is no critic."""
     gan_start: int = 0
+    """Update from which it counts."""
     gan_lr: float = 2e-4
+    """Rate of the critic."""
     grad_clip: float = 1.0
+    """Largest norm of a gradient."""
     channels_last: bool = False
+    """A layout in memory that can be faster."""
     device: str = "cpu"
+    """cpu, or cuda."""
     seed: int = 0
+    """Draws the weights."""
     out: str = "runs/image_tokenizer"
+    """Folder of the run."""
     log_every: int = 50
+    """Updates between lines of the log."""
     save_every: int = 500
+    """Updates between checkpoints."""
     sample_every: int = 500
+    """Updates between sheets of reconstructions; 0 is never."""
     threads: int = 0
+    """Processor threads; 0 leaves them."""
 
     def __post_init__(self) -> None:
         """Check every field and say everything that is wrong at once."""
@@ -385,7 +412,7 @@ def train_image_tokenizer(
         changed = _resume(run, checkpoint)
     # Before anything is written: pictures that do not fit are refused without a trace.
     x = _pixels(images(run.step), config) if run.step < config.steps else None
-    with claimed(out, lambda: _version(checkpoint), seen):
+    with run_claimed(out, lambda: _version(checkpoint), seen):
         _train(run, images, x, changed, callback=callback, progress=progress, stopping=stopping)
     return run.vqgan.eval()
 

@@ -25,6 +25,7 @@ class SceneData:
     """Scenes without end, drawn on the fly; stream `seed` of the training split."""
 
     seed: int = 1
+    """Stream of the training split."""
     captions_only: float = 0.05
     """Share of documents that are a caption without its picture."""
     mix: tuple[float, ...] = ()
@@ -45,6 +46,7 @@ class SceneTaskData:
     """
 
     seed: int = 1
+    """Stream of the training split."""
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASK_PICTURES, 1.0))
     """How often each kind comes among the others, in any unit."""
 
@@ -54,8 +56,11 @@ class CocoData:
     """Captioned photographs in COCO's own layout: root/annotations/captions_SPLIT.json, root/SPLIT/*.jpg."""
 
     root: str
+    """Folder in COCO's layout."""
     split: str = "train2017"
+    """Which part of it."""
     seed: int = 1
+    """Draws the order of each epoch."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class EmblemData:
     """
 
     seed: int = 1
+    """Stream of the training split; the two after it are taken too."""
     encoder: str = "runs/scenes/clip"
     """What the banks are searched with: a folder or a hub id."""
     emblems: int = 4000
@@ -86,9 +92,11 @@ class StoreData:
     """
 
     stores: tuple[str, ...]
+    """Folders of stores."""
     weights: tuple[float, ...] = ()
     """Share of the documents that comes from each, in any unit; none means every document as often as any other."""
     seed: int = 1
+    """Draws the order of each epoch."""
     neighbours: str = ""
     """Table of neighbours (cm3/data/neighbours.py) of documents to put before an example; their tokens are taken from
     the first store."""
@@ -104,6 +112,7 @@ class SceneLessonData:
     split, and documents of pretraining among them, so that nothing is forgotten."""
 
     seed: int = 1
+    """Stream of the training split."""
     mix: SceneTaskMix = field(default_factory=SceneTaskMix)
     """Shares of the tasks; may be changed when a run is resumed."""
     law: LessonLaw = field(default_factory=LessonLaw)

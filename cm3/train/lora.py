@@ -26,6 +26,7 @@ class LoraConfig:
     """Adapters; `rank` 0 is none. Raises `ConfigError` for a value out of range."""
 
     rank: int = 0
+    """Width of the adapters; 0 trains all weights instead."""
     alpha: float = 32.0
     """Adapters count alpha / rank times."""
     targets: tuple[str, ...] = ("wq", "wk", "wv", "wo")

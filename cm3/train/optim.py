@@ -28,19 +28,29 @@ class OptimConfig:
     """
 
     name: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the matrices of the blocks with AdamW for the rest."""
     lr: float = 6e-4
+    """Peak rate; of the matrices, with Muon."""
     adam_lr: float = 3e-3
+    """Peak rate of embeddings and norms beside Muon."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW."""
     eps: float = 1e-8
+    """AdamW's."""
     weight_decay: float = 0.1
+    """Of matrices."""
     momentum: float = 0.95
+    """Muon's."""
     clip: float = 1.0
+    """Largest norm of a gradient."""
     warmup: int = 100
+    """Updates over which the rate rises."""
     decay_from: float = 0.0
     """Share of the run after which the rate falls; before it, it stays at its peak."""
     final: float = 0.1
     """Rate at the end, as a share of the peak."""
     shape: Literal["linear", "cosine"] = "linear"
+    """How the rate falls."""
 
     def __post_init__(self) -> None:
         if self.name not in ("adamw", "muon"):

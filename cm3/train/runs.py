@@ -51,7 +51,8 @@ from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
-from cm3.train.checkpoint import check_new, claimed, last
+from cm3.train.checkpoint import check_new, last
+from cm3.train.claim import run_claimed
 from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of, vqgan_digest, world_of
 from cm3.train.image_tokenizer import WEIGHTS, ImageTokenizerConfig, load_config, train_image_tokenizer
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
@@ -116,6 +117,7 @@ class PretrainRun(TrainConfig):
     redrawn: str = ""
     """Folder of an image tokenizer run to take instead of that of `init`, whose codes it mostly kept."""
     image_size: int = 128
+    """Side of the pictures, in pixels."""
     cells: bool = True
     """Learn a row and a column embedding for the codes of images (`model.grid`); the paper's models have none."""
     text_entries: int = 512
@@ -176,7 +178,7 @@ class PretrainRun(TrainConfig):
         with contextlib.ExitStack() as held:
 
             def begin() -> None:
-                held.enter_context(claimed(out, lambda: last(out), trainer.seen))
+                held.enter_context(run_claimed(out, lambda: last(out), trainer.seen))
                 trainer.describe()
                 self._write_tokenizer(text)
                 self._retrieval()

@@ -21,12 +21,13 @@ little. With `jobs=1` a sweep is a function of its seed, whether or not it was i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
-import os
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from cm3.errors import ConfigError
-from cm3.train.trial import REDUCTION, Command, Law, TrialRun, hold
+from cm3.files import disk_error, said, write
+from cm3.train.claim import claimed
+from cm3.train.trial import REDUCTION, Command, Law, TrialRun
 
 POLL = 0.2
 """Seconds between two looks at the logs."""
@@ -152,6 +155,15 @@ def replaced(config: Any, values: Mapping[str, Any]) -> Any:
     return config
 
 
+def _check_study(path: Path) -> None:
+    """Raise `ValueError` for a file that is another's: opened, it would be given tables of a study."""
+    if path.exists() and path.stat().st_size:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as file:
+            names = {name for (name,) in file.execute("select name from sqlite_master where type = 'table'")}
+        if names and "studies" not in names:
+            raise ValueError("it is a database of something else")
+
+
 class Sweep:
     """A sweep in its folder; use it in a `with`. `run` does it all."""
 
@@ -164,13 +176,11 @@ class Sweep:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config, self.command, self.out = config, command, Path(config.out)
         self._law = Law(config.metric, config.steps, config.grace or math.ceil(config.steps / REDUCTION**2))
-        self.out.mkdir(parents=True, exist_ok=True)
-        held = hold(self.out / "lock")
-        if held is None:
-            raise ConfigError(f"out={config.out!r}: another sweep is at work there; wait for it, or give another --out")
-        self._lock = held
         path = (self.out / "study.db").resolve()
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(claimed(self.out / "lock", f"sweep in {config.out!r}"))
         try:
+            _check_study(path)
             self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
             pruner = optuna.pruners.SuccessiveHalvingPruner(self._law.grace, REDUCTION)
             self.study = optuna.create_study(
@@ -178,9 +188,11 @@ class Sweep:
             )
             there = self.study.user_attrs.get("sweep")
         except Exception as error:  # SQLAlchemy raises many kinds for a file that is no database
-            self._lock.close()
+            self._held.close()
+            if (full := disk_error(error, path)) is not None:
+                raise full from error
             raise ConfigError(
-                f"out={config.out!r}: study.db can not be read ({str(error).splitlines()[0]}); give another --out"
+                f"out={config.out!r}: study.db can not be read ({said(error)}); give another --out"
             ) from error
         if there is None:
             self.study.set_user_attr("sweep", config.identity())
@@ -201,7 +213,7 @@ class Sweep:
         """Let go of the folder."""
         self._storage.remove_session()
         self._storage.engine.dispose()
-        self._lock.close()
+        self._held.close()
 
     def run(self, told: Callable[[Result], None] = lambda result: None) -> list[Result]:
         """Train until there are `trials` that are done or stopped; a failed one is not tried again. All, best first.
@@ -317,7 +329,5 @@ class Sweep:
 
     def _write(self) -> dict[int, Result]:
         results = self.results()
-        part = self.out / ".trials.jsonl"
-        part.write_text("".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results))
-        os.replace(part, self.out / "trials.jsonl")
+        write(self.out / "trials.jsonl", "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results))
         return {r.trial: r for r in results}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 from command import Cm3
 
 from cm3.cli.parse import condense, names_of
+from cm3.cli.recipe import find, recipes_of
 
 RECIPES = '''
 """Recipes for a test."""
@@ -160,3 +164,26 @@ def test_names_of_nested_settings() -> None:
 def test_condense_of_something_unheard_of() -> None:
     assert condense("", "cm3 x") == "wrong arguments; see cm3 x --help"
     assert condense("no box at all\nbut a line", "cm3 x") == "but a line; see cm3 x --help"
+
+
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_option_of_the_recipes_says_what_it_is(cm3: Cm3, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the entries of a table (sampling.image.guidance), which are named by whoever wrote it."""
+    monkeypatch.setenv("COLUMNS", "90")
+    for name in recipes_of(inspect.getmodule(find(f"{path}:{first_of(path)}"))):
+        told = cm3("train", f"{path}:{name}", "--help").out
+        lines = [line.strip("\u2502 ") for line in told.splitlines() if line[:1] == "\u2502"]
+        starts = [i for i, line in enumerate(lines) if line.startswith("--") and len(line) > 2] + [len(lines)]
+        assert len(starts) > 30
+        for a, b in itertools.pairwise(starts):
+            block = " ".join(lines[a:b])
+            words = re.sub(r"\(default.*|\(sets.*|\(required\)|--\S+|\{[^}]*\}|\[[^]]*\]", "", block)
+            if not lines[a].startswith(("--sampling.", "--data.shares.")):
+                assert re.search(r"[a-z]{3,}|[A-Z][a-z]+", words), (name, block)
+
+
+def first_of(path: Path) -> str:
+    return re.findall(r"^def ([a-z]\w*)\(\)", path.read_text(), re.M)[0]

@@ -47,6 +47,7 @@ class Run(TrainConfig):
     name: str = "none"
     fast: bool = False
     sizes: tuple[int, ...] = (1, 2)
+    words: tuple[str, ...] = ("a",)
     limit: int | None = None
     def run(self, *, progress: bool = True, resume: bool = False) -> dict:
         fields = {f: getattr(self, f) for f in TrainConfig.__dataclass_fields__}
@@ -145,7 +146,11 @@ def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(recipe: str, tmp_pat
         (["optim.lr=-1..1"], "--search optim.lr=-1..1: optim.lr=-1.0: must be over 0 and under 100"),
         (["optim.lr=3e-3..1e-3"], "must begin below its end"),
         (["z_loss=log:0..1"], "a logarithmic range must begin above 0; write lin:0..1"),
-        (["name=a..b"], "a range is of numbers; list the choices"),
+        (["name=log:a..b"], "a range is of numbers; list the choices"),
+        (["windows="], "--search windows=: has no value; must be NAME=A..B or NAME=A,B,C"),
+        (["fast="], "--search fast=: has no value"),
+        (["windows=../4"], "--search windows=../4: --windows: '' is not a whole number"),
+        (["optim.betas=0.9..0.95"], "Expected 2 values"),
         (["windows=log:1,2"], "log: is for a range, log:A..B"),
         (["windows=1,2,1"], "1 stands there twice"),
         (["fast=yes"], "'yes' must be true or false"),
@@ -188,6 +193,12 @@ def test_what_a_search_says(cm3: Cm3, recipe: str) -> None:
     assert said("fast=true,false").choices == (True, False)
     assert said("limit=None,3").choices == (None, 3)
     assert said("name=a, b").choices == ("a", "b")
+    # Paths, relative and upwards, and nothing, are values as others are.
+    assert said("name=../runs/a").choices == ("../runs/a",)
+    assert said("name=../a,b/../c,./d..e,1..2").choices == ("../a", "b/../c", "./d..e", "1..2")
+    assert said("name=").choices == ("",) and said("name=,scenes").choices == ("", "scenes")
+    assert said("words=../a ../b,../c").choices == (("../a", "../b"), ("../c",)) and said("words=").choices == ((),)
+    assert said("limit=3..9") == Axis("limit", None, (), 3, 9) and said("limit=None").choices == (None,)
     with pytest.raises(RequestError, match="optim.name='sgd'|invalid choice|'sgd'"):
         said("optim.name=sgd")
 
@@ -201,6 +212,9 @@ def test_what_a_search_says(cm3: Cm3, recipe: str) -> None:
         ("sizes", (4, 5), ["--sizes", "4", "5"]),
         ("limit", None, ["--limit=None"]),
         ("name", "-a b", ["--name=-a b"]),
+        ("name", "", ["--name="]),
+        ("name", "../a..b", ["--name=../a..b"]),
+        ("words", (), ["--words"]),
     ],
 )
 def test_a_value_becomes_an_option(cm3: Cm3, recipe: str, name: str, value: object, words: list[str]) -> None:

@@ -143,7 +143,7 @@ with t.Sweep(t.config(Path({str(out)!r}), trials=4), command) as s:
     second = out / "trial-0001"
     try:
         wait(lambda: (second / "log.jsonl").exists())
-        with pytest.raises(ConfigError, match="another sweep is at work there; wait for it, or give another --out"):
+        with pytest.raises(ConfigError, match="sweep in .*another process is writing to it; wait until it ends"):
             Sweep(config(out, trials=4), command)
     finally:
         process.send_signal(signal.SIGKILL)
