@@ -86,6 +86,11 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     begun = bundles.load(bundles.find(init)) if init else None
     decoder = _decoder(checkpoints, found, saved["config"], init, begun)
     vqgan = tokenizer_of(begun, tokenizer, page.get("redrawn", ""))
+    if saved["config"].get("given", {}).get("image_tokenizer", known := vqgan_digest(vqgan)) != known:
+        raise CheckpointError(
+            f"run {str(folder)!r}: the image tokenizer that lies at {page.get('redrawn') or init or tokenizer!r} is "
+            "not the one that it was trained with; restore it"
+        )
     about = about_of(folder, found, LoaderState.of(saved["loader"]).documents, tasks, saved.get("mixture"))
     about |= world_of(page.get("data") or {})
     made = bundle_of(folder, decoder, Vocab(**saved["vocab"]), vqgan, begun, size, sampling, about)

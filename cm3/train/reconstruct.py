@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cm3.errors import DataError
+from cm3.files import write
 from cm3.model.vqgan import VQGAN
 
 
@@ -61,5 +63,6 @@ def write_sheet(path: Path, originals: Tensor, reconstructions: Tensor, columns:
     ]
     array = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # (c, 2 h, columns w)
     pixels = ((array + 1) * 127.5).round().byte().cpu().permute(1, 2, 0).numpy()[:-gap, :-gap]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]).save(path)
+    made = io.BytesIO()
+    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]).save(made, "PNG")
+    write(path, made.getvalue())
