@@ -146,7 +146,7 @@ class PretrainRun(TrainConfig):
         text = ranks.together(lambda: self._text_tokenizer(init) if mesh.main else b"")[0]
         with tempfile.TemporaryDirectory(prefix="cm3-") as folder:
             path = Path(folder) / "tokenizer.json"
-            path.write_bytes(text)
+            files.write(path, text)
             source, codec = ranks.main_first(lambda: self._source(vqgan, path))
             given = {"image_tokenizer": vqgan_digest(vqgan), "text_tokenizer": text_fingerprint(path)}
             given |= self._documents(source)
@@ -258,7 +258,7 @@ class PretrainRun(TrainConfig):
         """Entries of the text tokenizer that a run on documents learns, or has."""
         with tempfile.TemporaryDirectory(prefix="cm3-") as folder:
             path = Path(folder) / "tokenizer.json"
-            path.write_bytes(self._text_tokenizer(None))
+            files.write(path, self._text_tokenizer(None))
             return TextTokenizer.load(path).size
 
     def _model(self, vocab_size: int, grid: tuple[int, int] | None) -> DecoderConfig:
