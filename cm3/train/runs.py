@@ -352,7 +352,7 @@ class PretrainRun(TrainConfig):
             return self._emblem_source(data, codec)
         return SceneSource(codec, data.seed, captions_only=data.captions_only, objects=data.mix, in_order=data.in_order)
 
-    def _coco(self, data: CocoData) -> list[Document]:
+    def _coco(self, data: CocoData) -> Sequence[Document]:
         return Coco(data.root, data.split).documents()
 
     def _stores(self, data: StoreData) -> list[Store]:
