@@ -1,7 +1,7 @@
 """Describing pictures: seconds to the first token and seconds in all, of this checkout and of another in one run.
 
-    python benchmarks/describe.py --json                               512 pictures to the first token, 64 described
-    python benchmarks/describe.py --before ../old --rounds 3           the same of the checkout ../old, by turns
+    python benchmarks/describe.py --json                               # 512 pictures to the first token, 64 described
+    python benchmarks/describe.py --before ../old --rounds 3           # the same of the checkout ../old, by turns
     python benchmarks/describe.py --first 128 --pictures 16 --threads 1 --cpu
 
 Pictures are drawn scenes that the model in the package was not trained on, all different, and are made before the clock

@@ -1,6 +1,6 @@
 """Token stores under damage: how many of many trials were told, how many gave exactly the right data, none else.
 
-    python benchmarks/reliability_store.py --json                    the counts of docs/reliability.md; minutes
+    python benchmarks/reliability_store.py --json                    # the counts of docs/reliability.md; minutes
     python benchmarks/reliability_store.py --trials 50
 
     read         one file of a store is damaged (a shard, the index, plan, tokenizer or manifest), then all is read

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,24 @@ def test_image_eval(cm3: Cm3, tiny: Path, picture: Path) -> None:
     assert 0 < made["psnr_db"] < 40 and 0 < made["codes_used"] <= 1
     one = cm3("tokenizer", "image", "eval", picture.parent, picture, "--model", tiny, "--n", "1", "--json").json
     assert one["n"] == 1 and one["psnr_db"] == pytest.approx(made["psnr_db"])  # the same picture twice
+
+
+def test_image_eval_takes_a_run(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path) -> None:
+    """Of an image tokenizer, or of a model that was trained to its end: the same figures as of the bundle."""
+    of_bundle = cm3("tokenizer", "image", "eval", picture, "--model", tiny, "--json").json
+    page = json.loads((tiny / "config.json").read_text())
+    run, model = tmp_path / "run", tmp_path / "model"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"vqgan": page["image_tokenizer"], "size": page["image_size"]}))
+    assert "has no image_tokenizer.safetensors; train one first" in cm3(
+        "tokenizer", "image", "eval", picture, "--model", run
+    ).refusal  # fmt: skip
+    shutil.copyfile(tiny / "image_tokenizer.safetensors", run / "image_tokenizer.safetensors")
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model": {}, "image_size": 64}))
+    shutil.copytree(tiny, model / "bundle")
+    for folder in (run, model):
+        assert cm3("tokenizer", "image", "eval", picture, "--model", folder, "--json").json == of_bundle
 
 
 def test_eval_scenes_prints_what_the_design_says(cm3: Cm3, tiny: Path) -> None:

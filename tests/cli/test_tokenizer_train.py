@@ -11,6 +11,7 @@ import pytest
 from command import Cm3
 
 from cm3.tokens.text import TextTokenizer
+from cm3.train.claim import claimed
 
 LINES = [
     f"a {size} {colour} circle, n\u00b0{i}\n" for i in range(60) for size in ("big", "small") for colour in ("red",)
@@ -143,3 +144,17 @@ def test_bad_input_is_one_line(cm3: Cm3, tiny: Path, tmp_path: Path, command: li
     more = ["--model", tiny] if command[0] == "image" else []
     assert told in cm3("tokenizer", *command, *more).refusal
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_text_tokenizer_replaces_nothing_else(cm3: Cm3, texts: Path, tmp_path: Path) -> None:
+    """Not its own corpus, not a folder, and not what another process is learning."""
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for out, told in (("texts/a.txt", "is there and no text tokenizer"), ("texts", "is a folder; give a file")):
+        assert told in cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270", "--out", out).refusal
+    with claimed(Path(".t.json.lock"), "another"):
+        told = cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270", "--out", "t.json").refusal
+    assert told.startswith("tokenizer 't.json': another process is writing to it")
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    for _ in range(2):  # one of its own it does
+        assert cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270", "--out", "new/t.json").code == 0
+    assert [p.name for p in Path("new").iterdir()] == ["t.json"]
