@@ -1,6 +1,6 @@
 """Bundles under damage, kills and replacement: how many of many trials were told, how many exactly right, none else.
 
-    python benchmarks/reliability.py --json                          the counts of docs/reliability.md; minutes
+    python benchmarks/reliability.py --json                          # the counts of docs/reliability.md; minutes
     python benchmarks/reliability.py --damages 50 --kills 5 --loads 50
 
     damaged bundles      one file of a bundle is flipped, cut, overwritten, exchanged or linked away, a value of its
