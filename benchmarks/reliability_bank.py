@@ -1,6 +1,6 @@
 """Memory banks under damage, kills, full disks and strangers' manifests: what is told, what is right, and what is not.
 
-    python benchmarks/reliability_bank.py --json       1,000 damaged banks, 100 kills, 100 full disks; some minutes
+    python benchmarks/reliability_bank.py --json       # 1,000 damaged banks, 100 kills, 100 full disks; some minutes
     python benchmarks/reliability_bank.py --damaged 50 --kills 8 --full 8
 
 Each damaged bank is a copy of a good one with one thing changed: bits flipped, a file cut, filled up, zeroed or
