@@ -1,8 +1,8 @@
 """From pictures to batches: images prepared, tokens packed, windows filled and megabytes read a second, in one run.
 
-    pip install webdataset                       webdataset, the peer; without it that row is "not measured"
-    python benchmarks/data.py --photos DIR --json      2,000 pictures, 100,000 documents; 0.5 GB of disk
-    python benchmarks/data.py --threads 1 --cpu        pictures are drawn where no folder is given
+    pip install webdataset                             # the peer; without it that row is "not measured"
+    python benchmarks/data.py --photos DIR --json      # 2,000 pictures, 100,000 documents; 0.5 GB of disk
+    python benchmarks/data.py --threads 1 --cpu        # pictures are drawn where no folder is given
 
     images      `prepare` of web shards           webdataset and torch's DataLoader: the same shards, preprocessing,
                 with the tokenizers of --model    tokenizers, batches of 16 and cores; codes and words to tar files

@@ -71,6 +71,7 @@ def test_every_option_that_is_printed_is_the_verbs(verb: str) -> None:
 
 def test_the_design_lists_the_verbs_that_there_are() -> None:
     page = (ROOT / "docs" / "design.md").read_text()
-    listed = page.split("one verb a job")[1].split("\n\n")[1]
-    names = [n.strip() for line in listed.splitlines() for n in re.split(r" {4,}", line.strip())[-1].split(",")]
-    assert sorted(filter(None, names)) == sorted(VERBS)
+    listed = set(re.findall(r"`([a-z ]+)`", page.split("one verb a job")[1].split("\n\n")[1]))
+    first = {" ".join(verb.split()[:n]) for verb in VERBS for n in (1, 2)}  # `tokenizer text` stands for train and eval
+    assert listed - {"cm3"} <= first
+    assert all(any(f"{verb} ".startswith(f"{name} ") for name in listed) for verb in VERBS)
