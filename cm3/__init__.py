@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cm3.engine.request import Sampling
     from cm3.generate import CM3Leon, Loading
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["CM3Leon", "Cm3Error", "Document", "Gap", "Image", "Sampling", "Text", "load"]
 
 
