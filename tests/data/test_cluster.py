@@ -68,6 +68,6 @@ def test_without_ray_the_extra_is_named(parts: Path) -> None:
     work = Work(str(parts), str(parts), None, 32, None, "cpu")
     with (
         mock.patch.dict(sys.modules, {"ray": None}),
-        pytest.raises(ConfigError, match=r"pip install 'cm3leon\[cluster\]'"),
+        pytest.raises(ConfigError, match=r"pip install 'ray\[data\]'"),
     ):
         list(map_units("local", work, [0]))

@@ -128,9 +128,7 @@ def test_columns_that_were_looked_for_are_named() -> None:
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(
-        DataError, match="huggingface:owner/name: needs the library 'datasets'; pip install .cm3leon.da"
-    ):
+    with pytest.raises(DataError, match="huggingface:owner/name: needs the library 'datasets'; pip install datasets"):
         open_reader("huggingface:owner/name@train")
     assert not HuggingFace.recognises(Path("owner/name")) and not HuggingFace.splits(Path("owner/name"))
 

@@ -103,11 +103,17 @@ def test_stores_of_another_model_are_refused(root: Path, tmp_path: Path) -> None
     (tmp_path / "b").mkdir()
     text = tiny_model.tokenizer_path().read_text()
     (tmp_path / "b" / "tokenizer.json").write_text(text + "\n")
-    with pytest.raises(ConfigError, match="were prepared with another text tokenizer than this run has; give init"):
+    with pytest.raises(
+        ConfigError, match="holds a tokenizer.json that is not this run's; delete it, or give another out"
+    ):
         run(root, tmp_path / "b").run(progress=False)
+    other = replace(tiny_model.bundle(), text_tokenizer=tmp_path / "b" / "tokenizer.json")
+    bundles.save(other, tmp_path / "other")
+    with pytest.raises(ConfigError, match="were prepared with another text tokenizer than this run has; give init"):
+        run(root, tmp_path / "d", init=str(tmp_path / "other"), image_tokenizer="none").run(progress=False)
     with pytest.raises(DataError, match="has no manifest.json; give a folder that `cm3 prepare` wrote"):
         run(root, tmp_path / "c", data=StoreData(stores=(str(root),))).run(progress=False)
-    with pytest.raises(DataError, match="stores: none given"):
+    with pytest.raises(ConfigError, match="data.stores: there are none; give at least one"):
         run(root, tmp_path / "c", data=StoreData(stores=())).run(progress=False)
 
 

@@ -117,7 +117,7 @@ def test_encoders_by_folder(tmp_path: Path) -> None:
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
-        ConfigError, match=r"'openai/clip': a CLIP needs the transformers library; pip install 'cm3leon"
+        ConfigError, match=r"'openai/clip': a CLIP needs the transformers library; pip install transformers"
     ):
         load_encoder("openai/clip")
 

@@ -139,7 +139,7 @@ def test_a_name_that_is_none() -> None:
 
 def test_without_faiss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ConfigError, match=r"needs FAISS, which is not installed: pip install 'cm3leon\[retrieval\]'"):
+    with pytest.raises(ConfigError, match=r"needs FAISS, which is not installed: pip install faiss-cpu"):
         build_lists(VECTORS, "ivf", tmp_path / "index.faiss")
     assert Exact(VECTORS).search(QUERIES, 1)[1].tolist() == nearest(QUERIES, 1).tolist()
 

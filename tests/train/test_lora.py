@@ -165,5 +165,5 @@ def test_what_adapters_need_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match="the model has no 'gate'; leave it out"):
         adapt(base(), LoraConfig(rank=1, targets=("wq", "gate")))
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"needs peft, which is not installed: pip install 'cm3leon\[lora\]'"):
+    with pytest.raises(ConfigError, match=r"needs peft, which is not installed: pip install peft"):
         adapt(base(), LORA)
