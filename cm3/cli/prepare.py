@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -18,28 +13,7 @@ from tyro.conf import Positional, arg
 from cm3.cli.files import check_folder
 from cm3.cli.options import Flag, Verb, at_least, progress
 from cm3.errors import RequestError
-
-
-class Ended(BaseException):
-    """A SIGTERM came."""
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Raise `Ended` in the block when a SIGTERM comes; more of them change nothing. In the main thread alone."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise Ended
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+from cm3.train.signals import Terminated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +65,8 @@ class Prepare(Verb):
     def run(self) -> dict[str, Any]:
         """Prepare, and tell what became of the documents."""
         try:
-            with ended_by_sigterm():
-                return self.prepared()
-        except Ended:
+            return self.prepared()
+        except Terminated:  # raised by `main`, once
             told = "stopped by SIGTERM; what is done stays, and the same command goes on where it was"
             print(f"cm3: {self.out}: {told}", file=sys.stderr)
             return {"store": str(self.out), "stopped": "SIGTERM"}
