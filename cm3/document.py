@@ -18,6 +18,7 @@ from typing import Any, Literal
 import PIL.Image
 
 from cm3.errors import DataError, RequestError
+from cm3.files import said
 from cm3.picture import BYTES, bands, open_picture
 
 Box = tuple[int, int, int, int]
@@ -73,9 +74,8 @@ class Image:
             opened.load()
             return cls(_detach(opened))
         except Exception as error:  # Pillow raises many kinds for a damaged file
-            reason = " ".join(str(error).split()) or type(error).__name__
             remedy = "" if isinstance(error, DataError) else "; give a PNG, JPEG or WebP file"
-            raise DataError(f"image {str(path)!r}: not a readable picture ({reason}){remedy}") from error
+            raise DataError(f"image {str(path)!r}: not a readable picture ({said(error)}){remedy}") from error
 
     def with_gap(self, box: Iterable[int]) -> Image:
         """Return this picture with the box (x0, y0, x1, y1) to be filled in. Raises `RequestError` for a bad box."""
@@ -99,8 +99,9 @@ class Image:
             for _, band in bands(self.pixels):
                 hashed.update((band.convert("RGBA") if band.mode in ("P", "PA") else band).tobytes())
         except Exception as error:  # a lazily opened file may prove to be cut short only now
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"image of mode {self.pixels.mode}: cannot be read ({reason}); save it again") from error
+            raise DataError(
+                f"image of mode {self.pixels.mode}: cannot be read ({said(error)}); save it again"
+            ) from error
         return hashed.digest()
 
 

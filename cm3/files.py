@@ -222,7 +222,8 @@ def sha256(path: str | Path) -> str:
 
 # Writing
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the system's errors for want of room."""
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _PLACE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOENT, errno.EEXIST)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
@@ -244,7 +245,7 @@ def disk_error(error: BaseException, path: str | Path = "") -> DiskError | None:
         number = errno.EROFS
     place = str(path or getattr(error, "filename", None) or "")
     where = f"{place!r}: " if place else ""
-    if number in _FULL:
+    if number in FULL:
         return DiskError(f"{where}no space is left on the disk; make room, or choose another place")
     if number in _DENIED:
         return DiskError(f"{where}may not be written to ({os.strerror(number)}); choose another place")
@@ -261,7 +262,7 @@ def on_disk(path: str | Path) -> Iterator[None]:
     except Cm3Error:
         raise
     except Exception as e:
-        if isinstance(e, OSError) and e.errno not in _FULL and not _concerns(e, Path(path)):
+        if isinstance(e, OSError) and e.errno not in FULL and not _concerns(e, Path(path)):
             raise  # of another file, which the block reads
         if (told := disk_error(e, path)) is None:
             raise
@@ -292,9 +293,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         with on_disk(path):
             yield part
-            _sync(part)
+            sync(part)
             os.replace(part, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         _release(held)
         part.unlink(missing_ok=True)
@@ -323,13 +324,13 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             yield part
             for found in part.rglob("*"):
                 if not found.is_symlink():
-                    _sync(found)
-            _sync(part)
+                    sync(found)
+            sync(part)
             if path.exists():
                 _exchange(part, path)
             else:
                 os.rename(part, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         _release(held)
         shutil.rmtree(part, ignore_errors=True)
@@ -391,8 +392,8 @@ def _release(held: int) -> None:
         os.close(held)
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+def sync(path: Path) -> None:
+    """Wait until what was written to a file, or the names in a folder, are on the disk."""
     if sys.platform == "win32" and path.is_dir():
         return
     opened = os.open(path, os.O_RDONLY)
@@ -446,18 +447,26 @@ def _escaped(name: str) -> str:
 def locked(path: str | Path, what: str, error: type[Cm3Error] = ConfigError) -> Iterator[None]:
     """Hold the lock file `path` until the block ends, or this process is killed. `what` names whose it is.
 
-    Raises `error` where another process, or another block of this one, holds it; `DiskError` where it cannot be made.
+    Then the file is gone, and so are the folders that were made for it and hold nothing. Raises `error` where another
+    process, or another block of this one, holds it; `DiskError` where it cannot be made.
     """
     import filelock  # here, as importing `cm3` should cost nothing
 
-    lock = filelock.FileLock(path, timeout=0)
+    path = Path(path)
+    lock, made = filelock.FileLock(path, timeout=0), [folder for folder in path.parents if not folder.exists()]
     try:
-        with on_disk(path):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with on_disk(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except filelock.Timeout as e:
         raise error(f"{what}: another process is writing to it; wait until it ends, or choose another place") from e
     try:
         yield
     finally:
+        # While it is held: who waits for this very file sees that it is gone.
+        with contextlib.suppress(OSError):
+            path.unlink()
         lock.release()
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()

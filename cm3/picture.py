@@ -16,6 +16,7 @@ from PIL import features
 from PIL.Image import Transpose
 
 from cm3.errors import DataError
+from cm3.files import said
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,7 @@ def open_picture(data: bytes, name: str = "") -> PIL.Image.Image:
     except PIL.Image.DecompressionBombError as error:
         raise DataError(f"{what} of {len(data)} bytes: {_bomb(error)}") from error
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise DataError(f"{what} of {len(data)} bytes: cannot be read ({_said(error)}); save it again") from error
+        raise DataError(f"{what} of {len(data)} bytes: cannot be read ({said(error)}); save it again") from error
     limit = LIMITS.get(image.format or "", LIMIT)
     if image.width * image.height > limit:
         raise DataError(f"{what} of {image.width} x {image.height} pixels: more than {limit}; scale it down")
@@ -97,7 +98,7 @@ def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         return _coloured(upright(image))
     except Exception as error:  # a lazily opened file may prove to be cut short only now, in as many ways as formats
         raise DataError(
-            f"{what} of mode {image.mode}: cannot be read ({_said(error)}); save it again as PNG or JPEG"
+            f"{what} of mode {image.mode}: cannot be read ({said(error)}); save it again as PNG or JPEG"
         ) from error
 
 
@@ -173,8 +174,4 @@ def _grey(image: PIL.Image.Image, low: float, top: float) -> PIL.Image.Image:
 
 
 def _bomb(error: Exception) -> str:
-    return f"more pixels than {LIMIT} ({_said(error)}); scale it down"
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return f"more pixels than {LIMIT} ({said(error)}); scale it down"

@@ -26,7 +26,7 @@ TABLE: dict[str, set[str]] = {
     # layer 1
     "files": {"errors"},
     "weights": {"errors", "files"},
-    "picture": {"errors"},
+    "picture": {"errors", "files"},
     "document": {"errors", "files", "picture"},
     "vocab": {"errors"},
     # layer 2

@@ -54,14 +54,14 @@ class TextTrain(Verb):
     def run(self) -> dict[str, Any]:
         """Train, save and measure."""
         from cm3.data.text_stream import HeldOut
+        from cm3.files import locked
         from cm3.tokens.text import WORD, TextTokenizer
-        from cm3.train.claim import claimed
 
         at_least(256, entries=self.entries)
         stream = open_stream(self.sources, self.limit, self.seed)
         check_place(self.out)
         others, missing = open_others(self.against)
-        with claimed(self.out.with_name(f".{self.out.name}.lock"), f"tokenizer {str(self.out)!r}"):
+        with locked(self.out.with_name(f".{self.out.name}.lock"), f"tokenizer {str(self.out)!r}"):
             held = HeldOut(watched(stream, self.sources))
             tokenizer = TextTokenizer.train(held, self.entries, progress=sys.stderr.isatty())
             stats = tokenizer.stats(held.texts, others)

@@ -18,6 +18,7 @@ from typing import Any
 
 from cm3.data.prepare_unit import Desk, Work
 from cm3.errors import Cm3Error, ConfigError, DataError
+from cm3.files import said
 
 
 class Worker:
@@ -84,5 +85,6 @@ def _join(ray: Any, address: str, workers: int) -> None:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in the place of the caller's
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"--cluster {address}: not reached ({reason}); give local or ray://HOST:10001") from error
+        raise ConfigError(
+            f"--cluster {address}: not reached ({said(error)}); give local or ray://HOST:10001"
+        ) from error

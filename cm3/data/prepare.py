@@ -373,22 +373,14 @@ def _alone(out: Path) -> Iterator[None]:
 
     Where no store comes of it, nothing is left. A disk that is full is told with what to do.
     """
-    ours = not out.exists()
     try:
-        with on_disk(out):
-            out.mkdir(parents=True, exist_ok=True)
         with locked(out / ".lock", f"store {str(out)!r}", DataError):
             try:
                 yield
             finally:
-                (out / ".lock").unlink(missing_ok=True)
+                if not (out / "plan.json").exists():
+                    with contextlib.suppress(OSError):  # it holds something
+                        (out / "shards").rmdir()
     except DiskError as error:
         more = "; what is done stays, and the same command goes on" if (out / "plan.json").exists() else ""
         raise DiskError(f"{error}{more}") from error
-    finally:
-        if out.is_dir() and not (out / "plan.json").exists():
-            with contextlib.suppress(OSError):  # it holds something
-                (out / "shards").rmdir()
-            if ours:
-                with contextlib.suppress(OSError):
-                    out.rmdir()

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from cm3.errors import CheckpointError, ConfigError
+from cm3.files import said
 from cm3.retrieval.embed import folder_of
 from cm3.retrieval.pairs import CHUNK, on_device
 from cm3.retrieval.picture import pixels_of
@@ -62,8 +63,7 @@ class ClipEncoder:
             model, report = library.CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
             tokenizer = library.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # the library raises as many kinds as there are files
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"encoder {text!r}: cannot be read as a CLIP ({reason}); restore it") from error
+            raise CheckpointError(f"encoder {text!r}: cannot be read as a CLIP ({said(error)}); restore it") from error
         # The library fills what is missing with chance and only warns.
         if missing := sorted(report["missing_keys"]):
             raise CheckpointError(f"encoder {text!r}: weight {missing[0]!r} is missing; give a whole CLIP")
@@ -123,10 +123,9 @@ def _fetch(repo: str, fetch: bool) -> Path:
                 f"encoder {repo!r}: is not on this machine, and is fetched only for who asks for it; name it yourself "
                 "with --encoder (encoder=...)"
             ) from error
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"encoder {repo!r}: no such folder, and cannot be fetched from the hub ({reason}); check the id and the "
-            "network, or give a folder"
+            f"encoder {repo!r}: no such folder, and cannot be fetched from the hub ({said(error)}); check the id and "
+            "the network, or give a folder"
         ) from error
 
 

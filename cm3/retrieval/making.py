@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm3.document import Document, Unreadable
 from cm3.errors import Cm3Error, ConfigError, DiskError
-from cm3.files import on_disk
+from cm3.files import on_disk, sync
 from cm3.retrieval import manifest
 from cm3.retrieval.index import Progress, choose
 from cm3.retrieval.segment import SegmentDraft, vectors_name
@@ -66,9 +66,10 @@ def making(folder: Path) -> Iterator[Path]:
                         made.rmdir()
             raise
         with on_disk(folder):
-            manifest.sync(root)
+            sync(root)
             root.replace(folder)
-            manifest.sync(folder.parent)
+            (folder / manifest.LOCK).unlink()
+            sync(folder.parent)
 
 
 def _check_free(folder: Path) -> None:

@@ -32,6 +32,7 @@ from cm3.errors import CheckpointError, DataError
 FORMAT = 1
 KIND = "cm3-memory"
 NAME = "manifest.json"
+LOCK = ".lock"
 SMALL = 1 << 26
 """Files of at most so many bytes are compared with their checksum at every opening, larger ones by size."""
 MANY = 9999
@@ -181,15 +182,6 @@ def write(folder: Path, page: dict[str, Any]) -> None:
     files.write(folder / NAME, json.dumps({**page, "sha256": _sum(page)}, indent=1) + "\n")
 
 
-def sync(path: Path) -> None:
-    """Wait until what was written to a file, or the names in a folder, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 def _sum(page: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()
 
@@ -249,5 +241,5 @@ def writing(folder: Path) -> Iterator[None]:
 
     Raises `DataError` where another process writes, `DiskError` where nothing may be written.
     """
-    with files.locked(folder / ".lock", f"memory bank {str(folder)!r}", DataError):
+    with files.locked(folder / LOCK, f"memory bank {str(folder)!r}", DataError):
         yield

@@ -19,6 +19,7 @@ import numpy as np
 
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.files import sync
 from cm3.retrieval import manifest
 from cm3.retrieval.index import Progress, choose, ranked
 from cm3.retrieval.making import Report, Source, add_segment, drafting, making, page_of, settings_of
@@ -245,7 +246,7 @@ class Memory:
                     "into a new one, `cm3 index build BANK --out DIR`"
                 )
             entry, report = add_segment(self.folder, number, settings, documents, encoder, self._taken, batch, progress)
-            manifest.sync(self.folder)
+            sync(self.folder)
             self._replace([*self.page["segments"], entry])
         self.report = report
         return report

@@ -32,7 +32,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from cm3.errors import CheckpointError, ConfigError, DivergedError
-from cm3.files import build, read_json, write
+from cm3.files import build, read_json, said, write
 from cm3.retrieval.picture import pixels_of
 from cm3.weights import not_finite, parse_weights
 
@@ -233,9 +233,8 @@ class PairEncoder:
         except CheckpointError:
             raise
         except Exception as error:  # load_state_dict raises its own kinds
-            reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"encoder {str(folder)!r}: {WEIGHTS} does not fit config.json ({reason}); restore both"
+                f"encoder {str(folder)!r}: {WEIGHTS} does not fit config.json ({said(error)}); restore both"
             ) from error
         return cls(model, f"pairs:{digest[:12]}", device=device)
 
@@ -285,9 +284,8 @@ def on_device(module: M, device: str | torch.device) -> M:
             raise RuntimeError("it computes nothing")
         return module.to(device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
-            f"device={str(device)!r}: cannot be used ({reason}); give cpu, or cuda where there is one"
+            f"device={str(device)!r}: cannot be used ({said(error)}); give cpu, or cuda where there is one"
         ) from error
 
 

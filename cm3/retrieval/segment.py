@@ -26,7 +26,7 @@ import numpy as np
 
 from cm3.document import Document, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.files import on_disk, parse_json, replacing, said, write
+from cm3.files import on_disk, parse_json, replacing, said, sync, write
 from cm3.retrieval import manifest
 from cm3.retrieval.index import Exact, Index, Progress, build_lists, choose, open_lists
 from cm3.retrieval.shelf import Draft, Record, Shelf, as_text, pack
@@ -297,7 +297,7 @@ class SegmentDraft:
             with on_disk(path):
                 with path.open("ab") as file:
                     file.write(np.ascontiguousarray(rows, dtype).tobytes())
-                manifest.sync(path)
+                sync(path)
         for item in items:
             self.shelf.skip(item) if isinstance(item, Unreadable) else self.shelf.put(item)
         self.shelf.commit()

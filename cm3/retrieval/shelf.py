@@ -110,7 +110,7 @@ def pack(document: Document) -> tuple[Record, Document] | Unreadable:
                 read.append(Image(picture))
                 pixels.append(digest(picture))
     except Exception as error:  # Pillow raises many kinds for a damaged picture
-        return Unreadable(document.id, " ".join(str(error).split()) or type(error).__name__)
+        return Unreadable(document.id, said(error))
     known = Document(tuple(read), id=document.id, source=document.source, meta=document.meta)
     return Record(document.id, document.source, meta, tuple(parts), tuple(pixels)), known
 

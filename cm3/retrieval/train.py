@@ -38,7 +38,7 @@ from torch import Tensor
 
 from cm3.bars import bar
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
-from cm3.files import locked, write
+from cm3.files import locked, said, write
 from cm3.retrieval.pairs import Pairs, PairsConfig, on_device, save
 from cm3.weights import check_weights, not_finite
 
@@ -236,10 +236,7 @@ def train_pairs(
     if batch is not None:
         run.check(batch)
     with locked(out / LOCK, f"run in {str(out)!r}"):
-        try:
-            _train(run, pairs, settings, batch, progress, stopping)
-        finally:
-            (out / LOCK).unlink(missing_ok=True)
+        _train(run, pairs, settings, batch, progress, stopping)
     return out
 
 
@@ -308,8 +305,9 @@ def _resume(run: _Run, settings: dict[str, Any], path: Path) -> None:
         saved = json.loads(state["settings"])
         records = json.loads(state["records"])
     except Exception as error:  # torch.load has no one exception for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); delete it to start anew") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({said(error)}); delete it to start anew"
+        ) from error
     check_weights(state["model"], f"checkpoint {str(path)!r}")
     free = {"out", "log_every", "save_every", "threads", "device", *FREE}
     other = sorted(k for k in settings if k not in free and settings[k] != saved.get(k))

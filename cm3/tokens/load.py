@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from cm3.errors import CheckpointError, Cm3Error
-from cm3.files import build, read_json, said
+from cm3.files import build, read_json, said, sha256
 from cm3.model.folder import FILES, check_config, check_text, load_into, opened
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.tokens.codec import Codec
@@ -119,5 +119,5 @@ def fingerprint(image: ImageTokenizer) -> str:
 
 
 def text_fingerprint(path: str | Path) -> str:
-    """A name for a text tokenizer: the sha256 of its file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """Return a name for a text tokenizer: the sha256 of its file."""
+    return sha256(path)

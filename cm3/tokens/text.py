@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.files import write
+from cm3.files import said, write
 
 _PROBE = "A b  c\n\n\tit's 123 _x \u00e9 e\u0301 \u4e2d \U0001f600 </s><mask:0> \x00\u2028 "
 """What a loaded tokenizer must give back exactly: spaces, accents in both forms, bytes outside ASCII, our specials."""
@@ -140,9 +140,9 @@ class TextTokenizer:
         try:
             return cls(tokenizers.Tokenizer.from_str(data.decode("utf-8")))
         except Exception as error:  # the library raises bare Exception for whatever does not parse
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"tokenizer {str(path)!r}: damaged or not a byte-level BPE ({reason}); restore the file or train anew"
+                f"tokenizer {str(path)!r}: damaged or not a byte-level BPE ({said(error)}); restore the file or train "
+                "anew"
             ) from error
 
     def save(self, path: str | Path) -> None:
@@ -234,9 +234,8 @@ def open_other(name: str) -> tokenizers.Tokenizer:
             path = Path(hf_hub_download(name, "tokenizer.json"))
         backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # no file, no network, no such name, no access, no tokenizer: each in its own way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"tokenizer {name!r}: is not at hand ({reason}); give a tokenizer.json or a hub id that can be reached"
+            f"tokenizer {name!r}: is not at hand ({said(error)}); give a tokenizer.json or a hub id that can be reached"
         ) from error
     backend.no_truncation()
     backend.no_padding()

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import re
@@ -27,6 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from cm3.errors import CheckpointError, ConfigError, DivergedError
+from cm3.files import FULL, said, sha256, sync
 from cm3.parallel import Mesh
 from cm3.train.ranks import Ranks
 from cm3.weights import not_finite
@@ -202,10 +201,10 @@ class Checkpoints:
         files[STATE] = _digest(hidden / STATE)
         _put(hidden / MANIFEST, json.dumps({"kind": KIND, "format": FORMAT, "files": files}, indent=1) + "\n")
         for folder in (hidden, self.folder):
-            _sync(folder)
+            sync(folder)
         self._remove(path)
         os.replace(hidden, path)
-        _sync(self.folder)
+        sync(self.folder)
         for old in sorted(steps(self.folder))[: -self.keep]:
             if not (self.milestone and old % self.milestone == 0):
                 self._remove(self._path(old))
@@ -275,24 +274,12 @@ def check_new(out: Path, resume: bool) -> None:
 
 def _digest(path: Path) -> list[Any]:
     """[size in bytes, sha256]; a list, as JSON gives it back."""
-    with path.open("rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+    return [path.stat().st_size, sha256(path)]
 
 
 def _put(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make what was renamed in a folder survive a loss of power."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    path.write_text(text)
+    sync(path)
 
 
 def _reason(error: BaseException) -> str:
@@ -301,9 +288,9 @@ def _reason(error: BaseException) -> str:
     if failures:
         rank, (first, _) = next(iter(sorted(failures.items())))
         return f"process {rank}: {_reason(first)}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk is full: {error.strerror}"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return said(error)
 
 
 def _quiet() -> None:

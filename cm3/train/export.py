@@ -18,6 +18,7 @@ import torch
 
 from cm3.data.lanes import LoaderState
 from cm3.errors import CheckpointError
+from cm3.files import sha256
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
@@ -122,9 +123,8 @@ def _decoder(
 
 
 def decoder_digest(bundle: Path) -> str:
-    """The checksum of a bundle's decoder weights."""
-    with (bundle / bundles.FILES[0]).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the checksum of a bundle's decoder weights."""
+    return sha256(bundle / bundles.FILES[0])
 
 
 def vqgan_digest(vqgan: VQGAN) -> str:

@@ -31,7 +31,7 @@ from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
 from cm3.data.task_source import TaskSource
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
-from cm3.files import write
+from cm3.files import said, write
 from cm3.model.attention import Blocked, Flexed, blocked
 from cm3.model.decoder import Decoder
 from cm3.model.loss import GROUPS, Loss, next_token_loss
@@ -340,7 +340,7 @@ class Trainer:
             found, waited = last(self.out) or 0, self.config.mesh.timeout_s
             raise Cm3Error(
                 f"step {self.step}: another process of this run is gone, or did not answer for {waited} s "
-                f"({str(error).splitlines()[0]}); start all again with --resume, from step {found}"
+                f"({said(error)}); start all again with --resume, from step {found}"
             ) from error
         finally:
             self._tell()

@@ -36,8 +36,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cm3.errors import ConfigError
-from cm3.files import disk_error, said, write
-from cm3.train.claim import claimed
+from cm3.files import disk_error, locked, said, write
 from cm3.train.trial import REDUCTION, Command, Law, TrialRun
 
 POLL = 0.2
@@ -178,7 +177,7 @@ class Sweep:
         self._law = Law(config.metric, config.steps, config.grace or math.ceil(config.steps / REDUCTION**2))
         path = (self.out / "study.db").resolve()
         self._held = contextlib.ExitStack()
-        self._held.enter_context(claimed(self.out / "lock", f"sweep in {config.out!r}"))
+        self._held.enter_context(locked(self.out / "lock", f"sweep in {config.out!r}"))
         try:
             _check_study(path)
             self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")

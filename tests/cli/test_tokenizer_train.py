@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 from command import Cm3
 
+from cm3.files import locked
 from cm3.tokens.text import TextTokenizer
-from cm3.train.claim import claimed
 
 LINES = [
     f"a {size} {colour} circle, n\u00b0{i}\n" for i in range(60) for size in ("big", "small") for colour in ("red",)
@@ -151,7 +151,7 @@ def test_a_text_tokenizer_replaces_nothing_else(cm3: Cm3, texts: Path, tmp_path:
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for out, told in (("texts/a.txt", "is there and no text tokenizer"), ("texts", "is a folder; give a file")):
         assert told in cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270", "--out", out).refusal
-    with claimed(Path(".t.json.lock"), "another"):
+    with locked(Path(".t.json.lock"), "another"):
         told = cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270", "--out", "t.json").refusal
     assert told.startswith("tokenizer 't.json': another process is writing to it")
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

@@ -239,7 +239,7 @@ def test_sources_of_which_nothing_can_be_kept_leave_nothing(model: Path, tmp_pat
         with pytest.raises(DataError, match=told):
             prepare([str(photos)], out, model, unit=1, workers=workers)
         assert not out.exists()
-    out.mkdir()
+    out.mkdir(parents=True)
     (out / ".keep").write_text("mine")
     with pytest.raises(DataError, match="none of 2 documents"):
         make(photos, model, out)

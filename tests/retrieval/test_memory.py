@@ -76,7 +76,7 @@ def test_the_same_documents_give_the_same_bytes(bank: Memory, tmp_path: Path) ->
     again = Memory.build(tmp_path / "again", mixed(), Hashing(), batch=2)
     files = sorted(p.relative_to(bank.folder) for p in bank.folder.rglob("*") if p.is_file())
     assert [str(f) for f in files] == [
-        ".lock", "manifest.json", "segment-0001/documents.sqlite", "segment-0001/images.f16",
+        "manifest.json", "segment-0001/documents.sqlite", "segment-0001/images.f16",
         "segment-0001/vectors.f32",
     ]  # fmt: skip
     vectors = [(b.folder / "segment-0001/vectors.f32").read_bytes() for b in (bank, again)]

@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from cm3.data.mask import MaskLaw
 from cm3.data.prepare import prepare
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DiskError
+from cm3.files import locked
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.parallel import MeshConfig, ShardConfig
 from cm3.retrieval.pairs import PairsConfig
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
-from cm3.train.claim import LOCK, claimed, run_claimed
+from cm3.train.claim import LOCK, run_claimed
 from cm3.train.clip_run import ClipRun, CocoPairs, ScenePairs
 from cm3.train.export import export_run
 from cm3.train.kinds import CocoData, EmblemData, StoreData, TaskData
@@ -165,7 +166,7 @@ def test_ones_own_files_are_not_written_over(given: Path, tmp_path: Path) -> Non
 def test_one_process_writes_to_a_run(given: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     run = {"pretrain": run_of(given, out), "image": image_run(out), "clip": clip_run(out)}[kind]
-    with claimed(out / LOCK, "a run"):
+    with locked(out / LOCK, "a run"):
         before = snapshot(tmp_path)
         with pytest.raises(ConfigError, match="run in '.*out': another process is writing to it; wait until it ends"):
             run.run(progress=False)
