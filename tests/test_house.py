@@ -58,6 +58,12 @@ def test_files_are_short() -> None:
     assert not long, f"longer than {LINES} lines, split by idea: {long}"
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    assert not twice, f"pytest takes two files of one name for the same module, and runs neither: {twice}"
+
+
 def test_every_module_says_what_it_does() -> None:
     silent = [str(p.relative_to(ROOT)) for p in files(".py") if not ast.get_docstring(ast.parse(p.read_text()))]
     assert not silent, f"no module docstring: {silent}"
