@@ -46,6 +46,7 @@ import PIL.Image
 
 from cm3.document import Document, Unreadable
 from cm3.errors import Cm3Error, DiskError
+from cm3.files import checksum
 from cm3.retrieval import manifest
 from cm3.retrieval.memory import Memory
 
@@ -186,7 +187,7 @@ def alter(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random)
             break
         if not all(entry in sound for entry in named):
             break
-    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": manifest._sum(page)}))
+    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
 
 
 def _altered(bank: Path, outside: Path, rng: random.Random) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def forge(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random)
     for entry in page["segments"]:
         if entry["name"] == path.parent.name:
             entry["files"][path.name] = manifest.facts(path)
-    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": manifest._sum(page)}))
+    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
 
 
 KINDS: dict[str, Callable[[Path, Sequence[Path], Path, random.Random], None]] = {

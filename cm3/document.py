@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -160,8 +161,15 @@ class Unreadable:
     reason: str
 
 
-def check_text(text: str, what: str = "its text") -> None:
-    """Raise `DataError` for what is no text: a string with a lone surrogate or a NUL. Stores and banks keep none."""
+def check_text(value: Any, what: str = "its text") -> None:
+    """Raise `DataError` for what is no text: a string with a lone surrogate or a NUL. Stores and banks keep none.
+
+    Of another value of JSON, whose files spell NULs out, raise it for a lone surrogate in any of its strings.
+    """
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise DataError(f"{what} is nested too deep to be written; flatten it") from error
     if found := _NO_TEXT.search(text):
         code = ord(found[0])
         kind = "a NUL character" if code == 0 else f"a lone surrogate U+{code:04X}, which is no character"

@@ -87,4 +87,4 @@ def shown(value: object) -> str:
     except Exception:  # an integer of over 4,300 digits has no string; a stranger's object may do anything
         text = f"({type(value).__name__})"
     text = " ".join(text.split())
-    return text if len(text) <= 40 else f"{text[:36]} ..."
+    return text if len(text) <= 60 else f"{text[:56]} ..."

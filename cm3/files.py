@@ -5,7 +5,7 @@
     replacing, write                 a file that appears whole, or not at all
     replacing_folder                 a folder likewise: exchanged for the old one in one step
     locked                           one writer at a time, until the block ends or the process is killed
-    sha256                           what a file holds, as a name
+    sha256, checksum, Facts          what a file or a JSON object holds, as a name
 
 A kill leaves at most a hidden `.NAME.xxxxxxxx.part`, which the next writer of NAME sweeps away: who writes holds a lock
 on it, and the system lets go of a dead process's locks.
@@ -32,7 +32,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from cm3.errors import CheckpointError, Cm3Error, ConfigError, DataError, DiskError, did_you_mean
+from cm3.errors import CheckpointError, Cm3Error, ConfigError, DataError, DiskError, did_you_mean, shown
 
 if sys.platform != "win32":
     import fcntl
@@ -41,6 +41,8 @@ DIGITS = 300
 """Most digits of a whole number in JSON: one of 309 is more than a float holds, and ends whoever computes with it."""
 JSON_BYTES = 1 << 30
 """Most bytes of a JSON file that is read at once."""
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 T = TypeVar("T")
 
@@ -158,14 +160,22 @@ def _value(hint: Any, value: Any, where: str, error: type[Cm3Error]) -> Any:
     elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, where, error)
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if is_number(value):
             return float(value)
     elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int:
             return value
     elif isinstance(hint, type) and isinstance(value, hint):  # bool, str, and bare dict, list, tuple
         return value
-    raise error(f"{where}={_shown(value)}: must be {_named(hint)}")
+    raise error(f"{where}={shown(value)}: must be {_named(hint)}")
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value of JSON is a finite number that a float holds."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _named(hint: Any) -> str:
@@ -183,11 +193,6 @@ def _named(hint: Any) -> str:
     return "null" if none else words.get(hint, getattr(origin or hint, "__name__", str(hint)))
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _kind_of(value: Any) -> str:
     named = {list: "a list", dict: "an object", str: "a string", bool: "true or false", type(None): "null"}
     return named.get(type(value), "a number")
@@ -200,24 +205,63 @@ def inside(root: str | Path, name: object, what: str, error: type[Cm3Error] = Da
     link: what lies outside is nobody's to read or write by a row's word.
     """
     if not isinstance(name, str) or not name or "\0" in name:
-        raise error(f"{what}: the file name {_shown(name)} is no name; give one relative to {str(root)!r}")
+        raise error(f"{what}: the file name {shown(name)} is no name; give one relative to {str(root)!r}")
     path = Path(name)
     if path.is_absolute() or path.drive or ".." in path.parts or ".." in re.split(r"[\\/]", name):
-        raise error(f"{what}: the file name {_shown(name)} leads outside {str(root)!r}; give one that lies in it")
+        raise error(f"{what}: the file name {shown(name)} leads outside {str(root)!r}; give one that lies in it")
     found = Path(root, path)
     try:
         real, top = os.path.realpath(found), os.path.realpath(root)
     except (OSError, ValueError) as e:
-        raise error(f"{what}: the file name {_shown(name)} cannot be followed ({said(e)})") from e
+        raise error(f"{what}: the file name {shown(name)} cannot be followed ({said(e)})") from e
     if os.path.commonpath([real, top]) != top:
-        raise error(f"{what}: {_shown(name)} is a link that leads outside {str(root)!r}; put the file itself there")
+        raise error(f"{what}: {shown(name)} is a link that leads outside {str(root)!r}; put the file itself there")
     return found
+
+
+def check_folder(folder: str | Path, what: str, error: type[Cm3Error] = ConfigError) -> list[Path]:
+    """Return the folders that have to be made for `folder`, the innermost first; none is made here.
+
+    Raises `error`, beginning with `what`, where a file is in the way or the user may not write there.
+    """
+    folder = Path(folder).absolute()
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    place = missing[-1].parent if missing else folder
+    if not place.is_dir():
+        raise error(f"{what}: {str(place)!r} is a file; give a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise error(f"{what}: no permission to write in {str(place)!r}; give another folder")
+    return missing
 
 
 def sha256(path: str | Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(page: Mapping[str, Any], own: str = "sha256") -> str:
+    """Return the sha256 of all of a JSON object but the field `own`, where it keeps this sum.
+
+    It is empty, and so no object's, for one that is nested too deep to be written.
+    """
+    rest = {name: value for name, value in page.items() if name != own}
+    try:
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Size and sha256 of a file, as a manifest has them."""
+
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if self.bytes < 0 or not _SHA256.fullmatch(self.sha256):
+            raise ValueError("takes a number of bytes from 0 and a sha256 in hexadecimal")
 
 
 # Writing

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cm3 import files as disk
 from cm3.errors import DataError, RequestError
-from cm3.files import write
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -37,14 +37,7 @@ def check_folder(folder: Path, option: str = "--out") -> None:
     """Raise `RequestError` where `folder` cannot be made or written to. It is tried; nothing stays behind."""
     made: list[Path] = []
     try:
-        place = folder
-        while not place.exists() and place != place.parent:
-            made.append(place)
-            place = place.parent
-        if not place.is_dir():
-            raise RequestError(f"{option} {folder}: {place} is a file; give a folder")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise RequestError(f"{option} {folder}: no permission to write in {place}; choose another folder")
+        made = disk.check_folder(folder, f"{option} {folder}", RequestError)
         for missing in reversed(made):
             missing.mkdir(exist_ok=True)
         probe = folder / f".cm3.{os.getpid()}"
@@ -83,7 +76,7 @@ def check_page(path: Path, option: str = "--out") -> None:
 
 def write_sheet(path: Path, picture: PIL.Image.Image) -> None:
     """Write a sheet or a chart, once `check_sheet` has let it pass."""
-    write(path, png(picture, SHEET))
+    disk.write(path, png(picture, SHEET))
 
 
 def png(picture: PIL.Image.Image, notes: Notes | None = None) -> bytes:
@@ -110,7 +103,7 @@ def write_all(
     for i, picture in enumerate(pictures):
         asked = {**notes, "seed": str(seed), "number": str(i)}
         files.append(_free(folder, "-".join(map(slug, words)), f"{seed}-{i}", asked))
-        write(files[-1], png(picture, {**asked, **more}))
+        disk.write(files[-1], png(picture, {**asked, **more}))
     return [str(file) for file in files]
 
 

@@ -182,7 +182,7 @@ def open_image_tokenizer(model: str, size: int | None = None) -> ImageTokenizer:
         page = read_json(folder / "config.json", f"run {model!r}")
         if "vqgan" in page:
             vqgan, own = load_image_tokenizer(folder), page.get("size")
-            if not isinstance(own, int):
+            if type(own) is not int:
                 raise CheckpointError(f"run {model!r}: config.json has no size; restore it")
             return ImageTokenizer(vqgan, size or own)
         if "files" not in page and (folder / "bundle").is_dir():

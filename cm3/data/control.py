@@ -22,10 +22,10 @@ import PIL.Image
 import PIL.ImageDraw
 from PIL.Image import Resampling
 
-from cm3.data.read.base import is_number
 from cm3.data.read.base import picture as open_file
 from cm3.document import Image
 from cm3.errors import ConfigError, DataError
+from cm3.files import is_number
 from cm3.picture import orientation, rgb, upright
 from cm3.tokens.image import Fit, preprocess, window
 

@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cm3.data.shard import Layout, Place, Tensors, digest, key, names_sum, shard_layout
-from cm3.data.store_manifest import FILES, KIND, NAME, Facts, Manifest, checked, checksum
+from cm3.data.store_manifest import FILES, KIND, NAME, Manifest, checked
 from cm3.errors import DataError
-from cm3.files import inside, on_disk, parse_json
+from cm3.files import checksum, inside, on_disk, parse_json
 from cm3.vocab import Tokens, Vocab
 
 OPEN = 16_384
@@ -231,7 +231,7 @@ class Store:
 
         Raises `DataError` for a file that is not as it was written.
         """
-        data = self._compare("tokenizer.json", self._facts.files["tokenizer.json"])
+        data = self._compare("tokenizer.json", self._facts.files["tokenizer.json"].sha256)
         if self.place.far is None:
             return Path(self.place.path("tokenizer.json"))
         folder = tempfile.mkdtemp(prefix="cm3-store-")
@@ -251,8 +251,8 @@ class Store:
 
     def verify(self, progress: Progress | None = None) -> None:
         """Read every byte. Raises `DataError` naming the first file that is not as it was written."""
-        files = dict(self._facts.files)
-        files |= {shard_name(n): Facts(s["bytes"], s["sha256"]) for n, s in enumerate(self._facts.shards)}
+        files = {name: facts.sha256 for name, facts in self._facts.files.items()}
+        files |= {shard_name(n): s["sha256"] for n, s in enumerate(self._facts.shards)}
         for done, (name, known) in enumerate(files.items(), start=1):
             self._compare(name, known)
             if progress is not None:
@@ -261,15 +261,15 @@ class Store:
     def check_files(self) -> None:
         """Raise `DataError` where the plan or the text tokenizer is not as it was written."""
         for name in FILES[1:]:
-            self._compare(name, self._facts.files[name])
+            self._compare(name, self._facts.files[name].sha256)
 
-    def _compare(self, name: str, known: Facts, raw: np.ndarray | None = None) -> bytes:
+    def _compare(self, name: str, known: str, raw: np.ndarray | None = None) -> bytes:
         """Raise `DataError` unless a file is as the manifest says; `raw` is the file, which else is read and given."""
         try:
             data = self.place.read(name) if raw is None else b""
         except FileNotFoundError as error:
             raise DataError(f"store {self.path!r}: {name} is missing; restore it from a copy") from error
-        if hashlib.sha256(data if raw is None else raw.data).hexdigest() != known.sha256:
+        if hashlib.sha256(data if raw is None else raw.data).hexdigest() != known:
             raise DataError(
                 f"store {self.path!r}: {name} was altered (its checksum is another); restore it from a copy"
             )
@@ -286,7 +286,7 @@ class Store:
         """The index, which is read whole, and checked."""
         name, about = FILES[0], self._facts
         raw = self.place.array(name)
-        self._compare(name, about.files[name], raw)
+        self._compare(name, about.files[name].sha256, raw)
         index = Tensors(self.place, name, raw.size, index_layout(about.documents), raw)
         kept, numbers = index["kept"], index["numbers"]
         if about.documents and not (
@@ -305,7 +305,7 @@ class Store:
                     f"store {self.path!r}: {name} was altered (its size is another); restore it from a copy"
                 )
             if self._check and number not in self._compared:
-                self._compare(name, Facts(known["bytes"], known["sha256"]), raw)
+                self._compare(name, known["sha256"], raw)
                 self._compared.add(number)
             if len(self._shards) >= OPEN:
                 self._shards.pop(next(iter(self._shards)))

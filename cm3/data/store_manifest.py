@@ -6,13 +6,11 @@ the names that are written down here.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from cm3.errors import DataError
-from cm3.files import build
+from cm3.files import Facts, build, checksum
 from cm3.vocab import Vocab
 
 FORMAT = 1
@@ -25,14 +23,6 @@ MOST = 1 << 40
 
 _SHARD = {"documents": int, "bytes": int, "sha256": str, "names": str}
 _OLDER = _SHARD.keys() - {"names"}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Size and sha256 of a file."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -130,9 +120,3 @@ def checked(page: Any, where: str) -> Manifest:
         raise DataError(f"{where}: {NAME} was altered (its checksum is another); restore it")
     left = {name: value for name, value in page.items() if name not in ("from", "sha256")}
     return build(Manifest, left, f"{where}: {NAME}", DataError)
-
-
-def checksum(page: dict[str, Any], name_of_own: str = "sha256") -> str:
-    """sha256 of all of a JSON object but its own."""
-    rest = {name: value for name, value in page.items() if name != name_of_own}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

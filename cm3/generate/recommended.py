@@ -51,7 +51,7 @@ class Recommended:
             values = {**base, **paper, **sampling.get(kind, {})}
             self.treatment[kind] = values.pop("unconditional", UNCONDITIONAL[0])
             candidates = values.pop("candidates", 1)
-            if not isinstance(candidates, int) or isinstance(candidates, bool) or not 1 <= candidates <= MOST:
+            if type(candidates) is not int or not 1 <= candidates <= MOST:
                 raise CheckpointError(
                     f"bundle {name!r}: sampling.{kind}.candidates={candidates!r:.60}: must be a whole number from 1 to "
                     f"{MOST}"

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, did_you_mean
-from cm3.files import build, inside, parse_json, replacing_folder, said, sha256
+from cm3.files import build, check_folder, inside, parse_json, replacing_folder, said, sha256
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.folder import (
     FILES,
@@ -149,13 +149,7 @@ def check_place(folder: str | Path) -> None:
         raise ConfigError(
             f"bundle {str(folder)!r}: holds other files, which would be lost; give a new folder, or a bundle to replace"
         )
-    place = folder.absolute().parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise ConfigError(f"bundle {str(folder)!r}: {str(place)!r} is a file; give another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(f"bundle {str(folder)!r}: no permission to write in {str(place)!r}; give another folder")
+    check_folder(folder.parent, f"bundle {str(folder)!r}")
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -181,7 +175,7 @@ class Shape(NamedTuple):
         what = f"{where}: config.json does not describe a model ("
         try:
             size = config["image_size"]
-            if not isinstance(size, int) or isinstance(size, bool):
+            if type(size) is not int:
                 raise CheckpointError(f"image_size={size!r:.60}: must be a whole number")
             shape = cls(
                 build(Vocab, config["vocab"], "vocab"),

@@ -11,8 +11,10 @@ the one, two or three levels of highest resolution: those cost most of the time,
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -360,6 +362,19 @@ class VQGAN(nn.Module):
                 decay=config.decay,
                 restart_after=config.restart_after,
             )
+
+    def fingerprint(self, **more: Any) -> str:
+        """Return a name for the shape, the weights and what `more` is said of them, sha256 in hexadecimal.
+
+        Weights count as half precision, so that a model which was saved so keeps the name.
+        """
+        about = {"shape": asdict(self.config), **more}
+        hashed = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for name, weight in sorted(self.state_dict().items()):
+            value = weight.detach().cpu()
+            value = value.half() if value.is_floating_point() else value.to(torch.int64)
+            hashed.update(name.encode() + value.contiguous().numpy().tobytes())
+        return hashed.hexdigest()
 
     def latents(self, pixels: Tensor) -> Tensor:
         """Encode, up to what is quantised (b, latent_dim, H / f, W / f); raises DataError as `quantized`."""

@@ -16,7 +16,6 @@ its word.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from typing import Any, Literal
 
 from cm3 import files
 from cm3.errors import CheckpointError, DataError
+from cm3.files import Facts
 
 FORMAT = 1
 KIND = "cm3-memory"
@@ -42,24 +42,11 @@ DOCUMENTS, INDEX, IMAGES = "documents.sqlite", "index.faiss", "images.f16"
 VECTORS = {"float32": ("vectors.f32", 4), "float16": ("vectors.f16", 2)}
 """The file of the documents' vectors, and bytes a number, by the bank's dtype."""
 _SEGMENT, _GONE = re.compile(r"segment-\d{4}"), re.compile(r"gone-\d{9,18}\.npy")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def segment_name(number: int) -> str:
     """The folder of a bank's segment `number`, from 1."""
     return f"segment-{number:04d}"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a manifest keeps of a file."""
-
-    bytes: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        if self.bytes < 0 or not _SHA256.fullmatch(self.sha256):
-            raise ValueError("takes a number of bytes from 0 and a sha256 in hexadecimal")
 
 
 @dataclass(frozen=True)
@@ -167,11 +154,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"{what}: is of format {str(page.get('format'))[:20]}, this version reads {FORMAT}; build it again, or use "
             "the version that wrote it"
         )
-    try:
-        whole = page.pop("sha256", None) == _sum(page)
-    except RecursionError:
-        whole = False
-    if not whole:
+    if page.pop("sha256", None) != files.checksum(page):
         raise CheckpointError(f"{what}: manifest.json was altered (its checksum is another); restore it")
     files.build(Page, page, f"{what}: manifest.json")
     return page
@@ -179,11 +162,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def write(folder: Path, page: dict[str, Any]) -> None:
     """Replace a bank's manifest: a reader sees the old one or the new one."""
-    files.write(folder / NAME, json.dumps({**page, "sha256": _sum(page)}, indent=1) + "\n")
-
-
-def _sum(page: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()
+    files.write(folder / NAME, json.dumps({**page, "sha256": files.checksum(page)}, indent=1) + "\n")
 
 
 def facts(path: Path) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def pack(document: Document) -> tuple[Record, Document] | Unreadable:
     try:
         check_text(document.id, "its id")
         check_text(document.source, "its source")
-        check_text(json.dumps(dict(document.meta), ensure_ascii=False), "its meta")
+        check_text(dict(document.meta), "its meta")
         for part in document.parts:
             if isinstance(part, Text):
                 check_text(part.text)
@@ -251,7 +251,7 @@ class Shelf:
         return Record(id, source, meta, tuple(kept), shown)
 
     def _picture(self, number: object) -> bytes:
-        if isinstance(number, int) and not isinstance(number, bool) and abs(number) < 1 << 63:
+        if type(number) is int and abs(number) < 1 << 63:
             for known, data in self._all("SELECT digest, data FROM pictures WHERE number = ?", number):
                 if isinstance(data, bytes) and hashlib.sha256(data).digest() == known:
                     return data

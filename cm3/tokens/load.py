@@ -9,14 +9,9 @@ The second is for data that is prepared before there is a model.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-
-import torch
 
 from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import build, read_json, said, sha256
@@ -77,7 +72,7 @@ def _of_model(folder: Path, device: str) -> Tokenizers:
 
 def _image(what: str, config: dict[str, Any], shape: str, size: str) -> tuple[VQGANConfig, int]:
     """Shape of the image tokenizer and size of its pictures, from where config.json has them."""
-    if shape not in config or not isinstance(config.get(size), int) or isinstance(config[size], bool):
+    if shape not in config or type(config.get(size)) is not int:
         raise CheckpointError(
             f"{what}: config.json and {WEIGHTS} do not make an image tokenizer (it lacks {shape!r} or {size!r}); give "
             "a model's folder, or that of an image tokenizer"
@@ -105,17 +100,8 @@ def _fits(what: str, make: Callable[[], T]) -> T:
 
 
 def fingerprint(image: ImageTokenizer) -> str:
-    """A name for what an image tokenizer does: its shape, size and weights, in hexadecimal.
-
-    Weights count as half precision, so that a model which was saved so keeps the name of its tokenizer.
-    """
-    about = {"shape": dataclasses.asdict(image.vqgan.config), "size": image.size, "fit": image.fit}
-    hashed = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, weight in sorted(image.vqgan.state_dict().items()):
-        value = weight.detach().cpu()
-        value = value.to(torch.float16) if value.is_floating_point() else value.to(torch.int64)
-        hashed.update(name.encode() + value.contiguous().numpy().tobytes())
-    return hashed.hexdigest()
+    """Return a name for what an image tokenizer does: its shape, size and weights, in hexadecimal."""
+    return image.vqgan.fingerprint(size=image.size, fit=image.fit)
 
 
 def text_fingerprint(path: str | Path) -> str:

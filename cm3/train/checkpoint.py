@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from cm3.errors import CheckpointError, ConfigError, DivergedError
-from cm3.files import FULL, said, sha256, sync
+from cm3.files import FULL, check_folder, parse_json, said, sha256, sync
 from cm3.parallel import Mesh
 from cm3.train.ranks import Ranks
 from cm3.weights import not_finite
@@ -105,7 +105,7 @@ class Checkpoints:
         found = known[-1] if step is None else step
         self.ranks.together(lambda: self._check(found))
         try:
-            return found, json.loads((self._path(found) / STATE).read_text())
+            return found, parse_json((self._path(found) / STATE).read_bytes(), STATE, nan=True)
         except (OSError, ValueError) as error:
             raise self._broken(found, STATE, f"cannot be read ({error})") from error
 
@@ -220,7 +220,7 @@ class Checkpoints:
         """Compare this process's share of the files with the manifest."""
         path = self._path(step)
         try:
-            manifest = json.loads((path / MANIFEST).read_text())
+            manifest = parse_json((path / MANIFEST).read_bytes(), MANIFEST)
             files: dict[str, list[Any]] = dict(manifest["files"])
             if manifest["kind"] != KIND or manifest["format"] != FORMAT:
                 raise ValueError(f"is of format {manifest['format']}, this version reads {FORMAT}")
@@ -261,13 +261,7 @@ def check_new(out: Path, resume: bool) -> None:
 
     Raises `ConfigError`, and makes nothing.
     """
-    place = out.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise ConfigError(f"out={str(out)!r}: {str(place)!r} is a file; give a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(f"out={str(out)!r}: no permission to write in {str(place)!r}; give another --out")
+    check_folder(out, f"out={str(out)!r}")
     if not resume and ((out / OLD).exists() or last(out) is not None):
         raise ConfigError(f"out={str(out)!r}: holds a run already; continue it with --resume, or give another --out")
 

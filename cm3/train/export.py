@@ -8,8 +8,6 @@ out/tokenizer.json encoder/ bank/ ---------+
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 
 from cm3.data.lanes import LoaderState
 from cm3.errors import CheckpointError
-from cm3.files import sha256
+from cm3.files import parse_json, sha256
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
@@ -74,7 +72,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     folder = Path(run)
     bundles.check_place(out)
     try:
-        page = json.loads((folder / "config.json").read_text())
+        page = parse_json((folder / "config.json").read_bytes(), "config.json")
         init, tokenizer, size, sampling = (page[k] for k in ("init", "image_tokenizer", "image_size", "sampling"))
         tasks = list(page.get("tasks", ()))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -87,7 +85,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     begun = bundles.load(bundles.find(init)) if init else None
     decoder = _decoder(checkpoints, found, saved["config"], init, begun)
     vqgan = tokenizer_of(begun, tokenizer, page.get("redrawn", ""))
-    if saved["config"].get("given", {}).get("image_tokenizer", known := vqgan_digest(vqgan)) != known:
+    if saved["config"].get("given", {}).get("image_tokenizer", known := vqgan.fingerprint()) != known:
         raise CheckpointError(
             f"run {str(folder)!r}: the image tokenizer that lies at {page.get('redrawn') or init or tokenizer!r} is "
             "not the one that it was trained with; restore it"
@@ -125,16 +123,6 @@ def _decoder(
 def decoder_digest(bundle: Path) -> str:
     """Return the checksum of a bundle's decoder weights."""
     return sha256(bundle / bundles.FILES[0])
-
-
-def vqgan_digest(vqgan: VQGAN) -> str:
-    """A name for an image tokenizer, by its shape and weights, which count as half precision as they are saved."""
-    hashed = hashlib.sha256(json.dumps(dataclasses.asdict(vqgan.config), sort_keys=True).encode())
-    for name, weight in sorted(vqgan.state_dict().items()):
-        value = weight.detach().cpu()
-        value = value.half() if value.is_floating_point() else value.to(torch.int64)
-        hashed.update(name.encode() + value.contiguous().numpy().tobytes())
-    return hashed.hexdigest()
 
 
 def tokenizer_of(init: bundles.Bundle | None, folder: str, redrawn: str = "") -> VQGAN:

@@ -53,7 +53,7 @@ from cm3.tokens.load import fingerprint, text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import check_new, last
 from cm3.train.claim import run_claimed
-from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of, vqgan_digest, world_of
+from cm3.train.export import about_of, bundle_of, decoder_digest, tokenizer_of, world_of
 from cm3.train.image_tokenizer import WEIGHTS, ImageTokenizerConfig, load_config, train_image_tokenizer
 from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, SceneTaskData, StoreData, TaskData
 from cm3.train.ranks import Ranks
@@ -148,7 +148,7 @@ class PretrainRun(TrainConfig):
             path = Path(folder) / "tokenizer.json"
             files.write(path, text)
             source, codec = ranks.main_first(lambda: self._source(vqgan, path))
-            given = {"image_tokenizer": vqgan_digest(vqgan), "text_tokenizer": text_fingerprint(path)}
+            given = {"image_tokenizer": vqgan.fingerprint(), "text_tokenizer": text_fingerprint(path)}
             given |= self._documents(source)
         grid = ImageTokenizer(vqgan, self.image_size).grid
         model = self._model(codec.vocab.size, grid)
@@ -256,10 +256,7 @@ class PretrainRun(TrainConfig):
 
     def _text_entries(self) -> int:
         """Entries of the text tokenizer that a run on documents learns, or has."""
-        with tempfile.TemporaryDirectory(prefix="cm3-") as folder:
-            path = Path(folder) / "tokenizer.json"
-            files.write(path, self._text_tokenizer(None))
-            return TextTokenizer.load(path).size
+        return TextTokenizer.parse(self._text_tokenizer(None), "tokenizer.json").size
 
     def _model(self, vocab_size: int, grid: tuple[int, int] | None) -> DecoderConfig:
         return dataclasses.replace(self.model, vocab_size=vocab_size, grid=grid if self.cells else None)

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cm3.errors import ConfigError
-from cm3.files import on_disk, said, write
+from cm3.errors import ConfigError, DataError
+from cm3.files import is_number, on_disk, parse_json, said, write
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -28,26 +28,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = parse_json(line, "line", nan=True)
+        except DataError:
             continue
-        if isinstance(record, dict) and _is_number(record.get("step")):
+        if isinstance(record, dict) and is_number(record.get("step")):
             found.append(record)
     return found
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     """What of a record can be drawn over the steps: finite numbers. A truth value is none."""
-    return {name: value for name, value in record.items() if name != "step" and _is_number(value)}
+    return {name: value for name, value in record.items() if name != "step" and is_number(value)}
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without the numbers that JSON has no word for."""
     return {name: value for name, value in record.items() if not isinstance(value, float) or math.isfinite(value)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Log:

@@ -54,7 +54,7 @@ def test_what_is_wrong_with_a_chart_is_one_line(cm3: Cm3, tmp_path: Path) -> Non
     assert "--out a: is a folder; give a file, such as a/a.png" in cm3(
         "chart", tmp_path / "none", "--out", "a"
     ).refusal  # fmt: skip
-    assert "a/log.jsonl is a file; give a folder" in cm3(
+    assert "a/log.jsonl' is a file; give a folder" in cm3(
         "chart", tmp_path / "none", "--out", "a/log.jsonl/chart.png"
     ).refusal  # fmt: skip
     with pytest.raises(ConfigError, match="their logs have no numbers yet"):

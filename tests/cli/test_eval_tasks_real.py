@@ -78,7 +78,7 @@ BAD = {
     "an encoder that is none": (["boxes={canny}", "--encoder", "./nowhere"], "encoder './nowhere': no such folder"),
     "a file as folder": (
         ["vqa2={vqa2}", "--sheet", "{tiny}/config.json/s.png"],
-        "config.json is a file; give a folder",
+        "config.json' is a file; give a folder",
     ),
 }
 

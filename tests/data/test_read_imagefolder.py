@@ -103,7 +103,7 @@ def test_lists_as_people_write_them(
         ("{", "metadata.jsonl:2", "metadata.jsonl:2: is not readable JSON"),
         ("[" * 100_000, "metadata.jsonl:2", "metadata.jsonl:2: is nested too deep"),
         ('{"n": ' + "1" * 400 + "}", "metadata.jsonl:2", "a whole number of 400 digits"),
-        ('{"file_name": "\\ud800"}', "metadata.jsonl:2", "has half of a pair of surrogates"),
+        ('{"file_name": "\\ud800"}', "metadata.jsonl:2", "has a lone surrogate U+D800"),
         ("[1]", "metadata.jsonl:2", "metadata.jsonl:2: is list, not an object"),
         ('{"text": "B"}', "metadata.jsonl:2", "names no pictures; give it one 'file_name'"),
         ('{"file_name": 7, "text": "B"}', "metadata.jsonl:2", "its 'file_name' is 7, which must be the name of one"),
@@ -186,7 +186,7 @@ def test_an_entry_that_is_no_text_costs_itself_alone(tmp_path: Path) -> None:
         lay(tmp_path, {"captions.json": '{"a.png": "A", "b.png": "\\ud800", "\\ud800": "C"}'}, "a.png", "b.png")
     )
     assert found.pop("a.png") == "A" and len(found) == 2
-    assert all("has half of a pair of surrogates, which is no text" in reason for reason in found.values())
+    assert all(" has a lone surrogate U+D800, which is no character" in reason for reason in found.values())
 
 
 def test_lists_that_are_damaged_or_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_packed_file_that_is_none(root: Path) -> None:
     [
         (b'{"text": ', "the line: is not readable JSON (Expecting value"),
         (b'{"text": "caf\xe9"}', "the line: is not readable JSON ('utf-8' codec can't decode byte 0xe9"),
-        (b'{"text": "\\ud800"}', "the line: has half of a pair of surrogates, which is no text; mend it"),
+        (b'{"text": "\\ud800"}', "the line has a lone surrogate U+D800, which is no character (at 10); take it out"),
         (b'{"text": "x", "score": NaN}', "the line: is not readable JSON (NaN is no JSON)"),
         (b"[" * 100_000, "the line: is nested too deep to be read; flatten it"),
         (["text"], "is list, not an object; write one document a line"),

@@ -228,7 +228,7 @@ def test_what_of_the_json_is_kept(tmp_path: Path) -> None:
             "its .json: is not readable JSON (a whole number of 401 digits",
         ),
         ({"a.json": b"[" * 100_000}, "its .json: is nested too deep to be read; flatten it"),
-        ({"a.json": b'{"url": "\\ud800"}'}, "its .json: has half of a pair of surrogates"),
+        ({"a.json": b'{"url": "\\ud800"}'}, "its .json has a lone surrogate U+D800"),
         (
             {"a.json": record("a", "", status="failed_to_download")},
             "its status is 'failed_to_download', not 'success': the picture was never fetched",

@@ -134,7 +134,7 @@ def test_a_place_that_can_not_be_written_to_is_named(tmp_path: Path, monkeypatch
     file.write_text("x")
     with pytest.raises(ConfigError, match="file': is a file; give a folder"):
         bundle.check_place(file)
-    with pytest.raises(ConfigError, match="below': .*file' is a file; give another folder"):
+    with pytest.raises(ConfigError, match="below': .*file' is a file; give a folder"):
         bundle.check_place(file / "below")
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(ConfigError, match="one': no permission to write in '.*'; give another folder"):

@@ -17,6 +17,7 @@ from hashing import Hashing, texts
 
 from cm3.document import Document, Unreadable
 from cm3.errors import CheckpointError, Cm3Error
+from cm3.files import checksum
 from cm3.retrieval import manifest
 from cm3.retrieval.embed import embed
 from cm3.retrieval.memory import Memory
@@ -52,7 +53,7 @@ def written(bank: Path, change: Callable[[dict[str, Any]], None]) -> None:
     page = json.loads((bank / manifest.NAME).read_text())
     page.pop("sha256")
     change(page)
-    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": manifest._sum(page)}))
+    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
 
 
 def use(bank: Path) -> None:

@@ -12,7 +12,6 @@ of another layout) raises `DataError` when the reader is made.
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -174,14 +173,6 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
         kinds = " or ".join(KINDS.get(one, one.__name__) for one in (kind if isinstance(kind, tuple) else (kind,)))
         raise DataError(f"{where}: {name!r} is {value!r:.60}, must be {kinds}")
     return value
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
 
 
 def folders_of(root: Path, names: Sequence[str]) -> list[Path]:

@@ -19,10 +19,11 @@ from typing import Any, overload
 
 import numpy as np
 
-from cm3.data.read.base import Records, field, folders_of, is_number, named_picture
+from cm3.data.read.base import Records, field, folders_of, named_picture
 from cm3.data.read.places import NONE, TEXTS, Places
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
+from cm3.files import is_number
 from cm3.picture import rgb
 
 DEFAULT = "train2017"

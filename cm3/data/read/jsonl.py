@@ -25,9 +25,9 @@ from typing import IO, Any
 
 from cm3.data.read.base import LINE, UNIT, Reader, Unit, field, line_starts, named_picture
 from cm3.data.read.lists import files_in
-from cm3.data.read.record import check_text, far_in, talk_in, texts_in, words_in
+from cm3.data.read.record import far_in, talk_in, texts_in, words_in
 from cm3.data.read.walk import Passed
-from cm3.document import Document, Image, Part, Text, Unreadable
+from cm3.document import Document, Image, Part, Text, Unreadable, check_text
 from cm3.errors import DataError
 from cm3.files import inside, parse_json
 
@@ -65,10 +65,7 @@ class JsonLines(Reader):
     @property
     def passed(self) -> Passed:
         """Questions and answers, which are in the meta alone, of the units read so far."""
-        found = Passed()
-        for passed in self._units.values():
-            found.update(passed)
-        return found
+        return Passed.of_all(self._units.values())
 
     def units(self, size: int = UNIT) -> list[Unit]:
         """`size` lines each; a .jsonl.gz is one."""

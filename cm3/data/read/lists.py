@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cm3.data.read.base import content
-from cm3.data.read.record import check_text, text_of, words_in
+from cm3.data.read.record import text_of, words_in
 from cm3.data.read.walk import PICTURES, ending
+from cm3.document import check_text
 from cm3.errors import DataError
 from cm3.files import parse_json
 
@@ -77,8 +77,8 @@ def looks_like_a_list(head: bytes, kind: str) -> bool:
     first = next((line for line in lines if line.strip()), "")
     if kind == ".jsonl":
         try:
-            return _names_a_picture(json.loads(first))
-        except (ValueError, RecursionError):
+            return _names_a_picture(parse_json(first, "line", nan=True))
+        except DataError:
             return bool(re.search(r'"file_?names?"\s*:', first))
     if kind == ".json":
         text = head.decode("utf-8-sig", errors="replace")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from cm3.document import check_text
 from cm3.errors import DataError
 from cm3.files import parse_json
 
@@ -148,14 +149,6 @@ def read_record(
         return texts_in(value, names), meta_of(value, names)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
-
-
-def check_text(value: Any, what: str) -> None:
-    """Raise `DataError` for a value of JSON with half of a pair of surrogates, which is no text."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{what}: has half of a pair of surrogates, which is no text; mend it") from error
 
 
 def text_of(data: bytes, name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ class Passed:
             self.add(kind, names[0], other.counts[kind])
             for name in names[1:]:
                 self.add(kind, name, 0)
+
+    @classmethod
+    def of_all(cls, others: Iterable[Passed]) -> Passed:
+        """Count what all of them have counted."""
+        found = cls()
+        for other in others:
+            found.update(other)
+        return found
 
     def json(self) -> dict[str, Any]:
         """Kind -> `count` and `names`, the commonest first."""

@@ -72,10 +72,7 @@ class WebDataset(Reader):
     @property
     def passed(self) -> Passed:
         """Files of the tars read so far that are no part of a document."""
-        found = Passed()
-        for passed in self._units.values():
-            found.update(passed)
-        return found
+        return Passed.of_all(self._units.values())
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """Its documents in order.

@@ -14,9 +14,9 @@ from typing import Any
 
 import PIL.Image
 
-from cm3.data.read.base import is_number
 from cm3.document import Box
 from cm3.errors import DataError, RequestError
+from cm3.files import is_number
 from cm3.tokens.image import Fit, place_box
 
 SIDE = 256
@@ -32,7 +32,7 @@ _OBJECT = re.compile(rf"(.+?) at (?:(?:the )?location )?{_PLACE}(?:, | and with 
 
 def check_place(place: Sequence[int], name: str = "box") -> Place:
     """`place` when it is a location. Raises `RequestError` for one outside 0..255 or with its corners exchanged."""
-    if len(place) != 4 or any(not isinstance(v, int) or isinstance(v, bool) for v in place):
+    if len(place) != 4 or any(type(v) is not int for v in place):
         raise RequestError(f"{name} {tuple(place)}: must be four whole numbers x1, y1, x2, y2")
     x1, y1, x2, y2 = place
     if not all(0 <= v < SIDE for v in place):
