@@ -45,5 +45,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Names that load only when they are used are here too."""
+    """Return all names, also those that load only when they are used."""
     return sorted({*globals(), *__all__})

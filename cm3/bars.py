@@ -7,7 +7,7 @@ from typing import Any
 
 
 def bar(label: str = "", *, total: int | None = None, done: int = 0, unit: str = "step", wanted: bool = True) -> Any:
-    """A bar of tqdm on stderr, a context manager; it draws nothing where stderr is a file, a pipe, or not `wanted`.
+    """Return a bar of tqdm on stderr, to be entered; it draws nothing where that is a file, a pipe, or not `wanted`.
 
     A file would keep every state of the bar, one over the other.
     """

@@ -49,7 +49,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def whole_number(
     name: str, value: object, low: int = 1, high: int | None = None, error: type[Cm3Error] = ConfigError, of: str = ""
 ) -> int:
-    """`value`, an integer of Python or numpy from `low` to `high`, as an int. `of`: of what it is a number.
+    """Return `value`, an integer of Python or numpy from `low` to `high`, as an int. `of`: of what it is a number.
 
     Raises `error` for what is out of range and for what is no integer: 2.0, True, "2", None.
     """
@@ -67,7 +67,7 @@ def whole_number(
 def real_number(
     name: str, value: object, ok: Callable[[float], bool], rule: str, error: type[Cm3Error] = ConfigError
 ) -> float:
-    """`value`, a finite number of Python or numpy for which `ok` holds, as a float, without a negative zero.
+    """Return `value`, a finite number of Python or numpy for which `ok` holds, as a float, without a negative zero.
 
     Raises `error`, that it must be `rule`, for any other: NaN, a bool, a string, an integer beyond every float.
     """
@@ -81,7 +81,7 @@ def real_number(
 
 
 def shown(value: object) -> str:
-    """A value that was refused, short and in one line."""
+    """Return a value that was refused, short and in one line."""
     try:
         text = str(value) if isinstance(value, Real) else repr(value)
     except Exception:  # an integer of over 4,300 digits has no string; a stranger's object may do anything

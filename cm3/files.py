@@ -314,7 +314,7 @@ def on_disk(path: str | Path) -> Iterator[None]:
 
 
 def _concerns(error: OSError, path: Path) -> bool:
-    """Whether an error is of a path, its parts, or a folder above it, as far as it says."""
+    """Tell whether an error is of a path, its parts, or a folder above it, as far as it says."""
     if not isinstance(error.filename, str | bytes):
         return True
     found = Path(os.path.abspath(os.fsdecode(error.filename)))

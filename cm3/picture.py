@@ -103,7 +103,7 @@ def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def bands(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
-    """A picture as bands of whole rows, each with its first row: what is done to one takes little room beside it."""
+    """Yield a picture as bands of whole rows, each with its first row: work on one takes little room beside it."""
     rows = max(1, _BAND // max(1, image.width))
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
@@ -169,7 +169,7 @@ def _span(image: PIL.Image.Image) -> tuple[float, float]:
 
 
 def _grey(image: PIL.Image.Image, low: float, top: float) -> PIL.Image.Image:
-    """Deep greyscale as 8 bits: scaled, where Pillow's own conversion clips."""
+    """Return deep greyscale as 8 bits: scaled, where Pillow's own conversion clips."""
     return PIL.Image.fromarray(((_values(image) - low) * (255.0 / top)).round().astype("uint8"))
 
 

@@ -151,7 +151,7 @@ RIGHT = "one that is right"
 
 
 def brief(words: Section, holes: Sequence[Section], tasks: Sequence[Section]) -> list[Section]:
-    """What goes on the sheet: words to pictures, holes and emblems in a row, and two rows of instructions."""
+    """Return what goes on the sheet: words to pictures, holes and emblems in a row, and two rows of instructions."""
     row = [holes[0].panels[0], *holes[1].panels[1:], *(panel for section in holes[2:] for panel in section.panels[:3])]
     from cm3.cli.sheet import Section
 

@@ -80,7 +80,7 @@ def write_sheet(path: Path, picture: PIL.Image.Image) -> None:
 
 
 def png(picture: PIL.Image.Image, notes: Notes | None = None) -> bytes:
-    """A picture as the bytes of a PNG file, with notes (prompt, seed) in its text chunks."""
+    """Return a picture as the bytes of a PNG file, with notes (prompt, seed) in its text chunks."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -108,7 +108,7 @@ def write_all(
 
 
 def slug(text: str) -> str:
-    """A file name of a text: its words in lower case, joined with dashes, cut between words.
+    """Return a file name of a text: its words in lower case, joined with dashes, cut between words.
 
     Where words are cut off, or hold letters that a plain name has not, a digest of the whole text tells it from others.
     """
@@ -120,19 +120,19 @@ def slug(text: str) -> str:
 
 
 def settings_note(settings: Mapping[str, object]) -> dict[str, str]:
-    """A note of the settings that were given, but for the seed, which has a note of its own."""
+    """Return a note of the settings that were given, but for the seed, which has a note of its own."""
     told = {name: value for name, value in settings.items() if value is not None and name != "seed"}
     return {"settings": json.dumps(told, sort_keys=True)}
 
 
 def picture_note(picture: PIL.Image.Image) -> dict[str, str]:
-    """A note of what a picture that was given shows, whatever its file is called."""
+    """Return a note of what a picture that was given shows, whatever its file is called."""
     shown = picture.convert("RGBA")
     return {"given": hashlib.sha256(f"{shown.size}".encode() + shown.tobytes()).hexdigest()}
 
 
 def _free(folder: Path, name: str, end: str, asked: Notes) -> Path:
-    """The first of a picture's names that is not taken, or taken by one that was made from the same."""
+    """Return the first of a picture's names that is not taken, or taken by one that was made from the same."""
     mark = _digest(json.dumps(asked, sort_keys=True))
     more = itertools.chain(("", f"-{mark}"), (f"-{mark}-{i}" for i in itertools.count(2)))
     places: Iterator[Path] = (folder / f"{name}{one}-{end}.png" for one in more)
@@ -140,7 +140,7 @@ def _free(folder: Path, name: str, end: str, asked: Notes) -> Path:
 
 
 def _made_from(path: Path, asked: Notes) -> bool:
-    """Whether a file is a PNG with these notes; what cannot be read is somebody else's."""
+    """Tell whether a file is a PNG with these notes; what cannot be read is somebody else's."""
     from cm3.picture import open_picture
 
     if not path.is_file() or path.is_symlink():
@@ -161,5 +161,5 @@ def _digest(text: str) -> str:
 
 
 def _utf8(text: str) -> str:
-    """Names of files may hold bytes that are no text."""
+    """Spell out what is no text: names of files may hold such bytes."""
     return text.encode("utf-8", "backslashreplace").decode()

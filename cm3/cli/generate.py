@@ -102,7 +102,7 @@ class Generate(ModelVerb):
         return None, {}, None
 
     def _given(self, settings: Mapping[str, Any], guide: PIL.Image.Image | None) -> dict[str, str]:
-        """Notes of all that was given beside the prompt."""
+        """Return notes of all that was given beside the prompt."""
         retrieved = {"retrieve": self.retrieval.retrieve or None, "memory": self.retrieval.memory}
         kind = (self.control or "").partition("=")[0]
         notes = settings_note({**settings, **retrieved, "control": kind or None})

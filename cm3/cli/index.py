@@ -267,7 +267,7 @@ class Chain:
 
 
 def open_encoder(name: str, *, fetch: bool = True) -> Encoder:
-    """An encoder by folder or hub id, or that of a model, by the model's name or folder.
+    """Return an encoder by folder or hub id, or that of a model, by the model's name or folder.
 
     Without `fetch`, one of the hub only where it is on this machine already.
     """
@@ -279,7 +279,7 @@ def open_encoder(name: str, *, fetch: bool = True) -> Encoder:
 
 
 def encoder_of(bank: Memory, name: str | None) -> Encoder:
-    """The encoder of a bank: the one given, else where it was at the build, which is not fetched by the bank's word.
+    """Return the encoder of a bank: the one given, else where it was at the build, not fetched by the bank's word.
 
     Raises `CheckpointError` for another.
     """
@@ -322,7 +322,7 @@ def told(bank: Memory, report: Report | None) -> dict[str, Any]:
 
 
 def line(text: str) -> str:
-    """A stranger's words on one line, without what a terminal would take for a command."""
+    """Return a stranger's words on one line, without what a terminal would take for a command."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 

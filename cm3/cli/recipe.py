@@ -44,19 +44,19 @@ def find(spec: str) -> Recipe:
 
 
 def module_of(place: str) -> ModuleType:
-    """The module of recipes that the first half of a name means. Raises `ConfigError` for one that does not load."""
+    """Return the module of recipes that half a name means. Raises `ConfigError` for one that does not load."""
     if place in shipped():
         return _from_file(_own() / f"{place}.py")
     return _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
 
 
 def shipped() -> tuple[str, ...]:
-    """Names of the files of recipes that come with the package."""
+    """Return names of the files of recipes that come with the package."""
     return tuple(sorted(path.stem for path in _own().glob("*.py") if not path.stem.startswith("_")))
 
 
 def _own() -> Path:
-    """Their folder: inside an installed package, beside it in a checkout."""
+    """Return their folder: inside an installed package, beside it in a checkout."""
     inside = Path(cm3.__file__).parent / "recipes"
     return inside if inside.is_dir() else inside.parent.parent / "recipes"
 

@@ -168,7 +168,7 @@ class ImageEval(ModelVerb):
 
 
 def open_image_tokenizer(model: str, size: int | None = None) -> ImageTokenizer:
-    """The image tokenizer of a bundle, of an image tokenizer's run, or of the bundle that another run wrote.
+    """Return the image tokenizer of a bundle, of an image tokenizer's run, or of the bundle that another run wrote.
 
     Raises `CheckpointError` for what is none of them, `ConfigError` for a size that it does not divide.
     """

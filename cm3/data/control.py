@@ -147,8 +147,10 @@ def mask_of(instance: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def _near(numbers: Sequence[Any], size: tuple[int, int], where: str) -> np.ndarray:
-    """Points x, y in turn, as float (points, 2). Raises `DataError` for numbers that are none, and for points that are
-    farther from their picture than it is long."""
+    """Return points x, y in turn, as float (points, 2).
+
+    Raises `DataError` for numbers that are none, and for points that are farther from their picture than it is long.
+    """
     if not all(map(is_number, numbers)):
         raise DataError(f"{where}: must be finite numbers; mend it")
     points = np.array(numbers, np.float64).reshape(-1, 2)
@@ -158,8 +160,10 @@ def _near(numbers: Sequence[Any], size: tuple[int, int], where: str) -> np.ndarr
 
 
 def _runs(counts: Any, pixels: int, where: str) -> np.ndarray:
-    """The runs of RLE, int64, as numbers or in COCO's letters. Raises `DataError` for any that are none or that do not
-    add up to the `pixels` of their picture."""
+    """Return the runs of RLE, int64, given as numbers or in COCO's letters.
+
+    Raises `DataError` for any that are none or that do not add up to the `pixels` of their picture.
+    """
     rule = f"{where}: 'counts' does not add up to the {pixels} pixels of its picture; mend it"
     if isinstance(counts, str | bytes):
         runs = _unpacked(counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts, where)

@@ -15,7 +15,7 @@ class DocumentSource:
     """`Source` (cm3/data/load.py) over documents that fit in memory. Each is tokenised once and kept."""
 
     def __init__(self, documents: Sequence[Document], codec: Codec, seed: int) -> None:
-        """Raises `DataError` where there is no document; `ConfigError` for a seed out of range."""
+        """Raise `DataError` where there is no document; `ConfigError` for a seed out of range."""
         if not documents:
             raise DataError("documents: there are none; check the path and the split")
         self.documents, self.codec = documents, codec

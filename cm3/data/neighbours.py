@@ -186,7 +186,7 @@ def _start(parts: Path, job: dict[str, Any]) -> None:
 
 
 def _pictures(memory: IdBank, ids: Sequence[str], given: Sequence[Set[bytes]]) -> list[Set[bytes]]:
-    """What the pictures of documents show, as far as it was given or the bank has the document."""
+    """Return what the pictures of documents show, as far as it was given or the bank has the document."""
     known = list(given) or [frozenset[bytes]()] * len(ids)
     return [one or (memory.pictures([id])[0] if id in memory else one) for id, one in zip(ids, known, strict=True)]
 
@@ -223,7 +223,7 @@ def _encode(strings: Sequence[str]) -> torch.Tensor:
 
 
 def _decode(tensor: torch.Tensor) -> list[str]:
-    """The strings of a tensor. Raises `DataError` where it has none."""
+    """Return the strings of a tensor. Raises `DataError` where it has none."""
     strings = parse_json(tensor.numpy().tobytes(), "ids")
     if not isinstance(strings, list) or not all(isinstance(s, str) for s in strings):
         raise DataError("ids: are no list of strings")
@@ -236,7 +236,7 @@ _DTYPES = {"rows": torch.int32, "scores": torch.float32}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What a file of ours says of itself, and its tensors. Raises `CheckpointError` for one that was not so written."""
+    """Return what a file says of itself, and its tensors. Raises `CheckpointError` for one that was altered."""
     where = f"neighbours {str(path)!r}"
     if not path.is_file():
         raise CheckpointError(f"{where}: is no file; compute the table again")
@@ -273,7 +273,7 @@ def _check_layout(path: Path, tensors: dict[str, torch.Tensor], names: Sequence[
 
 
 def _is_whole(part: Path, of: dict[str, Any]) -> bool:
-    """Whether a part is there as it was written, of that job and those documents."""
+    """Tell whether a part is there as it was written, of that job and those documents."""
     try:
         about, tensors = _read(part)
         _check_layout(part, tensors, _PART)

@@ -205,7 +205,7 @@ def _begin(out: Path, plan: dict[str, Any], desk: Desk) -> None:
 
 
 def _reports(out: Path, units: int) -> dict[int, dict[str, Any]]:
-    """The reports of units that are done: report and shard are both there, as they were written."""
+    """Return the reports of units that are done: report and shard are both there, as they were written."""
     found = {}
     for number in range(units):
         path = out / shard_name(number)

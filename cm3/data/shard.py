@@ -83,7 +83,7 @@ def page_bytes(page: dict[str, Any]) -> bytes:
 
 
 def shard_layout(documents: int, entries: int, width: int | None) -> Layout:
-    """The tensors of a shard with so many documents, for a vocabulary of so many entries."""
+    """Return the tensors of a shard with so many documents, for a vocabulary of so many entries."""
     layout: dict[str, tuple[type[np.generic], tuple[int | None, ...]]] = {
         "ids": (_id_type(entries), (None,)),
         "starts": (np.int64, (documents + 1,)),
@@ -123,7 +123,7 @@ class Place:
         return f"store {self.address!r}"
 
     def path(self, name: str) -> str:
-        """The path of a file of the store.
+        """Return the path of a file of the store.
 
         In a folder it is that of a file, whose links do not lead outside: raises `DataError` for anything else, and
         `FileNotFoundError`.
@@ -136,7 +136,7 @@ class Place:
         return str(path)
 
     def read(self, name: str) -> bytes:
-        """A whole file. Raises `FileNotFoundError`, and `DataError` for a file that cannot be read."""
+        """Return a whole file. Raises `FileNotFoundError`, and `DataError` for a file that cannot be read."""
 
         def whole() -> bytes:
             path = self.path(name)
@@ -145,7 +145,7 @@ class Place:
         return self._told(name, whole)
 
     def array(self, name: str) -> np.ndarray:
-        """A whole file as uint8 (bytes,): mapped where it is near, fetched where it is far. Raises `DataError`."""
+        """Return a whole file as uint8 (bytes,): mapped where it is near, else fetched. Raises `DataError`."""
 
         def mapped() -> np.ndarray:
             if self.far is not None or os.path.getsize(self.path(name)) == 0:  # an empty file has no map
@@ -174,7 +174,7 @@ class Place:
         return self._there(folder, listed)
 
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Parts of a file far away, asked for together. Raises `DataError` where one is not to be had whole."""
+        """Return parts of a file far away, asked for together. Raises `DataError` where one is not to be had whole."""
         path, starts, stops = self.path(name), [a for a, _ in spans], [b for _, b in spans]
         found = self._there(name, lambda: list(self.far.cat_ranges([path] * len(spans), starts, stops)))
         for (start, stop), data in zip(spans, found, strict=True):
@@ -243,7 +243,7 @@ class Tensors:
         return found, 8 + length
 
     def wrong(self, how: str) -> DataError:
-        """An error to be raised: how this file is wrong."""
+        """Return an error to be raised: how this file is wrong."""
         return DataError(f"{self.place.said}: {self.name} {how}; restore it from a copy")
 
     def __getitem__(self, tensor: str) -> np.ndarray:
@@ -275,12 +275,12 @@ class Tensors:
 
 
 def digest(ids: np.ndarray) -> bytes:
-    """16 bytes of a hash of a document's tokens."""
+    """Return 16 bytes of a hash of a document's tokens."""
     return hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=16).digest()
 
 
 def names_sum(shard: Tensors) -> str:
-    """sha256 of the hashes of a shard's documents and ids: with it they vouch for documents that are read by part."""
+    """Return the sha256 of the hashes of a shard's documents and ids, which vouch for documents read by part."""
     return hashlib.sha256(shard["digests"].tobytes() + shard["keys"].tobytes()).hexdigest()
 
 

@@ -57,7 +57,7 @@ def is_store(folder: str | Path) -> bool:
 
 
 def page(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a store; an empty one where there is none, or something else."""
+    """Return a JSON object from a file of a store; an empty one where there is none, or something else."""
     try:
         if stat.S_ISREG(inside(path.parent, path.name, "store").stat().st_mode):
             found = parse_json(path.read_bytes(), path.name)
@@ -80,7 +80,7 @@ def cells_of(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
 
 
 def index_layout(documents: int) -> Layout:
-    """The tensors of the index of so many documents."""
+    """Return the tensors of the index of so many documents."""
     n = (documents,)
     return {"kept": (np.int64, n), "lengths": (np.int32, n), "keys": (np.uint64, n), "numbers": (np.int64, n)}
 
@@ -140,7 +140,7 @@ class Store:
         return store
 
     def first(self, number: int) -> Store:
-        """The store of the first `number` documents of this one, which has more."""
+        """Return the store of the first `number` documents of this one, which has more."""
         found = copy.copy(self)
         found._first = number
         return found
@@ -159,7 +159,7 @@ class Store:
         return self._index["lengths"][: len(self)]
 
     def tokens(self, numbers: Sequence[int] | np.ndarray) -> list[Tokens]:
-        """Tokens of documents, unmasked.
+        """Return tokens of documents, unmasked.
 
         Raises `IndexError` for a number that is none of them, `DataError` for a file that is not as it was written.
         """
@@ -190,7 +190,7 @@ class Store:
         return np.concatenate([np.zeros((0, width), np.float32), *pieces]).astype(np.float32)
 
     def about(self, number: int) -> About:
-        """Where a document came from. Raises as `tokens` does."""
+        """Return where a document came from. Raises as `tokens` does."""
         name = self._parts("names", "name_starts", [number])[0]
         try:
             found = parse_json(name.tobytes(), "name")
@@ -221,7 +221,7 @@ class Store:
         raise DataError(f"store {self.path!r}: has no document {id!r}{of}")
 
     def knows(self, id: str) -> bool:
-        """Whether the store, also where this is but its `first` part, has a document of this id, by a hash of it."""
+        """Tell whether the store, also where this is but its `first` part, has a document of this id, by its hash."""
         keys, wanted = self._index["keys"], np.uint64(key(id))
         return bool(np.searchsorted(keys, wanted) < np.searchsorted(keys, wanted, "right"))
 
@@ -276,7 +276,7 @@ class Store:
         return data
 
     def _wrong(self, numbers: Sequence[int] | np.ndarray, wrong: np.ndarray, how: str) -> DataError:
-        """What is wrong with the first of these documents that is."""
+        """Return what is wrong with the first of these documents that is."""
         number = int(np.asarray(numbers)[np.flatnonzero(wrong)[0]])
         name = shard_name(int(np.searchsorted(self._begins, self._index["kept"][number], "right")) - 1)
         return DataError(f"store {self.path!r}: {name} has {how}, in document {number}; restore it from a copy")

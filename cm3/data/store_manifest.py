@@ -100,7 +100,7 @@ class UnitReport:
 
 
 def is_report(page: dict[str, Any]) -> bool:
-    """Whether a JSON object is a unit's report, as it was written."""
+    """Tell whether a JSON object is a unit's report, as it was written."""
     try:
         return build(UnitReport, page, "report", DataError).check == checksum(page, "check")
     except DataError:
@@ -108,7 +108,7 @@ def is_report(page: dict[str, Any]) -> bool:
 
 
 def checked(page: Any, where: str) -> Manifest:
-    """The manifest that a JSON value is. `where` names the store. Raises `DataError` naming what is wrong."""
+    """Return the manifest that a JSON value is. `where` names the store. Raises `DataError` naming what is wrong."""
     if not isinstance(page, dict) or page.get("kind") != KIND:
         raise DataError(f"{where}: {NAME} is not a token store's; give another folder")
     if page.get("format") != FORMAT:

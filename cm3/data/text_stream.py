@@ -157,7 +157,7 @@ class HeldOut:
 
 
 def texts_of(record: Any) -> list[str]:
-    """The texts of a line's object: "text" or "caption" (`words_in`), or those of its "parts"; of a string, itself."""
+    """Return the texts of a line's object: "text" or "caption" (`words_in`), or of its "parts"; of a string, itself."""
     if isinstance(record, str):
         return [record]
     if not isinstance(record, dict):

@@ -134,7 +134,7 @@ class Request:
                 raise RequestError(f"request: streams[{i}] has {stream.length} ids and {len(stream.cells)} cells")
 
     def seeded(self, seed: int) -> Request:
-        """The same request with another seed."""
+        """Return the same request with another seed."""
         text = self.text_sampling and replace(self.text_sampling, seed=seed)
         return replace(self, sampling=replace(self.sampling, seed=seed), text_sampling=text)
 

@@ -48,7 +48,7 @@ def probabilities(scores: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
 
 
 def draw(scores: Tensor, temperature: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
-    """One column for each row of `scores` (n, v); where the temperature is below 1e-6, the highest score.
+    """Return one column for each row of `scores` (n, v); where the temperature is below 1e-6, the highest score.
 
     `uniforms` float64 (n,) in [0, 1). Returns int64 (n,); -1 for a row whose scores (NaN, infinite) are no
     distribution.

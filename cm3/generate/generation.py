@@ -60,7 +60,7 @@ class Generation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of the prompt the model was never shown, a line each: words and pictures (`cm3.generate.world`)."""
+        """A line for all of the prompt that the model was never shown: words and pictures (`cm3.generate.world`)."""
         return () if self.doubts is None else self.doubts.told
 
     @property

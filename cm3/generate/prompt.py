@@ -22,7 +22,7 @@ Promptable = Piece | Document | Sequence[Piece]
 
 
 def as_image(picture: Picture) -> Image:
-    """A picture as an `Image`; an array is copied. A string is a path here, whatever it is in a prompt.
+    """Return a picture as an `Image`; an array is copied. A string is a path here, whatever it is in a prompt.
 
     Raises `DataError` for a file that is missing or no picture, and for an array of another kind, `RequestError` for
     anything else.

@@ -37,7 +37,7 @@ class Recommended:
     """A bundle's recommended sampling."""
 
     def __init__(self, name: str, sampling: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raises `CheckpointError` for a kind, a setting or a treatment of documents that there is not."""
+        """Raise `CheckpointError` for a kind, a setting or a treatment of documents that there is not."""
         for kind in sampling:
             if kind not in KINDS:
                 raise CheckpointError(f"bundle {name!r}: sampling.{kind}: is no kind; the kinds are {', '.join(KINDS)}")

@@ -52,7 +52,7 @@ class Reply:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of the request the model was never shown, a line each, as `Generation.warnings`."""
+        """A line for all of the request that the model was never shown, as `Generation.warnings`."""
         return self.generation.warnings
 
     @property
@@ -153,7 +153,7 @@ class Asking:
 
 
 def _settings(given: Asked | None) -> Asked:
-    """Those given, and room for long texts where nothing is said of it."""
+    """Return those given, and room for long texts where nothing is said of it."""
     check_names(given or {}, Asked, "n", "seed", "seeds", "template", "plain", "detail")
     return {"max_tokens": LONGEST, **(given or {})}
 
@@ -193,7 +193,7 @@ def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: in
 
 
 def _taken(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request with the words of the user's as they were trained."""
+    """Return a request with the words of the user's as they were trained."""
     taken: dict[str, Any] = {
         name: world.take(v) if name in WORDS and isinstance(v, str) else v for name, v in request.items()
     }

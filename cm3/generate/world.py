@@ -46,7 +46,7 @@ class World:
         return files.build(cls, about["world"], f"bundle {name!r}: about.world") if "world" in about else None
 
     def take(self, text: str) -> str:
-        """A text with known words as they were trained: small letters, and the spelling that is known."""
+        """Return a text with known words as they were trained: small letters, and the spelling that is known."""
 
         def known(found: re.Match[str]) -> str:
             word = found[0].lower()
@@ -58,14 +58,14 @@ class World:
         )  # the pieces with odd numbers are the quoted ones
 
     def take_document(self, document: Document) -> Document:
-        """A document with its texts taken, unless it says itself which words are the user's."""
+        """Return a document with its texts taken, unless it says itself which words are the user's."""
         if SAID in document.meta:
             return document
         parts = tuple(Text(self.take(p.text)) if isinstance(p, Text) else p for p in document.parts)
         return replace(document, parts=parts)
 
     def unknown(self, text: str, also: Iterable[str] = ()) -> list[str]:
-        """The words of a text that are neither known nor in the texts `also`, each once."""
+        """Return the words of a text that are neither known nor in the texts `also`, each once."""
         told = {word for other in also for word in _WORD.findall(other.lower())}
         words = _WORD.findall(_QUOTED.sub(" ", self.take(text)))
         return list(dict.fromkeys(w for w in words if w not in self._known and w.lower() not in told))
@@ -107,7 +107,7 @@ class Doubts:
 
 
 def errors(tokenizer: ImageTokenizer, pictures: Sequence[Image]) -> list[float]:
-    """How far each picture, as the model sees it, is from what its codes give back: the mean over pixels, 0 to 1."""
+    """Return how far each picture, as the model sees it, is from what its codes give: the mean over pixels, 0 to 1."""
     seen = [tokenizer.preprocess(p.pixels) for p in pictures]
     again = tokenizer.decode(tokenizer.encode(seen))
     return [
@@ -117,5 +117,5 @@ def errors(tokenizer: ImageTokenizer, pictures: Sequence[Image]) -> list[float]:
 
 
 def _text(document: Document) -> str:
-    """All texts, with a gap between them."""
+    """Return all texts, with a gap between them."""
     return " ".join(p.text for p in document.parts if isinstance(p, Text))

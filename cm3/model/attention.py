@@ -41,7 +41,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def spread(x: Tensor, q: Tensor) -> Tensor:
-    """Key heads (b, g, s, k), each repeated for every query head (b, h, s, k) of its group -> (b, h, s, k)."""
+    """Return key heads (b, g, s, k), each repeated for every query head (b, h, s, k) of its group -> (b, h, s, k)."""
     group = q.shape[1] // x.shape[1]
     return x if group == 1 else x.repeat_interleave(group, dim=1)
 
@@ -127,7 +127,7 @@ class Blocked:
         return every.index_select(0, self.place).view(b, s, h, width).transpose(1, 2)
 
     def _unpadded(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The same by the kernel for documents of any lengths: no padding, no copies but of grouped heads."""
+        """Return the same by the kernel for documents of any lengths: no padding, no copies but of grouped heads."""
         assert self.varlen is not None
         b, h, s, width = q.shape
         flat = [_tokens(x) for x in (q, spread(k, q), spread(v, q))]
@@ -141,7 +141,7 @@ def _tokens(x: Tensor) -> Tensor:
 
 
 def _half(q: Tensor) -> torch.dtype | None:
-    """The half precision that attention is computed in, None for a whole one."""
+    """Return the half precision that attention is computed in, None for a whole one."""
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
     return dtype if dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0 else None
 

@@ -69,7 +69,7 @@ class Bundle:
     source: Source | None = None
 
     def text_bytes(self) -> bytes:
-        """The text tokenizer's file: as it was loaded, where it was, whatever lies in the folder by now."""
+        """Return the text tokenizer's file: as it was loaded, where it was, whatever lies in the folder by now."""
         if self.source is not None and self.text_tokenizer == self.source.folder / FILES[2]:
             return self.source.text
         return self.text_tokenizer.read_bytes()

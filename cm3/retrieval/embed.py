@@ -78,7 +78,7 @@ def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -
 
 
 def folder_of(name: str) -> Path:
-    """The folder that a name may stand for, `~` being the user's own; a name that stands for nobody's stays."""
+    """Return the folder that a name may stand for, `~` being the user's own; a name that stands for nobody's stays."""
     try:
         return Path(name).expanduser()
     except RuntimeError:

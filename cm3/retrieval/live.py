@@ -128,7 +128,7 @@ class Retriever:
 
 
 def check_number(name: str, k: int) -> int:
-    """A number of documents. Raises `RequestError` for one outside 0..3, and for what is no integer."""
+    """Return a number of documents. Raises `RequestError` for one outside 0..3, and for what is no integer."""
     return whole_number(name, k, 0, MOST, RequestError, "documents, as in training")
 
 

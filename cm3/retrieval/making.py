@@ -113,7 +113,7 @@ def add_segment(
 
 @contextlib.contextmanager
 def drafting(folder: Path, settings: dict[str, Any]) -> Iterator[SegmentDraft]:
-    """A draft of a segment. One that is refused is taken away; one that was killed, or found the disk full, stays."""
+    """Begin a draft of a segment. One that is refused is taken away; one that was killed, or had no room, stays."""
     draft = SegmentDraft(folder, settings)
     try:
         with contextlib.closing(draft.shelf):

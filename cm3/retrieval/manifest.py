@@ -45,7 +45,7 @@ _SEGMENT, _GONE = re.compile(r"segment-\d{4}"), re.compile(r"gone-\d{9,18}\.npy"
 
 
 def segment_name(number: int) -> str:
-    """The folder of a bank's segment `number`, from 1."""
+    """Return the folder of a bank's segment `number`, from 1."""
     return f"segment-{number:04d}"
 
 
@@ -135,7 +135,7 @@ def is_bank(folder: str | Path) -> bool:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A bank's manifest, each name and number of it checked.
+    """Return a bank's manifest, each name and number of it checked.
 
     Raises `CheckpointError` where there is none, or one that is damaged, of another format, or names what no bank has.
     """
@@ -166,12 +166,12 @@ def write(folder: Path, page: dict[str, Any]) -> None:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What a manifest keeps of a file."""
+    """Return what a manifest keeps of a file."""
     return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file of a bank.
+    """Return bytes of a file of a bank.
 
     Raises `CheckpointError` where it is missing, and where it, or the folder of its segment, is a link or no file. A
     snapshot in the hub's cache consists of links into the blobs beside it; those are followed.

@@ -209,7 +209,7 @@ class Memory:
         return np.array(rows, np.float32).reshape(len(ids), self.width)
 
     def images(self, ids: Sequence[str]) -> np.ndarray:
-        """The unit vectors (n, width) float32 of documents' pictures alone; zeros where none is, or none is known.
+        """Return unit vectors (n, width) float32 of documents' pictures alone; zeros where none is, or none is known.
 
         A bank that was made before there were such vectors knows none. Raises `DataError` for an id that is not there.
         """
@@ -360,7 +360,7 @@ class Memory:
 
 
 def _stacked(some: Sequence[tuple[Segment, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of rows, and of their pictures alone."""
+    """Return vectors of rows, and of their pictures alone."""
     zeros = np.zeros(some[0][0].vectors.shape[1], np.float16)
     images = [zeros if segment.images is None else segment.images[row] for segment, row in some]
     return np.stack([segment.vectors[row] for segment, row in some]), np.stack(images)

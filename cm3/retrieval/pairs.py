@@ -290,7 +290,7 @@ def on_device(module: M, device: str | torch.device) -> M:
 
 
 def _shape(values: Any, weights: Mapping[str, Tensor], where: str) -> PairsConfig:
-    """The shape that a config.json gives, if it is that of the weights.
+    """Return the shape that a config.json gives, if it is that of the weights.
 
     Raises `ValueError` or `CheckpointError` where it is not, before anything of that shape takes memory.
     """

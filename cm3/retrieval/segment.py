@@ -94,7 +94,7 @@ class Segment:
 
     @property
     def index(self) -> Index:
-        """What searches it; opened when it is first needed, so that a bank can be read without FAISS.
+        """The index that searches it; opened when it is first needed, so that a bank can be read without FAISS.
 
         The whole file that every search reads is compared with its checksum first: the vectors, or the lists. Raises
         `CheckpointError` for a damaged one.
@@ -112,7 +112,7 @@ class Segment:
         return self._index
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows (q, min(k, live)), best first. Raises `CheckpointError` for vectors that are not finite."""
+        """Return scores and rows (q, min(k, live)), best first. Raises `CheckpointError` for vectors of NaN."""
         scores, rows = self.index.search(queries, min(k, self.live), self.gone)
         if not np.isfinite(scores).all() or (rows < 0).any():
             raise CheckpointError(
@@ -138,7 +138,7 @@ class Segment:
 
 
 def _rows_in(path: Path, number: int, rows: int) -> np.ndarray:
-    """The row numbers in a file that `Segment.delete` wrote: `number` of them, rising, below `rows`."""
+    """Return the row numbers in a file that `Segment.delete` wrote: `number` of them, rising, below `rows`."""
     if path.stat().st_size != number * 8 + 128:  # of NumPy's header, which is padded to 128 bytes
         raise CheckpointError(f"memory bank: {str(path)!r} does not hold {number} rows; restore it from a copy")
     try:
@@ -181,7 +181,7 @@ class SegmentDraft:
         self._fit()
 
     def _goes_on(self) -> bool:
-        """Whether what is in the folder is a draft of ours with these settings, to its last file."""
+        """Tell whether what is in the folder is a draft of ours with these settings, to its last file."""
         needed = {"draft.json", manifest.DOCUMENTS, self.path.name, self.images.name}
         files = {file.name: file for file in self.folder.iterdir()}
         if any(f.is_symlink() or not f.is_file() for f in files.values()) or not needed <= set(files):
@@ -334,7 +334,7 @@ def settle(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _summary(item: Document | Unreadable) -> Record | str:
-    """An item of a source as `Draft.journal` gives it."""
+    """Return an item of a source as `Draft.journal` gives it."""
     made = item if isinstance(item, Unreadable) else pack(item)
     if isinstance(made, Unreadable):
         return as_text(made.id)

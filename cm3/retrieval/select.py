@@ -225,14 +225,14 @@ class _Known:
         self._pictures: dict[str, Set[bytes]] = {}
 
     def whole(self, id: str) -> bool:
-        """Whether a document has text and a picture."""
+        """Tell whether a document has text and a picture."""
         if id not in self._whole:
             document = self.memory[id]
             self._whole[id] = bool(document.text.strip()) and bool(document.images)
         return self._whole[id]
 
     def pictures(self, id: str) -> Set[bytes]:
-        """The digests of what its pictures show."""
+        """Return the digests of what its pictures show."""
         if id not in self._pictures:
             (self._pictures[id],) = self.memory.pictures([id])
         return self._pictures[id]

@@ -74,7 +74,7 @@ class Record:
 
 
 def pack(document: Document) -> tuple[Record, Document] | Unreadable:
-    """A document as a record, and with its pictures read.
+    """Return a document as a record, and with its pictures read.
 
     `Unreadable` where a picture is damaged, where its text or what is noted of it is none (`cm3.document.check_text`),
     and where nothing is there. Raises `DataError` for one without an id, with a gap, or with `meta` that is not plain
@@ -181,7 +181,7 @@ class Shelf:
         self._store.execute("PRAGMA cell_size_check=ON")
 
     def row(self, id: str) -> int | None:
-        """Where a document is; None for what is not here, and for what is no text."""
+        """Return where a document is; None for what is not here, and for what is no text."""
         try:
             check_text(id)
         except DataError:
@@ -195,7 +195,7 @@ class Shelf:
         return dict(self._all(query, json.dumps(list(ids))))
 
     def ids_of(self, rows: Sequence[int]) -> dict[int, str]:
-        """The ids of those of `rows` that are there."""
+        """Return the ids of those of `rows` that are there."""
         if len(rows) <= FEW:
             found = {row: id for row in rows for (id,) in self._all("SELECT id FROM documents WHERE row = ?", row)}
         else:
@@ -206,7 +206,7 @@ class Shelf:
         return found
 
     def ids(self) -> Iterator[tuple[int, str]]:
-        """Every row with its id, in order. Raises `CheckpointError` for one that is damaged."""
+        """Yield every row with its id, in order. Raises `CheckpointError` for one that is damaged."""
         after = -1
         while found := self._all(f"{self._columns} WHERE row > ? ORDER BY row LIMIT 1000", after):
             for known in found:
@@ -233,7 +233,7 @@ class Shelf:
             raise self._bad(f"row {known[0]} is damaged")
 
     def record(self, row: int) -> Record:
-        """What is stored of a row. Raises `CheckpointError` for one that is damaged, or holds what no bank keeps."""
+        """Return all that is stored of a row. Raises `CheckpointError` for one that is damaged, or no bank's."""
         _, id, source, meta, parts, *pixels = self._row(row)
         kept: list[str | bytes] = []
         what = f"{str(self.path)!r}: document {id!r}"
@@ -258,11 +258,11 @@ class Shelf:
         raise self._bad(f"picture {str(number)[:20]} is damaged or missing")
 
     def pixels(self, row: int) -> frozenset[bytes]:
-        """The digests of what the pictures of a row show. Raises as `record`."""
+        """Return the digests of what the pictures of a row show. Raises as `record`."""
         return frozenset(_cut(self._row(row)[5]) if self._summed else self.record(row).pixels)
 
     def document(self, row: int) -> Document:
-        """A document; its pictures are decoded when their pixels are first asked for. Raises as `record`."""
+        """Return a document; its pictures are decoded when their pixels are first asked for. Raises as `record`."""
         record = self.record(row)
         try:
             parts = tuple(Text(p) if isinstance(p, str) else Image(open_picture(p)) for p in record.parts)
@@ -327,7 +327,7 @@ class Draft:
             ) from error
 
     def journal(self) -> Iterator[Record | str]:
-        """What was committed, in the source's order: a record with its pictures' sums as parts, or the id of a skip."""
+        """Yield all that was committed, in the source's order: a record with its sums, or the id of a skip."""
         skipped = dict(self._store.execute("SELECT item, id FROM skipped"))
         rows = self._store.execute("SELECT id, source, meta, parts, pixels FROM documents ORDER BY row")
         for item in range(self.rows + len(skipped)):
@@ -402,12 +402,12 @@ _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 
 
 def as_text(text: str) -> str:
-    """A string whose lone surrogates and NULs are written out, so that it can be listed."""
+    """Return a string whose lone surrogates and NULs are written out, so that it can be listed."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _tables(found: Sequence[tuple[Any, ...]]) -> tuple[str, ...]:
-    """The tables' definitions, in order of name; what SQLite itself makes for UNIQUE left out."""
+    """Return the tables' definitions, in order of name; what SQLite itself makes for UNIQUE left out."""
     made = sorted(str(sql).strip() for kind, name, table, sql in found if not _own(kind, name, table, sql))
     return tuple(" ".join(sql.split()) for sql in made)
 
@@ -426,7 +426,7 @@ def _cut(pixels: bytes) -> tuple[bytes, ...]:
 
 
 def _shown(data: bytes) -> bytes:
-    """The digest of what a stored picture shows; of its bytes where it cannot be read."""
+    """Return the digest of what a stored picture shows; of its bytes where it cannot be read."""
     try:
         return digest(open_picture(data))
     except DataError:

@@ -184,7 +184,7 @@ class _Run:
             raise DataError(NOTHING)
 
     def advance(self, pairs: Sequence[Pair]) -> dict[str, float]:
-        """One optimiser step; returns what is worth logging. Raises `DivergedError`, without the step, for NaN."""
+        """Make one optimiser step; return what is worth logging. Raises `DivergedError`, without the step, for NaN."""
         config = self.config
         self.check(pairs)
         share = _schedule(config, self.step)

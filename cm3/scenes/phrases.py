@@ -71,7 +71,7 @@ def whole(thing: Object) -> Which:
 
 
 def in_words(scene: Scene) -> str:
-    """A scene in one plain sentence: "a small red circle at the top left and ... on a mint ground"."""
+    """Return a scene in one plain sentence: "a small red circle at the top left and ... on a mint ground"."""
     said = [Which(o.shape, o.colour, o.size, o.place).a() for o in scene.objects]
     listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
     return f"{listed} on a {scene.background} ground"

@@ -137,7 +137,7 @@ class ImageTokenizer:
         return preprocess(image, self.size, self.fit)
 
     def encode(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Codes int32 (n, rows, cols) of any PIL images; they are preprocessed first.
+        """Return codes int32 (n, rows, cols) of any PIL images; they are preprocessed first.
 
         Raises `DataError` for a picture that cannot be read, `CheckpointError` for weights that are not finite.
         """
@@ -197,11 +197,11 @@ class ImageTokenizer:
         return weight.device, weight.dtype
 
     def _digest(self, image: PIL.Image.Image) -> str:
-        """A name for these pixels under these weights."""
+        """Return a name for these pixels under these weights."""
         return hashlib.blake2b(image.tobytes() + self._version().encode(), digest_size=16).hexdigest()
 
     def _version(self) -> str:
-        """A name for the weights, which are read again only after they were written to.
+        """Return a name for the weights, which are read again only after they were written to.
 
         Raises `CheckpointError` where one is not finite: it would draw black, and read every picture as the same.
         """

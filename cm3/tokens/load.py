@@ -71,7 +71,7 @@ def _of_model(folder: Path, device: str) -> Tokenizers:
 
 
 def _image(what: str, config: dict[str, Any], shape: str, size: str) -> tuple[VQGANConfig, int]:
-    """Shape of the image tokenizer and size of its pictures, from where config.json has them."""
+    """Return shape of the image tokenizer and size of its pictures, from where config.json has them."""
     if shape not in config or type(config.get(size)) is not int:
         raise CheckpointError(
             f"{what}: config.json and {WEIGHTS} do not make an image tokenizer (it lacks {shape!r} or {size!r}); give "

@@ -46,7 +46,7 @@ def _alphabet() -> dict[str, int]:
 
 
 def _is_grown(vocab: Mapping[str, int], merges: Sequence[Sequence[str]]) -> bool:
-    """Whether a vocabulary is what training leaves: the bytes in order, then each merge's result where it is new.
+    """Tell whether a vocabulary is what training leaves: the bytes in order, then each merge's result where it is new.
 
     A tokenizer.json has no checksum; whatever is altered in its entries or its merges breaks this.
     """
@@ -136,7 +136,7 @@ class TextTokenizer:
 
     @classmethod
     def parse(cls, data: bytes, path: str | Path) -> TextTokenizer:
-        """A tokenizer of what a tokenizer.json holds; `path` is for the message. Raises `CheckpointError` as `load`."""
+        """Read the bytes of a tokenizer.json; `path` is for the message. Raises `CheckpointError` as `load`."""
         try:
             return cls(tokenizers.Tokenizer.from_str(data.decode("utf-8")))
         except Exception as error:  # the library raises bare Exception for whatever does not parse
@@ -150,7 +150,7 @@ class TextTokenizer:
         write(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
+        """Return what `save` writes."""
         return self._backend.to_str(pretty=True).encode()
 
     @property
@@ -263,7 +263,7 @@ class _Pieces:
         self.texts, self.cut = texts, 0
 
     def __iter__(self) -> Iterator[str]:
-        """Raises `DataError` for something that is no string of valid Unicode."""
+        """Raise `DataError` for something that is no string of valid Unicode."""
         for text in _checked(self.texts):
             start = 0
             for run in _RUNS.finditer(text) if len(text) > WORD else ():

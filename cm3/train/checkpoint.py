@@ -135,7 +135,7 @@ class Checkpoints:
             raise self._broken(step, name, "has values that are not finite")
 
     def _not_finite(self, tensors: Mapping[str, Tensor]) -> str:
-        """The first tensor, of any process, with such a value."""
+        """Return the first tensor, of any process, with such a value."""
         local = {n: t.to_local() if isinstance(t, DTensor) else t for n, t in tensors.items()}
         return next(filter(None, self.ranks.gather(not_finite(local))), "")
 

@@ -106,12 +106,12 @@ class TrainConfig:
             raise ConfigError("out='': must be the folder to write to")
 
     def settled(self) -> TrainConfig:
-        """The run with the model that it will build, as far as that can be known before it begins."""
+        """Return the run with the model that it will build, as far as that can be known before it begins."""
         return self
 
 
 def finite_settings(config: Any, before: str = "") -> list[str]:
-    """What is wrong with the numbers of a config that are none (nan, inf), in its groups too; `before` their names."""
+    """Return what is wrong with numbers that are none (nan, inf) of a config and its groups; `before` their names."""
     wrong: list[str] = []
     for field_ in dataclasses.fields(config):
         value, name = getattr(config, field_.name), f"{before}{field_.name}"

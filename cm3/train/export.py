@@ -58,7 +58,7 @@ def about_of(
 
 
 def world_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model of this data knows, `{"world": ...}`; `data` as config.json has it. Nothing where nobody can say."""
+    """Return what a model of this data knows, `{"world": ...}`, if anything; `data` is as config.json has it."""
     kinds = [{f.name for f in dataclasses.fields(kind)} for kind in (SceneData, EmblemData, SceneLessonData)]
     return {"world": WORLD} if set(data) in kinds else {}
 

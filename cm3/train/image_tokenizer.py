@@ -264,7 +264,7 @@ class _Run:
         return {"moved": (fsq.bound(z) - fsq.bound(z0)).abs().mean(), "same_codes": same}
 
     def advance(self, x: Tensor) -> tuple[dict[str, float], Tensor]:
-        """One optimiser step on pixels x; returns the parts of the loss and the reconstruction.
+        """Make one optimiser step on pixels x; return the parts of the loss and the reconstruction.
 
         Raises `DivergedError`, without the step, where a loss or a gradient is not finite.
         """
@@ -317,7 +317,7 @@ class _Run:
             raise self.diverged(f"{what} {told}")
 
     def diverged(self, told: str) -> DivergedError:
-        """The error that ends a run whose last checkpoint is good."""
+        """Return the error that ends a run whose last checkpoint is good."""
         found = Path(self.config.out, CHECKPOINT).exists()
         then = "the last checkpoint is good: go on from it with --resume" if found else "there is no checkpoint yet"
         return DivergedError(
@@ -326,8 +326,10 @@ class _Run:
 
 
 def load_weights(folder: str | Path, config: VQGANConfig) -> dict[str, Tensor]:
-    """Weights that a run wrote. Raises CheckpointError where there are none, of another shape than `config`, and not
-    finite."""
+    """Read the weights that a run wrote.
+
+    Raises `CheckpointError` where there are none, of another shape than `config`, and not finite.
+    """
     if load_config(folder) != config:
         raise CheckpointError(f"image tokenizer {str(folder)!r}: is of another shape; give the same vqgan.* settings")
     return read_weights(Path(folder) / WEIGHTS, f"image tokenizer {str(folder)!r}")
@@ -356,7 +358,7 @@ def _save(run: _Run) -> None:
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint by name."""
+    """Return the weights of a checkpoint by name."""
     parts = [part for part in ("vqgan", "critic") if part in state]
     return {f"{part}.{name}": tensor for part in parts for name, tensor in state[part].items()}
 
@@ -418,7 +420,7 @@ def train_image_tokenizer(
 
 
 def _version(path: Path) -> object:
-    """What tells a file from one that took its place; None where there is none."""
+    """Return what tells a file from one that took its place; None where there is none."""
     if not path.exists():
         return None
     found = path.stat()

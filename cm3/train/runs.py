@@ -233,7 +233,7 @@ class PretrainRun(TrainConfig):
         return {"out": self.out, "bundle": str(out / "bundle")} | record | ({"mixture": mixture} if mixture else {})
 
     def settled(self) -> PretrainRun:
-        """The run with the model that it will build.
+        """Return the run with the model that it will build.
 
         The vocabulary and the grid are those of what it begins with or of its stores, and of its tokenizers, where
         these are there already; else what `model` says. Raises `CheckpointError` and `DataError` for what is there and
@@ -255,14 +255,14 @@ class PretrainRun(TrainConfig):
         return dataclasses.replace(self, model=self._model(vocab_size, grid))
 
     def _text_entries(self) -> int:
-        """Entries of the text tokenizer that a run on documents learns, or has."""
+        """Return entries of the text tokenizer that a run on documents learns, or has."""
         return TextTokenizer.parse(self._text_tokenizer(None), "tokenizer.json").size
 
     def _model(self, vocab_size: int, grid: tuple[int, int] | None) -> DecoderConfig:
         return dataclasses.replace(self.model, vocab_size=vocab_size, grid=grid if self.cells else None)
 
     def _text_tokenizer(self, init: bundles.Bundle | None) -> bytes:
-        """The file of the text tokenizer: of what the run begins with, of its stores, or learnt from its captions.
+        """Return the text tokenizer's file: of what the run begins with, of its stores, or learnt from its captions.
 
         One that lies in `out` is the run's where it has checkpoints, and else one's own, to be used. Raises
         `CheckpointError` where the run has another.
@@ -296,7 +296,7 @@ class PretrainRun(TrainConfig):
             files.write(path, text)
 
     def _texts(self) -> list[str]:
-        """What a text tokenizer is learnt from, where the data brings none."""
+        """Return what a text tokenizer is learnt from, where the data brings none."""
         data = self.data
         if isinstance(data, CocoData):
             return [d.text for d in Coco(data.root, data.split) if isinstance(d, Document)]
@@ -326,7 +326,7 @@ class PretrainRun(TrainConfig):
         raise ConfigError(f"validate_every={self.validate_every}: there are no documents held out; give 0{more}")
 
     def _source(self, vqgan: VQGAN, tokenizer: Path) -> tuple[Source, Codec]:
-        """The documents, and what makes tokens of them; `tokenizer`: file of the text tokenizer. Writes nothing."""
+        """Return the documents, and what makes tokens of them; `tokenizer`: the text tokenizer's. Write nothing."""
         image, data = ImageTokenizer(vqgan, self.image_size), self.data
         if isinstance(data, TaskData) and not self.init:
             raise ConfigError("init: a tuning run has no model to start from; give a bundle")
@@ -393,7 +393,7 @@ class PretrainRun(TrainConfig):
         return Later(make)
 
     def _documents(self, source: Source) -> dict[str, Any]:
-        """Names of what is read from disk, by its content: a run that goes on must have the same."""
+        """Return names of what is read from disk, by its content: a run that goes on must have the same."""
         data = self.data
         found: dict[str, Any] = {}
         if isinstance(data, StoreData):
@@ -450,7 +450,7 @@ class Later:
         return self._make()
 
     def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """Tokens of these documents."""
+        """Return tokens of these documents."""
         return self.made.tokens(indices)
 
 
@@ -462,7 +462,7 @@ def _make(source: Source) -> None:
 
 
 def documents_digest(documents: Sequence[Document] | Numbered, most: int = 64) -> str:
-    """A name for a list of documents: how many there are, and the words of at most so many, spread evenly."""
+    """Return a name for a list of documents: how many there are, and the words of at most so many, spread evenly."""
     hashed = hashlib.sha256(str(len(documents)).encode())
     for at in range(0, len(documents), max(1, len(documents) // most)):
         document = documents[at]
@@ -472,7 +472,7 @@ def documents_digest(documents: Sequence[Document] | Numbered, most: int = 64) -
 
 
 def _local(bundle: str) -> Path | None:
-    """Where a bundle is on this machine; None where it is not, or would have to be fetched."""
+    """Return where a bundle is on this machine; None where it is not, or would have to be fetched."""
     if not bundle or bundle.startswith("hf://"):
         return None
     try:

@@ -69,7 +69,7 @@ class Reader(ABC):
 
     @property
     def passed(self) -> Passed:
-        """What was passed over: by those that list files from the beginning, by the others in the units read so far."""
+        """All that was passed over: by who lists files from the beginning, by the others in the units read so far."""
         return Passed()
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Records(Reader):
 
 
 def named_picture(folder: Path, name: object) -> Image:
-    """The picture of a file that a dataset names, below `folder`, not decoded yet.
+    """Return the picture of a file that a dataset names, below `folder`, not decoded yet.
 
     Raises `DataError` for a name that leads out of `folder`, and for a file that is missing or is no picture.
     """
@@ -128,7 +128,7 @@ def named_picture(folder: Path, name: object) -> Image:
 
 
 def picture(path: Path, name: str = "") -> Image:
-    """The picture of a file, not decoded yet; errors, also of decoding, call it by `name`, else as the file is called.
+    """Return the picture of a file, not decoded yet; errors, also of decoding, call it by `name`, else as the file is.
 
     The path is one that the user gave, or that `inside` allows. Raises `DataError` for one that is missing or is no
     picture.
@@ -138,7 +138,7 @@ def picture(path: Path, name: str = "") -> Image:
 
 
 def content(path: Path, name: str = "", most: int = LARGEST) -> bytes:
-    """The bytes of a file that an annotation names. Raises `DataError` for one that cannot be read.
+    """Return the bytes of a file that an annotation names. Raises `DataError` for one that cannot be read.
 
     So it does for a pipe or device, which would never end, and for more than `most` bytes, which a file with holes has
     in no room.
@@ -176,8 +176,10 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
 
 
 def folders_of(root: Path, names: Sequence[str]) -> list[Path]:
-    """Those of these folders of pictures that `root` has. Raises `DataError` where it has none: not a document of the
-    dataset could be read."""
+    """Return those of these folders of pictures that `root` has.
+
+    Raises `DataError` where it has none: not a document of the dataset could be read.
+    """
     found = [root / name for name in names if (root / name).is_dir()]
     if not found:
         raise DataError(f"{str(root)!r}: has no folder {' or '.join(names)}; put the pictures there")
@@ -185,7 +187,7 @@ def folders_of(root: Path, names: Sequence[str]) -> list[Path]:
 
 
 def line_starts(file: IO[bytes]) -> array[int]:
-    """Where each line of a file begins, and the last one ends, in bytes; in little memory, also of one endless line."""
+    """Return where each line begins, and the last ends, in bytes; in little memory, also of an endless line."""
     starts = array("Q", [0])
     at = 0
     while block := file.readline(BLOCK):

@@ -44,7 +44,7 @@ class Group(NamedTuple):
 
 
 def beside(folder: str, names: Sequence[str], passed: Passed) -> list[Group]:
-    """The documents of the files of one folder ("" or "a/b/"); what is none is added to `passed`."""
+    """Return the documents of the files of one folder ("" or "a/b/"); what is none is added to `passed`."""
     pictures = [name for name in names if ending(name) in PICTURES]
     stems = defaultdict[str, list[str]](list)
     for name in pictures:
@@ -82,7 +82,7 @@ def beside(folder: str, names: Sequence[str], passed: Passed) -> list[Group]:
 
 
 def _without(folder: str, lone: Iterable[str], others: Iterable[str], passed: Passed) -> list[Group]:
-    """The documents of files that have no picture that is read."""
+    """Return the documents of files that have no picture that is read."""
     others, groups, told = list(others), [], set[str]()
     foreign = _Owners(defaultdict(list))
     for name in others:
@@ -191,12 +191,12 @@ def _stem(name: str) -> str:
 
 
 def _fold(stem: str) -> str:
-    """A stem as Windows and macOS compare it: in any letters, accents in one or two characters."""
+    """Return a stem as Windows and macOS compare it: in any letters, accents in one or two characters."""
     return unicodedata.normalize("NFC", stem).casefold()
 
 
 def _controlled(name: str) -> str | None:
-    """The stem of the picture that a file is the control image of; None for one that is named otherwise."""
+    """Return the stem of the picture that a file is the control image of; None for one that is named otherwise."""
     found = next((e for e in CONTROLS if name.lower().endswith(e)), None)
     return name[: -len(found)] if found else None
 

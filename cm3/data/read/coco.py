@@ -73,7 +73,7 @@ class Coco(Records):
         return len(self._captions.rows("annotations")) + len(self._strays)
 
     def name(self, index: int) -> str:
-        """The caption's annotation id; list and record of one that has none, and of an image."""
+        """Return the caption's annotation id; list and record of one that has none, and of an image."""
         if index >= (n := len(self._captions.rows("annotations"))):
             return f"images/{self._captions.number(self._strays[index - n])}"
         row = self._captions.rows("annotations")[index]
@@ -84,7 +84,7 @@ class Coco(Records):
         return f"annotations/{self._captions.number(row)}"
 
     def document(self, index: int) -> Document:
-        """A caption and its picture. Raises `DataError` for records that are not COCO's, and a picture that is none."""
+        """Return a caption and its picture. Raises `DataError` for records that are not COCO's, or no picture."""
         found, rows = self._captions, self._captions.rows("annotations")
         if index >= len(rows):
             return self._stray(self._strays[index - len(rows)])
@@ -98,7 +98,7 @@ class Coco(Records):
         return Document((Text(caption.strip()), image), id=str(annotation_id), source=self.source, meta=meta)
 
     def documents(self) -> Sequence[Document]:
-        """All of them, each read again when it is asked for, after every picture was decoded once.
+        """Return all of them, each read again when it is asked for, after every picture was decoded once.
 
         Raises `DataError` naming the first that cannot be read.
         """
@@ -130,12 +130,14 @@ class Coco(Records):
         return self._keypoints.of(image_id)
 
     def strays(self, need: str) -> list[Unreadable]:
-        """The records of `instances` or `keypoints` that are of no picture, as they do not name one."""
+        """Return the records of `instances` or `keypoints` that are of no picture, as they do not name one."""
         return list((self._instances if need == "instances" else self._keypoints).strays())
 
     def file_name(self, image_id: int | str) -> str:
-        """The name of a picture's file, in the split's folder. Raises `DataError` where the file does not list it once,
-        or its name is none."""
+        """Return the name of a picture's file, in the split's folder.
+
+        Raises `DataError` where the annotations do not list it once, or its name is none.
+        """
         return str(self._listed(image_id, f"image {image_id}")[0])
 
     @cached_property
@@ -147,7 +149,7 @@ class Coco(Records):
         return _Things(self._file("person_keypoints", "categories"))
 
     def _file(self, what: str, needs: str) -> Places:
-        """A file of the split. Raises `DataError` for one that is missing, or lists none of what it `needs`."""
+        """Return a file of the split. Raises `DataError` for one that is missing, or lists none of what it `needs`."""
         path = self.root / "annotations" / f"{what}_{self.split}.json"
         if not path.exists():
             raise DataError(
@@ -159,7 +161,7 @@ class Coco(Records):
         return found
 
     def _listed(self, image_id: int | str, where: str) -> tuple[str, dict[str, Any]]:
-        """File and license of a picture."""
+        """Return file and license of a picture."""
         found = self._captions
         rows = [row for row in found.find("images", image_id) if found.record(row).get("id") == image_id]
         if not rows:
@@ -176,7 +178,7 @@ class Coco(Records):
         return field(record, "file_name", str, found.where(rows[0])), told
 
     def _image(self, image_id: int | str, where: str) -> tuple[Image, dict[str, Any]]:
-        """Picture and license, of the same picture as before the very same."""
+        """Return picture and license, of the same picture as before the very same."""
         last = self._last
         if last is None or last[0] != image_id:
             name, told = self._listed(image_id, where)
@@ -234,7 +236,7 @@ class _Things:
         self.categories = _by_id(found, "categories")
 
     def of(self, image_id: int | str) -> list[dict[str, Any]]:
-        """Those of a picture. Raises `DataError` where one of them is not COCO's."""
+        """Return those of a picture. Raises `DataError` where one of them is not COCO's."""
         start = self.found.rows("annotations").start
         read = [(row, self.found.record(row)) for row in self.found.find("annotations", image_id)]
         return [
@@ -244,7 +246,7 @@ class _Things:
         ]
 
     def strays(self) -> Iterator[Unreadable]:
-        """Those that name no picture."""
+        """Yield those that name no picture."""
         rows, keys = self.found.rows("annotations"), self.found.keys("annotations")
         for row in rows[int(np.searchsorted(keys, NONE)) :]:
             try:
@@ -273,7 +275,7 @@ class _Things:
 
 
 def _again(found: Places) -> set[int]:
-    """Which annotations have the id of one that stands before them in the file, counted from the first row."""
+    """Return which annotations have the id of one that stands before them in the file, counted from the first row."""
     ids = found.ids("annotations")
     order = np.lexsort([found.numbers("annotations"), ids])
     again = np.insert(ids[order][1:] == ids[order][:-1], 0, False) & (ids[order] != NONE) if len(ids) else order
@@ -281,7 +283,7 @@ def _again(found: Places) -> set[int]:
 
 
 def _by_id(found: Places, name: str) -> dict[int | str, list[tuple[str, dict[str, Any]]]]:
-    """The records of a short list, each with where it stands, by their ids; those without one are nobody's."""
+    """Return the records of a short list, each with where it stands, by their ids; those without one are nobody's."""
     made: dict[int | str, list[tuple[str, dict[str, Any]]]] = {}
     for row in found.rows(name):
         with contextlib.suppress(DataError):

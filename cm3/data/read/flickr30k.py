@@ -113,7 +113,7 @@ def _token(path: Path) -> list[_Caption]:
 
 
 def _karpathy(path: Path, split: str) -> list[_Caption]:
-    """The captions of a split of Karpathy's file; a record that does not say its split is told in each.
+    """Return the captions of a split of Karpathy's file; a record that does not say its split is told in each.
 
     Raises `DataError` for a file of another layout.
     """

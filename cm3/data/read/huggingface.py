@@ -139,7 +139,7 @@ def documents(
 
 
 def columns(names: Collection[str], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The columns of pictures and of words.
+    """Return the columns of pictures and of words.
 
     Raises `DataError` where there is neither, where the pictures are addresses alone, where nobody can say which
     picture is meant, and where the words are questions or talk.
@@ -169,7 +169,7 @@ def columns(names: Collection[str], where: str) -> tuple[tuple[str, ...], tuple[
 
 
 def _listed(value: Any) -> list[Any]:
-    """A picture or a list of them, without what is null."""
+    """Return a picture or a list of them, without what is null."""
     return [one for one in (value if isinstance(value, list) else [value]) if one is not None]
 
 
@@ -191,7 +191,7 @@ def _picture(value: Any, root: str) -> Image:
 
 
 def _own(path: str, root: str) -> str:
-    """A file that a row names, where it is one of the dataset `root`. Raises `DataError` for any other."""
+    """Return a file that a row names, where it is one of the dataset `root`. Raises `DataError` for any other."""
     archives, _, last = path.rpartition("::")  # zip://a.png::hf://datasets/OWNER/NAME@main/all.zip
     packed = not archives or all(re.match(r"(zip|tar|gzip)://", one) for one in archives.split("::"))
     home = f"hf://datasets/{root}"

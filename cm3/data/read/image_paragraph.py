@@ -65,7 +65,7 @@ class ImageParagraph(Records):
         return tuple(split for split in SPLITS if (root / f"{split}_split.json").is_file())
 
     def _numbered(self, name: str) -> list[tuple[int, Any]]:
-        """The entries of a file with their image numbers: entries are records, or the numbers themselves.
+        """Return the entries of a file with their image numbers: entries are records, or the numbers themselves.
 
         Raises `DataError` for a file that is damaged or no list with any of these.
         """
@@ -91,7 +91,7 @@ class ImageParagraph(Records):
         return len(self.numbers) + len(self._lost)
 
     def name(self, index: int) -> str:
-        """The image's number; file and entry of one that has none. Those come last."""
+        """Return the image's number; file and entry of one that has none. Those come last."""
         return str(self.numbers[index]) if index < len(self.numbers) else self._lost[index - len(self.numbers)][0]
 
     def document(self, index: int) -> Document:

@@ -90,12 +90,12 @@ class ImageFolder(Listed):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether there is a list of captions in it, or in a folder that is named as a split or holds its pictures."""
+        """Tell whether it, or a folder in it that is named as a split or holds its pictures, has a list of captions."""
         return root.is_dir() and any(True for _ in _lists(root))
 
     @classmethod
     def splits(cls, root: Path) -> tuple[str, ...]:
-        """Folders so named, train first, where all lists lie in these."""
+        """Return folders so named, train first, where all lists lie in these."""
         homes = {path.parent.name if path.parent != root else "" for path in _lists(root)}
         return tuple(name for name in SPLITS if name in homes) if homes <= set(SPLITS) else ()
 
@@ -105,7 +105,7 @@ class ImageFolder(Listed):
         return self._passed
 
     def _of(self, row: Row, home: str, there: set[str]) -> list[tuple[str, str, Row]]:
-        """The captions of a line, each with its picture."""
+        """Return the captions of a line, each with its picture."""
         if row.wrong:
             return [("", "", row)]
         try:
@@ -145,14 +145,14 @@ class ImageFolder(Listed):
 
 
 def _chosen(folder: Path, names: Sequence[str]) -> list[str]:
-    """The lists of a folder that are read: the first, the hub's before others; all parts of DiffusionDB."""
+    """Return the lists of a folder that are read: the first, the hub's before others; all parts of DiffusionDB."""
     found = [name for name in names if is_list(folder / name)]
     found.sort(key=lambda name: (not name.lower().startswith("metadata."), not name.endswith(".jsonl"), name))
     return [name for name in found if name == found[0] or name.startswith("part-") and found[0].startswith("part-")]
 
 
 def _lists(root: Path) -> list[Path]:
-    """The lists in a folder and in those in it, as far as names tell where to look."""
+    """Return the lists in a folder and in those in it, as far as names tell where to look."""
     if not root.is_dir():
         return []
     found = []

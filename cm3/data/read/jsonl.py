@@ -133,7 +133,7 @@ class JsonLines(Reader):
             yield Unreadable(id, f"{where}: {error}")
 
     def _documents(self, id: str, record: dict[str, Any], folder: Path) -> list[Document]:
-        """The document of a line, or one for each of several captions."""
+        """Return the document of a line, or one for each of several captions."""
         source = field(record, "source", str, "document") if "source" in record else self.source
         if "parts" in record:
             used: tuple[str, ...] = ("parts",)
@@ -174,7 +174,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _captioned(record: dict[str, Any], folder: Path) -> tuple[tuple[str, ...], list[tuple[Part, ...]]]:
-    """The names of words and pictures that were read, and the parts of each caption's document."""
+    """Return the names of words and pictures that were read, and the parts of each caption's document."""
     files = files_in(record)
     words = ("text",) if "text" in record else words_in(record, alone=not files)
     for name in words:

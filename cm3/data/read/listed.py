@@ -57,7 +57,7 @@ def file_name(record: Any, name: str, where: str) -> str:
 
 
 def picture_in(folders: Sequence[Path], name: str) -> Image:
-    """The picture `name` in the first of these folders that has it.
+    """Return the picture `name` in the first of these folders that has it.
 
     Raises `DataError` where none has, naming them, and for a name that leads out of them.
     """

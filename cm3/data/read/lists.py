@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file is a list of captions of pictures, by its name and its beginning."""
+    """Tell whether a file is a list of captions of pictures, by its name and its beginning."""
     if not NAMES.fullmatch(path.name) or not path.is_file():
         return False
     try:
@@ -72,7 +72,7 @@ def is_list(path: Path) -> bool:
 
 
 def looks_like_a_list(head: bytes, kind: str) -> bool:
-    """Whether a beginning is that of a list of captions of pictures."""
+    """Tell whether a beginning is that of a list of captions of pictures."""
     lines = head.decode("utf-8-sig", errors="replace").splitlines()
     first = next((line for line in lines if line.strip()), "")
     if kind == ".jsonl":
@@ -90,7 +90,7 @@ def looks_like_a_list(head: bytes, kind: str) -> bool:
 
 
 def rows(path: Path, name: str) -> Iterator[Row]:
-    """The lines of a list. Raises `DataError` for one that is too long, is no text, or of another layout."""
+    """Yield the lines of a list. Raises `DataError` for one that is too long, is no text, or of another layout."""
     data = content(path, name, MOST)
     kind = ending(name)
     if kind == ".json":
@@ -178,7 +178,7 @@ def _of_table(text: str, name: str) -> Iterator[Row]:
 
 
 def _table(line: str) -> str | None:
-    """What stands between the columns of a header that names pictures and words; None for a line that is none."""
+    """Return the mark between the columns of a header that names pictures and words; None for a line that is none."""
     for between in ("\t", "|", ","):
         names = [name.strip().strip('"') for name in line.split(between)]
         if len(names) > 1 and all(re.fullmatch(r"[\w .-]{1,60}", name) for name in names):
@@ -188,7 +188,7 @@ def _table(line: str) -> str | None:
 
 
 def file_in(names: Iterable[str]) -> str:
-    """The name of what names the picture, in the record's spelling. Raises `DataError` where there is none."""
+    """Return the name of what names the picture, in the record's spelling. Raises `DataError` where there is none."""
     spelt = {str(name).strip().lower(): name for name in reversed(list(names))}
     found = [spelt[name] for name in FILES if name in spelt][:1]
     found = found or [name for low, name in spelt.items() if low.endswith("_file_name")]
@@ -198,7 +198,7 @@ def file_in(names: Iterable[str]) -> str:
 
 
 def files_in(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What says where a record's picture is: image or images, or another whose value ends as a picture's name."""
+    """Return the field that names a record's picture: image or images, or one whose value ends as a picture's name."""
     found = next((name for name in ("image", "images") if name in record), None)
     found = found or next((n for n in FILES if isinstance(record.get(n), str) and ending(record[n]) in PICTURES), None)
     return () if found is None else (found,)

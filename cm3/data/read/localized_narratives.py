@@ -130,7 +130,7 @@ class LocalizedNarratives(Records):
         return Document((Text(text), image), id=id, source=self.source, meta=meta)
 
     def where(self, image_id: str) -> tuple[Path, str]:
-        """Folder and name of the file of a picture, the first of its places that has it, else the first."""
+        """Return folder and name of the file of a picture, the first of its places that has it, else the first."""
         files = [self.root / place.format(image_id) for place in self.places]
         path = next((path for path in files if first_of(path.parent, [path.name])), files[0])
         return path.parent, path.name

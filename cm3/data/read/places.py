@@ -48,7 +48,7 @@ _SAFE = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 
 
 
 def key_of(id: Any) -> int:
-    """A number for an id, a whole number or a text; `NONE` for anything else. Numbers come first, in their order."""
+    """Return a number for an id, a whole number or a text; `NONE` for anything else. Numbers come first, in order."""
     if type(id) is int and -TEXTS < id < TEXTS:
         return id
     if isinstance(id, str) and id:
@@ -79,23 +79,23 @@ class Places:
         self._ends = dict(zip(LISTS, zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True), strict=True))
 
     def rows(self, name: str) -> range:
-        """The rows of a list, in the order of their keys."""
+        """Return the rows of a list, in the order of their keys."""
         return range(*self._ends[name])
 
     def keys(self, name: str) -> np.ndarray:
-        """The key of each row of a list, int64 (rows,)."""
+        """Return the key of each row of a list, int64 (rows,)."""
         return self._table[1, slice(*self._ends[name])]
 
     def ids(self, name: str) -> np.ndarray:
-        """The key of each record's own id, int64 (rows,)."""
+        """Return the key of each record's own id, int64 (rows,)."""
         return self._table[2, slice(*self._ends[name])]
 
     def numbers(self, name: str) -> np.ndarray:
-        """Which record of its list each row is, int64 (rows,)."""
+        """Return which record of its list each row is, int64 (rows,)."""
         return self._table[3, slice(*self._ends[name])]
 
     def find(self, name: str, id: Any) -> range:
-        """The rows of a list whose key is that of `id`: annotations of an image; the images, the categories called so.
+        """Return the rows of a list whose key is that of `id`: annotations of an image; images, categories called so.
 
         Two texts may have one key, so who asks for a text compares it with what the record says.
         """
@@ -105,15 +105,15 @@ class Places:
         return range(start + int(np.searchsorted(keys, key)), start + int(np.searchsorted(keys, key, "right")))
 
     def where(self, row: int) -> str:
-        """File and record of a row, for a message."""
+        """Return file and record of a row, for a message."""
         return f"{self.path.name}, {LISTS[self._table[0, row]]} record {self._table[3, row]}"
 
     def number(self, row: int) -> int:
-        """Which record of its list a row is."""
+        """Return which record of its list a row is."""
         return int(self._table[3, row])
 
     def record(self, row: int) -> dict[str, Any]:
-        """What a row's record says, where numbers need not be finite. Raises `DataError` for one that is no object."""
+        """Return the record of a row; its numbers need not be finite. Raises `DataError` for one that is no object."""
         start, length = (int(v) for v in self._table[4:, row])
         try:
             if _stamp(self.path) != self._stamp:
@@ -138,7 +138,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _kept(path: Path) -> np.ndarray:
-    """The table from the cache; found and put there by the first of all processes that ask for it at once."""
+    """Return the table from the cache; found and put there by the first of all processes that ask for it at once."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cm3"
     cached = folder / f"places-{_VERSION}-{sha256(path)}.npy"
     while True:
@@ -160,7 +160,7 @@ def _kept(path: Path) -> np.ndarray:
 
 
 def _loaded(cached: Path) -> np.ndarray | None:
-    """A table of the cache, mapped; None where it is not there or damaged."""
+    """Return a table of the cache, mapped; None where it is not there or damaged."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         table: np.ndarray = np.load(cached, mmap_mode="r")
         if table.dtype == np.int64 and table.ndim == 2 and len(table) == 6:
@@ -169,8 +169,10 @@ def _loaded(cached: Path) -> np.ndarray | None:
 
 
 def _found(path: Path) -> np.ndarray:
-    """List, key, key of the id, number in the list, first byte and bytes of each record: int64 (6, records), sorted by
-    the first four."""
+    """Return list, key, key of the id, number in the list, first byte and bytes of each record.
+
+    It is int64 (6, records), sorted by the first four.
+    """
     columns = [array("q") for _ in range(6)]
     size = path.stat().st_size
     with (
@@ -199,7 +201,7 @@ class _Scan:
         self.text, self.at, self.before = "", 0, 0
 
     def records(self) -> Iterator[tuple[str, int, int, int, Any]]:
-        """List, number, first byte, last byte but one, and value of each record of `LISTS`."""
+        """Yield list, number, first byte, last byte but one, and value of each record of `LISTS`."""
         seen = set[str]()
         while len(self.text) < 3 and self.more():
             pass
@@ -244,7 +246,7 @@ class _Scan:
         return True
 
     def peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Return the next character that is no space; empty at the end."""
         while True:
             space = _SPACE.match(self.text, self.at)
             assert space is not None  # it matches nothing, too
@@ -260,7 +262,7 @@ class _Scan:
         self.at += 1
 
     def value(self) -> tuple[int, int, Any]:
-        """The next value, its first byte and its last but one. None where it is no text in UTF-8."""
+        """Return the next value, its first byte and its last but one. None where it is no text in UTF-8."""
         self.peek()
         decoder = _FAST
         while True:
@@ -290,7 +292,7 @@ class _Scan:
         return *place, value
 
     def _end(self) -> int:
-        """Where the object or list ends that is nested too deep to be read."""
+        """Return where the object or list ends that is nested too deep to be read."""
         while True:
             depth = 0
             for found in _NESTED.finditer(self.text, self.at):

@@ -38,7 +38,7 @@ _FAR = re.compile(r"(image|img|picture|photo|coco|flickr)_?(url|link|href|uri)s?
 
 
 def words_in(names: Iterable[str], alone: bool = False) -> tuple[str, ...]:
-    """The names of the words, in the record's spelling: the first of `WORDS`, alone or numbered (caption_0, caption_1).
+    """Return the names of the words, as the record spells them: the first of `WORDS`, alone or numbered (caption_0).
 
     In their absence the one name that has "caption" in it ("blip_caption"), or the first of several. Words `alone`,
     without a picture, are not called a prompt or a description: these are a part of something else.
@@ -52,7 +52,7 @@ def words_in(names: Iterable[str], alone: bool = False) -> tuple[str, ...]:
 
 
 def pictures_in(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of the pictures: the first of `IMAGES`, else numbered ones (image_0), else the one that ends so.
+    """Return the names of the pictures: the first of `IMAGES`, else numbered ones (image_0), else the one that ends so.
 
     Raises `DataError` for several of which nobody can say how they belong together (source_image, target_image).
     """
@@ -69,14 +69,14 @@ def pictures_in(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def far_in(names: Collection[str], words: Collection[str]) -> str | None:
-    """The name of the address of a picture that is not there itself; "url" is one where the words are of a picture."""
+    """Return the name of the address of a picture that is not there; "url" is one where the words are of a picture."""
     of_picture = any("caption" in _small(name) or name == "TEXT" or _small(name).startswith("alt") for name in words)
     found = (n for n in names if _FAR.fullmatch(_small(n)) or (of_picture and _small(n) in ("url", "urls", "uri")))
     return next(found, None)
 
 
 def texts_in(record: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The texts of a record's words, without those that are null; of lists, and of Karpathy's `sentences`, each.
+    """Return the texts of a record's words, without those that are null; of lists, and of Karpathy's `sentences`, each.
 
     Raises `DataError` for anything else, and for more than `MANY`.
     """
@@ -98,7 +98,7 @@ def check_fetched(record: Mapping[str, Any]) -> None:
 
 
 def meta_of(record: Mapping[str, Any], used: Collection[str] = ()) -> dict[str, Any]:
-    """The other values that are short and plain JSON; `license` by that name, however it is written."""
+    """Return the other values that are short and plain JSON; `license` by that name, however it is written."""
     forgotten = FORGOTTEN if _fetched(record) else ()
     kept: dict[str, Any] = {}
     for name, value in record.items():
@@ -109,12 +109,12 @@ def meta_of(record: Mapping[str, Any], used: Collection[str] = ()) -> dict[str, 
 
 
 def talk_in(names: Iterable[str]) -> list[str]:
-    """The names of words that are no caption."""
+    """Return the names of words that are no caption."""
     return [name for name in names if _small(name) in TALK]
 
 
 def left_in(names: Iterable[str], used: Collection[str]) -> list[str]:
-    """The names whose values may be words that are not read: those a stranger would ask after."""
+    """Return the names whose values may be words that are not read: those a stranger would ask after."""
     return [
         name for name in names if name not in used and (_small(name) in (*WORDS, *TALK) or "caption" in _small(name))
     ]
@@ -127,7 +127,7 @@ class NoRecord(DataError):
 def read_record(
     data: bytes, what: str, words: str | None = None, alone: bool = False
 ) -> tuple[list[str], dict[str, Any]]:
-    """The captions and the meta of a .json beside a picture; of `words` that stand in a file of their own, these alone.
+    """Return captions and meta of a .json beside a picture; of `words` that stand in a file of their own, these alone.
 
     Captions alone may be a string or a list of them. Captions in it that are other than `words` stay in the meta.
     Raises `NoRecord` for what is neither of these nor an object, `DataError` for what is no JSON, where it says that
@@ -152,7 +152,7 @@ def read_record(
 
 
 def text_of(data: bytes, name: str) -> str:
-    """The words of a file: UTF-8, or UTF-16 that begins with its mark, as Windows writes it.
+    """Return the words of a file: UTF-8, or UTF-16 that begins with its mark, as Windows writes it.
 
     Raises `DataError` for other encodings and for zero bytes, which no text has.
     """
@@ -171,7 +171,7 @@ def _small(name: str) -> str:
 
 
 def _fetched(record: Mapping[str, Any]) -> bool:
-    """Whether `status` is img2dataset's, not the owner's own word."""
+    """Tell whether `status` is img2dataset's, not the owner's own word."""
     status = record.get("status")
     return isinstance(status, str) and ("error_message" in record or status.startswith("failed_to_"))
 

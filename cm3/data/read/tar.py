@@ -69,7 +69,7 @@ class _Member(tarfile.TarInfo):
 
 
 def files(stream: IO[bytes], url: str, passed: Passed) -> Iterator[File]:
-    """The files of a tar, in its order; those of an unpacked one of this machine by samples, however they lie.
+    """Yield the files of a tar, in its order; those of an unpacked one of this machine by samples, however they lie.
 
     Raises one of `DAMAGE` for a tar that is cut short or damaged, and where more follows after its end.
     """
@@ -115,7 +115,7 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo, passed: Passed) -> 
 
 
 def _named(member: tarfile.TarInfo, passed: Passed) -> tuple[str, str] | None:
-    """Key, the path up to the first dot of the name, and suffix, the rest in small letters; None where it has none."""
+    """Return key, the path up to the first dot of the name, and suffix, the rest in small letters; None without one."""
     path = "/".join(part for part in member.name.split("/") if part not in ("", "."))
     folder, _, name = path.rpartition("/")
     if member.isdir():
@@ -135,8 +135,10 @@ def _named(member: tarfile.TarInfo, passed: Passed) -> tuple[str, str] | None:
 
 
 def _scattered(stream: IO[bytes]) -> list[tarfile.TarInfo] | None:
-    """The files of a tar, sample by sample, where its samples do not stand together; None where they do, and for a
-    packed one. Of one that is cut short, those of the samples that have all that any has."""
+    """Return the files of a tar, sample by sample, where its samples do not stand together.
+
+    None where they do, and for a packed one. Of one that is cut short, those of samples that have all that any has.
+    """
     members: list[tarfile.TarInfo] = []
     seen: dict[str, tuple[int, set[str]]] = {}
     keys: list[str] = []
@@ -165,7 +167,7 @@ def _scattered(stream: IO[bytes]) -> list[tarfile.TarInfo] | None:
 
 
 def _rest(archive: tarfile.TarFile) -> tuple[int, int]:
-    """How many bytes follow after the end of a tar, in blocks of zeros alone and in others."""
+    """Return how many bytes follow after the end of a tar, in blocks of zeros alone and in others."""
     source = cast(IO[bytes], archive.fileobj)
     zeros, more = 0, 0
     while block := source.read(1 << 16):
@@ -177,7 +179,7 @@ def _rest(archive: tarfile.TarFile) -> tuple[int, int]:
 
 
 def opened(url: str) -> IO[bytes]:
-    """A file or URL, to be read from its beginning. Raises `DataError` for one that cannot be opened."""
+    """Return a file or URL, to be read from its beginning. Raises `DataError` for one that cannot be opened."""
     try:
         if url.startswith(("http://", "https://")):
             return cast(IO[bytes], urllib.request.urlopen(url, timeout=TIMEOUT))
@@ -195,5 +197,5 @@ def opened(url: str) -> IO[bytes]:
 
 
 def broke_off(stream: IO[bytes]) -> bool:
-    """Whether a server promised more bytes than came: then the tar may be sound."""
+    """Tell whether a server promised more bytes than came: then the tar may be sound."""
     return bool(getattr(stream, "length", None)) and not stream.read(1)

@@ -44,7 +44,7 @@ def most_common(answers: Iterable[str]) -> str:
 
 
 def asked(question: str, answer: str | None, where: str) -> Text:
-    """A question and its answer as the text of a document; the question alone where the answer is not published.
+    """Return a question and its answer as the text of a document; the question alone where the answer is not published.
 
     Raises `DataError` where either is empty.
     """

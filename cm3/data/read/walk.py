@@ -57,12 +57,12 @@ class Passed:
         return found
 
     def json(self) -> dict[str, Any]:
-        """Kind -> `count` and `names`, the commonest first."""
+        """Return kind -> `count` and `names`, the commonest first."""
         return {kind: {"count": n, "names": list(self.first[kind])} for kind, n in self.counts.most_common()}
 
 
 def walk(root: Path, passed: Passed | None = None, depth: int | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Each folder below `root`, as "" or "a/b/", with the names of its files, both by name; at most `depth` deep.
+    """Yield each folder below `root`, as "" or "a/b/", with the names of its files, both by name; at most `depth` deep.
 
     Links to files are files, wherever they lead; who opens one checks that (`cm3.files.inside`). Raises `DataError` for
     a root that cannot be listed.
@@ -95,15 +95,15 @@ def walk(root: Path, passed: Passed | None = None, depth: int | None = None) -> 
 
 
 def hidden(name: str, is_folder: bool = False) -> bool:
-    """Whether a file or folder is one that people do not mean when they name the folder that it is in."""
+    """Tell whether a file or folder is one that people do not mean when they name the folder that it is in."""
     return name.startswith(".") or name.lower() in (FOLDERS if is_folder else FILES)
 
 
 def ending(name: str) -> str:
-    """The ending of a file's name in small letters, ".jpg"; "" where it has none."""
+    """Return the ending of a file's name in small letters, ".jpg"; "" where it has none."""
     return os.path.splitext(name)[1].lower()
 
 
 def plain(name: str) -> str:
-    """A name of a file, which need not be UTF-8, as text that every file of ours can hold."""
+    """Return a name of a file, which need not be UTF-8, as text that every file of ours can hold."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -124,7 +124,7 @@ class WebDataset(Reader):
     def _sample(
         self, id: str, key: str, sample: Mapping[str, File], again: bool, passed: Passed
     ) -> Iterator[Document | Unreadable]:
-        """The documents of a sample: one, or one for each of several captions, which share the pictures."""
+        """Yield the documents of a sample: one, or one for each of several captions, which share the pictures."""
         if again:
             yield Unreadable(id, "its key comes twice in the tar; the first sample is kept")
             return
@@ -157,7 +157,7 @@ class WebDataset(Reader):
 
 
 def _parts(sample: Mapping[str, File]) -> tuple[list[str], str | None, str | None]:
-    """The suffixes of a sample's pictures, of its words and of its .json.
+    """Return the suffixes of a sample's pictures, of its words and of its .json.
 
     Raises `DataError` for one that cannot be read whole: words of what is no picture that is read, pictures or words
     that are called otherwise.

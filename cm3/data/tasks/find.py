@@ -130,7 +130,7 @@ def _annotations(reader: Reader, need: str) -> Callable[[int | str], list[dict[s
 
 
 def _named(document: Document, name: str | Path, reader: Reader) -> Path:
-    """A control image that a document names. Raises `DataError` for one that leads out of its dataset."""
+    """Return a control image that a document names. Raises `DataError` for one that leads out of its dataset."""
     if isinstance(name, Path):  # of the user's own code: no file has one
         return name
     if not isinstance(reader, JsonLines):

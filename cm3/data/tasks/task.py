@@ -238,8 +238,11 @@ def things(document: Document, name: str, task: str) -> list[dict[str, Any]]:
 
 
 def control_files(document: Document) -> dict[str, str | Path]:
-    """The control images that a document names, by kind: a `str` is a dataset's word, which a reader has to resolve, a
-    `Path` one that it resolved, or that code of the user gave. Raises `DataError` for what is no names of files."""
+    """Return the control images that a document names, by kind.
+
+    A `str` is a dataset's word, which a reader has to resolve, a `Path` one that it resolved, or that code of the user
+    gave. Raises `DataError` for what is no names of files.
+    """
     files = document.meta.get("control_files", {})
     if not isinstance(files, dict) or not all(isinstance(path, str | Path) for path in files.values()):
         raise DataError(
