@@ -226,12 +226,10 @@ class PairEncoder:
             raise CheckpointError(
                 f"encoder {str(folder)!r}: {WEIGHTS} was altered (config.json has another checksum of it); restore it"
             )
+        weights = parse_weights(data, f"encoder {str(folder)!r}")
         try:
-            weights = parse_weights(data, f"encoder {str(folder)!r}")
-            model = Pairs(_shape(config["model"], weights, f"encoder {str(folder)!r}: config.json.model"))
+            model = Pairs(_shape(config["model"], weights))
             model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except CheckpointError:
-            raise
         except Exception as error:  # load_state_dict raises its own kinds
             raise CheckpointError(
                 f"encoder {str(folder)!r}: {WEIGHTS} does not fit config.json ({said(error)}); restore both"
@@ -289,12 +287,12 @@ def on_device(module: M, device: str | torch.device) -> M:
         ) from error
 
 
-def _shape(values: Any, weights: Mapping[str, Tensor], where: str) -> PairsConfig:
+def _shape(values: Any, weights: Mapping[str, Tensor]) -> PairsConfig:
     """Return the shape that a config.json gives, if it is that of the weights.
 
     Raises `ValueError` or `CheckpointError` where it is not, before anything of that shape takes memory.
     """
-    shape = build(PairsConfig, values, where)
+    shape = build(PairsConfig, values, "model")
     if shape.layers > len(weights):
         raise ValueError(f"layers={shape.layers}, of which there are no weights")
     with torch.device("meta"):
