@@ -268,7 +268,8 @@ class Facts:
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the system's errors for want of room."""
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""The same for want of a right."""
 _PLACE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOENT, errno.EEXIST)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 
@@ -291,7 +292,7 @@ def disk_error(error: BaseException, path: str | Path = "") -> DiskError | None:
     where = f"{place!r}: " if place else ""
     if number in FULL:
         return DiskError(f"{where}no space is left on the disk; make room, or choose another place")
-    if number in _DENIED:
+    if number in DENIED:
         return DiskError(f"{where}may not be written to ({os.strerror(number)}); choose another place")
     if number in _PLACE and isinstance(error, OSError):
         return DiskError(f"{where}cannot be written ({os.strerror(number)}); choose another place")

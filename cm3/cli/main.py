@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from cm3 import __version__
 from cm3.errors import Cm3Error, RequestError, did_you_mean
+from cm3.files import DENIED, FULL
 from cm3.train.signals import STOPPED, Terminated, terminable
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -61,7 +62,7 @@ every verb: --json (last line of stdout is one JSON object), --debug (tracebacks
 exit codes: 0 done, 2 the input was wrong, 1 our fault, 75 a signal stopped it and it can be resumed"""
 
 # Errors of the system that come without the name of a file when what is written to has no name here, such as a pipe.
-NAMELESS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EIO, errno.EFBIG}
+NAMELESS = {*FULL, *DENIED, errno.EIO}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 
 from cm3.bars import bar
 from cm3.errors import Cm3Error, ConfigError, DataError
-from cm3.files import locked, parse_json, replacing, said, sha256
+from cm3.files import DIGITS, locked, parse_json, replacing, said, sha256
 
 LISTS = ("images", "annotations", "categories", "licenses")
 """Lists of the file whose records are kept; all else in it is read and left."""
@@ -44,7 +44,7 @@ _VERSION = 1
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NESTED = re.compile(r'"(?:[^"\\]|\\.)*+"|[][{}"]', re.S)
 _FAST = json.JSONDecoder()
-_SAFE = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 300 else math.inf)
+_SAFE = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= DIGITS else math.inf)
 
 
 def key_of(id: Any) -> int:
