@@ -105,7 +105,9 @@ class Prepare(Verb):
             )
         twice = report.duplicates["content"] + report.duplicates["id"]
         left = sum(kind["count"] for kind in report.skipped.values())
-        print(f"{self.out}: {report.documents} documents, {twice} duplicates dropped, {left} skipped")
+        over = sum(kind["count"] for kind in report.passed.values())
+        told = f"{twice} duplicates dropped, {left} skipped, {over} passed over"
+        print(f"{self.out}: {report.documents} documents, {told}")
         print(
             f"tokens      {report.tokens}: {report.image_tokens} of images, {report.text_tokens} of text; "
             f"{report.truncated} texts cut"
@@ -116,5 +118,7 @@ class Prepare(Verb):
                 print(f"            {one['id']}  {one['reason']}")
         if left:
             print("            mend them and add --retry to the same command; else they stay skipped")
+        for kind, found in report.passed.items():
+            print(f"passed over {found['count']} x {kind}: {', '.join(found['names'])}")
         print(f"seconds     {report.seconds:.1f}")
         return {"store": str(self.out), **dataclasses.asdict(report)}

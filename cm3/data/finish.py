@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from cm3.data import shard
+from cm3.data.read.walk import Passed
 from cm3.data.shard import Place, Tensors
 from cm3.data.store import shard_name
 from cm3.data.store_manifest import FILES, NAME
@@ -23,8 +24,13 @@ from cm3.files import checksum, write
 from cm3.vocab import Vocab
 
 
-def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], examples: int) -> None:
-    """Write the index and the manifest of a store whose units are all done."""
+def finish(
+    out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], listed: Iterable[Passed], examples: int
+) -> None:
+    """Write the index and the manifest of a store whose units are all done.
+
+    `listed` is what was passed over when the files of the sources were listed.
+    """
     place = Place(out)
     entries = Vocab(**plan["vocab"]).size
 
@@ -77,6 +83,7 @@ def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], e
         kind["count"] += 1
         if len(kind["examples"]) < examples:
             kind["examples"].append({"id": skip["id"], "reason": skip["reason"]})
+    passed = Passed.of_all((*listed, *(Passed.of(r.get("passed", {})) for r in reports)))
     tokens, image_tokens = (int(v[kept].sum(dtype=np.int64)) for v in (lengths, images))
     manifest = {name: value for name, value in plan.items() if name not in ("units", "sources")} | {
         "documents": len(kept),
@@ -86,6 +93,7 @@ def finish(out: Path, plan: dict[str, Any], reports: Sequence[dict[str, Any]], e
         "truncated": sum(r["truncated"] for r in reports),
         "duplicates": {"content": int((why == 1).sum()), "id": int((why == 2).sum()), "examples": ids},
         "skipped": skipped,
+        "passed": passed.json(),
         "from": plan["sources"],
         "sources": {name: n for name, n in sorted(sources.items()) if n},
         "licenses": {name: n for name, n in sorted(licenses.items()) if n},

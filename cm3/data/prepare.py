@@ -59,6 +59,8 @@ class Report:
     same source; `examples`: ids of the first."""
     skipped: dict[str, dict[str, Any]]
     """By kind of problem: `count`, and `examples`, the first ids with reasons."""
+    passed: dict[str, dict[str, Any]]
+    """What the readers passed over, which is no document: by kind, `count` and the first `names`."""
     seconds: float
 
 
@@ -126,18 +128,19 @@ def prepare(
             if not any(report["documents"] for report in made):
                 _forget(out, len(made))
                 raise DataError(_nothing(sources, made))
-            finish(out, plan, made, EXAMPLES)
+            finish(out, plan, made, [reader.listed for reader in desk.readers.values()], EXAMPLES)
         _sweep(out)
     known = Store.open(out).manifest
     if strict and known["skipped"]:
         kind, found = next(iter(known["skipped"].items()))
         raise DataError(_strictly(found["examples"][0] | {"kind": kind}))
     kept = {f.name: known[f.name] for f in dataclasses.fields(Report) if f.name in known}
-    return Report(**kept, seconds=time.monotonic() - began)
+    return Report(**{"passed": {}, **kept}, seconds=time.monotonic() - began)
 
 
 def _plan(desk: Desk, sources: Sequence[str], unit: int, max_text: int, license: str | None) -> dict[str, Any]:
-    units = [[i, *u] for i, source in enumerate(sources) for u in open_reader(source).units(unit)]
+    desk.readers = {i: open_reader(source) for i, source in enumerate(sources)}
+    units = [[i, *u] for i, reader in desk.readers.items() for u in reader.units(unit)]
     if not units:
         raise DataError(f"{', '.join(map(repr, sources))}: no document in there; check the sources")
     image = {"fingerprint": desk.tokenizers.image, "size": desk.image.size, "fit": desk.image.fit}

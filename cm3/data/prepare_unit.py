@@ -41,6 +41,7 @@ TOGETHER = 64
 """Documents that are encoded together, at most,"""
 PIXELS = 1 << 26
 """and pixels of their pictures, as they are before preprocessing, after which no more are added."""
+_NOTHING = "its first character has more than {most} tokens, so nothing is left of it; give a larger --max-text"
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,18 @@ class Desk:
         assert self.codec.image is not None  # load_tokenizers gives both
         self.codec.image = self.image = OnceEach(self.codec.image)
         self.encoder = None if work.encoder is None else load_encoder(work.encoder, device=work.device)
-        self._readers: dict[int, Reader] = {}
+        self.readers: dict[int, Reader] = {}
 
     def prepare(self, number: int, tick: Callable[[int], object] = int) -> dict[str, Any]:
         """Make the shard of a unit of the plan and its report, which is also given back; see `prepare_unit`."""
         return prepare_unit(self, number, tick)
 
-    def documents(self, number: int) -> Iterator[Document | Unreadable]:
-        """The documents of a unit of the plan."""
+    def reader(self, number: int) -> tuple[Reader, Unit]:
+        """What reads a unit of the plan, and the unit as it calls it."""
         source, *unit = self.plan["units"][number]
-        if source not in self._readers:
-            self._readers[source] = open_reader(self.plan["sources"][source])
-        return iter(self._readers[source].read(Unit(*unit)))
+        if source not in self.readers:
+            self.readers[source] = open_reader(self.plan["sources"][source])
+        return self.readers[source], Unit(*unit)
 
 
 class OnceEach(ImageTokenizer):
@@ -129,12 +130,12 @@ def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -
     `tick` is called with the documents done so far. Raises `DiskError` where there is no room left on the disk, and
     what the reader raises for a source that cannot be read on.
     """
-    tally = Tally()
+    tally, (reader, unit) = Tally(), desk.reader(number)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums come out in other bits on another number of threads
     try:
         with ThreadPoolExecutor(1) as pool:
-            chunks = _chunks(desk.documents(number), desk)
+            chunks = _chunks(reader.read(unit), desk)
             ahead = pool.submit(next, chunks, None)
             while (chunk := ahead.result()) is not None:
                 ahead = pool.submit(next, chunks, None)
@@ -155,6 +156,7 @@ def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -
         "sources": dict(Counter(n["source"] for n in tally.names)),
         "licenses": dict(Counter(str(n["meta"].get("license") or "") for n in tally.names)),
         "skipped": [s._asdict() for s in tally.skipped],
+        "passed": reader.passed_in(unit).json(),
     }
     report["check"] = checksum(report, "check")
     write(path, data)
@@ -163,22 +165,28 @@ def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -
 
 
 def cut_texts(tokens: Tokens, vocab: Vocab, text: TextTokenizer, most: int) -> Tokens:
-    """A document whose texts have `most` tokens each at most, cut between characters; the same object if they had."""
+    """A document whose texts have `most` tokens each at most, cut between characters; the same object if they had.
+
+    A text of which no whole character is left goes, and the border before or after it. `</s></s>` is left of nothing.
+    """
     ids = tokens.ids
     borders = np.flatnonzero((ids == vocab.brk) | (ids == vocab.eos)).tolist()
     spans = list(itertools.pairwise(borders))
     if not any(b - a - 1 > most and bool(vocab.is_text(ids[a + 1 : a + 2]).all()) for a, b in spans):
         return tokens
-    kept = []
+    kept: list[Tokens] = []
     for a, b in spans:
         stop = b
         if b - a - 1 > most and bool(vocab.is_text(ids[a + 1])):
             stop = a + 1 + most
             # A character may be spelt by several tokens; half of one is none.
-            while stop > a + 2 and not _whole(text.decode_bytes((ids[a + 1 : stop] - vocab.text_start).tolist())):
+            while stop > a + 1 and not _whole(text.decode_bytes((ids[a + 1 : stop] - vocab.text_start).tolist())):
                 stop -= 1
-        kept.append(tokens.slice(a, stop))
-    return Tokens.concat([*kept, tokens.slice(tokens.length - 1, tokens.length)])
+        if stop > a + 1:
+            kept.append(
+                Tokens.concat([tokens.slice(a if kept else 0, a + 1 if kept else 1), tokens.slice(a + 1, stop)])
+            )
+    return Tokens.concat([*(kept or [tokens.slice(0, 1)]), tokens.slice(tokens.length - 1, tokens.length)])
 
 
 def _whole(data: bytes) -> bool:
@@ -194,15 +202,19 @@ def _encode(desk: Desk, chunk: list[Ready | Skip], tally: Tally) -> None:
     tally.skipped += [item for item in chunk if isinstance(item, Skip)]
     if not ready:
         return
-    vocab = desk.codec.vocab
+    vocab, kept = desk.codec.vocab, list[Document]()
     for item, tokens in zip(ready, desk.codec.encode_many(item.document for item in ready), strict=True):
         cut = cut_texts(tokens, vocab, desk.codec.text, desk.plan["max_text"])
+        if cut.length == 2 < tokens.length:
+            tally.skipped.append(Skip(item.document.id, "text", _NOTHING.format(most=desk.plan["max_text"])))
+            continue
         tally.truncated += cut is not tokens
         tally.ids.append(cut.ids)
         tally.images.append(int(vocab.is_image(cut.ids).sum()))
         tally.names.append(item.name)
-    if desk.encoder is not None:
-        tally.vectors.append(embed(desk.encoder, [item.whole for item in ready]).vectors)
+        kept.append(item.whole)
+    if desk.encoder is not None and kept:
+        tally.vectors.append(embed(desk.encoder, kept).vectors)
 
 
 def _chunks(documents: Iterable[Document | Unreadable], desk: Desk) -> Iterator[list[Ready | Skip]]:

@@ -6,7 +6,7 @@ the names that are written down here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cm3.errors import DataError
@@ -56,6 +56,7 @@ class Manifest:
     truncated: int
     duplicates: dict[str, Any]
     skipped: dict[str, Any]
+    passed: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, int]
     licenses: dict[str, int]
     shards: list[dict[str, Any]]
@@ -95,6 +96,7 @@ class UnitReport:
     sources: dict[str, int]
     licenses: dict[str, int]
     skipped: list[dict[str, str]]
+    passed: dict[str, Any] = field(default_factory=dict)
     check: str
     """sha256 of the rest."""
 

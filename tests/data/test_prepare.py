@@ -20,6 +20,7 @@ from store_parts import contents
 
 from cm3.data.prepare import Report, prepare
 from cm3.data.prepare_unit import cut_texts
+from cm3.data.read.walk import EMPTY, HIDDEN
 from cm3.data.store import Store
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError, DiskError
@@ -87,12 +88,54 @@ def test_a_long_text_is_cut_between_characters(model: Path) -> None:
     tokens = codec.encode(document)
     for most in range(1, 12):
         cut = cut_texts(tokens, codec.vocab, codec.text, most)
-        first, second = (p.text for p in codec.decode(cut).parts if hasattr(p, "text"))
-        assert document.text.startswith(first) or most < 3, "no half character, where one fits"
-        assert len(codec.text.encode(first)) <= most or most < 3
+        *first, second = (p.text for p in codec.decode(cut).parts if hasattr(p, "text"))
+        assert len(first) == (most >= len(codec.text.encode("\u4e2d"))), "no text rather than a part of a character"
+        assert all(document.text.startswith(one) and one for one in first)
+        assert all(len(codec.text.encode(one)) <= most for one in first)
         assert second == "short" or len(codec.text.encode(second)) <= most
         assert cut.cells.tolist()[-17:] == tokens.cells.tolist()[-17:]
     assert cut_texts(tokens, codec.vocab, codec.text, 500) is tokens
+
+
+@pytest.mark.parametrize("parts", [["\u4e2d"], ["\u4e2d", "red"], ["red", "\u4e2d"], ["red", "\u4e2d", "red"]])
+def test_a_text_without_a_whole_character_goes_with_its_border(model: Path, parts: list[str]) -> None:
+    codec = load_tokenizers(model).codec
+    picture = PIL.Image.new("RGB", (32, 32), "red")
+    cut = cut_texts(
+        codec.encode(Document.of(*(picture if part == "red" else part for part in parts))), codec.vocab, codec.text, 1
+    )
+    left = Document.of(*(picture for part in parts if part == "red"))
+    assert cut.ids.tolist() == codec.encode(left).ids.tolist()
+
+
+def test_a_document_of_which_nothing_is_left_is_skipped(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "\\u4e2d"}\n{"text": "b"}\n')
+    report = prepare([f"jsonl:{tmp_path / 'a.jsonl'}"], tmp_path / "out", model, max_text=1)
+    assert (report.documents, report.truncated) == (1, 0)
+    (one,) = report.skipped["text"]["examples"]
+    assert one["id"] == "a.jsonl:1" and "its first character has more than 1 tokens" in one["reason"]
+
+
+def test_what_readers_pass_over_is_counted_in_the_store(photos: Path, model: Path, tmp_path: Path) -> None:
+    (photos / ".git").mkdir()
+    (photos / "notes.md").write_text("not read")
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    lines.joinpath("a.jsonl").write_text('{"text": "a", "question": "why?"}\n' * 3 + '{"text": "b", "question": "?"}\n')
+    sources, stores = [f"folder:{photos}", f"jsonl:{lines}"], [tmp_path / "one", tmp_path / "two"]
+    report = prepare(sources, stores[0], model, unit=2)
+    prepare(sources, stores[1], model, unit=2, workers=2)
+    told = "'question', words that are kept as meta alone"
+    assert report.passed == {
+        told: {"count": 4, "names": [f"a.jsonl:{n}" for n in (1, 2, 3, 4)]},
+        EMPTY: {"count": 1, "names": ["empty.txt"]},
+        HIDDEN: {"count": 1, "names": [".git/"]},
+        ".md, which is not read": {"count": 1, "names": ["notes.md"]},
+    }
+    units = [json.loads(path.read_text())["passed"] for path in sorted((stores[0] / "shards").glob("*.json"))]
+    assert [one[told]["count"] for one in units if told in one] == [2, 2], "each unit what it has itself"
+    assert Store.open(stores[0]).info()["passed"] == report.passed
+    assert contents(stores[0]) == contents(stores[1])
 
 
 def test_strict_stops_at_the_first(photos: Path, model: Path, tmp_path: Path) -> None:

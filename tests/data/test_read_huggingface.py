@@ -110,6 +110,10 @@ def test_one_of_the_two_is_enough() -> None:
         ({"image": {"bytes": None, "path": None}}, "its picture is NoneType, not the bytes of a file"),
         ({"text": 3}, "its 'text' is neither a text nor a list of texts"),
         ({"captions": ["x", 3]}, "its 'captions' is neither a text nor a list of texts"),
+        ({"image": png(), "caption": {"en": "x"}}, "its 'caption' is neither a text nor a list of texts"),
+        ({"image": png(), "texts": [{"user": "Q", "assistant": "A"}]}, "its 'texts' is neither a text nor a list"),
+        ({"caption": "x", "image_bytes": png()}, "its 'image_bytes' is a file that is not read, so its words are not"),
+        ({"caption": "x", "video": {"bytes": b"v", "path": "a.mp4"}}, "its 'video' is a file that is not read"),
     ],
 )
 def test_a_row_that_is_wrong_stands_in_its_place(row: dict[str, Any], reason: str) -> None:

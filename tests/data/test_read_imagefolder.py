@@ -166,7 +166,22 @@ def test_of_two_lists_in_a_folder_the_hubs_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("captions.txt", 'a.png,A boat, at sea\nb.png,"A ""big"" boat"\n'),
+        ("captions.txt", 'a.png | A boat, at sea\nb.png | A "big" boat\n'),
+        ("descriptions.txt", 'a.png\tA boat, at sea\nb.png\tA "big" boat\n'),
+    ],
+)
+def test_lists_without_a_header(tmp_path: Path, name: str, content: str) -> None:
+    root = lay(tmp_path, {name: content}, "a.png", "b.png")
+    assert ImageFolder.recognises(root) and read(root) == {"a.png": "A boat, at sea", "b.png": 'A "big" boat'}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
         ("metadata.csv", "id,label\n1,2\n"),
+        ("labels.txt", "a.png,3\n"),
+        ("captions.txt", "a.png\n"),
         ("metadata.jsonl", '{"text": "words alone"}'),
         ("captions.txt", "A boat, at sea\n"),
         ("captions.json", '{"images": [], "annotations": []}'),

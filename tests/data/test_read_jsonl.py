@@ -213,6 +213,8 @@ def test_names_that_people_give(root: Path, record: dict[str, Any], texts: list[
             "document: has no 'parts', 'text', 'caption' or 'image'; give one of them",
         ),
         ({"text": "x", "n": 10**400}, "a whole number of 401 digits"),
+        ({"image": None, "caption": "A"}, "its 'image' is null: words without the picture that they are of"),
+        ({"image": "img/cat.png", "caption": {"en": "A"}}, "its 'caption' is neither a text nor a list of texts"),
     ],
 )
 def test_no_half_of_a_line_is_read(root: Path, record: dict[str, Any], reason: str) -> None:

@@ -16,12 +16,13 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
-from cm3.data.read.walk import Passed
-from cm3.document import Document, Image, Unreadable
+from cm3.data.read.walk import EMPTY, Passed
+from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside
 from cm3.picture import open_picture
@@ -68,9 +69,23 @@ class Reader(ABC):
         return ()
 
     @property
-    def passed(self) -> Passed:
-        """All that was passed over: by who lists files from the beginning, by the others in the units read so far."""
+    def listed(self) -> Passed:
+        """What was passed over when the files were listed, before a unit was read."""
         return Passed()
+
+    def passed_in(self, unit: Unit) -> Passed:
+        """What was passed over in a unit that was read: the same, however often and by which process it was."""
+        return self._passed_in.get(unit.name, Passed())
+
+    @property
+    def passed(self) -> Passed:
+        """What was passed over so far, when the files were listed and in what was read."""
+        return Passed.of_all((self.listed, *self._passed_in.values()))
+
+    @cached_property
+    def _passed_in(self) -> dict[str, Passed]:
+        """What was passed over in each unit that was read, by its name."""
+        return {}
 
     @abstractmethod
     def units(self, size: int = UNIT) -> list[Unit]:
@@ -104,9 +119,12 @@ class Records(Reader):
         if not 0 <= index < len(self):
             raise IndexError(f"{self.source}: record {index} of {len(self)}")
         try:
-            return self.document(index)
+            document = self.document(index)
         except DataError as error:
             return Unreadable(self.name(index), str(error))
+        if any(isinstance(part, Text) and not part.text.strip() for part in document.parts):
+            self._note(index, EMPTY, document.id)
+        return document
 
     def units(self, size: int = UNIT) -> list[Unit]:
         """`size` records each, the last one what is left."""
@@ -116,6 +134,31 @@ class Records(Reader):
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """Its records in order."""
         return (self[i] for i in range(unit.start, unit.stop))
+
+    def passed_in(self, unit: Unit) -> Passed:
+        """What was passed over in those of its records that were read."""
+        return self._passed_of(i for i in sorted(self._notes) if unit.start <= i < unit.stop)
+
+    @property
+    def passed(self) -> Passed:
+        """What was passed over when the files were listed, and in the records that were read."""
+        return Passed.of_all((self.listed, self._passed_of(sorted(self._notes))))
+
+    def _note(self, index: int, kind: str, name: str) -> None:
+        """Count something of a record that is passed over, once, however often it is read."""
+        self._notes.setdefault(index, {})[kind] = name
+
+    def _passed_of(self, indices: Iterable[int]) -> Passed:
+        found = Passed()
+        for index in indices:
+            for kind, name in self._notes[index].items():
+                found.add(kind, name)
+        return found
+
+    @cached_property
+    def _notes(self) -> dict[int, dict[str, str]]:
+        """Of records that were read: what was passed over, kind -> name."""
+        return {}
 
 
 def named_picture(folder: Path, name: object) -> Image:

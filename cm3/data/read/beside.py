@@ -103,7 +103,11 @@ def _without(folder: str, lone: Iterable[str], others: Iterable[str], passed: Pa
         for more in names[1:]:
             passed.add("a second text of one stem", folder + more)
         of = foreign.find(stem)
-        if of:
+        if ending(stem) in PICTURES:
+            missing = f"{plain(names[0])}: is of {plain(stem)}, which is not there; put the picture beside it"
+            groups.append(Group(folder + names[0], wrong=missing))
+            data.pop(stem, None)
+        elif of:
             told.update(of)
             groups.append(Group(folder + of[0], wrong=_unread(of[0], f", for {plain(names[0])} is of it")))
             data.pop(stem, None)

@@ -21,7 +21,7 @@ from cm3.data.read.base import LINE, TEXT, Records, content, picture
 from cm3.data.read.beside import Group, beside, pair_folders
 from cm3.data.read.lists import is_list
 from cm3.data.read.record import NoRecord, read_record, text_of
-from cm3.data.read.walk import PICTURES, Passed, ending, plain, walk
+from cm3.data.read.walk import EMPTY, PICTURES, Passed, ending, plain, walk
 from cm3.document import Document, Part, Text
 from cm3.errors import DataError
 from cm3.files import inside
@@ -44,16 +44,16 @@ class Folder(Records):
         if not self.root.is_dir():
             raise DataError(f"{str(root)!r}: no such folder; give one that holds pictures, each with its .txt")
         self.source = self.root.resolve().name
-        self._passed, self._odd = Passed(), set[str]()
+        self._listed = Passed()
         groups: list[Group] = []
-        for folder, names in walk(self.root, self._passed):
+        for folder, names in walk(self.root, self._listed):
             lists = [name for name in names if is_list(self.root / folder / name)]
             told = f"is a list of captions, which is read as imagefolder:{self.root}"
             groups += [Group(folder + name, wrong=f"{name}: {told}") for name in lists]
-            groups += beside(folder, [name for name in names if name not in lists], self._passed)
+            groups += beside(folder, [name for name in names if name not in lists], self._listed)
         self._groups = sorted(pair_folders(groups), key=lambda group: group.name.split("/"))
         if not self._groups:
-            seen = ", ".join(f"{n} x {kind}" for kind, n in self._passed.counts.most_common(3))
+            seen = ", ".join(f"{n} x {kind}" for kind, n in self._listed.counts.most_common(3))
             raise DataError(
                 f"{str(root)!r}: holds no picture and no .txt; give pictures, each with its .txt beside it"
                 + (f" (passed over: {seen})" if seen else "")
@@ -67,9 +67,9 @@ class Folder(Records):
         return any(ending(name) in (*PICTURES, ".txt") for _, names in walk(root) for name in names)
 
     @property
-    def passed(self) -> Passed:
+    def listed(self) -> Passed:
         """Files of the folder that are no part of a document."""
-        return self._passed
+        return self._listed
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -91,10 +91,10 @@ class Folder(Records):
                     self._content(group.data, LINE), self._said(group.data), text, group.picture is None
                 )
             except NoRecord as error:
-                self._note(f".json that {error}", group.data)
-        if text == "":
-            self._note("an empty caption", group.words or "")
+                self._note(index, f".json that {error}", plain(group.data))
         words = "\n".join(captions).strip()
+        if captions and not words:
+            self._note(index, EMPTY, plain(group.words or group.data or ""))
         parts: list[Part] = [Text(words)] if words else []
         if group.picture is not None:
             parts.append(picture(inside(self.root, group.picture, "picture"), plain(group.picture)))
@@ -111,9 +111,3 @@ class Folder(Records):
 
     def _said(self, name: str) -> str:
         return plain(os.path.basename(name))
-
-    def _note(self, kind: str, name: str) -> None:
-        """Count what is seen only when a document is read, once."""
-        if name not in self._odd:
-            self._odd.add(name)
-            self._passed.add(kind, name)

@@ -35,7 +35,7 @@ from cm3.data.read.record import (
     words_in,
 )
 from cm3.data.read.tar import opened
-from cm3.data.read.walk import Passed
+from cm3.data.read.walk import EMPTY, Passed
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside, said
@@ -66,7 +66,7 @@ class HuggingFace(Reader):
             self._rows = loaded.decode(False)  # pictures as they are in the file, so that one may be damaged
         except Exception as error:  # as many kinds as there are loaders
             raise DataError(f"huggingface:{root}@{self.split}: cannot be opened ({said(error)}); check it") from error
-        self._passed = Passed()
+        self._listed = Passed()
         if self._rows.column_names is not None:
             names = self._rows.column_names
             images, words = columns(names, self.name)
@@ -74,7 +74,7 @@ class HuggingFace(Reader):
             for name in names:
                 if name not in (*images, *words):
                     kind = "a column that may be words" if name in maybe else "a column"
-                    self._passed.add(f"{kind}, kept as meta alone", name)
+                    self._listed.add(f"{kind}, kept as meta alone", name)
         self._meta = {"dataset": self.name, "split": self.split}
         self._license = self._rows.info.license or None
 
@@ -84,9 +84,9 @@ class HuggingFace(Reader):
         return False
 
     @property
-    def passed(self) -> Passed:
+    def listed(self) -> Passed:
         """Columns that are neither words nor a picture."""
-        return self._passed
+        return self._listed
 
     def units(self, size: int = UNIT) -> list[Unit]:
         """One a shard."""
@@ -95,7 +95,8 @@ class HuggingFace(Reader):
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """The documents of a shard in order. Raises `DataError` when the stream breaks off."""
         rows = iter(self._rows.shard(num_shards=self._rows.num_shards, index=int(unit.name), contiguous=True))
-        number = 0
+        number, passed = 0, Passed()
+        self._passed_in[unit.name] = passed
         while True:
             try:
                 row = next(rows, None)
@@ -108,18 +109,24 @@ class HuggingFace(Reader):
                 return
             if self._license is not None and row.get("license") is None:
                 row = {"license": self._license} | {name: value for name, value in row.items() if name != "license"}
-            yield from documents(row, f"{unit.name}/{number}", self.source, self._meta, self._root)
+            yield from documents(row, f"{unit.name}/{number}", self.source, self._meta, self._root, passed)
             number += 1
 
 
 def documents(
-    row: Mapping[str, Any], id: str, source: str, meta: Mapping[str, Any], root: str = ""
+    row: Mapping[str, Any],
+    id: str,
+    source: str,
+    meta: Mapping[str, Any],
+    root: str = "",
+    passed: Passed | None = None,
 ) -> Iterator[Document | Unreadable]:
     """The documents of a row: one, or one for each of several captions, which share the picture.
 
     `meta` goes before the row's own values. A picture that is named is read where it is a file of `root`, a folder or
-    a dataset OWNER/NAME of the hub, and nowhere else. Words whose picture is null are unreadable, and so is what was
-    never fetched. Raises `DataError` for a row without any of the columns that are known.
+    a dataset OWNER/NAME of the hub, and nowhere else. Words whose picture is null, or stands in a column that is not
+    known, are unreadable, and so is what was never fetched; empty ones are counted in `passed`. Raises `DataError` for
+    a row without any of the columns that are known.
     """
     images, words = columns(row, source)
     try:
@@ -128,9 +135,13 @@ def documents(
         pictures = [_picture(one, root) for name in images for one in _listed(row[name])]
         if images and not pictures and any(text.strip() for text in texts):
             raise DataError(f"its {images[0]!r} is null: words without the picture that they are of are no document")
+        if not images and (files := [name for name, value in row.items() if _is_file(value)]):
+            raise DataError(f"its {files[0]!r} is a file that is not read, so its words are not taken; call it 'image'")
     except DataError as error:
         yield Unreadable(id, str(error))
         return
+    if passed is not None and words and not any(text.strip() for text in texts):
+        passed.add(EMPTY, id)
     rest = meta_of(row, (*images, *words))
     for number, text in enumerate(texts):
         parts: list[Part] = [Text(text.strip())] if text.strip() else []
@@ -171,6 +182,13 @@ def columns(names: Collection[str], where: str) -> tuple[tuple[str, ...], tuple[
 def _listed(value: Any) -> list[Any]:
     """Return a picture or a list of them, without what is null."""
     return [one for one in (value if isinstance(value, list) else [value]) if one is not None]
+
+
+def _is_file(value: Any) -> bool:
+    """Whether a value is the bytes of a file, or a picture, as `datasets` gives them."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes")
+    return isinstance(value, bytes | PIL.Image.Image)
 
 
 def _picture(value: Any, root: str) -> Image:

@@ -19,7 +19,7 @@ from cm3.data.read.base import named_picture
 from cm3.data.read.listed import Listed
 from cm3.data.read.lists import Row, file_in, is_list, rows
 from cm3.data.read.record import check_fetched, left_in, meta_of, talk_in, texts_in, words_in
-from cm3.data.read.walk import PICTURES, Passed, ending, walk
+from cm3.data.read.walk import EMPTY, PICTURES, Passed, ending, walk
 from cm3.document import Document, Part, Text
 from cm3.errors import DataError
 from cm3.files import inside
@@ -32,14 +32,14 @@ class ImageFolder(Listed):
 
     `id` is the picture's path below the root, with "#0", "#1" where it has several captions; of a line that cannot be
     read it is list and line. `meta` has `split` where there are splits, and the line's other fields. Pictures that no
-    line names are in `passed`.
+    line names are in `listed`.
     """
 
     kind = "imagefolder"
 
     def __init__(self, root: Path | str, split: str | None = None) -> None:
         """Read the lists. Raises `DataError` where there is none, for an unknown split, and for damaged ones."""
-        self.root, self._passed = Path(root), Passed()
+        self.root, self._listed = Path(root), Passed()
         splits = self.splits(self.root)
         self.split = split if split is not None else next(iter(splits), None)
         if self.split is not None and self.split not in splits:
@@ -48,7 +48,7 @@ class ImageFolder(Listed):
         self.source = self.root.resolve().name + ("" if self.split is None else f"/{self.split}")
         self.places: dict[str, list[str]] = defaultdict(list)
         lists, pictures = [], []
-        for folder, names in walk(self.root, self._passed):
+        for folder, names in walk(self.root, self._listed):
             if self.split is not None and not folder.startswith(f"{self.split}/"):
                 continue
             chosen = _chosen(self.root / folder, names)
@@ -59,9 +59,9 @@ class ImageFolder(Listed):
                 elif name in chosen:
                     lists.append(folder + name)
                 elif is_list(self.root / folder / name):
-                    self._passed.add(f"a second list beside {chosen[0]}", folder + name)
+                    self._listed.add(f"a second list beside {chosen[0]}", folder + name)
                 else:
-                    self._passed.add(f"{ending(name) or 'files without an ending'}, which is not read", folder + name)
+                    self._listed.add(f"{ending(name) or 'files without an ending'}, which is not read", folder + name)
         if not lists:
             raise DataError(
                 f"{str(root)!r}: has no metadata.jsonl, metadata.csv or captions.txt that names pictures; give the "
@@ -79,7 +79,7 @@ class ImageFolder(Listed):
         used = {file for file, _, _ in self.rows}
         for picture in pictures:
             if picture not in used:
-                self._passed.add("a picture that no line names", picture)
+                self._listed.add("a picture that no line names", picture)
         many = Counter(file for file, _, row in self.rows if not row.wrong)
         seen = Counter[str]()
         ids = []
@@ -100,9 +100,9 @@ class ImageFolder(Listed):
         return tuple(name for name in SPLITS if name in homes) if homes <= set(SPLITS) else ()
 
     @property
-    def passed(self) -> Passed:
+    def listed(self) -> Passed:
         """Files that are neither lists nor pictures, pictures that no line names, words that are not read."""
-        return self._passed
+        return self._listed
 
     def _of(self, row: Row, home: str, there: set[str]) -> list[tuple[str, str, Row]]:
         """Return the captions of a line, each with its picture."""
@@ -127,9 +127,9 @@ class ImageFolder(Listed):
         except DataError as error:
             return [("", "", row._replace(wrong=f"{row.where}: {error}"))]
         for left in left_in(row.fields, (name, *words)):
-            self._passed.add(f"{left!r}, words that are kept as meta alone", row.where)
+            self._listed.add(f"{left!r}, words that are kept as meta alone", row.where)
         if words and not any(text.strip() for text in texts):
-            self._passed.add("an empty caption", row.where)
+            self._listed.add(EMPTY, row.where)
         fields = meta_of(row.fields, (name, *words))
         return [(file, text, Row(row.where, fields)) for text in texts]
 

@@ -10,8 +10,8 @@ pages/a.jsonl       {"id": "7", "license": "CC0-1.0", "parts": [{"text": "A boat
 Words and pictures may have the other names that people give them (`cm3.data.read.record`); a line whose picture or
 words are not understood is unreadable, not half a document. `id` (a string or a number) names the document, else its
 file and line; `source` is "jsonl" unless the line says otherwise; every other field goes to `meta`. A field of null is
-no field. Blank lines are passed over. Of a file only the beginnings of its lines are kept, and found when they are
-first needed.
+no field, but for a picture, whose words are not taken without it. Blank lines are passed over. Of a file only the
+beginnings of its lines are kept, and found when they are first needed.
 """
 
 from __future__ import annotations
@@ -54,18 +54,12 @@ class JsonLines(Reader):
             inside(root, path.name, "JSON lines")
         if not self.files:
             raise DataError(f"{str(root)!r}: holds no .jsonl and no .jsonl.gz; give such a file, or a folder of them")
-        self._units: dict[str, Passed] = {}
         self._starts: dict[str, array[int]] = {}
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
         """Whether it is such a file, or has one."""
         return bool(_files(root))
-
-    @property
-    def passed(self) -> Passed:
-        """Questions and answers, which are in the meta alone, of the units read so far."""
-        return Passed.of_all(self._units.values())
 
     def units(self, size: int = UNIT) -> list[Unit]:
         """`size` lines each; a .jsonl.gz is one."""
@@ -80,7 +74,7 @@ class JsonLines(Reader):
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """Its documents in order. Of a .jsonl.gz that is damaged, those before, then an `Unreadable` of its name."""
-        passed = self._units[unit.name] = Passed()
+        passed = self._passed_in[unit.name] = Passed()
         if not unit.stop:
             yield from self._packed(unit.name, passed)
             return
@@ -170,7 +164,11 @@ def _parsed(line: bytes) -> dict[str, Any]:
     check_text(record, "the line")
     if not isinstance(record, dict):
         raise DataError(f"is {type(record).__name__}, not an object; write one document a line")
-    return {name: value for name, value in record.items() if value is not None}
+    kept = {name: value for name, value in record.items() if value is not None}
+    if "parts" not in kept and not files_in(kept) and (gone := [name for name in files_in(record) if name not in kept]):
+        if words_in(kept):
+            raise DataError(f"its {gone[0]!r} is null: words without the picture that they are of are no document")
+    return kept
 
 
 def _captioned(record: dict[str, Any], folder: Path) -> tuple[tuple[str, ...], list[tuple[Part, ...]]]:

@@ -2,7 +2,7 @@
 
 metadata.jsonl, metadata.csv     {"file_name": "a.png", "text": "A boat"}, or columns of these names (also .tsv)
 captions.txt                     image,caption             a table with a header, commas, tabs or | between
-Flickr8k.token.txt               a.jpg#0<tab>A boat        one caption a line, without a header
+Flickr8k.token.txt               a.jpg#0<tab>A boat        one caption a line, without a header; also , or |
 part-000001.json, captions.json  {"a.png": {"p": "A boat"}} or {"a.png": "A boat"} or a list of objects
 """
 
@@ -23,7 +23,7 @@ from cm3.errors import DataError
 from cm3.files import parse_json
 
 NAMES = re.compile(
-    r"(?!.*lemma)(metadata|meta_cap|meta_lat|meta|captions?|prompts?|labels?|results|annotations?|part-\d+|[\w.-]*\.token)"
+    r"(?!.*lemma)(metadata|meta_cap|meta_lat|meta|captions?|prompts?|labels?|results|annotations?|descriptions?|part-\d+|[\w.-]*\.token)"
     r"\.(jsonl|csv|tsv|txt|json)",
     re.IGNORECASE,
 )
@@ -48,7 +48,7 @@ HEAD = 1 << 16
 MOST = 1 << 28
 """Bytes of the longest list: its lines are all in memory."""
 _END = "|".join(one[1:] for one in PICTURES)
-_TOKEN = re.compile(rf"([^\t]{{1,255}}\.(?:{_END}))(?:#\d+)?\t(.*)", re.IGNORECASE)
+_TOKEN = re.compile(rf"([^\t,|]{{1,255}}\.(?:{_END}))(?:#\d+)? ?[\t,|] ?(.*[^\W\d].*)", re.IGNORECASE)
 _KEYED = re.compile(rf'\s*\{{\s*"[^"]{{1,255}}\.(?:{_END})"\s*:', re.IGNORECASE)
 
 
@@ -143,7 +143,10 @@ def _of_table(text: str, name: str) -> Iterator[Row]:
                 continue
             where = f"{name}:{number}"
             if found := _TOKEN.fullmatch(line):
-                yield Row(where, {"file_name": found[1], "caption": found[2]})
+                words = found[2].strip()
+                if len(words) > 1 and words[0] == words[-1] == '"':
+                    words = words[1:-1].replace('""', '"')
+                yield Row(where, {"file_name": found[1], "caption": words})
             else:
                 yield Row(where, {}, f"{where}: is not 'NAME.jpg#0<tab>caption': {line[:60]!r}")
         return

@@ -77,6 +77,7 @@ def far_in(names: Collection[str], words: Collection[str]) -> str | None:
 
 def texts_in(record: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """Return the texts of a record's words, without those that are null; of lists, and of Karpathy's `sentences`, each.
+    An empty one is kept where there is no other.
 
     Raises `DataError` for anything else, and for more than `MANY`.
     """
@@ -86,6 +87,7 @@ def texts_in(record: Mapping[str, Any], names: Iterable[str]) -> list[str]:
         if some is None:
             raise DataError(f"its {name!r} is neither a text nor a list of texts")
         found += some
+    found = [text for text in found if text.strip()] or found[:1]
     if len(found) > MANY:
         raise DataError(f"has {len(found)} captions, more than {MANY}; give it fewer")
     return found
@@ -129,7 +131,9 @@ def read_record(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return captions and meta of a .json beside a picture; of `words` that stand in a file of their own, these alone.
 
-    Captions alone may be a string or a list of them. Captions in it that are other than `words` stay in the meta.
+    Captions alone may be a string or a list of them; where all are null or empty, an empty one is given. Captions in it
+    that are other than `words` stay in the meta.
+
     Raises `NoRecord` for what is neither of these nor an object, `DataError` for what is no JSON, where it says that
     the picture was not fetched, and of one that is `alone`, where it has the address of a picture that is not there.
     """
@@ -144,9 +148,9 @@ def read_record(
         raise DataError(f"{what}: is of a picture at an address ({far!r}), and the picture is not there")
     if words is not None:
         return [words], {name: one for name, one in meta_of(value).items() if str(one).strip() != words}
-    names = words_in((name for name in value if value[name] not in (None, "", [])), alone)
+    names = words_in((name for name in value if value[name] not in (None, "", [])), alone) or words_in(value, alone)
     try:
-        return texts_in(value, names), meta_of(value, names)
+        return texts_in(value, names) or [""] * bool(names), meta_of(value, names)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
 
@@ -178,7 +182,7 @@ def _fetched(record: Mapping[str, Any]) -> bool:
 
 def _texts(value: Any) -> list[str] | None:
     if isinstance(value, Mapping):
-        return _texts(value.get("raw"))
+        return _texts(value["raw"]) if "raw" in value else None
     if isinstance(value, list):
         texts = [_texts(one) for one in value]
         return [text for some in texts if some is not None for text in some] if None not in texts else None

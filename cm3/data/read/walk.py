@@ -1,13 +1,14 @@
 """What lies below a folder, and what is passed over there: files of the system, hidden ones, links to folders.
 
-Nothing is passed over in silence: `Passed` counts it by kind, with the first names, and `cm3 data inspect` tells it.
+Nothing is passed over in silence: `Passed` counts it by kind, with the first names, and `cm3 data inspect` and `cm3
+prepare` tell it.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ FOLDERS = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume i
 """What Windows, macOS and disk stations leave among other people's files, in small letters."""
 HIDDEN = "hidden, or of the system"
 LINKED = "a link to a folder, which is not followed; give that folder as a source"
+EMPTY = "an empty caption"
 FIRST = 5
 """Names that are told of each kind."""
 
@@ -54,6 +56,14 @@ class Passed:
         found = cls()
         for other in others:
             found.update(other)
+        return found
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Passed:
+        """What `json` told."""
+        found = cls()
+        found.counts.update({kind: one["count"] for kind, one in told.items()})
+        found.first = {kind: list(one["names"]) for kind, one in told.items()}
         return found
 
     def json(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from cm3.data.read.base import UNIT, Reader, Unit
 from cm3.data.read.beside import PAGES
 from cm3.data.read.record import NoRecord, read_record, text_of
 from cm3.data.read.tar import DAMAGE, File, NeverFetched, broke_off, files, opened
-from cm3.data.read.walk import PICTURES, Passed, plain
+from cm3.data.read.walk import EMPTY, PICTURES, Passed, plain
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import said
@@ -58,7 +58,6 @@ class WebDataset(Reader):
             twice = next(url for url in urls if urls.count(url) > 1)
             raise DataError(f"{twice!r}: comes twice in {str(root)!r}; give each tar once")
         self.tars = dict(zip(_names(urls), urls, strict=True))
-        self._units: dict[str, Passed] = {}
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -69,11 +68,6 @@ class WebDataset(Reader):
         """One a tar."""
         return [Unit(name) for name in self.tars]
 
-    @property
-    def passed(self) -> Passed:
-        """Files of the tars read so far that are no part of a document."""
-        return Passed.of_all(self._units.values())
-
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """Its documents in order.
 
@@ -82,7 +76,7 @@ class WebDataset(Reader):
         another reason than its content, and for a packed one or one from afar whose samples do not stand together.
         """
         url = self.tars[unit.name]
-        passed = self._units[unit.name] = Passed()
+        passed = self._passed_in[unit.name] = Passed()
         seen: dict[str, set[str]] = {}
         before = set[str]()
         key, sample = "", dict[str, File]()
@@ -142,8 +136,8 @@ class WebDataset(Reader):
                     captions, meta = read_record(sample[data].data or b"", "its .json", text, not pictures)
                 except NoRecord as error:  # no loss where the words stand beside it
                     passed.add(f".json that {error}", id)
-            if text == "":
-                passed.add("an empty caption", id)
+            if captions and not any(caption.strip() for caption in captions):
+                passed.add(EMPTY, id)
             images = [Image(open_picture(sample[suffix].data or b"")) for suffix in pictures]
         except DataError as error:
             yield Unreadable(id, str(error))
