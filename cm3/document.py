@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -159,6 +159,11 @@ class Unreadable:
 
     id: str
     reason: str
+
+
+def left_out(documents: Sequence[Unreadable], first: int = 10) -> dict[str, Any]:
+    """Return documents that cannot be kept, as a record of plain values: `count`, and the ids and reasons of the `first`."""
+    return {"count": len(documents), "first": [{"id": one.id, "reason": one.reason} for one in documents[:first]]}
 
 
 def check_text(value: Any, what: str = "its text") -> None:

@@ -152,7 +152,7 @@ class EvalCaptions(ModelVerb):
         from cm3.data.read.coco import Coco
         from cm3.eval.captions import evaluate_captions
 
-        model, documents = self.open_model(), Coco(self.root, self.split).documents()
+        model, documents = self.open_model(), Coco(self.root, self.split)
         with progress("captions", unit="picture") as update:
             report = evaluate_captions(model, documents, progress=update)
         for one in report["details"]:
@@ -160,6 +160,10 @@ class EvalCaptions(ModelVerb):
                 print(f"not its own: {one['image']}  {one['text']}")
         print(f"own caption  {report['own_caption']:.1%} of {report['n']} pictures")
         print(f"any caption  {report['any_caption']:.1%}")
+        if left := report["left_out"]:
+            print(f"left out     {left['count']} documents")
+            for one in left["first"]:
+                print(f"             {one['id']}  {one['reason']}")
         return report
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Unpack
 
-from cm3.document import Document, Gap, Image
+from cm3.document import Document, Gap, Image, Unreadable, left_out
 from cm3.errors import ConfigError, DataError
 from cm3.generate import Options
 
@@ -36,7 +36,7 @@ class _Picture:
 
 
 def evaluate_captions(
-    model: Model, documents: Iterable[Document], *, batch: int = 32, progress: Progress | None = None
+    model: Model, documents: Iterable[Document | Unreadable], *, batch: int = 32, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Describe each picture of captioned documents greedily, and compare with its own captions.
 
@@ -47,12 +47,13 @@ def evaluate_captions(
         any_caption    share whose description is a caption of some picture (learnt by heart, perhaps mixed up)
         n, captions    numbers of pictures and of different captions for each, summed
         details        for each picture: image (its `image_id`, else the document's id), text, own
+        left_out       documents that cannot be read, or are not one picture and its caption: `cm3.document.left_out`
 
-    Raises `ConfigError` for a batch below 1, `DataError` where there is no document, or one without caption or picture.
+    Raises `ConfigError` for a batch below 1, `DataError` where there is no document, or none that can be measured.
     """
     if batch < 1:
         raise ConfigError(f"batch={batch}: must be at least 1")
-    pictures = _pictures(documents)
+    pictures, left = _pictures(documents)
     every = {caption for picture in pictures for caption in picture.captions}
     details: list[dict[str, Any]] = []
     known = 0
@@ -72,24 +73,40 @@ def evaluate_captions(
         "n": len(details),
         "captions": sum(len(picture.captions) for picture in pictures),
         "details": details,
+        "left_out": left_out(left) if left else {},
     }
 
 
-def _pictures(documents: Iterable[Document]) -> list[_Picture]:
-    """The different pictures in the order in which they first come."""
+def _pictures(documents: Iterable[Document | Unreadable]) -> tuple[list[_Picture], list[Unreadable]]:
+    """The different pictures in the order in which they first come, and the documents that are left out."""
     found: dict[Image, _Picture] = {}
+    left: list[Unreadable] = []
     for number, document in enumerate(documents):
-        if len(document.images) != 1 or not document.text.strip():
-            raise DataError(
-                f"captions: document {document.id or number!r} has {len(document.images)} pictures and "
-                f"{len(document.text.strip())} characters of text; must be one picture and its caption"
-            )
-        image = document.images[0]
-        name = str(document.meta.get("image_id", document.id or number))
-        found.setdefault(image, _Picture(image, name)).captions.add(_plain(document.text))
+        try:
+            image, caption = _pair(document)
+            name = str(document.meta.get("image_id", document.id or number)) if isinstance(document, Document) else ""
+            found.setdefault(image, _Picture(image, name)).captions.add(caption)
+        except DataError as error:
+            left.append(Unreadable(document.id or str(number), str(error)))
+    if left and not found:
+        raise DataError(
+            f"captions: none of {len(left)} documents can be measured; the first is {left[0].id!r}: {left[0].reason}"
+        )
     if not found:
         raise DataError("captions: there are no documents; check the folder and the split")
-    return list(found.values())
+    return list(found.values()), left
+
+
+def _pair(document: Document | Unreadable) -> tuple[Image, str]:
+    """Picture and caption of a document. Raises `DataError` for what is not one of each."""
+    if isinstance(document, Unreadable):
+        raise DataError(document.reason)
+    if len(document.images) != 1 or not document.text.strip():
+        raise DataError(
+            f"has {len(document.images)} pictures and {len(document.text.strip())} characters of text; must be one "
+            "picture and its caption"
+        )
+    return document.images[0], _plain(document.text)
 
 
 def _plain(text: str) -> str:

@@ -217,11 +217,13 @@ def train_pairs(
     progress: bool = True,
     stopping: Callable[[int], bool] | None = None,
     about: Mapping[str, Any] | None = None,
+    notes: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Train until `config.steps`, resuming from `config.out` if a checkpoint is there; returns the encoder's folder.
 
     `about` says what the pairs are, in JSON's types: a checkpoint made with others is refused. `stopping(step)`
-    is asked before each step whether to end here, at a checkpoint and without an encoder. Raises `CheckpointError`
+    is asked before each step whether to end here, at a checkpoint and without an encoder. The log begins with `notes`.
+    Raises `CheckpointError`
     where the checkpoint belongs to other settings, `DivergedError` where loss or gradient is not finite.
     """
     if config.threads:
@@ -236,6 +238,7 @@ def train_pairs(
     if batch is not None:
         run.check(batch)
     with locked(out / LOCK, f"run in {str(out)!r}"):
+        run.records += [line for note in notes if (line := {"step": 0, **note}) not in run.records]
         _train(run, pairs, settings, batch, progress, stopping)
     return out
 

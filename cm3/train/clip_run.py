@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cm3.data.read.coco import Coco
-from cm3.document import Document
+from cm3.document import Document, left_out
 from cm3.errors import ConfigError
 from cm3.retrieval.embed import Encoder, embed
 from cm3.retrieval.pairs import PairEncoder
@@ -70,18 +70,21 @@ class ClipRun(PairTrainConfig):
         check_new(Path(self.out), resume)
         base = PairTrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(PairTrainConfig)})
         about = {"kind": type(self.data).__name__, **dataclasses.asdict(self.data)}
-        documents = [] if isinstance(self.data, ScenePairs) else Coco(self.data.root, self.data.split).documents()
-        pairs = scene_pairs(self) if isinstance(self.data, ScenePairs) else _coco_pairs(self, documents)
+        documents = None if isinstance(self.data, ScenePairs) else Coco(self.data.root, self.data.split).documents()
+        pairs = scene_pairs(self) if documents is None else _coco_pairs(self, documents)
+        left = {"left_out": left_out(documents.left_out)} if documents is not None and documents.left_out else {}
         with Signals() as signals:
-            folder = train_pairs(base, pairs, progress=progress, about=about, stopping=signals.stopping)
+            folder = train_pairs(
+                base, pairs, progress=progress, about=about, stopping=signals.stopping, notes=[left][: len(left)]
+            )
         if signals.stopped or signals.stopping(self.steps):
             return {"out": self.out} | signals.stopped
         encoder = PairEncoder.load(folder)
-        if isinstance(self.data, ScenePairs):
+        if documents is None:
             measured = measure_scenes(encoder, seed=self.seed, bank=BANK)
         else:
             measured = measure_pictures(encoder, documents)
-        return {"out": self.out, "encoder": encoder.name, **measured}
+        return {"out": self.out, "encoder": encoder.name, **measured, **left}
 
 
 def scene_pairs(run: ClipRun) -> PairSource:
@@ -171,14 +174,14 @@ def _again(this: Emblem, said: str, rng: np.random.Generator) -> str:
 
 
 def _coco_pairs(run: ClipRun, documents: Sequence[Document]) -> PairSource:
-    captions: dict[int, list[str]] = {}
+    captions: dict[int | str, list[str]] = {}
     pictures = {}
     for document in documents:
         captions.setdefault(document.meta["image_id"], []).append(document.text)
         # Scaled once: a photograph is some hundred times what the network reads.
         if document.meta["image_id"] not in pictures:
             pictures[document.meta["image_id"]] = square(document.images[0].pixels, run.model.image_size)
-    known = sorted(pictures)
+    known = list(pictures)  # in the order of their ids, of which some may be texts
 
     def pairs(step: int) -> list[Pair]:
         rng = np.random.default_rng([run.data.seed, 0xC11B, step])

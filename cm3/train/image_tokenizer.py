@@ -17,7 +17,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -396,14 +396,16 @@ def train_image_tokenizer(
     callback: Callable[[dict[str, float]], None] | None = None,
     progress: bool = True,
     stopping: Callable[[int], bool] | None = None,
+    notes: Sequence[Mapping[str, Any]] = (),
 ) -> VQGAN:
     """Train until `config.steps`, resuming from `config.out` if a checkpoint is there; returns the VQGAN in eval mode.
 
     `images(step)`, for step = 0, 1, ..., must be a pure function: float (batch, 3, size, size) in [-1, 1], or a list of
     PIL images of that size. `callback` gets each record of the log. `stopping(step)` is asked before each step whether
-    to end here, at a checkpoint and without weights written. Settings of `FREE` may be others than the
-    checkpoint's; the log says so. Raises CheckpointError where the checkpoint belongs to other settings, DataError for
-    wrong images, DivergedError, with the last checkpoint as it was, where loss, gradient or weights are not finite.
+    to end here, at a checkpoint and without weights written. Settings of `FREE` may be others than the checkpoint's;
+    the log says so, and begins with `notes`. Raises CheckpointError where the checkpoint belongs to other settings,
+    DataError for wrong images, DivergedError, with the last checkpoint as it was, where loss, gradient or weights are
+    not finite.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -415,7 +417,7 @@ def train_image_tokenizer(
     # Before anything is written: pictures that do not fit are refused without a trace.
     x = _pixels(images(run.step), config) if run.step < config.steps else None
     with run_claimed(out, lambda: _version(checkpoint), seen):
-        _train(run, images, x, changed, callback=callback, progress=progress, stopping=stopping)
+        _train(run, images, x, changed, callback=callback, progress=progress, stopping=stopping, notes=notes)
     return run.vqgan.eval()
 
 
@@ -436,10 +438,11 @@ def _train(
     callback: Callable[[dict[str, float]], None] | None,
     progress: bool,
     stopping: Callable[[int], bool] | None,
+    notes: Sequence[Mapping[str, Any]],
 ) -> None:
     """Train to the end, or until `stopping`. `x` is the first batch."""
     config, out = run.config, Path(run.config.out)
-    log = Log(out / "log.jsonl", run.step)
+    log = Log(out / "log.jsonl", run.step, notes)
     files.write(out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     if changed:
         log.write({"step": run.step, "changed": changed})

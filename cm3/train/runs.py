@@ -27,7 +27,7 @@ from cm3.data.emblem_bank import build_emblem_bank
 from cm3.data.emblems import EmblemSource, bank_documents, emblem_neighbours
 from cm3.data.load import Source
 from cm3.data.neighbours import Neighbours
-from cm3.data.read.coco import Coco
+from cm3.data.read.coco import Coco, CocoDocuments
 from cm3.data.scene_lessons import SceneTaskSource
 from cm3.data.scene_pictures import Images, scene_pictures, task_pictures
 from cm3.data.scenes import SceneSource, scene_document
@@ -36,7 +36,7 @@ from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_data import STORE, task_source
 from cm3.data.task_source import StorePart, TaskSource
 from cm3.data.tasks.numbered import Numbered
-from cm3.document import Document
+from cm3.document import Document, left_out
 from cm3.errors import CheckpointError, ConfigError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
@@ -77,11 +77,15 @@ class ImageTokenizerRun(ImageTokenizerConfig):
         check_new(Path(self.out), resume)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("an image tokenizer trains in one process; start it without torchrun")
-        images = self._images()
+        images, left = self._images()
         base = {f.name: getattr(self, f.name) for f in dataclasses.fields(ImageTokenizerConfig)}
         with Signals() as signals:
             vqgan = train_image_tokenizer(
-                ImageTokenizerConfig(**base), images, progress=progress, stopping=signals.stopping
+                ImageTokenizerConfig(**base),
+                images,
+                progress=progress,
+                stopping=signals.stopping,
+                notes=[left][: len(left)],
             )
         if signals.stopped or signals.stopping(self.steps):
             return {"out": self.out} | signals.stopped
@@ -89,16 +93,17 @@ class ImageTokenizerRun(ImageTokenizerConfig):
             rng = np.random.default_rng([self.seed, 0xE7A1])
             measured = [draw(random_scene(rng, "test"), self.size, rng) for _ in range(256)]
         else:
-            measured = _coco_pictures(self)
+            measured = _coco_pictures(self)[0]
         batches = [to_pixels(measured[i : i + 32]) for i in range(0, len(measured), 32)]
-        return {"out": self.out} | evaluate_image_tokenizer(vqgan, batches)
+        return {"out": self.out} | evaluate_image_tokenizer(vqgan, batches) | left
 
-    def _images(self) -> Images:
+    def _images(self) -> tuple[Images, dict[str, Any]]:
+        """The pictures of each step, and what was left out of them."""
         data = self.data
         if isinstance(data, SceneData):
-            return scene_pictures(data.seed, self.size, self.batch, data.objects, data.focus)
+            return scene_pictures(data.seed, self.size, self.batch, data.objects, data.focus), {}
         if isinstance(data, SceneTaskData):
-            return task_pictures(data.seed, self.size, self.batch, self.keep or self.batch // 2, data.shares)
+            return task_pictures(data.seed, self.size, self.batch, self.keep or self.batch // 2, data.shares), {}
         return _coco_images(self)
 
 
@@ -172,6 +177,7 @@ class PretrainRun(TrainConfig):
             validation=self._validation(codec) if self.validate_every else None,
             about=dataclasses.asdict(resolved) | beside,
             weights=init.decoder.state_dict() if init is not None else None,
+            notes=[left] if (left := _left_out(source)) else (),
         )
         if init is not None:
             init.decoder.to("meta")  # the trainer has its own
@@ -208,7 +214,7 @@ class PretrainRun(TrainConfig):
             return made
 
         def sheet(decoder: Decoder, documents: int) -> None:
-            shown, prompts = CM3Leon(export(decoder, documents)), self._prompts(codec)
+            shown, prompts = CM3Leon(export(decoder, documents)), self._prompts(codec, trainer.source)
             if prompts:
                 draw_samples(shown, prompts, out / "samples" / f"{trainer.step:07d}.png")
 
@@ -230,7 +236,8 @@ class PretrainRun(TrainConfig):
             return {"out": self.out} | record
         on_main(export)
         mixture = trainer.mixture(trainer.documents())
-        return {"out": self.out, "bundle": str(out / "bundle")} | record | ({"mixture": mixture} if mixture else {})
+        made = {"out": self.out, "bundle": str(out / "bundle")} | record | _left_out(trainer.source)
+        return made | ({"mixture": mixture} if mixture else {})
 
     def settled(self) -> PretrainRun:
         """Return the run with the model that it will build.
@@ -336,7 +343,7 @@ class PretrainRun(TrainConfig):
         vocab = Vocab(text=text.size, image=vqgan.config.codes, masks=self.masks, reserved=0)
         codec = Codec(vocab, text, image)
         if isinstance(data, CocoData):
-            return DocumentSource(self._coco(data), codec, data.seed), codec
+            return DocumentSource(Coco(data.root, data.split).documents(), codec, data.seed), codec
         if isinstance(data, TaskData):
             return task_source(data, codec, tokenizer, self.model.context), codec
         if isinstance(data, SceneLessonData):
@@ -348,9 +355,6 @@ class PretrainRun(TrainConfig):
         if isinstance(data, EmblemData):
             return self._emblem_source(data, codec)
         return SceneSource(codec, data.seed, captions_only=data.captions_only, objects=data.mix, in_order=data.in_order)
-
-    def _coco(self, data: CocoData) -> Sequence[Document]:
-        return Coco(data.root, data.split).documents()
 
     def _stores(self, data: StoreData) -> list[Store]:
         if not data.stores:
@@ -424,7 +428,7 @@ class PretrainRun(TrainConfig):
             less = shutil.ignore_patterns("*.pt", "*.jsonl", "run.json", ".*")
             shutil.copytree(folder, Path(self.out) / "encoder", dirs_exist_ok=True, ignore=less)
 
-    def _prompts(self, codec: Codec) -> list[Document]:
+    def _prompts(self, codec: Codec, source: Source) -> list[Document]:
         if isinstance(self.data, TaskData):
             return []
         if isinstance(self.data, StoreData):
@@ -432,10 +436,9 @@ class PretrainRun(TrainConfig):
             some, v = store.tokens(range(min(len(store), 256))), store.vocab
             both = [t for t in some if v.is_image(t.ids).any() and v.is_text(t.ids).any()]
             return [codec.decode(t) for t in both[:8]]
-        if not isinstance(self.data, CocoData):
-            return [scene_document(self.seed + 2, i, self.image_size, "val") for i in range(8)]
-        coco = Coco(self.data.root, self.data.split)
-        return [coco.document(i) for i in range(len(coco))[:40:5]]
+        if isinstance(source, DocumentSource):
+            return list(source.documents[:40:5])
+        return [scene_document(self.seed + 2, i, self.image_size, "val") for i in range(8)]
 
 
 class Later:
@@ -459,6 +462,13 @@ def _make(source: Source) -> None:
     plain = source.plain if isinstance(source, SceneTaskSource) else source
     if isinstance(plain, Later):
         plain.made  # noqa: B018
+
+
+def _left_out(source: Source | CocoDocuments) -> dict[str, Any]:
+    """The documents that are not trained on as they cannot be read, for log and result; empty where there is none."""
+    documents = source.documents if isinstance(source, DocumentSource) else source
+    left = documents.left_out if isinstance(documents, CocoDocuments) else ()
+    return {"left_out": left_out(left)} if left else {}
 
 
 def documents_digest(documents: Sequence[Document] | Numbered, most: int = 64) -> str:
@@ -488,21 +498,23 @@ def draw_samples(model: CM3Leon, documents: list[Document], path: Path) -> None:
     write_sheet(path, to_pixels(truth), to_pixels([g.image for g in made]))
 
 
-def _coco_pictures(run: ImageTokenizerRun) -> list[PIL.Image.Image]:
+def _coco_pictures(run: ImageTokenizerRun) -> tuple[list[PIL.Image.Image], dict[str, Any]]:
+    """The pictures, and what was left out of them."""
     data = run.data
     assert isinstance(data, CocoData)
     pictures: dict[str, PIL.Image.Image] = {}
-    for d in Coco(data.root, data.split).documents():
+    documents = Coco(data.root, data.split).documents()
+    for d in documents:
         if (key := d.meta["image_id"]) not in pictures:  # scaled at once: a photograph is some hundred times as large
             pictures[key] = preprocess(d.images[0].pixels, run.size)
-    return list(pictures.values())
+    return list(pictures.values()), _left_out(documents)
 
 
-def _coco_images(run: ImageTokenizerRun) -> Callable[[int], list[PIL.Image.Image]]:
-    ordered = _coco_pictures(run)
+def _coco_images(run: ImageTokenizerRun) -> tuple[Images, dict[str, Any]]:
+    ordered, left = _coco_pictures(run)
 
     def images(step: int) -> list[PIL.Image.Image]:
         rng = np.random.default_rng([run.data.seed, 0x70C, step])
         return [ordered[i] for i in rng.choice(len(ordered), run.batch, replace=run.batch > len(ordered))]
 
-    return images
+    return images, left

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -72,11 +72,12 @@ class Trainer:
         validation: Source | None = None,
         about: dict[str, Any] | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """`mesh`: started already; None starts that of `config`. `resume` goes on from the last checkpoint, where there
         is one. `validation`: documents held out. `about`: all settings, to write as config.json; None is `config`.
         `weights` of the model to begin with, by name, in the place of random ones; where adapters are trained they are
-        what stays as it is, and not in a checkpoint.
+        what stays as it is, and not in a checkpoint. `notes`: what the log says first, such as of the documents.
 
         Raises `ConfigError` for a vocabulary of another size and for a folder that holds a run already;
         `CheckpointError` for a checkpoint that is damaged or of another run.
@@ -92,7 +93,7 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config, self.vocab, self.source, self.out = config, vocab, source, Path(config.out)
-        self.about = plain(about or asdict(config))
+        self.about, self._first = plain(about or asdict(config)), notes
         self.mesh = mesh or start(config.mesh, config.device)
         if self.mesh.device.type == "cpu":
             if config.shard.attention == "flex":
@@ -356,7 +357,7 @@ class Trainer:
     def _open(self) -> None:
         if self.mesh.main:
             self.describe()
-        self._lines = Lines(self.out, self.step, self.config.track, self.mesh.main, self.about)
+        self._lines = Lines(self.out, self.step, self.config.track, self.mesh.main, self.about, self._first)
         if self.changed:
             self._lines.write({"step": self.step, "changed": self.changed})
         self._since = Window(self.loader.counts)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 
 from cm3.cli.evaluate import EvalCaptions
 from cm3.cli.recipe import find
 from cm3.data.read.coco import Coco
-from cm3.document import Document, Gap, Image
+from cm3.document import Document, Gap, Image, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.eval.captions import evaluate_captions
 from cm3.generate import CM3Leon
 from cm3.model.vqgan import VQGANConfig
-from cm3.train.runs import CocoData
+from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "coco.py"
 SAYINGS = {"red": ["A red field.", "Something red"], "blue": ["A blue field.", "Nothing but blue.", "All is blue"]}
@@ -107,18 +110,39 @@ def test_greedy_in_batches_with_progress() -> None:
     ("given", "message"),
     [
         ([], "captions: there are no documents; check the folder and the split"),
-        ([Document.of("no picture", id="a7")], "captions: document 'a7' has 0 pictures and 10 characters of text"),
+        (
+            [Document.of("no picture", id="a7")],
+            "captions: none of 1 documents can be measured; the first is 'a7': has 0 pictures",
+        ),
         (
             [Document.of(" ", picture("red"))],
-            "captions: document 0 has 1 pictures and 0 characters of text; must be one",
+            "the first is '0': has 1 pictures and 0 characters of text; must be one picture and its caption",
         ),
-        ([Document.of("two", picture("red"), picture("blue"))], "captions: document 0 has 2 pictures"),
+        ([Document.of("two", picture("red"), picture("blue"))], "the first is '0': has 2 pictures and 3 characters"),
     ],
     ids=["none", "no picture", "no caption", "two pictures"],
 )
 def test_other_documents_are_refused(given: list[Document], message: str) -> None:
     with pytest.raises(DataError, match=message):
         evaluate_captions(Speaker(lambda pixel: ""), given)
+
+
+def test_what_cannot_be_measured_is_left_out_and_named() -> None:
+    cut = PIL.Image.open(io.BytesIO(noise().getvalue()[:900]))
+    bad = [Document.of("no picture", id="a7"), Unreadable("8", "why"), Document.of("a", cut, id="9"), Document.of("b")]
+    speaker = Speaker(lambda pixel: "All is blue")
+    report = evaluate_captions(speaker, [bad[0], *documents(), *bad[1:]])
+    told = report.pop("left_out")
+    assert report.items() <= evaluate_captions(speaker, documents()).items() and report["n"] == 2
+    assert told["count"] == 4 and [one["id"] for one in told["first"]] == ["a7", "8", "9", "8"]
+    assert told["first"][1]["reason"] == "why" and "cannot be read" in told["first"][2]["reason"]
+
+
+def noise() -> io.BytesIO:
+    """A file of a picture that does not pack."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+    return file
 
 
 def test_an_empty_batch_is_refused() -> None:
@@ -145,30 +169,37 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two recipes make of it at 32 px and the least width, in few steps."""
-    out, data = tmp_path_factory.mktemp("runs"), CocoData(str(root))
+    """What the two recipes make of it, in few steps."""
+    (tokenizer, run), _ = recipes(tmp_path_factory.mktemp("runs"), CocoData(str(root)), (40, 80))
+    measured = tokenizer.run(progress=False)
+    assert measured["out"] == tokenizer.out and measured["psnr_db"] > 0 and "left_out" not in measured
+    made = run.run(progress=False)
+    assert (Path(run.out) / "samples" / "0000080.png").exists() and "left_out" not in made
+    return Path(made["bundle"])
+
+
+def recipes(
+    out: Path, data: CocoData, steps: tuple[int, int]
+) -> tuple[tuple[ImageTokenizerRun, PretrainRun], CocoData]:
+    """The two recipes at 32 px and the least width."""
     tokenizer = dataclasses.replace(
         find(f"{RECIPES}:image_tokenizer")(),
         vqgan=VQGANConfig(
             factor=16, channels=8, multipliers=(1, 1), blocks=0, middle=False, attention=False, patch=8,
             z_channels=8, quantizer="fsq", codes=64, levels=(4, 4, 4), resample="shuffle",
         ),
-        size=32, batch=2, steps=40, warmup=2, sample_every=0, data=data, out=str(out / "tokenizer"),
+        size=32, batch=2, steps=steps[0], warmup=2, sample_every=0, data=data, out=str(out / "tokenizer"),
     )  # fmt: skip
-    measured = tokenizer.run(progress=False)
-    assert measured["out"] == tokenizer.out and measured["psnr_db"] > 0
     recipe = find(f"{RECIPES}:pretrain")()
     run = dataclasses.replace(
         recipe,
         model=dataclasses.replace(recipe.model, d_model=64, layers=1, heads=2, context=192),
         optim=dataclasses.replace(recipe.optim, lr=1e-2, adam_lr=1e-2, warmup=5),
         mask=dataclasses.replace(recipe.mask, columns=2),
-        windows=2, length=128, steps=80, sample_every=80, text_entries=300, image_size=32,
+        windows=2, length=128, steps=steps[1], sample_every=steps[1], text_entries=300, image_size=32,
         image_tokenizer=tokenizer.out, data=data, out=str(out / "pretrain"),
     )  # fmt: skip
-    made = run.run(progress=False)
-    assert (out / "pretrain" / "samples" / "0000080.png").exists()
-    return Path(made["bundle"])
+    return (tokenizer, run), data
 
 
 def test_the_recipe_learns_by_heart(root: Path, bundle: Path) -> None:
@@ -183,6 +214,37 @@ def test_the_verb(root: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) 
     report = verb.run()
     assert json.loads(json.dumps(report)) == evaluate_captions(CM3Leon.load(str(bundle)), Coco(root).documents())
     assert capsys.readouterr().out.splitlines() == ["own caption  100.0% of 2 pictures", "any caption  100.0%"]
+
+
+def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_path: Path) -> None:
+    """The recipes and the verb: one picture is cut short, one is missing, and a caption is null."""
+    shutil.copytree(root, tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations" / "captions_train2017.json"
+    content = json.loads(path.read_text())
+    (tmp_path / "coco" / "train2017" / "cut.png").write_bytes(noise().getvalue()[:900])
+    content["images"] += [{"id": 8, "file_name": "cut.png"}, {"id": 9, "file_name": "gone.png"}]
+    content["annotations"] += [{"id": 80, "image_id": 8, "caption": "A"}, {"id": 90, "image_id": 9, "caption": "B"}]
+    content["annotations"] += [{"id": 91, "image_id": 0, "caption": None}]
+    path.write_text(json.dumps(content))
+    made, data = recipes(tmp_path, CocoData(str(tmp_path / "coco")), steps=(2, 1))
+    for run in made:
+        for resume in (False, True):
+            result = run.run(progress=False, resume=resume)
+            assert result["left_out"]["count"] == 3
+        assert {one["id"] for one in result["left_out"]["first"]} == {"80", "90", "91"}
+        lines = [json.loads(line) for line in (Path(run.out) / "log.jsonl").read_text().splitlines()]
+        assert [line for line in lines if "left_out" in line] == [{"step": 0, "left_out": result["left_out"]}]
+    report = EvalCaptions.parse(["--model", made[1].out + "/bundle", "--root", data.root], "cm3 eval captions").run()
+    assert report["n"] == 2 and report["left_out"]["count"] == 3
+    content["annotations"] = content["annotations"][-3:]
+    path.write_text(json.dumps(content))
+    for run in made:
+        elsewhere = dataclasses.replace(run, out=str(tmp_path / "none"))
+        with pytest.raises(DataError, match="none of 3 documents can be read; the first is '91': "):
+            elsewhere.run(progress=False)
+        assert not (tmp_path / "none").exists()
+    with pytest.raises(DataError, match="captions: none of 3 documents can be measured; the first is '91'"):
+        EvalCaptions.parse(["--model", made[1].out + "/bundle", "--root", data.root], "cm3 eval captions").run()
 
 
 def test_the_verb_names_what_is_wrong(root: Path, bundle: Path) -> None:

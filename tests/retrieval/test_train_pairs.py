@@ -291,11 +291,17 @@ def test_photographs(tmp_path: Path) -> None:
     images, annotations = [], []
     for i, (colour, rgb) in enumerate(COLOURS.items()):
         Image.new("RGB", (48, 40), rgb).save(tmp_path / "val2017" / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "license": 1})
-        annotations += [{"id": 2 * i + j, "image_id": i, "caption": f"{colour} {j}"} for j in range(2)]
+        images.append({"id": i or "none", "file_name": f"{i}.png", "license": 1})
+        annotations += [{"id": 2 * i + j, "image_id": i or "none", "caption": f"{colour} {j}"} for j in range(2)]
     content = {"images": images, "annotations": annotations}
     (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(content))
     data = CocoPairs(str(tmp_path), "val2017")
+    content["images"].append({"id": "gone", "file_name": "gone.png"})
+    content["annotations"].append({"id": 99, "image_id": "gone", "caption": "left out"})
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(content))
     run = ClipRun(out=str(tmp_path / "run"), model=TINY, steps=40, warmup=5, lr=5e-3, batch=8, data=data)
     result = run.run(progress=False)
     assert result["pictures_recall_1"] == 1 and result["pictures_recall_5"] == 1
+    assert result["left_out"]["count"] == 1 and result["left_out"]["first"][0]["id"] == "99"
+    first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert first == {"step": 0, "left_out": result["left_out"]}

@@ -97,22 +97,33 @@ class Coco(Records):
         meta: dict[str, Any] = {"split": self.split, "image_id": image_id, **license}
         return Document((Text(caption.strip()), image), id=str(annotation_id), source=self.source, meta=meta)
 
-    def documents(self) -> Sequence[Document]:
-        """Return all of them, each read again when it is asked for, after every picture was decoded once.
+    def documents(self) -> CocoDocuments:
+        """Return all that can be read, each read again when it is asked for, after every picture was decoded once.
 
-        Raises `DataError` naming the first that cannot be read.
+        Its `left_out` are the others.
+
+        Raises `DataError` naming the first, where there is nothing but others.
         """
-        last: Image | None = None
-        for document in self:
-            try:
-                if isinstance(document, Unreadable):
-                    raise DataError(document.reason)
-                if last is not document.images[0]:
-                    rgb(document.images[0].pixels)
-            except DataError as error:
-                raise DataError(f"{self.source}, document {document.id!r}: {error}") from error
-            last = document.images[0]
-        return _Documents(self)
+        sound: list[int] = []
+        left: list[Unreadable] = []
+        last: tuple[Image, str] | None = None  # a picture, and what is wrong with it
+        for index in range(len(self)):
+            document = self[index]
+            if isinstance(document, Document):
+                image = document.images[0]
+                if last is None or last[0] is not image:
+                    last = image, _wrong(image)
+                if not last[1]:
+                    sound.append(index)
+                    continue
+                document = Unreadable(document.id, last[1])
+            left.append(document)
+        if left and not sound:
+            raise DataError(
+                f"{self.source}: none of {len(left)} documents can be read; the first is {left[0].id!r}: "
+                f"{left[0].reason}"
+            )
+        return CocoDocuments(self, sound, tuple(left))
 
     def instances(self, image_id: int | str) -> list[dict[str, Any]]:
         """What is seen in a picture, as published (`bbox` x, y, width, height in pixels; `area`, `segmentation`,
@@ -203,15 +214,28 @@ def _named(record: dict[str, Any], name: str, where: str) -> int | str:
     return id
 
 
-class _Documents(Sequence[Document]):
-    """The documents of a reader by number; of some pictures the very object that was given before."""
+def _wrong(image: Image) -> str:
+    """Why a picture cannot be decoded; nothing where it can."""
+    try:
+        rgb(image.pixels)
+    except DataError as error:
+        return str(error)
+    return ""
 
-    def __init__(self, coco: Coco) -> None:
-        self.coco = coco
+
+class CocoDocuments(Sequence[Document]):
+    """The documents of a reader that can be read; of some pictures the very object that was given before.
+
+    `left_out` are those that cannot.
+    """
+
+    def __init__(self, coco: Coco, sound: Sequence[int], left_out: tuple[Unreadable, ...]) -> None:
+        self.coco, self.left_out = coco, left_out
+        self._sound = np.asarray(sound, np.int64)
         self._kept: dict[int | str, Image] = {}
 
     def __len__(self) -> int:
-        return len(self.coco)
+        return len(self._sound)
 
     @overload
     def __getitem__(self, index: int) -> Document: ...
@@ -220,7 +244,7 @@ class _Documents(Sequence[Document]):
     def __getitem__(self, index: int | slice) -> Document | list[Document]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        document = self.coco.document(range(len(self))[index])
+        document = self.coco.document(int(self._sound[index]))
         if len(self._kept) > KEPT:
             self._kept = {}  # decoded pictures may be large
         image = self._kept.setdefault(document.meta["image_id"], document.images[0])
