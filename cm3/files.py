@@ -59,8 +59,8 @@ def parse_json(data: bytes | str, what: str, error: type[Cm3Error] = DataError, 
     """Parse JSON that a stranger wrote. `what` names it in the message.
 
     Raises `error` for text that is no JSON or not UTF-8, for values nested too deep, for whole numbers of more than
-    `DIGITS` digits, and for NaN and Infinity, which JSON does not have; with `nan` they are taken, for a caller that
-    checks each value.
+    `DIGITS` digits, for numbers that no float holds (1e999), and for NaN and Infinity, which JSON does not have; with
+    `nan` the last two are taken, for a caller that checks each value.
     """
     try:
         return (_NAN_DECODER if nan else _DECODER).decode(data if isinstance(data, str) else _text(data))
@@ -80,11 +80,18 @@ def _int(digits: str) -> int:
     return int(digits)
 
 
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:20]} is larger than any number of a computer")
+    return value
+
+
 def _constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_int=_int, parse_constant=_constant)
+_DECODER = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_constant)
 _NAN_DECODER = json.JSONDecoder(parse_int=_int)
 
 

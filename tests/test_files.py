@@ -86,6 +86,7 @@ def test_build_names_the_field(page: Any, told: str) -> None:
         (b"", "row: is not readable JSON"),
         (b'{"a": NaN}', "NaN is no JSON"),
         (b'{"a": -Infinity}', "-Infinity is no JSON"),
+        (b'{"a": -1e999}', "-1e999 is larger than any number of a computer"),
         (b"[" * 100_000, "row: is nested too deep"),
         (b"7" * 400, "a whole number of 400 digits; 300 at most"),
         (b"7" * 10_000, "a whole number of 10000 digits"),

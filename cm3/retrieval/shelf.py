@@ -77,8 +77,8 @@ def pack(document: Document) -> tuple[Record, Document] | Unreadable:
     """Return a document as a record, and with its pictures read.
 
     `Unreadable` where a picture is damaged, where its text or what is noted of it is none (`cm3.document.check_text`),
-    and where nothing is there. Raises `DataError` for one without an id, with a gap, or with `meta` that is not plain
-    JSON.
+    where its `meta` is not plain JSON, and where nothing is there. Raises `DataError` for one without an id, or with a
+    gap.
     """
     if not document.id:
         raise DataError(
@@ -89,7 +89,7 @@ def pack(document: Document) -> tuple[Record, Document] | Unreadable:
     try:
         meta = json.dumps(dict(document.meta), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"document {document.id!r}: meta is not plain JSON ({said(error)})") from error
+        return Unreadable(document.id, f"its meta is not plain JSON ({said(error)})")
     if not document.text.strip() and not document.images:
         return Unreadable(document.id, "has neither text nor picture")
     parts: list[str | bytes] = []

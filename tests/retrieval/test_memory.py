@@ -209,8 +209,6 @@ def test_damaged_pictures_are_left_out_and_listed(tmp_path: Path) -> None:
     [
         (Document.of("no name", source="here"), "a document of 'here' has no id"),
         (Document.of("a", Gap(), id="x"), "document 'x': has a gap; a memory bank holds whole documents"),
-        (Document.of("a", id="x", made=object()), "document 'x': meta is not plain JSON"),
-        (Document.of("a", id="x", score=float("nan")), "document 'x': meta is not plain JSON"),
     ],
 )
 def test_documents_that_a_bank_does_not_take(tmp_path: Path, document: Document, told: str) -> None:

@@ -344,14 +344,17 @@ def test_what_is_no_text_is_left_out_and_listed(tmp_path: Path) -> None:
         Document.of("a", id="id \udcff"),
         Document.of("a", id="source", source="\ud800"),
         Document.of("a", id="license", license="\ud83d"),
+        Document.of("a", id="nan", score=float("nan")),
+        Document.of("a", id="object", made=object()),
         Unreadable("\udcff.jpg", "cut\udcff short"),
     ]
     made = Memory.build(tmp_path / "bank", source, Hashing())
     assert list(made) == ["red", "green", "blue"] and made.report is not None
     reasons = {u.id: u.reason for u in made.report.skipped}
-    assert list(reasons) == ["text", "nul", "id \\udcff", "source", "license", "\\udcff.jpg"]
+    assert list(reasons) == ["text", "nul", "id \\udcff", "source", "license", "nan", "object", "\\udcff.jpg"]
     for id, what in (("text", "text"), ("id \\udcff", "id"), ("source", "source"), ("license", "meta")):
         assert f"its {what} has a lone surrogate U+D" in reasons[id]
+    assert all("its meta is not plain JSON" in reasons[id] for id in ("nan", "object"))
     assert "its text has a NUL character" in reasons["nul"] and reasons["\\udcff.jpg"] == "cut\\udcff short"
     assert "\udcff" not in made and made.info()["skipped"] == [vars(u) for u in made.report.skipped]
     with pytest.raises(Cm3Error, match="has no document"):
