@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from cm3.errors import CheckpointError, DataError, RequestError
 from cm3.files import on_disk, parse_json, replacing, said, write
-from cm3.retrieval.embed import Vectors
+from cm3.retrieval.embed import Vectors, plain_words
 from cm3.retrieval.index import Progress
 from cm3.retrieval.select import MOST, Bank, By, Candidate, SelectLaw, check, choose, shortlists
 
@@ -72,12 +72,13 @@ class Neighbours:
         """Find the neighbours in `memory` of documents `ids` with `vectors`, and write the table to the file `path`.
 
         `vectors` are by the bank's encoder; query dropout, where wanted, is the business of who makes them
-        (`cm3.retrieval.select.as_query`). A document is no neighbour of itself, nor is one that shows its picture,
-        under whatever caption or id (`cm3.retrieval.select`). Parts are kept in `path` + ".parts" until all is done, so
-        a killed run goes on where it was; a table that is there already, of the same documents, bank and law, is opened
-        as it is, and another one is replaced in one step. One process at a time may write to a path.
-        `progress(done, n, "neighbours")` is called after each block. Raises `DataError` for no documents, ids that
-        occur twice, and vectors of another number or width; `RequestError` for an empty bank.
+        (`cm3.retrieval.select.as_query`). A document is no neighbour of itself, nor is one that shows its
+        picture, under whatever caption or id (`cm3.retrieval.select`), or has its very words. Parts are kept in
+        `path` + ".parts" until all is done, so a killed run goes on where it was; a table that is there
+        already, of the same documents, bank and law, is opened as it is, and another one is replaced in one
+        step. One process at a time may write to a path. `progress(done, n, "neighbours")` is called after each
+        block. Raises `DataError` for no documents, ids that occur twice, and vectors of another number or
+        width; `RequestError` for an empty bank.
         """
         path, law = Path(path), law or SelectLaw()
         if path.is_dir():
@@ -109,7 +110,8 @@ class Neighbours:
                 some = slice(start, stop)
                 skip = [{id} for id in ids[some]]
                 shown = _pictures(memory, ids[some], vectors.pictures[some])
-                found = shortlists(memory, vectors.texts[some], vectors.images[some], skip, law, shown)
+                words = _words(memory, ids[some], vectors.words[some])
+                found = shortlists(memory, vectors.texts[some], vectors.images[some], skip, law, shown, words)
                 _write(part, _as_tensors(found, law.by_text + law.by_image), of)
             if progress is not None:
                 progress(stop, len(ids), "neighbours")
@@ -189,6 +191,12 @@ def _pictures(memory: IdBank, ids: Sequence[str], given: Sequence[Set[bytes]]) -
     """Return what the pictures of documents show, as far as it was given or the bank has the document."""
     known = list(given) or [frozenset[bytes]()] * len(ids)
     return [one or (memory.pictures([id])[0] if id in memory else one) for id, one in zip(ids, known, strict=True)]
+
+
+def _words(memory: IdBank, ids: Sequence[str], given: Sequence[str]) -> list[str]:
+    """What documents say, as far as it was given or the bank has the document."""
+    known = list(given) or [""] * len(ids)
+    return [one or (plain_words(memory[id].text) if id in memory else one) for id, one in zip(ids, known, strict=True)]
 
 
 def _as_tensors(found: list[list[Candidate]], width: int) -> dict[str, torch.Tensor]:
@@ -305,6 +313,7 @@ def _digest_of_inputs(memory: IdBank, ids: Sequence[str], vectors: Vectors) -> s
     for array in (vectors.texts, vectors.images):
         digest.update(np.ascontiguousarray(array, np.float32).data)
     digest.update(json.dumps([sorted(d.hex() for d in some) for some in vectors.pictures]).encode())
+    digest.update(json.dumps(vectors.words).encode())
     names = sorted(memory)
     for start in range(0, len(names), 1 << 16):
         some = names[start : start + (1 << 16)]

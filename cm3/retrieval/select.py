@@ -8,7 +8,8 @@ document chosen before it.
 
 Likeness is measured of like with like, for the picture and the caption of one thing are far from each other (a cosine
 of 0.3 for CLIP), so that a document which shows the query's very picture scores no more than 0.65. Too much like the
-query is a document that shows one of its pictures, to the pixel; whose pictures' vector has a cosine above `highest`
+query is a document that shows one of its pictures, to the pixel, or says its words, but for letters' size and space,
+where these are known; whose pictures' vector has a cosine above `highest`
 with that of the query's pictures; that, having text and picture as the query has, has such a cosine with the query's
 mean; or that scores more than `highest`. Too much like a chosen document is one whose mean, or whose pictures' vector,
 has such a cosine with that document's.
@@ -24,7 +25,7 @@ import numpy as np
 
 from cm3.document import Document, Part, Text
 from cm3.errors import CheckpointError, ConfigError, RequestError
-from cm3.retrieval.embed import Encoder, embed
+from cm3.retrieval.embed import Encoder, embed, plain_words
 
 By = Literal["text", "image"]
 """What of the query found a document."""
@@ -180,16 +181,18 @@ def shortlists(
     skip: Sequence[Set[str]],
     law: SelectLaw,
     pictures: Sequence[Set[bytes]] = (),
+    words: Sequence[str] = (),
 ) -> list[list[Candidate]]:
     """For each of n queries the documents that it may get, best first, at most `by_text + by_image` of them.
 
     `texts` and `images` (n, w) are the queries' unit vectors, zeros for what a query does not have; `skip` (n) the
-    ids that it must not get; `pictures` (n) the digests of what its pictures show, or nothing where they are unknown.
+    ids that it must not get; `pictures` (n) the digests of what its pictures show, and `words` (n) what it says
+    (`plain_words`), or nothing where they are unknown.
     Whole documents come before those that have text or pictures alone.
     """
     known = _Known(memory)
     queries = [
-        _Query(text, image, ids, pictures[i] if pictures else frozenset())
+        _Query(text, image, ids, pictures[i] if pictures else frozenset(), words[i] if words else "")
         for i, (text, image, ids) in enumerate(zip(texts, images, skip, strict=True))
     ]
     window = law.candidates
@@ -208,12 +211,13 @@ def shortlists(
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """The unit vectors (w,) of a query, zeros for what it does not have; what it must not get; its pictures."""
+    """The unit vectors (w,) of a query, zeros for what it has not; what it must not get; its pictures and words."""
 
     text: np.ndarray
     image: np.ndarray
     skip: Set[str]
     pictures: Set[bytes]
+    words: str
 
 
 class _Known:
@@ -222,14 +226,21 @@ class _Known:
     def __init__(self, memory: Bank) -> None:
         self.memory = memory
         self._whole: dict[str, bool] = {}
+        self._words: dict[str, str] = {}
         self._pictures: dict[str, Set[bytes]] = {}
 
     def whole(self, id: str) -> bool:
         """Tell whether a document has text and a picture."""
         if id not in self._whole:
             document = self.memory[id]
-            self._whole[id] = bool(document.text.strip()) and bool(document.images)
+            self._words[id] = plain_words(document.text)
+            self._whole[id] = bool(self._words[id]) and bool(document.images)
         return self._whole[id]
+
+    def words(self, id: str) -> str:
+        """What a document says, as `plain_words`."""
+        self.whole(id)
+        return self._words[id]
 
     def pictures(self, id: str) -> Set[bytes]:
         """Return the digests of what its pictures show."""
@@ -278,7 +289,8 @@ def _pick(known: _Known, candidates: list[_Found], query: _Query, law: SelectLaw
         for i, (id, score, by) in enumerate(candidates):
             if not alive[i] or not room[by] or known.whole(id) != wanted:
                 continue
-            if (wanted and whole_alike[i]) or (query.pictures and query.pictures & known.pictures(id)):
+            copied = bool(query.words) and query.words == known.words(id)
+            if copied or (wanted and whole_alike[i]) or (query.pictures and query.pictures & known.pictures(id)):
                 alive &= ids != id
                 continue
             chosen.append(Candidate(id, score, by, wanted))
