@@ -162,7 +162,7 @@ class Unreadable:
 
 
 def left_out(documents: Sequence[Unreadable], first: int = 10) -> dict[str, Any]:
-    """Return documents that cannot be kept, as a record of plain values: `count`, and the ids and reasons of the `first`."""
+    """Return documents that cannot be kept as plain values: `count`, and the ids and reasons of the `first`."""
     return {"count": len(documents), "first": [{"id": one.id, "reason": one.reason} for one in documents[:first]]}
 
 
