@@ -209,7 +209,8 @@ def inside(root: str | Path, name: object, what: str, error: type[Cm3Error] = Da
     """Return the path of a file that data names, below `root`. It need not be there.
 
     Raises `error` for a name that is no string, is empty, is absolute, goes up (`..`), or leads outside `root` by a
-    link: what lies outside is nobody's to read or write by a row's word.
+    link: what lies outside is nobody's to read or write by a row's word. Files of a snapshot in the hub's cache are
+    links to its blobs, and are read.
     """
     if not isinstance(name, str) or not name or "\0" in name:
         raise error(f"{what}: the file name {shown(name)} is no name; give one relative to {str(root)!r}")
@@ -221,9 +222,24 @@ def inside(root: str | Path, name: object, what: str, error: type[Cm3Error] = Da
         real, top = os.path.realpath(found), os.path.realpath(root)
     except (OSError, ValueError) as e:
         raise error(f"{what}: the file name {shown(name)} cannot be followed ({said(e)})") from e
-    if os.path.commonpath([real, top]) != top:
-        raise error(f"{what}: {shown(name)} is a link that leads outside {str(root)!r}; put the file itself there")
+    if os.path.commonpath([real, top]) != top and os.path.dirname(real) != _blobs(top):
+        raise error(
+            f"{what}: {shown(name)} is a link that leads outside {str(root)!r}; copy the file there, or give the "
+            "folder that holds the file itself"
+        )
     return found
+
+
+def is_blob(path: Path) -> bool:
+    """Whether a path in a snapshot of the hub's cache is a link to a blob of the same cache."""
+    return os.path.dirname(os.path.realpath(path)) == _blobs(os.path.realpath(path.parent))
+
+
+def _blobs(real: str) -> str | None:
+    """Where the hub's cache keeps the files of a snapshot, REPO/snapshots/REVISION or below; None for other folders."""
+    repo = next((place.parent for place in Path(real, "file").parents if place.name == "snapshots"), None)
+    blobs = None if repo is None else repo / "blobs"
+    return str(blobs) if blobs is not None and blobs.is_dir() and not blobs.is_symlink() else None
 
 
 def check_folder(folder: str | Path, what: str, error: type[Cm3Error] = ConfigError) -> list[Path]:

@@ -246,7 +246,7 @@ def _listing(files: Any) -> bool:
 def _open(folder: Path, name: str, top: int) -> int:
     """A file of a bundle, opened for reading: a plain one, that lies in the bundle."""
     what = f"bundle {str(folder)!r}"
-    _stays(folder, name, what)
+    inside(folder, name, what, CheckpointError)
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         handle = os.open(name, flags, dir_fd=top) if top >= 0 else os.open(folder / name, flags)
@@ -258,15 +258,6 @@ def _open(folder: Path, name: str, top: int) -> int:
         os.close(handle)
         raise CheckpointError(f"{what}: {name} is missing: what has its name is no file; restore it")
     return handle
-
-
-def _stays(folder: Path, name: str, what: str) -> None:
-    """Raise `CheckpointError` for a link that leads out of the bundle, and is not one of the hub's cache."""
-    real = Path(os.path.realpath(folder))
-    if real.parent.name == "snapshots" and (blobs := real.parent.parent / "blobs").is_dir():
-        if Path(os.path.realpath(folder / name)).is_relative_to(blobs):
-            return
-    inside(folder, name, what, CheckpointError)
 
 
 def _replaced(folder: Path, top: int) -> bool:

@@ -177,7 +177,7 @@ def size_of(path: Path) -> int:
     snapshot in the hub's cache consists of links into the blobs beside it; those are followed.
     """
     for place in (path.parent, path) if _SEGMENT.fullmatch(path.parent.name) else (path,):
-        if place.is_symlink() and not _is_blob(place):
+        if place.is_symlink() and not files.is_blob(place):
             raise CheckpointError(
                 f"memory bank: {str(place)!r} is a link; a bank holds its files itself, copy it there"
             )
@@ -188,13 +188,6 @@ def size_of(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise CheckpointError(f"memory bank: {str(path)!r} is no file; restore it from a copy")
     return found.st_size
-
-
-def _is_blob(path: Path) -> bool:
-    snapshots = next((p for p in path.absolute().parents if p.name == "snapshots"), None)
-    if snapshots is None or (snapshots.parent / "blobs").is_symlink():
-        return False
-    return path.resolve().parent == (snapshots.parent / "blobs").resolve()
 
 
 def check(path: Path, known: Mapping[str, Any], *, whole: bool = False) -> None:
