@@ -6,32 +6,84 @@ loads weights, of a tokenizer, a decoder, an encoder, a critic or a metric, has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from safetensors.torch import load, load_file
-from torch import Tensor
+from safetensors import safe_open
+from safetensors.torch import load
+from torch import Tensor, nn
 
-from cm3.errors import CheckpointError
+from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import said
 
+_FLOATS = ("F16", "BF16", "F32", "F64")
 
-def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
-    """Read a safetensors file on the processor. `what` names whose weights they are in the message.
+M = TypeVar("M", bound=nn.Module)
 
-    Raises `CheckpointError` for a file that is missing or damaged, and as `check_weights`.
+
+def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
+    """A network in evaluation mode, in float32, with the weights of a safetensors file.
+
+    Names, shapes and kinds are compared with the file's header before memory is taken. Raises `CheckpointError`, which
+    begins with `where`, for a file that is none, for one of another network, and for weights that are no numbers.
     """
     try:
-        tensors = load_file(path)
+        file = safe_open(path, framework="pt")
     except Exception as error:  # safetensors raises its own kinds
-        raise CheckpointError(f"{what}: {Path(path).name} cannot be read ({said(error)}); restore it") from error
-    check_weights(tensors, what)
-    return tensors
+        raise CheckpointError(f"{where}: not a readable safetensors file ({said(error)}); restore it") from error
+    with file:
+        bare = _bare(make, where)
+        wanted = bare.state_dict()
+        there = set(file.keys())
+        for name, value in wanted.items():
+            if name not in there:
+                raise CheckpointError(f"{where}: weight {name!r} is missing; restore the file")
+            header = file.get_slice(name)
+            shape, kind = tuple(header.get_shape()), header.get_dtype()
+            if shape != tuple(value.shape):
+                raise CheckpointError(
+                    f"{where}: weight {name!r} has shape {shape}, config.json says {tuple(value.shape)}; restore both"
+                )
+            if kind not in (_FLOATS if value.is_floating_point() else ("I64",)):
+                raise CheckpointError(f"{where}: weight {name!r} is stored as {kind}; restore the file")
+        if extra := sorted(there - set(wanted)):
+            raise CheckpointError(f"{where}: weight {extra[0]!r} is not in the network that config.json describes")
+        weights = {}
+        for name, value in wanted.items():
+            stored = file.get_tensor(name)
+            # A copy: the library's own may be the file, which may change.
+            weights[name] = stored.to(value.dtype, copy=True)
+    check_weights(weights, where)
+    # Constants that are no weights have to be made in earnest. Networks without them are not drawn for nothing.
+    constants = any(module._non_persistent_buffers_set for module in bare.modules())
+    made = _made(make, where) if constants else bare
+    made.load_state_dict(weights, assign=True)
+    return made.eval()
+
+
+def _bare(make: Callable[[], M], where: str) -> M:
+    with torch.device("meta"):
+        return _made(make, where)
+
+
+def _made(make: Callable[[], M], where: str) -> M:
+    try:
+        return make()
+    except Cm3Error as error:
+        raise CheckpointError(f"{where}: {said(error)}") from error
+    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:  # torch's, of odd shapes
+        raise CheckpointError(
+            f"{where}: config.json does not describe a network ({said(error)}); restore it"
+        ) from error
 
 
 def parse_weights(data: bytes, what: str) -> dict[str, Tensor]:
-    """Read the bytes of a safetensors file; see `read_weights`."""
+    """Read the bytes of a safetensors file, of which any tensor is taken. `what` names whose weights they are.
+
+    Raises `CheckpointError` for a file that is damaged, and as `check_weights`.
+    """
     try:
         tensors = load(data)
     except Exception as error:  # safetensors raises its own kinds

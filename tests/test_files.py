@@ -146,6 +146,33 @@ def test_names_stay_inside(tmp_path: Path) -> None:
         files.inside(root, "link", "row 1", CheckpointError)
 
 
+def test_a_snapshot_of_the_hub_links_to_its_own_blobs(tmp_path: Path) -> None:
+    blobs, root = tmp_path / "datasets--a--b" / "blobs", tmp_path / "datasets--a--b" / "snapshots" / "abc"
+    for folder in (blobs / "deep", root / "sub", tmp_path / "other" / "blobs", tmp_path / "other" / "snapshots" / "1"):
+        folder.mkdir(parents=True)
+    for place in (blobs / "1", blobs / "deep" / "1", tmp_path / "other" / "blobs" / "1", tmp_path / "secret"):
+        place.write_text("x")
+    (root / "a.png").symlink_to("../../blobs/1")
+    (root / "sub" / "a.png").symlink_to("../../../blobs/1")
+    (tmp_path / "link").symlink_to(root)
+    for top, name in ((root, "a.png"), (root, "sub/a.png"), (root / "sub", "a.png"), (tmp_path / "link", "a.png")):
+        assert files.inside(top, name, "row").read_text() == "x"
+    (root / "secret").symlink_to("../../../secret")
+    (root / "deep").symlink_to("../../blobs/deep/1")
+    (root / "other").symlink_to("../../../other/blobs/1")
+    (root / "folder").symlink_to("../../../other/snapshots/1")
+    (tmp_path / "other" / "snapshots" / "1" / "a.png").symlink_to("../../blobs/1")
+    for name in ("secret", "deep", "other", "folder/a.png"):
+        with pytest.raises(
+            DataError, match="leads outside '.*abc'; copy the file there, or give the folder that holds"
+        ):
+            files.inside(root, name, "row")
+    blobs.rename(tmp_path / "blobs")
+    blobs.symlink_to(tmp_path / "blobs")  # no cache has one
+    with pytest.raises(DataError, match="leads outside"):
+        files.inside(root, "a.png", "row")
+
+
 def test_a_root_that_is_a_link_is_its_own(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to(tmp_path / "real")

@@ -273,7 +273,7 @@ def spoiled(which: str, value: float) -> CM3Leon:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_told_and_not_drawn(value: float) -> None:
-    told = "^image tokenizer: weight '.*' is not finite; restore its file, or train it again$"
+    told = "^image tokenizer: .* has values that are not finite, .*; restore it, or train it again$"
     for call in (
         lambda m: m.generate("a red circle"),
         lambda m: m.generate(PICTURE),

@@ -175,7 +175,7 @@ def open_image_tokenizer(model: str, size: int | None = None) -> ImageTokenizer:
     from cm3.files import read_json
     from cm3.model import bundle as bundles
     from cm3.tokens.image import ImageTokenizer
-    from cm3.train.export import load_image_tokenizer
+    from cm3.train.image_tokenizer import load_image_tokenizer
 
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():

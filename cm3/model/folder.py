@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from safetensors import safe_open
 from torch import nn
 
 from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import inside, parse_json, said
 from cm3.vocab import Vocab
+from cm3.weights import load_into
 
 FORMAT = 1
 FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
@@ -37,7 +36,6 @@ _NAME = re.compile(rf"(?:{'|'.join(FOLDERS)})(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,9
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CONFIG_BYTES = 1 << 26
 _TRIES = 50
-_FLOATS = ("F16", "BF16", "F32", "F64")
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -180,63 +178,6 @@ def check_text(vocab: Vocab, data: bytes, where: str, error: type[Cm3Error] = Ch
 def is_name(name: str) -> bool:
     """Whether a file of this name may lie in the folders of a bundle."""
     return _NAME.fullmatch(name) is not None
-
-
-def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
-    """A network in evaluation mode, in float32, with the weights of a safetensors file.
-
-    Names, shapes and kinds are compared with the file's header before memory is taken. Raises `CheckpointError`, which
-    begins with `where`, for a file that is none, for one of another network, and for weights that are no numbers.
-    """
-    try:
-        file = safe_open(path, framework="pt")
-    except Exception as error:  # safetensors raises its own kinds
-        raise CheckpointError(f"{where}: not a readable safetensors file ({said(error)}); restore it") from error
-    with file:
-        bare = _bare(make, where)
-        wanted = bare.state_dict()
-        there = set(file.keys())
-        for name, value in wanted.items():
-            if name not in there:
-                raise CheckpointError(f"{where}: weight {name!r} is missing; restore the file")
-            header = file.get_slice(name)
-            shape, kind = tuple(header.get_shape()), header.get_dtype()
-            if shape != tuple(value.shape):
-                raise CheckpointError(
-                    f"{where}: weight {name!r} has shape {shape}, config.json says {tuple(value.shape)}; restore both"
-                )
-            if kind not in (_FLOATS if value.is_floating_point() else ("I64",)):
-                raise CheckpointError(f"{where}: weight {name!r} is stored as {kind}; restore the file")
-        if extra := sorted(there - set(wanted)):
-            raise CheckpointError(f"{where}: weight {extra[0]!r} is not in the network that config.json describes")
-        weights = {}
-        for name, value in wanted.items():
-            stored = file.get_tensor(name)
-            # A copy: the library's own may be the file, which may change.
-            weights[name] = stored.to(value.dtype, copy=True)
-            if value.is_floating_point() and not bool(torch.isfinite(weights[name]).all()):
-                raise CheckpointError(f"{where}: weight {name!r} has NaN or infinite values; restore the file")
-    # Constants that are no weights have to be made in earnest. Networks without them are not drawn for nothing.
-    constants = any(module._non_persistent_buffers_set for module in bare.modules())
-    made = _made(make, where) if constants else bare
-    made.load_state_dict(weights, assign=True)
-    return made.eval()
-
-
-def _bare(make: Callable[[], M], where: str) -> M:
-    with torch.device("meta"):
-        return _made(make, where)
-
-
-def _made(make: Callable[[], M], where: str) -> M:
-    try:
-        return make()
-    except Cm3Error as error:
-        raise CheckpointError(f"{where}: {said(error)}") from error
-    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:  # torch's, of odd shapes
-        raise CheckpointError(
-            f"{where}: config.json does not describe a network ({said(error)}); restore it"
-        ) from error
 
 
 def _listing(files: Any) -> bool:

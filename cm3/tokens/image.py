@@ -19,6 +19,7 @@ from PIL.Image import Resampling
 from cm3.document import Box, check_box
 from cm3.errors import CheckpointError, ConfigError, DataError, RequestError
 from cm3.picture import orientation, rgb
+from cm3.weights import check_weights
 
 if TYPE_CHECKING:
     from cm3.model.vqgan import VQGAN
@@ -209,11 +210,9 @@ class ImageTokenizer:
         version = tuple((id(w), w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
         if version != self._weights[0]:
             hashed = hashlib.blake2b(digest_size=16)
-            for name, weight in (*self.vqgan.named_parameters(), *self.vqgan.named_buffers()):
-                if not bool(weight.isfinite().all()):
-                    raise CheckpointError(
-                        f"image tokenizer: weight {name!r} is not finite; restore its file, or train it again"
-                    )
+            named = {**dict(self.vqgan.named_parameters()), **dict(self.vqgan.named_buffers())}
+            check_weights(named, "image tokenizer")
+            for weight in named.values():
                 hashed.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             self._weights = (version, hashed.hexdigest())
         return self._weights[1]

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import build, read_json, said, sha256
-from cm3.model.folder import FILES, check_config, check_text, load_into, opened
+from cm3.model.folder import FILES, check_config, check_text, opened
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Vocab
+from cm3.weights import load_into
 
 WEIGHTS = FILES[1]
 MASKS = 32

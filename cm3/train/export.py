@@ -16,14 +16,14 @@ import torch
 
 from cm3.data.lanes import LoaderState
 from cm3.errors import CheckpointError
-from cm3.files import parse_json, sha256
+from cm3.files import parse_json
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
 from cm3.parallel import MeshConfig, start
 from cm3.scenes.knows import WORLD
 from cm3.train.checkpoint import Checkpoints
-from cm3.train.image_tokenizer import load_config, load_weights
+from cm3.train.image_tokenizer import load_image_tokenizer
 from cm3.train.kinds import EmblemData, SceneData, SceneLessonData
 from cm3.train.lora import LoraConfig, adapt, merge
 from cm3.vocab import Vocab
@@ -45,7 +45,8 @@ def bundle_of(
     if bank.is_dir():
         made.memory, made.encoder = bank, encoder if encoder.is_dir() else None
     elif init is not None:
-        made.memory, made.encoder = init.memory, init.encoder
+        # With what they were, so that none of another bundle is copied where the folder is replaced meanwhile.
+        made.memory, made.encoder, made.source = init.memory, init.encoder, init.source
     return made
 
 
@@ -103,7 +104,7 @@ def _decoder(
     """The decoder of a checkpoint; its adapters, where it has some, merged into what it began with."""
     decoder, lora = Decoder(DecoderConfig(**config["model"])), LoraConfig(**config.get("lora", {}))
     if lora.rank and begun is not None:
-        if decoder_digest(bundles.find(init)) != config["base"]:
+        if decoder_digest(begun) != config["base"]:
             raise CheckpointError(
                 f"init={init!r}: is not the model that the adapters of this run stand beside; restore it"
             )
@@ -120,9 +121,10 @@ def _decoder(
     return plain
 
 
-def decoder_digest(bundle: Path) -> str:
-    """Return the checksum of a bundle's decoder weights."""
-    return sha256(bundle / bundles.FILES[0])
+def decoder_digest(bundle: bundles.Bundle) -> str:
+    """Return the checksum of the decoder's weights, as they were loaded, whatever lies in the folder by now."""
+    assert bundle.source is not None, "a bundle that was loaded"
+    return bundle.source.files[bundles.FILES[0]]
 
 
 def tokenizer_of(init: bundles.Bundle | None, folder: str, redrawn: str = "") -> VQGAN:
@@ -139,16 +141,3 @@ def tokenizer_of(init: bundles.Bundle | None, folder: str, redrawn: str = "") ->
             )
         return vqgan
     return init.vqgan
-
-
-def load_image_tokenizer(folder: str | Path) -> VQGAN:
-    """The VQGAN that an image tokenizer run wrote. Raises `CheckpointError` where there is none."""
-    config = load_config(folder)
-    vqgan = VQGAN(config)
-    try:
-        vqgan.load_state_dict(load_weights(folder, config))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"image tokenizer {str(folder)!r}: image_tokenizer.safetensors does not fit config.json; train it again"
-        ) from error
-    return vqgan.eval()

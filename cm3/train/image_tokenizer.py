@@ -41,7 +41,7 @@ from cm3.train.config import finite_settings
 from cm3.train.optim import Muon
 from cm3.train.reconstruct import psnr, usage, write_sheet
 from cm3.train.track import Log
-from cm3.weights import check_weights, not_finite, read_weights
+from cm3.weights import check_weights, load_into, not_finite
 
 WEIGHTS = "image_tokenizer.safetensors"
 Images = Callable[[int], "Tensor | list[Image.Image]"]
@@ -202,12 +202,12 @@ class _Run:
         if self.critic is not None:
             self.critic.to(config.device)
         if config.init:
-            self.vqgan.load_state_dict(load_weights(config.init, config.vqgan))
+            self.vqgan.load_state_dict(load_image_tokenizer(config.init, config.vqgan).state_dict())
         self.before: VQGAN | None = None
         if config.keep:
             self.before = copy.deepcopy(self.vqgan).requires_grad_(False).eval()
             if config.keep_of:
-                self.before.load_state_dict(load_weights(config.keep_of, config.vqgan))
+                self.before.load_state_dict(load_image_tokenizer(config.keep_of, config.vqgan).state_dict())
         if config.decoder_only:
             for part in (self.vqgan.encoder, self.vqgan.quant_conv, self.vqgan.quantize):
                 part.requires_grad_(False)
@@ -325,14 +325,16 @@ class _Run:
         )
 
 
-def load_weights(folder: str | Path, config: VQGANConfig) -> dict[str, Tensor]:
-    """Read the weights that a run wrote.
+def load_image_tokenizer(folder: str | Path, config: VQGANConfig | None = None) -> VQGAN:
+    """Read the VQGAN that a run wrote.
 
-    Raises `CheckpointError` where there are none, of another shape than `config`, and not finite.
+    Raises `CheckpointError` where there is none, for one of another shape than `config`, and for weights that do not
+    fit or are not finite.
     """
-    if load_config(folder) != config:
+    found = load_config(folder)
+    if config is not None and found != config:
         raise CheckpointError(f"image tokenizer {str(folder)!r}: is of another shape; give the same vqgan.* settings")
-    return read_weights(Path(folder) / WEIGHTS, f"image tokenizer {str(folder)!r}")
+    return load_into(lambda: VQGAN(found), Path(folder) / WEIGHTS, f"image tokenizer {str(folder)!r}: {WEIGHTS}")
 
 
 def load_config(folder: str | Path) -> VQGANConfig:

@@ -166,8 +166,8 @@ class PretrainRun(TrainConfig):
             )
         # What adapters are of is not in their checkpoints, so it must be what it was; as must what is read from disk.
         beside: dict[str, Any] = {"given": given}
-        if self.init and self.lora.rank:
-            beside["base"] = decoder_digest(bundles.find(self.init))
+        if init is not None and self.lora.rank:
+            beside["base"] = decoder_digest(init)
         trainer = Trainer(
             TrainConfig(**base),
             codec.vocab,
@@ -276,16 +276,16 @@ class PretrainRun(TrainConfig):
         """
         out, ours = Path(self.out), Path(self.out) / "tokenizer.json"
         began = last(out) is not None and ours.exists()
-        theirs: Path | None = None
+        theirs: bytes | None = None
         if init is not None:
-            theirs = init.text_tokenizer
+            theirs = init.text_bytes()
         elif isinstance(self.data, StoreData) and not began:
-            theirs = self._stores(self.data)[0].tokenizer_path
+            theirs = self._stores(self.data)[0].tokenizer_path.read_bytes()
         if theirs is None:
             if began or (ours.exists() and not (out / "config.json").exists()):
                 return ours.read_bytes()
             return TextTokenizer.train(self._texts(), self.text_entries).to_bytes()
-        if ours.exists() and text_fingerprint(theirs) != text_fingerprint(ours):
+        if ours.exists() and ours.read_bytes() != theirs:
             if began:
                 raise CheckpointError(
                     f"init={self.init!r}: has another text tokenizer than the run in {str(out)!r}; give the init that "
@@ -295,7 +295,7 @@ class PretrainRun(TrainConfig):
                 raise ConfigError(
                     f"out={str(out)!r}: holds a tokenizer.json that is not this run's; delete it, or give another out"
                 )
-        return theirs.read_bytes()
+        return theirs
 
     def _write_tokenizer(self, text: bytes) -> None:
         path = Path(self.out) / "tokenizer.json"

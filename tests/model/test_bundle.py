@@ -344,7 +344,7 @@ def test_a_weight_that_is_no_number_is_named(copy: Path, file: int, name: str, v
     tensors[name].view(-1)[-1] = value
     save_file(tensors, path)
     sign(copy)
-    with pytest.raises(CheckpointError, match=f"{path.name}: weight '{name}' has NaN or infinite values; restore"):
+    with pytest.raises(CheckpointError, match=f"{path.name}: {name} has values that are not finite, .*restore"):
         bundle.load(copy)
 
 
@@ -353,7 +353,7 @@ def test_a_weight_that_is_too_large_for_float32_or_no_float_is_named(copy: Path)
     tensors = load_file(path)
     save_file(tensors | {"embed.weight": tensors["embed.weight"].double() * 1e300}, path)
     sign(copy)
-    with pytest.raises(CheckpointError, match="weight 'embed.weight' has NaN or infinite values"):
+    with pytest.raises(CheckpointError, match="embed.weight has values that are not finite"):
         bundle.load(copy)
     save_file(tensors | {"embed.weight": tensors["embed.weight"].to(torch.int32)}, path)
     sign(copy)

@@ -85,7 +85,7 @@ def test_nan_in_an_image_tokenizer_is_named(run: Path) -> None:
     weights = dict(tiny_model.vqgan().state_dict())
     weights["decoder.conv_out.bias"] = torch.full_like(weights["decoder.conv_out.bias"], float("nan"))
     save_file(weights, run / "image_tokenizer.safetensors")
-    with pytest.raises(CheckpointError, match="weight 'decoder.conv_out.bias' has NaN or infinite values; restore"):
+    with pytest.raises(CheckpointError, match="decoder.conv_out.bias has values that are not finite, .*restore"):
         load_tokenizers(run, text=tiny_model.tokenizer_path())
 
 

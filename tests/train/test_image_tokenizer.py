@@ -16,7 +16,7 @@ from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
 from cm3.model.vqgan import VQGAN, VQGANConfig
-from cm3.train.image_tokenizer import ImageTokenizerConfig, load_weights, train_image_tokenizer
+from cm3.train.image_tokenizer import ImageTokenizerConfig, load_image_tokenizer, train_image_tokenizer
 from cm3.train.reconstruct import evaluate_image_tokenizer, psnr
 
 SHAPE: dict[str, Any] = dict(factor=8, channels=8, multipliers=(1, 2), blocks=1, middle=False, patch=4, z_channels=8)
@@ -144,7 +144,7 @@ def test_kept_codes_move_less(tmp_path: Path) -> None:
     def mixed(step: int) -> torch.Tensor:
         return torch.cat([images(step)[:2], -images(1000 + step).flip(1)[:2]])
 
-    before = load_weights(tmp_path / "first", config(tmp_path).vqgan)
+    before = load_image_tokenizer(tmp_path / "first", config(tmp_path).vqgan).state_dict()
     held = torch.cat([images(5000 + i) for i in range(8)])
     same = {}
     for name, weight in (("kept", 20.0), ("free", 0.0)):
@@ -300,9 +300,9 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: 
     weights = load_file(run / "image_tokenizer.safetensors")
     weights["decoder.conv_out.weight"].view(-1)[-1] = value
     save_file(weights, run / "image_tokenizer.safetensors")
-    told = "image tokenizer '.*run': decoder.conv_out.weight has values that are not finite"
+    told = "image tokenizer '.*run': image_tokenizer.safetensors: decoder.conv_out.weight has values that"
     with pytest.raises(CheckpointError, match=told):
-        load_weights(run, c.vqgan)
+        load_image_tokenizer(run, c.vqgan)
     with pytest.raises(CheckpointError, match=told):
         train_image_tokenizer(config(tmp_path / "next", init=str(run)), images, progress=False)
     assert not (tmp_path / "next").exists()

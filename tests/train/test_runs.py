@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,9 +24,13 @@ from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
+from cm3.parallel import MeshConfig, start
 from cm3.tokens.text import TextTokenizer
 from cm3.train import checkpoint
-from cm3.train.export import export_run, load_image_tokenizer
+from cm3.train.checkpoint import Checkpoints
+from cm3.train.export import export_run
+from cm3.train.image_tokenizer import load_image_tokenizer
+from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData, StoreData
 
@@ -244,6 +249,37 @@ def test_a_run_keeps_its_text_tokenizer_whatever_it_is_resumed_with(tokenizer: P
         replace(run, init=second, steps=2).run(progress=False, resume=True)
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == before
     assert replace(run, steps=2).run(progress=False, resume=True)["step"] == 2
+
+
+def test_a_run_is_of_the_bundle_that_it_loaded(
+    tokenizer: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another takes its place a moment after."""
+    first = Path(pretrain_run(out, tokenizer, steps=1).run(progress=False)["bundle"])
+    other = tmp_path / "other"
+    other.mkdir()
+    TextTokenizer.train(["some words of another kind"] * 9, 300).save(other / "tokenizer.json")
+    second = Path(pretrain_run(other, tokenizer, steps=1).run(progress=False)["bundle"])
+    weights, words = (
+        hashlib.sha256((first / f).read_bytes()).hexdigest() for f in (bundles.FILES[0], "tokenizer.json")
+    )
+    load = bundles.load
+
+    def replaced(folder: Path, weights: bool = True) -> bundles.Bundle:
+        loaded = load(folder, weights)
+        if folder == first and not (tmp_path / "aside").exists():
+            first.rename(tmp_path / "aside")
+            shutil.copytree(second, first)
+        return loaded
+
+    monkeypatch.setattr(bundles, "load", replaced)
+    run = pretrain_run(tmp_path / "run", tokenizer, init=str(first), steps=1, lora=LoraConfig(rank=1))
+    made = load(run.run(progress=False)["bundle"])
+    assert (tmp_path / "aside").exists() and hashlib.sha256(made.text_bytes()).hexdigest() == words
+    saved = Checkpoints(tmp_path / "run" / "checkpoints", start(MeshConfig(), "cpu")).read(None)[1]["config"]
+    assert saved["base"] == weights and saved["given"]["text_tokenizer"] == words
+    with pytest.raises(CheckpointError, match="is not the model that the adapters of this run stand beside"):
+        export_run(tmp_path / "run", tmp_path / "exported")
 
 
 def test_the_image_tokenizer_of_a_bundle_is_redrawn(tokenizer: Path, tmp_path: Path) -> None:
