@@ -4,22 +4,28 @@
     model = cm3.load("scenes")
     model.generate("a red circle on a grey background", seed=7).image.save("circle.png")
 
-Importing the package loads no torch; `load` and the classes that need it do.
+Importing the package loads nothing else; `load` and the classes do.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any, Unpack
 
-from cm3.document import Document, Gap, Image, Text
 from cm3.errors import Cm3Error
 
 if TYPE_CHECKING:
+    from cm3.document import Document, Gap, Image, Text
     from cm3.engine.request import Sampling
     from cm3.generate import CM3Leon, Loading
 
 __version__ = "0.2.0.dev0"
 __all__ = ["CM3Leon", "Cm3Error", "Document", "Gap", "Image", "Sampling", "Text", "load"]
+_HOMES = {
+    "CM3Leon": "cm3.generate",
+    "Sampling": "cm3.engine.request",
+    **dict.fromkeys(("Document", "Gap", "Image", "Text"), "cm3.document"),
+}
 
 
 def load(name: str = "scenes", **options: Unpack[Loading]) -> CM3Leon:
@@ -33,14 +39,8 @@ def load(name: str = "scenes", **options: Unpack[Loading]) -> CM3Leon:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "CM3Leon":
-        from cm3.generate import CM3Leon
-
-        return CM3Leon
-    if name == "Sampling":
-        from cm3.engine.request import Sampling
-
-        return Sampling
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'cm3' has no attribute {name!r}")
 
 

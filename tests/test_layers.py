@@ -165,3 +165,8 @@ LAZY = ["import cm3", "import cm3; cm3.Document, cm3.Text, cm3.Image, cm3.Gap, c
 def test_the_package_loads_without_torch(code: str) -> None:
     check = "; import sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code + check], check=True, timeout=60)
+
+
+def test_a_command_listens_to_signals_before_it_loads_anything() -> None:
+    check = "import cm3.cli.main, sys; sys.exit(any(name in sys.modules for name in ('PIL', 'numpy', 'tyro')))"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cm3.document import Image
 from cm3.errors import RequestError, did_you_mean
+from cm3.files import parse_json
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -31,11 +32,11 @@ def read_boxes(given: str) -> Objects:
     itself = given.lstrip().startswith("[")
     path = "JSON" if itself else given
     try:
-        found = json.loads(given if itself else Path(given).read_text(encoding="utf-8"))
+        found = parse_json(given if itself else Path(given).read_bytes(), f"--boxes {path}", RequestError)
     except OSError as error:
         raise RequestError(f"--boxes {path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise RequestError(f"--boxes {path}: is not JSON ({error}); it {rule}") from error
+    except ValueError as error:  # no name of a file
+        raise RequestError(f"--boxes {path}: cannot be read ({error}); check the path") from error
     if not isinstance(found, list) or not found:
         raise RequestError(f"--boxes {path}: {rule}, at least one")
     objects = []

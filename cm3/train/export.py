@@ -16,7 +16,7 @@ import torch
 
 from cm3.data.lanes import LoaderState
 from cm3.errors import CheckpointError
-from cm3.files import parse_json
+from cm3.files import read_json
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
@@ -73,10 +73,12 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     folder = Path(run)
     bundles.check_place(out)
     try:
-        page = parse_json((folder / "config.json").read_bytes(), "config.json")
+        page = read_json(folder / "config.json", "the folder")
         init, tokenizer, size, sampling = (page[k] for k in ("init", "image_tokenizer", "image_size", "sampling"))
         tasks = list(page.get("tasks", ()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if [type(v) for v in (init, tokenizer, size, sampling)] != [str, str, int, dict]:
+            raise TypeError("its init, image_tokenizer, image_size or sampling is of another type")
+    except (CheckpointError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"run {str(folder)!r}: config.json is not that of a pretraining run ({error}); give the folder that "
             "`cm3 train` wrote to"

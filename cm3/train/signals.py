@@ -7,7 +7,7 @@ A SIGINT after that interrupts the step, as it would any program. More SIGTERMs 
 may each send one.
 
 Before the first step, and after the last, there is no step to end: there SIGTERM raises `Terminated`, which unwinds
-what is at work, so that nothing is left half written.
+what is at work, so that nothing is left half written. A module that is being imported is imported first.
 
     with terminable():
         ...  set-up         SIGTERM -> Terminated
@@ -18,6 +18,7 @@ what is at work, so that nothing is left half written.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ def terminable() -> Iterator[None]:
     """Raise `Terminated` in the block when SIGTERM comes, once; outside of the main thread nothing is caught."""
 
     def caught(number: int, frame: FrameType | None) -> None:
+        nonlocal waited
+        if waited < 100 and _importing(frame):
+            # Libraries in C++ end the process where an exception comes in the middle of their import. It is over soon.
+            waited += 1
+            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         # Once: what unwinds is not to be interrupted again by those who send it twice.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated(signal.Signals(number).name)
@@ -45,11 +54,19 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    waited = 0
     before = signal.signal(signal.SIGTERM, caught)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where a signal came."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 class Signals:

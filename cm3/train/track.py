@@ -26,7 +26,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     A line that is half written, by a run that is under way or was killed, is none, nor is one without its step.
     """
     found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             record = parse_json(line, "line", nan=True)
         except DataError:

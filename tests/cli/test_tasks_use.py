@@ -167,7 +167,9 @@ def test_bad_input_is_told(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "is not JSON (.*); it must be a list of"),
+        ("[", "is not readable JSON"),
+        ("[" * 100_000, "is nested too deep to be read"),
+        (f'[["dog", [0, 0, 9, {"9" * 400}]]]', "a whole number of 400 digits"),
         ("{}", r"must be a list of \[name, \[x1, y1, x2, y2\]\], at least one"),
         ("[]", "at least one"),
         ('[["dog", [0, 0, 9, 9]], ["cat", 3]]', r'entry 1 is \["cat", 3\]; the file must be'),
@@ -178,7 +180,7 @@ def test_bad_input_is_told(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path, 
         ('[["dog", [0, 0, 256, 9]]]', r"box of 'dog' \(0, 0\) -> \(256, 9\): lies outside the picture; .* 0..255"),
         ('[["dog", [-1, 0, 9, 9]]]', "lies outside the picture"),
         ('[["dog", [9, 0, 3, 9]]]', r"box of 'dog' \(9, 0\) -> \(3, 9\): is inverted"),
-        ("\udcff", "is not JSON"),
+        ("\udcff", "is not readable JSON"),
     ],
 )
 def test_boxes_that_are_none(tmp_path: Path, content: str, message: str) -> None:

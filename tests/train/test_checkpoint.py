@@ -239,5 +239,7 @@ def test_a_line_has_no_number_that_json_has_not(tmp_path: Path) -> None:
     Log(path, 0).write(record)
     assert path.read_text() == '{"step": 1, "lr": 0.5, "learnt": true, "spike": "nan"}\n'
     with path.open("a") as file:
-        file.write('{"step": true}\n{"step": "x"}\n[1]\n{"step": 2, "l')
+        file.write('{"step": true}\n{"step": "x"}\n[1]\n' + "[" * 100_000 + '\n{"step": 2, "l')
+    with path.open("ab") as raw:
+        raw.write(b"\xff")
     assert read_lines(path) == [finite(record)]

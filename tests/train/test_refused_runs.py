@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +37,7 @@ from cm3.train.kinds import CocoData, EmblemData, StoreData, TaskData
 from cm3.train.lora import LoraConfig
 from cm3.train.reconstruct import write_sheet
 from cm3.train.runs import ImageTokenizerRun, PretrainRun
+from cm3.train.signals import Terminated, terminable
 from cm3.train.track import Log
 
 SIZE = tiny_model.SIZE
@@ -260,6 +263,19 @@ def test_a_full_disk_is_one_line(given: Path, tmp_path: Path) -> None:
     with small_disk(1000), pytest.raises(DiskError, match=f"sheet.png': {told}"):
         write_sheet(tmp_path / "sheet.png", picture, picture)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_sigterm_in_the_middle_of_an_import_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of torch in C++ end the process where an exception comes through them."""
+    (tmp_path / "imported.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.01)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    with pytest.raises(Terminated, match="SIGTERM"), terminable():
+        found.append(importlib.import_module("imported"))
+        time.sleep(30)
+    assert found[0].whole
 
 
 CODE = """

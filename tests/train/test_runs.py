@@ -313,6 +313,12 @@ def test_a_run_is_exported_from_its_checkpoints(tokenizer: Path, out: Path, tmp_
         export_run(out, tmp_path / "none", step=9)
     with pytest.raises(CheckpointError, match="config.json is not that of a pretraining run .*; give the folder that"):
         export_run(tmp_path / "nothing", tmp_path / "none")
+    config = json.loads((out / "config.json").read_text())
+    for page in ("[" * 100_000, json.dumps(config | {"init": 5}), json.dumps(config | {"image_size": "a"})):
+        (out / "config.json").write_text(page)
+        with pytest.raises(CheckpointError, match="config.json is not that of a pretraining run .*; give the folder"):
+            export_run(out, tmp_path / "none")
+    (out / "config.json").write_text(json.dumps(config))
     shutil.rmtree(out / "checkpoints")
     with pytest.raises(CheckpointError, match="there is none"):
         export_run(out, tmp_path / "none")
