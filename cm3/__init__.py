@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from cm3.errors import Cm3Error
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cm3.document import Document, Gap, Image, Text
     from cm3.engine.request import Sampling
     from cm3.generate import CM3Leon, Loading
@@ -28,7 +30,7 @@ _HOMES = {
 }
 
 
-def load(name: str = "scenes", **options: Unpack[Loading]) -> CM3Leon:
+def load(name: str | Path = "scenes", **options: Unpack[Loading]) -> CM3Leon:
     """Load a model: an embedded bundle by name, a bundle folder, or `hf://owner/name`. See `CM3Leon.load`.
 
     `cm3.load("scenes", device="cuda")` computes on a GPU.

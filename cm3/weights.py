@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from cm3.errors import CheckpointError, Cm3Error
+from cm3.errors import CheckpointError, Cm3Error, ConfigError
 from cm3.files import said
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
-    """A network in evaluation mode, in float32, with the weights of a safetensors file.
+    """Return a network in evaluation mode, in float32, with the weights of a safetensors file.
 
     Names, shapes and kinds are compared with the file's header before memory is taken. Raises `CheckpointError`, which
     begins with `where`, for a file that is none, for one of another network, and for weights that are no numbers.
@@ -105,3 +105,15 @@ def check_weights(tensors: Mapping[str, Tensor], what: str) -> None:
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
     """Return the name of the first tensor with a value that is NaN or infinite; empty where there is none."""
     return next((n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), "")
+
+
+def on_device(module: M, device: str | torch.device) -> M:
+    """Return `module`, moved. Raises `ConfigError` for a device that torch does not know or that is not there."""
+    try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it computes nothing")
+        return module.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
+        raise ConfigError(
+            f"device={str(device)!r}: cannot be used ({said(error)}); give cpu, or cuda where there is one"
+        ) from error

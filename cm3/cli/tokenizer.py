@@ -275,6 +275,11 @@ def check_place(out: Path) -> None:
     if out.is_dir():
         raise RequestError(f"--out {out}: is a folder; give a file, such as {out / 'tokenizer.json'}")
     check_folder(out.parent)
+    beside = ("decoder.safetensors", "manifest.json", "plan.json", "checkpoints")  # of a bundle, a store, a run
+    if out.name == "tokenizer.json" and (found := [name for name in beside if (out.parent / name).exists()]):
+        raise RequestError(
+            f"--out {out}: is the place of the tokenizer that {found[0]} beside it was made with; give another file"
+        )
     if out.exists():
         try:
             TextTokenizer.load(out)

@@ -34,7 +34,6 @@ from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
-from cm3.retrieval.pairs import on_device
 from cm3.retrieval.select import Retrieved
 from cm3.tokens.away import HIDDEN, without, wordy
 from cm3.tokens.codec import Codec
@@ -42,6 +41,7 @@ from cm3.tokens.holes import Prompt
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens
+from cm3.weights import on_device
 
 if TYPE_CHECKING:
     from cm3.retrieval.memory import Memory
@@ -85,7 +85,7 @@ class CM3Leon(Asking):
         self.retriever = live.Retriever(bank, encoder, bundle.encoder, bundle.check_folder, self.device)
 
     @classmethod
-    def load(cls, name: str = "scenes", **options: Unpack[Loading]) -> CM3Leon:
+    def load(cls, name: str | Path = "scenes", **options: Unpack[Loading]) -> CM3Leon:
         """Load an embedded bundle by name, a bundle folder, or `hf://owner/name`; `options` as of the class.
 
         Raises `CheckpointError` for one that is unknown, incomplete or altered, `ConfigError` for an unknown option and

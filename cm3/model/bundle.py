@@ -251,11 +251,14 @@ def load(folder: str | Path, weights: bool = True) -> Bundle:
     )
 
 
-def find(name: str) -> Path:
+def find(name: str | Path) -> Path:
     """The folder of a bundle: an embedded name, a folder, or `hf://owner/name` (fetched once into the hub's cache).
 
     Raises `CheckpointError` for a name that is none of these.
     """
+    if not isinstance(name, str | Path):
+        raise CheckpointError(f"bundle {name!r:.200}: is no name; give a string or a path")
+    name = str(name)
     if name.startswith("hf://"):
         return _fetch(name.removeprefix("hf://"))
     try:

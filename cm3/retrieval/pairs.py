@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from cm3.errors import CheckpointError, ConfigError, DivergedError
 from cm3.files import build, read_json, said, write
 from cm3.retrieval.picture import pixels_of
-from cm3.weights import not_finite, parse_weights
+from cm3.weights import not_finite, on_device, parse_weights
 
 FORMAT = "cm3-pairs"
 VERSION = 1
@@ -270,21 +270,6 @@ def save(model: Pairs, folder: str | Path, about: Mapping[str, Any] | None = Non
     }
     write(folder / WEIGHTS, data)
     write(folder / "config.json", json.dumps(config, indent=1) + "\n")
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def on_device(module: M, device: str | torch.device) -> M:
-    """`module`, moved. Raises `ConfigError` for a device that torch does not know or that is not there."""
-    try:
-        if torch.device(device).type == "meta":
-            raise RuntimeError("it computes nothing")
-        return module.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
-        raise ConfigError(
-            f"device={str(device)!r}: cannot be used ({said(error)}); give cpu, or cuda where there is one"
-        ) from error
 
 
 def _shape(values: Any, weights: Mapping[str, Tensor]) -> PairsConfig:

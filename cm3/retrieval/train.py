@@ -39,8 +39,8 @@ from torch import Tensor
 from cm3.bars import bar
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.files import locked, said, write
-from cm3.retrieval.pairs import Pairs, PairsConfig, on_device, save
-from cm3.weights import check_weights, not_finite
+from cm3.retrieval.pairs import Pairs, PairsConfig, save
+from cm3.weights import check_weights, not_finite, on_device
 
 LOCK = ".lock"
 """Held by the process that writes to the run's folder, as every run has it."""

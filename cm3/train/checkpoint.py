@@ -224,7 +224,7 @@ class Checkpoints:
             files: dict[str, list[Any]] = dict(manifest["files"])
             if manifest["kind"] != KIND or manifest["format"] != FORMAT:
                 raise ValueError(f"is of format {manifest['format']}, this version reads {FORMAT}")
-        except (OSError, CheckpointError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._broken(step, MANIFEST, f"cannot be read ({error})") from error
         for name in sorted(p.name for p in path.glob(f"*{SUFFIX}")):
             if name not in files:

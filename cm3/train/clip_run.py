@@ -22,6 +22,7 @@ from cm3.scenes.draw import draw
 from cm3.scenes.emblems import EMBLEMS, Emblem, EmblemSplit, emblem, emblem_document, say
 from cm3.scenes.world import random_scene
 from cm3.train.checkpoint import check_new
+from cm3.train.config import finite_settings
 from cm3.train.signals import Signals
 
 BANK = 500
@@ -60,6 +61,12 @@ class ClipRun(PairTrainConfig):
     """Train a small CLIP on pairs of `data`, and measure what it finds."""
 
     data: ScenePairs | CocoPairs = field(default_factory=ScenePairs)
+
+    def __post_init__(self) -> None:
+        """Check every field, and those of `data`."""
+        super().__post_init__()
+        if wrong := finite_settings(self, "clip."):
+            raise ConfigError("; ".join(wrong))
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
         """Train; returns the encoder's folder and name, and shares found first and among the first five.

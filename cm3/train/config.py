@@ -111,13 +111,18 @@ class TrainConfig:
 
 
 def finite_settings(config: Any, before: str = "") -> list[str]:
-    """Return what is wrong with numbers that are none (nan, inf) of a config and its groups; `before` their names."""
+    """Return what is wrong with the numbers of a config and its groups: those that are none (nan, inf), and seeds.
+
+    `before` stands before their names.
+    """
     wrong: list[str] = []
     for field_ in dataclasses.fields(config):
         value, name = getattr(config, field_.name), f"{before}{field_.name}"
         if dataclasses.is_dataclass(value):
             wrong += finite_settings(value, f"{name}.")
             continue
+        if field_.name == "seed" and isinstance(value, int) and not 0 <= value < 2**63:
+            wrong.append(f"{name}={value!s:.40}: must be in 0..2**63 - 1")
         inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else [value]
         if any(isinstance(one, float) and not math.isfinite(one) for one in inside):
             wrong.append(f"{name}={value}: must be a finite number")

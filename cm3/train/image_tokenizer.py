@@ -41,7 +41,7 @@ from cm3.train.config import finite_settings
 from cm3.train.optim import Muon
 from cm3.train.reconstruct import psnr, usage, write_sheet
 from cm3.train.track import Log
-from cm3.weights import check_weights, load_into, not_finite
+from cm3.weights import check_weights, load_into, not_finite, on_device
 
 WEIGHTS = "image_tokenizer.safetensors"
 Images = Callable[[int], "Tensor | list[Image.Image]"]
@@ -198,7 +198,7 @@ class _Run:
             torch.manual_seed(config.seed)
             self.vqgan = VQGAN(config.vqgan)
             self.critic = PatchDiscriminator(config.vqgan.image_channels) if config.gan_weight else None
-        self.vqgan.to(config.device)
+        on_device(self.vqgan, config.device)
         if self.critic is not None:
             self.critic.to(config.device)
         if config.init:

@@ -37,6 +37,7 @@ class Terminated(BaseException):
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Raise `Terminated` in the block when SIGTERM comes, once; outside of the main thread nothing is caught."""
+    waited = 0
 
     def caught(number: int, frame: FrameType | None) -> None:
         nonlocal waited
@@ -54,7 +55,6 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    waited = 0
     before = signal.signal(signal.SIGTERM, caught)
     try:
         yield

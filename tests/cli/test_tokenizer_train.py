@@ -151,6 +151,15 @@ def test_a_text_tokenizer_replaces_nothing_else(cm3: Cm3, texts: Path, tmp_path:
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for out, told in (("texts/a.txt", "is there and no text tokenizer"), ("texts", "is a folder; give a file")):
         assert told in cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270", "--out", out).refusal
+    for name in ("decoder.safetensors", "manifest.json", "checkpoints"):
+        (tmp_path / name).mkdir()
+        TextTokenizer.train([], 256).save("tokenizer.json")
+        kept = Path("tokenizer.json").read_bytes()
+        told = cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270").refusal
+        assert f"tokenizer.json: is the place of the tokenizer that {name} beside it was made with" in told
+        assert Path("tokenizer.json").read_bytes() == kept
+        (tmp_path / name).rmdir()
+        Path("tokenizer.json").unlink()
     with locked(Path(".t.json.lock"), "another"):
         told = cm3("tokenizer", "text", "train", "texts/a.txt", "--entries", "270", "--out", "t.json").refusal
     assert told.startswith("tokenizer 't.json': another process is writing to it")

@@ -399,7 +399,10 @@ def test_parts_that_do_not_fit_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_find(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert bundle.find(str(saved)) == saved
+    assert bundle.find(str(saved)) == bundle.find(saved) == saved
+    for none in (None, 5, b"scenes"):
+        with pytest.raises(CheckpointError, match="is no name; give a string or a path"):
+            bundle.find(none)  # type: ignore[arg-type]
     monkeypatch.setattr(bundle, "EMBEDDED", saved.parent)
     monkeypatch.chdir(tmp_path)
     assert bundle.find("tiny") == saved

@@ -193,12 +193,20 @@ def test_the_critic_and_its_weight() -> None:
         ({"keep": 5, "init": "x"}, "image_tokenizer.keep=5: must be 0 \\(off\\) to batch=4"),
         ({"keep": 2}, "image_tokenizer.keep=2: needs init, an encoder that is trained and vqgan.quantizer='fsq'"),
         ({"keep_weight": -1.0}, "image_tokenizer.keep_weight=-1.0: must not be negative"),
+        ({"seed": -1}, "image_tokenizer.seed=-1: must be in 0"),
         ({"lpips_weight": 1.0}, "image_tokenizer.lpips_weight=1.0: needs lpips_vgg and lpips_lin"),
     ],
 )
 def test_config_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(tmp_path, **changes)
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(ConfigError, match=f"device='{device}': cannot be used"):
+            train_image_tokenizer(config(tmp_path / "run", device=device), images, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:

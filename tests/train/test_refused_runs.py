@@ -33,7 +33,7 @@ from cm3.train.checkpoint import last
 from cm3.train.claim import LOCK, run_claimed
 from cm3.train.clip_run import ClipRun, CocoPairs, ScenePairs
 from cm3.train.export import export_run
-from cm3.train.kinds import CocoData, EmblemData, StoreData, TaskData
+from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, StoreData, TaskData
 from cm3.train.lora import LoraConfig
 from cm3.train.reconstruct import write_sheet
 from cm3.train.runs import ImageTokenizerRun, PretrainRun
@@ -263,6 +263,23 @@ def test_a_full_disk_is_one_line(given: Path, tmp_path: Path) -> None:
     with small_disk(1000), pytest.raises(DiskError, match=f"sheet.png': {told}"):
         write_sheet(tmp_path / "sheet.png", picture, picture)
     assert not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**400], ids=["negative", "over", "long"])
+def test_seeds_are_those_that_can_be_drawn_from(tmp_path: Path, seed: int) -> None:
+    """Of every kind of run, and of the data in it."""
+    run = PretrainRun(out=str(tmp_path / "a"), model=DecoderConfig())
+    for make, name in (
+        (lambda: replace(run, seed=seed), "seed"),
+        (lambda: replace(run, data=SceneData(seed=seed)), "data.seed"),
+        (lambda: replace(run, data=SceneLessonData(plain=SceneData(seed=seed))), "data.plain.seed"),
+        (lambda: image_run(tmp_path / "b", data=SceneData(seed=seed)), "image_tokenizer.data.seed"),
+        (lambda: ClipRun(out="c", data=ScenePairs(seed=seed)), "clip.data.seed"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^{name}=-?\d+: must be in 0..2\*\*63 - 1$"):
+            make()
+    with pytest.raises(ConfigError, match="clip.lr=nan: must be a finite number"):
+        ClipRun(out="c", lr=float("nan"))
 
 
 def test_sigterm_in_the_middle_of_an_import_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
