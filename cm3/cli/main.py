@@ -102,6 +102,8 @@ def _calm_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # OpenMP's threads spin while they wait: where other work had the cores, a picture took ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # for bars of libraries; ours ask by themselves
 

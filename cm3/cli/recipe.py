@@ -117,9 +117,10 @@ def _from_name(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
+        known = ", ".join(f"{own}:FUNCTION" for own in shipped())
         raise ConfigError(
-            f"recipe module {name!r}: does not load: {_told(error)}; write path/to/file.py:FUNCTION, module:FUNCTION, "
-            f"or one that comes with the package: {', '.join(f'{own}:FUNCTION' for own in shipped())}"
+            f"recipe module {name!r}: does not load: {_told(error)}.{did_you_mean(name, shipped())} "
+            f"Write path/to/file.py:FUNCTION, module:FUNCTION, or one that comes with the package: {known}"
         ) from error
 
 

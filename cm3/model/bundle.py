@@ -274,7 +274,7 @@ def find(name: str | Path) -> Path:
         raise CheckpointError(f"bundle {name!r}: the folder has no config.json; give a folder that `cm3 train` wrote")
     raise CheckpointError(
         f"bundle {name!r}: no such folder, and not an embedded bundle ({', '.join(known) or 'there is none'}); "
-        f"or give hf://owner/name.{did_you_mean(name, known)}"
+        f"check the path, or give hf://owner/name.{did_you_mean(name, known)}".removesuffix(".")
     )
 
 

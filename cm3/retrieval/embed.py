@@ -70,7 +70,7 @@ def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -
         if config.get("model_type") != "clip":
             raise CheckpointError(
                 f"encoder {text!r}: config.json describes neither pairs nor a CLIP; give a folder that "
-                "`cm3 train recipes/scenes.py:clip` wrote, or one in Hugging Face's CLIP layout"
+                "`cm3 train scenes:clip` wrote, or one in Hugging Face's CLIP layout"
             )
     elif not text.startswith("hf://") and (text.count("/") != 1 or text.startswith((".", "/", "~"))):
         raise CheckpointError(f"encoder {text!r}: no such folder; give one, or a hub id such as owner/name")

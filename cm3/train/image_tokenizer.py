@@ -343,7 +343,7 @@ def load_config(folder: str | Path) -> VQGANConfig:
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(
             f"image tokenizer {str(folder)!r}: has no {WEIGHTS}; train one first with "
-            "`cm3 train recipes/scenes.py:image_tokenizer`, or give the folder of one"
+            "`cm3 train scenes:image_tokenizer`, then :image_decoder and :image_details, or give the folder of one"
         )
     what = f"image tokenizer {str(folder)!r}"
     page = files.read_json(folder / "config.json", what)

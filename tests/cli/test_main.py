@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,17 @@ def test_wrong_words_are_one_line_and_exit_code_2(cm3: Cm3, command: list[str], 
 @pytest.mark.parametrize("command", [["generate", "a circle"], ["infill", "--text", "a <gap>"], ["eval", "scenes"]])
 def test_threads_below_one_are_refused(cm3: Cm3, command: list[str]) -> None:
     assert "--threads 0: must be at least 1" in cm3(*command, "--threads", "0").refusal
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_cores_to_others(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, taken: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # to be put back afterwards
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert entry.main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == taken
 
 
 def test_an_error_under_json_is_an_object_too(cm3: Cm3) -> None:

@@ -138,6 +138,7 @@ def test_a_recipe_of_a_module(cm3: Cm3, recipes: Path, monkeypatch: pytest.Monke
         (["some_recipes.py:number"], "returned a int; must return a dataclass with run"),
         (["some_recipe.py:tiny"], "no such file. Did you mean 'some_recipes.py'?"),
         (["nothing_here:tiny"], "recipe module 'nothing_here': does not load: ModuleNotFoundError"),
+        (["scene:pretrain"], "No module named 'scene'. Did you mean 'scenes'? Write path/to/file.py:FUNCTION"),
         (["torn.py:tiny"], "does not load: SyntaxError"),
         (["raising.py:tiny"], "does not load: ZeroDivisionError"),
         (["--steps", "3"], "no recipe; write cm3 train path/to/file.py:FUNCTION"),

@@ -409,6 +409,11 @@ def test_missing_captions_are_refused(root: Path, split: str) -> None:
         Coco(place, split)
 
 
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"COCO '.*nowhere': no such folder; give the one that holds annotations/"):
+        Coco(tmp_path / "nowhere", "train2017")
+
+
 @pytest.mark.parametrize(("split", "images"), [("train2017", 80), ("val2017", 79)])
 def test_the_real_files(shared_data: Path, split: str, images: int) -> None:
     folder = shared_data / "coco_mini"

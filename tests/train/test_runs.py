@@ -215,7 +215,7 @@ def test_focus_takes_words_of_scenes(tmp_path: Path) -> None:
 
 
 def test_captions_that_are_not_there_are_refused(tokenizer: Path, out: Path) -> None:
-    with pytest.raises(DataError, match="captions_train2017.json is missing"):
+    with pytest.raises(DataError, match="no such folder; give the one that holds annotations/"):
         pretrain_run(out, tokenizer, data=CocoData(str(out / "none"))).run(progress=False)
 
 

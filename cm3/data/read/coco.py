@@ -162,6 +162,8 @@ class Coco(Records):
     def _file(self, what: str, needs: str) -> Places:
         """Return a file of the split. Raises `DataError` for one that is missing, or lists none of what it `needs`."""
         path = self.root / "annotations" / f"{what}_{self.split}.json"
+        if not self.root.is_dir():
+            raise DataError(f"COCO {str(self.root)!r}: no such folder; give the one that holds annotations/")
         if not path.exists():
             raise DataError(
                 f"COCO {str(self.root)!r}: {path.name} is missing in annotations/; give the folder that holds it"
