@@ -1,4 +1,4 @@
-"""One thread, no network, and reproducible property tests, for every test."""
+"""One thread (or as many as CM3_TEST_THREADS says), no network, and reproducible property tests, for every test."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 # Before torch is imported. Two OpenMP threads on two busy cores spin against each other: a decode step goes from 8 ms
-# to 385 ms, above all under xdist.
-os.environ["OMP_NUM_THREADS"] = "1"
+# to 385 ms, above all under xdist. Sums come out in other bits with two, so the suite has to pass with two as well.
+THREADS = int(os.environ.get("CM3_TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 # Without it a missing hub file costs half a minute of retries, and a test must not need the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -16,7 +17,7 @@ import hypothesis
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(THREADS)
 
 # No deadline: on a shared machine one slow example says nothing about the code.
 hypothesis.settings.register_profile("dev", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -27,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def same_threads() -> None:
     """Undo what a command under test set: sums come out in other bits on another number of threads."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
