@@ -238,7 +238,7 @@ def draw_store(folder: Path, lengths: np.ndarray, codes: int) -> None:
         write(folder / shard_name(number), data)
         about = {"documents": len(some), "truncated": 0, "sources": {"drawn": len(some)}, "licenses": {}, "skipped": []}
         reports.append(shard.facts(data) | about)
-    finish(folder, plan, reports, 10)
+    finish(folder, plan, reports, [], 10)
 
 
 def drawn_neighbours(ids: Sequence[str]) -> Any:
