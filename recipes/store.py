@@ -11,8 +11,8 @@ from cm3.train.runs import PretrainRun, StoreData
 def pretrain() -> PretrainRun:
     """A 5.5M decoder on documents that are tokens already: 128 px pictures of 8 x 8 codes, and their words.
 
-    command: cm3 prepare SOURCES --out runs/store --model scenes
-             cm3 train recipes/store.py:pretrain --data.stores runs/store
+    first: cm3 prepare SOURCES --out runs/store --model scenes
+    command: cm3 train recipes/store.py:pretrain --data.stores runs/store
     data: any; several stores are mixed with --data.stores A B --data.weights 3 1. A store that another image tokenizer
     made needs --image-tokenizer, --image-size and --init '' (or a bundle of its own) to match.
     price: 1,000 steps of about 4,000 tokens, two thirds of an hour on two cores of an AVX2 processor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Train(Verb):
             frozen=True,
         )
         told = inspect.getdoc(recipe) or "This recipe has no docstring: it states neither price nor promise."
+        told = re.sub(r"\n+(?=[a-z]+: )", "\n\n", told)  # a line "price: ..." stands by itself, help joins the rest
         names = [*taken, "resume", *ours]
         run: Any = parse(form, rest, prog=f"{prog} {spec}", description=told, names=names)
         common = Common(**{name: getattr(run, name) for name in ours})

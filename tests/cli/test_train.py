@@ -46,6 +46,10 @@ def tiny(steps: int = 7) -> Settings:
     """Tiny.
 
     Price: nothing. Promise: nothing.
+
+    command: cm3 train
+    data: none, and
+    nothing else
     """
     return Settings(steps=steps)
 
@@ -113,6 +117,7 @@ def test_help_tells_price_and_promise_and_settings(cm3: Cm3, recipes: Path) -> N
     assert told.code == 0
     for piece in ("Price: nothing. Promise: nothing.", "--optim.lr", "Peak learning rate.", "(default: 7)", "--resume"):
         assert piece in told.out
+    assert "\n\nPrice: nothing. Promise: nothing.\n\ncommand: cm3 train\n\ndata: none, and nothing else\n" in told.out
 
 
 def test_a_recipe_of_a_module(cm3: Cm3, recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
