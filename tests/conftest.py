@@ -7,8 +7,7 @@ from pathlib import Path
 
 # Before torch is imported. Two OpenMP threads on two busy cores spin against each other: a decode step goes from 8 ms
 # to 385 ms, above all under xdist. Sums come out in other bits with two, so the suite has to pass with two as well.
-THREADS = int(os.environ.get("CM3_TEST_THREADS", "1"))
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
+os.environ["OMP_NUM_THREADS"] = os.environ.get("CM3_TEST_THREADS", "1")
 # Without it a missing hub file costs half a minute of retries, and a test must not need the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -17,6 +16,7 @@ import hypothesis
 import pytest
 import torch
 
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 torch.set_num_threads(THREADS)
 
 # No deadline: on a shared machine one slow example says nothing about the code.

@@ -409,7 +409,7 @@ def test_find(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match=r"bundle 'tinny': no such folder, .*\(tiny\).* Did you mean 'tiny'\?"):
         bundle.find("tinny")
     monkeypatch.setattr(bundle, "EMBEDDED", tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="not an embedded bundle .there is none.; or give hf://owner/name"):
+    with pytest.raises(CheckpointError, match="not an embedded bundle .there is none.; check the path, or give hf://"):
         bundle.find("tiny")
 
 

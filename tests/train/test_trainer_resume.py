@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_run import MODEL, VOCAB, Pairs, alter, config, config_of, records, same_bits
 
 from cm3.data.mask import MaskLaw
@@ -60,6 +61,7 @@ def go_on(out: Path, wait: Callable[[int], float] = lambda step: 0) -> None:
 
 def test_a_run_that_was_killed_ten_times_ends_in_the_same_bits(tmp_path: Path) -> None:
     """kill -9 at any moment of a process of its own: resuming, training, writing a checkpoint."""
+    torch.set_num_threads(1)  # the children are forked, and threads of OpenMP do not come along
     out, rng, found = tmp_path / "two", np.random.default_rng(), 0
     for turn in range(10):
         # Forked: a process that starts from nothing is seconds of imports.
