@@ -177,22 +177,31 @@ def link(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) 
 def alter(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -> None:
     """A manifest that a stranger wrote, its own checksum right.
 
-    One that leaves segments, deletions or the vectors of pictures out, and is right in all else, is sound: it is
-    another bank's, the last one of a time when pictures had none.
+    One that is right in all but what `_core` leaves out is sound: it is another bank's.
     """
     good = json.loads((bank / manifest.NAME).read_text())["segments"]
-    sound = [*good, *({k: v for k, v in entry.items() if k != "gone"} for entry in good)]
-    sound += [{**entry, "gone": None} for entry in good]
-    less = [{k: v for k, v in entry["files"].items() if k != "images.f16"} for entry in good]
-    sound += [{**entry, "files": files} for entry, files in zip(good, less, strict=True)]
+    sound = [_core(entry) for entry in good]
+    sound += [_core({**entry, "gone": None}) for entry in good]
     while True:
         page = _altered(bank, outside, rng)
         named = page.get("segments")
         if named == good or not isinstance(named, list) or not all(isinstance(entry, dict) for entry in named):
             break
-        if not all(entry in sound for entry in named):
+        if not all(_core(entry) in sound for entry in named):
             break
     (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
+
+
+def _core(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a segment's entry without what a bank may do without or have otherwise: deletions, vectors of pictures
+    (banks of before have none), and how many lists are searched."""
+    core = {name: value for name, value in entry.items() if name != "gone" or value is not None}
+    if isinstance(files := core.get("files"), dict):
+        core["files"] = {name: facts for name, facts in files.items() if name != "images.f16"}
+    index = core.get("index")
+    if isinstance(index, dict) and type(probes := index.get("nprobe")) is int and 0 < probes <= 128:
+        core["index"] = {name: value for name, value in index.items() if name != "nprobe"}
+    return core
 
 
 def _altered(bank: Path, outside: Path, rng: random.Random) -> dict[str, Any]:
