@@ -92,7 +92,7 @@ class Desk:
         return prepare_unit(self, number, tick)
 
     def reader(self, number: int) -> tuple[Reader, Unit]:
-        """What reads a unit of the plan, and the unit as it calls it."""
+        """Return the reader of a unit of the plan, and the unit as that calls it."""
         source, *unit = self.plan["units"][number]
         if source not in self.readers:
             self.readers[source] = open_reader(self.plan["sources"][source])

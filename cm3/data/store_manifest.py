@@ -85,7 +85,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitReport:
-    """What became of a unit: the fields of shards/NNNNN.json. `bytes` and `sha256` are those of its shard."""
+    """The report of a unit: the fields of shards/NNNNN.json. `bytes` and `sha256` are those of its shard."""
 
     documents: int
     bytes: int

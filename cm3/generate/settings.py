@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 
 
 class Loading(TypedDict, total=False):
-    """What `CM3Leon.load` takes besides a name; see the class."""
+    """Settings that `CM3Leon.load` takes besides a name; see the class."""
 
     memory: str | Path | Memory | None
     encoder: str | Path | Encoder | None
@@ -41,7 +41,7 @@ class Sampled(TypedDict, total=False):
 
 
 class Settings(Sampled, total=False):
-    """What can be said of every request; see `CM3Leon.generate`."""
+    """Settings of every request; see `CM3Leon.generate`."""
 
     max_tokens: int
     candidates: int | None

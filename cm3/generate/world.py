@@ -33,7 +33,10 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[^\x00-\x7f]")
 
 @dataclass(frozen=True)
 class World:
-    """What a bundle says that it knows. Words that stand in double quotes are to be drawn, and any will do."""
+    """The words and pictures that a bundle says it knows.
+
+    Words that stand in double quotes are to be drawn, and any will do.
+    """
 
     says: str
     words: tuple[str, ...]
@@ -77,7 +80,7 @@ class World:
 
 @dataclass(frozen=True)
 class Doubts:
-    """What is to be told of one prompt; worked out when it is asked for, as pictures take time."""
+    """The warnings about one prompt; worked out when they are asked for, as pictures take time."""
 
     world: World
     image: ImageTokenizer

@@ -221,7 +221,7 @@ class _Query:
 
 
 class _Known:
-    """What was looked up of a bank's documents, once for all queries of a block."""
+    """Facts of a bank's documents, looked up once for all queries of a block."""
 
     def __init__(self, memory: Bank) -> None:
         self.memory = memory

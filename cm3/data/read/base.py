@@ -70,21 +70,21 @@ class Reader(ABC):
 
     @property
     def listed(self) -> Passed:
-        """What was passed over when the files were listed, before a unit was read."""
+        """Return what was passed over when the files were listed, before a unit was read."""
         return Passed()
 
     def passed_in(self, unit: Unit) -> Passed:
-        """What was passed over in a unit that was read: the same, however often and by which process it was."""
+        """Return what was passed over in a unit that was read: the same, however often and by which process it was."""
         return self._passed_in.get(unit.name, Passed())
 
     @property
     def passed(self) -> Passed:
-        """What was passed over so far, when the files were listed and in what was read."""
+        """Return what was passed over so far, when the files were listed and in what was read."""
         return Passed.of_all((self.listed, *self._passed_in.values()))
 
     @cached_property
     def _passed_in(self) -> dict[str, Passed]:
-        """What was passed over in each unit that was read, by its name."""
+        """Return what was passed over in each unit that was read, by its name."""
         return {}
 
     @abstractmethod
@@ -136,12 +136,12 @@ class Records(Reader):
         return (self[i] for i in range(unit.start, unit.stop))
 
     def passed_in(self, unit: Unit) -> Passed:
-        """What was passed over in those of its records that were read."""
+        """Return what was passed over in those of its records that were read."""
         return self._passed_of(i for i in sorted(self._notes) if unit.start <= i < unit.stop)
 
     @property
     def passed(self) -> Passed:
-        """What was passed over when the files were listed, and in the records that were read."""
+        """Return what was passed over when the files were listed, and in the records that were read."""
         return Passed.of_all((self.listed, self._passed_of(sorted(self._notes))))
 
     def _note(self, index: int, kind: str, name: str) -> None:

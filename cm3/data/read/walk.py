@@ -30,7 +30,7 @@ FIRST = 5
 
 
 class Passed:
-    """What a reader passed over: how many by kind, and the names of the first."""
+    """All that a reader passed over: how many by kind, and the names of the first."""
 
     def __init__(self) -> None:
         self.counts = Counter[str]()
