@@ -42,13 +42,13 @@ import torch
 
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
-from cm3.data.read.find import open_reader
 from cm3.data.shard import facts
 from cm3.data.store import Store
 from cm3.document import Document
 from cm3.errors import Cm3Error
 from cm3.files import checksum
 from cm3.model.bundle import find
+from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.index import Progress
 from cm3.retrieval.memory import Memory

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cm3.data.augment import AugmentLaw
-from cm3.data.emblems import EmblemMix
-from cm3.data.scene_lessons import LessonLaw, SceneTaskMix
-from cm3.data.scene_tasks import TASKS
 from cm3.model.vqgan import small
+from cm3.scenes.data.emblem_source import EmblemMix
+from cm3.scenes.data.lesson_documents import TASKS
+from cm3.scenes.data.lessons import LessonLaw, SceneTaskMix
 from cm3.train.kinds import EmblemData, SceneLessonData, SceneTaskData
 from cm3.train.runs import ImageTokenizerRun, PretrainRun
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cm3.data.augment import AugmentLaw
-from cm3.data.emblems import EmblemMix
 from cm3.data.mask import MaskLaw
 from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import small
+from cm3.scenes.data.emblem_source import EmblemMix
 from cm3.train.clip_run import ClipRun
 from cm3.train.optim import OptimConfig
 from cm3.train.runs import EmblemData, ImageTokenizerRun, PretrainRun, SceneData

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from cm3.cli.main import main
-from cm3.data.read.find import READERS
+from cm3.read.find import READERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/data.md").read_text(encoding="utf-8")

@@ -10,12 +10,12 @@ import pytest
 import tiny_model
 from tiny_model import SIZE
 
-from cm3.data.tasks import TASKS, find_task
 from cm3.document import Document, Gap, Image
 from cm3.engine.request import Sampling
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import KINDS, CM3Leon
 from cm3.generate.tasks import kind_of_task
+from cm3.tasks import TASKS, find_task
 from cm3.vocab import Tokens
 
 

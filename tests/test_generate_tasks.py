@@ -10,11 +10,11 @@ import pytest
 import tiny_model
 from tiny_model import SIZE
 
-from cm3.data.tasks import TASKS, find_task
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import ConfigError, RequestError
 from cm3.generate import CM3Leon, Generation
 from cm3.generate.tasks import _reply, kind_of_task
+from cm3.tasks import TASKS, find_task
 
 
 @pytest.fixture(scope="module")

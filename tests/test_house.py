@@ -28,7 +28,8 @@ def files(suffix: str) -> list[Path]:
 
 def library() -> list[Path]:
     """The modules that other people's programs import: all but the command line."""
-    return [p for p in files(".py") if p.is_relative_to(ROOT / "cm3") and not p.is_relative_to(ROOT / "cm3/cli")]
+    verbs = (ROOT / "cm3/cli", ROOT / "cm3/scenes/cli")
+    return [p for p in files(".py") if p.is_relative_to(ROOT / "cm3") and not any(p.is_relative_to(v) for v in verbs)]
 
 
 def where(path: Path, line: int) -> str:

@@ -15,13 +15,13 @@ import torch
 
 from cm3.cli.recipe import config_of, find, module_of, recipes_of
 from cm3.data.prepare import prepare
-from cm3.data.read.coco import Coco
 from cm3.document import Document, Gap, Image
 from cm3.errors import CheckpointError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder
 from cm3.model.sizes import size
+from cm3.read.coco import Coco
 from cm3.scenes.emblems import emblem
 from cm3.tokens.text import TextTokenizer
 from cm3.train.clip_run import ClipRun

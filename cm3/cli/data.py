@@ -55,7 +55,7 @@ class DataInspect(Verb):
     def run(self) -> dict[str, Any]:
         """Look, print a table."""
         from cm3.data.inspect import inspect
-        from cm3.data.read.find import REMOTE, open_reader, parse_source, reader_class, recognise
+        from cm3.read.find import REMOTE, open_reader, parse_source, reader_class, recognise
 
         at_least(1, n=self.n, sample=self.sample)
         if self.sheet is not None:

@@ -16,9 +16,9 @@ from cm3.errors import RequestError
 
 if TYPE_CHECKING:
     from cm3.cli.sheet import Panel, Section
-    from cm3.data.tasks import Task
     from cm3.eval.real_cases import Case
     from cm3.eval.real_tasks import Given
+    from cm3.tasks import Task
 
 SHOWN = 4
 """Cases of a task on the sheet."""
@@ -67,13 +67,13 @@ class EvalTasks(ModelVerb):
         """Measure one source after the other, print a table."""
         at_least(1, n=self.n, batch=self.batch)
         at_least(0, seed=self.seed)
-        from cm3.data.read.find import open_reader
         from cm3.data.task_data import named_sources
         from cm3.data.task_source import TaskPart
-        from cm3.data.tasks import find_task
-        from cm3.data.tasks.numbered import Numbered
         from cm3.eval.real_tasks import check_measured, evaluate_task
+        from cm3.read.find import open_reader
         from cm3.retrieval.embed import load_encoder
+        from cm3.tasks import find_task
+        from cm3.tasks.numbered import Numbered
 
         if not self.sources:
             raise RequestError("no source given; name at least one, TASK=[KIND:]PATH[@SPLIT]")
@@ -153,8 +153,8 @@ def _panels(task: Task, case: Case, given: Given, size: int) -> list[Panel]:
     from cm3.cli.places import blank
     from cm3.cli.sheet import Line, Panel
     from cm3.cli.show import flat
-    from cm3.data.tasks.boxes import read_objects
     from cm3.document import Image
+    from cm3.tasks.boxes import read_objects
     from cm3.tokens.image import preprocess
 
     asked = Line(flat(" / ".join(value for value in case.request.values() if isinstance(value, str))))

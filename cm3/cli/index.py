@@ -235,9 +235,9 @@ def read(sources: Sequence[str], license: str | None, split: str | None) -> Sour
 
     Raises `RequestError` for no source.
     """
-    from cm3.data.read.coco import Coco
-    from cm3.data.read.find import open_reader, parse_source
-    from cm3.data.read.folder import Folder
+    from cm3.read.coco import Coco
+    from cm3.read.find import open_reader, parse_source
+    from cm3.read.folder import Folder
 
     if not sources:
         raise RequestError("no source given; name at least one folder of captioned pictures")

@@ -15,37 +15,8 @@ from collections.abc import Sequence
 from cm3 import __version__
 from cm3.errors import Cm3Error, RequestError, did_you_mean
 from cm3.files import DENIED, FULL
+from cm3.registry import VERBS
 from cm3.train.signals import STOPPED, Terminated, terminable
-
-VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("cm3.cli.demo:Demo", "draw, describe and infill with the model in the package"),
-    "generate": ("cm3.cli.generate:Generate", "draw pictures from words"),
-    "describe": ("cm3.cli.describe:Describe", "say what a picture shows, or answer a question about it"),
-    "infill": ("cm3.cli.infill:Infill", "fill a hole in a picture or in a sentence"),
-    "edit": ("cm3.cli.edit:Edit", "change a picture as an instruction says"),
-    "segment": ("cm3.cli.segment:Segment", "make a map of what a picture shows"),
-    "data inspect": ("cm3.cli.data:DataInspect", "say what a dataset holds and what is wrong with it"),
-    "data show": ("cm3.cli.show:DataShow", "show what an instruction task makes of a dataset"),
-    "tokenizer text train": ("cm3.cli.tokenizer:TextTrain", "learn a text tokenizer from text of any amount"),
-    "tokenizer text eval": ("cm3.cli.tokenizer:TextEval", "measure a text tokenizer on text of any amount"),
-    "tokenizer image train": ("cm3.cli.tokenizer:ImageTrain", "train an image tokenizer: a recipe, as cm3 train"),
-    "tokenizer image eval": ("cm3.cli.tokenizer:ImageEval", "measure an image tokenizer on pictures"),
-    "prepare": ("cm3.cli.prepare:Prepare", "make a token store of datasets, to train on"),
-    "index build": ("cm3.cli.index:IndexBuild", "make a memory bank of captioned pictures, or merge banks"),
-    "index add": ("cm3.cli.index:IndexAdd", "add documents to a memory bank"),
-    "index delete": ("cm3.cli.index:IndexDelete", "delete documents from a memory bank"),
-    "index search": ("cm3.cli.index:IndexSearch", "search a memory bank with words or with a picture"),
-    "index info": ("cm3.cli.index:IndexInfo", "say what a memory bank holds, and check it"),
-    "train": ("cm3.cli.train:Train", "run a recipe: pretraining, tuning, an image tokenizer"),
-    "tune": ("cm3.cli.tune:Tune", "search settings of a recipe, the losers stopped early"),
-    "export": ("cm3.cli.export:Export", "write a bundle of a run's checkpoint"),
-    "chart": ("cm3.cli.chart:Chart", "draw the logs of runs as curves"),
-    "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),
-    "eval scenes": ("cm3.cli.evaluate:EvalScenes", "measure a model on scenes that it was never trained on"),
-    "eval emblems": ("cm3.cli.evaluate:EvalEmblems", "measure drawing unseen things from their one document in a bank"),
-    "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
-    "eval tasks": ("cm3.cli.evaluate_tasks:EvalTasks", "measure instruction tasks on real datasets"),
-}
 
 HEAD = """usage: cm3 VERB [options]
 

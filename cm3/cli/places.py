@@ -13,8 +13,8 @@ from cm3.files import parse_json
 if TYPE_CHECKING:
     import PIL.Image
 
-    from cm3.data.tasks import Task
-    from cm3.data.tasks.boxes import Objects
+    from cm3.tasks import Task
+    from cm3.tasks.boxes import Objects
 
 INKS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a5b5", "#d900a8", "#7a5200", "#5c7f00", "#1b1c22")
 """Colours of boxes on a sheet, in turn."""
@@ -26,7 +26,7 @@ def read_boxes(given: str) -> Objects:
     Raises `RequestError` for a file that cannot be read or holds anything else, and for a box outside 0..255 or
     inverted.
     """
-    from cm3.data.tasks.boxes import check_place
+    from cm3.tasks.boxes import check_place
 
     rule = "must be a list of [name, [x1, y1, x2, y2]]"
     itself = given.lstrip().startswith("[")
@@ -52,7 +52,7 @@ def read_boxes(given: str) -> Objects:
 def read_control(given: str) -> tuple[Task, Image]:
     """The task and the picture of `KIND=FILE`. Raises `RequestError` for another form or an unknown kind, `DataError`
     for a file that is no picture."""
-    from cm3.data.tasks import TASKS
+    from cm3.tasks import TASKS
 
     known = [name for name, task in TASKS.items() if task.control]
     kind, equals, file = given.partition("=")
@@ -70,7 +70,7 @@ def outlined(picture: PIL.Image.Image, objects: Objects, side: int = 256) -> PIL
     import PIL.ImageDraw
     import PIL.ImageFont
 
-    from cm3.data.tasks.boxes import SIDE
+    from cm3.tasks.boxes import SIDE
 
     made = picture.convert("RGB").resize((side, side), PIL.Image.Resampling.LANCZOS)
     pen, font, scale = PIL.ImageDraw.Draw(made), PIL.ImageFont.load_default(max(10, side // 22)), side / SIDE

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from cm3.cli.sheet import Panel
-    from cm3.data.tasks import Example, Task, View
     from cm3.document import Part
+    from cm3.tasks import Example, Task, View
 
 LOOK = 5
 """Documents that are looked at for each example that is shown."""
@@ -61,7 +61,7 @@ class DataShow(Verb):
         """Make examples, draw the sheet, tell what could not serve."""
         from cm3.cli.sheet import Section, sheet
         from cm3.data.inspect import even
-        from cm3.data.tasks import View, find_task
+        from cm3.tasks import View, find_task
 
         at_least(1, n=self.n, size=self.size)
         at_least(0, seed=self.seed)
@@ -98,9 +98,9 @@ class DataShow(Verb):
         import numpy as np
 
         from cm3.data.inspect import spread
-        from cm3.data.read.find import open_reader
-        from cm3.data.tasks.find import check, serve
         from cm3.document import Unreadable
+        from cm3.read.find import open_reader
+        from cm3.tasks.find import check, serve
 
         reader = open_reader(self.source)
         check(task, reader)
@@ -122,8 +122,8 @@ def panels(example: Example, task: Task, view: View) -> list[Panel]:
     """What is given, what is to be made of it, and one laid over the other; a picture and its words for an answer."""
     from cm3.cli.places import blank, outlined
     from cm3.cli.sheet import Line, Panel
-    from cm3.data.tasks.boxes import read_objects
     from cm3.document import Image, Text
+    from cm3.tasks.boxes import read_objects
     from cm3.tokens.image import preprocess
 
     laid = example.laid

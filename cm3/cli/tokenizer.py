@@ -19,8 +19,8 @@ from cm3.errors import CheckpointError, DataError, RequestError
 if TYPE_CHECKING:
     import PIL.Image
 
-    from cm3.data.read.base import Reader
     from cm3.data.text_stream import TextStream
+    from cm3.read.base import Reader
     from cm3.tokens.image import ImageTokenizer
 
 
@@ -199,9 +199,9 @@ class Pictures:
     """
 
     def __init__(self, sources: Sequence[str], n: int | None) -> None:
-        from cm3.data.read.base import Records
-        from cm3.data.read.find import open_reader, parse_source, recognise
-        from cm3.data.read.walk import PICTURES
+        from cm3.read.base import Records
+        from cm3.read.find import open_reader, parse_source, recognise
+        from cm3.read.walk import PICTURES
 
         paths: list[str] = []
         readers: list[Reader] = []
@@ -251,7 +251,7 @@ def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
 
     Raises `DataError` for a name that is neither, and for a folder with no such file; `RequestError` for no name.
     """
-    from cm3.data.read.walk import walk
+    from cm3.read.walk import walk
 
     if not names:
         raise RequestError("no file given; name at least one file or folder")

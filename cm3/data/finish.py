@@ -16,11 +16,11 @@ import numpy as np
 from safetensors.numpy import save
 
 from cm3.data import shard
-from cm3.data.read.walk import Passed
 from cm3.data.shard import Place, Tensors
 from cm3.data.store import shard_name
 from cm3.data.store_manifest import FILES, NAME
 from cm3.files import checksum, write
+from cm3.read.walk import Passed
 from cm3.vocab import Vocab
 
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cm3.data.read.base import Reader, Records
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
+from cm3.read.base import Reader, Records
 
 LONG = 10_000
 """Characters; a caption of more is reported."""

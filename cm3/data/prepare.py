@@ -30,12 +30,12 @@ import torch
 from cm3.data import shard
 from cm3.data.finish import finish
 from cm3.data.prepare_unit import Desk, Work
-from cm3.data.read.base import UNIT
-from cm3.data.read.find import open_reader
 from cm3.data.store import Progress, Store, page, shard_name
 from cm3.data.store_manifest import FORMAT, KIND, NAME, is_report
 from cm3.errors import ConfigError, DataError, DiskError
 from cm3.files import locked, on_disk, sha256, write
+from cm3.read.base import UNIT
+from cm3.read.find import open_reader
 from cm3.tokens.load import MASKS, text_fingerprint
 
 MAX_TEXT = 1024

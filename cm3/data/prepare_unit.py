@@ -25,12 +25,12 @@ import PIL.ImageFile
 import torch
 
 from cm3.data import shard
-from cm3.data.read.base import Reader, Unit
-from cm3.data.read.find import open_reader
 from cm3.data.store import page, shard_name
 from cm3.document import Document, Image, Part, Text, Unreadable, check_text
 from cm3.errors import DataError
 from cm3.files import checksum, write
+from cm3.read.base import Reader, Unit
+from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.load import load_tokenizers

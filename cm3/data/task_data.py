@@ -8,13 +8,13 @@ from pathlib import Path
 
 from cm3.data.augment import AugmentLaw
 from cm3.data.neighbours import Neighbours
-from cm3.data.read.find import open_reader
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
-from cm3.data.tasks.find import find_task
-from cm3.data.tasks.numbered import Numbered
 from cm3.errors import ConfigError, DataError
+from cm3.read.find import open_reader
+from cm3.tasks.find import find_task
+from cm3.tasks.numbered import Numbered
 from cm3.tokens.codec import Codec
 from cm3.tokens.load import fingerprint, text_fingerprint
 

@@ -3,7 +3,7 @@
     corpus.txt, corpus.txt.gz       a text is a line with its end
     lines.jsonl, lines.jsonl.gz     "text" or "caption" of each line's object, or the texts of its "parts"
     folder                          every such file below it, but for hidden ones and folders that are linked
-    [KIND:]PATH[@SPLIT]             the texts of a reader's documents (cm3/data/read/find.py)
+    [KIND:]PATH[@SPLIT]             the texts of a reader's documents (cm3/read/find.py)
 
     sources --> piece piece piece ... --any order, by the seed--> text text text ... until `limit` bytes
 
@@ -27,14 +27,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from cm3.data.read.base import Reader, Unit
-from cm3.data.read.find import open_reader, parse_source, recognise
-from cm3.data.read.lists import files_in
-from cm3.data.read.record import texts_in, words_in
-from cm3.data.read.walk import walk
 from cm3.document import Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import parse_json
+from cm3.read.base import Reader, Unit
+from cm3.read.find import open_reader, parse_source, recognise
+from cm3.read.lists import files_in
+from cm3.read.record import texts_in, words_in
+from cm3.read.walk import walk
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 PIECE = 1 << 23

@@ -1,6 +1,6 @@
 """What is drawn, against what was asked for: maps by their regions, structures by their lines.
 
-map_iou(made, true)                        colours of `cm3.data.control.colour`
+map_iou(made, true)                        colours of `cm3.tasks.control.colour`
 structure_f1("canny", made, edges)         the edges of what was made against those that it was made of
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import PIL.Image
 
-from cm3.data import control
+from cm3.tasks import control
 
 REACH = 2 / 256
 """How far from its place a line may lie, as a share of the picture's side: 2 pixels at 256."""

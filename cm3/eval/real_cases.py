@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cm3.data.tasks.find import annotated, check
-from cm3.data.tasks.numbered import Numbered
-from cm3.data.tasks.task import PAPER, Task, View
 from cm3.document import Document, Image, Unreadable
 from cm3.errors import DataError
 from cm3.eval.text_metrics import FEWEST
 from cm3.picture import rgb
+from cm3.tasks.find import annotated, check
+from cm3.tasks.numbered import Numbered
+from cm3.tasks.task import PAPER, Task, View
 
 TRIES = 1000
 """Documents in a row that may not serve before a dataset is taken for one that cannot."""

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import PIL.Image
 
-from cm3.data.tasks.find import find_task
-from cm3.data.tasks.numbered import Numbered
-from cm3.data.tasks.task import Task, View
 from cm3.document import Image, Unreadable
 from cm3.errors import ConfigError, RequestError
 from cm3.eval.check import check_run
 from cm3.eval.picture_metrics import map_iou, structure_f1
 from cm3.eval.real_cases import Case, task_cases
 from cm3.eval.text_metrics import cider, normal_answer, vqa_accuracy
+from cm3.tasks.find import find_task
+from cm3.tasks.numbered import Numbered
+from cm3.tasks.task import Task, View
 
 if TYPE_CHECKING:
     from cm3.generate import CM3Leon

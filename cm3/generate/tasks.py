@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import PIL.Image
 
-from cm3.data.tasks import Task, find_task
-from cm3.data.tasks.template import PICTURES, Field
 from cm3.document import Document, Image
 from cm3.errors import RequestError
 from cm3.generate.generation import Generation
 from cm3.generate.prompt import Picture, as_image
 from cm3.generate.settings import Asked, check_names
 from cm3.generate.world import SAID, World
+from cm3.tasks import Task, find_task
+from cm3.tasks.template import PICTURES, Field
 
 if TYPE_CHECKING:
     from cm3.generate.cm3leon import CM3Leon
@@ -182,7 +182,7 @@ def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: in
             wide, high = request[name].pixels.size
             raise RequestError(
                 f"task {task.name!r}: {name!r} is {wide} x {high} pixels; a control image must be drawn at the model's "
-                f"{size} x {size}, as cm3.data.control does from a picture of any size"
+                f"{size} x {size}, as cm3.tasks.control does from a picture of any size"
             )
     if model.world is None:
         return task.prompt(template, plain=plain, **request)

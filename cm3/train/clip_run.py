@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cm3.data.read.coco import Coco
 from cm3.document import Document, left_out
 from cm3.errors import ConfigError
+from cm3.read.coco import Coco
 from cm3.retrieval.embed import Encoder, embed
 from cm3.retrieval.pairs import PairEncoder
 from cm3.retrieval.picture import square

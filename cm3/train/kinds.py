@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cm3.data.augment import AugmentLaw
-from cm3.data.emblems import EmblemMix
-from cm3.data.scene_lessons import LessonLaw, SceneTaskMix
-from cm3.data.scene_pictures import OBJECTS, TASK_PICTURES
 from cm3.data.task_data import TaskData
+from cm3.scenes.data.emblem_source import EmblemMix
+from cm3.scenes.data.lessons import LessonLaw, SceneTaskMix
+from cm3.scenes.data.training_pictures import OBJECTS, TASK_PICTURES
 
 __all__ = [
     "CocoData", "EmblemData", "SceneData", "SceneLessonData", "SceneTaskData", "StoreData", "TaskData",
@@ -108,7 +108,7 @@ class StoreData:
 
 @dataclass(frozen=True)
 class SceneLessonData:
-    """Scenes for every instruction task (cm3/data/scene_lessons.py), drawn on the fly; stream `seed` of the training
+    """Scenes for every instruction task (cm3/scenes/data/lessons.py), drawn on the fly; stream `seed` of the training
     split, and documents of pretraining among them, so that nothing is forgotten."""
 
     seed: int = 1

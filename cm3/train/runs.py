@@ -23,19 +23,12 @@ import PIL.Image
 
 from cm3 import files
 from cm3.data.documents import DocumentSource
-from cm3.data.emblem_bank import build_emblem_bank
-from cm3.data.emblems import EmblemSource, bank_documents, emblem_neighbours
 from cm3.data.load import Source
 from cm3.data.neighbours import Neighbours
-from cm3.data.read.coco import Coco, CocoDocuments
-from cm3.data.scene_lessons import SceneTaskSource
-from cm3.data.scene_pictures import Images, scene_pictures, task_pictures
-from cm3.data.scenes import SceneSource, scene_document
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_data import STORE, task_source
 from cm3.data.task_source import StorePart, TaskSource
-from cm3.data.tasks.numbered import Numbered
 from cm3.document import Document, left_out
 from cm3.errors import CheckpointError, ConfigError
 from cm3.generate import CM3Leon
@@ -43,10 +36,17 @@ from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
 from cm3.parallel import Mesh, start
+from cm3.read.coco import Coco, CocoDocuments
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.memory import Memory
+from cm3.scenes.data.emblem_bank import build_emblem_bank
+from cm3.scenes.data.emblem_source import EmblemSource, bank_documents, emblem_neighbours
+from cm3.scenes.data.lessons import SceneTaskSource
+from cm3.scenes.data.scene_source import SceneSource, scene_document
+from cm3.scenes.data.training_pictures import Images, scene_pictures, task_pictures
 from cm3.scenes.draw import draw
 from cm3.scenes.world import random_scene
+from cm3.tasks.numbered import Numbered
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import fingerprint, text_fingerprint

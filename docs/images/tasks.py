@@ -22,9 +22,9 @@ import PIL.Image
 from cm3.cli.files import png
 from cm3.cli.sheet import Line, Panel, Section, sheet
 from cm3.cli.show import panels
-from cm3.data.read.jsonl import JsonLines
-from cm3.data.tasks import TASKS, View
-from cm3.data.tasks.find import find_task, serve
+from cm3.read.jsonl import JsonLines
+from cm3.tasks import TASKS, View
+from cm3.tasks.find import find_task, serve
 from cm3.document import Unreadable
 from cm3.picture import open_picture
 

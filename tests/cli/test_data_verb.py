@@ -13,9 +13,9 @@ from command import Cm3
 from cm3.cli.data import ROW, WORDS, contact_sheet, is_store, shown
 from cm3.data.inspect import inspect
 from cm3.data.prepare import prepare
-from cm3.data.read.find import open_reader
 from cm3.data.store import Store
 from cm3.document import Document
+from cm3.read.find import open_reader
 from cm3.retrieval.manifest import NAME
 
 

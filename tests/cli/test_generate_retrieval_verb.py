@@ -12,12 +12,12 @@ from command import Cm3
 from tiny_model import stir
 
 from cm3.cli.attribution import document_panel, told
-from cm3.data.emblem_bank import build_emblem_bank
 from cm3.document import Document
 from cm3.generate import Retrieved
 from cm3.model import bundle
 from cm3.retrieval import pairs
 from cm3.retrieval.embed import load_encoder
+from cm3.scenes.data.emblem_bank import build_emblem_bank
 
 PROMPT = "a picture of a blosk"
 

@@ -14,9 +14,9 @@ from command import Cm3
 
 from cm3.cli.places import INKS
 from cm3.cli.show import flat, over_picture, panels
-from cm3.data.read.find import open_reader
-from cm3.data.tasks import View, find_task, from_reader
 from cm3.document import Unreadable
+from cm3.read.find import open_reader
+from cm3.tasks import View, find_task, from_reader
 
 COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
 

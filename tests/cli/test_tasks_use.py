@@ -14,9 +14,9 @@ from command import Cm3
 
 from cm3.cli.main import VERBS
 from cm3.cli.places import INKS, outlined, read_boxes, read_control
-from cm3.data.tasks import TASKS
 from cm3.errors import RequestError
 from cm3.generate import CM3Leon
+from cm3.tasks import TASKS
 
 PROMPT = "a red circle"
 BOXES = [["circle", [0, 0, 127, 127]], ["star", [128, 64, 255, 200]]]

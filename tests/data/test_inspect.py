@@ -13,11 +13,11 @@ import PIL.Image
 import pytest
 
 from cm3.data.inspect import SIDE, UNITS, Report, even, inspect, quantiles, spread
-from cm3.data.read.base import Reader, Records, Unit
-from cm3.data.read.walk import Passed
 from cm3.document import Document, Unreadable
 from cm3.errors import DataError
 from cm3.picture import open_picture
+from cm3.read.base import Reader, Records, Unit
+from cm3.read.walk import Passed
 
 
 def packed(width: int, height: int, mode: str = "RGB", format: str = "PNG") -> bytes:

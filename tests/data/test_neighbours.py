@@ -19,12 +19,12 @@ from tiny_model import SIZE
 
 from cm3.data import neighbours
 from cm3.data.neighbours import Neighbours
-from cm3.data.scenes import scene_document
 from cm3.document import Document
 from cm3.errors import CheckpointError, DataError, RequestError
 from cm3.retrieval.embed import Vectors, embed
 from cm3.retrieval.memory import Memory
 from cm3.retrieval.select import SelectLaw, shortlists
+from cm3.scenes.data.scene_source import scene_document
 
 NUMBER = 23
 

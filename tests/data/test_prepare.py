@@ -20,11 +20,11 @@ from store_parts import contents
 
 from cm3.data.prepare import Report, prepare
 from cm3.data.prepare_unit import cut_texts
-from cm3.data.read.walk import EMPTY, HIDDEN
 from cm3.data.store import Store
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError, DiskError
 from cm3.model import bundle as bundles
+from cm3.read.walk import EMPTY, HIDDEN
 from cm3.tokens.load import load_tokenizers
 
 COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"

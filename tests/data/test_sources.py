@@ -10,10 +10,10 @@ import pytest
 from tiny_model import SIZE, codec
 
 from cm3.data.documents import DocumentSource
-from cm3.data.scenes import SceneSource, scene_document
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.scenes import parse
+from cm3.scenes.data.scene_source import SceneSource, scene_document
 from cm3.scenes.verify import verify
 from cm3.scenes.world import PLACES
 

@@ -18,12 +18,12 @@ from safetensors.numpy import load_file, save
 
 from cm3.data.finish import duplicates
 from cm3.data.prepare import prepare
-from cm3.data.read.find import open_reader
 from cm3.data.shard import facts, key, pack
 from cm3.data.store import Store, cells_of, is_store
 from cm3.data.store_manifest import checksum
 from cm3.document import Document
 from cm3.errors import DataError
+from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.tokens.load import fingerprint, load_tokenizers
 from cm3.vocab import Tokens, Vocab

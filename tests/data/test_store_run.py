@@ -17,12 +17,12 @@ from cm3.data.augment import AugmentLaw
 from cm3.data.mask import MaskLaw
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
-from cm3.data.read.find import open_reader
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
+from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.train.runs import PretrainRun, StoreData

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from cm3.data.task_mix import TaskMixture
-from cm3.data.tasks import TASKS
 from cm3.errors import ConfigError, DataError
+from cm3.tasks import TASKS
 
 PAPER = {name: task.examples_in_paper for name, task in TASKS.items() if task.examples_in_paper}
 NAMES = st.lists(st.integers(1, 10**7), min_size=1, max_size=9).map(

@@ -20,15 +20,15 @@ from cm3.data.mask import cm3_unmask
 from cm3.data.order import BLOCK
 from cm3.data.pack import Weighted
 from cm3.data.prepare import prepare
-from cm3.data.read import places
-from cm3.data.read.find import open_reader
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval
 from cm3.data.task_data import TaskData, task_source
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
-from cm3.data.tasks import find_task
-from cm3.data.tasks.numbered import Numbered
 from cm3.errors import ConfigError, DataError
+from cm3.read import places
+from cm3.read.find import open_reader
+from cm3.tasks import find_task
+from cm3.tasks.numbered import Numbered
 from cm3.tokens.codec import Codec
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"

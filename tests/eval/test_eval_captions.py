@@ -17,12 +17,12 @@ import pytest
 
 from cm3.cli.evaluate import EvalCaptions
 from cm3.cli.recipe import find
-from cm3.data.read.coco import Coco
 from cm3.document import Document, Gap, Image, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.eval.captions import evaluate_captions
 from cm3.generate import CM3Leon
 from cm3.model.vqgan import VQGANConfig
+from cm3.read.coco import Coco
 from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "coco.py"

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 from published import picture
 
-from cm3.data import control
 from cm3.eval.picture_metrics import lines_f1, map_iou, structure_f1
+from cm3.tasks import control
 
 
 def painted(*categories: int) -> PIL.Image.Image:

@@ -14,15 +14,15 @@ import pytest
 import tiny_model
 from exact_bank import Letters
 
-from cm3.data.read.find import open_reader
-from cm3.data.tasks import TASKS, Task, View, find_task
-from cm3.data.tasks.numbered import Numbered
 from cm3.document import Image, Unreadable
 from cm3.errors import ConfigError, DataError, RequestError
 from cm3.eval.real_cases import Case, task_cases
 from cm3.eval.real_tasks import METRICS, evaluate_task, letter
 from cm3.generate import CM3Leon
 from cm3.generate.tasks import Reply
+from cm3.read.find import open_reader
+from cm3.tasks import TASKS, Task, View, find_task
+from cm3.tasks.numbered import Numbered
 from cm3.tokens.image import preprocess
 
 SIZE = 64

@@ -10,9 +10,9 @@ import tiny_model
 from PIL import ImageColor
 
 from cm3.data.mask import move_spans, segments
-from cm3.data.tasks import Example, encode, find_task
-from cm3.data.tasks.template import PICTURES
 from cm3.document import Image
+from cm3.tasks import Example, encode, find_task
+from cm3.tasks.template import PICTURES
 from cm3.tokens.away import HIDDEN, without, wordy
 from cm3.vocab import Tokens
 

@@ -99,8 +99,8 @@ def test_a_sample_is_of_every_source_by_its_length(tmp_path: Path, monkeypatch: 
 
 def test_the_rest_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader without end, and a limit: it stops."""
-    from cm3.data.read.base import Reader, Unit
     from cm3.document import Document
+    from cm3.read.base import Reader, Unit
 
     class Endless(Reader):
         kind = source = "endless"

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 from cm3.cli.recipe import find
 from cm3.data.mask import MaskLaw
-from cm3.data.scene_lessons import SceneTaskMix
-from cm3.data.tasks import TASKS
 from cm3.errors import ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder
+from cm3.scenes.data.lessons import SceneTaskMix
+from cm3.tasks import TASKS
 from cm3.train.export import export_run
 from cm3.train.kinds import SceneData, SceneLessonData, TaskData
 from cm3.train.optim import OptimConfig

@@ -1,0 +1,1 @@
+"""Verbs of the command that show and measure the scenes."""

@@ -1,0 +1,1 @@
+"""Scenes and named emblems as what a run learns from."""

@@ -1,0 +1,27 @@
+"""Instruction tasks: Table 5 of the paper, each row one definition for training examples and for a user's prompts.
+
+    reader's document --annotated--> document --Task.examples--> Example --encode--> tokens, loss weights
+    a user's request  ---------------------------Task.prompt---> document with a hole
+
+template.py   the paper's words -> parts, and back          boxes.py      places in words
+task.py       Task, Example, encode                         find.py       a task by name; documents of a reader
+pictures.py   tasks that give a picture                     texts.py      tasks that give a text
+                                                            numbered.py   documents of any reader by number
+"""
+
+from cm3.tasks.find import TASKS, annotated, find_task, from_reader
+from cm3.tasks.task import Example, Task, View, Weighted, encode
+from cm3.tasks.template import Template
+
+__all__ = [
+    "TASKS",
+    "Example",
+    "Task",
+    "Template",
+    "View",
+    "Weighted",
+    "annotated",
+    "encode",
+    "find_task",
+    "from_reader",
+]
