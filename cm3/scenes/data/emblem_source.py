@@ -159,7 +159,7 @@ class EmblemSource:
     ) -> None:
         """`neighbours`: of `emblem_neighbours` for this bank. `length`: most tokens of an example (`with_documents`).
 
-        Raises `ConfigError` as `SceneSource` does; `DataError` for a table that names documents which the bank lacks, or
+        Raises `ConfigError` as `SceneSource` does; `DataError` for a table of documents that the bank lacks, or
         has no queries of a kind that `mix` asks for.
         """
         self.codec, self.memory, self.neighbours, self.seed = codec, memory, neighbours, seed
