@@ -2,7 +2,7 @@
 
     torchrun --nnodes 16 --nproc-per-node 8 -m cm3 train recipes/instruct.py:cm3leon_7b \\
         --init runs/cm3leon-7b/bundle --data.sources edit=instructpix2pix:data/ip2p boxes=coco:data/coco@train2017
-    cm3 train recipes/instruct.py:small --data.sources coco_captions=coco:data/coco boxes=coco:data/coco
+    cm3 train recipes/photos.py:instruct --data.sources coco_captions=coco:data/coco boxes=coco:data/coco
 
 A source is TASK=[KIND:]PATH[@SPLIT] (docs/tasks.md has the tasks and the datasets that each is made of), or store=PATH
 for documents that `cm3 prepare` wrote, with retrieved ones before them where --data.neighbours has a table. Datasets
@@ -21,10 +21,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cm3.train.kinds import TaskData
-from cm3.train.runs import PretrainRun
+from cm3.runs import PretrainRun, TaskData
 
-from . import pretrain, store
+from . import pretrain
 
 BATCH = 2**21
 """Tokens an update."""
@@ -67,25 +66,6 @@ def cm3leon_7b() -> PretrainRun:
     return _tuned(pretrain.cm3leon_7b(), "7b")
 
 
-def small() -> PretrainRun:
-    """The shape of the `scenes` model, 5.5M parameters, on any of the datasets: 128 px pictures of 8 x 8 codes.
-
-    price: 500 steps of about 4,000 tokens, a third of an hour on two cores of an AVX2 processor. promise: none; a model
-    of scenes learns little of photographs. It shows the whole path, on a computer without a GPU.
-    """
-    first = store.pretrain()
-    return replace(
-        first,
-        out="runs/instruct/small",
-        optim=replace(first.optim, lr=1e-3, adam_lr=1e-3, warmup=30),
-        windows=8,
-        length=512,
-        steps=500,
-        sample_every=0,
-        data=TaskData(sources=("coco_captions=coco:data/coco", "boxes=coco:data/coco")),
-    )
-
-
 def _tuned(first: PretrainRun, name: str) -> PretrainRun:
     return replace(
         first,
@@ -95,7 +75,7 @@ def _tuned(first: PretrainRun, name: str) -> PretrainRun:
         windows=BATCH // first.length,
         micro=1,
         steps=round(TOKENS / BATCH),
-        masks=1018,
+        image_size=0,
         sample_every=0,
         data=TaskData(sources=SOURCES),
     )

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from cm3.data.augment import AugmentLaw
 from cm3.model.vqgan import small
+from cm3.runs import ImageTokenizerRun, PretrainRun
 from cm3.scenes.data.emblem_source import EmblemMix
 from cm3.scenes.data.lesson_documents import TASKS
 from cm3.scenes.data.lessons import LessonLaw, SceneTaskMix
-from cm3.train.kinds import EmblemData, SceneLessonData, SceneTaskData
-from cm3.train.runs import ImageTokenizerRun, PretrainRun
+from cm3.scenes.kinds import EmblemData, SceneLessonData, SceneTaskData
 
 from .scenes import pretrain_emblems
 
@@ -93,7 +93,7 @@ def instruct() -> PretrainRun:
         before,
         out="runs/scenes/instruct",
         init="runs/scenes/pretrain_emblems/bundle",
-        redrawn=image_letters().out,
+        replace_image_tokenizer=image_letters().out,
         tasks=TASKS,
         optim=replace(before.optim, lr=8e-4, adam_lr=2e-3, warmup=60, decay_from=1.0),
         steps=940,
@@ -150,7 +150,7 @@ def instruct_more() -> PretrainRun:
         first,
         out="runs/scenes/instruct_more",
         init="runs/scenes/instruct/bundle",
-        redrawn="",
+        replace_image_tokenizer="",
         optim=replace(first.optim, lr=1e-3, adam_lr=3e-3, warmup=30, decay_from=0.39, final=0.02),
         windows=12,
         steps=1600,

@@ -22,10 +22,10 @@ from cm3.data.augment import AugmentLaw
 from cm3.data.mask import MaskLaw
 from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import small
+from cm3.runs import ClipRun, ImageTokenizerRun, PretrainRun
 from cm3.scenes.data.emblem_source import EmblemMix
-from cm3.train.clip_run import ClipRun
+from cm3.scenes.kinds import EmblemData, SceneData, ScenePairs
 from cm3.train.optim import OptimConfig
-from cm3.train.runs import EmblemData, ImageTokenizerRun, PretrainRun, SceneData
 
 
 def image_tokenizer() -> ImageTokenizerRun:
@@ -185,7 +185,7 @@ def clip() -> ClipRun:
     in other words than its document's, finds that document first among 1,500 in 99%; a described test scene its picture
     among 100 in 90%, and among the first five in 99%.
     """
-    return ClipRun(out="runs/scenes/clip", steps=320, batch=128, lr=2e-3, save_every=20, threads=1)
+    return ClipRun(out="runs/scenes/clip", steps=320, batch=128, lr=2e-3, save_every=20, threads=1, data=ScenePairs())
 
 
 def pretrain_copying() -> PretrainRun:

@@ -67,7 +67,7 @@ class EvalTasks(ModelVerb):
         """Measure one source after the other, print a table."""
         at_least(1, n=self.n, batch=self.batch)
         at_least(0, seed=self.seed)
-        from cm3.data.task_data import named_sources
+        from cm3.data.kinds import named_sources
         from cm3.data.task_source import TaskPart
         from cm3.eval.real_tasks import check_measured, evaluate_task
         from cm3.read.find import open_reader

@@ -35,7 +35,7 @@ class Export(Verb):
         """Write it."""
         import torch
 
-        from cm3.train.export import export_run
+        from cm3.runs.export_run import export_run
 
         step = export_run(self.run_, self.out, self.step, getattr(torch, self.dtype))
         print(f"{self.out}: the model of step {step}")

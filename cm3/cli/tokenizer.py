@@ -145,7 +145,7 @@ class ImageEval(ModelVerb):
     def run(self) -> dict[str, Any]:
         """Encode and decode every picture."""
         from cm3.tokens.image import to_pixels
-        from cm3.train.reconstruct import evaluate_image_tokenizer
+        from cm3.train.image_eval import evaluate_image_tokenizer
 
         at_least(1, n=1 if self.n is None else self.n, size=1 if self.size is None else self.size)
         pictures = Pictures(self.pictures, self.n)

@@ -1,31 +1,123 @@
-"""A list of documents as a source without end: every document once an epoch, each epoch in an order of its own."""
+"""Documents of readers as a source without end: every document once an epoch, each epoch in an order of its own.
+
+    reader -> Numbered -> split by identity -> trained on  -> Mixture -> position -> document -> tokens
+                                            -> held out
+
+A picture's identity decides, so that its five captions are all trained on or all held out.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
+from cm3.data.load import Source
 from cm3.data.order import Mixture
-from cm3.document import Document
-from cm3.errors import DataError
+from cm3.document import Document, Unreadable
+from cm3.errors import ConfigError, DataError
+from cm3.picture import rgb
+from cm3.tasks.numbered import Numbered
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
+TRIES = 1000
+"""Documents in a row that may be unreadable before a source is taken for one that cannot be read."""
 
-class DocumentSource:
-    """`Source` (cm3/data/load.py) over documents that fit in memory. Each is tokenised once and kept."""
 
-    def __init__(self, documents: Sequence[Document], codec: Codec, seed: int) -> None:
-        """Raise `DataError` where there is no document; `ConfigError` for a seed out of range."""
-        if not documents:
+class Subset:
+    """Some documents of a reader, by numbers of their own."""
+
+    def __init__(self, documents: Numbered, numbers: np.ndarray) -> None:
+        """`numbers`: int64 (n,), which."""
+        self.documents, self.numbers = documents, numbers
+        self.reader, self.name = documents.reader, documents.name
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Document | Unreadable:
+        return self.documents[int(self.numbers[index])]
+
+
+def split(documents: Numbered, share: float, where: str = "data.held_out") -> tuple[Subset, Subset]:
+    """Return the documents to train on, and those held out: about `share` of the pictures, at least one document.
+
+    Which are held out follows from the pictures alone, whatever else the source holds. Raises `ConfigError` for a
+    `share` outside 0..0.5, and for a source that has nothing left on one side.
+    """
+    if not 0 <= share <= 0.5:
+        raise ConfigError(f"{where}={share}: is a share, must be in 0..0.5")
+    numbers = np.arange(len(documents))
+    if not share:
+        return Subset(documents, numbers), Subset(documents, numbers[:0])
+    chance = np.array([_chance(identity(documents[i])) for i in range(len(documents))])
+    held = chance < share
+    if not held.any() and len(set(chance.tolist())) > 1:
+        held = chance == chance.min()
+    if not held.any() or held.all():
+        raise ConfigError(f"{where}={share}: {documents.name!r} has one picture; give more, or 0")
+    return Subset(documents, numbers[~held]), Subset(documents, numbers[held])
+
+
+def identity(document: Document | Unreadable) -> str:
+    """Return a name that all documents of one picture share: the reader's of its picture, else the document's."""
+    known = document.meta.get("image_id") if isinstance(document, Document) else None
+    return document.id if known is None else str(known)
+
+
+def _chance(name: str) -> float:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+class DocumentSource(Source):
+    """`Source` (cm3/data/load.py) over documents of readers. The tokens of each are made once and kept."""
+
+    def __init__(self, parts: Sequence[Sequence[Document] | Numbered | Subset], codec: Codec, seed: int) -> None:
+        """Raise `DataError` where there is no document, or none that can be read; `ConfigError` for a bad seed."""
+        if not sum(map(len, parts)):
             raise DataError("documents: there are none; check the path and the split")
-        self.documents, self.codec = documents, codec
-        self._order = Mixture([len(documents)], seed=seed)
-        self._kept: dict[int, Tokens] = {}
+        self.parts, self.codec = [part for part in parts if len(part)], codec
+        self._order = Mixture([len(part) for part in self.parts], seed=seed)
+        self._kept: dict[tuple[int, int], Tokens] = {}
+        self._left_out: dict[tuple[int, int], Unreadable] = {}
+        for part in range(len(self.parts)):
+            self.document(part, 0)  # refused before anything is written
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """Tokens of documents `indices` of the stream."""
-        places = self._order.locate(indices).indices.tolist()
-        new = sorted(set(places) - set(self._kept))
-        for place, tokens in zip(new, self.codec.encode_many([self.documents[p] for p in new]), strict=True):
-            self._kept[place] = tokens
-        return [self._kept[p] for p in places]
+    def sequences(self, positions: Sequence[int]) -> list[Tokens]:
+        """Return tokens of the documents at these positions.
+
+        Where one cannot be read, the first after it that can stands in its place. Raises `DataError` where none of a
+        thousand can.
+        """
+        places = self._order.locate(positions)
+        asked = list(zip(places.sources.tolist(), places.indices.tolist(), strict=True))
+        new = sorted(set(asked) - set(self._kept))
+        made = self.codec.encode_many([self.document(*place) for place in new])
+        self._kept |= dict(zip(new, made, strict=True))
+        return [self._kept[place] for place in asked]
+
+    def document(self, part: int, number: int) -> Document:
+        """Return a document of a part, its pictures decoded to their end, or the first after it that can be read."""
+        documents, reason = self.parts[part], ""
+        for step in range(min(TRIES, len(documents))):
+            at = (number + step) % len(documents)
+            found = documents[at]
+            try:
+                if isinstance(found, Unreadable):
+                    raise DataError(found.reason)
+                for image in found.images:
+                    rgb(image.pixels)
+                return found
+            except DataError as error:
+                self._left_out[part, at] = Unreadable(found.id, str(error))
+                reason = reason or f"{found.id!r}: {error}"
+        raise DataError(
+            f"documents: none of {min(TRIES, len(documents))} in a row can be read; the first is {reason}; mend the "
+            "source, or leave it out"
+        )
+
+    def left_out(self) -> Sequence[Unreadable]:
+        """Return the documents that were asked for so far and could not be read."""
+        return list(self._left_out.values())

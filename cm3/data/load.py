@@ -12,21 +12,23 @@ continue on any number of ranks with the very next batch, and nothing is lost or
 
 The source's documents are not masked. Each is masked by a generator of its position alone, so a document that comes
 again in its next epoch is masked anew. A source may also give sequences that are laid out already, with a loss weight
-for each token (`Source.weighted`): instruction tasks, where what is masked is the answer.
+for each token (`Weighted`): instruction tasks, where the answer is masked.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from cm3.data.lanes import LaneState, LoaderState
 from cm3.data.mask import ROOM, MaskLaw, cm3_mask, segments
 from cm3.data.pack import Batch, Weighted, best_fill, lay_out, truncate
+from cm3.document import Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.vocab import Tokens, Vocab
 
@@ -46,21 +48,34 @@ Masked = Callable[..., Tokens]
 """(tokens, longest or None) -> the same masked, always from the same numbers."""
 
 
-class Source(Protocol):
-    """Documents by position. Asked for the same positions, it must give the same tokens.
+class Source(ABC):
+    """Sequences by position, without end. Asked for the same positions, it must give the same ones.
 
     An image tokenizer may round differently in another batch, so a source is asked for the documents of a lane in
-    chunks that do not depend on where a run began, `TOGETHER` at a time. One whose documents do not depend on which are
-    asked for with them says so with an attribute `together = 1`, and is asked for many lanes' at once.
-
-    One that has a method `weighted(indices) -> list[Tokens | Weighted]` is asked by it in place of `tokens`. `Tokens`
-    are documents to be masked, as ever. A `Weighted` is taken as it is: its weights are those of the loss, nothing of
-    it is masked or cut, and it is skipped where it is too long.
+    chunks that do not depend on where a run began, `together` at a time. One whose documents do not depend on which are
+    asked for with them has `together = 1`, and is asked for many lanes' at once.
     """
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """Tokens of these documents, unmasked, each `</s> ... </s>`."""
-        ...
+    together: int = TOGETHER
+
+    @abstractmethod
+    def sequences(self, positions: Sequence[int]) -> Sequence[Tokens | Weighted]:
+        """Return the sequences at these positions.
+
+        `Tokens` are a document `</s> ... </s>`, to be masked. `Weighted` is taken as it is: its weights are those of
+        the loss, nothing of it is masked or cut, and it is skipped where it is too long.
+        """
+
+    def make(self) -> None:  # noqa: B027
+        """Make what only a run that has begun may write, such as a bank. Called once, by the main process first."""
+
+    def report(self, positions: int = 0) -> dict[str, dict[str, float]]:
+        """Return by name what a mixture gave in so many positions; empty for a source that is none."""
+        return {}
+
+    def left_out(self) -> Sequence[Unreadable]:
+        """Return the documents that were asked for so far and could not be read."""
+        return ()
 
 
 @dataclass
@@ -161,9 +176,7 @@ class Loader:
         self.source, self.vocab, self.law = source, vocab, law
         self.windows, self.length, self.seed, self.lookahead = windows, length, seed, lookahead
         self.longest = length if longest is None else min(longest, length)
-        self.together: int = getattr(source, "together", TOGETHER)
-        self._ask: Callable[[Sequence[int]], Sequence[Tokens | Weighted]]
-        self._ask = getattr(source, "weighted", None) or source.tokens
+        self.together = source.together
         self.counts, self.batches, self._in_vain = Counts(), state.batches, 0
         self._bits = np.random.Philox(key=[seed, 0xC3])
         self._rng, self._start = np.random.Generator(self._bits), self._bits.state
@@ -250,14 +263,14 @@ class Loader:
         if not positions:
             return []
         if self.together == 1:
-            return list(self._ask(positions))
+            return list(self.source.sequences(positions))
         found: dict[int, Tokens | Weighted] = {}
         for position in positions:
             if position not in found:
                 lane, number = position % self.windows, position // self.windows
                 first = lane + self.windows * (number - number % self.together)
                 chunk = range(first, first + self.windows * self.together, self.windows)
-                found.update(zip(chunk, self._ask(chunk), strict=True))
+                found.update(zip(chunk, self.source.sequences(chunk), strict=True))
         return [found[position] for position in positions]
 
     def _fitted(self, position: int, document: Tokens | Weighted) -> _Item:

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from cm3.data.augment import AugmentLaw, with_documents
+from cm3.data.load import Source
 from cm3.data.neighbours import Neighbours
 from cm3.data.order import Mixture
 from cm3.data.store import Store
@@ -39,7 +40,7 @@ class Retrieval(NamedTuple):
     length: int
 
 
-class StoreSource:
+class StoreSource(Source):
     """`Source` (cm3/data/load.py) over stores. Each document comes once an epoch, each epoch in an order of its own."""
 
     together = 1
@@ -73,16 +74,16 @@ class StoreSource:
         """The share of the documents that comes from each store."""
         return self.mixture.shares
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """Tokens of the documents at these positions."""
-        places = self.mixture.locate(indices)
+    def sequences(self, positions: Sequence[int]) -> list[Tokens]:
+        """Return tokens of the documents at these positions."""
+        places = self.mixture.locate(positions)
         found: list[Tokens] = [Tokens.of([])] * len(places.sources)
         for which, store in enumerate(self.stores):
             mine = np.flatnonzero(places.sources == which)
             if mine.size:
                 for at, tokens in zip(mine.tolist(), store.tokens(places.indices[mine]), strict=True):
                     found[at] = tokens
-        return found if self.retrieval is None else self._augmented(self.retrieval, indices, found)
+        return found if self.retrieval is None else self._augmented(self.retrieval, positions, found)
 
     def _augmented(self, retrieval: Retrieval, positions: Sequence[int], queries: list[Tokens]) -> list[Tokens]:
         table, bank, law, length = retrieval

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from cm3.data.load import Source
 from cm3.data.pack import Weighted
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
@@ -110,7 +111,7 @@ class StorePart:
         return StoreSource([store], seed=self.seed, retrieval=self.retrieval)
 
 
-class TaskSource:
+class TaskSource(Source):
     """`Source` (cm3/data/load.py) of task examples."""
 
     def __init__(
@@ -135,16 +136,18 @@ class TaskSource:
         self._stores = {part.name: part.first(mix.used[part.name]) for part in parts if isinstance(part, StorePart)}
         self._stream = mix.mixture(seed)
 
-    def weighted(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
-        """The sequences at these positions: documents to be masked, and examples whose answer is."""
-        places = self._stream.locate(indices)
+    def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
+        """Return the sequences at these positions: documents to be masked, and examples whose answer is."""
+        places = self._stream.locate(positions)
         found: dict[int, Tokens | Weighted] = {}
         masked: dict[int, Example] = {}
         whole: dict[int, Example] = {}
-        for n, (position, which, epoch, number) in enumerate(zip(indices, *(a.tolist() for a in places), strict=True)):
+        for n, (position, which, epoch, number) in enumerate(
+            zip(positions, *(a.tolist() for a in places), strict=True)
+        ):
             part = self.parts[which]
             if isinstance(part, StorePart):
-                (found[n],) = self._stores[part.name].tokens([epoch * self.mix.used[part.name] + number])
+                (found[n],) = self._stores[part.name].sequences([epoch * self.mix.used[part.name] + number])
                 continue
             rng = np.random.default_rng([self.seed, 0x7A5, position])
             chosen = masked if rng.random() < self.law.answers else whole
@@ -154,14 +157,10 @@ class TaskSource:
         found |= dict(zip(masked, weights, strict=True)) | dict(zip(whole, documents, strict=True))
         return [found[n] for n in range(len(found))]
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """The same without weights."""
-        return [one.tokens if isinstance(one, Weighted) else one for one in self.weighted(indices)]
-
     def report(self, positions: int = 0) -> dict[str, dict[str, float]]:
-        """By source: documents that it has, those that this process asked for so far and that could not serve, the
-        share that it is to have, how often each document that is used then comes while all come once on average, and
-        what the first `positions` of the stream hold of it, where there are some.
+        """Return by source: documents that it has, those that this process asked for so far and that could not serve,
+        the share that it is to have, how often each document that is used then comes while all come once on average,
+        and what the first `positions` of the stream hold of it, where there are some.
         """
         realised = self.mix.realised(positions, self.seed) if positions else {}
         shares, used = self.mix.shares, self.mix.used

@@ -46,6 +46,17 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A text and its picture, and another description of the same where there is one."""
+
+    text: str
+    image: PIL.Image.Image
+    other: str = ""
+    tells: bool = True
+    """Whether the text tells what the picture shows; a name does not."""
+
+
+@dataclass(frozen=True)
 class PairsConfig:
     """Shape of the two towers. Raises `ConfigError` for a value out of range."""
 

@@ -30,8 +30,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,7 +37,7 @@ from torch import Tensor
 from cm3.bars import bar
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.files import locked, said, write
-from cm3.retrieval.pairs import Pairs, PairsConfig, save
+from cm3.retrieval.pairs import Pair, Pairs, PairsConfig, save
 from cm3.weights import check_weights, not_finite, on_device
 
 LOCK = ".lock"
@@ -49,17 +47,6 @@ FREE = {"steps", "lr", "lr_end", "warmup", "grad_clip", "weight_decay"}
 """Settings that a run may change when it goes on, as one does that diverged."""
 MAX_SCALE = 100.0
 """Greatest sharpness of a loss, as in CLIP."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A text and its picture, and another description of the same where there is one."""
-
-    text: str
-    image: PIL.Image.Image
-    other: str = ""
-    tells: bool = True
-    """Whether the text tells what the picture shows; a name does not."""
 
 
 PairSource = Callable[[int], Sequence[Pair]]
@@ -268,18 +255,6 @@ def _train(
     _save(run, settings, out / "checkpoint.pt")
     if run.step >= config.steps:
         save(run.model, out, {"steps": run.step, **settings})
-
-
-def retrieval_accuracy(queries: np.ndarray, bank: np.ndarray, right: Sequence[int]) -> dict[str, float]:
-    """Shares of queries (q, w) whose right row of a bank (n, w) is first, and among the first five, by inner product.
-
-    A row that scores the same as the right one stands before it. Raises `DataError` where there is no query.
-    """
-    if not len(queries):
-        raise DataError("retrieval accuracy: there are no queries; give at least one")
-    scores = queries @ bank.T
-    place = (scores >= scores[np.arange(len(queries)), np.asarray(right)][:, None]).sum(1)
-    return {"recall_1": float((place <= 1).mean()), "recall_5": float((place <= 5).mean())}
 
 
 def _schedule(config: PairTrainConfig, step: int) -> float:

@@ -35,7 +35,7 @@ class TrainConfig:
 
     out: str
     """Folder of the run."""
-    model: DecoderConfig
+    model: DecoderConfig = field(default_factory=DecoderConfig)
     mask: MaskLaw = field(default_factory=MaskLaw)
     optim: OptimConfig = field(default_factory=OptimConfig)
     steps: int = 1000

@@ -38,8 +38,8 @@ from cm3.model.vqgan import VQGAN, VQGANConfig, small
 from cm3.train.checkpoint import OLD as CHECKPOINT
 from cm3.train.claim import run_claimed
 from cm3.train.config import finite_settings
+from cm3.train.image_eval import psnr, usage, write_sheet
 from cm3.train.optim import Muon
-from cm3.train.reconstruct import psnr, usage, write_sheet
 from cm3.train.track import Log
 from cm3.weights import check_weights, load_into, not_finite, on_device
 

@@ -29,7 +29,6 @@ from cm3.bars import bar
 from cm3.data.lanes import LoaderState, merge_states
 from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
-from cm3.data.task_source import TaskSource
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
 from cm3.files import said, write
 from cm3.model.attention import Blocked, Flexed, blocked
@@ -312,8 +311,8 @@ class Trainer:
         return sum(self.ranks.gather(self.state.documents)[:: self.mesh.tp])
 
     def mixture(self, documents: int) -> dict[str, Any]:
-        """What a mixture of tasks gave in so many documents; empty where the source is none."""
-        return self.source.report(documents) if isinstance(self.source, TaskSource) else {}
+        """Return what a mixture gave in so many documents, by name; empty for a source that is none."""
+        return self.source.report(documents)
 
     def validate(self) -> dict[str, float]:
         """Losses on the documents held out, `val_loss` and by modality."""

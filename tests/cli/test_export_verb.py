@@ -14,7 +14,9 @@ from cm3.cli.export import Export
 from cm3.data.mask import MaskLaw
 from cm3.model import bundle
 from cm3.model.decoder import DecoderConfig
-from cm3.train.runs import ImageTokenizerRun, PretrainRun
+from cm3.runs.image_tokenizer_run import ImageTokenizerRun
+from cm3.runs.pretrain_run import PretrainRun
+from cm3.scenes.kinds import SceneData
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +25,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     tokenizer, out = folder / "tokenizer", folder / "out"
     ImageTokenizerRun(
-        vqgan=tiny_model.SHAPE, size=tiny_model.SIZE, batch=2, steps=1, warmup=1, out=str(tokenizer), sample_every=0
+        vqgan=tiny_model.SHAPE,
+        size=tiny_model.SIZE,
+        batch=2,
+        steps=1,
+        warmup=1,
+        out=str(tokenizer),
+        sample_every=0,
+        data=SceneData(),
     ).run(progress=False)
     out.mkdir()
     shutil.copyfile(tiny_model.tokenizer_path(), out / "tokenizer.json")
     PretrainRun(
         out=str(out), model=DecoderConfig(d_model=16, layers=1, heads=2, context=160, positions="rope"), mask=MaskLaw(),
         windows=1, length=160, steps=3, save_every=1, sample_every=0, image_tokenizer=str(tokenizer),
-        image_size=tiny_model.SIZE, masks=16,
+        image_size=tiny_model.SIZE, masks=16, data=SceneData(),
     ).run(progress=False)  # fmt: skip
     return out
 

@@ -34,8 +34,8 @@ from cm3.vocab import Tokens, Vocab
 
 VOCAB = Vocab(text=256, image=16, masks=8, reserved=0)
 
-class Pairs:
-    def tokens(self, indices: Any) -> list[Tokens]:
+class Pairs(Source):
+    def sequences(self, indices: Any) -> list[Tokens]:
         return [self.one(i) for i in indices]
     def one(self, i: int) -> Tokens:
         words = VOCAB.text_start + np.concatenate([[i % 16], np.random.default_rng(i).integers(0, 4, 4)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cm3.data.lanes import LoaderState, merge_states
-from cm3.data.load import Loader
+from cm3.data.load import Loader, Source
 from cm3.data.mask import MaskLaw, cm3_mask, cm3_unmask
 from cm3.data.pack import Batch
 from cm3.errors import CheckpointError, ConfigError, DataError
@@ -22,14 +22,14 @@ VOCAB = Vocab(text=256, image=16, masks=8, reserved=0)
 Given = tuple[Batch, LoaderState]
 
 
-class Numbers:
+class Numbers(Source):
     """Document i spells i, with some words after it; remembers what it was asked for."""
 
     def __init__(self, together: int = 1, most: int = 7) -> None:
         self.together, self.most = together, most
         self.asked: list[list[int]] = []
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+    def sequences(self, indices: Sequence[int]) -> list[Tokens]:
         self.asked.append(list(indices))
         return [self.one(i, self.most) for i in indices]
 
@@ -40,7 +40,7 @@ class Numbers:
         return Tokens.of([VOCAB.eos, *words, VOCAB.eos])
 
 
-class Fixed:
+class Fixed(Source):
     """The same few documents again and again."""
 
     together = 1
@@ -48,7 +48,7 @@ class Fixed:
     def __init__(self, *documents: Tokens) -> None:
         self.documents = documents
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+    def sequences(self, indices: Sequence[int]) -> list[Tokens]:
         return [self.documents[i % len(self.documents)] for i in indices]
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cm3.data.lanes import LoaderState, merge_states
-from cm3.data.load import Loader
+from cm3.data.load import Loader, Source
 from cm3.data.mask import MaskLaw, cm3_unmask
 from cm3.data.order import Mixture
 from cm3.data.pack import Batch
@@ -33,7 +33,7 @@ EPOCHS = 3
 """Of the smaller source, at least."""
 
 
-class Mixed:
+class Mixed(Source):
     """Documents of two sources that say who they are: source, epoch, number."""
 
     together = 1
@@ -41,7 +41,7 @@ class Mixed:
     def __init__(self) -> None:
         self.mixture = Mixture(LENGTHS, [1, 2], seed=4)
 
-    def tokens(self, indices: list[int]) -> list[Tokens]:
+    def sequences(self, indices: list[int]) -> list[Tokens]:
         places = zip(*self.mixture.locate(indices), strict=True)
         return [self.one(*(int(v) for v in place)) for place in places]
 

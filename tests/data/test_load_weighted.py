@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3.data.lanes import LoaderState, merge_states
-from cm3.data.load import Loader
+from cm3.data.load import Loader, Source
 from cm3.data.mask import MaskLaw
 from cm3.data.pack import Batch, Weighted, lay_out
 from cm3.errors import DataError
@@ -32,16 +32,13 @@ def lesson(i: int) -> Weighted:
     return Weighted(Tokens.of(ids), weights)
 
 
-class Mixed:
+class Mixed(Source):
     """Every third sequence is a lesson, the others documents that spell their number."""
 
     def __init__(self, together: int = 1) -> None:
         self.together = together
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        raise AssertionError("a source that has weights is asked for them")
-
-    def weighted(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
+    def sequences(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
         return [lesson(i) if i % 3 == 0 else self.plain(i) for i in indices]
 
     @staticmethod
@@ -105,7 +102,7 @@ def test_a_run_with_lessons_goes_on_with_the_very_next_batch(together: int, cut:
 
 def test_a_lesson_that_is_too_long_is_skipped_and_never_cut() -> None:
     class Long(Mixed):
-        def weighted(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
+        def sequences(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
             ids = Tokens.of([VOCAB.eos, *[VOCAB.text_start] * 60, VOCAB.eos])
             long = Weighted(ids, np.full(62, 9, np.float32))
             return [long if i % 3 == 0 else self.plain(i) for i in indices]
@@ -119,7 +116,7 @@ def test_a_lesson_that_is_too_long_is_skipped_and_never_cut() -> None:
 
 def test_every_token_has_its_weight() -> None:
     class Short(Mixed):
-        def weighted(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
+        def sequences(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
             return [Weighted(self.plain(1), np.ones(2, np.float32)) for _ in indices]
 
     with pytest.raises(DataError, match="pack, document 0: has 2 weights for 5 tokens; give one for each"):

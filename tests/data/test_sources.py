@@ -71,7 +71,7 @@ def test_settings_leave_the_scenes_alone_where_they_are_not_used() -> None:
 
 def test_scene_tokens_do_not_depend_on_their_company() -> None:
     source = SceneSource(codec(), 4)
-    together, alone = source.tokens(range(6)), [source.tokens([i])[0] for i in range(6)]
+    together, alone = source.sequences(range(6)), [source.sequences([i])[0] for i in range(6)]
     for i, (a, b) in enumerate(zip(together, alone, strict=True)):
         assert np.array_equal(a.ids, b.ids) and np.array_equal(a.cells, b.cells)
         assert np.array_equal(a.ids, codec().encode(scene_document(4, i, SIZE)).ids)
@@ -79,16 +79,18 @@ def test_scene_tokens_do_not_depend_on_their_company() -> None:
 
 def test_documents_come_once_an_epoch_in_an_order_of_their_own() -> None:
     documents = [Document.of(f"number {i}") for i in range(10)]
-    source = DocumentSource(documents, codec(), seed=3)
-    texts = [codec().decode(t).text for t in source.tokens(range(30))]
+    source = DocumentSource([documents], codec(), seed=3)
+    texts = [codec().decode(t).text for t in source.sequences(range(30))]
     epochs = [texts[i : i + 10] for i in (0, 10, 20)]
     assert all(sorted(epoch) == sorted(d.text for d in documents) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    fresh = DocumentSource(documents, codec(), seed=3)
-    assert [codec().decode(fresh.tokens([i])[0]).text for i in (17, 3, 29)] == [texts[i] for i in (17, 3, 29)]
-    assert [codec().decode(t).text for t in DocumentSource(documents, codec(), seed=4).tokens(range(10))] != epochs[0]
+    fresh = DocumentSource([documents], codec(), seed=3)
+    assert [codec().decode(fresh.sequences([i])[0]).text for i in (17, 3, 29)] == [texts[i] for i in (17, 3, 29)]
+    assert [
+        codec().decode(t).text for t in DocumentSource([documents], codec(), seed=4).sequences(range(10))
+    ] != epochs[0]
     with pytest.raises(DataError, match="documents: there are none; check the path and the split"):
-        DocumentSource([], codec(), seed=0)
+        DocumentSource([[]], codec(), seed=0)
 
 
 def test_a_place_in_a_list_of_any_length_costs_the_same() -> None:
@@ -101,10 +103,10 @@ def test_a_place_in_a_list_of_any_length_costs_the_same() -> None:
         def __getitem__(self, index: Any) -> Any:
             return Document.of(f"number {index}")
 
-    source = DocumentSource(Many(), codec(), seed=3)
+    source = DocumentSource([Many()], codec(), seed=3)
     positions = [0, 1, 2, 2**39, 2**40 - 1, 2**40, 5 * 2**40 + 7]
-    texts = [codec().decode(t).text for t in source.tokens(positions)]
+    texts = [codec().decode(t).text for t in source.sequences(positions)]
     assert len(set(texts)) == len(positions)
-    assert [codec().decode(t).text for t in source.tokens(positions[::-1])] == texts[::-1]
+    assert [codec().decode(t).text for t in source.sequences(positions[::-1])] == texts[::-1]
     with pytest.raises(ConfigError, match="seed=-1: must be in"):
-        DocumentSource(Many(), codec(), seed=-1)
+        DocumentSource([Many()], codec(), seed=-1)

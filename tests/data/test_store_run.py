@@ -14,6 +14,7 @@ import torch
 
 from cm3.cli.main import main
 from cm3.data.augment import AugmentLaw
+from cm3.data.kinds import StoreData
 from cm3.data.mask import MaskLaw
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
@@ -25,7 +26,7 @@ from cm3.model.decoder import DecoderConfig
 from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.memory import Memory
-from cm3.train.runs import PretrainRun, StoreData
+from cm3.runs.pretrain_run import PretrainRun
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = tiny_model.SIZE
@@ -64,7 +65,7 @@ def test_a_store_becomes_a_model(root: Path, tmp_path: Path) -> None:
         assert sheet.size == (8 * (SIZE + 4) - 4, 2 * (SIZE + 4) - 4)
     # On from a bundle, with its tokenizers, several stores and their weights.
     twice = StoreData(stores=(str(root / "store"), str(root / "store")), weights=(3.0, 1.0))
-    init = run(root, tmp_path / "more", init=record["bundle"], image_tokenizer="none", data=twice)
+    init = run(root, tmp_path / "more", init=record["bundle"], image_tokenizer="", data=twice)
     assert init.run(progress=False)["step"] == 2
 
 
@@ -79,7 +80,7 @@ def test_a_run_on_a_store_that_stopped_goes_on(root: Path, tmp_path: Path, monke
 
     half = run(root, tmp_path / "half", steps=4, sample_every=2)
     with monkeypatch.context() as patch:
-        patch.setattr("cm3.train.runs.draw_samples", kill)
+        patch.setattr("cm3.runs.pretrain_run.draw_samples", kill)
         with pytest.raises(Killed):
             half.run(progress=False)
     rest = replace(half, sample_every=0).run(progress=False, resume=True)
@@ -110,7 +111,7 @@ def test_stores_of_another_model_are_refused(root: Path, tmp_path: Path) -> None
     other = replace(tiny_model.bundle(), text_tokenizer=tmp_path / "b" / "tokenizer.json")
     bundles.save(other, tmp_path / "other")
     with pytest.raises(ConfigError, match="were prepared with another text tokenizer than this run has; give init"):
-        run(root, tmp_path / "d", init=str(tmp_path / "other"), image_tokenizer="none").run(progress=False)
+        run(root, tmp_path / "d", init=str(tmp_path / "other"), model=DecoderConfig()).run(progress=False)
     with pytest.raises(DataError, match="has no manifest.json; give a folder that `cm3 prepare` wrote"):
         run(root, tmp_path / "c", data=StoreData(stores=(str(root),))).run(progress=False)
     with pytest.raises(ConfigError, match="data.stores: there are none; give at least one"):
@@ -121,7 +122,7 @@ def test_the_recipe_trains_from_the_command_line(root: Path, tmp_path: Path) -> 
     prepare([f"{root}/photos"], tmp_path / "store", bundles.find("scenes"))
     small = ["--windows", "1", "--steps", "1", "--length", "600", "--sample-every", "0", "--out", str(tmp_path / "out")]
     stores = ["--data.stores", str(tmp_path / "store"), str(tmp_path / "store"), "--data.weights", "1", "2"]
-    assert main(["train", f"{ROOT}/recipes/store.py:pretrain", *stores, *small]) == 0
+    assert main(["train", f"{ROOT}/recipes/photos.py:pretrain", "--init", "scenes", *stores, *small]) == 0
     assert bundles.load(tmp_path / "out" / "bundle").about["documents"] > 4
 
 

@@ -65,7 +65,7 @@ def documents(batch: Batch, source: StoreSource) -> list[bytes]:
 
 def test_every_document_of_every_store_comes_once_an_epoch(stores: list[Store]) -> None:
     source = StoreSource(stores, [1, 1], seed=3)
-    got = source.tokens(range(260))
+    got = source.sequences(range(260))
     places = source.mixture.locate(range(260))
     for which, store in enumerate(stores):
         known = {t.ids.tobytes(): n for n, t in enumerate(store.tokens(range(len(store))))}
@@ -79,11 +79,11 @@ def test_every_document_of_every_store_comes_once_an_epoch(stores: list[Store]) 
 
 def test_documents_do_not_depend_on_which_are_asked_for_with_them(stores: list[Store]) -> None:
     source = StoreSource(stores, seed=3)
-    together = source.tokens(range(40))
+    together = source.sequences(range(40))
     for i in (0, 7, 39):
-        alone = StoreSource(stores, seed=3).tokens([i])[0]
+        alone = StoreSource(stores, seed=3).sequences([i])[0]
         assert np.array_equal(alone.ids, together[i].ids) and np.array_equal(alone.cells, together[i].cells)
-    assert source.tokens([]) == []
+    assert source.sequences([]) == []
 
 
 def test_shares_are_as_asked(stores: list[Store]) -> None:
@@ -106,9 +106,9 @@ def test_an_epoch_goes_through_the_loader_on_changing_ranks(stores: list[Store])
         state = merge_states([rank[-1][1] for rank in steps])
     assert state is not None
     waiting = [p for lane in state.lanes.values() for p in lane.waiting]
-    found.update(t.ids.tobytes() for t in source.tokens(waiting))
+    found.update(t.ids.tobytes() for t in source.sequences(waiting))
     ahead = [p for n, lane in state.lanes.items() for p in range(n, lane.next, state.windows)]
-    assert found == Counter(t.ids.tobytes() for t in source.tokens(ahead))
+    assert found == Counter(t.ids.tobytes() for t in source.sequences(ahead))
     assert state.documents > 2 * sum(SIZES.values())
 
 
@@ -138,7 +138,9 @@ def test_neighbours_stand_before_their_example(stores: list[Store], table: Path)
     source = StoreSource([b], seed=3, retrieval=Retrieval(known, a, law, 512))
     codec = load_tokenizers(table.parent / "model").codec
     lengths: Counter[int] = Counter()
-    for position, (tokens, query) in enumerate(zip(source.tokens(range(200)), plain.tokens(range(200)), strict=True)):
+    for position, (tokens, query) in enumerate(
+        zip(source.sequences(range(200)), plain.sequences(range(200)), strict=True)
+    ):
         id = b.about(int(plain.mixture.locate([position]).indices[0])).id
         assert tokens.ids[-query.length + 1 :].tolist() == query.ids[1:].tolist()
         whole = codec.decode(tokens)
@@ -149,9 +151,9 @@ def test_neighbours_stand_before_their_example(stores: list[Store], table: Path)
     assert all(lengths[k] > 3 for k in range(4))
     # What there is room for: a query, and one document of about its size.
     short = StoreSource([b], seed=3, retrieval=Retrieval(known, a, law, 80))
-    assert max(t.length for t in short.tokens(range(100))) <= 80
-    one = source.tokens([17])[0]
-    assert np.array_equal(one.ids, source.tokens(range(30))[17].ids)
+    assert max(t.length for t in short.sequences(range(100))) <= 80
+    one = source.sequences([17])[0]
+    assert np.array_equal(one.ids, source.sequences(range(30))[17].ids)
 
 
 def test_stores_that_do_not_fit_are_refused(root: Path, stores: list[Store], table: Path) -> None:
@@ -181,8 +183,8 @@ def test_a_table_of_other_documents_is_refused(stores: list[Store], table: Path,
         StoreSource([a], retrieval=Retrieval(known, a, AugmentLaw(), 100))
     with pytest.raises(DataError, match="table': name no document of '.*/other'; compute them anew"):
         StoreSource([b], retrieval=Retrieval(known, other, AugmentLaw(), 100))
-    assert StoreSource([a, b], retrieval=Retrieval(known, a, AugmentLaw(), 100)).tokens([0])
-    assert StoreSource([b.first(3)], retrieval=Retrieval(known, a, AugmentLaw(), 100)).tokens([0]), (
+    assert StoreSource([a, b], retrieval=Retrieval(known, a, AugmentLaw(), 100)).sequences([0])
+    assert StoreSource([b.first(3)], retrieval=Retrieval(known, a, AugmentLaw(), 100)).sequences([0]), (
         "a part of its store"
     )
 

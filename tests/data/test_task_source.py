@@ -16,13 +16,14 @@ import store_parts
 import tiny_model
 
 from cm3.data.augment import AugmentLaw
+from cm3.data.kind import Context
+from cm3.data.kinds import TaskData
 from cm3.data.mask import cm3_unmask
 from cm3.data.order import BLOCK
 from cm3.data.pack import Weighted
 from cm3.data.prepare import prepare
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval
-from cm3.data.task_data import TaskData, task_source
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.errors import ConfigError, DataError
 from cm3.read import places
@@ -30,6 +31,7 @@ from cm3.read.find import open_reader
 from cm3.tasks import find_task
 from cm3.tasks.numbered import Numbered
 from cm3.tokens.codec import Codec
+from cm3.vocab import Tokens
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
 MIX: dict[str, Any] = {"weights": {}, "caps": {}, "up": 3.0, "down": 0.3, "balanced": False}
@@ -57,14 +59,23 @@ def drawn(tmp_path: Path) -> Path:
     return jsonl(tmp_path, "drawn", [{"ocr_content": f"WORD {i}"} for i in range(3)])
 
 
+def opened(data: TaskData, codec: Codec, tokenizer: Path) -> TaskSource:
+    return data.source(Context(Path(), codec, tokenizer, 160, 160))
+
+
 def source(*sources: str, **changes: Any) -> TaskSource:
     data = TaskData(sources=sources, seed=4, law=ExampleLaw(answers=1.0))
-    return task_source(replace(data, **changes), tiny_model.codec(), tiny_model.tokenizer_path(), 160)
+    return opened(replace(data, **changes), tiny_model.codec(), tiny_model.tokenizer_path())
 
 
 def texts(made: TaskSource, indices: Sequence[int]) -> list[str]:
     codec = tiny_model.codec()
-    return [codec.decode(cm3_unmask(tokens, codec.vocab)).text for tokens in made.tokens(indices)]
+    found = map(_tokens, made.sequences(indices))
+    return [codec.decode(cm3_unmask(tokens, codec.vocab)).text for tokens in found]
+
+
+def _tokens(one: Tokens | Weighted) -> Tokens:
+    return one.tokens if isinstance(one, Weighted) else one
 
 
 def test_examples_come_in_their_shares_by_any_template(asked: Path, drawn: Path) -> None:
@@ -90,23 +101,23 @@ def test_the_same_positions_are_the_same_examples(asked: Path, drawn: Path) -> N
     sources = f"vqa2=jsonl:{asked}", f"write=jsonl:{drawn}"
     law = ExampleLaw(answers=0.5, loss="answer")
     first, again = source(*sources, law=law), source(*sources, law=law)
-    chunk = first.weighted(range(16))
-    for one, other in zip(chunk, again.weighted(range(16)), strict=True):
+    chunk = first.sequences(range(16))
+    for one, other in zip(chunk, again.sequences(range(16)), strict=True):
         assert type(one) is type(other)
         a, b = (x.tokens if isinstance(x, Weighted) else x for x in (one, other))
         assert a.ids.tolist() == b.ids.tolist() and a.cells.tolist() == b.cells.tolist()
     assert {type(one).__name__ for one in chunk} == {"Weighted", "Tokens"}
     other = replace(TaskData(sources), seed=5)
-    moved = task_source(other, tiny_model.codec(), tiny_model.tokenizer_path(), 160)
+    moved = opened(other, tiny_model.codec(), tiny_model.tokenizer_path())
     assert texts(moved, range(16)) != texts(first, range(16))
 
 
 def test_what_weighs(asked: Path) -> None:
     v = tiny_model.codec().vocab
-    (all_,) = source(f"vqa2=jsonl:{asked}").weighted([3])
-    (answer,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=1.0, loss="answer")).weighted([3])
-    (plain,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=1.0, plain=True)).weighted([3])
-    (whole,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=0.0)).weighted([3])
+    (all_,) = source(f"vqa2=jsonl:{asked}").sequences([3])
+    (answer,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=1.0, loss="answer")).sequences([3])
+    (plain,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=1.0, plain=True)).sequences([3])
+    (whole,) = source(f"vqa2=jsonl:{asked}", law=ExampleLaw(answers=0.0)).sequences([3])
     assert isinstance(all_, Weighted) and isinstance(answer, Weighted) and isinstance(plain, Weighted)
     assert (all_.weights == 1).all() and 0 < answer.weights.sum() < 20
     assert v.is_mask(all_.tokens.ids).sum() == 2 and not v.is_mask(plain.tokens.ids).any()
@@ -141,7 +152,7 @@ def test_a_picture_that_is_cut_short_is_passed_over(tmp_path: Path, kind: str, e
     assert made.report()["coco_captions"]["left_out"] == 1
     (tmp_path / f"b.{ending}").write_bytes(b"")
     with pytest.raises(DataError, match=r"none of 2 documents in a row serves \(document 'a.*cannot be read \("):
-        made.tokens([0])
+        made.sequences([0])
 
 
 def test_a_dataset_of_several_tasks_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +194,13 @@ def test_stores_join(tmp_path: Path, drawn: Path) -> None:
     store, codec = Store.open(tmp_path / "store"), tiny_model.codec()
     same = Codec(store.vocab, codec.text, codec.image)
     data = TaskData((f"store={tmp_path}/store", f"write=jsonl:{drawn}"), weights={"store": 0.5, "write": 0.5})
-    made = task_source(data, same, store.tokenizer_path, 160)
-    found = made.tokens(range(24))
+    made = opened(data, same, store.tokenizer_path)
+    found = list(map(_tokens, made.sequences(range(24))))
     known = {tuple(t.ids.tolist()) for t in store.tokens(range(len(store)))}
     assert sum(tuple(t.ids.tolist()) in known for t in found) == 12
     assert {tuple(t.ids.tolist()) for t in found} >= known
     with pytest.raises(ConfigError, match="was prepared with another vocabulary than this run has; prepare it again"):
-        task_source(data, Codec(replace(store.vocab, masks=7), codec.text, codec.image), store.tokenizer_path, 160)
+        opened(data, Codec(replace(store.vocab, masks=7), codec.text, codec.image), store.tokenizer_path)
     with pytest.raises(ConfigError, match="data.neighbours='x': are of a store's documents; give one, store=PATH"):
         source(f"write=jsonl:{drawn}", neighbours="x")
 
@@ -201,8 +212,8 @@ def test_a_cap_on_a_store_is_one(tmp_path: Path) -> None:
     store, codec = Store.open(tmp_path / "store"), tiny_model.codec()
     same = Codec(store.vocab, codec.text, codec.image)
     data = TaskData((f"store={tmp_path}/store",), caps={"store": 5})
-    made = task_source(data, same, store.tokenizer_path, 160)
-    found = [tuple(t.ids.tolist()) for t in made.tokens(range(40))]
+    made = opened(data, same, store.tokenizer_path)
+    found = [tuple(_tokens(t).ids.tolist()) for t in made.sequences(range(40))]
     first = {tuple(t.ids.tolist()) for t in store.tokens(range(5))}
     assert all(set(found[n : n + 5]) == first for n in range(0, 40, 5))
     assert made.report()["store"] == {"documents": 12, "left_out": 0, "share": 1.0, "repeats": 1.0}
@@ -215,7 +226,8 @@ def test_a_cap_on_a_store_is_one(tmp_path: Path) -> None:
 
     table: Any = Table(store.about(n).id for n in range(12))
     part = StorePart("store", store, retrieval=Retrieval(table, store, AugmentLaw((0.0, 1.0)), 600))
-    with_one = TaskSource([part], mixture_of([part], **MIX | {"caps": {"store": 5}}), same, 0).tokens(range(40))
+    with_one = TaskSource([part], mixture_of([part], **MIX | {"caps": {"store": 5}}), same, 0).sequences(range(40))
+    with_one = list(map(_tokens, with_one))
     before: dict[tuple[int, ...], set[tuple[int, ...]]] = {query: set() for query in first}
     for sequence in (tuple(t.ids.tolist()) for t in with_one):
         query = next(q for q in first if sequence[1 - len(q) :] == q[1:])
@@ -287,7 +299,7 @@ def test_photographs_of_coco_serve_every_task_that_they_can() -> None:
     names += ["segmentation", "segment"] if importlib.util.find_spec("pycocotools") else []
     made = source(*(f"{name}=coco:{MINI}@val2017" for name in names), balanced=True)
     codec, seen = tiny_model.codec(), set[str]()
-    for tokens in made.tokens(range(6 * len(names))):
+    for tokens in map(_tokens, made.sequences(range(6 * len(names)))):
         document = codec.decode(cm3_unmask(tokens, codec.vocab))
         for name in names:
             for template in find_task(name).templates:

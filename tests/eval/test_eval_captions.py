@@ -17,15 +17,17 @@ import pytest
 
 from cm3.cli.evaluate import EvalCaptions
 from cm3.cli.recipe import find
+from cm3.data.kinds import DocumentData
 from cm3.document import Document, Gap, Image, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.eval.captions import evaluate_captions
 from cm3.generate import CM3Leon
 from cm3.model.vqgan import VQGANConfig
 from cm3.read.coco import Coco
-from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun
+from cm3.runs.image_tokenizer_run import ImageTokenizerRun
+from cm3.runs.pretrain_run import PretrainRun
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "coco.py"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "photos.py"
 SAYINGS = {"red": ["A red field.", "Something red"], "blue": ["A blue field.", "Nothing but blue.", "All is blue"]}
 
 
@@ -170,7 +172,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the two recipes make of it, in few steps."""
-    (tokenizer, run), _ = recipes(tmp_path_factory.mktemp("runs"), CocoData(str(root)), (40, 80))
+    (tokenizer, run), _ = recipes(tmp_path_factory.mktemp("runs"), DocumentData((str(root),), holdout=0.0), (40, 80))
     measured = tokenizer.run(progress=False)
     assert measured["out"] == tokenizer.out and measured["psnr_db"] > 0 and "left_out" not in measured
     made = run.run(progress=False)
@@ -179,8 +181,8 @@ def bundle(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipes(
-    out: Path, data: CocoData, steps: tuple[int, int]
-) -> tuple[tuple[ImageTokenizerRun, PretrainRun], CocoData]:
+    out: Path, data: DocumentData, steps: tuple[int, int]
+) -> tuple[tuple[ImageTokenizerRun, PretrainRun], DocumentData]:
     """The two recipes at 32 px and the least width."""
     tokenizer = dataclasses.replace(
         find(f"{RECIPES}:image_tokenizer")(),
@@ -190,14 +192,14 @@ def recipes(
         ),
         size=32, batch=2, steps=steps[0], warmup=2, sample_every=0, data=data, out=str(out / "tokenizer"),
     )  # fmt: skip
-    recipe = find(f"{RECIPES}:pretrain")()
+    recipe = find(f"{RECIPES}:by_heart")()
     run = dataclasses.replace(
         recipe,
         model=dataclasses.replace(recipe.model, d_model=64, layers=1, heads=2, context=192),
         optim=dataclasses.replace(recipe.optim, lr=1e-2, adam_lr=1e-2, warmup=5),
         mask=dataclasses.replace(recipe.mask, columns=2),
         windows=2, length=128, steps=steps[1], sample_every=steps[1], text_entries=300, image_size=32,
-        image_tokenizer=tokenizer.out, data=data, out=str(out / "pretrain"),
+        image_tokenizer=tokenizer.out, data=data, out=str(out / "by_heart"),
     )  # fmt: skip
     return (tokenizer, run), data
 
@@ -226,25 +228,25 @@ def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_pa
     content["annotations"] += [{"id": 80, "image_id": 8, "caption": "A"}, {"id": 90, "image_id": 9, "caption": "B"}]
     content["annotations"] += [{"id": 91, "image_id": 0, "caption": None}]
     path.write_text(json.dumps(content))
-    made, data = recipes(tmp_path, CocoData(str(tmp_path / "coco")), steps=(2, 1))
+    made, data = recipes(tmp_path, DocumentData((str(tmp_path / "coco"),), holdout=0.0), steps=(2, 1))
     for run in made:
         for resume in (False, True):
             result = run.run(progress=False, resume=resume)
             assert result["left_out"]["count"] == 3
         assert {one["id"] for one in result["left_out"]["first"]} == {"80", "90", "91"}
-        lines = [json.loads(line) for line in (Path(run.out) / "log.jsonl").read_text().splitlines()]
-        assert [line for line in lines if "left_out" in line] == [{"step": 0, "left_out": result["left_out"]}]
-    report = EvalCaptions.parse(["--model", made[1].out + "/bundle", "--root", data.root], "cm3 eval captions").run()
+    report = EvalCaptions.parse(
+        ["--model", made[1].out + "/bundle", "--root", data.sources[0]], "cm3 eval captions"
+    ).run()
     assert report["n"] == 2 and report["left_out"]["count"] == 3
     content["annotations"] = content["annotations"][-3:]
     path.write_text(json.dumps(content))
     for run in made:
         elsewhere = dataclasses.replace(run, out=str(tmp_path / "none"))
-        with pytest.raises(DataError, match="none of 3 documents can be read; the first is '91': "):
+        with pytest.raises(DataError, match="documents: none of 3 in a row can be read; the first is '91': "):
             elsewhere.run(progress=False)
         assert not (tmp_path / "none").exists()
     with pytest.raises(DataError, match="captions: none of 3 documents can be measured; the first is '91'"):
-        EvalCaptions.parse(["--model", made[1].out + "/bundle", "--root", data.root], "cm3 eval captions").run()
+        EvalCaptions.parse(["--model", made[1].out + "/bundle", "--root", data.sources[0]], "cm3 eval captions").run()
 
 
 def test_the_verb_names_what_is_wrong(root: Path, bundle: Path) -> None:
@@ -256,11 +258,11 @@ def test_the_verb_names_what_is_wrong(root: Path, bundle: Path) -> None:
         ).run()
 
 
-@pytest.mark.parametrize("name", ["image_tokenizer", "pretrain"])
+@pytest.mark.parametrize("name", ["image_tokenizer", "by_heart"])
 def test_the_recipes_state_their_price_and_name_no_machine(name: str) -> None:
     recipe = find(f"{RECIPES}:{name}")
     told = recipe.__doc__ or ""
-    assert f"cm3 train recipes/coco.py:{name}" in told and "price" in told and "promise" in told
+    assert f"cm3 train photos:{name}" in told and "price" in told and "promise" in told
     config = recipe()
-    assert config.data.root == "data/coco"
+    assert config.data.sources == ("data/photos",)
     assert not any(Path(str(v)).is_absolute() for v in vars(config).values())

@@ -18,20 +18,16 @@ from PIL import Image
 from cm3.cli.recipe import config_of, find
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.files import write
+from cm3.retrieval.accuracy import retrieval_accuracy
 from cm3.retrieval.embed import load_encoder
-from cm3.retrieval.pairs import WEIGHTS, PairEncoder, Pairs, PairsConfig, save
-from cm3.retrieval.train import (
-    Pair,
-    PairTrainConfig,
-    info_nce,
-    pair_losses,
-    retrieval_accuracy,
-    train_pairs,
-)
+from cm3.retrieval.pairs import WEIGHTS, Pair, PairEncoder, Pairs, PairsConfig, save
+from cm3.retrieval.train import PairTrainConfig, info_nce, pair_losses, train_pairs
+from cm3.runs.clip_run import ClipRun
 from cm3.scenes.describe import parse
 from cm3.scenes.emblems import emblem, parse_emblem, place_of
+from cm3.scenes.eval.clip_scores import measure_scenes
+from cm3.scenes.kinds import ScenePairs
 from cm3.scenes.verify import verify
-from cm3.train.clip_run import ClipRun, CocoPairs, ScenePairs, measure_scenes, scene_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = PairsConfig(width=16, words=48, letter_dim=4, d_model=32, layers=1, heads=2, channels=(8, 16, 16), image_size=32)
@@ -188,8 +184,8 @@ def test_accuracy_counts_ties_against_it() -> None:
 
 
 def test_scene_pairs_show_what_they_say() -> None:
-    run = ClipRun(out="", model=replace(TINY, image_size=128), batch=6, data=ScenePairs(seed=5, words=50))
-    pairs = scene_pairs(run)(7)
+    batches = ScenePairs(seed=5, words=50).pairs(128, 6)
+    pairs = batches.batch(7)
     words = [parse_emblem(p.text) for p in pairs]
     assert [w is not None for w in words] == [not p.tells for p in pairs] == [True] * 3 + [False] * 3
     for pair, word in zip(pairs, words, strict=True):
@@ -199,19 +195,19 @@ def test_scene_pairs_show_what_they_say() -> None:
             split, index = place_of(word)
             assert split == "train" and index < 50 and parse_emblem(pair.other) == word
             assert verify(pair.image, emblem(index, "train").scene).ok
-    again = scene_pairs(run)(7)
+    again = batches.batch(7)
     assert [(p.text, p.other, p.image.tobytes()) for p in pairs] == [
         (p.text, p.other, p.image.tobytes()) for p in again
     ]
-    assert pairs[0].text != scene_pairs(run)(8)[0].text
+    assert pairs[0].text != batches.batch(8)[0].text
 
 
 def test_words_that_look_alike_come_together() -> None:
     """So that telling them apart is learnt: of four neighbours in a dictionary, or in one of the words backwards."""
-    run = ClipRun(out="", model=TINY, batch=8, data=ScenePairs(emblems=1.0, words=300))
+    batches = ScenePairs(emblems=1.0, words=300).pairs(TINY.image_size, 8)
     dictionary = [sorted(emblem(i, "train").word[::way] for i in range(300)) for way in (1, -1)]
     for step in range(3):
-        said = [parse_emblem(p.text) or "" for p in scene_pairs(run)(step)]
+        said = [parse_emblem(p.text) or "" for p in batches.batch(step)]
         for four in (said[:4], said[4:]):
             at = [[lines.index(word[::way]) for word in four] for lines, way in zip(dictionary, (1, -1), strict=True)]
             assert any(np.diff(places).tolist() == [1, 1, 1] for places in at)
@@ -221,7 +217,7 @@ def test_the_recipe_runs_at_its_smallest(tmp_path: Path, monkeypatch: pytest.Mon
     spec = f"{ROOT / 'recipes/scenes.py'}:clip"
     full = config_of(spec, find(spec))
     assert isinstance(full, ClipRun) and full.out == "runs/scenes/clip"
-    monkeypatch.setattr("cm3.train.clip_run.BANK", 4)
+    monkeypatch.setattr("cm3.scenes.kinds.BANK", 4)
     run = replace(full, out=str(tmp_path / "clip"), model=TINY, steps=2, batch=4, data=ScenePairs(words=40))
     result = run.run(progress=False)
     assert result["encoder"] == PairEncoder.load(result["out"]).name
@@ -241,7 +237,7 @@ def test_a_run_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytes
         if path.name == "log.jsonl":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("cm3.train.clip_run.BANK", 4)
+    monkeypatch.setattr("cm3.scenes.kinds.BANK", 4)
     with monkeypatch.context() as patch:
         patch.setattr("cm3.retrieval.train.write", send)
         assert run.run(progress=False) == {"out": run.out, "step": 2, "stopped": "SIGTERM"}

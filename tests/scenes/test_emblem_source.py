@@ -84,11 +84,11 @@ def test_the_table_is_made_once(memory: Memory, table: Neighbours, tmp_path: Pat
 
 
 def test_examples_are_a_function_of_their_number(memory: Memory, table: Neighbours) -> None:
-    together = source(memory, table).tokens(range(40, 60))
+    together = source(memory, table).sequences(range(40, 60))
     alone = source(memory, table)
     for i, tokens in zip(reversed(range(40, 60)), reversed(together), strict=True):
-        assert same(alone.tokens([i])[0], tokens)
-    others = source(memory, table, seed=2).tokens(range(40, 60))
+        assert same(alone.sequences([i])[0], tokens)
+    others = source(memory, table, seed=2).sequences(range(40, 60))
     assert not any(same(a, b) for a, b in zip(together, others, strict=True))
 
 
@@ -108,7 +108,7 @@ def test_plain_examples_are_those_of_the_scene_source(memory: Memory, table: Nei
     plain = source(memory, table, EmblemMix(1.0, 0.0, 0.0, captions_only=0.4), seed=8)
     wanted = [scene_document(8, i, SIZE, "train", 0.4) for i in range(20)]
     assert [plain.example(i).query for i in range(20)] == wanted
-    assert all(same(t, codec().encode(d)) for t, d in zip(plain.tokens(range(20)), wanted, strict=True))
+    assert all(same(t, codec().encode(d)) for t, d in zip(plain.sequences(range(20)), wanted, strict=True))
     assert 2 < sum(not d.images for d in wanted) < 14
 
 
@@ -141,7 +141,7 @@ def split(tokens: Tokens) -> list[Tokens]:
 
 def test_every_sequence_is_the_parts_of_its_documents(memory: Memory, table: Neighbours) -> None:
     examples = source(memory, table, EmblemMix(0.1, 0.4, 0.5, captions_only=0.5))
-    for i, tokens in enumerate(examples.tokens(range(25))):
+    for i, tokens in enumerate(examples.sequences(range(25))):
         example = examples.example(i)
         whole = [memory[id] for id in example.documents] + [example.query]
         decoded = codec().decode(tokens)
@@ -179,7 +179,7 @@ def test_examples_of_the_shipped_model_fit_its_context(tmp_path: Path) -> None:
     table = emblem_neighbours(tmp_path / "t", memory, Letters(), scenes=3, size=shipped.image_size, seed=0)
     mix = EmblemMix(0.0, 0.5, 0.5, AugmentLaw((0.0, 0.0, 0.0, 1.0)))
     examples = EmblemSource(full, memory, table, 0, mix, length=512)
-    for i, tokens in enumerate(examples.tokens(range(4))):
+    for i, tokens in enumerate(examples.sequences(range(4))):
         assert tokens.length <= 512 and len(full.decode(tokens).parts) == 8
         query = examples.example(i).query
         word = parse_emblem(query.text)
@@ -189,8 +189,8 @@ def test_examples_of_the_shipped_model_fit_its_context(tmp_path: Path) -> None:
 
 def test_documents_go_where_there_is_no_room(memory: Memory, table: Neighbours) -> None:
     mix = EmblemMix(0.0, 0.0, 1.0, AugmentLaw((0.0, 0.0, 0.0, 1.0)))
-    whole = EmblemSource(codec(), memory, table, 0, mix).tokens(range(8))
-    short = EmblemSource(codec(), memory, table, 0, mix, length=100).tokens(range(8))
+    whole = EmblemSource(codec(), memory, table, 0, mix).sequences(range(8))
+    short = EmblemSource(codec(), memory, table, 0, mix, length=100).sequences(range(8))
     for a, b in zip(whole, short, strict=True):
         assert a.length > 100 >= b.length
         assert same(a.slice(a.length - b.length + 1, a.length), b.slice(1, b.length))  # its end is there
@@ -230,12 +230,12 @@ def test_shuffling_is_shared_by_an_emblem_and_its_own_document_alone(memory: Mem
     shuffled, one = source(memory, table, mix), codec().encode(Document.of("a", memory["emblem/train/0"].images[0]))
     n = int((one.cells > 0).sum())
     for i in range(20):
-        example, (tokens,) = shuffled.example(i), shuffled.tokens([i])
+        example, (tokens,) = shuffled.example(i), shuffled.sequences([i])
         *documents, query = tokens.ids[tokens.cells > 0].reshape(-1, n)
         plain = codec().encode(Document.of("a", memory[example.own].images[0]))
         assert np.array_equal(documents[example.documents.index(example.own)], query)
         assert sorted(query) == sorted(plain.ids[plain.cells > 0])
-    assert same(shuffled.tokens([3])[0], source(memory, table, mix).tokens([3])[0])
+    assert same(shuffled.sequences([3])[0], source(memory, table, mix).sequences([3])[0])
 
 
 @pytest.mark.parametrize("name", ["alike", "shuffled"])

@@ -13,7 +13,6 @@ import PIL.Image
 import pytest
 from exact_bank import Letters
 
-from cm3.cli.evaluate import emblem_table
 from cm3.cli.sheet import sheet as sheet_of
 from cm3.document import Document
 from cm3.errors import ConfigError
@@ -21,6 +20,7 @@ from cm3.generate import Retrieved, as_document
 from cm3.retrieval.live import Retriever
 from cm3.retrieval.memory import Memory
 from cm3.scenes.cli.emblem_section import emblem_section
+from cm3.scenes.cli.eval_verbs import emblem_table
 from cm3.scenes.data.emblem_bank import build_emblem_bank, emblem_bank_documents
 from cm3.scenes.draw import draw
 from cm3.scenes.emblems import EMBLEMS, emblem, emblem_document, parse_emblem, place_of

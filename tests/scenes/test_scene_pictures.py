@@ -12,7 +12,7 @@ from cm3.scenes.verify import read
 
 
 def test_a_batch_is_scenes_first_and_a_function_of_its_step() -> None:
-    images = task_pictures(3, 128, batch=6, plain=2, shares={"segments": 1.0})
+    images = task_pictures(3, 128, batch=6, plain=2, shares={"segments": 1.0}).batch
     first, other = images(0), images(1)
     assert [a.tobytes() for a in images(0)] == [a.tobytes() for a in first] != [a.tobytes() for a in other]
     for picture in (*first[:2], *other[:2]):
@@ -21,7 +21,7 @@ def test_a_batch_is_scenes_first_and_a_function_of_its_step() -> None:
 
 
 def test_shares_decide_how_often_a_kind_comes() -> None:
-    images = task_pictures(4, 32, batch=60, plain=0, shares={"letters": 3.0, "depth": 1.0})
+    images = task_pictures(4, 32, batch=60, plain=0, shares={"letters": 3.0, "depth": 1.0}).batch
     dark = np.mean([p.getpixel((0, 0)) == NOTHING for p in images(0)])
     assert 0.1 < dark < 0.4
 

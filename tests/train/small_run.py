@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from cm3.data.load import Source
 from cm3.model.decoder import DecoderConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import TrainConfig, Trainer
@@ -24,13 +25,13 @@ MODEL = DecoderConfig(
 )
 
 
-class Pairs:
+class Pairs(Source):
     """Some words and a picture of four codes that depends on the first; `kinds` documents, again and again."""
 
     def __init__(self, kinds: int = 1000) -> None:
         self.kinds = kinds
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+    def sequences(self, indices: Sequence[int]) -> list[Tokens]:
         return [self.one(i % self.kinds) for i in indices]
 
     @staticmethod
@@ -44,7 +45,7 @@ class Pairs:
 class Others(Pairs):
     """Documents that training never sees."""
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+    def sequences(self, indices: Sequence[int]) -> list[Tokens]:
         return [self.one(5000 + i) for i in indices]
 
 

@@ -22,11 +22,12 @@ from cm3.errors import Cm3Error
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.parallel import MeshConfig, start
+from cm3.runs.pretrain_run import PretrainRun
+from cm3.scenes.kinds import SceneData
 from cm3.train import checkpoint
 from cm3.train.checkpoint import Checkpoints
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
-from cm3.train.runs import PretrainRun
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Tokens
 
@@ -181,7 +182,7 @@ def from_a_bundle(init: str, out: str) -> None:
         PretrainRun(
             out=out, init=init, model=load(init).decoder.config, mask=MaskLaw(), windows=2, length=160, steps=2,
             sample_every=0, image_size=tiny_model.SIZE, masks=16, device="cpu", mesh=MeshConfig(timeout_s=90),
-            optim=OptimConfig(lr=1e-3, warmup=0, eps=1e-3),
+            optim=OptimConfig(lr=1e-3, warmup=0, eps=1e-3), data=SceneData(),
         ).run(progress=False)  # fmt: skip
     assert loaded == [os.environ.get("RANK", "0") == "0"]
 
@@ -217,10 +218,10 @@ class Torn(Pairs):
         super().__init__()
         self.rank = rank
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+    def sequences(self, indices: Sequence[int]) -> list[Tokens]:
         if self.rank == 1 and max(indices) > 400:
             raise Cm3Error("store 'x': shards/00003.safetensors is missing; restore it")
-        return super().tokens(indices)
+        return super().sequences(indices)
 
 
 def refused(out: str, how: str) -> str:

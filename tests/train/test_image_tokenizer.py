@@ -16,8 +16,8 @@ from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
 from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.train.image_eval import evaluate_image_tokenizer, psnr
 from cm3.train.image_tokenizer import ImageTokenizerConfig, load_image_tokenizer, train_image_tokenizer
-from cm3.train.reconstruct import evaluate_image_tokenizer, psnr
 
 SHAPE: dict[str, Any] = dict(factor=8, channels=8, multipliers=(1, 2), blocks=1, middle=False, patch=4, z_channels=8)
 QUANTIZERS: dict[str, dict[str, Any]] = {

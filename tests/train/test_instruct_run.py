@@ -16,18 +16,19 @@ import torch
 from safetensors.torch import save_file
 
 from cm3.cli.recipe import find
+from cm3.data.kinds import TaskData
 from cm3.data.mask import MaskLaw
 from cm3.errors import ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder
+from cm3.runs.export_run import export_run
+from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.data.lessons import SceneTaskMix
+from cm3.scenes.kinds import SceneData, SceneLessonData
 from cm3.tasks import TASKS
-from cm3.train.export import export_run
-from cm3.train.kinds import SceneData, SceneLessonData, TaskData
 from cm3.train.optim import OptimConfig
 from cm3.train.plan import plan
-from cm3.train.runs import PretrainRun
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
@@ -135,7 +136,7 @@ def test_what_is_wrong_is_told_before_training(base: Path, data: TaskData, tmp_p
     cases: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
         ({"data": TaskData((f"vqa2=jsonl:{tmp_path}/none.jsonl",))}, DataError, "source 'vqa2' is empty"),
         ({"data": replace(data, weights={"vqa2": 0.0, "write": 0.0})}, ConfigError, "sum to nothing"),
-        ({"init": ""}, ConfigError, "init: a tuning run has no model to start from; give a bundle"),
+        ({"init": ""}, ConfigError, "TaskData brings no words for a text tokenizer; give init, a bundle"),
     )
     for changes, error, message in cases:
         with pytest.raises(error, match=message):

@@ -20,10 +20,11 @@ from cm3.errors import CheckpointError, ConfigError
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder, DecoderConfig
-from cm3.train.export import export_run
+from cm3.runs.export_run import export_run
+from cm3.runs.pretrain_run import PretrainRun
+from cm3.scenes.kinds import SceneData
 from cm3.train.lora import LoraConfig, adapt, merge
 from cm3.train.optim import OptimConfig
-from cm3.train.runs import PretrainRun
 from cm3.train.trainer import Trainer
 
 LORA = LoraConfig(rank=3, alpha=6, targets=("wq", "wv", "down"))
@@ -111,7 +112,7 @@ def test_a_bundle_is_tuned_and_the_bundle_made_of_it_needs_no_peft(
     run = PretrainRun(
         out=str(tmp_path / "run"), model=model, mask=MaskLaw(columns=4), windows=1, length=160, steps=2, log_every=1,
         save_every=1, sample_every=0, init=str(first), image_size=tiny_model.SIZE, masks=codec.vocab.masks, lora=LORA,
-        optim=OptimConfig(lr=1e-2, warmup=0),
+        optim=OptimConfig(lr=1e-2, warmup=0), data=SceneData(),
     )  # fmt: skip
     record = run.run(progress=False)
     export_run(tmp_path / "run", tmp_path / "exported")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from cm3.data.load import Source
 from cm3.errors import ConfigError
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder, DecoderConfig
@@ -198,13 +199,13 @@ def test_logits_take_what_their_chunks_take() -> None:
     assert seen.peak / (128 * vocab.size) == pytest.approx(LOGIT, rel=0.05)
 
 
-class Pairs:
+class Pairs(Source):
     """Documents of one word and three codes."""
 
     def __init__(self, vocab: Vocab) -> None:
         self.vocab = vocab
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+    def sequences(self, indices: Sequence[int]) -> list[Tokens]:
         v = self.vocab
         ids = [v.eos, v.text_start, v.brk, *(v.image_start + np.arange(3)).tolist(), v.eos]
         return [Tokens.of(ids, [0, 0, 0, 1, 2, 3, 0]) for _ in indices]

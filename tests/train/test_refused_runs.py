@@ -20,6 +20,7 @@ import tiny_model
 import torch
 from safetensors.torch import load_file, save_file
 
+from cm3.data.kinds import DocumentData, StoreData, TaskData
 from cm3.data.mask import MaskLaw
 from cm3.data.prepare import prepare
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DiskError
@@ -28,15 +29,16 @@ from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.parallel import MeshConfig, ShardConfig
 from cm3.retrieval.pairs import PairsConfig
+from cm3.runs.clip_run import ClipRun
+from cm3.runs.export_run import export_run
+from cm3.runs.image_tokenizer_run import ImageTokenizerRun
+from cm3.runs.pretrain_run import PretrainRun
+from cm3.scenes.kinds import EmblemData, SceneData, SceneLessonData, ScenePairs
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
 from cm3.train.claim import LOCK, run_claimed
-from cm3.train.clip_run import ClipRun, CocoPairs, ScenePairs
-from cm3.train.export import export_run
-from cm3.train.kinds import CocoData, EmblemData, SceneData, SceneLessonData, StoreData, TaskData
+from cm3.train.image_eval import write_sheet
 from cm3.train.lora import LoraConfig
-from cm3.train.reconstruct import write_sheet
-from cm3.train.runs import ImageTokenizerRun, PretrainRun
 from cm3.train.signals import Terminated, terminable
 from cm3.train.track import Log
 
@@ -46,6 +48,7 @@ SIZE = tiny_model.SIZE
 def image_run(out: Path, **changes: Any) -> ImageTokenizerRun:
     base = ImageTokenizerRun(
         vqgan=tiny_model.SHAPE, size=SIZE, batch=2, steps=2, warmup=1, out=str(out), log_every=1, sample_every=0,
+        data=SceneData(),
     )  # fmt: skip
     return replace(base, **changes)
 
@@ -109,13 +112,13 @@ REFUSED: dict[str, Callable[[Path, Path], Any]] = {
     ),
     "tasks without a source": lambda g, o: run_of(g, o, data=TaskData(())),
     "tasks of no dataset": lambda g, o: run_of(g, o, data=TaskData((f"vqa2=vqa2:{g / 'none'}",))),
-    "no photographs": lambda g, o: run_of(g, o, data=CocoData(str(g / "none"))),
+    "no photographs": lambda g, o: run_of(g, o, data=DocumentData((f"coco:{g / 'none'}",))),
     "no encoder": lambda g, o: run_of(g, o, data=EmblemData(encoder=str(g / "none"))),
     "flex on a processor": lambda g, o: run_of(g, o, shard=ShardConfig(attention="flex")),
     "a mesh of more": lambda g, o: run_of(g, o, mesh=MeshConfig(tp=2)),
     "an image tokenizer of nothing": lambda g, o: image_run(o, init=str(g / "none"), vqgan=tiny_model.SHAPE),
-    "an image tokenizer of no pictures": lambda g, o: image_run(o, data=CocoData(str(g / "none"))),
-    "a clip of no pictures": lambda g, o: clip_run(o, data=CocoPairs(str(g / "none"))),
+    "an image tokenizer of no pictures": lambda g, o: image_run(o, data=DocumentData((f"coco:{g / 'none'}",))),
+    "a clip of no pictures": lambda g, o: clip_run(o, data=DocumentData((f"coco:{g / 'none'}",))),
     "a clip of no words": lambda g, o: clip_run(o, data=ScenePairs(words=0)),
     "a clip on no device": lambda g, o: clip_run(o, device="toaster"),
 }
@@ -180,7 +183,7 @@ def test_one_process_writes_to_a_run(given: Path, tmp_path: Path, kind: str) -> 
 def test_two_that_start_at_once_are_one(given: Path, tmp_path: Path) -> None:
     """Both have read that there is no run; the second comes to write when the first has ended."""
     run = run_of(given, tmp_path / "out")
-    claim, real = "cm3.train.runs.run_claimed", run_claimed
+    claim, real = "cm3.runs.pretrain_run.run_claimed", run_claimed
     with pytest.MonkeyPatch.context() as patch:
 
         def late(*args: Any) -> Any:
@@ -218,6 +221,7 @@ def test_another_image_tokenizer_at_the_same_place_is_refused(given: Path, tmp_p
     run = PretrainRun(
         out=str(out), model=DecoderConfig(d_model=16, layers=1, heads=2, context=160, positions="rope"), windows=1,
         length=160, steps=1, sample_every=0, image_tokenizer=str(root), image_size=SIZE, masks=16,
+        data=SceneData(),
     )  # fmt: skip
     run.run(progress=False)
     weights = load_file(root / "image_tokenizer.safetensors")
@@ -298,7 +302,7 @@ def test_sigterm_in_the_middle_of_an_import_comes_after_it(tmp_path: Path, monke
 CODE = """
 import sys; sys.path[:0] = {path!r}
 from pathlib import Path
-import cm3.cli.main as entry, cm3.train.runs as runs, os, signal, time
+import cm3.cli.main as entry, cm3.runs.pretrain_run as runs, cm3.data.kinds as kinds, os, signal, time
 def stop(*a, **k):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -312,8 +316,8 @@ print("exit", entry.main({words!r}))
     ("where", "made"),
     [
         ("runs.tokenizer_of", False),
-        ("runs.Store.open", False),
-        ("runs.fingerprint", False),
+        ("kinds.Store.open", False),
+        ("kinds.fingerprint", False),
         ("runs.bundles.save", True),
     ],
 )

@@ -18,6 +18,7 @@ import tiny_model
 import torch
 from safetensors.torch import save_file
 
+from cm3.data.kinds import DocumentData, StoreData
 from cm3.data.mask import MaskLaw
 from cm3.document import Gap, Image
 from cm3.errors import CheckpointError, ConfigError, DataError
@@ -25,14 +26,16 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.parallel import MeshConfig, start
+from cm3.runs.export_run import export_run
+from cm3.runs.image_tokenizer_run import ImageTokenizerRun
+from cm3.runs.pretrain_run import PretrainRun
+from cm3.scenes.kinds import SceneData
 from cm3.tokens.text import TextTokenizer
 from cm3.train import checkpoint
 from cm3.train.checkpoint import Checkpoints
-from cm3.train.export import export_run
 from cm3.train.image_tokenizer import load_image_tokenizer
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
-from cm3.train.runs import CocoData, ImageTokenizerRun, PretrainRun, SceneData, StoreData
 
 SIZE = tiny_model.SIZE
 
@@ -40,6 +43,7 @@ SIZE = tiny_model.SIZE
 def image_run(out: Path, **changes: Any) -> ImageTokenizerRun:
     base = ImageTokenizerRun(
         vqgan=tiny_model.SHAPE, size=SIZE, batch=2, steps=2, warmup=1, out=str(out), log_every=1, sample_every=0,
+        data=SceneData(),
     )  # fmt: skip
     return replace(base, **changes)
 
@@ -59,6 +63,7 @@ def pretrain_run(out: Path, tokenizer: Path, **changes: Any) -> PretrainRun:
         image_size=SIZE,
         text_entries=300,
         masks=16,
+        data=SceneData(),
     )
     return replace(base, **changes)
 
@@ -79,7 +84,7 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def coco(tmp_path: Path) -> CocoData:
+def coco(tmp_path: Path) -> DocumentData:
     """Three pictures, two captions each."""
     root = tmp_path / "coco"
     (root / "annotations").mkdir(parents=True)
@@ -93,7 +98,7 @@ def coco(tmp_path: Path) -> CocoData:
         "annotations": [{"id": i, "image_id": i % 3, "caption": f"caption {i}"} for i in range(6)],
     }
     (root / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
-    return CocoData(str(root))
+    return DocumentData((f"coco:{root}",), holdout=0.0)
 
 
 def test_an_image_tokenizer_run_measures_itself(tokenizer: Path, tmp_path: Path) -> None:
@@ -126,7 +131,7 @@ def test_scenes_become_a_model_that_generates(tokenizer: Path, out: Path) -> Non
     assert json.loads((out / "config.json").read_text())["mask"]["columns"] == 4
 
 
-def test_coco_becomes_a_model(tmp_path: Path, coco: CocoData) -> None:
+def test_coco_becomes_a_model(tmp_path: Path, coco: DocumentData) -> None:
     record = image_run(tmp_path / "tokens", data=coco, batch=4).run(progress=False)
     assert record["psnr_db"] > 0
     run = pretrain_run(tmp_path / "run", tmp_path / "tokens", data=coco)
@@ -150,7 +155,7 @@ def test_a_pretraining_that_stopped_goes_on(tokenizer: Path, out: Path) -> None:
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cm3.train.runs.draw_samples", kill)
+        patch.setattr("cm3.runs.pretrain_run.draw_samples", kill)
         with pytest.raises(Killed):
             half.run(progress=False)
     assert checkpoint.last(out) == 2
@@ -215,8 +220,8 @@ def test_focus_takes_words_of_scenes(tmp_path: Path) -> None:
 
 
 def test_captions_that_are_not_there_are_refused(tokenizer: Path, out: Path) -> None:
-    with pytest.raises(DataError, match="no such folder; give the one that holds annotations/"):
-        pretrain_run(out, tokenizer, data=CocoData(str(out / "none"))).run(progress=False)
+    with pytest.raises(DataError, match="no such file or folder; check the path"):
+        pretrain_run(out, tokenizer, data=DocumentData((f"coco:{out / 'none'}",))).run(progress=False)
 
 
 def test_a_run_starts_from_a_bundle(tokenizer: Path, tmp_path: Path) -> None:
@@ -232,7 +237,7 @@ def test_a_run_starts_from_a_bundle(tokenizer: Path, tmp_path: Path) -> None:
     other = pretrain_run(
         tmp_path / "third", tokenizer, init=str(first), model=DecoderConfig(d_model=8, layers=1, heads=2)
     )
-    with pytest.raises(CheckpointError, match="is a model of another shape; give the same model"):
+    with pytest.raises(CheckpointError, match=r"is a model of another shape .d_model is 16, not 8.*leave model.. out"):
         other.run(progress=False)
 
 
@@ -287,7 +292,7 @@ def test_the_image_tokenizer_of_a_bundle_is_redrawn(tokenizer: Path, tmp_path: P
     first = str(pretrain_run(tmp_path / "first", tokenizer, steps=1).run(progress=False)["bundle"])
     other = tmp_path / "other"
     image_run(other, steps=1).run(progress=False)
-    begun = pretrain_run(tmp_path / "run", tokenizer, init=first, redrawn=str(other), steps=1)
+    begun = pretrain_run(tmp_path / "run", tokenizer, init=first, replace_image_tokenizer=str(other), steps=1)
     made = bundles.load(begun.run(progress=False)["bundle"]).vqgan.state_dict()
     export_run(tmp_path / "run", tmp_path / "exported")
     exported = bundles.load(tmp_path / "exported").vqgan.state_dict()
@@ -295,8 +300,8 @@ def test_the_image_tokenizer_of_a_bundle_is_redrawn(tokenizer: Path, tmp_path: P
         assert torch.equal(made[name], exported[name]) and torch.equal(made[name], wanted.half().to(made[name].dtype))
     few = tmp_path / "few"
     image_run(few, vqgan=replace(tiny_model.SHAPE, codes=16, levels=(4, 4)), steps=1).run(progress=False)
-    with pytest.raises(CheckpointError, match="redrawn=.*has 16 codes, and that of init has"):
-        pretrain_run(tmp_path / "no", tokenizer, init=first, redrawn=str(few)).run(progress=False)
+    with pytest.raises(CheckpointError, match="replace_image_tokenizer=.*has 16 codes, and that of init has"):
+        pretrain_run(tmp_path / "no", tokenizer, init=first, replace_image_tokenizer=str(few)).run(progress=False)
 
 
 def test_a_run_is_exported_from_its_checkpoints(tokenizer: Path, out: Path, tmp_path: Path) -> None:
@@ -340,12 +345,11 @@ def test_scenes_are_held_out(tokenizer: Path, out: Path) -> None:
     assert "val_loss" in (out / "log.jsonl").read_text()
 
 
-def test_pictures_have_nothing_held_out(tmp_path: Path, tokenizer: Path, coco: CocoData) -> None:
-    with pytest.raises(ConfigError, match="validate_every=1: there are no documents held out; give 0$"):
+def test_pictures_have_nothing_held_out(tmp_path: Path, tokenizer: Path, coco: DocumentData) -> None:
+    with pytest.raises(ConfigError, match="validate_every: nothing is held out; give --data.holdout 0.02, or 0"):
         pretrain_run(tmp_path / "run", tokenizer, data=coco, validate_every=1).run(progress=False)
-    stores = pretrain_run(tmp_path / "run", tokenizer, data=StoreData(("x",)), validate_every=1)
     with pytest.raises(ConfigError, match="give 0, or --data.validation with a store of others"):
-        stores._validation(None)  # type: ignore[arg-type]
+        StoreData(("x",)).held_out(None)  # type: ignore[arg-type]
 
 
 def test_a_run_that_is_asked_to_stop_says_so_and_makes_no_bundle(tokenizer: Path, out: Path) -> None:
@@ -355,7 +359,7 @@ def test_a_run_that_is_asked_to_stop_says_so_and_makes_no_bundle(tokenizer: Path
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cm3.train.runs.draw_samples", send)
+        patch.setattr("cm3.runs.pretrain_run.draw_samples", send)
         record = run.run(progress=False)
     assert record["stopped"] == "SIGTERM" and record["step"] == 2 and "bundle" not in record
     assert replace(run, sample_every=0).run(progress=False, resume=True)["step"] == 4

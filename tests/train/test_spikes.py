@@ -91,7 +91,7 @@ def test_a_spike_is_told_and_learnt_from_or_not(tmp_path: Path, how: Any) -> Non
     """A document of a kind never seen before, after losses that hardly differ."""
 
     class Odd(Pairs):
-        def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+        def sequences(self, indices: Sequence[int]) -> list[Tokens]:
             odd = Tokens.of([VOCAB.eos, *([VOCAB.text_start + 250] * 50), VOCAB.eos])
             return [odd if 40 < i < 45 else self.one(0) for i in indices]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_run import MODEL, VOCAB, Others, Pairs, config, records, same_bits
 
-from cm3.data.load import Loader
+from cm3.data.load import Loader, Source
 from cm3.data.mask import MaskLaw
 from cm3.errors import ConfigError
 from cm3.model.attention import Causal
@@ -114,8 +114,8 @@ def test_validation_measures_the_same_documents_each_time_and_changes_nothing(tm
 
 
 def test_a_window_may_be_longer_than_the_context_and_a_document_may_not(tmp_path: Path) -> None:
-    class Long:
-        def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+    class Long(Source):
+        def sequences(self, indices: Sequence[int]) -> list[Tokens]:
             words = VOCAB.text_start + np.arange(100)
             return [Pairs.one(i) if i % 3 else Tokens.of([VOCAB.eos, *words, VOCAB.eos]) for i in indices]
 

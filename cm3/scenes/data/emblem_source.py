@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from cm3.data.augment import AugmentLaw, with_documents
+from cm3.data.load import Source
 from cm3.data.neighbours import IdBank, Neighbours
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
@@ -145,7 +146,7 @@ def own_first(neighbours: Neighbours) -> float:
     return right / max(len(queries), 1)
 
 
-class EmblemSource:
+class EmblemSource(Source):
     """`Source` (cm3/data/load.py) of tokenised examples; the bank's documents are tokenised when first met and kept."""
 
     def __init__(
@@ -185,9 +186,9 @@ class EmblemSource:
         self._place = {id: i for i, id in enumerate(self._order)}
         self._kept: dict[int, list[Tokens]] = {}
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """Tokens of these examples."""
-        examples = [self.example(i) for i in indices]
+    def sequences(self, positions: Sequence[int]) -> list[Tokens]:
+        """Return tokens of these examples."""
+        examples = [self.example(i) for i in positions]
         queries = self.codec.encode_many([e.query for e in examples])
         return [self._laid_out(example, query) for example, query in zip(examples, queries, strict=True)]
 

@@ -160,7 +160,7 @@ class LessonLaw:
         return _drawn(self.objects, rng) + 1
 
 
-class SceneTaskSource:
+class SceneTaskSource(Source):
     """`Source` (cm3/data/load.py) of lessons, and of the documents of `plain` among them, which are masked as ever."""
 
     def __init__(
@@ -193,14 +193,14 @@ class SceneTaskSource:
         assert self.codec.image is not None  # checked
         return make_lesson(task, example_rng(task, self.seed, index), self.codec.image.size, self.split, self.law)
 
-    def weighted(self, indices: Sequence[int]) -> list[Tokens | Weighted]:
-        """These sequences: lessons with their weights, and plain documents to be masked."""
-        plain = [i for i in indices if self.task(i) == "plain"]
-        documents = iter(self.plain.tokens(plain) if plain and self.plain is not None else [])
-        taught = [i for i in indices if i not in plain]
+    def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
+        """Return these sequences: lessons with their weights, and plain documents to be masked."""
+        plain = [i for i in positions if self.task(i) == "plain"]
+        documents = iter(self.plain.sequences(plain) if plain and self.plain is not None else [])
+        taught = [i for i in positions if i not in plain]
         made = encode_lessons([self.lesson(i) for i in taught], self.codec, self.law.rest)
         lessons = iter([self._shuffled(i, one) for i, one in zip(taught, made, strict=True)])
-        return [next(documents) if i in plain else next(lessons) for i in indices]
+        return [next(documents) if i in plain else next(lessons) for i in positions]
 
     def _shuffled(self, index: int, lesson: Weighted) -> Weighted:
         rng = np.random.default_rng([self.seed, 0x5F, index])
@@ -209,9 +209,10 @@ class SceneTaskSource:
             return lesson
         return reordered(lesson, rng.permutation(codes))
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """The same without weights."""
-        return [one.tokens if isinstance(one, Weighted) else one for one in self.weighted(indices)]
+    def make(self) -> None:
+        """Make what the plain documents need."""
+        if self.plain is not None:
+            self.plain.make()
 
 
 def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cm3.data.load import Source
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError
 from cm3.scenes.describe import describe
@@ -41,7 +42,7 @@ def scene_document(
     return Document((caption, Image(draw(scene, size, rng))), id=str(index), source=f"scenes/{split}")
 
 
-class SceneSource:
+class SceneSource(Source):
     """`Source` (cm3/data/load.py) of tokenised scenes."""
 
     def __init__(
@@ -66,9 +67,9 @@ class SceneSource:
         self.size = codec.image.size
         self.captions_only, self.objects, self.in_order = captions_only, tuple(objects), in_order
 
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """Tokens of these documents."""
-        return self.codec.encode_many([self.document(i) for i in indices])
+    def sequences(self, positions: Sequence[int]) -> list[Tokens]:
+        """Return tokens of these documents."""
+        return self.codec.encode_many([self.document(i) for i in positions])
 
     def document(self, index: int) -> Document:
         """Document `index` of the stream."""

@@ -1,12 +1,13 @@
 """Pictures for an image tokenizer: scenes, and all else that the instruction tasks on them show, drawn on the fly.
 
-Each function gives `images(step)`, the batch of a step as PIL images of `size` pixels: a pure function, so that a run
-that was killed sees again what it would have seen.
+Each function gives `Drawn`, whose batches are pure functions of the step, so that a run that was killed sees again
+what it would have seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -22,13 +23,31 @@ TASK_PICTURES = (*STRUCTURES, "letters")
 OBJECTS = (0.1, 0.2, 0.3, 0.4)
 """Shares of scenes with 1, 2, 3 and 4 objects: more than half of a picture with one is ground."""
 
-Images = Callable[[int], list[PIL.Image.Image]]
+
+class Drawn:
+    """Batches (`cm3.data.kind.Batches`) of what is drawn by step and number: pictures, or pairs."""
+
+    left_out: Mapping[str, Any] = {}
+
+    def __init__(self, draw: Callable[[int, int], Any], size: int, held_out: Callable[[], list[PIL.Image.Image]]):
+        """`draw(step, number)` gives one of the `size` of a batch."""
+        self._draw, self._size, self.held_out = draw, size, held_out
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> list[Any]:
+        """Return every `ranks`-th of a step's batch, from number `rank` on."""
+        return [self._draw(step, i) for i in range(rank, self._size, ranks)]
+
+
+def test_pictures(size: int, seed: int, number: int = 256) -> list[PIL.Image.Image]:
+    """Return scenes of the test split."""
+    rng = np.random.default_rng([seed, 0xE7A1])
+    return [draw(random_scene(rng, "test"), size, rng) for _ in range(number)]
 
 
 def scene_pictures(
     seed: int, size: int, batch: int, objects: Sequence[float] = OBJECTS, focus: Sequence[str] = ()
-) -> Images:
-    """Scenes of the training split, with shares `objects` of 1, 2, 3 and 4 objects.
+) -> Drawn:
+    """Return scenes of the training split, with shares `objects` of 1, 2, 3 and 4 objects.
 
     Every other one holds an object that is all the words of `focus` (a size, a colour, a shape). Raises `ConfigError`
     where no such object can be, or for wrong shares.
@@ -44,24 +63,20 @@ def scene_pictures(
     if max(kinds) > 1 or any({shape, colour} <= set(focus) for shape, colour in HELD_OUT_PAIRS):
         raise ConfigError(f"data.focus={tuple(focus)}: no training picture has such an object; give one word of a kind")
 
-    def images(step: int) -> list[PIL.Image.Image]:
-        made = []
-        for i in range(batch):
-            rng = np.random.default_rng([seed, 0x70C, step * batch + i])
-            focused = bool(focus) and i % 2 == 0
-            while True:
-                scene = random_scene(rng, "train", int(rng.choice(4, p=shares / shares.sum())) + 1)
-                words = [{o.size, o.colour, o.shape} for o in scene.objects]
-                if not focused or any(set(focus) <= w for w in words):
-                    break
-            made.append(draw(scene, size, rng))
-        return made
+    def picture(step: int, i: int) -> PIL.Image.Image:
+        rng = np.random.default_rng([seed, 0x70C, step * batch + i])
+        focused = bool(focus) and i % 2 == 0
+        while True:
+            scene = random_scene(rng, "train", int(rng.choice(4, p=shares / shares.sum())) + 1)
+            words = [{o.size, o.colour, o.shape} for o in scene.objects]
+            if not focused or any(set(focus) <= w for w in words):
+                return draw(scene, size, rng)
 
-    return images
+    return Drawn(picture, batch, lambda: test_pictures(size, seed))
 
 
-def task_pictures(seed: int, size: int, batch: int, plain: int, shares: Mapping[str, float]) -> Images:
-    """First `plain` scenes of the training split, then pictures of the kinds that `shares` names, as often as it says.
+def task_pictures(seed: int, size: int, batch: int, plain: int, shares: Mapping[str, float]) -> Drawn:
+    """Return first `plain` scenes of the training split, then pictures of the kinds of `shares`, as often as it says.
 
     Raises `ConfigError` for an unknown kind or wrong shares.
     """
@@ -75,15 +90,12 @@ def task_pictures(seed: int, size: int, batch: int, plain: int, shares: Mapping[
             f"data.shares={dict(shares)}: must be shares of {', '.join(TASK_PICTURES)}, none negative and one above 0"
         )
 
-    def images(step: int) -> list[PIL.Image.Image]:
-        made = []
-        for i in range(batch):
-            rng = np.random.default_rng([seed, 0x7A5C, step * batch + i])
-            kind = "scene" if i < plain else TASK_PICTURES[int(rng.choice(len(law), p=law / law.sum()))]
-            made.append(task_picture(kind, size, rng))
-        return made
+    def picture(step: int, i: int) -> PIL.Image.Image:
+        rng = np.random.default_rng([seed, 0x7A5C, step * batch + i])
+        kind = "scene" if i < plain else TASK_PICTURES[int(rng.choice(len(law), p=law / law.sum()))]
+        return task_picture(kind, size, rng)
 
-    return images
+    return Drawn(picture, batch, lambda: test_pictures(size, seed))
 
 
 def task_picture(kind: str, size: int, rng: np.random.Generator, split: Split = "train") -> PIL.Image.Image:

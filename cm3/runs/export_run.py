@@ -1,4 +1,4 @@
-"""What a pretraining run becomes: a bundle, of its live model or of a checkpoint.
+"""A pretraining run becomes a bundle, of its live model or of a checkpoint.
 
 out/checkpoints/00001000 ------> decoder --+
 out/config.json ---------------> settings -+-> bundle      (cm3/model/bundle.py)
@@ -7,7 +7,6 @@ out/tokenizer.json encoder/ bank/ ---------+
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,8 @@ from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
 from cm3.parallel import MeshConfig, start
-from cm3.scenes.knows import WORLD
 from cm3.train.checkpoint import Checkpoints
 from cm3.train.image_tokenizer import load_image_tokenizer
-from cm3.train.kinds import EmblemData, SceneData, SceneLessonData
 from cm3.train.lora import LoraConfig, adapt, merge
 from cm3.vocab import Vocab
 
@@ -58,12 +55,6 @@ def about_of(
     return made | ({"mixture": mixture} if mixture else {})
 
 
-def world_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a model of this data knows, `{"world": ...}`, if anything; `data` is as config.json has it."""
-    kinds = [{f.name for f in dataclasses.fields(kind)} for kind in (SceneData, EmblemData, SceneLessonData)]
-    return {"world": WORLD} if set(data) in kinds else {}
-
-
 def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype: torch.dtype = torch.float16) -> int:
     """Write a bundle of a pretraining run's checkpoint, the last one by default. Returns its step.
 
@@ -87,14 +78,16 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     found, saved = checkpoints.read(step)
     begun = bundles.load(bundles.find(init)) if init else None
     decoder = _decoder(checkpoints, found, saved["config"], init, begun)
-    vqgan = tokenizer_of(begun, tokenizer, page.get("redrawn", ""))
+    replaced = page.get("replace_image_tokenizer", page.get("redrawn", ""))  # the second is from before 0.2
+    vqgan = tokenizer_of(begun, tokenizer, replaced)
     if saved["config"].get("given", {}).get("image_tokenizer", known := vqgan.fingerprint()) != known:
         raise CheckpointError(
-            f"run {str(folder)!r}: the image tokenizer that lies at {page.get('redrawn') or init or tokenizer!r} is "
+            f"run {str(folder)!r}: the image tokenizer that lies at {replaced or init or tokenizer!r} is "
             "not the one that it was trained with; restore it"
         )
     about = about_of(folder, found, LoaderState.of(saved["loader"]).documents, tasks, saved.get("mixture"))
-    about |= world_of(page.get("data") or {})
+    if world := page.get("world"):
+        about["world"] = world
     made = bundle_of(folder, decoder, Vocab(**saved["vocab"]), vqgan, begun, size, sampling, about)
     bundles.save(made, out, dtype)
     return found
@@ -129,17 +122,24 @@ def decoder_digest(bundle: bundles.Bundle) -> str:
     return bundle.source.files[bundles.FILES[0]]
 
 
-def tokenizer_of(init: bundles.Bundle | None, folder: str, redrawn: str = "") -> VQGAN:
-    """The image tokenizer of a run: of what it begins with, unless another was `redrawn`, or of a `folder`.
+def tokenizer_of(init: bundles.Bundle | None, folder: str, replaced: str = "") -> VQGAN:
+    """Return the image tokenizer of a run: of the bundle it begins with, unless another one takes its place, or of a
+    `folder`.
 
     Raises `CheckpointError` where there is none, and for one with other codes than `init` has.
     """
-    if init is None or redrawn:
-        vqgan = load_image_tokenizer(redrawn or folder)
-        if init is not None and vqgan.config.codes != init.vqgan.config.codes:
+    if init is None:
+        if not folder:
             raise CheckpointError(
-                f"redrawn={redrawn!r}: has {vqgan.config.codes} codes, and that of init has "
-                f"{init.vqgan.config.codes}; train one from the image tokenizer of init"
+                "image_tokenizer: none is given; give the folder of an image tokenizer run, or init, a bundle"
             )
-        return vqgan
-    return init.vqgan
+        return load_image_tokenizer(folder)
+    if not replaced:
+        return init.vqgan
+    vqgan = load_image_tokenizer(replaced)
+    if vqgan.config.codes != init.vqgan.config.codes:
+        raise CheckpointError(
+            f"replace_image_tokenizer={replaced!r}: has {vqgan.config.codes} codes, and that of init has "
+            f"{init.vqgan.config.codes}; train one from the image tokenizer of init"
+        )
+    return vqgan

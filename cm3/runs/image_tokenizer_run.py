@@ -1,0 +1,39 @@
+"""The run that trains an image tokenizer on pictures of any source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cm3.data.kind import Data
+from cm3.data.kinds import DocumentData
+from cm3.tokens.image import to_pixels
+from cm3.train.checkpoint import check_new
+from cm3.train.image_eval import evaluate_image_tokenizer
+from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
+from cm3.train.signals import Signals
+
+
+@dataclass(frozen=True)
+class ImageTokenizerRun(ImageTokenizerConfig):
+    """Train an image tokenizer on pictures of `data`."""
+
+    data: Data = field(default_factory=lambda: DocumentData(("data/photos",)))
+
+    def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
+        """Train, then measure on pictures that were held out; on those of training where none are.
+
+        Stopped by a signal, returns with "stopped" and a checkpoint in its place.
+        """
+        check_new(Path(self.out), resume)
+        pictures = self.data.pictures(self.size, self.batch, self.keep)
+        with Signals() as signals:
+            vqgan = train_image_tokenizer(self, pictures.batch, progress=progress, stopping=signals.stopping)
+        if signals.stopped or signals.stopping(self.steps):
+            return {"out": self.out} | signals.stopped
+        held = pictures.held_out()
+        shown = held or [one for step in range(8) for one in pictures.batch(step)]
+        batches = [to_pixels(shown[i : i + 32]) for i in range(0, len(shown), 32)]
+        measured = evaluate_image_tokenizer(vqgan, batches)
+        return {"out": self.out, "measured_on": "held out" if held else "training"} | measured | pictures.left_out
