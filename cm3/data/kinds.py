@@ -144,9 +144,9 @@ class StoreData(Data):
         stores, retrieval = self.opened(), None
         assert run.codec.image is not None  # a run has pictures
         for what, known, ours in (
-            ("vocabulary", stores[0].vocab, run.codec.vocab),
             ("text tokenizer", stores[0].text_fingerprint, text_fingerprint(run.tokenizer)),
             ("image tokenizer or size", stores[0].image_fingerprint, fingerprint(run.codec.image)),
+            ("vocabulary", stores[0].vocab, run.codec.vocab),
         ):
             if known != ours:
                 raise ConfigError(

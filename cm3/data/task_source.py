@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from cm3.data.documents import Subset
 from cm3.data.load import Source
 from cm3.data.pack import Weighted
 from cm3.data.store import Store
@@ -55,7 +56,7 @@ class ExampleLaw:
 class TaskPart:
     """Examples of a task, made of the documents of a reader by their numbers."""
 
-    def __init__(self, name: str, task: Task, documents: Numbered, controls: Path | None = None) -> None:
+    def __init__(self, name: str, task: Task, documents: Numbered | Subset, controls: Path | None = None) -> None:
         """Raises `ConfigError` for a kind of reader that the task is not made of; `DataError` where what it needs
         cannot be read, and where none of its first documents serves, with the reason of the first."""
         check(task, documents.reader)

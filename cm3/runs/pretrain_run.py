@@ -42,6 +42,7 @@ from cm3.train.ranks import Ranks
 from cm3.train.trainer import Trainer
 from cm3.vocab import Vocab
 
+
 class _Parts(NamedTuple):
     """What a run is put together of."""
 

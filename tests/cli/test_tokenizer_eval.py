@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command import Cm3
 
-from cm3.cli.evaluate import table
+from cm3.scenes.cli.eval_verbs import table
 
 
 @pytest.mark.parametrize(
