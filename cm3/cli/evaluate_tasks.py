@@ -71,9 +71,9 @@ class EvalTasks(ModelVerb):
         from cm3.data.task_source import TaskPart
         from cm3.eval.real_tasks import check_measured, evaluate_task
         from cm3.read.find import open_reader
+        from cm3.read.random_access import Numbered
         from cm3.retrieval.embed import load_encoder
         from cm3.tasks import find_task
-        from cm3.tasks.numbered import Numbered
 
         if not self.sources:
             raise RequestError("no source given; name at least one, TASK=[KIND:]PATH[@SPLIT]")

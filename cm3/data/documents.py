@@ -18,7 +18,7 @@ from cm3.data.order import Mixture
 from cm3.document import Document, Unreadable
 from cm3.errors import ConfigError, DataError
 from cm3.picture import rgb
-from cm3.tasks.numbered import Numbered
+from cm3.read.random_access import Numbered
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 

@@ -6,7 +6,6 @@
 template.py   the paper's words -> parts, and back          boxes.py      places in words
 task.py       Task, Example, encode                         find.py       a task by name; documents of a reader
 pictures.py   tasks that give a picture                     texts.py      tasks that give a text
-                                                            numbered.py   documents of any reader by number
 """
 
 from cm3.tasks.find import TASKS, annotated, find_task, from_reader

@@ -22,7 +22,7 @@ from cm3.generate import CM3Leon
 from cm3.generate.tasks import Reply
 from cm3.read.find import open_reader
 from cm3.tasks import TASKS, Task, View, find_task
-from cm3.tasks.numbered import Numbered
+from cm3.read.random_access import Numbered
 from cm3.tokens.image import preprocess
 
 SIZE = 64

@@ -14,11 +14,11 @@ import pytest
 from cm3.document import Document, Image, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
+from cm3.read import random_access
 from cm3.read.base import Reader
 from cm3.read.find import open_reader
 from cm3.read.huggingface import documents
-from cm3.tasks import numbered
-from cm3.tasks.numbered import Numbered
+from cm3.read.random_access import Numbered
 
 FORMATS = ("png", "jpg", "webp", "gif", "tiff", "bmp")
 
@@ -66,7 +66,7 @@ def test_what_one_decodes_is_not_kept(reader: Reader) -> None:
     first.images[0].pixels.info["memo"] = 1
     assert first.images[0].pixels is not again.images[0].pixels and "memo" not in again.images[0].pixels.info
     for kept in listed._listed or ():
-        parts = kept.document.parts if isinstance(kept, numbered._Kept) else ()
+        parts = kept.document.parts if isinstance(kept, random_access._Kept) else ()
         assert not any(isinstance(part, Image) for part in parts)
 
 
@@ -74,16 +74,18 @@ def test_a_picture_that_was_not_opened_is_kept_whole() -> None:
     """As the hub may give it, decoded; one without pixels cannot be kept."""
     picture = PIL.Image.effect_noise((24, 16), 60).convert("RGB")
     (made,) = documents({"image": picture, "text": "x"}, "0/0", "here", {})
-    packed = numbered._packed(made)
-    assert isinstance(packed, numbered._Kept)
+    packed = random_access._packed(made)
+    assert isinstance(packed, random_access._Kept)
     with PIL.Image.open(io.BytesIO(packed.files[0])) as opened:
         assert opened.tobytes() == picture.tobytes()
     (empty,) = documents({"image": PIL.Image.new("RGB", (0, 9)), "text": "x"}, "0/1", "here", {})
-    assert numbered._packed(empty) == Unreadable("0/1", "image of 0 x 9 pixels: is empty; give a picture with pixels")
+    assert random_access._packed(empty) == Unreadable(
+        "0/1", "image of 0 x 9 pixels: is empty; give a picture with pixels"
+    )
 
 
 def test_a_large_dataset_without_numbers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbered, "KEPT", 4)
+    monkeypatch.setattr(random_access, "KEPT", 4)
     lines = "\n".join(json.dumps({"text": str(i)}) for i in range(5))
     (tmp_path / "a.jsonl").write_text(lines)
     assert len(Numbered(open_reader(f"jsonl:{tmp_path}"))) == 5
