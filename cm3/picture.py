@@ -52,6 +52,10 @@ _UPRIGHT = {
 """EXIF orientation -> what brings the picture upright. Orientation 1, or none, needs nothing."""
 
 
+CONTROLS = ("hed", "depth", "normal")
+"""Kinds of control image that networks make, which are read from files beside the picture: NAME.hed.png."""
+
+
 def open_picture(data: bytes, name: str = "") -> PIL.Image.Image:
     """A picture file's bytes as a PIL image, of which only the header is read; the first frame where it moves.
 

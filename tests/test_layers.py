@@ -161,3 +161,39 @@ def test_the_package_loads_without_torch(code: str) -> None:
 def test_a_command_listens_to_signals_before_it_loads_anything() -> None:
     check = "import cm3.cli.main, sys; sys.exit(any(name in sys.modules for name in ('PIL', 'numpy', 'tyro')))"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def test_a_loaded_model_brings_no_reader() -> None:
+    check = "import cm3, sys; cm3.load('scenes'); sys.exit(any(name.startswith('cm3.read') for name in sys.modules))"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
+
+
+def readers_asked_for(path: Path, classes: set[str]) -> list[str]:
+    """Each place of a file that asks whether something is a reader of one class."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    asked = [call for call in calls if ast.unparse(call.func) in ("isinstance", "issubclass")]
+    named = [(call, {n.id for n in ast.walk(call.args[1]) if isinstance(n, ast.Name)}) for call in asked]
+    return [f"{path}:{call.lineno}: {sorted(names & classes)}" for call, names in named if names & classes]
+
+
+def reader_classes() -> set[str]:
+    """The names of `Reader` and of all classes that are made of it."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (PACKAGE / "read").glob("*.py")]
+    bases = {
+        n.name: {ast.unparse(b) for b in n.bases} for t in trees for n in ast.walk(t) if isinstance(n, ast.ClassDef)
+    }
+    found = {"Reader"}
+    while more := {name for name, of in bases.items() if of & found} - found:
+        found |= more
+    return found
+
+
+def test_no_room_asks_which_reader_it_has(tmp_path: Path) -> None:
+    """Readers say what they know by methods; a list of their classes elsewhere forgets the next one."""
+    classes = reader_classes()
+    assert {"Records", "Coco", "Folder", "HuggingFace"} <= classes
+    (tmp_path / "a.py").write_text("isinstance(x, int); isinstance(x, Coco | Path)")
+    assert len(readers_asked_for(tmp_path / "a.py", classes)) == 1
+    outside = [path for path in modules() if not path.is_relative_to(PACKAGE / "read")]
+    found = [line for path in outside for line in readers_asked_for(path, classes)]
+    assert not found, "\n".join(found)

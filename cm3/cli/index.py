@@ -235,20 +235,21 @@ def read(sources: Sequence[str], license: str | None, split: str | None) -> Sour
 
     Raises `RequestError` for no source.
     """
-    from cm3.read.coco import Coco
-    from cm3.read.find import open_reader, parse_source
-    from cm3.read.folder import Folder
+    from cm3.read.find import open_reader, parse_source, reader_class
 
     if not sources:
         raise RequestError("no source given; name at least one folder of captioned pictures")
     readers = []
     for text in sources:
         source = parse_source(text)
-        if source.split is None and source.kind in (None, "coco") and Coco.recognises(Path(source.path)):
+        if (
+            source.split is None
+            and source.kind in (None, "coco")
+            and reader_class("coco").recognises(Path(source.path))
+        ):
             source = source._replace(split=split)
         reader = open_reader(source)
-        if isinstance(reader, Folder):
-            reader.license = license
+        reader.license = license
         readers.append(reader)
     return Chain(readers) if all(isinstance(r, Sized) for r in readers) else chain.from_iterable(readers)
 

@@ -60,7 +60,7 @@ class DataShow(Verb):
     def run(self) -> dict[str, Any]:
         """Make examples, draw the sheet, tell what could not serve."""
         from cm3.cli.sheet import Section, sheet
-        from cm3.data.inspect import even
+        from cm3.read.base import even
         from cm3.tasks import View, find_task
 
         at_least(1, n=self.n, size=self.size)
@@ -97,7 +97,6 @@ class DataShow(Verb):
         """One example of each document, of other pictures each; (id, reason) for a document that cannot serve."""
         import numpy as np
 
-        from cm3.data.inspect import spread
         from cm3.document import Unreadable
         from cm3.read.find import open_reader
         from cm3.tasks.find import check, serve
@@ -105,7 +104,7 @@ class DataShow(Verb):
         reader = open_reader(self.source)
         check(task, reader)
         rng, seen = np.random.default_rng(self.seed), set()
-        for document in spread(reader, LOOK * self.n):
+        for document in reader.spread(LOOK * self.n):
             if not isinstance(document, Unreadable):
                 picture = str(document.meta.get("image_id", document.id))
                 if picture in seen:

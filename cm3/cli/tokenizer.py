@@ -199,7 +199,6 @@ class Pictures:
     """
 
     def __init__(self, sources: Sequence[str], n: int | None) -> None:
-        from cm3.read.base import Records
         from cm3.read.find import open_reader, parse_source, recognise
         from cm3.read.walk import PICTURES
 
@@ -217,7 +216,7 @@ class Pictures:
         share = None if n is None else max(1, n // (len(readers) + bool(files)))
         self.files = files if share is None else files[:: max(1, len(files) // share)][:share]
         self.readers, self.share = readers, share
-        known = sum(len(r) if share is None else min(len(r), share) for r in readers if isinstance(r, Records))
+        known = sum(n if share is None else min(n, share) for r in readers if (n := r.count) is not None)
         self.total, self.seen, self.skipped = len(self.files) + known, 0, 0
 
     def __iter__(self) -> Iterator[PIL.Image.Image]:
@@ -232,11 +231,10 @@ class Pictures:
                 yield picture
 
     def _of(self, reader: Reader) -> Iterator[PIL.Image.Image]:
-        from cm3.data.inspect import spread
         from cm3.document import Unreadable
 
         last = None
-        for document in reader if self.share is None else spread(reader, self.share):
+        for document in reader if self.share is None else reader.spread(self.share):
             if isinstance(document, Unreadable):
                 self.skipped += 1
                 continue

@@ -13,21 +13,19 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
-from cm3.read.base import Reader, Records
+from cm3.read.base import Reader, even
 
 LONG = 10_000
 """Characters; a caption of more is reported."""
 EXAMPLES = 5
 """Ids that are named for each problem."""
-UNITS = 20
-"""Most pieces that a sample is taken from, where records cannot be read one by one."""
 SIDE = 512
 """Longer side, in pixels, of the pictures that are kept as samples."""
 
@@ -93,10 +91,10 @@ def inspect(
     `samples` documents, spread likewise, are kept with their pictures scaled down. `progress(done, total)` is called
     after each document, with a total of 0 where it is not known. Raises `DataError` for a dataset without documents.
     """
-    total = len(reader) if isinstance(reader, Records) else None
+    total = reader.count
     found = _Found(samples)
     expected = total if sample is None else sample if total is None else min(sample, total)
-    for document in reader if sample is None else spread(reader, sample):
+    for document in reader if sample is None else reader.spread(sample):
         found.add(document)
         if progress is not None:
             progress(found.report.read, max(expected or 0, found.report.read) if expected else 0)
@@ -106,33 +104,6 @@ def inspect(
     exact = sample is None or report.read == total
     documents = report.read if exact else total
     return replace(report, source=reader.source, exact=exact, documents=documents, passed=reader.passed.json())
-
-
-def spread(reader: Reader, n: int) -> Iterator[Document | Unreadable]:
-    """At most `n` documents in order, evenly apart.
-
-    Where records cannot be read by number, they are the first ones of up to `UNITS` pieces, evenly apart. Pieces do not
-    say how long they are, so short ones yield fewer than `n`.
-    """
-    if isinstance(reader, Records):
-        yield from (reader[i] for i in even(len(reader), n))
-        return
-    units = reader.units()
-    chosen = even(len(units), min(n, UNITS))
-    for share, at in zip(_shares(n, len(chosen)), chosen, strict=True):
-        documents = reader.read(units[at])
-        try:
-            yield from itertools.islice(documents, share)
-        finally:
-            if hasattr(documents, "close"):
-                documents.close()  # a file that is read to its middle is not to stay open
-
-
-def even(total: int, n: int) -> list[int]:
-    """At most `n` numbers below `total`, evenly apart, the first and the last among them."""
-    if n >= total:
-        return list(range(total))
-    return [i * (total - 1) // max(1, n - 1) for i in range(n)]
 
 
 class _Found:
@@ -265,8 +236,3 @@ def _small(part: Part) -> Part:
     picture = rgb(part.pixels).copy()
     picture.thumbnail((SIDE, SIDE))
     return Image(picture)
-
-
-def _shares(n: int, pieces: int) -> Sequence[int]:
-    """`n` split into so many parts, alike but for one."""
-    return [n * (i + 1) // pieces - n * i // pieces for i in range(pieces)]

@@ -18,14 +18,15 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple, Protocol
 
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside
 from cm3.picture import open_picture
-from cm3.read.walk import EMPTY, Passed
+from cm3.read.walk import EMPTY, PICTURES, Passed, ending
 
 LINE = 1 << 26
 """Bytes of the longest line of a file of lines."""
@@ -39,12 +40,26 @@ UNIT = 1000
 """Records of a unit, where the dataset is not in pieces of its own."""
 
 
+SPREAD = 20
+"""Most pieces that a sample is taken from, where records cannot be read one by one."""
+
+
 class Unit(NamedTuple):
     """A piece of a dataset: a file of its own (`start` and `stop` are 0), or its records from `start` up to `stop`."""
 
     name: str
     start: int = 0
     stop: int = 0
+
+
+class Annotations(Protocol):
+    """What is seen in the pictures of a dataset, for tasks."""
+
+    def of(self, image_id: Any) -> list[dict[str, Any]]:
+        """Return what is in a picture. Raises `DataError` where one of its records is damaged."""
+
+    def strays(self) -> Iterable[Unreadable]:
+        """Return the records that are of no picture."""
 
 
 class Reader(ABC):
@@ -57,6 +72,10 @@ class Reader(ABC):
     """Its name in a source: "coco" in "coco:data/coco"."""
     source: str
     """What its documents have as source: the kind, and where there are splits "/" and the split."""
+    license: str | None = None
+    """License of a folder's pictures that do not say one; other datasets say their own."""
+    nested: ClassVar[bool] = False
+    """Whether pictures in different folders may have one name."""
 
     @classmethod
     @abstractmethod
@@ -99,6 +118,79 @@ class Reader(ABC):
         for unit in self.units():
             yield from self.read(unit)
 
+    @property
+    def count(self) -> int | None:
+        """Return how many documents there are; None where only reading all tells."""
+        return None
+
+    def spread(self, n: int) -> Iterator[Document | Unreadable]:
+        """Yield at most `n` documents in order, evenly apart.
+
+        Where records cannot be read by number, they are the first ones of up to `SPREAD` pieces, evenly apart. Pieces
+        do not say how long they are, so short ones yield fewer than `n`.
+        """
+        units = self.units()
+        chosen = even(len(units), min(n, SPREAD))
+        for i, at in enumerate(chosen):
+            documents = self.read(units[at])
+            try:
+                yield from islice(documents, n * (i + 1) // len(chosen) - n * i // len(chosen))
+            finally:
+                if hasattr(documents, "close"):
+                    documents.close()  # a file that is read to its middle is not to stay open
+
+    def annotations(self, need: str) -> Annotations | None:
+        """Return what tasks ask of its pictures ("instances", "keypoints"); None for a dataset that has none of it.
+
+        Raises `DataError` where they are missing or damaged.
+        """
+        return None
+
+    def picture_paths(self, document: Document) -> list[Path]:
+        """Return where the file of a document's picture is or may be; nothing where only the document holds it."""
+        return []
+
+    def named_path(self, document: Document, name: str) -> Path:
+        """Return a control image that a document names. Raises `DataError` for one that leads out of its dataset."""
+        raise DataError(
+            f"document {document.id!r}: 'control_files' names {name!r:.80}, but only JSON lines have files beside "
+            "them; give a folder of control images"
+        )
+
+    def control_path(self, document: Document, kind: str, folder: Path | None = None) -> Path:
+        """Return the control image of a document's picture: NAME.hed.png beside NAME.jpg, or in `folder`.
+
+        In `folder` it is called as the picture's file, else as meta `image_id` or the document's id without the ending
+        of a picture, "/" as "_". Raises `DataError` where it is not there, or is a link that leads elsewhere.
+        """
+        pictures, rule = self.picture_paths(document), ""
+        if folder is not None and (not pictures or self.nested):
+            pictures, rule = [Path(f"{_called(document)}.jpg")], ' (called as its image_id or else its id, "/" as "_")'
+        tried = [(folder or picture.parent) / f"{picture.stem}.{kind}.png" for picture in pictures]
+        path = next((path for path in tried if first_of(path.parent, [path.name])), None)
+        if path is not None:
+            return inside(path.parent, path.name, f"document {document.id!r}: control image")
+        where = " or ".join(map(str, tried)) or "its meta 'control_files'"
+        raise DataError(
+            f"document {document.id!r}: has no {kind} image at {where}{rule}; docs/tasks.md says how to make it"
+        )
+
+
+def _called(document: Document) -> str:
+    """Return the name of a document's control images in a folder of their own, before their kind."""
+    name = document.meta.get("image_id")
+    if not isinstance(name, int | str) or isinstance(name, bool) or name == "":
+        name = document.id
+        name = name[: len(name) - len(ending(name))] if ending(name) in PICTURES else name
+    return str(name).replace("/", "_")
+
+
+def even(total: int, n: int) -> list[int]:
+    """Return at most `n` numbers below `total`, evenly apart, the first and the last among them."""
+    if n >= total:
+        return list(range(total))
+    return [i * (total - 1) // max(1, n - 1) for i in range(n)]
+
 
 class Records(Reader):
     """A reader that knows how many records there are and reads any one of them."""
@@ -130,6 +222,15 @@ class Records(Reader):
         """`size` records each, the last one what is left."""
         n = len(self)
         return [Unit(f"{i}-{min(i + size, n)}", i, min(i + size, n)) for i in range(0, n, size)]
+
+    @property
+    def count(self) -> int:
+        """Return how many records there are."""
+        return len(self)
+
+    def spread(self, n: int) -> Iterator[Document | Unreadable]:
+        """Yield at most `n` records in order, evenly apart, the first and the last among them."""
+        return (self[i] for i in even(len(self), n))
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
         """Its records in order."""

@@ -14,13 +14,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from cm3.picture import CONTROLS as KINDS
 from cm3.read.walk import PICTURES, Passed, ending, plain
-from cm3.tasks.control import READ
 
 WORDS = (".txt", ".caption", ".captions", ".text")
 """Endings of the words of a picture; of several files the first is read."""
 DATA = ".json"
-CONTROLS = tuple(f".{kind}.png" for kind in READ)
+CONTROLS = tuple(f".{kind}.png" for kind in KINDS)
 UNREAD = (
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".svg", ".psd", ".ico", ".tga", ".pcx", ".exr", ".hdr", ".eps"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".icns", ".dds", ".xcf"),

@@ -125,39 +125,27 @@ class Coco(Records):
             )
         return CocoDocuments(self, sound, tuple(left))
 
-    def instances(self, image_id: int | str) -> list[dict[str, Any]]:
-        """What is seen in a picture, as published (`bbox` x, y, width, height in pixels; `area`, `segmentation`,
-        `iscrowd`, `category_id`, `id`) and with the name of its `category`, in the order of ids. The first call finds
-        the places of all in the split's file (cm3/read/places.py).
+    def annotations(self, need: str) -> _Things | None:
+        """Return the `instances` or the `keypoints` of its pictures, found when they are first asked for.
 
-        Raises `DataError` where the file is missing or of another layout, and where one of these records is not COCO's:
-        a picture of which not all is known is not to be used.
+        Of a picture they are in the order of ids, as published (`bbox` x, y, width, height in pixels; `area`,
+        `segmentation`, `iscrowd`, `category_id`, `id`) and with the name of the `category`; persons also with
+        `keypoints` (17 times x, y, and 0 not labelled, 1 hidden or 2 visible) and `num_keypoints`. Raises `DataError`
+        where the file is missing or of another layout.
         """
-        return self._instances.of(image_id)
+        files = {"instances": "instances", "keypoints": "person_keypoints"}
+        if need in files and need not in self._things:
+            self._things[need] = _Things(self._file(files[need], "categories"))
+        return self._things.get(need)
 
-    def keypoints(self, image_id: int | str) -> list[dict[str, Any]]:
-        """The persons in a picture: the fields of `instances`, `keypoints` (17 times x, y, and 0 not labelled, 1 hidden
-        or 2 visible) and `num_keypoints`. Read and refused as `instances`."""
-        return self._keypoints.of(image_id)
-
-    def strays(self, need: str) -> list[Unreadable]:
-        """Return the records of `instances` or `keypoints` that are of no picture, as they do not name one."""
-        return list((self._instances if need == "instances" else self._keypoints).strays())
-
-    def file_name(self, image_id: int | str) -> str:
-        """Return the name of a picture's file, in the split's folder.
-
-        Raises `DataError` where the annotations do not list it once, or its name is none.
-        """
-        return str(self._listed(image_id, f"image {image_id}")[0])
+    def picture_paths(self, document: Document) -> list[Path]:
+        """Return its file. Raises `DataError` where the annotations do not list it once, or its name is none."""
+        image_id = document.meta["image_id"]
+        return [self.root / self.split / self._listed(image_id, f"image {image_id}")[0]]
 
     @cached_property
-    def _instances(self) -> _Things:
-        return _Things(self._file("instances", "categories"))
-
-    @cached_property
-    def _keypoints(self) -> _Things:
-        return _Things(self._file("person_keypoints", "categories"))
+    def _things(self) -> dict[str, _Things]:
+        return {}
 
     def _file(self, what: str, needs: str) -> Places:
         """Return a file of the split. Raises `DataError` for one that is missing, or lists none of what it `needs`."""
@@ -262,7 +250,10 @@ class _Things:
         self.categories = _by_id(found, "categories")
 
     def of(self, image_id: int | str) -> list[dict[str, Any]]:
-        """Return those of a picture. Raises `DataError` where one of them is not COCO's."""
+        """Return those of a picture.
+
+        Raises `DataError` where one of them is not COCO's: a picture of which not all is known is not to be used.
+        """
         start = self.found.rows("annotations").start
         read = [(row, self.found.record(row)) for row in self.found.find("annotations", image_id)]
         return [

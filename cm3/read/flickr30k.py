@@ -79,6 +79,10 @@ class Flickr30k(Listed):
         named = ("train", "val", "test") if (root / KARPATHY).is_file() else ()
         return (*named, *(("all",) if (root / TOKEN).is_file() else ()))
 
+    def picture_paths(self, document: Document) -> list[Path]:
+        """Return its file, which is called as its `image_id`."""
+        return [self.folder / f"{document.meta['image_id']}.jpg"]
+
     def _document(self, index: int) -> Document:
         caption = self.captions[index]
         if caption.wrong:

@@ -35,6 +35,7 @@ class Folder(Records):
     """
 
     kind = "folder"
+    nested = True
 
     def __init__(self, root: Path | str, split: str | None = None, *, license: str | None = None) -> None:
         """List the files. Raises `DataError` for a folder that is not there or has no such file, and for a split."""
@@ -101,6 +102,10 @@ class Folder(Records):
         if self.license is not None:
             meta.setdefault("license", self.license)
         return Document(tuple(parts), id=self.name(index), source=self.source, meta=meta)
+
+    def picture_paths(self, document: Document) -> list[Path]:
+        """Return its file: the document's id is its path."""
+        return [self.root / document.id]
 
     def _words(self, group: Group) -> str:
         assert group.words is not None

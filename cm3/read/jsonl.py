@@ -90,6 +90,10 @@ class JsonLines(Reader):
                 file.seek(starts[number])
                 yield from self._line(name, number, file.read(size), passed)
 
+    def named_path(self, document: Document, name: str) -> Path:
+        """Return a file that a line names, below the folder of the lines."""
+        return inside(next(iter(self.files.values())).parent, name, f"document {document.id!r}: control image")
+
     def _packed(self, name: str, passed: Passed) -> Iterator[Document | Unreadable]:
         number = 0
         with _opened(self.files[name]) as packed, gzip.open(packed) as file:

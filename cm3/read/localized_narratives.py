@@ -129,11 +129,10 @@ class LocalizedNarratives(Records):
         meta["annotator_id"] = record["annotator_id"]
         return Document((Text(text), image), id=id, source=self.source, meta=meta)
 
-    def where(self, image_id: str) -> tuple[Path, str]:
-        """Return folder and name of the file of a picture, the first of its places that has it, else the first."""
-        files = [self.root / place.format(image_id) for place in self.places]
-        path = next((path for path in files if first_of(path.parent, [path.name])), files[0])
-        return path.parent, path.name
+    def picture_paths(self, document: Document) -> list[Path]:
+        """Return its file: the first of its places that has it, else the first."""
+        files = [self.root / place.format(document.meta["image_id"]) for place in self.places]
+        return [next((path for path in files if first_of(path.parent, [path.name])), files[0])]
 
     def _place(self, index: int) -> tuple[Path, str]:
         """The file of a line, and "FILE:NUMBER" of the line."""

@@ -89,7 +89,7 @@ class CocoQuestions(Listed):
         content = load(path)
         self.questions: list[Any] = field(content, "questions", list, str(path))
         license = content.get("license")
-        self.license = license.get("name") if isinstance(license, dict) else None
+        self._license = license.get("name") if isinstance(license, dict) else None
         self.files = asked_in, told_in
         pictures = self.PICTURES[self.split]
         self.folders = folders_of(self.root, [pictures, f"Images/mscoco/{pictures}", f"images/{pictures}"])
@@ -135,8 +135,8 @@ class CocoQuestions(Listed):
         if not 0 <= image_id < 10**12:
             raise DataError(f"{where}: 'image_id' is {image_id!r:.40}, must have at most 12 digits, as COCO's do")
         meta = {"split": self.split, "question": question, "question_id": id, "image_id": image_id}
-        if isinstance(self.license, str):
-            meta["license"] = self.license
+        if isinstance(self._license, str):
+            meta["license"] = self._license
         answer = None
         if self.annotations is not None:
             annotation = self._annotation(id, image_id)

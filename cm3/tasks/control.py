@@ -26,11 +26,8 @@ from cm3.document import Image
 from cm3.errors import ConfigError, DataError
 from cm3.files import is_number
 from cm3.picture import orientation, rgb, upright
-from cm3.read.base import picture as open_file
 from cm3.tokens.image import Fit, preprocess, window
 
-READ = ("hed", "depth", "normal")
-"""Controls that are read from files."""
 LEVELS, STEP, SPREAD = 6, 51, 83
 """The palette: six levels a channel, 51 apart; category c has colour number 83 c modulo 215, so neighbours differ."""
 LONGEST = 1_000_000
@@ -216,13 +213,10 @@ def pose(
     return preprocess(_turned(canvas, picture), size, fit)
 
 
-def control_file(picture: Path, kind: str, folder: Path | None = None) -> Path:
-    """Where a control of a picture file is: NAME.hed.png beside NAME.jpg, or in `folder`. It need not be there."""
-    return (folder or picture.parent) / f"{picture.stem}.{kind}.png"
-
-
 def read_control(path: Path, picture: PIL.Image.Image) -> Image:
     """A control image from its file. Raises `DataError` where it is missing, damaged or of another size."""
+    from cm3.read.base import picture as open_file  # no reader is loaded with a model
+
     try:
         found = open_file(path)
     except DataError as error:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cm3.document import Document, Unreadable
 from cm3.errors import ConfigError, DataError, did_you_mean
-from cm3.files import inside
-from cm3.picture import rgb
-from cm3.read.base import Reader, first_of
-from cm3.read.coco import Coco
-from cm3.read.flickr30k import Flickr30k
-from cm3.read.folder import PICTURES, Folder
-from cm3.read.jsonl import JsonLines
-from cm3.read.localized_narratives import LocalizedNarratives
+from cm3.picture import CONTROLS, rgb
 from cm3.tasks import pictures as picture_tasks
 from cm3.tasks import texts as text_tasks
-from cm3.tasks.control import READ, control_file
 from cm3.tasks.task import PAPER, Example, Task, View, control_files
+
+if TYPE_CHECKING:
+    from cm3.read.base import Reader
 
 TASKS = {task.name: task for task in (*picture_tasks.TASKS, *text_tasks.TASKS)}
 """Name -> task: the eighteen of Table 5, and `segment` and `visdial`."""
@@ -40,8 +35,8 @@ def check(task: Task, reader: Reader) -> None:
     it needs are missing or damaged: COCO's are read here, once for all of its documents."""
     task.check_reader(reader.kind)
     for need in task.needs:
-        if (look := _annotations(reader, need)) is not None:
-            look(0)
+        if (found := reader.annotations(need)) is not None:
+            found.of(0)
 
 
 def annotated(document: Document, reader: Reader, task: Task, controls: Path | None = None) -> Document:
@@ -56,14 +51,14 @@ def annotated(document: Document, reader: Reader, task: Task, controls: Path | N
     """
     found: dict[str, Any] = {}
     for need in task.needs:
-        if need in READ:
+        if need in CONTROLS:
             files = control_files(document)
-            path = (
-                _named(document, files[need], reader) if need in files else _control(document, reader, need, controls)
-            )
+            path = files[need] if need in files else reader.control_path(document, need, controls)
+            if not isinstance(path, Path):  # else of the user's own code: no file has one
+                path = reader.named_path(document, path)
             found["control_files"] = files | {need: path}
-        elif need not in document.meta and (look := _annotations(reader, need)) is not None:
-            found[need] = look(document.meta["image_id"])
+        elif need not in document.meta and (known := reader.annotations(need)) is not None:
+            found[need] = known.of(document.meta["image_id"])
     return dataclasses.replace(document, meta={**document.meta, **found}) if found else document
 
 
@@ -119,62 +114,5 @@ def _examples(
         except DataError as error:
             yield Unreadable(document.id, str(error))
     for need in task.needs:
-        if isinstance(reader, Coco) and _annotations(reader, need) is not None:
-            yield from reader.strays(need)
-
-
-def _annotations(reader: Reader, need: str) -> Callable[[int | str], list[dict[str, Any]]] | None:
-    """How a reader is asked for what a task needs, by a picture's number; None for one that has none of it."""
-    looks = {"instances": reader.instances, "keypoints": reader.keypoints} if isinstance(reader, Coco) else {}
-    return looks.get(need)
-
-
-def _named(document: Document, name: str | Path, reader: Reader) -> Path:
-    """Return a control image that a document names. Raises `DataError` for one that leads out of its dataset."""
-    if isinstance(name, Path):  # of the user's own code: no file has one
-        return name
-    if not isinstance(reader, JsonLines):
-        raise DataError(
-            f"document {document.id!r}: 'control_files' names {name!r:.80}, but only JSON lines have files beside "
-            "them; give a folder of control images"
-        )
-    return inside(next(iter(reader.files.values())).parent, name, f"document {document.id!r}: control image")
-
-
-def _control(document: Document, reader: Reader, kind: str, controls: Path | None) -> Path:
-    """Where the control of a document's picture is."""
-    pictures, rule = _pictures(document, reader), ""
-    if controls is not None and (not pictures or isinstance(reader, Folder)):
-        pictures, rule = [Path(f"{_name(document)}.jpg")], ' (called as its image_id or else its id, "/" as "_")'
-    tried = [control_file(picture, kind, controls) for picture in pictures]
-    path = next((path for path in tried if first_of(path.parent, [path.name])), None)
-    if path is not None:
-        return inside(path.parent, path.name, f"document {document.id!r}: control image")
-    where = " or ".join(map(str, tried)) or "its meta 'control_files'"
-    raise DataError(
-        f"document {document.id!r}: has no {kind} image at {where}{rule}; docs/tasks.md says how to make it"
-    )
-
-
-def _pictures(document: Document, reader: Reader) -> list[Path]:
-    """Where the file of a document's picture is or may be; none where the reader does not say."""
-    if isinstance(reader, Coco):
-        return [reader.root / reader.split / reader.file_name(document.meta["image_id"])]
-    if isinstance(reader, Folder):
-        return [reader.root / document.id]
-    if isinstance(reader, Flickr30k):
-        return [reader.folder / f"{document.meta['image_id']}.jpg"]
-    if isinstance(reader, LocalizedNarratives):
-        folder, name = reader.where(document.meta["image_id"])
-        return [folder / name]
-    return []
-
-
-def _name(document: Document) -> str:
-    """What a control image of a document is called in a folder of its own, before its kind."""
-    name = document.meta.get("image_id")
-    if not isinstance(name, int | str) or isinstance(name, bool) or name == "":
-        name = document.id
-        ending = next((ending for ending in PICTURES if name.lower().endswith(ending)), "")
-        name = name[: len(name) - len(ending)]
-    return str(name).replace("/", "_")
+        if (found := reader.annotations(need)) is not None:
+            yield from found.strays()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
 from cm3.document import Document, Image
 from cm3.errors import DataError, RequestError
-from cm3.read.scienceqa import LETTERS, check_choices
-from cm3.read.vqa import most_common
 from cm3.tasks.task import ANY, Find, Task, View, needed, picture_of, words
 from cm3.tasks.template import Template
 
+LETTERS = string.ascii_uppercase
+"""Names of the choices of a question."""
 NO_CONTEXT = "N/A"
 """A ScienceQA question's context where it has none, as its owners' own prompts say."""
 
@@ -32,6 +33,8 @@ def _answered(task: str) -> Find:
             answers = needed(document, "answers", list, task)
             if not answers or not all(isinstance(a, str) for a in answers):
                 raise DataError(f"document {document.id!r}: 'answers' must be at least one text, got {answers!r:.40}")
+            from cm3.read.vqa import most_common  # no reader is loaded with a model
+
             answer = most_common(answers)
         return [{"question": question, "answer": words(answer, document, task), "image": image}]
 
@@ -39,6 +42,8 @@ def _answered(task: str) -> Find:
 
 
 def _science(document: Document, view: View) -> list[dict[str, str | Image]]:
+    from cm3.read.scienceqa import check_choices  # no reader is loaded with a model
+
     if not document.images:  # half of the problems; Table 5 has those with a picture
         return []
     choices, answer = needed(document, "choices", list, "scienceqa"), needed(document, "answer", int, "scienceqa")

@@ -12,11 +12,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cm3.data.inspect import SIDE, UNITS, Report, even, inspect, quantiles, spread
+from cm3.data.inspect import SIDE, Report, inspect, quantiles
 from cm3.document import Document, Unreadable
 from cm3.errors import DataError
 from cm3.picture import open_picture
-from cm3.read.base import Reader, Records, Unit
+from cm3.read.base import SPREAD, Reader, Records, Unit, even
 from cm3.read.walk import Passed
 
 
@@ -147,15 +147,15 @@ def test_a_sample_is_spread_over_records(n: int) -> None:
         assert reader.asked[-1] == 99 and gaps.max() - gaps.min() <= 1
 
 
-@pytest.mark.parametrize("pieces", [1, 3, UNITS + 5])
+@pytest.mark.parametrize("pieces", [1, 3, SPREAD + 5])
 def test_a_sample_is_spread_over_pieces_and_closes_them(pieces: int) -> None:
     reader = Pieces([100] * pieces)
     report = inspect(reader, 60)
     assert report.read == 60 and report.documents is None and not report.exact
-    assert len(reader.read_from) == min(pieces, UNITS) and reader.open == 0
+    assert len(reader.read_from) == min(pieces, SPREAD) and reader.open == 0
     assert reader.read_from[-1] == str(pieces - 1)
     assert inspect(reader, None).documents == 100 * pieces
-    assert len(list(spread(Pieces([1, 5, 1]), 30))) == 7
+    assert len(list(Pieces([1, 5, 1]).spread(30))) == 7
 
 
 @pytest.mark.parametrize("sample", [None, 30])

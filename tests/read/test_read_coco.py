@@ -129,11 +129,12 @@ THINGS = {
 
 def test_boxes_and_joints_are_read_when_they_are_asked_for(root: Path) -> None:
     coco = Coco(root)
-    for what, asked in (("instances", coco.instances), ("person_keypoints", coco.keypoints)):
+    for what, need in (("instances", "instances"), ("person_keypoints", "keypoints")):
         with pytest.raises(DataError, match=f"{what}_train2017.json is missing in annotations/; give the folder"):
-            asked(7)
+            coco.annotations(need)
         path = root / "annotations" / f"{what}_train2017.json"
         path.write_text(json.dumps(THINGS))
+        asked = coco.annotations(need).of
         assert [(a["id"], a["category"], a["bbox"]) for a in asked(20)] == [
             (1, "bottle", [1.5, 0, 2, 3]),
             (3, "person", [0, 0, 1, 1]),
@@ -143,7 +144,7 @@ def test_boxes_and_joints_are_read_when_they_are_asked_for(root: Path) -> None:
         with pytest.raises(DataError, match=f"{what}_train2017.json': was changed while it was in use; start again"):
             asked(20)
         with pytest.raises(DataError, match=f"{what}_train2017.json': has annotations and no 'categories'; download"):
-            (Coco(root).instances if what == "instances" else Coco(root).keypoints)(20)
+            Coco(root).annotations(need)
 
 
 def test_the_split_names_file_and_folder(root: Path) -> None:
@@ -297,7 +298,8 @@ def test_ids_may_be_texts(root: Path) -> None:
     things = {"categories": [{"id": "k", "name": "kite"}]}
     things["annotations"] = [{"id": "t", "image_id": "r\u00f6d", "category_id": "k"}]
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(things), encoding="utf-8")
-    assert [a["category"] for a in Coco(root).instances("r\u00f6d")] == ["kite"] and Coco(root).instances("blue") == []
+    seen = Coco(root).annotations("instances")
+    assert [a["category"] for a in seen.of("r\u00f6d")] == ["kite"] and seen.of("blue") == []
 
 
 @pytest.mark.parametrize(
@@ -326,18 +328,19 @@ def test_a_picture_with_an_annotation_that_is_wrong_is_told(root: Path, spoilt: 
     for what in ("instances", "person_keypoints"):
         (root / "annotations" / f"{what}_train2017.json").write_text(json.dumps(content))
     coco = Coco(root)
-    assert len(coco.instances(20)) == 2 == len(coco.keypoints(20)), "the others are kept"
+    found = [coco.annotations(need).of(20) for need in ("instances", "keypoints")]
+    assert [len(one) for one in found] == [2, 2], "the others are kept"
     with pytest.raises(DataError) as caught:
-        coco.instances(7)
+        coco.annotations("instances").of(7)
     assert reason in str(caught.value)
     with pytest.raises(DataError):
-        coco.keypoints(7)
+        coco.annotations("keypoints").of(7)
 
 
 def test_annotations_of_no_picture_are_told(root: Path) -> None:
     content = {**THINGS, "annotations": [*THINGS["annotations"], {"id": 9, "image_id": None, "category_id": 1}, 5]}
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
-    assert [u.reason for u in Coco(root).strays("instances")] == [
+    assert [u.reason for u in Coco(root).annotations("instances").strays()] == [
         "instances_train2017.json, annotations record 3: 'image_id' is None, must be a whole number or a text",
         "instances_train2017.json, annotations record 4: is 5, must be an object; mend it",
     ]
@@ -431,8 +434,8 @@ def test_the_real_files(shared_data: Path, split: str, images: int) -> None:
     assert all(d.images[0].pixels.size == sizes[d.meta["image_id"]] for d in documents)
     assert all(d.text == d.text.strip() != "" for d in documents)
     assert all(d.meta["license_url"].startswith("http://") for d in documents)
-    seen = [a for image_id in by_image for a in coco.instances(image_id)]
-    persons = [a for image_id in by_image for a in coco.keypoints(image_id)]
+    seen = [a for image_id in by_image for a in coco.annotations("instances").of(image_id)]
+    persons = [a for image_id in by_image for a in coco.annotations("keypoints").of(image_id)]
     for what, found in (("instances", seen), ("person_keypoints", persons)):
         published = json.loads((folder / "annotations" / f"{what}_{split}.json").read_text())["annotations"]
         kept = [a for a in published if a["image_id"] in by_image]

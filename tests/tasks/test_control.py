@@ -19,7 +19,6 @@ from cm3.tasks.control import (
     canny,
     categories,
     colour,
-    control_file,
     mask_of,
     pose,
     read_control,
@@ -225,10 +224,7 @@ def test_scribble_keeps_big_forms_only() -> None:
 
 def test_a_control_from_a_file_has_its_pictures_size(tmp_path: Path) -> None:
     picture = PIL.Image.new("RGB", (20, 30))
-    path = control_file(tmp_path / "a.b.jpg", "depth")
-    assert (
-        path == tmp_path / "a.b.depth.png" and control_file(Path("x/c.jpg"), "hed", tmp_path) == tmp_path / "c.hed.png"
-    )
+    path = tmp_path / "a.b.depth.png"
     PIL.Image.new("I;16", (20, 30)).save(path)
     assert read_control(path, picture).pixels.size == (20, 30)
     PIL.Image.new("L", (30, 20)).save(path)

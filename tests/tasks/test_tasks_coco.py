@@ -36,7 +36,7 @@ def test_boxes_enclose_what_the_masks_show(coco: Coco) -> None:
     task, checked = find_task("boxes"), 0
     for document in first_captions(coco):
         pixels = document.images[0].pixels
-        things = [t for t in coco.instances(document.meta["image_id"]) if not t["iscrowd"]]
+        things = [t for t in coco.annotations("instances").of(document.meta["image_id"]) if not t["iscrowd"]]
         said = task.examples(annotated(document, coco, task))
         if not said:
             assert all(place_of(t["bbox"], pixels) is None for t in things)
@@ -69,11 +69,11 @@ def test_segmentations_lie_on_the_cropped_picture(coco: Coco) -> None:
             assert isinstance(example.answer, Image) and example.answer.pixels.size == (128, 128)
             shown = categories(example.answer.pixels)
             everything = np.zeros(pixels.size[::-1], bool)
-            for thing in coco.instances(document.meta["image_id"]):
+            for thing in coco.annotations("instances").of(document.meta["image_id"]):
                 everything |= mask_of(thing, pixels.size)
             mask = PIL.Image.fromarray(everything.astype(np.uint8) * 255).convert("RGB")
             agreed.append(((np.asarray(preprocess(mask, 128))[..., 0] > 127) == (shown > 0)).mean())
-            known = {t["category_id"] for t in coco.instances(document.meta["image_id"])}
+            known = {t["category_id"] for t in coco.annotations("instances").of(document.meta["image_id"])}
             assert set(np.unique(shown)) - {0} <= known
     assert len(agreed) > 18 and min(agreed) > 0.97
 
@@ -84,7 +84,7 @@ def test_every_structure_is_made_of_real_pictures(coco: Coco, name: str) -> None
     task, seen = find_task(name), 0
     for document in first_captions(coco):
         examples = task.examples(annotated(document, coco, task))
-        people = [k for k in coco.keypoints(document.meta["image_id"]) if k["num_keypoints"]]
+        people = [k for k in coco.annotations("keypoints").of(document.meta["image_id"]) if k["num_keypoints"]]
         assert bool(people) or name != "pose" or not examples
         for example in examples:
             guide, target = example.document.images

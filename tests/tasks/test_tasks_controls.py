@@ -70,6 +70,15 @@ def narratives(tmp_path: Path) -> LocalizedNarratives:
     return LocalizedNarratives(tmp_path)
 
 
+def test_a_reader_knows_where_its_files_are(flickr: Flickr30k, tmp_path: Path) -> None:
+    document = flickr[0]
+    assert isinstance(document, Document) and flickr.picture_paths(document) == [flickr.folder / "1000.jpg"]
+    for folder in (None, tmp_path / "maps"):
+        path = saved((folder or flickr.folder) / "1000.hed.png")
+        assert flickr.control_path(document, "hed", folder) == path
+    assert flickr.annotations("instances") is None and flickr.count == 2 == len(list(flickr.spread(5)))
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_one_map_a_picture_serves_all_its_captions(
     flickr: Flickr30k, narratives: LocalizedNarratives, tmp_path: Path, beside: bool
