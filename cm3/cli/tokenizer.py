@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 class TextTrain(Verb):
     """Learn a byte-level BPE from text of any amount. It is lossless for any text and any bytes.
 
-    A source is a text file, a line at a time (.txt, .txt.gz), a .jsonl (.gz) with "text" or "caption", a folder of
-    those, or any dataset, [KIND:]PATH[@SPLIT]. Of more text than --limit a sample over all sources is taken. One text
-    in 100 is kept apart to measure on.
+    A source is a text file, a line at a time (.txt, .txt.gz), a .jsonl (.gz) or .parquet with "text" or "caption",
+    Common Crawl's own pages (.warc.wet.gz), a folder of those, or any dataset, [KIND:]PATH[@SPLIT]. Of more text than
+    --limit a sample over all sources is taken, the same one whenever the command is given again. One text in 100 is
+    kept apart to measure on.
 
     examples:
       cm3 tokenizer text train captions.txt --entries 512 --out tokenizer.json
       cm3 tokenizer text train corpus/ wiki.txt.gz coco:data/coco@train2017 --json
+      cm3 tokenizer text train CC-MAIN-2022-21/ --limit 2000000000
       cm3 tokenizer text train corpus/ --limit 2000000000 --against openai-community/gpt2
     """
 

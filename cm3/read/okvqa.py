@@ -28,7 +28,7 @@ class OkVqa(CocoQuestions):
         """Read a split. Raises `DataError` as `CocoQuestions` does, and for the files of VQA v1."""
         super().__init__(root, split)
         if any(
-            annotation and "multiple_choice_answer" in annotation for annotation in (self.annotations or {}).values()
+            annotation and "multiple_choice_answer" in annotation for annotation in (self.annotated or {}).values()
         ):
             raise DataError(
                 f"{str(root)!r}: {self.files[1]} is of VQA v1, not of OK-VQA; download OK-VQA's, or VQA v2's"

@@ -94,10 +94,10 @@ class CocoQuestions(Listed):
         pictures = self.PICTURES[self.split]
         self.folders = folders_of(self.root, [pictures, f"Images/mscoco/{pictures}", f"images/{pictures}"])
 
-        self.annotations: dict[int, Any] | None = None
+        self.annotated: dict[int, Any] | None = None
         self._lost: list[tuple[str, str, Any]] = []  # annotations of no question: id, where, record
         if not self.PICTURES[self.split].startswith("test"):
-            self.annotations = {}
+            self.annotated = {}
             path = first_of(self.root, _places(told_in)) or self.root / told_in
             for index, annotation in enumerate(field(load(path, bare_answer), "annotations", list, str(path))):
                 id = _number(annotation)
@@ -105,10 +105,10 @@ class CocoQuestions(Listed):
                     self._lost.append((f"annotation {index}", f"{told_in}, annotation {index}", annotation))
                     continue
                 # Of two annotations nobody can say which is right.
-                self.annotations[id] = None if id in self.annotations else annotation
+                self.annotated[id] = None if id in self.annotated else annotation
         ids = [_number(question) for question in self.questions]
         known = set(ids)
-        extra = [str(id) for id in self.annotations or () if id not in known] + [id for id, _, _ in self._lost]
+        extra = [str(id) for id in self.annotated or () if id not in known] + [id for id, _, _ in self._lost]
         self._list([f"record {i}" if id is None else str(id) for i, id in enumerate(ids)] + extra)
 
     @classmethod
@@ -138,7 +138,7 @@ class CocoQuestions(Listed):
         if isinstance(self._license, str):
             meta["license"] = self._license
         answer = None
-        if self.annotations is not None:
+        if self.annotated is not None:
             annotation = self._annotation(id, image_id)
             meta["answers"] = answers = answers_of(annotation, f"{told_in}, question {id}")
             told = f"{told_in}, question {id}"
@@ -149,11 +149,11 @@ class CocoQuestions(Listed):
         return Document((image, asked(question, answer, where)), id=str(id), source=self.source, meta=meta)
 
     def _annotation(self, id: int, image_id: int) -> dict[str, Any]:
-        assert self.annotations is not None
+        assert self.annotated is not None
         told_in = self.files[1]
-        if id not in self.annotations:
+        if id not in self.annotated:
             raise DataError(f"question {id}: {told_in} has no annotation of it")
-        annotation = self.annotations[id]
+        annotation = self.annotated[id]
         if annotation is None:
             raise DataError(f"question {id}: {told_in} has more than one annotation of it")
         if annotation.get("image_id", image_id) != image_id:

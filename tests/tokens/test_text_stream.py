@@ -115,8 +115,8 @@ def test_the_rest_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         def read(self, unit: Unit) -> Iterator[Document]:
             return (Document.of(f"the text {i}", id=str(i)) for i in itertools.count())
 
-    monkeypatch.setattr(text_stream, "_parts", lambda source: [Endless()])
-    stream = TextStream(["endless"], limit=100_000)
+    monkeypatch.setattr(text_stream, "open_reader", lambda source: Endless())
+    stream = TextStream(["webdataset:endless"], limit=100_000)
     tokenizer = TextTokenizer.train(stream, 300)
     assert tokenizer.size == 300 and 99_900 < stream.bytes <= 100_000 and not stream.whole
 
@@ -161,7 +161,7 @@ def test_documents_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("nowhere.txt", "'.*nowhere.txt': no such file or folder; check the path"),
-        ("empty", "'.*empty': the folder holds no file that ends in .txt, .txt.gz, .jsonl, .jsonl.gz"),
+        ("empty", "'.*empty': the folder holds no file that ends in .txt, .txt.gz, .jsonl, .jsonl.gz, .warc"),
     ],
 )
 def test_sources_that_are_refused(tmp_path: Path, source: str, message: str) -> None:
