@@ -16,7 +16,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -87,7 +87,7 @@ class Reader(ABC):
         """The splits that `root` has files for, the default first; empty where the format has none."""
         return ()
 
-    @property
+    @cached_property
     def listed(self) -> Passed:
         """Return what was passed over when the files were listed, before a unit was read."""
         return Passed()
@@ -260,6 +260,21 @@ class Records(Reader):
     def _notes(self) -> dict[int, dict[str, str]]:
         """Of records that were read: what was passed over, kind -> name."""
         return {}
+
+
+def captioned(
+    id: str, source: str, captions: Sequence[str], pictures: Sequence[Image], meta: Mapping[str, Any], passed: Passed
+) -> Iterator[Document]:
+    """Yield the document of some pictures: `caption, pictures`, or one for each of several captions, which share them.
+
+    Captions of which each is empty are counted in `passed`, and the pictures are a document without one.
+    """
+    texts = [text.strip() for text in captions]
+    if texts and not any(texts):
+        passed.add(EMPTY, id)
+    for number, text in enumerate(texts or [""]):
+        own = id if len(texts) < 2 else f"{id}/{number}"
+        yield Document((*([Text(text)] if text else []), *pictures), id=own, source=source, meta=meta)
 
 
 def named_picture(folder: Path, name: object) -> Image:

@@ -60,7 +60,6 @@ class Coco(Records):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether it has annotations/captions_SPLIT.json."""
         return any(root.glob("annotations/captions_*.json"))
 
     @classmethod

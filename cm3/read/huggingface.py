@@ -20,11 +20,11 @@ from typing import Any
 
 import PIL.Image
 
-from cm3.document import Document, Image, Part, Text, Unreadable
+from cm3.document import Document, Image, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside, said
 from cm3.picture import open_picture
-from cm3.read.base import UNIT, Reader, Unit
+from cm3.read.base import UNIT, Reader, Unit, captioned
 from cm3.read.record import (
     IMAGES,
     PLAIN,
@@ -38,8 +38,8 @@ from cm3.read.record import (
     texts_in,
     words_in,
 )
-from cm3.read.tar import opened
-from cm3.read.walk import EMPTY, Passed
+from cm3.read.walk import Passed
+from cm3.read.webdataset import opened
 
 
 class HuggingFace(Reader):
@@ -66,7 +66,6 @@ class HuggingFace(Reader):
             self._rows = loaded.decode(False)  # pictures as they are in the file, so that one may be damaged
         except Exception as error:  # as many kinds as there are loaders
             raise DataError(f"huggingface:{root}@{self.split}: cannot be opened ({said(error)}); check it") from error
-        self._listed = Passed()
         if self._rows.column_names is not None:
             names = self._rows.column_names
             images, words = columns(names, self.name)
@@ -74,7 +73,7 @@ class HuggingFace(Reader):
             for name in names:
                 if name not in (*images, *words):
                     kind = "a column that may be words" if name in maybe else "a column"
-                    self._listed.add(f"{kind}, kept as meta alone", name)
+                    self.listed.add(f"{kind}, kept as meta alone", name)
         self._meta = {"dataset": self.name, "split": self.split}
         self._license = self._rows.info.license or None
 
@@ -83,13 +82,7 @@ class HuggingFace(Reader):
         """No path is; it has to be asked for by name."""
         return False
 
-    @property
-    def listed(self) -> Passed:
-        """Columns that are neither words nor a picture."""
-        return self._listed
-
     def units(self, size: int = UNIT) -> list[Unit]:
-        """One a shard."""
         return [Unit(str(i)) for i in range(self._rows.num_shards)]
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
@@ -131,7 +124,7 @@ def documents(
     images, words = columns(row, source)
     try:
         check_fetched(row)
-        texts = texts_in(row, words) or [""]
+        texts = texts_in(row, words) or [""] * bool(words)
         pictures = [_picture(one, root) for name in images for one in _listed(row[name])]
         if images and not pictures and any(text.strip() for text in texts):
             raise DataError(f"its {images[0]!r} is null: words without the picture that they are of are no document")
@@ -140,13 +133,8 @@ def documents(
     except DataError as error:
         yield Unreadable(id, str(error))
         return
-    if passed is not None and words and not any(text.strip() for text in texts):
-        passed.add(EMPTY, id)
-    rest = meta_of(row, (*images, *words))
-    for number, text in enumerate(texts):
-        parts: list[Part] = [Text(text.strip())] if text.strip() else []
-        own = id if len(texts) == 1 else f"{id}/{number}"
-        yield Document((*parts, *pictures), id=own, source=source, meta={**rest, **meta})
+    rest = {**meta_of(row, (*images, *words)), **meta}
+    yield from captioned(id, source, texts, pictures, rest, Passed() if passed is None else passed)
 
 
 def columns(names: Collection[str], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

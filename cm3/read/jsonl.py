@@ -27,8 +27,7 @@ from cm3.document import Document, Image, Part, Text, Unreadable, check_text
 from cm3.errors import DataError
 from cm3.files import inside, parse_json
 from cm3.read.base import LINE, UNIT, Reader, Unit, field, line_starts, named_picture
-from cm3.read.lists import files_in
-from cm3.read.record import far_in, talk_in, texts_in, words_in
+from cm3.read.record import far_in, files_in, talk_in, texts_in, words_in
 from cm3.read.walk import Passed
 
 PLAIN, PACKED = ".jsonl", ".jsonl.gz"
@@ -58,7 +57,6 @@ class JsonLines(Reader):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether it is such a file, or has one."""
         return bool(_files(root))
 
     def units(self, size: int = UNIT) -> list[Unit]:

@@ -16,6 +16,7 @@ from typing import Any
 from cm3.document import check_text
 from cm3.errors import DataError
 from cm3.files import parse_json
+from cm3.read.walk import PICTURES, ending
 
 WORDS = (
     *("caption", "captions", "text", "texts", "txt", "sentences", "sentence", "prompt", "prompts", "description"),
@@ -26,6 +27,11 @@ PLAIN = 7
 """How many of `WORDS`, the first, are words also where there is no picture."""
 IMAGES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "pictures", "photo", "pil_image")
 """What they call the picture."""
+FILES = (
+    *("file_name", "filename", "image", "image_name", "image_path", "image_file", "img", "img_path", "file"),
+    *("filepath", "file_path", "path", "file_names"),
+)
+"""What they call the name of a picture's file, the surest first."""
 TALK = ("conversations", "conversation", "messages", "dialog", "dialogue", "question", "questions", "answers", "answer")
 """Words that are no caption, which no reader of captions can put together."""
 FORGOTTEN = ("status", "error_message", "exif", "shard_id")
@@ -62,10 +68,27 @@ def pictures_in(names: Iterable[str]) -> tuple[str, ...]:
     numbered = {int(m[1]): name for low, name in spelt.items() if (m := re.fullmatch(r"(?:image|img)_?(\d{1,4})", low))}
     if numbered:
         return tuple(numbered[n] for n in sorted(numbered))
-    ending = [name for low, name in reversed(spelt.items()) if re.search(r"_(image|img|picture|photo|jpg|png)$", low)]
-    if len(ending) > 1:
-        raise DataError(f"has pictures in {', '.join(ending)}, of which none is 'image'; rename the one to be read")
-    return tuple(ending)
+    last = [name for low, name in reversed(spelt.items()) if re.search(r"_(image|img|picture|photo|jpg|png)$", low)]
+    if len(last) > 1:
+        raise DataError(f"has pictures in {', '.join(last)}, of which none is 'image'; rename the one to be read")
+    return tuple(last)
+
+
+def file_in(names: Iterable[str]) -> str:
+    """Return the name of what names the picture, in the record's spelling. Raises `DataError` where there is none."""
+    spelt = {str(name).strip().lower(): name for name in reversed(list(names))}
+    found = [spelt[name] for name in FILES if name in spelt][:1]
+    found = found or [name for low, name in spelt.items() if low.endswith("_file_name")]
+    if len(found) != 1:
+        raise DataError(f"names {len(found) or 'no'} pictures; give it one {FILES[0]!r}")
+    return found[0]
+
+
+def files_in(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the field that names a record's picture: image or images, or one whose value ends as a picture's name."""
+    found = next((name for name in ("image", "images") if name in record), None)
+    found = found or next((n for n in FILES if isinstance(record.get(n), str) and ending(record[n]) in PICTURES), None)
+    return () if found is None else (found,)
 
 
 def far_in(names: Collection[str], words: Collection[str]) -> str | None:

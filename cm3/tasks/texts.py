@@ -33,7 +33,7 @@ def _answered(task: str) -> Find:
             answers = needed(document, "answers", list, task)
             if not answers or not all(isinstance(a, str) for a in answers):
                 raise DataError(f"document {document.id!r}: 'answers' must be at least one text, got {answers!r:.40}")
-            from cm3.read.vqa import most_common  # no reader is loaded with a model
+            from cm3.read.questions import most_common  # no reader is loaded with a model
 
             answer = most_common(answers)
         return [{"question": question, "answer": words(answer, document, task), "image": image}]
@@ -42,7 +42,7 @@ def _answered(task: str) -> Find:
 
 
 def _science(document: Document, view: View) -> list[dict[str, str | Image]]:
-    from cm3.read.scienceqa import check_choices  # no reader is loaded with a model
+    from cm3.read.questions import check_choices  # no reader is loaded with a model
 
     if not document.images:  # half of the problems; Table 5 has those with a picture
         return []

@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.flickr30k import Flickr30k
+from cm3.read.published import Flickr30k
 
 TOKEN = """1000092795.jpg#0\tTwo red things .
 1000092795.jpg#1\tA na\u00efve red .

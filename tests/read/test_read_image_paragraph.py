@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.image_paragraph import ImageParagraph
+from cm3.read.published import ImageParagraph
 
 
 def record(number: int, paragraph: str, folder: str = "VG_100K") -> dict[str, Any]:

@@ -13,8 +13,7 @@ import pytest
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.read.find import open_reader, recognise
-from cm3.read.imagefolder import ImageFolder
-from cm3.read.lists import is_list
+from cm3.read.imagefolder import ImageFolder, is_list
 
 
 def png() -> bytes:
@@ -211,7 +210,7 @@ def test_lists_that_are_damaged_or_empty(tmp_path: Path, monkeypatch: pytest.Mon
     lay(root, {"captions.json": "x", "metadata.csv": "file_name,text\n"})
     with pytest.raises(DataError, match="metadata.csv': has no line that names a picture; check the file"):
         ImageFolder(root)
-    monkeypatch.setattr("cm3.read.lists.MOST", 10)
+    monkeypatch.setattr("cm3.read.imagefolder.MOST", 10)
     with pytest.raises(DataError, match="metadata.csv: has 15 bytes, more than 10; cut it into pieces"):
         ImageFolder(root)
 

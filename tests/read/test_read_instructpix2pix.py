@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.instructpix2pix import InstructPix2Pix
+from cm3.read.published import InstructPix2Pix
 from cm3.tasks import find_task, from_reader
 
 SEEDS = [["0000000", ["1234", "77"]], ["0000042", ["5"]]]

@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.localized_narratives import LocalizedNarratives
+from cm3.read.published import LocalizedNarratives
 
 GONE = "no such file beside the annotations that name it; looked in train2017 or coco/train2017"
 

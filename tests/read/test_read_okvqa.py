@@ -12,7 +12,7 @@ import pytest
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.read.find import open_reader, recognise
-from cm3.read.okvqa import OkVqa
+from cm3.read.questions import OkVqa
 
 ASKED = [
     {"image_id": 51606, "question": "What is the hairstyle called?", "question_id": 516065},

@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.scienceqa import ScienceQa
+from cm3.read.questions import ScienceQa
 
 
 def problem(question: str, choices: list[str], answer: int, split: str, **more: Any) -> dict[str, Any]:

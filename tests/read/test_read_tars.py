@@ -13,7 +13,7 @@ from tar_parts import jpg, one, pack, sample
 
 from cm3.document import Document, Unreadable
 from cm3.errors import DataError
-from cm3.read import tar as tars
+from cm3.read import webdataset as tars
 from cm3.read.webdataset import WebDataset
 
 

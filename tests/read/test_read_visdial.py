@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.visdial import VisDial
+from cm3.read.questions import VisDial
 
 QUESTIONS = ["is it sunny", "how many people", "any na\u00efve art"]
 ANSWERS = ["yes", "2", "no"]
@@ -104,7 +104,7 @@ def test_it_is_recognised_first(root: Path) -> None:
 
 
 def test_the_candidate_answers_are_not_kept(root: Path) -> None:
-    assert VisDial(root).dialogs[0]["dialog"] == [(0, 0), (1, 1)]
+    assert VisDial(root).entries[0][1][1]["dialog"] == [(0, 0), (1, 1)]
 
 
 def test_what_cannot_be_read_stands_in_its_place(root: Path) -> None:

@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.vizwiz import VizWiz
+from cm3.read.questions import VizWiz
 
 
 def record(number: int, split: str, question: str, answers: list[str], **more: Any) -> dict[str, Any]:

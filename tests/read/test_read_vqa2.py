@@ -13,7 +13,7 @@ from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.find import open_reader, recognise
-from cm3.read.vqa2 import Vqa2
+from cm3.read.questions import Vqa2
 
 QUESTIONS = "v2_OpenEnded_mscoco_{}_questions.json"
 ANNOTATIONS = "v2_mscoco_{}_annotations.json"

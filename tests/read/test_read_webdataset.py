@@ -18,7 +18,7 @@ from tar_parts import jpg, one, pack, record, sample
 
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
-from cm3.read import tar as tars
+from cm3.read import webdataset as tars
 from cm3.read.base import Unit
 from cm3.read.find import open_reader
 from cm3.read.webdataset import WebDataset

@@ -14,10 +14,9 @@ from cm3.document import Document, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.base import Reader
-from cm3.read.flickr30k import Flickr30k
 from cm3.read.folder import Folder
 from cm3.read.jsonl import JsonLines
-from cm3.read.localized_narratives import LocalizedNarratives
+from cm3.read.published import Flickr30k, LocalizedNarratives
 from cm3.tasks import Example, annotated, find_task, from_reader
 
 
