@@ -27,10 +27,10 @@ from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mi
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.read.find import open_reader
+from cm3.read.random_access import Numbered
 from cm3.retrieval.accuracy import among_hundred
 from cm3.retrieval.embed import Encoder
 from cm3.tasks.find import find_task
-from cm3.read.random_access import Numbered
 from cm3.tokens.load import fingerprint, text_fingerprint
 
 STORE = "store"

@@ -11,24 +11,20 @@ A document is a caption and its picture. Boxes and joints are for tuning: they a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import is_number
-from cm3.picture import rgb
 from cm3.read.base import Records, field, folders_of, named_picture
 from cm3.read.places import NONE, TEXTS, Places
 
 DEFAULT = "train2017"
-KEPT = 100
-"""Most pictures that `documents` keeps."""
 ID = (int, str)
 """What an id may be: a whole number, as COCO's are, or a text."""
 
@@ -95,34 +91,6 @@ class Coco(Records):
         image, license = self._image(image_id, f"caption {annotation_id}")
         meta: dict[str, Any] = {"split": self.split, "image_id": image_id, **license}
         return Document((Text(caption.strip()), image), id=str(annotation_id), source=self.source, meta=meta)
-
-    def documents(self) -> CocoDocuments:
-        """Return all that can be read, each read again when it is asked for, after every picture was decoded once.
-
-        Its `left_out` are the others.
-
-        Raises `DataError` naming the first, where there is nothing but others.
-        """
-        sound: list[int] = []
-        left: list[Unreadable] = []
-        last: tuple[Image, str] | None = None  # a picture, and what is wrong with it
-        for index in range(len(self)):
-            document = self[index]
-            if isinstance(document, Document):
-                image = document.images[0]
-                if last is None or last[0] is not image:
-                    last = image, _wrong(image)
-                if not last[1]:
-                    sound.append(index)
-                    continue
-                document = Unreadable(document.id, last[1])
-            left.append(document)
-        if left and not sound:
-            raise DataError(
-                f"{self.source}: none of {len(left)} documents can be read; the first is {left[0].id!r}: "
-                f"{left[0].reason}"
-            )
-        return CocoDocuments(self, sound, tuple(left))
 
     def annotations(self, need: str) -> _Things | None:
         """Return the `instances` or the `keypoints` of its pictures, found when they are first asked for.
@@ -201,43 +169,6 @@ def _named(record: dict[str, Any], name: str, where: str) -> int | str:
     if type(id) is bool or id == "" or isinstance(id, int) and abs(id) >= 2**62:
         raise DataError(f"{where}: {name!r} is {id!r:.40}, must be a whole number of COCO's size, or a text")
     return id
-
-
-def _wrong(image: Image) -> str:
-    """Why a picture cannot be decoded; nothing where it can."""
-    try:
-        rgb(image.pixels)
-    except DataError as error:
-        return str(error)
-    return ""
-
-
-class CocoDocuments(Sequence[Document]):
-    """The documents of a reader that can be read; of some pictures the very object that was given before.
-
-    `left_out` are those that cannot.
-    """
-
-    def __init__(self, coco: Coco, sound: Sequence[int], left_out: tuple[Unreadable, ...]) -> None:
-        self.coco, self.left_out = coco, left_out
-        self._sound = np.asarray(sound, np.int64)
-        self._kept: dict[int | str, Image] = {}
-
-    def __len__(self) -> int:
-        return len(self._sound)
-
-    @overload
-    def __getitem__(self, index: int) -> Document: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Document]: ...
-    def __getitem__(self, index: int | slice) -> Document | list[Document]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        document = self.coco.document(int(self._sound[index]))
-        if len(self._kept) > KEPT:
-            self._kept = {}  # decoded pictures may be large
-        image = self._kept.setdefault(document.meta["image_id"], document.images[0])
-        return replace(document, parts=(document.parts[0], image))
 
 
 class _Things:

@@ -28,8 +28,8 @@ from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mi
 from cm3.errors import ConfigError, DataError
 from cm3.read import places
 from cm3.read.find import open_reader
-from cm3.tasks import find_task
 from cm3.read.random_access import Numbered
+from cm3.tasks import find_task
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 

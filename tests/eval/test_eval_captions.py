@@ -206,7 +206,7 @@ def recipes(
 
 def test_the_recipe_learns_by_heart(root: Path, bundle: Path) -> None:
     """The whole way, from files to a description: data, tokenizers, objective, training, bundle, generation."""
-    report = evaluate_captions(CM3Leon.load(str(bundle)), Coco(root).documents())
+    report = evaluate_captions(CM3Leon.load(str(bundle)), Coco(root))
     assert report["own_caption"] == 1.0, report["details"]
     assert (report["n"], report["captions"]) == (2, 5)
 
@@ -214,7 +214,7 @@ def test_the_recipe_learns_by_heart(root: Path, bundle: Path) -> None:
 def test_the_verb(root: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb = EvalCaptions.parse(["--model", str(bundle), "--root", str(root), "--json"], "cm3 eval captions")
     report = verb.run()
-    assert json.loads(json.dumps(report)) == evaluate_captions(CM3Leon.load(str(bundle)), Coco(root).documents())
+    assert json.loads(json.dumps(report)) == evaluate_captions(CM3Leon.load(str(bundle)), Coco(root))
     assert capsys.readouterr().out.splitlines() == ["own caption  100.0% of 2 pictures", "any caption  100.0%"]
 
 

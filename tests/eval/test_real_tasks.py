@@ -21,8 +21,8 @@ from cm3.eval.real_tasks import METRICS, evaluate_task, letter
 from cm3.generate import CM3Leon
 from cm3.generate.tasks import Reply
 from cm3.read.find import open_reader
-from cm3.tasks import TASKS, Task, View, find_task
 from cm3.read.random_access import Numbered
+from cm3.tasks import TASKS, Task, View, find_task
 from cm3.tokens.image import preprocess
 
 SIZE = 64

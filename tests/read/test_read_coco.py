@@ -13,6 +13,7 @@ import pytest
 
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
+from cm3.picture import rgb
 from cm3.read.coco import Coco
 from cm3.read.walk import EMPTY
 from cm3.tasks import find_task, from_reader
@@ -49,7 +50,7 @@ def write(root: Path, content: Any, split: str = "train2017") -> None:
 
 def test_a_document_a_caption_by_image_and_number(root: Path) -> None:
     coco = Coco(root)
-    documents = coco.documents()
+    documents = list(coco)
     assert [(d.meta["image_id"], d.id, d.text) for d in documents] == [
         (7, "10", "A red field."),
         (7, "12", "Something red"),
@@ -67,16 +68,6 @@ def test_a_document_a_caption_by_image_and_number(root: Path) -> None:
     assert coco[3] == documents[3] and [coco.name(i) for i in range(5)] == [d.id for d in documents]
 
 
-def test_all_at_once_keeps_few_pictures(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cm3.read.coco.KEPT", 0)
-    documents = Coco(root).documents()
-    assert documents[0] == documents[-5] == documents[:1][0] and documents[0].images[0] is not documents[3].images[0]
-    first = documents[0].images[0]
-    assert documents[3].images[0] is not first and documents[0].images[0] is not first
-    with pytest.raises(IndexError):
-        documents[5]
-
-
 def test_a_picture_is_read_when_its_caption_is(root: Path) -> None:
     coco = Coco(root)
     first = coco.document(0)
@@ -89,7 +80,7 @@ def test_licenses_are_told_by_name(root: Path) -> None:
     write(
         root, {"images": IMAGES, "annotations": ANNOTATIONS, "licenses": [{"id": 3, "name": "BY", "url": "http://b"}]}
     )
-    metas = [d.meta for d in Coco(root).documents()]
+    metas = [d.meta for d in Coco(root)]
     assert metas[0] == {"split": "train2017", "image_id": 7, "license": 1}
     assert metas[3] == {
         "split": "train2017", "image_id": 20, "license": 3, "license_name": "BY", "license_url": "http://b",
@@ -113,7 +104,7 @@ def test_the_pictures_of_2014_have_longer_names(root: Path) -> None:
     (root / "train2014" / "a.png").rename(root / "train2014" / "COCO_train2014_000000000007.jpg")
     image = {"id": 7, "file_name": "COCO_train2014_000000000007.jpg"}
     write(root, {"images": [image], "annotations": ANNOTATIONS[1:2]}, "train2014")
-    (document,) = Coco(root, "train2014").documents()
+    (document,) = list(Coco(root, "train2014"))
     assert document.images[0].pixels.size == (5, 5) and document.source == "coco/train2014"
 
 
@@ -150,13 +141,13 @@ def test_boxes_and_joints_are_read_when_they_are_asked_for(root: Path) -> None:
 def test_the_split_names_file_and_folder(root: Path) -> None:
     (root / "train2017").rename(root / "mine")
     write(root, {"images": IMAGES[1:], "annotations": ANNOTATIONS[1:2]}, "mine")
-    (document,) = Coco(str(root), "mine").documents()
+    (document,) = Coco(str(root), "mine")
     assert document.text == "Something red" and document.source == "coco/mine"
 
 
 def test_no_captions_are_no_documents(root: Path) -> None:
     write(root, {"images": IMAGES, "annotations": []})
-    assert list(Coco(root).documents()) == [] == list(Coco(root)) == Coco(root).units()
+    assert list(Coco(root)) == [] == Coco(root).units()
 
 
 def with_annotation(**values: Any) -> dict[str, Any]:
@@ -222,8 +213,6 @@ def test_each_caption_is_checked_by_itself(root: Path, spoilt: dict[str, Any], i
     sound = [d.id for d in Coco(root) if isinstance(d, Document)]
     (bad,) = [d for d in Coco(root) if isinstance(d, Unreadable)]
     assert sound == ["10", "12", "31", "11", "30"] and bad.id == id and reason in bad.reason
-    found = Coco(root).documents()
-    assert [d.id for d in found] == sound and found.left_out == (bad,)
 
 
 def test_a_record_that_is_nested_too_deep_costs_itself_alone(root: Path) -> None:
@@ -290,7 +279,7 @@ def test_ids_may_be_texts(root: Path) -> None:
     ]
     ids = [("x", "blue"), ("y", "r\u00f6d"), (3, 7), ("z", "blue")]
     write(root, {"images": images, "annotations": [{"id": a, "image_id": i, "caption": "c"} for a, i in ids]})
-    found = Coco(root).documents()
+    found = list(Coco(root))
     assert {(d.id, d.meta["image_id"], d.images[0].pixels.size) for d in found} == {
         ("x", "blue", (6, 4)), ("y", "r\u00f6d", (5, 5)), ("3", 7, (5, 5)), ("z", "blue", (6, 4))
     }  # fmt: skip
@@ -357,7 +346,7 @@ def test_annotations_of_no_picture_are_told(root: Path) -> None:
     ],
     ids=["missing", "empty", "no picture"],
 )
-def test_pictures_that_do_not_open_are_left_out_or_refused(
+def test_pictures_that_do_not_open_cost_their_captions(
     root: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(root)
@@ -365,25 +354,21 @@ def test_pictures_that_do_not_open_are_left_out_or_refused(
     assert [d.id for d in read] == ["10", "12", "31", "11", "30"]
     bad = [d for d in read if isinstance(d, Unreadable)]
     assert [d.id for d in bad] == ["10", "12", "31"] and all(message in d.reason for d in bad)
-    found = Coco(root).documents()
-    assert [d.id for d in found] == ["11", "30"] and list(found.left_out) == bad
-    assert [d.id for d in found[::-1]] == ["30", "11"] and found[1].images[0] is found[0].images[0]
-    (root / "train2017" / "b.png").unlink()
-    with pytest.raises(
-        DataError, match=f"coco/train2017: none of 5 documents can be read; the first is '10': {message}"
-    ):
-        Coco(root).documents()
 
 
-def test_all_at_once_finds_what_is_cut_short(root: Path) -> None:
+def test_what_is_cut_short_is_named_when_it_is_decoded(root: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     PIL.Image.fromarray(noise).save(root / "train2017" / "b.png")
     data = (root / "train2017" / "b.png").read_bytes()
     (root / "train2017" / "b.png").write_bytes(data[: len(data) // 2])
-    assert all(isinstance(d, Document) for d in Coco(root)), "the headers are sound"
-    found = Coco(root).documents()
-    assert [d.id for d in found] == ["10", "12", "31"] and [d.id for d in found.left_out] == ["11", "30"]
-    assert all("b.png: image of mode RGB: cannot be read" in d.reason for d in found.left_out)
+    documents = list(Coco(root))
+    assert all(isinstance(d, Document) for d in documents), "the headers are sound"
+    for document in documents:
+        if document.meta["image_id"] == 7:
+            assert rgb(document.images[0].pixels).size == (5, 5)
+        else:
+            with pytest.raises(DataError, match="b.png: image of mode RGB: cannot be read"):
+                rgb(document.images[0].pixels)
 
 
 def test_captions_of_any_length_are_passed_on(root: Path) -> None:
@@ -423,7 +408,7 @@ def test_the_real_files(shared_data: Path, split: str, images: int) -> None:
     if not folder.is_dir():
         pytest.skip("no coco_mini in ../shared/data")
     coco = Coco(folder, split)
-    documents = coco.documents()
+    documents = list(coco)
     content = json.loads((folder / "annotations" / f"captions_{split}.json").read_text())
     by_image: dict[int, int] = {}
     for document in documents:
