@@ -97,6 +97,28 @@ def test_a_limit_takes_a_sample_that_the_seed_draws(cm3: Cm3, tmp_path: Path) ->
     )
 
 
+def test_pages_of_common_crawl_and_rows_of_parquet(cm3: Cm3, tmp_path: Path) -> None:
+    pytest.importorskip("warcio")
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+    head = "WARC/1.0\r\nWARC-Type: conversion\r\nContent-Type: text/plain\r\nContent-Length: "
+    pages = [gzip.compress(f"{head}{len(one.encode())}\r\n\r\n{one}\r\n\r\n".encode()) for one in LINES]
+    (folder / "CC-MAIN-0.warc.wet.gz").write_bytes(b"".join(pages)[:-3])
+    parquet.write_table(pyarrow.table({"text": LINES, "id": range(len(LINES))}), folder / "train-0.parquet")
+    ran = cm3("tokenizer", "text", "train", "crawl", "--entries", "300")
+    assert ran.code == 0 and f"{2 * len(LINES) - 1} texts" in ran.out, ran.err
+    assert "1 records left out: 1 x the end of CC-MAIN-0.warc.wet.gz, which is cut short; download it again" in ran.out
+    samples = []
+    for _ in range(2):
+        assert (
+            cm3("tokenizer", "text", "train", "crawl", "--entries", "300", "--limit", "900", "--out", "a.json").code
+            == 0
+        )
+        samples.append(Path("a.json").read_bytes())
+    assert samples[0] == samples[1] != Path("tokenizer.json").read_bytes()
+
+
 def test_captions_of_a_dataset(cm3: Cm3, coco: Path) -> None:
     made = cm3("tokenizer", "text", "train", f"coco:{coco}@val2017", "--entries", "260", "--json").json
     assert made["read"]["texts"] == 4 and made["read"]["skipped"] == {"a document that cannot be read": 1}
