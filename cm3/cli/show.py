@@ -99,7 +99,7 @@ class DataShow(Verb):
 
         from cm3.document import Unreadable
         from cm3.read.find import open_reader
-        from cm3.tasks.find import check, serve
+        from cm3.tasks.examples import check, serve
 
         reader = open_reader(self.source)
         check(task, reader)

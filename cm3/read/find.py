@@ -30,7 +30,7 @@ READERS = {
     "imagefolder": "imagefolder:ImageFolder",
     "jsonl": "jsonl:JsonLines",
     "huggingface": "huggingface:HuggingFace",
-    "folder": "folder:Folder",
+    "folder": "picture_folder:Folder",
 }
 """Kind -> module and class below cm3.read, the most particular first: a folder of pictures is recognised last."""
 REMOTE = ("webdataset", "huggingface")

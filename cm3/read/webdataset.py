@@ -31,7 +31,7 @@ from cm3.errors import DataError
 from cm3.files import said
 from cm3.picture import open_picture
 from cm3.read.base import LARGEST, LINE, TEXT, UNIT, Reader, Unit, captioned
-from cm3.read.folder import PAGES
+from cm3.read.picture_folder import PAGES
 from cm3.read.record import NoRecord, read_record, text_of
 from cm3.read.walk import HIDDEN, PICTURES, Passed, hidden, plain
 

@@ -4,11 +4,11 @@
     a user's request  ---------------------------Task.prompt---> document with a hole
 
 template.py   the paper's words -> parts, and back          boxes.py      places in words
-task.py       Task, Example, encode                         find.py       a task by name; documents of a reader
+task.py       Task, Example, encode                         examples.py   a task by name; examples of a reader
 pictures.py   tasks that give a picture                     texts.py      tasks that give a text
 """
 
-from cm3.tasks.find import TASKS, annotated, find_task, from_reader
+from cm3.tasks.examples import TASKS, annotated, find_task, from_reader
 from cm3.tasks.task import Example, Task, View, Weighted, encode
 from cm3.tasks.template import Template
 

@@ -24,7 +24,7 @@ from cm3.cli.sheet import Line, Panel, Section, sheet
 from cm3.cli.show import panels
 from cm3.read.jsonl import JsonLines
 from cm3.tasks import TASKS, View
-from cm3.tasks.find import find_task, serve
+from cm3.tasks.examples import find_task, serve
 from cm3.document import Unreadable
 from cm3.picture import open_picture
 

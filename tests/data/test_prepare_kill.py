@@ -40,7 +40,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def context() -> ForkServerContext:
     """Processes forked from one that has imported everything, so that each costs milliseconds and not seconds."""
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["cm3.data.prepare", "cm3.read.folder", "cm3.model.bundle", "cm3.retrieval.pairs"])
+    rooms = ["cm3.data.prepare", "cm3.read.picture_folder", "cm3.model.bundle", "cm3.retrieval.pairs"]
+    made.set_forkserver_preload(rooms)
     return made
 
 

@@ -12,7 +12,7 @@ import pytest
 from cm3.document import Document, Image, Text, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
-from cm3.read.folder import Folder
+from cm3.read.picture_folder import Folder
 
 
 @pytest.fixture

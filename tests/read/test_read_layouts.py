@@ -15,7 +15,7 @@ from cm3.document import Document, Unreadable
 from cm3.errors import DataError
 from cm3.read import base
 from cm3.read.find import open_reader, recognise
-from cm3.read.folder import Folder
+from cm3.read.picture_folder import Folder
 from cm3.read.walk import HIDDEN, LINKED, Passed, walk
 
 

@@ -14,8 +14,8 @@ from cm3.document import Document, Unreadable
 from cm3.errors import DataError
 from cm3.picture import rgb
 from cm3.read.base import Reader
-from cm3.read.folder import Folder
 from cm3.read.jsonl import JsonLines
+from cm3.read.picture_folder import Folder
 from cm3.read.published import Flickr30k, LocalizedNarratives
 from cm3.tasks import Example, annotated, find_task, from_reader
 

@@ -14,7 +14,7 @@ from cm3.document import Document, Image, Unreadable
 from cm3.errors import ConfigError, DataError
 from cm3.read.coco import Coco
 from cm3.read.find import READERS
-from cm3.read.folder import Folder
+from cm3.read.picture_folder import Folder
 from cm3.tasks import TASKS, Example, annotated, find_task, from_reader
 
 PICTURE = PIL.Image.effect_noise((48, 32), 60).convert("RGB")

@@ -40,7 +40,7 @@ from cm3.scenes.edit import random_edit
 from cm3.scenes.phrases import pick
 from cm3.scenes.talk import random_dialogue
 from cm3.scenes.world import PLACES, Scene, Split, random_scene
-from cm3.tasks.find import find_task
+from cm3.tasks.examples import find_task
 from cm3.tokens.away import HIDDEN
 from cm3.tokens.codec import Codec
 from cm3.tokens.holes import groups

@@ -29,7 +29,7 @@ from cm3.scenes.structure import iou, verify_guided
 from cm3.scenes.tell import parse_long
 from cm3.scenes.verify import SMALLEST, WORKING, verify
 from cm3.scenes.world import Split
-from cm3.tasks.find import find_task
+from cm3.tasks.examples import find_task
 
 if TYPE_CHECKING:
     from cm3.generate import CM3Leon
