@@ -32,19 +32,20 @@ TABLE: dict[str, set[str]] = {
     "vocab": {"errors"},
     # layer 2
     "model": {"errors", "files", "weights", "vocab"},
+    "sequence": {"errors", "document", "vocab"},
     # layer 3
-    "tokens": NOUNS | {"model.folder", "model.vqgan"},
-    "retrieval": NOUNS | {"bars"},
+    "tokens": NOUNS | {"sequence", "model.folder", "model.vqgan"},
+    "retrieval": NOUNS | {"bars", "sequence"},
     "engine": {"errors", "vocab", "model"},
     "parallel": {"errors", "model"},
     "read": NOUNS | {"bars"},
     # layer 4
-    "tasks": NOUNS | {"tokens", "read"},
-    "data": NOUNS | {"bars", "tokens", "retrieval", "read", "tasks"},
+    "tasks": NOUNS | {"sequence", "tokens", "read"},
+    "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks"},
     "convert": NOUNS | {"model", "tokens"},
     # layer 5
-    "train": NOUNS | {"bars", "data", "model", "parallel"},
-    "generate": NOUNS | {"engine", "tokens", "retrieval", "model", "parallel", "tasks"},
+    "train": NOUNS | {"bars", "sequence", "data", "model", "parallel"},
+    "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
     # layer 6: eval and serve reach a model only through generate
     "runs": NOUNS | {"train", "data", "tokens", "model", "parallel", "generate", "retrieval"},
     "eval": NOUNS | {"generate", "data", "read", "tasks"},

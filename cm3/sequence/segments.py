@@ -1,0 +1,64 @@
+"""Borders, the segments between them, and the cells of image codes.
+
+    place    0    1  2  3   4       5   6   7   8   9
+    ids      </s> a  b  c   <break> X   Y   Z   W   </s>
+    cells    0    0  0  0   0       1   2   3   4   0
+    runs          (1, 4)            (5, 9)             (10, 10): what follows the closing </s>, a tail or nothing
+
+A border is `</s>` at both ends of a document, or `<break>` at each change of modality (paper section 2.2). A cell is
+1 + the place of a code in the grid of its image, row by row; it travels with the code wherever the code is moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from cm3.vocab import Tokens, Vocab
+
+Span = tuple[int, int]
+"""Start and stop of a run of tokens, stop exclusive."""
+
+
+def runs(ids: np.ndarray, vocab: Vocab) -> list[Span]:
+    """Return the run after each border of `ids` (s,), up to the next border or the end; empty ones too.
+
+    Run i of a whole document is its part i, and the last run is what follows the document.
+    """
+    borders = np.flatnonzero((ids == vocab.brk) | (ids == vocab.eos)).tolist()
+    return [(start + 1, stop) for start, stop in zip(borders, [*borders[1:], len(ids)], strict=True)]
+
+
+def segments(ids: np.ndarray, vocab: Vocab) -> list[Span]:
+    """Return the runs of `ids` (s,) that are not empty."""
+    return [(start, stop) for start, stop in runs(ids, vocab) if stop > start]
+
+
+def cells_of(ids: np.ndarray, vocab: Vocab, codes: int | None = None) -> np.ndarray:
+    """Compute cells int32 (s,) of whole documents one after the other; 0 for whatever is no image code.
+
+    An image is a run of codes; with `codes` a new one begins after each so many of a run.
+    """
+    at = np.arange(ids.size, dtype=np.int32)
+    code = vocab.is_image(ids)
+    cells = at - np.maximum.accumulate(np.where(code, 0, at)) if ids.size else at
+    return np.where(code, (cells - 1) % codes + 1, 0).astype(np.int32) if codes else cells
+
+
+def text_tokens(ids: Iterable[int], vocab: Vocab) -> Tokens:
+    """Make tokens of a text from the ids of its tokenizer."""
+    return Tokens.of([vocab.text_start + i for i in ids])
+
+
+def image_tokens(codes: np.ndarray, vocab: Vocab) -> Tokens:
+    """Make tokens of an image from its grid of codes (rows, columns), cells 1 to rows x columns."""
+    return Tokens.of(codes.ravel() + vocab.image_start, np.arange(1, codes.size + 1))
+
+
+def document_of(parts: Iterable[Tokens], vocab: Vocab) -> Tokens:
+    """Lay out `</s> part (<break> part)* </s>`; of no parts, `</s> </s>`."""
+    border, pieces = Tokens.of([vocab.eos]), list[Tokens]()
+    for part in parts:
+        pieces += [border if not pieces else Tokens.of([vocab.brk]), part]
+    return Tokens.concat([*(pieces or [border]), border])

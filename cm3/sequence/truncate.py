@@ -1,0 +1,71 @@
+"""A document that is too long as a shorter one that is whole in itself: no picture is split, `</s>` closes it.
+
+    truncate       </s> text <break> IMAGE <break> te|xt ..     ->  </s> text <break> IMAGE <break> te </s>
+    shorten_text   </s> a lo|ng text <break> IMAGE </s>         ->  </s> a lo <break> IMAGE </s>
+    cut_texts      each text by itself, between characters, when a store is made
+
+Masks come after this, so no tail is cut and no span is left without its other half. The authors' code fills blocks of
+4,096 tokens and cuts wherever one ends; half of a picture would teach a model to end pictures early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cm3.sequence.segments import document_of, runs, segments
+from cm3.vocab import Tokens, Vocab
+
+
+def truncate(tokens: Tokens, room: int, vocab: Vocab) -> Tokens | None:
+    """Return the longest beginning of a document that fits `room` tokens and is a document.
+
+    It ends where a part ends, or inside a text. None where nothing is left, and where a document that has a picture
+    would be left without any. `tokens` is one whole document without masks.
+    """
+    if tokens.length <= room:
+        return tokens
+    code = vocab.is_image(tokens.ids)
+    # A part ends before a border, and the border's place is what its `</s>` needs.
+    end = max((start - 1 for start, _ in runs(tokens.ids, vocab) if start <= room), default=0)
+    following = end + 1
+    if room - 1 > following and not code[following]:
+        end = room - 1
+    if end == 0 or (code.any() and not code[:end].any()):
+        return None
+    return Tokens.concat([tokens.slice(0, end), Tokens.of([vocab.eos])])
+
+
+def shorten_text(tokens: Tokens, number: int, vocab: Vocab) -> Tokens | None:
+    """Drop the last `number` tokens of the longest text of a document. None where that would leave nothing of it."""
+    texts = [(a, b) for a, b in segments(tokens.ids, vocab) if not vocab.is_image(tokens.ids[a])]
+    start, stop = max(texts, key=lambda span: span[1] - span[0], default=(0, 0))
+    if stop - number <= start:
+        return None
+    return Tokens.concat([tokens.slice(0, stop - number), tokens.slice(stop, tokens.length)])
+
+
+def cut_texts(tokens: Tokens, most: int, vocab: Vocab, spell: Callable[[list[int]], bytes]) -> Tokens:
+    """Cut each text of a document to `most` tokens, between characters; the same object where none was longer.
+
+    `spell` gives the bytes of ids of the text tokenizer. A text of which no whole character is left goes, and the
+    border before or after it. `</s> </s>` is left of nothing.
+    """
+    ids, kept, cut = tokens.ids, list[Tokens](), False
+    for start, stop in runs(ids, vocab)[:-1]:
+        end = stop
+        if stop - start > most and vocab.is_text(ids[start]):
+            end, cut = start + most, True
+            # A character may be spelt by several tokens; half of one is none.
+            while end > start and not _whole(spell((ids[start:end] - vocab.text_start).tolist())):
+                end -= 1
+        if end > start:
+            kept.append(tokens.slice(start, end))
+    return document_of(kept, vocab) if cut else tokens
+
+
+def _whole(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
