@@ -50,10 +50,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from cm3.data import shard
-from cm3.data.augment import AugmentLaw
 from cm3.data.finish import finish
 from cm3.data.load import Loader
-from cm3.data.mask import MaskLaw
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
 from cm3.data.store import Store, shard_name
@@ -63,6 +61,8 @@ from cm3.files import write
 from cm3.model.bundle import find
 from cm3.model.sizes import flops_per_token, size
 from cm3.picture import open_picture
+from cm3.sequence.before import AugmentLaw
+from cm3.sequence.mask import MaskLaw
 from cm3.tokens.image import preprocess
 from cm3.tokens.load import load_tokenizers, text_fingerprint
 from cm3.vocab import Vocab

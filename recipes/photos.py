@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cm3.data.mask import MaskLaw
 from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import small
 from cm3.runs import ClipRun, DocumentData, ImageTokenizerRun, PretrainRun, StoreData, TaskData
+from cm3.sequence.mask import MaskLaw
 from cm3.train.optim import OptimConfig
 
 

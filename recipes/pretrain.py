@@ -35,12 +35,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cm3.data.augment import AugmentLaw
-from cm3.data.mask import MaskLaw
 from cm3.model.sizes import size
 from cm3.model.vqgan import VQGANConfig
 from cm3.parallel import ShardConfig
 from cm3.runs import DocumentData, ImageTokenizerRun, PretrainRun, StoreData
+from cm3.sequence.before import AugmentLaw
+from cm3.sequence.mask import MaskLaw
 from cm3.train.optim import OptimConfig
 
 BATCH = 2**23

@@ -14,13 +14,13 @@ import tiny_model
 from exact_bank import Letters
 from tiny_model import SIZE
 
-from cm3.data.augment import with_documents
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import CM3Leon, Retrieved, as_document
 from cm3.model.bundle import Bundle
 from cm3.retrieval.live import layout
 from cm3.retrieval.memory import Memory
+from cm3.sequence.before import with_documents
 from cm3.vocab import Tokens
 
 NAMES = ("blosk", "drump", "fimmel", "grelt")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from cm3 import files
-from cm3.data.augment import AugmentLaw
 from cm3.data.documents import DocumentSource, Subset, split
 from cm3.data.kind import Batches, Context, Data, Made
 from cm3.data.load import Source
@@ -31,6 +30,8 @@ from cm3.read.random_access import Numbered
 from cm3.retrieval.accuracy import among_hundred
 from cm3.retrieval.embed import Encoder
 from cm3.tasks.examples import find_task
+from cm3.sequence.before import AugmentLaw
+from cm3.read.random_access import Numbered
 from cm3.tokens.load import fingerprint, text_fingerprint
 
 STORE = "store"

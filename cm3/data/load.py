@@ -19,17 +19,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from cm3.data.lanes import LaneState, LoaderState
-from cm3.data.mask import ROOM, MaskLaw, cm3_mask, segments
-from cm3.data.pack import Batch, Weighted, best_fill, lay_out, truncate
+from cm3.data.pack import Batch, best_fill, lay_out
 from cm3.document import Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.sequence.answers import Weighted, weigh
+from cm3.sequence.mask import MaskLaw, cm3_mask
+from cm3.sequence.truncate import fit
 from cm3.vocab import Tokens, Vocab
 
 LOOKAHEAD = 16
@@ -40,12 +42,6 @@ READ = 32
 """Documents read ahead for each lane where the source does not mind."""
 PATIENCE = 1000
 """Documents in a row that may be skipped before the source is taken for one that does not fit."""
-
-
-TURNS = 8
-"""Times that a document is made shorter so that masks fit."""
-Masked = Callable[..., Tokens]
-"""(tokens, longest or None) -> the same masked, always from the same numbers."""
 
 
 class Source(ABC):
@@ -103,7 +99,7 @@ class _Item(NamedTuple):
     """A document as it will be packed; `document` None is one to be skipped."""
 
     position: int
-    document: Tokens | Weighted | None
+    document: Weighted | None
     length: int
     truncated: bool
     unmasked: bool
@@ -142,9 +138,7 @@ class Loader:
         """`windows` of `length` tokens a batch, of all `ranks` together; this one, `rank`, gives its part of them.
 
         `longest`: most tokens of a document, masks included: a model's context; a whole window where it is None. A
-        longer one is truncated before it is masked (`cm3.data.pack.truncate`), so that its masks fit as well. One that
-        fits but for its masks gets as many of them as there is room for; where there is room for none, it loses the
-        last words of its longest text for them, and where no text can give them, it stays unmasked.
+        longer one is made to fit, and so are its masks (`cm3.sequence.truncate.fit`).
 
         Raises `ConfigError` for numbers out of range and for windows that the ranks can not share evenly;
         `CheckpointError` for a state that is of another seed or number of windows, or lacks a lane of this rank.
@@ -199,9 +193,9 @@ class Loader:
         while True:
             rows = [self._fill(lane) for lane in self._lanes.values()]
             self.batches += 1
-            yield lay_out(rows, self.length, self.vocab, self.law.tail_weight), self.state
+            yield lay_out(rows, self.length, self.vocab), self.state
 
-    def _fill(self, lane: _Lane) -> list[Tokens | Weighted]:
+    def _fill(self, lane: _Lane) -> list[Weighted]:
         """The documents of a lane's next window."""
         row: list[_Item] = []
         room = self.length
@@ -290,53 +284,7 @@ class Loader:
             self._bits.state = self._start
             return cm3_mask(tokens, self.vocab, self.law, self._rng, longest)
 
-        cut = truncate(document, self.longest, self.vocab)
-        if cut is None:
-            return _Item(position, None, document.length, False, False)
-        shortened = cut.length < document.length
-        whole = masked(cut)
-        if whole.length <= self.longest:
-            return _Item(position, whole, whole.length, shortened, False)
-        # One that is cut in any case loses what the masks lack as well. One that fits keeps all its words, and fewer of
-        # its masks, while there is room for one; only then does it lose the last few of its longest text.
-        ways = [self._cut, self._fewer, self._trimmed] if shortened else [self._fewer, self._trimmed]
-        for way in ways:
-            if (found := way(document, cut, masked)) is not None:
-                return _Item(position, found, found.length, shortened or way == self._trimmed, False)
-        return _Item(position, cut, cut.length, shortened, True)
-
-    def _cut(self, document: Tokens, cut: Tokens, masked: Masked) -> Tokens | None:
-        """Truncate a document so that all its masks fit, if it still has a picture then.
-
-        How many masks there will be shows only when they are drawn, so what they lack is cut off and they are drawn
-        again, from the same numbers; it takes a turn or two.
-        """
-        room = self.longest
-        for _ in range(TURNS):
-            shorter = truncate(document, room, self.vocab)
-            if shorter is None:
-                return None
-            whole = masked(shorter)
-            if whole.length <= self.longest:
-                return whole
-            room -= whole.length - self.longest
-        return None
-
-    def _fewer(self, document: Tokens, cut: Tokens, masked: Masked) -> Tokens | None:
-        """Mask a document with as many of the drawn spans as there is room for; None where there is for none."""
-        found = masked(cut, self.longest)
-        return found if found.length > cut.length else None
-
-    def _trimmed(self, document: Tokens, cut: Tokens, masked: Masked) -> Tokens | None:
-        """Take the last tokens of a document's longest text, as few as a mask needs. None where no text is so long."""
-        texts = [(a, b) for a, b in segments(cut.ids, self.vocab) if not self.vocab.is_image(cut.ids[a])]
-        start, stop = max(texts, key=lambda span: span[1] - span[0], default=(0, 0))
-        for turn in range(1, TURNS + 1):
-            end = stop - ROOM * turn
-            if end <= start:
-                return None
-            shorter = Tokens.concat([cut.slice(0, end), cut.slice(stop, cut.length)])
-            whole = masked(shorter, self.longest)
-            if whole.length > shorter.length:
-                return whole
-        return None
+        tokens, truncated, unmasked = fit(document, self.longest, self.vocab, masked)
+        if tokens is None:
+            return _Item(position, None, document.length, truncated, unmasked)
+        return _Item(position, weigh(tokens, self.vocab, self.law.tail_weight), tokens.length, truncated, unmasked)

@@ -4,8 +4,7 @@
 
 Nothing that is packed is cut, so no image is split and no masked tail is lost. Documents of a window do not see each
 other and count their positions from 0, so a window may be many times longer than a model's context; the longer it is,
-the less of it is padding. `truncate` is for the document that is longer than all there is: it gives a shorter one that
-is whole in itself.
+the less of it is padding. A document that is longer than all there is was cut before (`cm3.sequence.truncate`).
 """
 
 from __future__ import annotations
@@ -15,15 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cm3.vocab import Tokens, Vocab
-
-
-class Weighted(NamedTuple):
-    """A sequence that is laid out already, masks included. `weights` float32 (s,): how much the loss of each token
-    counts, when it is the target."""
-
-    tokens: Tokens
-    weights: np.ndarray
+from cm3.sequence.answers import Weighted
+from cm3.vocab import Vocab
 
 
 class Batch(NamedTuple):
@@ -64,12 +56,8 @@ def best_fill(lengths: Sequence[int], room: int, *, first: bool = False) -> list
     return chosen[::-1]
 
 
-def lay_out(rows: Sequence[Sequence[Tokens | Weighted]], length: int, vocab: Vocab, tail_weight: float = 1.0) -> Batch:
-    """One window of `length` tokens for each row of documents, which together are no longer.
-
-    `tail_weight`: loss weight of what follows the closing `</s>`, the spans that a mask moved there; sequences that
-    come with weights have those alone.
-    """
+def lay_out(rows: Sequence[Sequence[Weighted]], length: int, vocab: Vocab) -> Batch:
+    """Lay out one window of `length` tokens for each row of documents, which together are no longer."""
     shape = (len(rows), length)
     ids = np.full(shape, vocab.pad, np.int64)
     cells, positions, documents, targets = (np.zeros(shape, np.int64) for _ in range(4))
@@ -77,36 +65,11 @@ def lay_out(rows: Sequence[Sequence[Tokens | Weighted]], length: int, vocab: Voc
     count = np.arange(length)
     for i, row in enumerate(rows):
         at = 0
-        for number, document in enumerate(row, start=1):
-            given = document.weights if isinstance(document, Weighted) else None
-            tokens = document.tokens if isinstance(document, Weighted) else document
+        for number, (tokens, given) in enumerate(row, start=1):
             end = at + tokens.length
             ids[i, at:end], cells[i, at:end] = tokens.ids, tokens.cells
             positions[i, at:end], documents[i, at:end] = count[: end - at], number
             targets[i, at : end - 1] = tokens.ids[1:]
-            weights[i, at : end - 1] = 1.0 if given is None else given[1:]
-            if given is None and tail_weight != 1 and int(tokens.ids[-1]) != vocab.eos:
-                closed = at + int(np.flatnonzero(tokens.ids == vocab.eos)[-1])
-                weights[i, closed : end - 1] = tail_weight
+            weights[i, at : end - 1] = given[1:]
             at = end
     return Batch(ids, cells, positions, documents, targets, weights)
-
-
-def truncate(tokens: Tokens, room: int, vocab: Vocab) -> Tokens | None:
-    """The longest beginning of a document that fits `room` tokens and is a document: whole pictures, a closing `</s>`.
-
-    It ends where a part ends, or inside a text. None where nothing is left, and where a document that has a picture
-    would be left without any. `tokens` is one whole document without masks.
-    """
-    if tokens.length <= room:
-        return tokens
-    ids, code = tokens.ids, vocab.is_image(tokens.ids)
-    borders = np.flatnonzero(ids == vocab.brk)
-    # A part ends before a border, and the border's place is what its `</s>` needs.
-    end = int(borders[: np.searchsorted(borders, room)][-1]) if borders.size and borders[0] < room else 0
-    following = end + 1
-    if room - 1 > following and not code[following]:
-        end = room - 1
-    if end == 0 or (code.any() and not code[:end].any()):
-        return None
-    return Tokens.concat([tokens.slice(0, end), Tokens.of([vocab.eos])])

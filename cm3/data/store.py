@@ -35,7 +35,8 @@ from cm3.data.shard import Layout, Place, Tensors, digest, key, names_sum, shard
 from cm3.data.store_manifest import FILES, KIND, NAME, Manifest, checked
 from cm3.errors import DataError
 from cm3.files import checksum, inside, on_disk, parse_json
-from cm3.vocab import Tokens, Vocab
+from cm3.sequence.segments import cells_of
+from cm3.vocab import Tokens
 
 OPEN = 16_384
 """Shards that are kept open at most; systems allow some 65,000 maps a process."""
@@ -70,13 +71,6 @@ def page(path: Path) -> dict[str, Any]:
 def shard_name(number: int) -> str:
     """The file of a shard."""
     return f"shards/{number:05d}.safetensors"
-
-
-def cells_of(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
-    """Cells int32 of whole documents one after the other: 1 + the place of an image code in its run, 0 elsewhere."""
-    at = np.arange(ids.size, dtype=np.int32)
-    code = vocab.is_image(ids)
-    return at - np.maximum.accumulate(np.where(code, 0, at)) if ids.size else at
 
 
 def index_layout(documents: int) -> Layout:

@@ -4,7 +4,7 @@ A request has one to three streams, prompts that are read side by side and to ea
 appended:
 
     streams[0]   the full prompt (EXP in section 3.1 of the paper)
-    streams[1]   unconditional, `[</s>, <mask:0>, <break>]` (AMA); what else may be masked: `cm3.tokens.away`
+    streams[1]   unconditional, `[</s>, <mask:0>, <break>]` (AMA); what else may be masked: `cm3.sequence.unconditional`
     streams[2]   the prompt without its instruction, as in InstructPix2Pix: image only
 
 and its guided logits are `u + g (c - u)` with two, `u + s_img (img - u) + g (full - img)` with three.

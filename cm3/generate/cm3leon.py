@@ -23,7 +23,7 @@ from cm3.engine.engine import Engine
 from cm3.engine.request import Request, Result
 from cm3.errors import RequestError, shown, whole_number
 from cm3.generate.generation import Generation
-from cm3.generate.plan import continued, plan, room
+from cm3.generate.plan import plan, room
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
 from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
@@ -35,9 +35,12 @@ from cm3.model.attention import Causal
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
 from cm3.retrieval.select import Retrieved
-from cm3.tokens.away import HIDDEN, without, wordy
+from cm3.sequence.answers import continued, opening
+from cm3.sequence.before import prepend
+from cm3.sequence.holes import Prompt
+from cm3.sequence.segments import cells_of
+from cm3.sequence.unconditional import HIDDEN, without, wordy
 from cm3.tokens.codec import Codec
-from cm3.tokens.holes import Prompt
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens
@@ -300,8 +303,7 @@ class CM3Leon(Asking):
         kind: str | None = None,
     ) -> Request:
         v, kind = self.vocab, kind or kind_of(prompt)
-        end = continued(prompt, v)
-        tokens = prompt.tokens.slice(0, prompt.tokens.length - 2) if end else prompt.tokens
+        tokens = opening(prompt, v)
         words = kind in ("text", "answer")
         sampling = self._recommended.sampling("image" if words else kind, seed, settings)
         for name, of in (("k", ("kmax",)), ("alpha", ("max", "kmax"))):
@@ -314,16 +316,14 @@ class CM3Leon(Asking):
         streams: tuple[Tokens, ...] = (tokens,)
         scales = {sampling.guidance, sampling.image_guidance} - {None, 1.0}
         if not words and (scales or sampling.contrast is not None):
-            first = 0 if end else len(prompt.holes)
+            first = 0 if continued(prompt, v) else len(prompt.holes)
             hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, v)) else ())
             streams = (tokens, *(without(tokens, parts, v, first) for parts in hidden))
         if len(streams) == 1:
             sampling = unguided(sampling)
         if context is not None and context.length:
             treatment = unconditional or self._recommended.treatment["image" if words else kind]
-            streams = tuple(
-                live.prepend(context, s) if treatment == "kept" or not i else s for i, s in enumerate(streams)
-            )
+            streams = tuple(prepend(context, s) if treatment == "kept" or not i else s for i, s in enumerate(streams))
         steps = plan(prompt, v, self.decoder.config.context, max_tokens, max(s.length for s in streams))
         return Request(streams, steps, sampling, unguided(text_sampling))
 
@@ -333,7 +333,7 @@ class CM3Leon(Asking):
         if len(results) == 1:
             return results[0]
         filled = [self.codec.unmask(prompt, [span.ids for span in r.spans]) for r in results]
-        whole = [live.prepend(context.tokens, canonical(f, self.codec.text, self.vocab)) for f in filled]
+        whole = [prepend(context.tokens, canonical(f, self.codec.text, self.vocab)) for f in filled]
         scores = log_likelihoods(self.decoder, whole, [1 + context.tokens.length] * len(whole))
         return results[int(np.argmax(scores))]
 
@@ -369,10 +369,7 @@ class CM3Leon(Asking):
             raise RequestError(f"ids of shape {ids.shape}: must be one sequence of at least one id")
         if ids.min() < 0 or ids.max() >= self.vocab.size:
             raise RequestError(f"ids from {ids.min()} to {ids.max()}: must lie in 0..{self.vocab.size - 1}")
-        image = self.vocab.is_image(ids)
-        run = np.cumsum(image) - np.maximum.accumulate(np.where(image, 0, np.cumsum(image)))
-        number = self.grid[0] * self.grid[1]
-        return Tokens.of(ids.astype(np.int32), np.where(image, (run - 1) % number + 1, 0).astype(np.int32))
+        return Tokens.of(ids.astype(np.int32), cells_of(ids, self.vocab, self.grid[0] * self.grid[1]))
 
 
 def _sub_seed(seed: int, i: int) -> int:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from cm3.engine.grammar import Codes, Force, FreeText, Step
 from cm3.errors import RequestError
-from cm3.tokens.holes import Prompt
+from cm3.sequence.answers import continued, least_written, opening
+from cm3.sequence.holes import Prompt
 from cm3.vocab import Vocab
 
 
-def continued(prompt: Prompt, vocab: Vocab) -> bool:
-    """One hole, at the very end: `</s> words <break> <mask:0> </s>` is continued from before its mask."""
-    return len(prompt.holes) == 1 and int(prompt.tokens.ids[-2]) == vocab.mask(0)
-
-
 def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int) -> int:
-    """Tokens that the context has left for documents when every text is as long as it may be."""
-    number, texts = len(prompt.holes), sum(h.kind == "text" for h in prompt.holes)
-    borders = -2 if continued(prompt, vocab) else 2 * number
-    written = sum(len(h.cells) for h in prompt.holes) + texts * max_tokens
-    return context - prompt.tokens.length - borders - written
+    """Count the tokens that the context has left for documents when every text is as long as it may be."""
+    written = least_written(prompt, vocab) + sum(h.kind == "text" for h in prompt.holes) * max_tokens
+    return context - opening(prompt, vocab).length - written
 
 
 def plan(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: int) -> tuple[Step, ...]:
@@ -26,7 +20,7 @@ def plan(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: in
     `max_tokens` each. Raises `RequestError` where it has no room."""
     v, ends = vocab, continued(prompt, vocab)
     texts = sum(h.kind == "text" for h in prompt.holes)
-    fixed = length + sum(len(h.cells) for h in prompt.holes) + (0 if ends else 2 * len(prompt.holes))
+    fixed = length + least_written(prompt, vocab)
     limit = min(max_tokens, (context - fixed) // texts) if texts else 0
     if fixed > context or (texts and limit < 1):
         raise RequestError(

@@ -12,7 +12,7 @@ import PIL.Image
 
 from cm3.document import Document, Gap, Image, Part, Text, as_part
 from cm3.errors import DataError, RequestError, did_you_mean
-from cm3.tokens.holes import Prompt, groups
+from cm3.sequence.holes import Prompt, groups
 
 Array = np.ndarray[Any, Any]
 Picture = PIL.Image.Image | Image | str | os.PathLike[str] | Array

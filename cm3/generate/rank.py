@@ -18,6 +18,7 @@ from torch import Tensor
 from cm3.errors import RequestError
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
+from cm3.sequence.segments import document_of, runs, text_tokens
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens, Vocab
 
@@ -62,17 +63,13 @@ def finite(logits: Tensor) -> None:
 
 
 def canonical(tokens: Tokens, text: TextTokenizer, vocab: Vocab) -> Tokens:
-    """The same document with each run of words tokenised as a whole, as in training.
+    """Return the same document with each run of words tokenised as a whole, as in training.
 
     A filled hole leaves a seam in its words that the tokenizer itself would not have cut, and such are unlikely.
     """
-    words = vocab.is_text(tokens.ids)
-    borders = [0, *(np.flatnonzero(words[1:] != words[:-1]) + 1).tolist(), tokens.length]
-    pieces = []
-    for a, b in zip(borders, borders[1:], strict=False):
-        piece = tokens.slice(a, b)
-        if words[a]:
-            run = text.decode_bytes((piece.ids - vocab.text_start).tolist())
-            piece = Tokens.of([vocab.text_start + i for i in text.encode_bytes(run)])
-        pieces.append(piece)
-    return Tokens.concat(pieces)
+    parts = [tokens.slice(start, stop) for start, stop in runs(tokens.ids, vocab)[:-1]]
+    for i, part in enumerate(parts):
+        if vocab.is_text(part.ids).any():
+            words = text.decode_bytes((part.ids - vocab.text_start).tolist())
+            parts[i] = text_tokens(text.encode_bytes(words), vocab)
+    return document_of(parts, vocab)

@@ -21,6 +21,7 @@ from cm3.document import Document, Image, Part, Text
 from cm3.errors import RequestError, whole_number
 from cm3.retrieval.embed import Encoder, load_encoder
 from cm3.retrieval.select import MOST, Retrieved, select
+from cm3.sequence.before import context_of, most_relevant
 from cm3.vocab import Tokens, Vocab
 
 if TYPE_CHECKING:
@@ -157,30 +158,19 @@ class Context:
 
 
 def layout(found: Sequence[Retrieved], documents: Sequence[Tokens], vocab: Vocab, room: int) -> Context:
-    """`(text <break> image <break>)*K` of what was found, `documents` being each as a whole `</s> ... </s>`.
+    """Lay out what was found, `documents` being each as a whole `</s> ... </s>`, to stand before a prompt.
 
-    Where `room` tokens do not hold all, the most relevant are used, each that still fits; of equal relevance, or where
-    none is known, the earlier comes first. Raises `RequestError` where not one fits.
+    Where `room` tokens do not hold all, those of `most_relevant` are used. Raises `RequestError` where not one fits.
     """
-    border = Tokens.of([vocab.brk])
-    pieces = [Tokens.concat([d.slice(1, d.length - 1), border]) for d in documents]
-    used = [False] * len(found)
-    for i in sorted(range(len(found)), key=lambda i: math.inf if math.isnan(found[i].score) else -found[i].score):
-        used[i] = pieces[i].length <= room
-        room -= pieces[i].length * used[i]
-    if found and not any(used):
+    lengths = [d.length for d in documents]
+    used = most_relevant(lengths, [f.score for f in found], room)
+    if found and not used:
         raise RequestError(
-            f"documents: the shortest found takes {min(p.length for p in pieces)} tokens, and the prompt leaves "
-            f"{max(room, 0)} of this model's context; shorten the prompt, lower max_tokens, or ask for no documents"
+            f"documents: the shortest found takes {min(lengths) - 1} tokens, and the prompt leaves {max(room, 0)} of "
+            "this model's context; shorten the prompt, lower max_tokens, or ask for no documents"
         )
-    tokens = Tokens.concat([p for p, kept in zip(pieces, used, strict=True) if kept])
-    by_use = [tuple(f for f, kept in zip(found, used, strict=True) if kept == want) for want in (True, False)]
-    return Context(tokens, *by_use)
-
-
-def prepend(context: Tokens, prompt: Tokens) -> Tokens:
-    """A prompt, `</s> ...`, with a context between its `</s>` and the rest."""
-    return Tokens.concat([prompt.slice(0, 1), context, prompt.slice(1, prompt.length)])
+    left_out = tuple(f for i, f in enumerate(found) if i not in used)
+    return Context(context_of([documents[i] for i in used], vocab), tuple(found[i] for i in used), left_out)
 
 
 def attribution(found: Sequence[Retrieved]) -> list[dict[str, Any]]:

@@ -40,9 +40,9 @@ def cells_of(ids: np.ndarray, vocab: Vocab, codes: int | None = None) -> np.ndar
 
     An image is a run of codes; with `codes` a new one begins after each so many of a run.
     """
-    at = np.arange(ids.size, dtype=np.int32)
+    at = np.arange(1, ids.size + 1, dtype=np.int32)
     code = vocab.is_image(ids)
-    cells = at - np.maximum.accumulate(np.where(code, 0, at)) if ids.size else at
+    cells = at - np.maximum.accumulate(np.where(code, 0, at))
     return np.where(code, (cells - 1) % codes + 1, 0).astype(np.int32) if codes else cells
 
 

@@ -3,17 +3,68 @@
     truncate       </s> text <break> IMAGE <break> te|xt ..     ->  </s> text <break> IMAGE <break> te </s>
     shorten_text   </s> a lo|ng text <break> IMAGE </s>         ->  </s> a lo <break> IMAGE </s>
     cut_texts      each text by itself, between characters, when a store is made
+    fit            the first two, and then masks, so that all of it fits
 
-Masks come after this, so no tail is cut and no span is left without its other half. The authors' code fills blocks of
-4,096 tokens and cuts wherever one ends; half of a picture would teach a model to end pictures early.
+Masks come after the cut, so no tail is cut and no span is left without its other half. The authors' code fills blocks
+of 4,096 tokens and cuts wherever one ends; half of a picture would teach a model to end pictures early.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+from cm3.sequence.mask import ROOM
 from cm3.sequence.segments import document_of, runs, segments
 from cm3.vocab import Tokens, Vocab
+
+TURNS = 8
+"""Times that a document is made shorter so that masks fit."""
+Masked = Callable[..., Tokens]
+"""(tokens, longest or None) -> the same masked, always from the same numbers."""
+
+
+class Fitted(NamedTuple):
+    """A document as it will be packed: None where nothing of it, or no picture of its pictures, has room."""
+
+    tokens: Tokens | None
+    truncated: bool = False
+    unmasked: bool = False
+    """It has room, and none of the masks that were drawn has."""
+
+
+def fit(document: Tokens, longest: int, vocab: Vocab, masked: Masked) -> Fitted:
+    """Truncate a document and mask it, so that it has `longest` tokens at most with its masks.
+
+    One that is cut in any case loses what its masks lack as well, if it still has a picture then: how many masks there
+    will be shows only when they are drawn, so they are drawn again, from the same numbers; it takes a turn or two. One
+    that fits but for its masks gets as many of them as there is room for. Where there is room for none, it loses the
+    last words of its longest text for them; where no text can give them, it stays unmasked.
+    """
+    cut = truncate(document, longest, vocab)
+    if cut is None:
+        return Fitted(None)
+    truncated, room, shorter = cut is not document, longest, cut
+    for _ in range(TURNS if truncated else 1):
+        whole = masked(shorter)
+        if whole.length <= longest:
+            return Fitted(whole, truncated)
+        room -= whole.length - longest
+        found = truncate(document, room, vocab)
+        if found is None:
+            break
+        shorter = found
+    fewer = masked(cut, longest)
+    if fewer.length > cut.length:
+        return Fitted(fewer, truncated)
+    for turn in range(1, TURNS + 1):
+        found = shorten_text(cut, ROOM * turn, vocab)
+        if found is None:
+            break
+        whole = masked(found, longest)
+        if whole.length > found.length:
+            return Fitted(whole, truncated=True)
+    return Fitted(cut, truncated, unmasked=True)
 
 
 def truncate(tokens: Tokens, room: int, vocab: Vocab) -> Tokens | None:

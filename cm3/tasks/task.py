@@ -20,13 +20,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import PIL.Image
 
-from cm3.data.pack import Weighted
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError, DataError, RequestError
+from cm3.sequence.answers import Weighted, answered
+from cm3.sequence.holes import space_before
+from cm3.sequence.segments import image_tokens, text_tokens
 from cm3.tasks.template import PICTURES, Laid, Template
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import Fit, preprocess
-from cm3.vocab import Tokens
 
 ANY = ("jsonl", "webdataset", "huggingface", "folder")
 """Kinds of reader that may hold anything, so also what a task needs."""
@@ -187,23 +188,11 @@ def encode(examples: Sequence[Example], codec: Codec, weights: Literal["all", "a
     v, made = codec.vocab, []
     for example, prompt in zip(examples, prompts, strict=True):
         if isinstance(example.answer, Image):
-            flat = next(codes).ravel() + v.image_start
-            span = Tokens.of(flat, np.arange(1, flat.size + 1))
+            span = image_tokens(next(codes), v)
         else:
-            # The codec leaves out one space before a hole, and the model writes it.
-            last = example.laid.before[-1] if example.laid.before else None
-            space = " " if isinstance(last, Text) and last.text.endswith(" ") else ""
-            span = Tokens.of([v.text_start + i for i in codec.text.encode(space + example.answer.text)])
-        source, mask = prompt.tokens, v.mask(0)
-        if int(source.ids[-2]) == mask:
-            head, tokens = source.length - 2, [source.slice(0, source.length - 2), span, Tokens.of([v.eos])]
-        else:
-            head, tokens = source.length + 1, [source, Tokens.of([mask]), span, Tokens.of([v.eoss])]
-        whole = Tokens.concat(tokens)
-        weight = np.ones(whole.length, np.float32)
-        if weights == "answer":
-            weight[:head] = 0
-        made.append(Weighted(whole, weight))
+            space = space_before(example.laid.before[-1] if example.laid.before else None)
+            span = text_tokens(codec.text.encode(space + example.answer.text), v)
+        made.append(answered(prompt, span, v, rest=float(weights == "all")))
     return made
 
 

@@ -10,7 +10,7 @@ hole, in order, is one `<mask:i>`; what a model writes for mask i goes back in w
     Gap("image")           one mask in place of all codes of a picture
     Image(..., gap=box)    one mask for each grid row the box touches, in place of that row's run of codes
 
-How text closes around a gap, and what becomes of the space before it, is in `cm3.tokens.holes`.
+How text closes around a gap, and what becomes of the space before it, is in `cm3.sequence.holes`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from typing import Literal
 
 import numpy as np
 
-from cm3.document import Document, Gap, Image, Part, Text
+from cm3.document import Box, Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError, DataError, RequestError
-from cm3.tokens.holes import Hole, Prompt, groups, join, pairs, pieces, rectangle
+from cm3.sequence.holes import Hole, Prompt, before_hole, groups, join
+from cm3.sequence.mask import put_back
+from cm3.sequence.segments import cells_of, document_of, image_tokens, runs, text_tokens
 from cm3.tokens.image import ImageTokenizer, place_box
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens, Vocab
@@ -61,14 +63,8 @@ class Codec:
 
         A span holds vocabulary ids and may end in `<eoss>`. Raises `DataError` for a span of another kind or length.
         """
-        filled = self._spans(prompt, spans)
-        ids, cells = prompt.tokens
-        kept, start = [], 0
-        for hole, at in zip(prompt.holes, np.flatnonzero(self.vocab.is_mask(ids)), strict=True):
-            kept.append(Tokens(ids[start:at], cells[start:at]))
-            kept.append(Tokens.of(filled[hole.mask], hole.cells or None))
-            start = int(at) + 1
-        return Tokens.concat([*kept, Tokens(ids[start:], cells[start:])])
+        filled = [Tokens.of(i, h.cells or None) for i, h in zip(self._spans(prompt, spans), prompt.holes, strict=True)]
+        return put_back(prompt.tokens, filled, self.vocab)
 
     def fill(
         self, document: Document, spans: Sequence[Sequence[int] | np.ndarray], prompt: Prompt | None = None
@@ -81,35 +77,25 @@ class Codec:
         Raises `DataError` as `unmask` does.
         """
         prompt = prompt or self.encode_prompt(document)
-        filled = self._spans(prompt, spans)
-        holes: dict[int, list[Hole]] = {}
-        for hole in prompt.holes:
-            holes.setdefault(hole.part, []).append(hole)
+        tokens, filled = self.unmask(prompt, spans), self._spans(prompt, spans)
         parts: list[Part] = []
-        grids: dict[int, np.ndarray] = {}  # index in `parts` -> codes of the picture to be decoded
-        old: dict[int, int] = {}  # the same -> index of the picture in the document
-        for group in groups(document):
+        drawn: dict[int, tuple[np.ndarray, list[Hole]]] = {}  # index in `parts` -> codes of a picture, and its holes
+        for (start, stop), group in zip(runs(tokens.ids, self.vocab), groups(document), strict=False):
             first, part = group[0]
-            if isinstance(part, Text) or (isinstance(part, Gap) and part.kind == "text"):
-                texts = [self._written(filled[holes[p][0].mask]) if isinstance(p, int) else p for p in pieces(group)]
-                parts.append(Text(join(texts)))
-            elif first not in holes:
-                parts.append(part)
-            else:
-                assert self.image is not None  # else the document would not have become a prompt
-                codes = np.zeros(self.image.grid, np.int32) if first not in prompt.codes else prompt.codes[first].copy()
-                for hole in holes[first]:
-                    codes.flat[np.asarray(hole.cells) - 1] = filled[hole.mask] - self.vocab.image_start
-                grids[len(parts)] = codes
-                if isinstance(part, Image):
-                    old[len(parts)] = first
-                parts.append(part)
-        if grids and self.image is not None:
-            for at, picture in zip(grids, self.image.decode(np.stack(list(grids.values()))), strict=True):
-                if at in old:
-                    original = document.parts[old[at]]
-                    assert isinstance(original, Image)
-                    box = rectangle(holes[old[at]], self.image.grid[1], self.image.factor)
+            holes = [hole for hole in prompt.holes if hole.part == first]
+            if isinstance(part, Text) or part == Gap("text"):
+                masks = {hole.part: hole.mask for hole in prompt.holes}
+                texts = [p.text if isinstance(p, Text) else self._written(filled[masks[at]]) for at, p in group]
+                part = Text(join(texts))
+            elif holes and self.image is not None:
+                codes = tokens.ids[start:stop] - self.vocab.image_start
+                drawn[len(parts)] = codes.reshape(self.image.grid), holes
+            parts.append(part)
+        if drawn and self.image is not None:
+            pictures = self.image.decode(np.stack([codes for codes, _ in drawn.values()]))
+            for (at, (_, holes)), picture in zip(drawn.items(), pictures, strict=True):
+                if isinstance(original := parts[at], Image):
+                    box = _rectangle(holes, self.image.grid[1], self.image.factor)
                     whole = self.image.preprocess(original.pixels).copy()
                     whole.paste(picture.crop(box), box)
                     picture = whole
@@ -131,8 +117,8 @@ class Codec:
             )
         parts: list[Part | None] = []
         grids: list[np.ndarray] = []
-        borders = [0, *np.flatnonzero(ids == v.brk).tolist(), len(ids) - 1]
-        for start, stop in zip([b + 1 for b in borders[:-1]], borders[1:], strict=True):
+        wanted = cells_of(ids, v)
+        for start, stop in runs(ids, v)[:-1]:
             segment = ids[start:stop]
             if not segment.size and len(ids) > 2:
                 raise DataError(f"tokens, position {start}: nothing between two borders; a part has at least one token")
@@ -142,10 +128,9 @@ class Codec:
                     f"tokens, position {start + mixed[0]}: text and image codes need a <break> between them"
                 )
             picture = segment.size and bool(v.is_image(segment[:1])[0])
-            want = np.arange(1, 1 + segment.size) if picture else np.zeros(segment.size)
-            if cells is not None and (cells[start:stop] != want).any():
-                at = start + int(np.flatnonzero(cells[start:stop] != want)[0])
-                raise DataError(f"tokens, position {at}: cell {cells[at]}, must be {int(want[at - start])} here")
+            if cells is not None and (cells[start:stop] != wanted[start:stop]).any():
+                at = start + int(np.flatnonzero(cells[start:stop] != wanted[start:stop])[0])
+                raise DataError(f"tokens, position {at}: cell {cells[at]}, must be {wanted[at]} here")
             if picture:
                 grids.append(self._grid(segment - v.image_start, start))
                 parts.append(None)
@@ -180,32 +165,28 @@ class Codec:
             holes.append(Hole(kind, tuple(cells), len(holes), part))
             return Tokens.of([v.mask(len(holes) - 1)])
 
-        segments: list[Tokens] = []
+        parts: list[Tokens] = []
         for group in groups(document):
             first, part = group[0]
             row: list[Tokens] = []
             if isinstance(part, Image):
-                flat, cells, start = codes[first].ravel() + v.image_start, np.arange(1, codes[first].size + 1), 0
+                picture, start = image_tokens(codes[first], v), 0
                 for run in self._runs(part):
-                    row += [Tokens.of(flat[start : run.start], cells[start : run.start])]
-                    row += [mask("image", first, range(run.start + 1, run.stop + 1))]
+                    row += [picture.slice(start, run.start), mask("image", first, range(run.start + 1, run.stop + 1))]
                     start = run.stop
-                row.append(Tokens.of(flat[start:], cells[start:]))
+                row.append(picture.slice(start, picture.length))
             elif isinstance(part, Gap) and part.kind == "image":
                 assert self.image is not None  # checked in _prompts
                 row.append(mask("image", first, range(1, self.image.grid[0] * self.image.grid[1] + 1)))
             else:
-                for piece, following in pairs(pieces(group)):
-                    if isinstance(piece, int):
-                        row.append(mask("text", piece))
+                for number, (at, piece) in enumerate(group, start=1):
+                    if isinstance(piece, Text):
+                        words = before_hole(piece.text)[0] if number < len(group) else piece.text
+                        row.append(text_tokens(self.text.encode(words), v))
                     else:
-                        ids = self.text.encode(piece.removesuffix(" ") if following is not None else piece)
-                        row.append(Tokens.of([v.text_start + i for i in ids]))
-            segments.append(Tokens.concat(row))
-        border = [Tokens.of([v.eos])]
-        for at, segment in enumerate(segments):
-            border += [Tokens.of([v.brk]), segment] if at else [segment]
-        return Prompt(Tokens.concat([*border, Tokens.of([v.eos])]), tuple(holes), codes)
+                        row.append(mask("text", at))
+            parts.append(Tokens.concat(row))
+        return Prompt(document_of(parts, v), tuple(holes), codes)
 
     def _runs(self, part: Image) -> list[range]:
         """Raster indices that the gap of a picture covers, one range a row."""
@@ -265,3 +246,10 @@ class Codec:
 def _shown(ids: np.ndarray) -> str:
     """The first few ids, for a message."""
     return f"{ids.size} ids {ids[:6].tolist()}" + ("..." if ids.size > 6 else "")
+
+
+def _rectangle(holes: list[Hole], cols: int, factor: int) -> Box:
+    """Return the pixels of the smallest rectangle of cells that holds all of `holes`; a box's holes fill it."""
+    y, x = np.divmod(np.asarray([cell - 1 for hole in holes for cell in hole.cells]), cols)
+    f = factor
+    return int(x.min()) * f, int(y.min()) * f, (int(x.max()) + 1) * f, (int(y.max()) + 1) * f

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cm3.data.mask import MaskLaw
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model.decoder import DecoderConfig
 from cm3.parallel import MeshConfig, ShardConfig
+from cm3.sequence.mask import MaskLaw
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 

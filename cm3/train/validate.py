@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 
 from cm3.data.load import Loader, Source
-from cm3.data.mask import MaskLaw
 from cm3.data.pack import Batch
 from cm3.model.loss import GROUPS, Loss
 from cm3.parallel import Mesh
+from cm3.sequence.mask import MaskLaw
 from cm3.vocab import Vocab
 
 

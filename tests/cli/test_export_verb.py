@@ -11,12 +11,12 @@ import tiny_model
 from command import Cm3
 
 from cm3.cli.export import Export
-from cm3.data.mask import MaskLaw
 from cm3.model import bundle
 from cm3.model.decoder import DecoderConfig
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.kinds import SceneData
+from cm3.sequence.mask import MaskLaw
 
 
 @pytest.fixture(scope="module")

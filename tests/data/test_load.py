@@ -13,9 +13,9 @@ import torch
 
 from cm3.data.lanes import LoaderState, merge_states
 from cm3.data.load import Loader, Source
-from cm3.data.mask import MaskLaw, cm3_mask, cm3_unmask
 from cm3.data.pack import Batch
 from cm3.errors import CheckpointError, ConfigError, DataError
+from cm3.sequence.mask import MaskLaw, cm3_mask, cm3_unmask
 from cm3.vocab import Tokens, Vocab
 
 VOCAB = Vocab(text=256, image=16, masks=8, reserved=0)

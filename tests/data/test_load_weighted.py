@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from cm3.data.lanes import LoaderState, merge_states
 from cm3.data.load import Loader, Source
-from cm3.data.mask import MaskLaw
-from cm3.data.pack import Batch, Weighted, lay_out
+from cm3.data.pack import Batch, lay_out
 from cm3.errors import DataError
+from cm3.sequence.answers import Weighted, weigh
+from cm3.sequence.mask import MaskLaw
 from cm3.vocab import Tokens, Vocab
 
 VOCAB = Vocab(text=256, image=16, masks=8, reserved=0)
@@ -125,6 +126,6 @@ def test_every_token_has_its_weight() -> None:
 
 def test_weights_stand_at_the_place_that_predicts() -> None:
     one = Weighted(Tokens.of([VOCAB.eos, 50, 51, VOCAB.eos]), np.array([9, 0.5, 2, 3], np.float32))
-    batch = lay_out([[one, Tokens.of([VOCAB.eos, 52, VOCAB.eos])]], 8, VOCAB, tail_weight=4)
+    batch = lay_out([[one, weigh(Tokens.of([VOCAB.eos, 52, VOCAB.eos]), VOCAB, tail_weight=4)]], 8, VOCAB)
     assert batch.weights.tolist() == [[0.5, 2, 3, 0, 1, 1, 0, 0]]
     assert batch.targets.tolist()[0][:3] == [50, 51, VOCAB.eos]

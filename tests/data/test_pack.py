@@ -1,4 +1,4 @@
-"""Packing: whole documents only, each a small world of its own; and cutting the one that is too long."""
+"""Packing: whole documents only, each a small world of its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm3.data.mask import MaskLaw, cm3_mask, cm3_unmask
-from cm3.data.pack import Batch, best_fill, lay_out, truncate
+from cm3.data.pack import Batch, best_fill, lay_out
+from cm3.sequence.answers import weigh
+from cm3.sequence.mask import MaskLaw, cm3_mask, cm3_unmask
 from cm3.vocab import Tokens, Vocab
 
 VOCAB = Vocab(text=256, image=16, masks=8, reserved=0)
@@ -22,18 +23,6 @@ def some(length: int, seed: int) -> Tokens:
     return Tokens.of(ids, np.where(VOCAB.is_image(ids), 1 + np.arange(length), 0))
 
 
-def document(*parts: int) -> Tokens:
-    """Parts of these lengths with `<break>` between: texts, and pictures where the length is negative."""
-    ids, cells = [VOCAB.eos], [0]
-    for i, part in enumerate(parts):
-        if i:
-            ids, cells = [*ids, VOCAB.brk], [*cells, 0]
-        codes = range(abs(part))
-        ids += [(VOCAB.text_start + 10 * i if part > 0 else VOCAB.image_start) + k % 10 for k in codes]
-        cells += [0 if part > 0 else k + 1 for k in codes]
-    return Tokens.of([*ids, VOCAB.eos], [*cells, 0])
-
-
 def taken(batch: Batch, row: int, number: int) -> Tokens:
     at = batch.documents[row] == number
     return Tokens.of(batch.ids[row, at], batch.cells[row, at])
@@ -42,7 +31,7 @@ def taken(batch: Batch, row: int, number: int) -> Tokens:
 @given(st.lists(st.lists(st.integers(2, 16), max_size=4), min_size=1, max_size=4))
 def test_every_document_stands_whole_and_alone(lengths: list[list[int]]) -> None:
     rows = [[some(n, 7 * i + j) for j, n in enumerate(row)] for i, row in enumerate(lengths)]
-    batch = lay_out(rows, 64, VOCAB)
+    batch = lay_out([[weigh(t, VOCAB) for t in row] for row in rows], 64, VOCAB)
     assert all(a.shape == (len(rows), 64) for a in batch)
     assert [a.dtype for a in batch] == [np.int64] * 5 + [np.float32]
     for row, documents in enumerate(rows):
@@ -69,7 +58,7 @@ def test_the_masked_tail_is_never_cut() -> None:
     """Masking goes before packing: what is packed of a masked document can be unmasked."""
     rng, law = np.random.default_rng(0), MaskLaw(rate=2.0)
     plain = [some(int(n), i) for i, n in enumerate(rng.integers(4, 20, 6))]
-    batch = lay_out([[cm3_mask(t, VOCAB, law, rng) for t in plain]], 256, VOCAB)
+    batch = lay_out([[weigh(cm3_mask(t, VOCAB, law, rng), VOCAB) for t in plain]], 256, VOCAB)
     whole = [cm3_unmask(taken(batch, 0, n), VOCAB).ids.tolist() for n in range(1, 7)]
     assert whole == [t.ids.tolist() for t in plain]
 
@@ -77,7 +66,8 @@ def test_the_masked_tail_is_never_cut() -> None:
 def test_the_tail_weighs_what_the_law_says() -> None:
     source = Tokens.of([VOCAB.eos, VOCAB.text_start, VOCAB.mask(0), VOCAB.eos])
     tail = Tokens.of([VOCAB.mask(0), VOCAB.text_start + 1, VOCAB.eoss])
-    weights = lay_out([[Tokens.concat([source, tail]), some(5, 0)]], 16, VOCAB, tail_weight=4.0).weights[0]
+    rows = [[weigh(one, VOCAB, tail_weight=4.0) for one in (Tokens.concat([source, tail]), some(5, 0))]]
+    weights = lay_out(rows, 16, VOCAB).weights[0]
     # Targets: three in the source, then `<mask:0>`, the span and its end; a document without a tail weighs 1.
     assert weights[:7].tolist() == [1, 1, 1, 4, 4, 4, 0]
     assert weights[7:12].tolist() == [1, 1, 1, 1, 0]
@@ -98,39 +88,3 @@ def test_of_equals_the_earlier_are_taken() -> None:
     assert best_fill([5, 5, 5, 5], 11) == [0, 1]
     assert best_fill([7, 2, 5, 4, 3], 9) == [0, 1]
     assert best_fill([4, 8], 9, first=True) == [0] and best_fill([4, 8], 9) == [1]
-
-
-@given(st.lists(st.integers(-9, 9).filter(bool), min_size=1, max_size=5), st.integers(2, 60))
-def test_what_is_truncated_is_a_document(parts: list[int], room: int) -> None:
-    tokens = document(*parts)
-    cut = truncate(tokens, room, VOCAB)
-    if tokens.length <= room:
-        assert cut is tokens
-        return
-    picture = next((i for i, n in enumerate(parts) if n < 0), None)
-    if cut is None:
-        # Not even one part, or not up to its first picture.
-        least = 3 if parts[0] > 0 else 2 - parts[0]
-        assert room < (least if picture is None else document(*parts[: picture + 1]).length)
-        return
-    assert cut.length <= room and cut.ids[-1] == VOCAB.eos and cut.ids[-2] != VOCAB.brk
-    stop = cut.length - 1
-    assert cut.ids[:stop].tolist() == tokens.ids[:stop].tolist()
-    assert cut.cells.tolist() == [*tokens.cells[:stop].tolist(), 0]
-    assert (cut.cells > 0).any() == (picture is not None)
-    # It ends with a whole part, or inside a text and leaves no room.
-    kept = document(*parts[: 1 + int((cut.ids == VOCAB.brk).sum())])
-    assert kept.length == cut.length or (parts[int((cut.ids == VOCAB.brk).sum())] > 0 and cut.length == room)
-    # No part more would have fitted.
-    ends = [document(*parts[:k]).length for k in range(1, len(parts) + 1)]
-    assert cut.length >= max(end for end in ends if end <= room) if ends[0] <= room else cut.length == room
-
-
-def test_truncation_by_example() -> None:
-    caption = document(4, -9)
-    assert truncate(caption, 16, VOCAB) is caption and truncate(caption, 15, VOCAB) is None
-    cut = truncate(document(9), 5, VOCAB)
-    assert cut is not None and cut.ids.tolist() == [VOCAB.eos, *(VOCAB.text_start + k for k in range(3)), VOCAB.eos]
-    found = {room: truncate(document(2, -3, 2, -3), room, VOCAB) for room in (7, 8, 9, 10, 11, 14, 15)}
-    lengths = {room: cut and cut.length for room, cut in found.items()}
-    assert lengths == {7: None, 8: 8, 9: 8, 10: 10, 11: 11, 14: 11, 15: 15}

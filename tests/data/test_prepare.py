@@ -19,7 +19,6 @@ import torch
 from store_parts import contents
 
 from cm3.data.prepare import Report, prepare
-from cm3.data.prepare_unit import cut_texts
 from cm3.data.store import Store
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError, DiskError
@@ -79,33 +78,6 @@ def test_what_is_no_text_is_skipped(model: Path, tmp_path: Path) -> None:
         "its text has a NUL character (at 1); take it out",
         "its id has a NUL character (at 0); take it out",
     ]
-
-
-def test_a_long_text_is_cut_between_characters(model: Path) -> None:
-    codec = load_tokenizers(model).codec
-    picture = PIL.Image.new("RGB", (32, 32), "red")
-    document = Document.of("\u4e2d\u6587" * 30, picture, "short", picture)
-    tokens = codec.encode(document)
-    for most in range(1, 12):
-        cut = cut_texts(tokens, codec.vocab, codec.text, most)
-        *first, second = (p.text for p in codec.decode(cut).parts if hasattr(p, "text"))
-        assert len(first) == (most >= len(codec.text.encode("\u4e2d"))), "no text rather than a part of a character"
-        assert all(document.text.startswith(one) and one for one in first)
-        assert all(len(codec.text.encode(one)) <= most for one in first)
-        assert second == "short" or len(codec.text.encode(second)) <= most
-        assert cut.cells.tolist()[-17:] == tokens.cells.tolist()[-17:]
-    assert cut_texts(tokens, codec.vocab, codec.text, 500) is tokens
-
-
-@pytest.mark.parametrize("parts", [["\u4e2d"], ["\u4e2d", "red"], ["red", "\u4e2d"], ["red", "\u4e2d", "red"]])
-def test_a_text_without_a_whole_character_goes_with_its_border(model: Path, parts: list[str]) -> None:
-    codec = load_tokenizers(model).codec
-    picture = PIL.Image.new("RGB", (32, 32), "red")
-    cut = cut_texts(
-        codec.encode(Document.of(*(picture if part == "red" else part for part in parts))), codec.vocab, codec.text, 1
-    )
-    left = Document.of(*(picture for part in parts if part == "red"))
-    assert cut.ids.tolist() == codec.encode(left).ids.tolist()
 
 
 def test_a_document_of_which_nothing_is_left_is_skipped(model: Path, tmp_path: Path) -> None:

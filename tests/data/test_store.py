@@ -13,20 +13,19 @@ import fsspec
 import numpy as np
 import pytest
 import store_parts
-import tiny_model
 from safetensors.numpy import load_file, save
 
 from cm3.data.finish import duplicates
 from cm3.data.prepare import prepare
 from cm3.data.shard import facts, key, pack
-from cm3.data.store import Store, cells_of, is_store
+from cm3.data.store import Store, is_store
 from cm3.data.store_manifest import checksum
 from cm3.document import Document
 from cm3.errors import DataError
 from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.tokens.load import fingerprint, load_tokenizers
-from cm3.vocab import Tokens, Vocab
+from cm3.vocab import Vocab
 
 COUNT = 23
 
@@ -71,20 +70,6 @@ def test_tokens_are_those_of_the_codec(parts: Path, store: Store) -> None:
         assert found.cells.tolist() == wanted[number].cells.tolist()
     assert [t.ids.tolist() for t in store.tokens([3, 3])] == [wanted[3].ids.tolist()] * 2
     assert store.tokens([]) == []
-
-
-def test_cells_follow_from_ids_where_images_stand_side_by_side() -> None:
-    codec = tiny_model.codec()
-    picture = tiny_model.codec().image.decode(np.arange(32).reshape(2, 4, 4))  # type: ignore[union-attr]
-    several = [
-        Document.of(picture[0], picture[1]),
-        Document.of("a", picture[1], "b", picture[0], "c"),
-        Document.of("only words"),
-        Document.of(),
-    ]
-    tokens = Tokens.concat([codec.encode(d) for d in several])
-    assert cells_of(tokens.ids, codec.vocab).tolist() == tokens.cells.tolist()
-    assert cells_of(tokens.ids[:0], codec.vocab).size == 0
 
 
 def test_by_id_and_where_from(parts: Path, store: Store) -> None:

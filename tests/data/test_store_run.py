@@ -13,9 +13,7 @@ import tiny_model
 import torch
 
 from cm3.cli.main import main
-from cm3.data.augment import AugmentLaw
 from cm3.data.kinds import StoreData
-from cm3.data.mask import MaskLaw
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
 from cm3.document import Document
@@ -27,6 +25,8 @@ from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.runs.pretrain_run import PretrainRun
+from cm3.sequence.before import AugmentLaw
+from cm3.sequence.mask import MaskLaw
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = tiny_model.SIZE

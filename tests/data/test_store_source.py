@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import store_parts
 
-from cm3.data.augment import AugmentLaw
 from cm3.data.lanes import merge_states
 from cm3.data.load import Loader
-from cm3.data.mask import MaskLaw, cm3_unmask
 from cm3.data.neighbours import Neighbours
 from cm3.data.pack import Batch
 from cm3.data.prepare import prepare
@@ -25,6 +23,8 @@ from cm3.errors import ConfigError, DataError
 from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.memory import Memory
+from cm3.sequence.before import AugmentLaw
+from cm3.sequence.mask import MaskLaw, cm3_unmask
 from cm3.tokens.load import load_tokenizers
 from cm3.vocab import Tokens
 

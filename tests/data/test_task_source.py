@@ -15,12 +15,9 @@ import pytest
 import store_parts
 import tiny_model
 
-from cm3.data.augment import AugmentLaw
 from cm3.data.kind import Context
 from cm3.data.kinds import TaskData
-from cm3.data.mask import cm3_unmask
 from cm3.data.order import BLOCK
-from cm3.data.pack import Weighted
 from cm3.data.prepare import prepare
 from cm3.data.store import Store
 from cm3.data.store_source import Retrieval
@@ -29,6 +26,9 @@ from cm3.errors import ConfigError, DataError
 from cm3.read import places
 from cm3.read.find import open_reader
 from cm3.read.random_access import Numbered
+from cm3.sequence.answers import Weighted
+from cm3.sequence.before import AugmentLaw
+from cm3.sequence.mask import cm3_unmask
 from cm3.tasks import find_task
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens

@@ -10,9 +10,7 @@ import pytest
 from exact_bank import Letters
 from tiny_model import SIZE, codec
 
-from cm3.data.augment import AugmentLaw
 from cm3.data.load import Loader
-from cm3.data.mask import MaskLaw, segments
 from cm3.data.neighbours import Neighbours
 from cm3.document import Document, Text
 from cm3.errors import ConfigError, DataError
@@ -25,6 +23,9 @@ from cm3.scenes.data.scene_source import scene_document
 from cm3.scenes.emblems import EMBLEMS as MANY
 from cm3.scenes.emblems import emblem, parse_emblem, place_of, word_of
 from cm3.scenes.verify import verify
+from cm3.sequence.before import AugmentLaw
+from cm3.sequence.mask import MaskLaw
+from cm3.sequence.segments import segments
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer

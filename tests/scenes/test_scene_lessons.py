@@ -12,8 +12,6 @@ from tiny_model import SIZE, codec
 
 import cm3
 from cm3.data.load import Loader
-from cm3.data.mask import MaskLaw, cm3_unmask
-from cm3.data.pack import Weighted
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import ConfigError
 from cm3.scenes.ask import KINDS as QUESTIONS
@@ -35,8 +33,10 @@ from cm3.scenes.edit import KINDS as EDITS
 from cm3.scenes.edit import parse_edit
 from cm3.scenes.verify import read
 from cm3.scenes.world import PLACES
+from cm3.sequence.answers import Weighted
+from cm3.sequence.mask import MaskLaw, cm3_unmask
+from cm3.sequence.unconditional import HIDDEN, without
 from cm3.tasks import Example, encode, find_task
-from cm3.tokens.away import HIDDEN, without
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
@@ -158,7 +158,7 @@ def test_stitched_pictures_read_back_as_what_the_edits_asked_for() -> None:
 
 @pytest.mark.parametrize("task", ["edit", "canny", "segmentation", "depth", "scribble", "segment"])
 def test_what_guidance_guides_away_from_is_trained_on(task: str) -> None:
-    """A hidden lesson begins with the very stream that generation makes (cm3/tokens/away.py)."""
+    """A hidden lesson begins with the very stream that generation makes (cm3/sequence/unconditional.py)."""
     v, kind = codec().vocab, "control" if find_task(task).control else task
     streams = set()
     for said, unsaid in zip(some(task, 6), some(task, 6, LessonLaw(unsaid=1.0)), strict=True):

@@ -7,9 +7,9 @@ import PIL.Image
 import pytest
 import tiny_model
 
-from cm3.data.mask import cm3_unmask
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError
+from cm3.sequence.mask import cm3_unmask
 from cm3.tasks import TASKS, Example, encode, find_task
 from cm3.tasks.template import PICTURES
 

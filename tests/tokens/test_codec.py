@@ -92,6 +92,14 @@ def test_text_gap_takes_the_space_before_it() -> None:
     assert prompt.tokens.ids.tolist() == [2, *words("a"), VOCAB.mask(0), *words(" circle"), 2]
     assert prompt.holes == (Hole("text", (), 0, 1),)
     assert (CODEC.encode(document).ids == prompt.tokens.ids).all()
+    twice = Text("a ")  # one object, before a hole and at the end
+    assert CODEC.encode(Document((twice, Gap(), twice))).ids.tolist() == [
+        2,
+        *words("a"),
+        VOCAB.mask(0),
+        *words("a "),
+        2,
+    ]
     # what training shows: the tokens of the whole text, cut at token borders
     assert CODEC.unmask(prompt, [words(" small")]).ids.tolist() == [2, *words("a small circle"), 2]
 

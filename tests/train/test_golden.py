@@ -16,9 +16,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import tiny_model  # noqa: E402
 
-from cm3.data.mask import MaskLaw  # noqa: E402
 from cm3.model.decoder import DecoderConfig  # noqa: E402
 from cm3.scenes.data.scene_source import SceneSource  # noqa: E402
+from cm3.sequence.mask import MaskLaw  # noqa: E402
 from cm3.train.optim import OptimConfig  # noqa: E402
 from cm3.train.trainer import TrainConfig, Trainer  # noqa: E402
 

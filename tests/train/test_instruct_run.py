@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from cm3.cli.recipe import find
 from cm3.data.kinds import TaskData
-from cm3.data.mask import MaskLaw
 from cm3.errors import ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
@@ -26,6 +25,7 @@ from cm3.runs.export_run import export_run
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.data.lessons import SceneTaskMix
 from cm3.scenes.kinds import SceneData, SceneLessonData
+from cm3.sequence.mask import MaskLaw
 from cm3.tasks import TASKS
 from cm3.train.optim import OptimConfig
 from cm3.train.plan import plan

@@ -15,7 +15,6 @@ import torch
 from small_run import MODEL, VOCAB, Pairs, config, records, same_bits, weights
 from torch import Tensor
 
-from cm3.data.mask import MaskLaw
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
@@ -23,6 +22,7 @@ from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.runs.export_run import export_run
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.kinds import SceneData
+from cm3.sequence.mask import MaskLaw
 from cm3.train.lora import LoraConfig, adapt, merge
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import Trainer

@@ -12,11 +12,11 @@ import torch
 from small_run import MODEL, VOCAB, Pairs, config, records
 
 from cm3.data.load import Loader
-from cm3.data.mask import MaskLaw
 from cm3.errors import ConfigError
 from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder
 from cm3.model.sizes import flops_per_token
+from cm3.sequence.mask import MaskLaw
 from cm3.train.gpus import GPUS
 from cm3.train.metrics import memory, nats_by_place, peak_of
 from cm3.train.spike import ENOUGH, HISTORY, IN_A_ROW, Spikes, named, packed

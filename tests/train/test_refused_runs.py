@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cm3.data.kinds import DocumentData, StoreData, TaskData
-from cm3.data.mask import MaskLaw
 from cm3.data.prepare import prepare
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DiskError
 from cm3.files import locked
@@ -34,6 +33,7 @@ from cm3.runs.export_run import export_run
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.kinds import EmblemData, SceneData, SceneLessonData, ScenePairs
+from cm3.sequence.mask import MaskLaw
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
 from cm3.train.claim import LOCK, run_claimed

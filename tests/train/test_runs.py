@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 
 from cm3.data.kinds import DocumentData, StoreData
-from cm3.data.mask import MaskLaw
 from cm3.document import Gap, Image
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.generate import CM3Leon
@@ -30,6 +29,7 @@ from cm3.runs.export_run import export_run
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.kinds import SceneData
+from cm3.sequence.mask import MaskLaw
 from cm3.tokens.text import TextTokenizer
 from cm3.train import checkpoint
 from cm3.train.checkpoint import Checkpoints

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_run import VOCAB, Pairs, config, poison, records, state, weights
 
-from cm3.data.mask import MaskLaw
+from cm3.sequence.mask import MaskLaw
 from cm3.train.optim import OptimConfig
 from cm3.train.spike import packed
 from cm3.train.trainer import Trainer

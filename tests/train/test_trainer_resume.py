@@ -17,8 +17,8 @@ import pytest
 import torch
 from small_run import MODEL, VOCAB, Pairs, alter, config, config_of, records, same_bits
 
-from cm3.data.mask import MaskLaw
 from cm3.errors import CheckpointError, ConfigError
+from cm3.sequence.mask import MaskLaw
 from cm3.train import checkpoint
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import Trainer

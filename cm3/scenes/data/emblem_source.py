@@ -19,7 +19,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cm3.data.augment import AugmentLaw, with_documents
 from cm3.data.load import Source
 from cm3.data.neighbours import IdBank, Neighbours
 from cm3.document import Document
@@ -32,6 +31,7 @@ from cm3.scenes.describe import describe
 from cm3.scenes.draw import draw
 from cm3.scenes.emblems import emblem, emblem_document, say
 from cm3.scenes.world import Scene, random_scene
+from cm3.sequence.before import AugmentLaw, with_documents
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 

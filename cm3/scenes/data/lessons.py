@@ -21,7 +21,6 @@ import PIL.Image
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cm3.data.load import Source
-from cm3.data.pack import Weighted
 from cm3.document import Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError
 from cm3.scenes.ask import KINDS as QUESTIONS
@@ -42,8 +41,11 @@ from cm3.scenes.talk import random_dialogue
 from cm3.scenes.world import PLACES, Scene, Split, random_scene
 from cm3.tasks.examples import find_task
 from cm3.tokens.away import HIDDEN
+from cm3.sequence.answers import Weighted, weighted_tail
+from cm3.sequence.holes import groups, space_before
+from cm3.sequence.segments import image_tokens, runs, text_tokens
+from cm3.sequence.unconditional import HIDDEN
 from cm3.tokens.codec import Codec
-from cm3.tokens.holes import groups
 from cm3.vocab import Tokens
 
 KEPT = 0.5
@@ -130,7 +132,7 @@ class LessonLaw:
     """Loss weight of captions and explanations; long descriptions weigh 1."""
     unsaid: float = 0.1
     """Share of pictures made from another one whose prompt has its words, or these and the picture, as masks: what
-    guidance guides away from (cm3/tokens/away.py)."""
+    guidance guides away from (cm3/sequence/unconditional.py)."""
     shuffled: float = 0.3
     """Share of edits and segmentations whose pictures have their codes in another order, all in the same one: how
     pictures usually look helps little there, reading the same cell of the one before does (docs/log.md)."""
@@ -248,27 +250,25 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, rest: float = 0.0) -
     for lesson, document, prompt in zip(lessons, documents, codec.encode_prompts(documents), strict=True):
         ids, codes = prompt.tokens.ids.copy(), dict(prompt.codes)
         weights = np.full(len(ids), rest, np.float32)
-        borders = np.flatnonzero((ids == v.brk) | (ids == v.eos)).tolist()
-        pieces = [Tokens(ids, prompt.tokens.cells)]
-        for (start, stop), group in zip(zip(borders, borders[1:], strict=False), groups(document), strict=True):
+        pieces = [Weighted(Tokens(ids, prompt.tokens.cells), weights)]
+        for (start, stop), group in zip(runs(ids, v)[:-1], groups(document), strict=True):
             at = group[0][0]
             answer = lesson[at]
             if isinstance(answer, Answer) and isinstance(answer.part, Image):
-                weights[start + 1 : stop + 1] = answer.weight
+                weights[start : stop + 1] = answer.weight
                 if answer.like is not None:
                     before = _picture(lesson[answer.like])
                     changed = changed_cells(before, answer.part.pixels, prompt.codes[at].shape)
                     codes[at] = np.where(changed, prompt.codes[at], codes[answer.like])
-                    ids[start + 1 : stop] = v.image_start + codes[at].ravel()
-                    weights[start + 1 : stop] *= np.where(changed, 1.0, KEPT).ravel()
-        tail = [weights]
+                    ids[start:stop] = image_tokens(codes[at], v).ids
+                    weights[start:stop] *= np.where(changed, 1.0, KEPT).ravel()
         for hole in prompt.holes:
             answer = lesson[hole.part]
             if isinstance(answer, Answer) and isinstance(answer.part, Text):
-                span = codec.text.encode(_space(lesson[: hole.part]) + answer.part.text)
-                pieces.append(Tokens.of([v.mask(hole.mask), *(v.text_start + i for i in span), v.eoss]))
-                tail.append(np.r_[rest, np.full(len(span) + 1, answer.weight)].astype(np.float32))
-        made.append(Weighted(Tokens.concat(pieces), np.concatenate(tail)))
+                space = space_before(lesson[hole.part - 1] if hole.part else None)
+                span = text_tokens(codec.text.encode(space + answer.part.text), v)
+                pieces.append(weighted_tail(hole.mask, span, v, answer.weight, rest))
+        made.append(Weighted.concat(pieces))
     return made
 
 
@@ -304,11 +304,6 @@ def _open(part: Part | Answer) -> Part:
     if not isinstance(part, Answer):
         return part
     return part.part if isinstance(part.part, Image) else Gap("text")
-
-
-def _space(before: Lesson) -> str:
-    """The space that the codec leaves out before a hole, and the model writes."""
-    return " " if before and isinstance(before[-1], Text) and before[-1].text.endswith(" ") else ""
 
 
 def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:

@@ -1,7 +1,9 @@
 """The CM3 objective: spans move to the end of a document, so that a left-to-right model learns to fill holes.
 
-    </s> a red circle <break> IMAGE </s>
-    </s> a <mask:0> circle <break> IMAGE </s> <mask:0> red <eoss>
+    document     </s> a red circle <break> IMAGE </s>
+                        ---        move_spans            put_back
+    source       </s> a <mask:0> circle <break> IMAGE </s>
+    and tails                                             <mask:0> red <eoss>
 
 Paper section 2.2; the law of drawing spans is not printed there. `segments` is ours: draw the number of spans, then
 distinct segments (runs between `<break>` and `</s>`, text and image alike), then a span inside each, so that a short
@@ -11,16 +13,17 @@ clipped to the segment that they overlap most, which almost never masks a short 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from cm3.errors import ConfigError, DataError
+from cm3.sequence.segments import Span, segments
 from cm3.vocab import Tokens, Vocab
 
-Span = tuple[int, int]
-"""Start and stop of a run of tokens, stop exclusive."""
 ROOM = 3
 """Tokens that a document is longer by for each span: its mask twice, and `<eoss>`."""
 
@@ -73,13 +76,6 @@ class MaskLaw:
             raise ConfigError(f"mask.columns={self.columns}: must be the columns of the image grid when mask.box > 0")
 
 
-def segments(ids: np.ndarray, vocab: Vocab) -> list[Span]:
-    """The runs between boundaries (`<break>`, `</s>`), empty ones left out."""
-    edges = np.flatnonzero((ids == vocab.brk) | (ids == vocab.eos))
-    bounds = [-1, *edges.tolist(), len(ids)]
-    return [(a + 1, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a + 1]
-
-
 def cm3_mask(
     tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator, longest: int | None = None
 ) -> Tokens:
@@ -102,47 +98,62 @@ def cm3_mask(
 
 
 def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:
-    """Replace each span by `<mask:i>` and append `<mask:i> span <eoss>` for each, in order of position.
+    """Replace each span by `<mask:i>` and append its tail, in order of position.
 
     Raises `DataError` for spans that are empty, overlap, or are more than the vocabulary has masks.
     """
     spans = sorted(spans)
     if len(spans) > vocab.masks:
         raise DataError(f"move_spans: {len(spans)} spans, the vocabulary has {vocab.masks} masks; raise vocab.masks")
-    source, tail, at = [], [], 0
+    source, tails, at = [], [], 0
     for i, (start, stop) in enumerate(spans):
         if not at <= start < stop <= tokens.length:
             raise DataError(f"move_spans: span {start}..{stop} is empty, overlaps or is past the end ({tokens.length})")
-        mask = Tokens.of([vocab.mask(i)])
-        source += [tokens.slice(at, start), mask]
-        tail += [mask, tokens.slice(start, stop), Tokens.of([vocab.eoss])]
+        source += [tokens.slice(at, start), Tokens.of([vocab.mask(i)])]
+        tails.append(tail(i, tokens.slice(start, stop), vocab))
         at = stop
-    return Tokens.concat([*source, tokens.slice(at, tokens.length), *tail])
+    return Tokens.concat([*source, tokens.slice(at, tokens.length), *tails])
+
+
+def tail(mask: int, span: Tokens, vocab: Vocab) -> Tokens:
+    """Lay out `<mask:i> span <eoss>`: what stands behind a document for its mask i."""
+    return Tokens.concat([Tokens.of([vocab.mask(mask)]), span, Tokens.of([vocab.eoss])])
 
 
 def cm3_unmask(tokens: Tokens, vocab: Vocab) -> Tokens:
     """Put the spans of a masked document back. The exact inverse of `cm3_mask` and `move_spans`.
 
-    Raises `DataError` where the tail does not answer the masks of the source one for one.
+    Raises `DataError` as `split_tails` does.
+    """
+    return put_back(*split_tails(tokens, vocab), vocab)
+
+
+def split_tails(tokens: Tokens, vocab: Vocab) -> tuple[Tokens, list[Tokens]]:
+    """Take a masked document apart: the source, and the span of each of its masks in order.
+
+    Raises `DataError` where the tails do not answer the masks of the source one for one.
     """
     where = np.flatnonzero(vocab.is_mask(tokens.ids)).tolist()
-    if not where:
-        return tokens
     number, odd = divmod(len(where), 2)
     names = [int(tokens.ids[w]) for w in where]
     if odd or names[:number] != names[number:] or len(set(names[:number])) != number:
         raise DataError("cm3_unmask: each <mask:i> must stand once in the source and once in the tail, in one order")
-    stops = [*where[number + 1 :], tokens.length]
+    starts = [*where[number:], tokens.length]
     spans = []
-    for start, stop in zip(where[number:], stops, strict=True):
+    for start, stop in itertools.pairwise(starts):
         if tokens.ids[stop - 1] != vocab.eoss:
             raise DataError(f"cm3_unmask: the span after {vocab.name(int(tokens.ids[start]))} does not end with <eoss>")
         spans.append(tokens.slice(start + 1, stop - 1))
+    return tokens.slice(0, starts[0]), spans
+
+
+def put_back(source: Tokens, spans: Sequence[Tokens], vocab: Vocab) -> Tokens:
+    """Replace the masks of a source, from the left, by `spans`, one for each; all else is as it was."""
     pieces, at = [], 0
-    for place, span in zip(where[:number], spans, strict=True):
-        pieces += [tokens.slice(at, place), span]
+    for place, span in zip(np.flatnonzero(vocab.is_mask(source.ids)).tolist(), spans, strict=True):
+        pieces += [source.slice(at, place), span]
         at = place + 1
-    return Tokens.concat([*pieces, tokens.slice(at, where[number])])
+    return Tokens.concat([*pieces, source.slice(at, source.length)])
 
 
 def _spans_by_segment(

@@ -9,11 +9,12 @@ import pytest
 import tiny_model
 from PIL import ImageColor
 
-from cm3.data.mask import move_spans, segments
 from cm3.document import Image
+from cm3.sequence.mask import move_spans
+from cm3.sequence.segments import segments
+from cm3.sequence.unconditional import HIDDEN, without, wordy
 from cm3.tasks import Example, encode, find_task
 from cm3.tasks.template import PICTURES
-from cm3.tokens.away import HIDDEN, without, wordy
 from cm3.vocab import Tokens
 
 

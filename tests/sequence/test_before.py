@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequence_parts import VOCAB, document, same
 
-from cm3.data.augment import AugmentLaw, fitting, with_documents
-from cm3.data.mask import MaskLaw, cm3_mask, cm3_unmask, segments
 from cm3.errors import ConfigError, DataError
-from cm3.vocab import Tokens, Vocab
+from cm3.sequence.before import AugmentLaw, context_of, fitting, most_relevant, prepend, with_documents
+from cm3.sequence.mask import MaskLaw, cm3_mask, cm3_unmask
+from cm3.sequence.segments import segments
+from cm3.vocab import Tokens
 
-VOCAB = Vocab(text=256, image=40, masks=8, reserved=2)
-
-
-def document(words: int, codes: int, seed: int = 0) -> Tokens:
-    """`</s> words <break> codes </s>`; either may be 0."""
-    rng = np.random.default_rng(seed)
-    parts = []
-    if words:
-        parts.append(Tokens.of(rng.integers(VOCAB.text_start, VOCAB.image_start, words)))
-    if words and codes:
-        parts.append(Tokens.of([VOCAB.brk]))
-    if codes:
-        parts.append(Tokens.of(rng.integers(VOCAB.image_start, VOCAB.size, codes), range(1, codes + 1)))
-    return Tokens.concat([Tokens.of([VOCAB.eos]), *parts, Tokens.of([VOCAB.eos])])
-
-
-def same(a: Tokens, b: Tokens) -> bool:
-    return np.array_equal(a.ids, b.ids) and np.array_equal(a.cells, b.cells)
-
-
-SIZES = st.tuples(st.integers(0, 6), st.sampled_from([0, 4, 9])).filter(lambda s: sum(s) > 0)
+SIZES = st.tuples(st.integers(0, 6), st.sampled_from([0, -4, -9])).map(lambda s: tuple(filter(None, s))).filter(bool)
+"""Words and a picture, or one of the two, for `document`."""
 
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=st.lists(SIZES, min_size=1, max_size=4), seed=st.integers(0, 100))
-def test_the_layout_holds_every_part_once_and_in_order(sizes: list[tuple[int, int]], seed: int) -> None:
+def test_the_layout_holds_every_part_once_and_in_order(sizes: list[tuple[int, ...]], seed: int) -> None:
     *documents, query = [document(*size, seed=seed + i) for i, size in enumerate(sizes)]
     whole = with_documents(query, documents, VOCAB)
     assert np.flatnonzero(whole.ids == VOCAB.eos).tolist() == [0, whole.length - 1]
@@ -49,13 +33,16 @@ def test_the_layout_holds_every_part_once_and_in_order(sizes: list[tuple[int, in
     found = [whole.slice(*span) for span in segments(whole.ids, VOCAB)]
     assert len(found) == len(parts) and all(same(a, b) for a, b in zip(found, parts, strict=True))
     assert int((whole.ids == VOCAB.brk).sum()) == len(parts) - 1
+    # The query's own tokens are as they were, and at the end.
+    assert same(whole.slice(whole.length - query.length + 1, whole.length), query.slice(1, query.length))
+    assert same(whole, prepend(context_of(documents, VOCAB), query))
     # And it is a document like any other to the objective.
     masked = cm3_mask(whole, VOCAB, MaskLaw(rate=2.0), np.random.default_rng(seed))
     assert same(cm3_unmask(masked, VOCAB), whole)
 
 
 def test_two_documents_by_hand() -> None:
-    query, first, second = document(2, 4, 0), document(1, 4, 1), document(3, 0, 2)
+    query, first, second = document(2, -4), document(1, -4, seed=1), document(3, seed=2)
     brk, eos = [VOCAB.brk], [VOCAB.eos]
     want = [*eos, *first.ids[1:-1], *brk, *second.ids[1:-1], *brk, *query.ids[1:-1], *eos]
     whole = with_documents(query, [first, second], VOCAB)
@@ -66,7 +53,7 @@ def test_two_documents_by_hand() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=st.lists(SIZES, min_size=1, max_size=4), length=st.integers(3, 60))
-def test_what_does_not_fit_is_dropped_whole_from_the_front(sizes: list[tuple[int, int]], length: int) -> None:
+def test_what_does_not_fit_is_dropped_whole_from_the_front(sizes: list[tuple[int, ...]], length: int) -> None:
     *documents, query = [document(*size, seed=i) for i, size in enumerate(sizes)]
     if query.length > length:
         with pytest.raises(
@@ -81,6 +68,19 @@ def test_what_does_not_fit_is_dropped_whole_from_the_front(sizes: list[tuple[int
     if len(kept) < len(documents):
         one_more = documents[len(documents) - len(kept) - 1 :]
         assert with_documents(query, one_more, VOCAB).length > length
+
+
+@given(
+    st.lists(st.tuples(st.integers(3, 20), st.sampled_from([math.nan, 0.1, 0.5, 0.9])), max_size=4), st.integers(0, 60)
+)
+def test_the_most_relevant_are_taken_and_all_that_fit_beside_them(some: list[tuple[int, float]], room: int) -> None:
+    lengths, scores = [n for n, _ in some], [s for _, s in some]
+    used = most_relevant(lengths, scores, room)
+    assert used == sorted(set(used)) and sum(lengths[i] - 1 for i in used) <= room
+    order = sorted(range(len(some)), key=lambda i: (math.isnan(scores[i]), -scores[i] if scores[i] == scores[i] else 0))
+    for at, i in enumerate(order):
+        before = sum(lengths[j] - 1 for j in order[:at] if j in used)
+        assert (i in used) == (before + lengths[i] - 1 <= room), "one is left out only for those more relevant than it"
 
 
 def test_k_is_drawn_by_its_shares() -> None:
@@ -106,7 +106,7 @@ def test_shares_add_up(shares: tuple[float, ...]) -> None:
 
 
 def test_what_is_no_whole_document_is_refused() -> None:
-    good = document(2, 4)
+    good = document(2, -4)
     rule = "must be one whole document, </s> at both ends and nowhere else, and a part between"
     inner = Tokens.concat([good, good])
     for bad in (Tokens.of([]), good.slice(0, 3), good.slice(1, good.length), inner, Tokens.of([VOCAB.eos, VOCAB.eos])):

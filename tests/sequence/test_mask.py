@@ -10,33 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequence_parts import VOCAB, document, same
 
-from cm3.data.mask import MaskLaw, cm3_mask, cm3_unmask, move_spans, row_spans, segments
 from cm3.errors import ConfigError, DataError
+from cm3.sequence.mask import MaskLaw, cm3_mask, cm3_unmask, move_spans, put_back, row_spans, split_tails
+from cm3.sequence.mask import tail as tail_of
+from cm3.sequence.segments import segments
 from cm3.vocab import Tokens, Vocab
 
-VOCAB = Vocab(text=256, image=40, masks=8, reserved=2)
 COLUMNS = 4
-
-
-def document(*parts: int, vocab: Vocab = VOCAB, seed: int = 0) -> Tokens:
-    """`</s> part <break> part ... </s>`: n > 0 is n words, n < 0 a picture of -n codes, 0 an inner border."""
-    rng = np.random.default_rng(seed)
-    pieces = [Tokens.of([vocab.eos])]
-    for i, part in enumerate(parts):
-        if part == 0:
-            pieces.append(Tokens.of([vocab.eos, vocab.eos]))
-            continue
-        if i and parts[i - 1] != 0:
-            pieces.append(Tokens.of([vocab.brk]))
-        low, high = (vocab.text_start, vocab.image_start) if part > 0 else (vocab.image_start, vocab.size)
-        cells = None if part > 0 else range(1, 1 - part)
-        pieces.append(Tokens.of(rng.integers(low, high, abs(part)), cells))
-    return Tokens.concat([*pieces, Tokens.of([vocab.eos])])
-
-
-def same(a: Tokens, b: Tokens) -> bool:
-    return np.array_equal(a.ids, b.ids) and np.array_equal(a.cells, b.cells)
 
 
 def tail(masked: Tokens, vocab: Vocab = VOCAB) -> list[Tokens]:
@@ -102,6 +84,17 @@ def test_any_spans_come_back(data: st.DataObject) -> None:
     moved = move_spans(tokens, spans[::-1], VOCAB)
     assert same(cm3_unmask(moved, VOCAB), tokens)
     assert [same(got, tokens.slice(*span)) for got, span in zip(tail(moved), spans, strict=True)] == [True] * len(spans)
+
+
+@given(PARTS, LAWS, st.integers(0, 2**32 - 1))
+def test_tails_round_trip(parts: list[int], law: MaskLaw, seed: int) -> None:
+    tokens = document(*parts, seed=seed)
+    masked = cm3_mask(tokens, VOCAB, law, np.random.default_rng(seed))
+    source, spans = split_tails(masked, VOCAB)
+    assert [same(a, b) for a, b in zip(spans, tail(masked), strict=True)] == [True] * len(spans)
+    assert same(Tokens.concat([source, *(tail_of(i, s, VOCAB) for i, s in enumerate(spans))]), masked)
+    assert same(put_back(source, spans, VOCAB), tokens)
+    assert source.ids[-1] == VOCAB.eos and int(VOCAB.is_mask(source.ids).sum()) == len(spans)
 
 
 def test_the_layout_of_the_module() -> None:

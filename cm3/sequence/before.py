@@ -1,14 +1,22 @@
-"""A document and its neighbours as one sequence: what retrieval adds to a training example.
+"""Retrieved documents before an example or a prompt.
 
-    </s> (text <break> image <break>)*K text <break> image </s>
+    </s> text <break> image <break>  text <break> image <break>  text <break> image </s>
+         ------- document ---------  ------- document ---------  ------ query -----
+         ---------------- context, put after the first </s> --
 
 Paper B.1 and the authors' code (docs/paper.md 1.4): borders between documents are `<break>` like those within, one
 `</s>` stands at each end, and every token weighs 1. Masking comes after, so spans are drawn in documents and query
 alike; packing after that.
+
+Where not all have room there are two rules, and none cuts a document. In training (`fitting`) the order is drawn, so
+chance says which ones are read: the first ones go until the rest has room. To pass over a long one for the next that is
+short would teach from short documents more than need be. At generation (`most_relevant`) the scores are known, and a
+user asked for documents: the best are taken, and one that is too long gives way to any that still fits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +40,7 @@ class AugmentLaw:
             raise ConfigError(f"augment.shares={self.shares}: are shares, must be in 0..1 and add up to 1")
 
     def draw(self, rng: np.random.Generator) -> int:
-        """A number of documents."""
+        """Draw a number of documents."""
         # The last share takes what rounding leaves.
         return int(np.searchsorted(np.cumsum(self.shares[:-1]), rng.random(), side="right"))
 
@@ -47,14 +55,35 @@ def with_documents(query: Tokens, documents: Sequence[Tokens], vocab: Vocab, len
     for name, tokens in (("query", query), *((f"document {i}", d) for i, d in enumerate(documents))):
         _check(name, tokens, vocab)
     kept = fitting(query, documents, length) if length is not None else documents
-    pieces = [query.slice(0, 1)]
-    for document in kept:
-        pieces += [document.slice(1, document.length - 1), Tokens.of([vocab.brk])]
-    return Tokens.concat([*pieces, query.slice(1, query.length)])
+    return prepend(context_of(kept, vocab), query)
+
+
+def context_of(documents: Sequence[Tokens], vocab: Vocab) -> Tokens:
+    """Lay out `(document <break>)*` of whole documents, without their `</s>`: each is one token shorter."""
+    border = Tokens.of([vocab.brk])
+    return Tokens.concat([piece for d in documents for piece in (d.slice(1, d.length - 1), border)])
+
+
+def prepend(context: Tokens, sequence: Tokens) -> Tokens:
+    """Put a context between the first `</s>` of a sequence and the rest."""
+    return Tokens.concat([sequence.slice(0, 1), context, sequence.slice(1, sequence.length)])
+
+
+def most_relevant(lengths: Sequence[int], scores: Sequence[float], room: int) -> list[int]:
+    """Choose documents of these lengths for `room` tokens of context: the most relevant, each that still fits.
+
+    Of equal scores, or where none is known (NaN), the earlier comes first. The numbers come back in order.
+    """
+    used = []
+    for i in sorted(range(len(lengths)), key=lambda i: math.inf if math.isnan(scores[i]) else -scores[i]):
+        if lengths[i] - 1 <= room:
+            used.append(i)
+            room -= lengths[i] - 1
+    return sorted(used)
 
 
 def fitting(query: Tokens, documents: Sequence[Tokens], length: int) -> list[Tokens]:
-    """The last documents for which there is room before a query in `length` tokens: none is cut, the first ones go.
+    """Choose the last documents that have room before a query in `length` tokens: the first ones go, none is cut.
 
     Raises `DataError` for a query that alone is longer.
     """
