@@ -1,8 +1,8 @@
 """The grammar of a CM3 sequence, in one place: which tokens stand where, and why.
 
     </s> text <break> image <break> a <mask:0> circle <break> image </s> <mask:0> red <eoss>
-         |---- a document ---|      |------ the example ----------|      |--- its tail ----|
-              before it
+         --- a document ---         --------- the example ---------      ---- its tail -----
+
     borders   </s>, <break>
     segments  the texts and images between borders; the codes of an image have cells 1 to n
 

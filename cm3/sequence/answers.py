@@ -46,7 +46,8 @@ class Weighted(NamedTuple):
 def weigh(tokens: Tokens, vocab: Vocab, tail_weight: float = 1.0) -> Weighted:
     """Give every token weight 1, and the tails behind the closing `</s>`, masks included, `tail_weight`."""
     made = Weighted.of(tokens)
-    made.weights[runs(tokens.ids, vocab)[-1][0] :] = tail_weight
+    if tail_weight != 1:
+        made.weights[runs(tokens.ids, vocab)[-1][0] :] = tail_weight
     return made
 
 

@@ -105,12 +105,13 @@ def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:
     spans = sorted(spans)
     if len(spans) > vocab.masks:
         raise DataError(f"move_spans: {len(spans)} spans, the vocabulary has {vocab.masks} masks; raise vocab.masks")
-    source, tails, at = [], [], 0
+    source, tails, at, end = [], [], 0, Tokens.of([vocab.eoss])
     for i, (start, stop) in enumerate(spans):
         if not at <= start < stop <= tokens.length:
             raise DataError(f"move_spans: span {start}..{stop} is empty, overlaps or is past the end ({tokens.length})")
-        source += [tokens.slice(at, start), Tokens.of([vocab.mask(i)])]
-        tails.append(tail(i, tokens.slice(start, stop), vocab))
+        mask = Tokens.of([vocab.mask(i)])
+        source += [tokens.slice(at, start), mask]
+        tails += [mask, tokens.slice(start, stop), end]
         at = stop
     return Tokens.concat([*source, tokens.slice(at, tokens.length), *tails])
 
@@ -187,7 +188,7 @@ def _spans_by_segment(
 
 
 def _pieces(start: int, stop: int, most: int, rng: np.random.Generator) -> list[Span]:
-    """One to `most` parts of a segment, at least a token between two of them; fewer where it is short."""
+    """Draw one to `most` parts of a segment, at least a token between two of them; fewer where it is short."""
     number = int(rng.integers(1, most + 1))
     number = min(number, (stop - start + 1) // 2)
     borders = sorted(rng.choice(stop - start + 1, size=2 * number, replace=False).tolist())
@@ -195,14 +196,14 @@ def _pieces(start: int, stop: int, most: int, rng: np.random.Generator) -> list[
 
 
 def _box(start: int, rows: int, columns: int, rng: np.random.Generator) -> list[Span]:
-    """A rectangle of the grid with uniform corners, one span a row, also where rows run into each other."""
+    """Draw a rectangle of the grid with uniform corners, one span a row, also where rows run into each other."""
     top, bottom = sorted(rng.choice(rows + 1, size=2, replace=False).tolist())
     left, right = sorted(rng.choice(columns + 1, size=2, replace=False).tolist())
     return row_spans(start, columns, range(top, bottom), left, right)
 
 
 def row_spans(start: int, columns: int, rows: range, left: int, right: int) -> list[Span]:
-    """One span a row for columns `left` to `right` (exclusive) of a grid whose first code is token `start`."""
+    """Return one span a row for columns `left` to `right` (exclusive) of a grid whose first code is token `start`."""
     return [(start + r * columns + left, start + r * columns + right) for r in rows]
 
 
