@@ -29,9 +29,8 @@ from cm3.read.find import open_reader
 from cm3.read.random_access import Numbered
 from cm3.retrieval.accuracy import among_hundred
 from cm3.retrieval.embed import Encoder
-from cm3.tasks.examples import find_task
 from cm3.sequence.before import AugmentLaw
-from cm3.read.random_access import Numbered
+from cm3.tasks.examples import find_task
 from cm3.tokens.load import fingerprint, text_fingerprint
 
 STORE = "store"

@@ -39,12 +39,11 @@ from cm3.scenes.edit import random_edit
 from cm3.scenes.phrases import pick
 from cm3.scenes.talk import random_dialogue
 from cm3.scenes.world import PLACES, Scene, Split, random_scene
-from cm3.tasks.examples import find_task
-from cm3.tokens.away import HIDDEN
 from cm3.sequence.answers import Weighted, weighted_tail
 from cm3.sequence.holes import groups, space_before
 from cm3.sequence.segments import image_tokens, runs, text_tokens
 from cm3.sequence.unconditional import HIDDEN
+from cm3.tasks.examples import find_task
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
