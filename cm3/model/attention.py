@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-QUERIES = 64
-"""Queries at once on a processor: their scores with one document's keys stay in its cache."""
+from cm3.model.kernels import alone
+
 SHORT = 48
 """Mean tokens a document under which one padded call beats a loop over documents on a processor."""
 PADDED = {"cpu": 8}
@@ -117,7 +115,7 @@ class Blocked:
         # So whether one is compiled is asked first: what is asked after that is no guard of the graph.
         eager = not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
         if eager and self.spans and b * s >= SHORT * self.count and q.dtype in (torch.float32, torch.float64):
-            return _Alone.apply(q, k, v, self.spans)
+            return alone(q, k, v, self.spans)
         flat = [_tokens(x) for x in (q, k, v)]
         outs = []
         for count, longest, source in self.calls:
@@ -155,69 +153,6 @@ def _varlen(device: torch.device) -> Callable[..., Any] | None:
     except ImportError:  # it is new in torch, and may move
         return None
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
-
-
-class _Alone(torch.autograd.Function):
-    """Attention of the tokens `spans` = ((first, end), ...) of the flattened rows, each span by itself.
-
-    q, k, v (b, h, s, k) -> (b, h, s, k). For each span a few queries at a time against the keys up to them: large
-    matrix products without a mask but on the diagonal. Scores are made again in the backward pass (Dao et al. 2022),
-    from the log of the sum that normed them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, spans: tuple[tuple[int, int], ...]) -> Tensor:
-        b, h, s, width = q.shape
-        rows = [_rows(x) for x in (q, k, v)]
-        out = q.new_empty(b, s, h, width)
-        log_z = q.new_empty(h, b * s, 1)
-        for mine, seen, scores in _scores(rows[0], rows[1], spans):
-            high = scores.amax(-1, keepdim=True)
-            total = scores.sub_(high).exp_().sum(-1, keepdim=True)
-            log_z[:, mine] = high.add_(total.log())
-            _rows(out.transpose(1, 2))[:, mine] = torch.bmm(scores, rows[2][:, seen]).div_(total)
-        ctx.save_for_backward(q, k, v, out, log_z)
-        ctx.spans = spans
-        return out.transpose(1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, out, log_z = ctx.saved_tensors
-        q, k, v = (_rows(x) for x in inputs)
-        b, h, s, width = inputs[0].shape
-        # Of a softmax: probability * (gradient - mean gradient), the latter by the output instead of by the scores.
-        mean = (grad.transpose(1, 2) * out).sum(-1).view(b * s, h).T[..., None]
-        grad = _rows(grad)
-        made = [torch.zeros(b, s, h, width, dtype=q.dtype) for _ in inputs]
-        dq, dk, dv = (_rows(x.transpose(1, 2)) for x in made)
-        scale = 1 / math.sqrt(width)
-        for mine, seen, scores in _scores(q, k, ctx.spans):
-            scores.sub_(log_z[:, mine]).exp_()
-            dv[:, seen] += torch.bmm(scores.mT, grad[:, mine])
-            scores.mul_(torch.bmm(grad[:, mine], v[:, seen].mT).sub_(mean[:, mine])).mul_(scale)
-            dq[:, mine] = torch.bmm(scores, k[:, seen])
-            dk[:, seen] += torch.bmm(scores.mT, q[:, mine])
-        return *(x.transpose(1, 2) for x in made), None
-
-
-def _rows(x: Tensor) -> Tensor:
-    """(b, h, s, k) -> (h, b * s, k), a view where tokens lie before heads in memory."""
-    b, h, s, width = x.shape
-    return x.transpose(1, 2).reshape(b * s, h, width).transpose(0, 1)
-
-
-def _scores(q: Tensor, k: Tensor, spans: tuple[tuple[int, int], ...]) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(queries, keys, scores (h, queries, keys)), with minus infinity for keys that are after their query."""
-    scale = 1 / math.sqrt(q.shape[-1])
-    after = torch.full((QUERIES, QUERIES), -torch.inf, dtype=q.dtype).triu_(1)
-    for first, end in spans:
-        for start in range(first, end, QUERIES):
-            mine, seen = slice(start, min(start + QUERIES, end)), slice(first, min(start + QUERIES, end))
-            count = mine.stop - start
-            scores = torch.bmm(q[:, mine], k[:, seen].mT).mul_(scale)
-            scores[:, :, start - first :].add_(after[:count, :count])
-            yield mine, seen, scores
 
 
 class Flexed:

@@ -7,19 +7,17 @@ loss is always reported by group of targets as well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from cm3.model.kernels import cross_entropy
 from cm3.vocab import Vocab
 
 GROUPS = ("text", "image", "special")
 """Names of the target groups, in the order of `target_groups`."""
-BLOCK = 2**18
-"""Logits at once, about: what is read three times stays in a processor's cache."""
 
 
 class Loss(NamedTuple):
@@ -29,10 +27,6 @@ class Loss(NamedTuple):
     sums: Tensor
     counts: Tensor
     z: Tensor
-
-    def by_group(self) -> dict[str, float]:
-        """Mean nats a target, by group that occurs."""
-        return {g: float(s / c) for g, s, c in zip(GROUPS, self.sums, self.counts, strict=True) if c > 0}
 
 
 def target_groups(targets: Tensor, vocab: Vocab) -> Tensor:
@@ -81,36 +75,5 @@ def next_token_loss(
 
 def _nats(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, with_z: bool) -> tuple[Tensor, Tensor]:
     """Nats a target, and log(Z), which has a gradient only `with_z`."""
-    nats, log_z = _InPlace.apply(head(hidden).float(), targets)
+    nats, log_z = cross_entropy(head(hidden).float(), targets)
     return nats, log_z if with_z else log_z.detach()
-
-
-class _InPlace(torch.autograd.Function):
-    """logits (n, v), targets (n,) -> nats (n,), log(Z) (n,). The logits' own memory becomes their exponentials, and in
-    the backward pass their gradient, so that one (n, v) is held where log-softmax and its gradient make three.
-
-    The head must not keep its output for its own gradient; a matrix product does not, and for one that does autograd
-    raises an error.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        work, place = logits.detach(), targets[:, None]
-        high = work.amax(1, keepdim=True)
-        aimed = work.gather(1, place)
-        total = torch.empty_like(high)
-        rows = max(1, BLOCK // work.shape[1])
-        for start in range(0, work.shape[0], rows):
-            part = slice(start, start + rows)
-            torch.sum(work[part].sub_(high[part]).exp_(), 1, keepdim=True, out=total[part])
-        ctx.save_for_backward(work, place, total)
-        log_z = total.log().add_(high)
-        return (log_z - aimed).squeeze(1), log_z.squeeze(1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, nats: Tensor, log_z: Tensor) -> tuple[Tensor, None]:
-        # The probabilities times both, less the nats' at the target. Saved as it is, a second pass would be an error.
-        work, place, total = ctx.saved_tensors
-        work.mul_((nats + log_z)[:, None] / total)
-        return work.scatter_add_(1, place, -nats[:, None]), None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cm3.model import attention
+from cm3.model import attention, kernels
 from cm3.model.attention import Blocked, Causal, Flexed, blocked
 
 ROWS = {
@@ -24,7 +24,7 @@ ROWS = {
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of `Blocked` on a processor, with documents of more than one block of queries."""
     monkeypatch.setattr(attention, "SHORT", 0 if request.param == "alone" else 10**9)
-    monkeypatch.setattr(attention, "QUERIES", 3)
+    monkeypatch.setattr(kernels, "QUERIES", 3)
     return request.param
 
 
@@ -156,8 +156,8 @@ def test_a_change_is_seen_by_what_follows_in_its_document_and_by_nothing_else(at
 
 def test_the_loop_over_documents_is_for_long_ones_in_whole_precision(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     seen: list[int] = []
-    inner = attention._Alone.apply
-    monkeypatch.setattr(attention._Alone, "apply", lambda *args: (seen.append(1), inner(*args))[1])
+    inner = attention.alone
+    monkeypatch.setattr(attention, "alone", lambda *args: (seen.append(1), inner(*args))[1])
     documents = torch.tensor(ROWS["packed"])
     q, k, v = (x.detach() for x in inputs(2, 8))
     Blocked(documents)(0, q, k, v)
