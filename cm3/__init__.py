@@ -33,7 +33,7 @@ _HOMES = {
 def load(name: str | Path = "scenes", **options: Unpack[Loading]) -> CM3Leon:
     """Load a model: an embedded bundle by name, a bundle folder, or `hf://owner/name`. See `CM3Leon.load`.
 
-    `cm3.load("scenes", device="cuda")` computes on a GPU.
+    `cm3.load("scenes", device="cuda", dtype="bfloat16")` computes on a GPU; "auto" is what suits the machine.
     """
     from cm3.generate import CM3Leon
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from cm3.errors import CheckpointError, Cm3Error, ConfigError
+from cm3.errors import CheckpointError, Cm3Error, ConfigError, did_you_mean
 from cm3.files import said
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -107,12 +107,35 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
     return next((n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), "")
 
 
-def on_device(module: M, device: str | torch.device) -> M:
-    """Return `module`, moved. Raises `ConfigError` for a device that torch does not know or that is not there."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""What `on_device` takes as a dtype, by name or as torch's own."""
+
+
+def settled(device: str | torch.device | None) -> str | torch.device | None:
+    """Return the device that "auto" is, a GPU where there is one, else the processor; any other as it is."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def on_device(module: M, device: str | torch.device | None, dtype: str | torch.dtype | None = None) -> M:
+    """Return `module`, moved to a device and its floating-point weights to a dtype; None leaves them.
+
+    The dtype "auto" is bfloat16 on a CUDA device that computes in it, else float32. Raises `ConfigError` for a device
+    that torch does not know or that is not there, and for another dtype than `DTYPES`.
+    """
+    device = settled(device)
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES:
+        raise ConfigError(f"dtype={name!r:.60}: must be one of {', '.join(DTYPES)}.{did_you_mean(name, DTYPES)}")
     try:
-        if torch.device(device).type == "meta":
+        at = next(module.parameters()).device if device is None else torch.device(device)
+        if device is not None and at.type == "meta":
             raise RuntimeError("it computes nothing")
-        return module.to(device)
+        if name == "auto":
+            good = at.type == "cuda" and torch.cuda.get_device_capability(at) >= (8, 0)
+            name = "bfloat16" if good else "float32"
+        return module.to(at, None if dtype is None else getattr(torch, name))
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
         raise ConfigError(
             f"device={str(device)!r}: cannot be used ({said(error)}); give cpu, or cuda where there is one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ from cm3.errors import ConfigError
 from cm3.generate import CM3Leon, Generation
 from cm3.generate.rank import log_likelihoods
 from cm3.model.attention import Blocked, Causal
+from cm3.model.vqgan import VQGAN
+from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.load import fingerprint
+from cm3.weights import on_device, settled
 
 PICTURE = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 OTHER = PIL.Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
@@ -118,6 +122,48 @@ def test_a_device_that_is_not_there_is_told_in_a_line(device: Any) -> None:
         ConfigError, match=r"^device='.*': cannot be used \(.*\); give cpu, or cuda where there is one$"
     ):
         CM3Leon(bundle(), device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float8", "", "double", torch.float64, 16])
+def test_a_dtype_that_is_not_there_is_told_in_a_line(dtype: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^dtype='.*': must be one of auto, float32, bfloat16, float16\."):
+        CM3Leon(bundle(), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "float32", "auto"])
+def test_a_language_model_of_any_precision_draws_ranks_and_scores(dtype: Any) -> None:
+    want = torch.float32 if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
+    shape = {"kv_heads": 1, "norm": "rms", "qk_norm": True, "activation": "swiglu"}
+    exact = CM3Leon(bundle(**shape))
+    with SecondDevice():
+        for device in (None, DEVICE):
+            model = CM3Leon(bundle(**shape), device=device, dtype=dtype)
+            assert {p.dtype for p in model.decoder.parameters()} == {want}
+            assert next(model.bundle.vqgan.parameters()).dtype == torch.float32, "codes are those of any device"
+            tokens = model.codec.encode(Document.of("a cat", PICTURE))
+            assert tokens.ids.tolist() == exact.codec.encode(Document.of("a cat", PICTURE)).ids.tolist()
+            logits = model.logits(tokens)
+            assert logits.dtype == torch.float32
+            torch.testing.assert_close(logits.cpu().double(), exact.logits(tokens).double(), atol=0.5, rtol=0.1)
+            for name in ("picture", "contrast", "candidates"):
+                made = ASKS[name](model)
+                assert made.document.text and np.isfinite(made.scores).all()
+
+
+def test_auto_is_the_processor_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert CM3Leon(bundle(), device="auto").device == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert settled("auto") == "cuda" and settled("cpu") == "cpu" and settled(None) is None
+
+
+def test_an_image_tokenizer_of_any_precision() -> None:
+    for quantizer, more in (("fsq", {}), ("vq", {"levels": (), "code_dim": 4}), ("l2", {"levels": (), "code_dim": 4})):
+        vqgan = VQGAN(replace(tiny_model.SHAPE, quantizer=quantizer, **more)).eval()  # type: ignore[arg-type]
+        tokenizer = ImageTokenizer(on_device(vqgan, None, "bfloat16"), 32)
+        codes = tokenizer.encode([PICTURE, OTHER])
+        assert tokenizer.decode(codes)[0].size == (32, 32) and np.array_equal(tokenizer.encode([PICTURE]), codes[:1])
 
 
 def test_without_a_device_a_model_stays_where_it_is() -> None:

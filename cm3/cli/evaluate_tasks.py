@@ -85,7 +85,7 @@ class EvalTasks(ModelVerb):
         opened = {path: Numbered(open_reader(path), path) for path in dict.fromkeys(path for _, _, path in named)}
         for task, name, path in named:
             TaskPart(name, task, opened[path], self.controls)  # before hours of work: is there anything for it?
-        encoder = None if self.encoder is None else load_encoder(self.encoder)
+        encoder = None if self.encoder is None else load_encoder(self.encoder, device=self.place.device)
         names = ("guidance", "image_guidance", "temperature", "candidates")
         sampling = {name: value for name in names if (value := getattr(self, name)) is not None}
         model = self.open_model()

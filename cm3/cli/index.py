@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from cm3.cli.files import check_folder, check_sheet, write_sheet
-from cm3.cli.options import Flag, Verb, at_least, progress
+from cm3.cli.options import HERE, Device, Flag, Verb, at_least, progress
 from cm3.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class IndexBuild(Verb):
     """Licence to note for the documents of folders; it is shown with whatever draws on them."""
     split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="(default: train2017, if it is there)")] = None
     """Which of COCO's captions, where a source does not say."""
+    place: Annotated[Device, HERE] = Device()
 
     def run(self) -> dict[str, Any]:
         """Build or merge, list what was left out."""
@@ -74,7 +75,7 @@ class IndexBuild(Verb):
                 made = Memory.merge(banks, self.out, index=self.index, progress=update)
                 return told(made, None)
             documents = read(self.sources, self.license, self.split)
-            encoder = open_encoder(self.encoder)
+            encoder = open_encoder(self.encoder, device=self.place.device)
             about = {"encoder": self.encoder}
             made = Memory.build(self.out, documents, encoder, index=self.index, about=about, progress=update)
         return told(made, made.report)
@@ -99,6 +100,7 @@ class IndexAdd(Verb):
     """Licence to note for the documents of folders."""
     split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="(default: train2017, if it is there)")] = None
     """Which of COCO's captions, where a source does not say."""
+    place: Annotated[Device, HERE] = Device()
 
     def run(self) -> dict[str, Any]:
         """Add, list what was left out."""
@@ -106,7 +108,7 @@ class IndexAdd(Verb):
 
         bank = Memory.open(self.bank)
         documents = read(self.sources, self.license, self.split)
-        encoder = encoder_of(bank, self.encoder)
+        encoder = encoder_of(bank, self.encoder, self.place.device)
         with progress("reading", unit="document") as update:
             report = bank.add(documents, encoder, progress=update)
         return told(bank, report)
@@ -160,6 +162,7 @@ class IndexSearch(Verb):
     """Write the pictures found as a contact sheet, a PNG."""
     encoder: Annotated[str | None, arg(metavar="ENCODER", help_behavior_hint="(default: the bank's own)")] = None
     """Where the encoder is that the bank was built with."""
+    place: Annotated[Device, HERE] = Device()
 
     def run(self) -> dict[str, Any]:
         """Search, print a line each, best first."""
@@ -176,7 +179,7 @@ class IndexSearch(Verb):
             check_sheet(self.sheet)
         bank = Memory.open(self.bank)
         query = Document.of(*parts, id="query")
-        (ids,), scores = bank.search(embed(encoder_of(bank, self.encoder), [query]).vectors, self.k)
+        (ids,), scores = bank.search(embed(encoder_of(bank, self.encoder, self.place.device), [query]).vectors, self.k)
         found = [(bank[id], round(float(score), 4)) for id, score in zip(ids, scores[0], strict=True)]
         results = [
             {"id": d.id, "score": score, "text": d.text, "source": d.source, "license": d.meta.get("license")}
@@ -267,7 +270,7 @@ class Chain:
         return chain.from_iterable(self.sources)
 
 
-def open_encoder(name: str, *, fetch: bool = True) -> Encoder:
+def open_encoder(name: str, *, device: str = "cpu", fetch: bool = True) -> Encoder:
     """Return an encoder by folder or hub id, or that of a model, by the model's name or folder.
 
     Without `fetch`, one of the hub only where it is on this machine already.
@@ -276,10 +279,10 @@ def open_encoder(name: str, *, fetch: bool = True) -> Encoder:
     from cm3.retrieval.embed import folder_of, load_encoder
 
     own = (folder_of(name) / "encoder", EMBEDDED / name / "encoder")
-    return load_encoder(next((folder for folder in own if os.path.isdir(folder)), name), fetch=fetch)
+    return load_encoder(next((folder for folder in own if os.path.isdir(folder)), name), device=device, fetch=fetch)
 
 
-def encoder_of(bank: Memory, name: str | None) -> Encoder:
+def encoder_of(bank: Memory, name: str | None, device: str = "cpu") -> Encoder:
     """Return the encoder of a bank: the one given, else where it was at the build, not fetched by the bank's word.
 
     Raises `CheckpointError` for another.
@@ -287,7 +290,7 @@ def encoder_of(bank: Memory, name: str | None) -> Encoder:
     noted = bank.about.get("encoder")
     known = name or (noted if noted and isinstance(noted, str) else bank.encoder_name.removeprefix("clip:"))
     try:
-        encoder = open_encoder(known, fetch=name is not None)
+        encoder = open_encoder(known, device=device, fetch=name is not None)
     except CheckpointError as error:
         if name is not None:
             raise

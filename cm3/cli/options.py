@@ -87,24 +87,40 @@ class Bank:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where networks run."""
+
+    device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
+    """Where networks run: cpu, cuda, cuda:1, mps; auto is a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision(Device):
+    """Where networks run, and in which precision."""
+
+    dtype: Annotated[str, arg(metavar="DTYPE")] = "auto"
+    """Precision of the language model, or of the image tokenizer that is measured: float32, bfloat16, float16; auto is
+    bfloat16 for a language model on an NVIDIA GPU that has it, else float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelVerb(Verb):
     """A verb that uses a model."""
 
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
     """Which model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
-    device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
-    """Where the model runs, such as cuda."""
+    place: Annotated[Precision, HERE] = Precision()
 
     def open_model(self, bank: Bank | None = None, task: str | None = None) -> CM3Leon:
         """Load the model, with a memory bank of one's own. Raises `CheckpointError` for one unknown or damaged,
-        `ConfigError` for a device that is not there.
+        `ConfigError` for a device or dtype that is not there.
 
         Tells the user where it was not tuned for `task`.
         """
         from cm3.generate import CM3Leon
 
         bank = bank or Bank()
-        model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder, device=self.device)
+        model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder, **vars(self.place))
         self.tell_untuned(model, [] if task is None else [task])
         return model
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.files import check_folder
-from cm3.cli.options import Flag, Verb, at_least, progress
+from cm3.cli.options import HERE, Device, Flag, Verb, at_least, progress
 from cm3.errors import RequestError
 from cm3.train.signals import Terminated
 
@@ -55,8 +55,7 @@ class Prepare(Verb):
     """Processes to work with, of one thread each; 0 is this process alone."""
     cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
     """Work on a Ray cluster: ray://HOST:10001, or local for one of this machine. It must see all paths alike."""
-    device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
-    """Where the image tokenizer and the encoder run, such as cuda."""
+    place: Annotated[Device, HERE] = Device()
     strict: Annotated[Flag, arg(help="Stop at the first document that has to be skipped.")] = False
     retry: Annotated[
         Flag, arg(help="Look again at what was skipped, once it was mended: those pieces of the sources are read anew.")
@@ -98,7 +97,7 @@ class Prepare(Verb):
                 license=self.license,
                 workers=self.workers,
                 cluster=self.cluster,
-                device=self.device,
+                device=self.place.device,
                 strict=self.strict,
                 retry=self.retry,
                 progress=update,

@@ -148,10 +148,12 @@ class ImageEval(ModelVerb):
         """Encode and decode every picture."""
         from cm3.tokens.image import to_pixels
         from cm3.train.image_eval import evaluate_image_tokenizer
+        from cm3.weights import on_device
 
         at_least(1, n=1 if self.n is None else self.n, size=1 if self.size is None else self.size)
         pictures = Pictures(self.pictures, self.n)
         image = open_image_tokenizer(self.model, self.size)
+        on_device(image.vqgan, self.place.device, "float32" if self.place.dtype == "auto" else self.place.dtype)
 
         def batches() -> Iterator[Any]:
             found = iter(pictures)

@@ -37,6 +37,7 @@ from cm3.files import locked, on_disk, sha256, write
 from cm3.read.base import UNIT
 from cm3.read.find import open_reader
 from cm3.tokens.load import MASKS, text_fingerprint
+from cm3.weights import settled
 
 MAX_TEXT = 1024
 EXAMPLES = 10
@@ -103,7 +104,7 @@ def prepare(
         raise ConfigError("sources: none given; name at least one, [KIND:]PATH[@SPLIT]")
     out = Path(out)
     text, encoder = (None if path is None else str(path) for path in (text, encoder))
-    work = Work(str(out.resolve()), str(model), text, masks, encoder, device)
+    work = Work(str(out.resolve()), str(model), text, masks, encoder, str(settled(device)))
     with on_disk(out):
         _check_ours(out)
     desk = Desk(work)

@@ -64,6 +64,7 @@ class CM3Leon(Asking):
         encoder: str | Path | Encoder | None = None,
         max_streams: int = 64,
         device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
     ) -> None:
         """`max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
@@ -71,13 +72,14 @@ class CM3Leon(Asking):
         that is neither the bundle's nor one of the hub. Both are opened when something is first retrieved.
 
         `device` is where the bundle's networks are moved to, and where an encoder that is opened runs; None leaves them
-        where they are, which is the processor for one that was loaded. Raises `ConfigError` for one that is not there.
+        where they are, which is the processor for one that was loaded. `dtype` is float32, bfloat16 or float16, of the
+        decoder alone: codes and vectors are those of any device. Both may be "auto" (`cm3.weights.on_device`). Raises
+        `ConfigError` for one that is not there.
         """
         self.bundle, self.vocab = bundle, bundle.vocab
         self.max_streams = whole_number("max_streams", max_streams)
-        if device is not None:
-            on_device(bundle.decoder, device)
-            on_device(bundle.vqgan, device)
+        on_device(bundle.decoder, device, dtype)
+        on_device(bundle.vqgan, device)
         self.decoder = bundle.decoder.eval()
         image = ImageTokenizer(bundle.vqgan, bundle.image_size, batch=32)
         self.codec = Codec(bundle.vocab, TextTokenizer.parse(bundle.text_bytes(), bundle.text_tokenizer), image)
@@ -92,7 +94,7 @@ class CM3Leon(Asking):
         """Load an embedded bundle by name, a bundle folder, or `hf://owner/name`; `options` as of the class.
 
         Raises `CheckpointError` for one that is unknown, incomplete or altered, `ConfigError` for an unknown option and
-        for a device that is not there.
+        for a device or dtype that is not there.
         """
         check_names(options, Loading, "name")
         return cls(bundles.load(bundles.find(name)), **options)

@@ -25,6 +25,7 @@ class Loading(TypedDict, total=False):
     encoder: str | Path | Encoder | None
     max_streams: int
     device: str | torch.device | None
+    dtype: str | torch.dtype | None
 
 
 class Sampled(TypedDict, total=False):

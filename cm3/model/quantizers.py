@@ -80,7 +80,7 @@ class FSQ(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """The exact inverse of the codes."""
         steps = (codes.unsqueeze(1) // self.basis) % self.count - self.half_width
-        return steps.float() / self.half_width
+        return steps.to(self.reach.dtype) / self.half_width
 
 
 class _Table(nn.Module):

@@ -39,7 +39,7 @@ class ClipEncoder:
     def __init__(self, model: Any, tokenizer: Any, name: str, *, device: str = "cpu") -> None:
         """A transformers CLIPModel and its tokenizer. Raises `ConfigError` for an unknown device."""
         self.model = on_device(model.eval(), device)
-        self.tokenizer, self.name, self.device = tokenizer, name, device
+        self.tokenizer, self.name, self.device = tokenizer, name, self.model.device
         self.width = int(model.config.projection_dim)
         self.size = int(model.config.vision_config.image_size)
         self.length = int(model.config.text_config.max_position_embeddings)

@@ -21,7 +21,7 @@ from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Vocab
-from cm3.weights import load_into
+from cm3.weights import load_into, on_device
 
 WEIGHTS = FILES[1]
 MASKS = 32
@@ -42,7 +42,7 @@ def load_tokenizers(
     """Read the tokenizers of a model, or of an image tokenizer run with the tokenizer.json `text`.
 
     `masks` is for the latter alone, whose vocabulary has no reserved ids. Raises `CheckpointError` for a folder that is
-    neither, and for a file that is missing or does not fit.
+    neither, and for a file that is missing or does not fit; `ConfigError` for a device that is not there.
     """
     folder = Path(folder)
     what = f"tokenizers {str(folder)!r}"
@@ -56,7 +56,7 @@ def load_tokenizers(
     shape, size = _image(what, config, "vqgan", "size")
     vqgan = load_into(lambda: VQGAN(shape), folder / WEIGHTS, f"{what}: {WEIGHTS}")
     vocab = _fits(what, lambda: Vocab(text=words.size, image=shape.codes, masks=masks, reserved=0))
-    return _made(what, vocab, words, vqgan, size, path, device)
+    return _made(what, vocab, words, on_device(vqgan, device), size, path)
 
 
 def _of_model(folder: Path, device: str) -> Tokenizers:
@@ -68,7 +68,7 @@ def _of_model(folder: Path, device: str) -> Tokenizers:
         check_text(vocab, data, found.what)
         words = TextTokenizer.parse(data, folder / FILES[2])
         vqgan = found.fill(WEIGHTS, lambda: VQGAN(shape))
-    return _made(found.what, vocab, words, vqgan, size, folder / FILES[2], device)
+    return _made(found.what, vocab, words, on_device(vqgan, device), size, folder / FILES[2])
 
 
 def _image(what: str, config: dict[str, Any], shape: str, size: str) -> tuple[VQGANConfig, int]:
@@ -81,10 +81,8 @@ def _image(what: str, config: dict[str, Any], shape: str, size: str) -> tuple[VQ
     return build(VQGANConfig, config[shape], f"{what}: config.json: {shape}"), config[size]
 
 
-def _made(
-    what: str, vocab: Vocab, words: TextTokenizer, vqgan: VQGAN, size: int, path: Path, device: str
-) -> Tokenizers:
-    image = _fits(what, lambda: ImageTokenizer(vqgan.to(device), size))
+def _made(what: str, vocab: Vocab, words: TextTokenizer, vqgan: VQGAN, size: int, path: Path) -> Tokenizers:
+    image = _fits(what, lambda: ImageTokenizer(vqgan, size))
     if image.codes != vocab.image:
         raise CheckpointError(f"{what}: has vocab.image={vocab.image} and {image.codes} image codes; restore it")
     return Tokenizers(_fits(what, lambda: Codec(vocab, words, image)), path, fingerprint(image))

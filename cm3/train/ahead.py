@@ -44,7 +44,7 @@ class Ahead:
             self._next = Ready(batch, state, replace(self.loader.counts))
         except Exception as error:
             self._next = error
-        if self.device.type == "cpu" or torch.cuda.current_stream(self.device).query():
+        if self.device.type != "cuda" or torch.cuda.current_stream(self.device).query():
             self.waited += time.perf_counter() - began
 
     def take(self) -> Ready:

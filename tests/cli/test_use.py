@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import stat
 from pathlib import Path
 
 import PIL.Image
 import pytest
 from command import Cm3
+
+from cm3.registry import VERBS
 
 PROMPT = "a large red circle at the top left on a grey background"
 
@@ -95,6 +99,7 @@ BAD = {
     "a negative seed": (["generate", PROMPT, "--seed", "-1"], "seed=-1: must be an integer, 0 to 2**63 - 1"),
     "a seed beyond every other": (["generate", PROMPT, "--seed", "1" + "0" * 30], "must be an integer, 0 to 2**63 - 1"),
     "a device that is not there": (["generate", PROMPT, "--device", "nowhere"], "device='nowhere': cannot be used"),
+    "a dtype that is not there": (["describe", "{picture}", "--dtype", "float8"], "dtype='float8': must be one of"),
     "k beyond the codes": (
         ["generate", PROMPT, "--contrast", "kmax", "--k", "1" + "0" * 30],
         "the ids to draw from",
@@ -158,3 +163,45 @@ def test_a_folder_without_permission_is_refused(
     # A super-user may write anywhere, so what the system would answer anybody else is given to it.
     monkeypatch.setattr("os.access", lambda path, mode: not Path(path).is_relative_to(closed))
     assert "no permission to write" in cm3("generate", PROMPT, "--model", tiny, "--out", closed / "x").refusal
+
+
+COMPUTING = {
+    "generate": [PROMPT],
+    "describe": ["{picture}"],
+    "infill": ["--text", "a <gap>"],
+    "edit": ["{picture}", "paint it"],
+    "segment": ["{picture}"],
+    "eval captions": [],
+    "eval scenes": [],
+    "eval emblems": [],
+    "eval tasks": None,
+    "demo": [],
+    "tokenizer image eval": ["{picture}"],
+    "prepare": ["{folder}", "--out", "{folder}/store"],
+    "index build": ["{folder}", "--out", "{folder}/bank", "--encoder", "scenes"],
+    "index add": None,
+    "index search": None,
+}
+"""Verbs that run a network, and arguments with which each gets as far as that; None where that takes a data set or a
+bank of its own."""
+
+
+def test_every_verb_that_runs_a_network_takes_a_device() -> None:
+    found = set()
+    for verb, (place, _) in VERBS.items():
+        module, name = place.split(":")
+        if "place" in {f.name for f in dataclasses.fields(getattr(importlib.import_module(module), name))}:
+            found.add(verb)
+    assert found >= COMPUTING.keys()
+
+
+@pytest.mark.parametrize("verb", [verb for verb, args in COMPUTING.items() if args is not None])
+def test_a_device_that_is_not_there_is_refused_by_every_verb(
+    cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path, verb: str
+) -> None:
+    PIL.Image.open(picture).save(tmp_path / "a.png")
+    args = [a.format(picture=picture, folder=tmp_path) for a in COMPUTING[verb] or ()]
+    model = [] if verb.startswith("index") else ["--model", tiny]
+    ran = cm3(*verb.split(), *args, "--device", "nowhere", *model)
+    assert "device='nowhere': cannot be used" in ran.refusal
+    assert not list(tmp_path.glob("bank/*.json")) and not list(tmp_path.glob("store/*"))

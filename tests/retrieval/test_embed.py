@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from second_device import DEVICE, SecondDevice
 
 from cm3.document import Document, Image
 from cm3.errors import CheckpointError, ConfigError, DataError
@@ -144,6 +145,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "merges.txt").write_text("#version: 0.2\n")
     transformers.CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
     return folder
+
+
+def test_clip_on_another_device(clip: Path) -> None:
+    with SecondDevice():
+        here, there = load_encoder(clip), load_encoder(clip, device=str(DEVICE))
+        texts, pictures = ["a red circle", "b"], [picture(1), picture(2)]
+        np.testing.assert_allclose(there.texts(texts), here.texts(texts), atol=1e-5)
+        np.testing.assert_allclose(there.images(pictures), here.images(pictures), atol=1e-5)
 
 
 def test_clip_equals_the_library(clip: Path) -> None:

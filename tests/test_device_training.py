@@ -1,0 +1,153 @@
+"""Training, encoders and measurements compute where they are put, and give there what they give on a processor."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tiny_model
+import torch
+from second_device import DEVICE, SecondDevice
+
+from cm3.data.mask import MaskLaw
+from cm3.data.prepare import prepare
+from cm3.data.store import Store
+from cm3.model.bundle import save
+from cm3.model.lpips import LPIPS
+from cm3.parallel import Mesh
+from cm3.retrieval.pairs import PairEncoder, Pairs, PairsConfig
+from cm3.retrieval.train import Pair, PairTrainConfig
+from cm3.retrieval.train import _Run as PairsRun
+from cm3.train.image_tokenizer import ImageTokenizerConfig, _Run
+from cm3.train.optim import OptimConfig
+from cm3.train.reconstruct import evaluate_image_tokenizer
+from cm3.train.trainer import TrainConfig, Trainer
+from cm3.vocab import Tokens, Vocab
+
+PIXELS = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+PICTURES = [
+    PIL.Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 32, 3), dtype=np.uint8)) for i in range(4)
+]
+TOWERS = PairsConfig(width=16, words=8, letters=4, letter_dim=4, d_model=16, layers=1, heads=2, channels=(8, 8, 16))
+VOCAB = Vocab(text=256, image=16, masks=4, reserved=0)
+
+
+def alike(here: Sequence[Mapping[str, float]], there: Sequence[Mapping[str, float]]) -> None:
+    """Compare records up to the rounding of another order of sums."""
+    assert len(here) == len(there)
+    for a, b in zip(here, there, strict=True):
+        assert a.keys() == b.keys()
+        assert [b[name] for name in a] == pytest.approx([a[name] for name in a], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "more"),
+    [
+        ("fsq", {"gan_weight": 0.5}),
+        ("fsq", {"optimizer": "muon"}),
+        ("vq", {}),
+        ("ema", {}),
+        ("l2", {}),
+        ("gumbel", {}),
+    ],
+)
+def test_steps_of_an_image_tokenizer(quantizer: str, more: dict[str, Any]) -> None:
+    of = {} if quantizer == "fsq" else {"levels": (), "code_dim": 4, "restart_after": 3}
+    shape = replace(tiny_model.SHAPE, quantizer=quantizer, **of)
+    records = []
+    with SecondDevice():
+        for device in ("cpu", str(DEVICE)):
+            run = _Run(ImageTokenizerConfig(vqgan=shape, size=32, batch=4, steps=3, device=device, **more))
+            records.append([run.advance(PIXELS.to(device))[0] for _ in range(3)])
+            assert run.vqgan.encoder.conv_in.weight.device == torch.device(device)
+    alike(*records)
+
+
+def test_steps_of_a_small_clip(tmp_path: Path) -> None:
+    pairs = [Pair(f"text {i}", picture, f"other {i}") for i, picture in enumerate(PICTURES)]
+    records = []
+    with SecondDevice():
+        for device in ("cpu", str(DEVICE)):
+            run = PairsRun(PairTrainConfig(out=str(tmp_path), model=TOWERS, batch=4, steps=3, device=device))
+            records.append([run.advance(pairs) for _ in range(3)])
+    alike(*records)
+
+
+class Words:
+    """Documents of a few words and a picture's codes."""
+
+    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
+        """Return document i for each index i."""
+        v = VOCAB
+        made = []
+        for i in indices:
+            words = [v.text_start + (i + j) % v.text for j in range(2 + i % 5)]
+            codes = [v.image_start + (i * j) % v.image for j in range(4)]
+            ids = [v.eos, *words, v.brk, *codes, v.eos]
+            made.append(Tokens.of(ids, [0] * (len(words) + 2) + [1, 2, 3, 4, 0]))
+        return made
+
+
+@pytest.mark.parametrize("optim", [OptimConfig(), OptimConfig(name="muon", lr=0.02, adam_lr=0.02, warmup=1)])
+def test_steps_and_validation_of_a_language_model(
+    tmp_path: Path, optim: OptimConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch has a list of the names of devices with fused kernels of Adam, on which this one is not.
+    monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *args, **more: None)
+    model = tiny_model.DecoderConfig(
+        vocab_size=VOCAB.size, d_model=16, layers=2, heads=2, kv_heads=1, context=64, grid=(2, 2), positions="rope",
+        norm="rms", activation="swiglu", qk_norm=True,
+    )  # fmt: skip
+    records = []
+    with SecondDevice():
+        for device in (torch.device("cpu"), DEVICE):
+            config = TrainConfig(
+                model=model, optim=optim, mask=MaskLaw(), steps=3, windows=2, length=64, log_every=1, z_loss=1e-4,
+                text_weight=2.0, out=str(tmp_path / device.type),
+            )  # fmt: skip
+            trainer = Trainer(config, VOCAB, Words(), mesh=Mesh((1, 1, 1), 0, device, None), validation=Words())
+            assert trainer.model.device == device
+            records.append([trainer.advance() for _ in range(3)] + [trainer.validate()])
+            whole = trainer.whole()
+            assert whole is not None and whole.device.type == "cpu"
+    alike(*records)
+
+
+def test_encoders_and_measurements() -> None:
+    torch.manual_seed(0)
+    towers, metric = Pairs(TOWERS), LPIPS()
+    texts = ["a b", "c", ""]
+    with SecondDevice():
+        here = PairEncoder(copy.deepcopy(towers), "pairs:test")
+        there = PairEncoder(towers, "pairs:test", device=str(DEVICE))
+        np.testing.assert_allclose(there.texts(texts), here.texts(texts), atol=1e-4)
+        np.testing.assert_allclose(there.images(PICTURES), here.images(PICTURES), atol=1e-4)
+        moved = copy.deepcopy(metric).to(DEVICE)
+        want = metric(PIXELS[:2], PIXELS[2:])
+        torch.testing.assert_close(moved(PIXELS[:2].to(DEVICE), PIXELS[2:].to(DEVICE)).cpu(), want)
+        vqgan = copy.deepcopy(tiny_model.vqgan())
+        report = evaluate_image_tokenizer(tiny_model.vqgan(), [PIXELS])
+        assert evaluate_image_tokenizer(vqgan.to(DEVICE), [PIXELS]) == pytest.approx(report)
+
+
+def test_a_store_is_prepared_on_another_device(tmp_path: Path) -> None:
+    save(tiny_model.bundle(), tmp_path / "model", torch.float32)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, picture in enumerate(PICTURES):
+        picture.save(photos / f"{i}.png")
+        (photos / f"{i}.txt").write_text(f"picture {i}")
+    found = []
+    with SecondDevice():
+        for device in ("cpu", str(DEVICE)):
+            prepare([str(photos)], tmp_path / device.replace(":", ""), tmp_path / "model", device=device)
+            store = Store.open(tmp_path / device.replace(":", ""))
+            found.append([one.ids.tolist() for one in store.tokens(range(4))])
+    assert found[0] == found[1] and len(found[0]) == 4
