@@ -9,6 +9,7 @@ ids that the grammar allows are computed.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 from cm3.engine.cache import Append, Cache, Prefill
-from cm3.engine.grammar import Cursor, Force, Ranges, check_plan, fed, id_at, ranges_of, size
+from cm3.engine.grammar import Force, Ranges, check_plan, fed, id_at, ranges_of, size
 from cm3.engine.guidance import guide
 from cm3.engine.request import Request, Result
 from cm3.engine.sample import draw, uniform
-from cm3.engine.schedule import Job, Schedule, Stream
+from cm3.engine.schedule import Job, Row, Schedule
 from cm3.errors import ConfigError, RequestError, shown, whole_number
 from cm3.model.decoder import Decoder
 from cm3.vocab import Vocab
@@ -40,7 +41,7 @@ class Engine:
 
         engine = Engine(decoder, vocab)
         results = engine.run(requests)                   # in order
-        id = engine.add(request); finished = engine.step()   # or one step at a time
+        id = engine.add(request); finished = engine.step()   # or one step at a time, as a server does
 
     The same request with the same seed gives the same result whatever else is in the batch, up to the rounding of
     matrix products, which may depend on the size of the batch.
@@ -53,9 +54,7 @@ class Engine:
                 f"decoder.vocab_size={decoder.config.vocab_size}: smaller than the vocabulary's {vocab.size} ids; "
                 "load the decoder and the vocabulary from the same bundle"
             )
-        self.decoder = decoder
-        self.vocab = vocab
-        self.device = decoder.device
+        self.decoder, self.vocab = decoder, vocab
         self._cache = Cache(max_streams, decoder.config.context)
         self._schedule = Schedule(max_streams)
         self._next_id = 0
@@ -69,15 +68,14 @@ class Engine:
     def add(self, request: Request) -> int:
         """Queue a request; returns its id. Raises RequestError where it cannot be served."""
         self._check(request)
-        cursor = Cursor(request.plan, self.vocab)
-        job = Job.of(self._next_id, request, cursor)
-        if len(job.streams) > self._schedule.max_streams:
+        job = Job(self._next_id, request, self.vocab)
+        if len(job.rows) > self._schedule.max_streams:
             raise RequestError(
-                f"request: {len(job.streams)} streams, the engine has max_streams={self._schedule.max_streams}; "
+                f"request: {len(job.rows)} streams, the engine has max_streams={self._schedule.max_streams}; "
                 "raise max_streams, or ask without guidance"
             )
         self._next_id += 1
-        if cursor.done:
+        if job.done:
             self._held.append((job.id, job.result()))
         else:
             self._schedule.waiting.append(job)
@@ -85,45 +83,35 @@ class Engine:
 
     def cancel(self, id: int) -> bool:
         """Drop a request, queued or running. Returns whether there was one."""
-        for job in self._schedule.waiting:
-            if job.id == id:
-                self._schedule.waiting.remove(job)
-                return True
-        for job in self._schedule.active:
-            if job.id == id:
-                self._retire([job])
-                return True
-        held = len(self._held)
+        queue, before = self._schedule, self._schedule.size + len(self._held)
+        queue.waiting = deque(job for job in queue.waiting if job.id != id)
+        self._retire([job for job in queue.active if job.id == id])
         self._held = [(i, result) for i, result in self._held if i != id]
-        return len(self._held) < held
+        return queue.size + len(self._held) < before
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Result]]:
         """Advance every active request by one sampled token; returns those that finished, with their ids."""
         finished, self._held = self._held, []
-        admitted = self._schedule.admit()
-        if admitted:
-            self._prefill([stream for job in admitted for stream in job.streams])
+        self._prefill(self._schedule.admit())
         if not self._schedule.active:
             return finished
         last = self._forward(self._schedule.rows)
         groups: dict[tuple[Ranges, int], list[Job]] = {}
         for job in self._schedule.active:
             job.steps += 1
-            if job.streams[0].pending == 0:
-                weights = job.settings[job.cursor.at][1]
-                groups.setdefault((job.cursor.ranges, len(weights)), []).append(job)
+            if job.rows[0].pending == 0:
+                groups.setdefault((job.ranges, len(job.settings[job.at][1])), []).append(job)
         lost: list[Job] = []
         for (ranges, streams), jobs in groups.items():
             for job, column, logprob in zip(jobs, *self._sample(last, ranges, streams, jobs), strict=True):
                 if column < 0:
                     lost.append(job)
-                    continue
-                job.cursor.accept(id_at(ranges, column), logprob)
-                job.extend()
-        done = [job for job in self._schedule.active if job.cursor.done]
-        for stream in (stream for job in lost for stream in job.streams):
-            self._cache.clear(stream.row)
+                else:
+                    job.accept(id_at(ranges, column), logprob)
+        for row in (row for job in lost for row in job.rows):
+            self._cache.clear(row.at)
+        done = [job for job in self._schedule.active if job.done]
         self._retire(done + lost)
         finished += [(job.id, job.result()) for job in done]
         if lost:
@@ -140,34 +128,31 @@ class Engine:
         `progress(done, total)` is called after each step with tokens produced and the most there can be. Results of
         requests that were added before are kept for the next `step`.
         """
-        requests = list(requests)
-        first: dict[Hashable, int] = {}
-        which = [first.setdefault(request.identity, len(first)) for request in requests]
-        results: dict[int, Result] = {}
-        ids: list[int] = []
-        others: list[tuple[int, Result]] = []
+        ids: dict[Hashable, int] = {}
+        order: list[int] = []
         sizes: dict[int, int] = {}
+        results: dict[int, Result] = {}
+        others: list[tuple[int, Result]] = []
         try:
-            for number, request in zip(which, requests, strict=True):
-                if number < len(ids):
-                    continue
-                ids.append(self.add(request))
-                sizes[ids[-1]] = sum(map(size, request.plan))
-            while len(results) < len(ids):
+            for request in requests:
+                if request.identity not in ids:
+                    ids[request.identity] = id = self.add(request)
+                    sizes[id] = sum(map(size, request.plan))
+                order.append(ids[request.identity])
+            while len(results) < len(sizes):
                 for id, result in self.step():
                     if id in sizes:
                         results[id] = result
                     else:
                         others.append((id, result))
                 if progress is not None:
-                    now = sum(len(job.cursor.ids) for job in self._schedule.active if job.id in sizes)
+                    now = sum(len(job.ids) for job in self._schedule.active if job.id in sizes)
                     progress(now + sum(sizes[id] for id in results), sum(sizes.values()))
         finally:
-            for id in ids:
-                if id not in results:
-                    self.cancel(id)
+            for id in sizes.keys() - results.keys():
+                self.cancel(id)
             self._held = others + self._held
-        return [results[ids[number]] for number in which]
+        return [results[id] for id in order]
 
     def _check(self, request: Request) -> None:
         config = self.decoder.config
@@ -197,62 +182,61 @@ class Engine:
         for source, target, length in self._schedule.retire(jobs):
             self._cache.move(source, target, length)
 
-    def _prefill(self, streams: list[Stream]) -> None:
-        """Read all but the last token of new streams: equal prompts once, prompts of like length together."""
-        prompts: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Stream]] = {}
-        for stream in streams:
-            if stream.pending > 1:
-                prompts.setdefault((tuple(stream.ids[:-1]), tuple(stream.cells[:-1])), []).append(stream)
-        batches: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = []
-        for prompt in sorted(prompts, key=lambda p: len(p[0])):
-            length = len(prompt[0])
-            batch = batches[-1] if batches else []
-            if batch and length < 2 * len(batch[0][0]) and length * (len(batch) + 1) <= _PREFILL_TOKENS:
-                batch.append(prompt)
+    def _prefill(self, rows: list[Row]) -> None:
+        """Read all but the last token of new rows: equal prompts once, prompts of like length together."""
+        prompts: dict[bytes, list[Row]] = {}
+        for row in rows:
+            if row.pending > 1:
+                prompts.setdefault(row.next(row.pending - 1).tobytes(), []).append(row)
+        batches: list[list[list[Row]]] = []
+        for same in sorted(prompts.values(), key=lambda same: same[0].pending):
+            length, batch = same[0].pending - 1, batches[-1] if batches else []
+            if batch and length < 2 * (batch[0][0].pending - 1) and length * (len(batch) + 1) <= _PREFILL_TOKENS:
+                batch.append(same)
             else:
-                batches.append([prompt])
+                batches.append([same])
         for batch in batches:
-            lengths = [len(ids) for ids, _ in batch]
-            padded = np.zeros((2, len(batch), max(lengths)), dtype=np.int64)
-            for i, (ids, cells) in enumerate(batch):
-                padded[0, i, : len(ids)] = ids
-                padded[1, i, : len(ids)] = cells
-            ids_, cells_ = torch.from_numpy(padded).to(self.device)
-            positions = torch.arange(max(lengths), device=self.device).expand(len(batch), -1)
-            rows = [[stream.row for stream in prompts[prompt]] for prompt in batch]
-            self.decoder.hidden(ids_, positions, Prefill(self._cache, rows, lengths, self.device), cells_)
-            for prompt in batch:
-                for stream in prompts[prompt]:
-                    stream.fed = len(prompt[0])
+            firsts = [same[0] for same in batch]
+            lengths = [row.pending - 1 for row in firsts]
+            ids, cells = self._read(firsts, lengths)
+            positions = torch.arange(max(lengths), device=ids.device).expand(len(batch), -1)
+            attend = Prefill(self._cache, [[row.at for row in same] for same in batch], lengths, ids.device)
+            self.decoder.hidden(ids, positions, attend, cells)
+            for same, length in zip(batch, lengths, strict=True):
+                for row in same:
+                    row.fed = length
 
-    def _forward(self, rows: list[Stream]) -> Tensor:
+    def _forward(self, rows: list[Row]) -> Tensor:
         """Read what is pending in every row, at most a chunk; returns the last hidden state of each, (rows, d)."""
-        counts = [min(stream.pending, _CHUNK) for stream in rows]
-        padded = np.zeros((2, len(rows), max(counts)), dtype=np.int64)
-        for i, (stream, count) in enumerate(zip(rows, counts, strict=True)):
-            padded[0, i, :count] = stream.ids[stream.fed : stream.fed + count]
-            padded[1, i, :count] = stream.cells[stream.fed : stream.fed + count]
-        ids, cells = torch.from_numpy(padded).to(self.device)
-        attend = Append(self._cache, [stream.fed for stream in rows], counts, self.device)
+        counts = [min(row.pending, _CHUNK) for row in rows]
+        ids, cells = self._read(rows, counts)
+        attend = Append(self._cache, [row.fed for row in rows], counts, ids.device)
         hidden = self.decoder.hidden(ids, attend.positions, attend, cells)
-        for stream, count in zip(rows, counts, strict=True):
-            stream.fed += count
+        for row, count in zip(rows, counts, strict=True):
+            row.fed += count
         if max(counts) == 1:
             return hidden[:, 0]
-        return hidden[torch.arange(len(rows), device=self.device), torch.tensor(counts, device=self.device) - 1]
+        return hidden[torch.arange(len(rows), device=ids.device), torch.tensor(counts, device=ids.device) - 1]
+
+    def _read(self, rows: list[Row], counts: list[int]) -> Tensor:
+        """The next `counts[i]` tokens of row i, padded to the right: ids and cells, int64 (2, rows, most)."""
+        padded = np.zeros((2, len(rows), max(counts)), dtype=np.int64)
+        for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            padded[:, i, :count] = row.next(count)
+        return torch.from_numpy(padded).to(self.decoder.device)
 
     def _sample(self, last: Tensor, ranges: Ranges, streams: int, jobs: list[Job]) -> tuple[list[int], list[float]]:
         """One column of `ranges` and its log-probability for each job; the jobs have the same ranges and streams."""
-        rows = [stream.row for job in jobs for stream in job.streams[:streams]]
-        hidden = last if rows == list(range(len(last))) else last[torch.tensor(rows, device=self.device)]
+        rows = [row.at for job in jobs for row in job.rows[:streams]]
+        hidden = last if rows == list(range(len(last))) else last[torch.tensor(rows, device=last.device)]
         pieces = [self.decoder.head(hidden, slice(start, stop)).float() for start, stop in ranges]
         logits = torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
         logits = logits.view(len(jobs), streams, -1)
-        if self.device.type == "mps":  # no float64 there
+        if logits.device.type == "mps":  # no float64 there
             logits = logits.cpu()
         at = logits.device
-        settings = [job.settings[job.cursor.at] for job in jobs]
-        guided = [getattr(job.cursor.step, "guided", False) for job in jobs]
+        settings = [job.settings[job.at] for job in jobs]
+        guided = [job.step.guided for job in jobs]
         weights = torch.tensor([w for _, w in settings], device=at)
         numbers = [
             (s.temperature, s.top_p, s.alpha if on and s.contrast else 0.0, s.amateur_temperature)
@@ -261,7 +245,7 @@ class Engine:
         temperature, top_p, alpha, amateur = torch.tensor(numbers, dtype=torch.float64, device=at).unbind(1)
         k = torch.tensor([s.k if s.contrast == "kmax" else 1 for s, _ in settings], device=at)
         scores = guide(logits, weights, alpha.float(), k, amateur.float())
-        chance = uniform([s.seed for s, _ in settings], [len(job.cursor.ids) for job in jobs])
+        chance = uniform([s.seed for s, _ in settings], [len(job.ids) for job in jobs])
         columns = draw(scores, temperature, top_p, torch.from_numpy(chance).to(at))
         expert = logits[:, 0]
         chosen = expert.gather(1, columns.clamp(min=0)[:, None])[:, 0] - expert.logsumexp(-1)
