@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cm3.document import Document, Gap, Image, Text
-    from cm3.engine.request import Sampling
     from cm3.generate import CM3Leon, Loading
 
 __version__ = "0.2.0.dev0"
-__all__ = ["CM3Leon", "Cm3Error", "Document", "Gap", "Image", "Sampling", "Text", "load"]
+__all__ = ["CM3Leon", "Cm3Error", "Document", "Gap", "Image", "Text", "load"]
 _HOMES = {
     "CM3Leon": "cm3.generate",
-    "Sampling": "cm3.engine.request",
     **dict.fromkeys(("Document", "Gap", "Image", "Text"), "cm3.document"),
 }
 

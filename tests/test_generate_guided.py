@@ -92,9 +92,7 @@ def test_an_answer_is_the_likeliest_unless_the_bundle_says_otherwise(plain: bool
     warm = recommended({"text": {"temperature": 0.7, "candidates": 8, "top_p": 0.5}})
     assert request(warm, prompt, "answer").text_sampling == Sampling(temperature=0.0)
     assert request(warm, prompt, None).text_sampling == Sampling(temperature=0.7, top_p=0.5)
-    replies = [
-        warm.ask_many("vqa2", [asked], seeds=[s], plain=plain, settings={"max_tokens": 9})[0].text for s in (1, 2)
-    ]
+    replies = [warm.ask_many("vqa2", [asked], seeds=[s], plain=plain, max_tokens=9)[0].text for s in (1, 2)]
     assert replies[0] == replies[1]
     own = recommended({"text": {"temperature": 0.7}, "answer": {"temperature": 1.0}})
     assert request(own, prompt, "answer").text_sampling == Sampling(temperature=1.0)
@@ -114,11 +112,11 @@ def test_an_edit_is_the_formula_step_by_step(model: CM3Leon) -> None:
             a, u, i = (model.logits(Tokens.concat([s, tail]))[-1].double() for s in (full, none, image))
             scores = u + s_img * (i - u) + s_txt * (a - i)
             written.append(v.image_start + int(scores[v.image_start : v.image_start + 64].argmax()))
-        (reply,) = model.ask_many("edit", [edit()], seeds=[0], settings=settings)
+        (reply,) = model.ask_many("edit", [edit()], seeds=[0], **settings)
         codes = model.codec.image.encode([reply.image])[0].ravel() + v.image_start
         assert codes.tolist() == written
     unguided = {"temperature": 0.0, "guidance": 1.0, "image_guidance": 1.0}
-    plain = model.ask_many("edit", [edit()], seeds=[0], settings=unguided)[0]
+    plain = model.ask_many("edit", [edit()], seeds=[0], **unguided)[0]
     assert plain.image.tobytes() != reply.image.tobytes()
 
 

@@ -13,7 +13,7 @@ from tiny_model import SIZE
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import ConfigError, RequestError
 from cm3.generate import CM3Leon, Generation
-from cm3.generate.tasks import _reply, kind_of_task
+from cm3.generate.tasks import kind_of_task, read_reply
 from cm3.tasks import TASKS, find_task
 
 
@@ -49,7 +49,7 @@ def test_every_task_has_a_request() -> None:
 @pytest.mark.parametrize("name", REQUESTS)
 def test_an_answer_fills_the_hole_of_the_tasks_own_prompt(model: CM3Leon, name: str) -> None:
     task = find_task(name)
-    reply = model.ask(name, seed=3, settings={"max_tokens": 6}, **REQUESTS[name])
+    reply = model.ask(name, REQUESTS[name], seed=3, max_tokens=6)
     assert list(reply.fields) == [g for g in task.gives if g in task.templates[0].fields]
     assert reply.generation.prompt == task.prompt(**REQUESTS[name])
     by_hand = model.generate(task.prompt(**REQUESTS[name]), seed=3, max_tokens=6, kind=kind_of_task(task))
@@ -64,25 +64,25 @@ def test_an_answer_fills_the_hole_of_the_tasks_own_prompt(model: CM3Leon, name: 
 
 def test_many_are_one_by_one(model: CM3Leon) -> None:
     requests = [{"image": noise(i), "question": f"what is {i}?"} for i in range(3)]
-    many = model.ask_many("vqa2", requests, seeds=[4, 5, 6], template=2, plain=True, settings={"max_tokens": 8})
+    many = model.ask_many("vqa2", requests, seeds=[4, 5, 6], template=2, plain=True, max_tokens=8)
     for request, seed, reply in zip(requests, [4, 5, 6], many, strict=True):
-        (alone,) = model.ask_many("vqa2", [request], seeds=[seed], template=2, plain=True, settings={"max_tokens": 8})
+        (alone,) = model.ask_many("vqa2", [request], seeds=[seed], template=2, plain=True, max_tokens=8)
         assert alone.fields == reply.fields
         assert reply.generation.prompt == find_task("vqa2").prompt(2, plain=True, **request)
     assert len({reply.text for reply in many}) > 1
 
 
 def test_several_answers_to_one_request(model: CM3Leon) -> None:
-    reply = model.ask("vqa2", n=3, seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
+    reply = model.ask("vqa2", REQUESTS["vqa2"], 3, seed=1, max_tokens=8, temperature=1.0)
     assert len(reply.answers) == 3 == len({a["answer"] for a in reply.answers})
-    alone = model.ask("vqa2", seed=1, settings={"max_tokens": 8, "temperature": 1.0}, **REQUESTS["vqa2"])
+    alone = model.ask("vqa2", REQUESTS["vqa2"], seed=1, max_tokens=8, temperature=1.0)
     assert alone.fields == reply.fields
 
 
 def written(task: str, text: str, template: int = 0, plain: bool = False) -> dict[str, Any]:
     """The fields of an answer that reads `text`."""
     made = Generation((Document.of(text),), (0.0,), Document((Gap(),)), ((Text(text),),))
-    return dict(_reply(find_task(task), made, template, plain).fields)
+    return dict(read_reply(find_task(task), made, template, plain).fields)
 
 
 @pytest.mark.parametrize(
@@ -120,19 +120,19 @@ def test_a_drawn_control_of_another_size_is_refused(model: CM3Leon, name: str) -
 def test_a_control_that_is_read_is_fitted_as_its_picture(model: CM3Leon) -> None:
     wide = noise(0, (SIZE + 10, SIZE))
     cut = wide.crop((5, 0, SIZE + 5, SIZE))
-    made = [model.ask("depth", caption="a dog", depth=picture).generation.image for picture in (wide, cut)]
+    made = [model.ask("depth", {"caption": "a dog", "depth": picture}).generation.image for picture in (wide, cut)]
     assert made[0].tobytes() == made[1].tobytes()
 
 
 def test_what_is_asked_wrongly(model: CM3Leon) -> None:
     with pytest.raises(ConfigError, match="task 'edits': is not known; .* Did you mean 'edit'"):
-        model.ask("edits")
+        model.ask("edits", {})
     with pytest.raises(RequestError, match="task 'vqa2': 'question' is missing"):
-        model.ask("vqa2", image=PICTURE)
+        model.ask("vqa2", {"image": PICTURE})
     with pytest.raises(RequestError, match="task 'vqa2': has no template 3"):
         model.ask_many("vqa2", [REQUESTS["vqa2"]], seeds=[0], template=3)
     with pytest.raises(RequestError, match="box of 'cat' .*outside the picture"):
-        model.ask("boxes", caption="a cat", objects=[("cat", (0, 0, 256, 9))])
+        model.ask("boxes", {"caption": "a cat", "objects": [("cat", (0, 0, 256, 9))]})
 
 
 def test_what_filled_the_gaps_of_any_prompt(model: CM3Leon) -> None:
@@ -152,8 +152,7 @@ def test_the_methods_ask_for_their_tasks(model: CM3Leon) -> None:
         "segment": (model.segment(PICTURE, 2, seed=3), {"image": PICTURE}),
     }
     for name, (reply, request) in asked.items():
-        settings = {"max_tokens": 6} if find_task(name).output == "text" else {}
-        by_name = model.ask(name, n=2, seed=3, settings=settings, **request)
+        by_name = model.ask(name, request, 2, seed=3, max_tokens=6)
         assert reply.generation.documents == by_name.generation.documents and len(reply.answers) == 2
     assert len(asked["segment"][0].images) == 2 == len(asked["vqa2"][0].texts)
     with pytest.raises(RequestError, match="this reply is a picture; take .image"):
@@ -164,4 +163,4 @@ def test_the_methods_ask_for_their_tasks(model: CM3Leon) -> None:
 
 def test_a_reply_reads_as_its_last_text() -> None:
     made = Generation((Document.of(""),), (0.0,), Document((Gap(),)), ((Text("It is. So the answer is (A)"),),))
-    assert _reply(find_task("scienceqa"), made, 1, False).text == "(A)"
+    assert read_reply(find_task("scienceqa"), made, 1, False).text == "(A)"

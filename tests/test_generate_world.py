@@ -100,7 +100,7 @@ def test_warnings_of_words_and_pictures(knowing: CM3Leon) -> None:
     both = knowing.answer(noise, "a dog", max_tokens=2).warnings
     assert len(both) == 2 and "'dog'" in both[0]  # the words of the template are not the user's
     assert len(knowing.edit(noise, "a RED dog").warnings) == 2
-    assert "'cat'" in knowing.ask("boxes", caption="a circle", objects=[("cat", (0, 0, 9, 9))]).warnings[0]
+    assert "'cat'" in knowing.ask("boxes", {"caption": "a circle", "objects": [("cat", (0, 0, 9, 9))]}).warnings[0]
 
 
 def test_a_long_list_of_words_is_cut(knowing: CM3Leon) -> None:

@@ -19,6 +19,7 @@ from cm3.document import Document, Gap, Image
 from cm3.engine import Engine
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DataError, RequestError
 from cm3.generate import CM3Leon, as_image
+from cm3.generate.cm3leon import KEPT
 from cm3.retrieval.live import Retriever
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -56,8 +57,8 @@ CALLS: dict[str, Any] = {
     "edit": lambda m, **s: m.edit(PICTURE, "paint it", **s),
     "answer": lambda m, **s: m.answer(PICTURE, "what is it?", **s),
     "segment": lambda m, **s: m.segment(PICTURE, **s),
-    "ask": lambda m, **s: m.ask("vqa2", image=PICTURE, question="what?", settings=s),
-    "ask_many": lambda m, **s: m.ask_many("vqa2", [{"image": PICTURE, "question": "what?"}], seeds=[0], settings=s),
+    "ask": lambda m, **s: m.ask("vqa2", {"image": PICTURE, "question": "what?"}, **s),
+    "ask_many": lambda m, **s: m.ask_many("vqa2", [{"image": PICTURE, "question": "what?"}], seeds=[0], **s),
 }
 
 
@@ -68,10 +69,10 @@ def test_a_misspelt_setting_is_refused_by_name(model: CM3Leon, name: str) -> Non
             CALLS[name](model, **{wrong: 1})
 
 
-def test_what_is_an_argument_of_its_own_is_no_setting(model: CM3Leon) -> None:
-    for name in ("n", "seed", "template"):
-        with pytest.raises(ConfigError, match=f"^{name}: is no setting; give it as an argument of its own$"):
-            CALLS["ask"](model, **{name: 1})
+def test_an_argument_of_another_method_is_no_setting(model: CM3Leon) -> None:
+    for call, name in (("ask_many", "n"), ("ask_many", "seed"), ("generate_many", "template"), ("describe", "plan")):
+        with pytest.raises(ConfigError, match=f"^{name}: is no setting; there are "):
+            CALLS[call](model, **{name: 1})
     with pytest.raises(ConfigError, match="kind: is no setting"):
         CALLS["edit"](model, kind="edit")
     with pytest.raises(ConfigError, match="sed: is no setting; .* Did you mean 'seed'"):
@@ -91,7 +92,7 @@ def test_a_type_checker_sees_misspelt_settings_too(tmp_path: Path) -> None:
         "m.generate('a', temprature=0.5)\n"
         "m.describe('a.png', detial=True)\n"
         "m.edit('a.png', 'b', guidance='high')\n"
-        "m.ask('vqa2', settings={'candidate': 3})\n"
+        "m.ask('vqa2', {}, candidate=3)\n"
         "cm3.load('scenes', devise='cpu')\n"
     )
     told, *_ = mypy.run(["--no-incremental", "--follow-imports=silent", "--cache-dir", str(tmp_path), str(file)])
@@ -186,6 +187,45 @@ def test_candidates_are_made_where_any_part_is_left_to_chance(monkeypatch: pytes
     assert served == [1, 3, 3]
 
 
+def test_one_engine_serves_call_after_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Engine] = []
+    init = Engine.__init__
+    monkeypatch.setattr(
+        Engine, "__init__", lambda self, *args, **more: (made.append(self), init(self, *args, **more))[1]
+    )
+    model = CM3Leon(tiny_model.bundle(context=240))
+    asks: list[Any] = ["a red circle", PICTURE, ["a ", Gap(), " star", Gap("image")], "a"]
+    for prompt in (*asks, *asks[::-1]):
+        kept = model.generate(prompt, 2, seed=3, max_tokens=6, guidance=2.0)
+        fresh = CM3Leon(model.bundle).generate(prompt, 2, seed=3, max_tokens=6, guidance=2.0)
+        assert kept.documents == fresh.documents and kept.scores == pytest.approx(fresh.scores)
+    assert len(made) == 1 + 8 and 0 < made[0].memory <= KEPT
+    model.decoder.double()
+    assert model.generate("a red circle", seed=3).document and len(made) == 9, "the cache follows its decoder"
+    model.decoder.float()
+    monkeypatch.setattr("cm3.generate.cm3leon.KEPT", 0)
+    for number in (9, 10):  # it is too large to be kept
+        assert model.generate("a red circle", seed=3).document and len(made) == number
+
+
+def test_an_engine_that_failed_or_is_at_work_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CM3Leon(tiny_model.bundle(context=240))
+    want = model.generate("a star", seed=3).document
+    first = model._idle[0]
+
+    def nested(done: int, total: int) -> None:
+        assert first not in model._idle and model.generate("a star", seed=3).document == want
+
+    assert model.generate("a star", seed=3, progress=nested).document == want
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.generate("a star", progress=interrupt)
+    assert first not in model._idle and model.generate("a star", seed=3).document == want
+
+
 def test_nothing_is_compared_where_nothing_is_retrieved(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(self: Document, *args: object) -> Any:
         raise AssertionError("prompts were compared")
@@ -214,11 +254,11 @@ def test_every_method_takes_a_picture_in_every_form(model: CM3Leon, tmp_path: Pa
     for ask in (
         lambda p: model.describe(p, max_tokens=4).text,
         lambda p: model.answer(p, "what is it?", max_tokens=4).text,
-        lambda p: model.ask("coco_captions", image=p, settings={"max_tokens": 4}).text,
+        lambda p: model.ask("coco_captions", {"image": p}, max_tokens=4).text,
         lambda p: model.ask_many("depth", [{"caption": "a", "depth": p}], seeds=[1])[0].image.tobytes(),
         lambda p: model.edit(p, "paint it").image.tobytes(),
         lambda p: model.segment(p).image.tobytes(),
-        lambda p: model.ask("canny", edge=p, caption="a star").image.tobytes(),
+        lambda p: model.ask("canny", {"edge": p, "caption": "a star"}).image.tobytes(),
         lambda p: model.reconstruct([p])[0][0].tobytes(),
     ):  # fmt: skip
         assert ask(picture) == ask(PICTURE)

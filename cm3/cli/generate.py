@@ -73,8 +73,7 @@ class Generate(ModelVerb):
             if task is None:
                 made = model.generate(self.prompt, n=self.n, **settings)
             else:
-                seed = settings.pop("seed")
-                made = model.ask(task, n=self.n, seed=seed, settings=settings, **request).generation
+                made = model.ask(task, request, self.n, **settings).generation
         drew_on = made.attribution
         more = {"attribution": json.dumps(drew_on)} if drew_on else {}
         names = write_all(self.out, [self.prompt], self.sampling.seed, made.images, notes, **more)

@@ -29,6 +29,8 @@ class Cache:
     def layer(self, layer: int, like: Tensor, rows: int, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, (>= rows, heads, >= length, head_dim), grown if they were smaller."""
         old = self._layers.get(layer)
+        if old is not None and (old[0].dtype, old[0].device) != (like.dtype, like.device):
+            old = None  # the decoder was moved
         if old is not None and old[0].shape[0] >= rows and old[0].shape[2] >= length:
             return old
         had_rows, had_length = (old[0].shape[0], old[0].shape[2]) if old is not None else (0, 0)
@@ -44,6 +46,11 @@ class Cache:
                 wide[:had_rows, :, :had_length] = narrow
         self._layers[layer] = (new[0], new[1])
         return self._layers[layer]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes."""
+        return sum(tensor.nbytes for pair in self._layers.values() for tensor in pair)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a row to another row."""

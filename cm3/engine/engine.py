@@ -61,6 +61,11 @@ class Engine:
         self._held: list[tuple[int, Result]] = []
 
     @property
+    def memory(self) -> int:
+        """Bytes of keys and values, which grow with what was asked and are not given back."""
+        return self._cache.memory
+
+    @property
     def busy(self) -> bool:
         """Whether a step would do or return anything."""
         return bool(self._schedule.active or self._schedule.waiting or self._held)

@@ -105,7 +105,7 @@ def evaluate_task(
     eye = check_measured(model, chosen, n, encoder)
     chosen.template(template)
     settings = {name: value for name, value in (sampling or {}).items() if task == "edit" or name != "image_guidance"}
-    asking = {"template": template, "plain": plain, "settings": settings}
+    asking = {"template": template, "plain": plain, **settings}
     view = View(model.image_size)
     scores = _Scores(chosen, view, eye)
     left_out: dict[str, str] = {}

@@ -15,21 +15,20 @@ recommended.py  how a model samples, by what is asked of it
 plan.py         what is to be written, and the room it takes
 generation.py   what comes of it, and what it drew on
 cm3leon.py      the model
-tasks.py        instruction tasks: asked for by their fields, answered by theirs; edit, answer, describe, segment
+tasks.py        instruction tasks: their prompts of fields, and answers by the names of theirs
 """
 
 from cm3.generate.cm3leon import CM3Leon
 from cm3.generate.generation import Generation
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image
 from cm3.generate.recommended import KINDS, UNCONDITIONAL
-from cm3.generate.settings import Asked, Loading, Options, Progress
+from cm3.generate.settings import Loading, Options, Progress, Settings
 from cm3.generate.tasks import Reply
 from cm3.retrieval.select import Retrieved
 
 __all__ = [
     "KINDS",
     "UNCONDITIONAL",
-    "Asked",
     "CM3Leon",
     "Generation",
     "Loading",
@@ -39,6 +38,7 @@ __all__ = [
     "Promptable",
     "Reply",
     "Retrieved",
+    "Settings",
     "as_document",
     "as_image",
 ]

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import PIL.Image
@@ -27,8 +27,8 @@ from cm3.generate.plan import plan, room
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
 from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
-from cm3.generate.settings import SAMPLED, Loading, Options, check_names
-from cm3.generate.tasks import Asking
+from cm3.generate.settings import SAMPLED, Loading, Options, Progress, Settings, check_names
+from cm3.generate.tasks import CAPTION, DETAIL, LONGEST, QUESTION, Reply, kind_of_task, read_reply, task_prompt
 from cm3.generate.world import Doubts, World
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
@@ -40,6 +40,8 @@ from cm3.sequence.before import prepend
 from cm3.sequence.holes import Prompt
 from cm3.sequence.segments import cells_of
 from cm3.sequence.unconditional import HIDDEN, without, wordy
+from cm3.tasks import Task, find_task
+from cm3.tokens.away import HIDDEN, without, wordy
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
@@ -53,7 +55,11 @@ MOST = 1_000_000
 """Most samples, or candidates, of one prompt: each is a request that is laid out before the first is served."""
 
 
-class CM3Leon(Asking):
+KEPT = 1 << 30
+"""Most bytes of keys and values that are kept from one call to the next."""
+
+
+class CM3Leon:
     """A loaded model. `load` one, or make one of a bundle that is in memory."""
 
     def __init__(
@@ -81,6 +87,7 @@ class CM3Leon(Asking):
         on_device(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
         self.decoder = bundle.decoder.eval()
+        self._idle: list[Engine] = []
         image = ImageTokenizer(bundle.vqgan, bundle.image_size, batch=32)
         self.codec = Codec(bundle.vocab, TextTokenizer.parse(bundle.text_bytes(), bundle.text_tokenizer), image)
         self._image = image
@@ -162,7 +169,6 @@ class CM3Leon(Asking):
         n: int = 1,
         *,
         seed: int = 0,
-        documents: Sequence[Document | Retrieved] | None = None,
         **options: Unpack[Options],
     ) -> Generation:
         """Fill the holes of a prompt, `n` times.
@@ -187,16 +193,13 @@ class CM3Leon(Asking):
         Raises `RequestError` for a prompt that is empty, too long, not of its `kind` or asks for nothing; for no memory
         bank; and where not one document has room. Raises `ConfigError` for a setting that is unknown or out of range.
         """
-        check_names(options, Options, "n", "seed", "documents")
+        check_names(options, Options, "n", "seed")
         n = whole_number("n", n, 1, MOST, RequestError)
         seed = whole_number("seed", seed, 0, 2**63 - 1)
-        whole = as_document(prompt)
-        made = self.generate_many(
-            [whole] * n,
-            seeds=[_sub_seed(seed, i) if i else seed for i in range(n)],
-            documents=None if documents is None else [documents] * n,
-            **options,
-        )
+        if options.get("documents") is not None:
+            options["documents"] = [options["documents"]] * n
+        seeds = [_sub_seed(seed, i) if i else seed for i in range(n)]
+        made = self.generate_many([as_document(prompt)] * n, seeds=seeds, **options)
         return replace(
             made[0],
             documents=tuple(g.document for g in made),
@@ -209,14 +212,14 @@ class CM3Leon(Asking):
         prompts: Sequence[Promptable],
         *,
         seeds: Sequence[int],
-        documents: Sequence[Sequence[Document | Retrieved]] | None = None,
         **options: Unpack[Options],
     ) -> list[Generation]:
         """One generation for each prompt, batched; the rest as in `generate`.
 
         `seeds`, and `documents` where they are given by hand, are as many as prompts.
         """
-        check_names(options, Options, "seeds", "documents")
+        check_names(options, Options, "seeds")
+        documents = options.get("documents")
         for name, given in (("seeds", seeds), ("documents", documents)):
             if given is not None and len(given) != len(prompts):
                 raise RequestError(f"{name}: {len(given)} for {len(prompts)} prompts; give one for each")
@@ -246,13 +249,77 @@ class CM3Leon(Asking):
             number = candidates or self._recommended.candidates[kind or kind_of(p)]
             some = range(1 if first.greedy else number)
             requests.append([first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some])
-        engine = Engine(self.decoder, self.vocab, max_streams=self.max_streams)
-        results = iter(engine.run([one for some in requests for one in some], options.get("progress")))
+        results = iter(self._serve([one for some in requests for one in some], options.get("progress")))
         best = [
             self._likeliest(p, c, [next(results) for _ in some])
             for p, c, some in zip(encoded, contexts, requests, strict=True)
         ]
         return [self._finish(*one, kind) for one in zip(whole, encoded, contexts, best, strict=True)]
+
+    def ask(
+        self,
+        task: str | Task,
+        request: Mapping[str, Any],
+        n: int = 1,
+        *,
+        seed: int = 0,
+        template: int | str = 0,
+        plain: bool = False,
+        **settings: Unpack[Settings],
+    ) -> Reply:
+        """Any instruction task by its name and fields (docs/tasks.md), once; `n` answers.
+
+            model.ask("vqa2", {"image": picture, "question": "what is left of the square?"}).fields["answer"]
+
+        A model answers well what it was tuned for. `settings` are those of `generate`, with room for `LONGEST` tokens;
+        `plain` asks with the picture before the text. A picture is one of Pillow's, an `Image`, a path, or an array
+        uint8 (h, w), (h, w, 3) or (h, w, 4). Raises `RequestError` as `Task.prompt` and `generate` do, and for a
+        control image of another size than the model draws at; `ConfigError` for an unknown task or setting.
+        """
+        chosen = find_task(task) if isinstance(task, str) else task
+        check_names(settings, Settings, "n", "seed", "template", "plain")
+        prompt = task_prompt(chosen, request, self.image_size, self.world, template, plain)
+        options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
+        return read_reply(chosen, self.generate(prompt, n, seed=seed, **options), template, plain)
+
+    def ask_many(
+        self,
+        task: str | Task,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        seeds: Sequence[int],
+        template: int | str = 0,
+        plain: bool = False,
+        **settings: Unpack[Settings],
+    ) -> list[Reply]:
+        """One answer for each request, batched; the rest as in `ask`."""
+        chosen = find_task(task) if isinstance(task, str) else task
+        check_names(settings, Settings, "seeds", "template", "plain")
+        prompts = [task_prompt(chosen, one, self.image_size, self.world, template, plain) for one in requests]
+        options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
+        return [read_reply(chosen, one, template, plain) for one in self.generate_many(prompts, seeds=seeds, **options)]
+
+    def edit(
+        self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
+    ) -> Reply:
+        """The picture changed as the words say: `.image`. `image_guidance` holds on to it, `guidance` to the words."""
+        return self.ask("edit", {"image1": picture, "instruction": instruction}, n, seed=seed, **settings)
+
+    def answer(
+        self, picture: Picture, question: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
+    ) -> Reply:
+        """The answer to a question about a picture: `.text`."""
+        return self.ask(QUESTION, {"image": picture, "question": question}, n, seed=seed, **settings)
+
+    def describe(
+        self, picture: Picture, n: int = 1, *, detail: bool = False, seed: int = 0, **settings: Unpack[Settings]
+    ) -> Reply:
+        """What a picture shows, in a sentence or in detail: `.text`."""
+        return self.ask(DETAIL if detail else CAPTION, {"image": picture}, n, seed=seed, **settings)
+
+    def segment(self, picture: Picture, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]) -> Reply:
+        """A map of what a picture shows, in the colours that the model was tuned with: `.image`."""
+        return self.ask("segment", {"image": picture}, n, seed=seed, **settings)
 
     def logits(self, ids: Tensor | Sequence[int] | Tokens) -> Tensor:
         """Next-token logits (s, vocab) for a sequence of ids, for scoring and research. Float32, no gradient.
@@ -277,6 +344,18 @@ class CM3Leon(Asking):
         """Pictures through the image tokenizer and back, and their codes int (n, rows, columns)."""
         codes = self._image.encode([as_image(image).pixels for image in images])
         return self._image.decode(codes), codes
+
+    def _serve(self, requests: list[Request], progress: Progress | None) -> list[Result]:
+        """Results of the engine that served the last call, where none uses it meanwhile, or of a new one."""
+        try:
+            engine = self._idle.pop()
+        except IndexError:
+            engine = Engine(self.decoder, self.vocab, max_streams=self.max_streams)
+        results = engine.run(requests, progress)
+        # After an error its rows may hold what is not finite, and it is not kept.
+        if engine.memory <= KEPT:
+            self._idle[:] = [engine]
+        return results
 
     def _contexts(
         self, prompts: Sequence[Prompt], found: Sequence[Sequence[Retrieved]], max_tokens: int

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from cm3.engine.request import Sampling
 from cm3.errors import ConfigError, did_you_mean
 from cm3.generate.recommended import Treatment
 from cm3.retrieval.embed import Encoder
@@ -28,8 +30,9 @@ class Loading(TypedDict, total=False):
     dtype: str | torch.dtype | None
 
 
-class Sampled(TypedDict, total=False):
-    """How to sample; None leaves a setting as the bundle recommends it. See `cm3.engine.request.Sampling`."""
+class Settings(TypedDict, total=False):
+    """Settings of every request; see `CM3Leon.generate`. How to sample comes first, as `cm3.engine.request.Sampling`
+    has it; None leaves a setting as the bundle recommends it."""
 
     guidance: float | None
     image_guidance: float | None
@@ -39,22 +42,12 @@ class Sampled(TypedDict, total=False):
     k: int | None
     alpha: float | None
     amateur_temperature: float | None
-
-
-class Settings(Sampled, total=False):
-    """Settings of every request; see `CM3Leon.generate`."""
-
     max_tokens: int
     candidates: int | None
     retrieve: int
+    documents: Sequence[Any] | None
     unconditional: Treatment | None
     progress: Progress | None
-
-
-class Asked(Settings, total=False):
-    """The same of `ask`, with documents given by hand; of `ask_many`, with some for each request."""
-
-    documents: Sequence[Any] | None
 
 
 class Options(Settings, total=False):
@@ -63,7 +56,7 @@ class Options(Settings, total=False):
     kind: str | None
 
 
-SAMPLED = tuple(Sampled.__annotations__)
+SAMPLED = frozenset(f.name for f in fields(Sampling)) - {"seed"}
 """Names of the settings that say how to sample."""
 
 
@@ -74,8 +67,6 @@ def check_names(given: Iterable[str], of: type, *beside: str) -> None:
     """
     known = tuple(of.__annotations__)
     for name in given:
-        if name in beside:
-            raise ConfigError(f"{name}: is no setting; give it as an argument of its own")
         if name not in known:
             near = did_you_mean(str(name), (*known, *beside))
             raise ConfigError(f"{name}: is no setting; there are {', '.join((*beside, *known))}.{near}")

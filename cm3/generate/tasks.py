@@ -1,10 +1,6 @@
-"""Asking for an instruction task: fields become the prompt that training showed, and what is written the answer.
+"""Instruction tasks: fields become the prompt that training showed, and what is written the answer.
 
-    fields --Task.prompt--> document with a hole --generate_many--> what fills it --> fields
-
-    model.ask("vqa2", image=picture, question="What is left of the square?").fields["answer"]
-    model.edit(picture, "paint the circle green").image
-    model.ask_many("boxes", [{"caption": "a street", "objects": [("dog", (10, 120, 90, 250))]}], seeds=[0])
+    fields --task_prompt--> document with a hole --CM3Leon.generate--> what fills it --read_reply--> fields
 
 A picture of any size is fitted as the codec fits it. Control images that are drawn at the model's size (edges, strokes,
 palettes, joints) must come at that size: scaled, lines thin out and colours mix, which training never shows.
@@ -13,31 +9,27 @@ palettes, joints) must come at that size: scaled, lines thin out and colours mix
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import Any
 
 import PIL.Image
 
 from cm3.document import Document, Image
 from cm3.errors import RequestError
 from cm3.generate.generation import Generation
-from cm3.generate.prompt import Picture, as_image
-from cm3.generate.settings import Asked, check_names
+from cm3.generate.prompt import as_image
 from cm3.generate.world import SAID, World
-from cm3.tasks import Task, find_task
+from cm3.tasks.task import Task
 from cm3.tasks.template import PICTURES, Field
-
-if TYPE_CHECKING:
-    from cm3.generate.cm3leon import CM3Leon
 
 DRAWN = ("edge", "scribble", "seg", "pose")
 """Fields whose pictures are drawn at the size that the model sees."""
 WORDS = ("caption", "instruction", "question", "ocr_content")
 """Fields of words that a user chooses; of others a part is the task's form."""
 LONGEST = 256
-"""Most tokens of a text, where nothing is said: long descriptions and reasoning take more than captions."""
+"""Most tokens of an answer, where nothing is said: long descriptions and reasoning take more than captions."""
 DETAIL, CAPTION, QUESTION = "image_paragraph", "coco_captions", "vqa2"
 """The tasks that long and short descriptions and questions are asked with."""
 Fields = dict[str, str | PIL.Image.Image]
@@ -87,77 +79,6 @@ class Reply:
         return self.images[0]
 
 
-class Asking:
-    """Methods of `CM3Leon`: what it can be asked for by name. A model answers well what it was tuned for.
-
-    `settings` are what `CM3Leon.generate` takes besides; `plain` asks with the picture before the text. A picture is
-    one of Pillow's, an `Image`, a path, or an array uint8 (h, w), (h, w, 3) or (h, w, 4). All raise `RequestError` as
-    `Task.prompt` and `CM3Leon.generate` do, and for a control image of another size than the model draws at; an unknown
-    task or setting is a `ConfigError`.
-    """
-
-    def ask(
-        self,
-        task: str | Task,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        template: int | str = 0,
-        plain: bool = False,
-        settings: Asked | None = None,
-        **request: Any,
-    ) -> Reply:
-        """Any instruction task by its name and fields (docs/tasks.md), once; `n` answers."""
-        model, chosen = cast("CM3Leon", self), find_task(task) if isinstance(task, str) else task
-        given = _settings(settings)
-        prompt = _prompt(model, chosen, request, template, plain)
-        made = model.generate(prompt, n=n, seed=seed, kind=kind_of_task(chosen), **given)
-        return _reply(chosen, made, template, plain)
-
-    def ask_many(
-        self,
-        task: str | Task,
-        requests: Sequence[Mapping[str, Any]],
-        *,
-        seeds: Sequence[int],
-        template: int | str = 0,
-        plain: bool = False,
-        settings: Asked | None = None,
-    ) -> list[Reply]:
-        """One answer for each request, batched; `settings` as of `CM3Leon.generate_many`."""
-        model, chosen = cast("CM3Leon", self), find_task(task) if isinstance(task, str) else task
-        given = _settings(settings)
-        prompts = [_prompt(model, chosen, request, template, plain) for request in requests]
-        made = model.generate_many(prompts, seeds=seeds, kind=kind_of_task(chosen), **given)
-        return [_reply(chosen, one, template, plain) for one in made]
-
-    def edit(
-        self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Asked]
-    ) -> Reply:
-        """The picture changed as the words say: `.image`. `image_guidance` holds on to it, `guidance` to the words."""
-        return self.ask("edit", n=n, seed=seed, settings=settings, image1=picture, instruction=instruction)
-
-    def answer(self, picture: Picture, question: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Asked]) -> Reply:
-        """The answer to a question about a picture: `.text`."""
-        return self.ask(QUESTION, n=n, seed=seed, settings=settings, image=picture, question=question)
-
-    def describe(
-        self, picture: Picture, n: int = 1, *, detail: bool = False, seed: int = 0, **settings: Unpack[Asked]
-    ) -> Reply:
-        """What a picture shows, in a sentence or in detail: `.text`."""
-        return self.ask(DETAIL if detail else CAPTION, n=n, seed=seed, settings=settings, image=picture)
-
-    def segment(self, picture: Picture, n: int = 1, *, seed: int = 0, **settings: Unpack[Asked]) -> Reply:
-        """A map of what a picture shows, in the colours that the model was tuned with: `.image`."""
-        return self.ask("segment", n=n, seed=seed, settings=settings, image=picture)
-
-
-def _settings(given: Asked | None) -> Asked:
-    """Return those given, and room for long texts where nothing is said of it."""
-    check_names(given or {}, Asked, "n", "seed", "seeds", "template", "plain", "detail")
-    return {"max_tokens": LONGEST, **(given or {})}
-
-
 def kind_of_task(task: Task) -> str | None:
     """Which of `cm3.generate.KINDS` a task's guidance and sampling are, None where its hole says all.
 
@@ -173,20 +94,24 @@ def kind_of_task(task: Task) -> str | None:
     return "control" if task.control is not None else "segment" if pictures == given else "edit"
 
 
-def _prompt(model: CM3Leon, task: Task, request: Mapping[str, Any], template: int | str, plain: bool) -> Document:
-    """The document with a hole, once its control image is of the model's size."""
+def task_prompt(
+    task: Task, request: Mapping[str, Any], size: int, world: World | None, template: int | str = 0, plain: bool = False
+) -> Document:
+    """Return the document with a hole for a model of pictures of `size` pixels, with words as `world` spells them.
+
+    Raises `RequestError` as `Task.prompt` does, and for a control image of another size.
+    """
     request = {name: as_image(value) if name in PICTURES else value for name, value in request.items()}
     for name in DRAWN:
-        size = model.image_size
         if name in request and request[name].pixels.size != (size, size):
             wide, high = request[name].pixels.size
             raise RequestError(
                 f"task {task.name!r}: {name!r} is {wide} x {high} pixels; a control image must be drawn at the model's "
                 f"{size} x {size}, as cm3.tasks.control does from a picture of any size"
             )
-    if model.world is None:
+    if world is None:
         return task.prompt(template, plain=plain, **request)
-    taken = _taken(model.world, request)
+    taken = _taken(world, request)
     document = task.prompt(template, plain=plain, **taken)
     said = [str(taken[name]) for name in WORDS if name in taken] + [str(one[0]) for one in taken.get("objects", ())]
     return replace(document, meta={**document.meta, SAID: " ".join(said)})
@@ -203,7 +128,8 @@ def _taken(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
     return taken
 
 
-def _reply(task: Task, made: Generation, template: int | str, plain: bool) -> Reply:
+def read_reply(task: Task, made: Generation, template: int | str = 0, plain: bool = False) -> Reply:
+    """Read the answers by the names of their fields."""
     answers: list[Fields] = []
     for (filled,) in made.filled:  # a task has one hole
         if isinstance(filled, Image):

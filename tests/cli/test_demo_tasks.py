@@ -28,7 +28,7 @@ class Knows(SimpleNamespace):
         *,
         seeds: Sequence[int],
         template: int,
-        settings: dict[str, Any],
+        **settings: Any,
     ) -> list[Reply]:
         """As `CM3Leon.ask_many`."""
         assert not settings

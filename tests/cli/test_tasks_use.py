@@ -105,7 +105,7 @@ def test_generate_with_boxes(cm3: Cm3, tiny: Path, boxes: Path) -> None:
     assert ran.code == 0, ran.err
     assert ran.json["task"] == "boxes" and len(ran.json["files"]) == 2
     objects = [(name, tuple(place)) for name, place in BOXES]
-    reply = CM3Leon.load(str(tiny)).ask("boxes", n=2, caption=PROMPT, objects=objects)
+    reply = CM3Leon.load(str(tiny)).ask("boxes", {"caption": PROMPT, "objects": objects}, 2)
     assert all(same(f, p) for f, p in zip(ran.json["files"], reply.images, strict=True))
     with PIL.Image.open(ran.json["sheet"]) as sheet:
         # What is to be followed stands first, its boxes in their colours.
@@ -118,7 +118,7 @@ def test_generate_with_a_control_image(cm3: Cm3, tiny: Path, edges: Path) -> Non
     assert ran.code == 0, ran.err
     assert ran.json["task"] == "canny" and Path(ran.json["sheet"]).is_file()
     with PIL.Image.open(edges) as edge:
-        reply = CM3Leon.load(str(tiny)).ask("canny", caption=PROMPT, edge=edge)
+        reply = CM3Leon.load(str(tiny)).ask("canny", {"caption": PROMPT, "edge": edge})
     assert same(ran.json["files"][0], reply.image)
 
 

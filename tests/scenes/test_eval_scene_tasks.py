@@ -42,11 +42,10 @@ class Oracle:
         requests: Sequence[Mapping[str, Any]],
         *,
         seeds: Sequence[int],
-        settings: dict[str, Any],
         **given: Any,
     ) -> list[Reply]:
         assert isinstance(task, Task) and len(seeds) == len(requests) == len(set(seeds))
-        self.asked.append(given | settings)
+        self.asked.append(given)
         replies = []
         for request in requests:
             (example,) = {

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from cm3.cli.sheet import Line, Panel, Section
-    from cm3.generate import Asked, CM3Leon
+    from cm3.generate import CM3Leon, Settings
     from cm3.scenes.data.lesson_documents import SceneExample
 
 
@@ -74,7 +74,7 @@ def task_sections(
     from cm3.scenes.verify import SMALLEST
     from cm3.tasks import find_task
 
-    settings: Asked = {} if max_tokens is None else {"max_tokens": max_tokens}
+    settings: Settings = {} if max_tokens is None else {"max_tokens": max_tokens}
     results: dict[str, list[dict[str, Any]]] = {}
     sections: list[Section] = []
     for group in GROUPS:
@@ -93,7 +93,7 @@ def task_sections(
 
 
 def _made(
-    model: CM3Leon, shown: Shown, seed: int, settings: Asked
+    model: CM3Leon, shown: Shown, seed: int, settings: Settings
 ) -> list[tuple[SceneExample, Mapping[str, str | PIL.Image.Image], bool, Line]]:
     """Examples, what the model gave, whether it is right, and how the sheet says so."""
     from cm3.cli.sheet import verdict
@@ -109,7 +109,7 @@ def _made(
     wanted = [field for field in task.template(template).fields if field not in task.gives]
     requests = [{name: example.fields[name] for name in wanted} for example in examples]
     found: list[tuple[SceneExample, Mapping[str, str | PIL.Image.Image], bool, Line]] = []
-    replies = model.ask_many(task, requests, seeds=list(indices), template=template, settings=settings)
+    replies = model.ask_many(task, requests, seeds=list(indices), template=template, **settings)
     for i, example, reply in zip(indices, examples, replies, strict=True):
         figures = judge(scene_example(task.name, 0, i, WORKING, "test"), reply.fields)
         got, of = figures[shown.figure]

@@ -51,7 +51,7 @@ class Model(Protocol):
     def retrieve(self, prompt: str, k: int) -> Sequence[Retrieved]: ...
 
     def generate_many(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], documents: Any = None, **settings: Unpack[Options]
+        self, prompts: Sequence[str], *, seeds: Sequence[int], **settings: Unpack[Options]
     ) -> Sequence[Any]: ...
 
 

@@ -125,7 +125,7 @@ def _given(
     given: Any = {"max_tokens": LONGEST} | settings
     if task.name != "edit":
         given.pop("image_guidance", None)  # nothing else has a picture to hold on to
-    replies = model.ask_many(task, requests, seeds=[case.seed for case in cases], template=template, settings=given)
+    replies = model.ask_many(task, requests, seeds=[case.seed for case in cases], template=template, **given)
     return [(case, reply.fields) for case, reply in zip(cases, replies, strict=True)]
 
 
