@@ -184,7 +184,7 @@ def test_how_the_model_is_asked(sources: dict[str, str]) -> None:
             look=lambda case, given: looked.append(case.id),
         )  # fmt: skip
         want = {"temperature": 0.5} | ({"image_guidance": 2.0} if task == "edit" else {})
-        assert model.asked == [{"template": 1, "plain": True, "settings": want, "number": 1}] * 2
+        assert model.asked == [{"template": 1, "plain": True, **want, "number": 1}] * 2
     assert seen == [("edit", 1, 2), ("edit", 2, 2), ("vqa2", 1, 2), ("vqa2", 2, 2)] and len(looked) == 4
 
 
