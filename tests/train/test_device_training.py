@@ -15,28 +15,27 @@ import pytest
 import tiny_model
 import torch
 from second_device import DEVICE, SecondDevice
+from small_run import VOCAB, Others, Pairs, config
 
-from cm3.data.mask import MaskLaw
 from cm3.data.prepare import prepare
 from cm3.data.store import Store
 from cm3.model.bundle import save
 from cm3.model.lpips import LPIPS
 from cm3.parallel import Mesh
-from cm3.retrieval.pairs import PairEncoder, Pairs, PairsConfig
+from cm3.retrieval.pairs import PairEncoder, PairsConfig
+from cm3.retrieval.pairs import Pairs as Towers
 from cm3.retrieval.train import Pair, PairTrainConfig
 from cm3.retrieval.train import _Run as PairsRun
+from cm3.train.image_eval import evaluate_image_tokenizer
 from cm3.train.image_tokenizer import ImageTokenizerConfig, _Run
 from cm3.train.optim import OptimConfig
-from cm3.train.reconstruct import evaluate_image_tokenizer
-from cm3.train.trainer import TrainConfig, Trainer
-from cm3.vocab import Tokens, Vocab
+from cm3.train.trainer import Trainer
 
 PIXELS = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 PICTURES = [
     PIL.Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 32, 3), dtype=np.uint8)) for i in range(4)
 ]
 TOWERS = PairsConfig(width=16, words=8, letters=4, letter_dim=4, d_model=16, layers=1, heads=2, channels=(8, 8, 16))
-VOCAB = Vocab(text=256, image=16, masks=4, reserved=0)
 
 
 def alike(here: Sequence[Mapping[str, float]], there: Sequence[Mapping[str, float]]) -> None:
@@ -80,39 +79,19 @@ def test_steps_of_a_small_clip(tmp_path: Path) -> None:
     alike(*records)
 
 
-class Words:
-    """Documents of a few words and a picture's codes."""
-
-    def tokens(self, indices: Sequence[int]) -> list[Tokens]:
-        """Return document i for each index i."""
-        v = VOCAB
-        made = []
-        for i in indices:
-            words = [v.text_start + (i + j) % v.text for j in range(2 + i % 5)]
-            codes = [v.image_start + (i * j) % v.image for j in range(4)]
-            ids = [v.eos, *words, v.brk, *codes, v.eos]
-            made.append(Tokens.of(ids, [0] * (len(words) + 2) + [1, 2, 3, 4, 0]))
-        return made
-
-
 @pytest.mark.parametrize("optim", [OptimConfig(), OptimConfig(name="muon", lr=0.02, adam_lr=0.02, warmup=1)])
 def test_steps_and_validation_of_a_language_model(
     tmp_path: Path, optim: OptimConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # torch has a list of the names of devices with fused kernels of Adam, on which this one is not.
     monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *args, **more: None)
-    model = tiny_model.DecoderConfig(
-        vocab_size=VOCAB.size, d_model=16, layers=2, heads=2, kv_heads=1, context=64, grid=(2, 2), positions="rope",
-        norm="rms", activation="swiglu", qk_norm=True,
-    )  # fmt: skip
+    shape = {"kv_heads": 1, "norm": "rms", "activation": "swiglu", "qk_norm": True, "positions": "rope"}
     records = []
     with SecondDevice():
         for device in (torch.device("cpu"), DEVICE):
-            config = TrainConfig(
-                model=model, optim=optim, mask=MaskLaw(), steps=3, windows=2, length=64, log_every=1, z_loss=1e-4,
-                text_weight=2.0, out=str(tmp_path / device.type),
-            )  # fmt: skip
-            trainer = Trainer(config, VOCAB, Words(), mesh=Mesh((1, 1, 1), 0, device, None), validation=Words())
+            c = config(tmp_path / device.type, optim=optim, steps=3, log_every=1, z_loss=1e-4, text_weight=2.0)
+            c = replace(c, model=replace(c.model, **shape))
+            trainer = Trainer(c, VOCAB, Pairs(), mesh=Mesh((1, 1, 1), 0, device, None), validation=Others())
             assert trainer.model.device == device
             records.append([trainer.advance() for _ in range(3)] + [trainer.validate()])
             whole = trainer.whole()
@@ -122,7 +101,7 @@ def test_steps_and_validation_of_a_language_model(
 
 def test_encoders_and_measurements() -> None:
     torch.manual_seed(0)
-    towers, metric = Pairs(TOWERS), LPIPS()
+    towers, metric = Towers(TOWERS), LPIPS()
     texts = ["a b", "c", ""]
     with SecondDevice():
         here = PairEncoder(copy.deepcopy(towers), "pairs:test")
