@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from cm3.data.load import LOOKAHEAD
 from cm3.data.pack import best_fill
-from cm3.model.attention import blocked
+from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.loss import next_token_loss
 from cm3.model.sizes import flops_per_token, parameters
@@ -118,11 +118,8 @@ class Ours:
 
     name = "ours"
 
-    def __init__(
-        self, config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str, attention: str
-    ) -> None:
+    def __init__(self, config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str) -> None:
         torch.manual_seed(0)
-        self.attention = attention
         self.vocab = words(config)
         self.model: nn.Module = Decoder(config)
         with torch.no_grad():  # fresh, its residual outputs are zero: there would be little to compare
@@ -136,12 +133,12 @@ class Ours:
     def logits(self) -> Tensor:
         """(tokens with a target, v), in the order of documents."""
         b = self.batch
-        return self.model(b["ids"], b["positions"], blocked(b["documents"], self.attention))[b["targets"] >= 0]
+        return self.model(b["ids"], b["positions"], Blocked(b["documents"]))[b["targets"] >= 0]
 
     def loss(self) -> Tensor:
         b, model = self.batch, self.model
         assert isinstance(model, Decoder)
-        hidden = model.hidden(b["ids"], b["positions"], blocked(b["documents"], self.attention)).flatten(0, 1)
+        hidden = model.hidden(b["ids"], b["positions"], Blocked(b["documents"])).flatten(0, 1)
         targets = b["targets"].clamp_min(0).flatten()
         return next_token_loss(model.head, hidden, targets, self.weights.flatten(), self.vocab).total
 
@@ -240,7 +237,7 @@ def stage_speed(args: argparse.Namespace, size: str, length: int) -> dict[str, A
     """Seconds a step of each way, by alternating blocks."""
     config = shape(size, length)
     rows = documents(length, args.windows, words(config), np.random.default_rng(0), args.single)
-    ours = Ours(config, rows, length, args.device, args.attention)
+    ours = Ours(config, rows, length, args.device)
     peers = [Peer(config, rows, length, args.device, way) for way in ("packed", "padded")]
     apart = [check(ours, peer) for peer in peers]
     sides: list[Ours | Peer] = [ours, *peers]
@@ -279,7 +276,7 @@ def stage_memory(args: argparse.Namespace, size: str, length: int, way: str) -> 
         config = shape(size, length)
         rows = documents(length, args.windows, words(config), np.random.default_rng(0), args.single)
         if way == "ours":
-            return stepper(Ours(config, rows, length, args.device, args.attention), args.device)
+            return stepper(Ours(config, rows, length, args.device), args.device)
         return stepper(Peer(config, rows, length, args.device, way), args.device)
 
     # What libraries load when they are first used is not the model's.
@@ -302,7 +299,7 @@ def resident_mb() -> float:
 def stage(args: argparse.Namespace, *words: object) -> dict[str, Any]:
     """Run a stage in a process of its own."""
     command = [sys.executable, os.path.abspath(__file__), "--stage", " ".join(map(str, words))]
-    command += [f"--{k}={getattr(args, k)}" for k in ("windows", "rounds", "steps", "threads", "device", "attention")]
+    command += [f"--{k}={getattr(args, k)}" for k in ("windows", "rounds", "steps", "threads", "device")]
     command += ["--cpu"] * args.cpu + ["--single"] * args.single
     env = os.environ | {"OMP_NUM_THREADS": str(args.threads)} | (KEPT if args.heap else {})
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
@@ -362,7 +359,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps a block")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "flex"], help="our kernel; flex on a GPU alone")
     parser.add_argument("--peak", type=float, help="the device's peak in TFLOP/s, for MFU")
     parser.add_argument("--cpu", action="store_true", help="count processor seconds, not the clock's; one thread only")
     parser.add_argument("--single", action="store_true", help="windows of one document each, nothing to pack")
@@ -372,8 +368,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.cpu and (args.threads != 1 or args.device != "cpu"):
         parser.error("--cpu counts the seconds of all threads together; give --threads 1, and --device cpu")
-    if args.attention == "flex" and args.device == "cpu":
-        parser.error("--attention flex has no backward pass on a processor; give --device cuda")
     torch.set_num_threads(args.threads)
     if args.stage:
         name, size, length, *rest = args.stage.split()

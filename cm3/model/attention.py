@@ -3,23 +3,19 @@
     Causal     one document a row
     Blocked    documents packed into rows; on a processor document by document; on a GPU in half precision one kernel of
                documents of any lengths; else padded calls of documents of about one length
-    Flexed     the same through FlexAttention's block mask: one kernel on a GPU, no padding, no copies
 
 The engine's cache is another, in cm3/engine/cache.py. Each takes keys and values of grouped heads as they are.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from cm3.model.kernels import alone
 
@@ -76,6 +72,7 @@ class Blocked:
         self.calls: list[tuple[int, int, Tensor]] = []
         """Of each padded call how many documents it has, the longest, and the token at each of its places."""
         self.varlen = _varlen(flat.device)
+        self.grouped = self.varlen is not None and "enable_gqa" in inspect.signature(self.varlen).parameters
         if self.varlen is None:
             self._pad()
 
@@ -125,11 +122,12 @@ class Blocked:
         return every.index_select(0, self.place).view(b, s, h, width).transpose(1, 2)
 
     def _unpadded(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the same by the kernel for documents of any lengths: no padding, no copies but of grouped heads."""
+        """Return the same by the kernel for documents of any lengths: no padding, and from torch 2.12 no copies."""
         assert self.varlen is not None
         b, h, s, width = q.shape
-        flat = [_tokens(x) for x in (q, spread(k, q), spread(v, q))]
-        out = self.varlen(*flat, self.ends, self.ends, self.longest, self.longest, window_size=(-1, 0))
+        more = {"enable_gqa": True} if self.grouped else {}
+        flat = [_tokens(x) for x in (q, k, v)] if self.grouped else [_tokens(spread(x, q)) for x in (q, k, v)]
+        out = self.varlen(*flat, self.ends, self.ends, self.longest, self.longest, window_size=(-1, 0), **more)
         return out.view(b, s, h, width).transpose(1, 2)
 
 
@@ -153,41 +151,3 @@ def _varlen(device: torch.device) -> Callable[..., Any] | None:
     except ImportError:  # it is new in torch, and may move
         return None
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
-
-
-class Flexed:
-    """What `Blocked` is, through FlexAttention: blocks of the mask that are empty are not computed.
-
-    For a GPU, compiled there once for each shape. On a processor it computes the same,
-    slowly, and torch has no backward pass of it there.
-    """
-
-    def __init__(self, documents: Tensor) -> None:
-        b, s = documents.shape
-        documents = documents.contiguous()
-
-        def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (query >= key) & (documents[row, query] == documents[row, key])
-
-        self.mask = create_block_mask(seen, b, None, s, s, device=documents.device)
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (b, h, s, k); k, v (b, g, s, k) -> (b, h, s, k)."""
-        grouped = k.shape[1] < q.shape[1]
-        if q.is_cuda:
-            return _compiled()(q, k, v, block_mask=self.mask, enable_gqa=grouped)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is slow uncompiled
-            out = flex_attention(q, k, v, block_mask=self.mask, enable_gqa=grouped)
-        assert isinstance(out, Tensor)
-        return out
-
-
-@functools.cache
-def _compiled() -> Any:
-    return torch.compile(flex_attention, dynamic=False)
-
-
-def blocked(documents: Tensor, kernel: Literal["sdpa", "flex"] = "sdpa") -> Blocked | Flexed:
-    """Attention within the documents of packed rows (b, s), by a kernel."""
-    return Flexed(documents) if kernel == "flex" else Blocked(documents)

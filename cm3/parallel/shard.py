@@ -56,14 +56,11 @@ class ShardConfig:
     """Only each n-th block is checkpointed."""
     compile: bool = False
     """Compile each block."""
-    attention: Literal["sdpa", "flex"] = "sdpa"
-    """Kernel that blocks attention at document borders: one padded call, or FlexAttention's block mask, on a GPU."""
 
     def __post_init__(self) -> None:
         for name, known in (
             ("precision", ("float32", "bfloat16")),
             ("activation_checkpointing", ("none", "selective", "full")),
-            ("attention", ("sdpa", "flex")),
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(f"shard.{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")

@@ -31,7 +31,7 @@ from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
 from cm3.files import said, write
-from cm3.model.attention import Blocked, Flexed, blocked
+from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder
 from cm3.model.loss import GROUPS, Loss, next_token_loss
 from cm3.parallel import Mesh, before_pass, create, full, start
@@ -95,8 +95,6 @@ class Trainer:
         self.about, self._first = plain(about or asdict(config)), notes
         self.mesh = mesh or start(config.mesh, config.device)
         if self.mesh.device.type == "cpu":
-            if config.shard.attention == "flex":
-                raise ConfigError("shard.attention='flex': has no backward pass on a processor; give sdpa")
             keep_freed()
         if lora.rank and self.mesh.tp > 1:
             raise ConfigError(f"mesh.tp={self.mesh.tp}: adapters (lora.rank) are not split; give 1")
@@ -175,7 +173,7 @@ class Trainer:
     def loss(self, batch: Batch) -> Loss:
         """Loss of a batch of this rank, blocked at document borders."""
         tensors = self._on_device(batch)
-        return self._loss(tensors, blocked(tensors[3], self.config.shard.attention))
+        return self._loss(tensors, Blocked(tensors[3]))
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, ...]:
         ids, cells, positions, documents, targets, weights = (torch.from_numpy(a).to(self.mesh.device) for a in batch)
@@ -184,7 +182,7 @@ class Trainer:
             weights = torch.where(text, weights * self.config.text_weight, weights)
         return ids, cells, positions, documents, targets, weights
 
-    def _loss(self, tensors: tuple[Tensor, ...], attend: Blocked | Flexed, watch: bool = False) -> Loss:
+    def _loss(self, tensors: tuple[Tensor, ...], attend: Blocked, watch: bool = False) -> Loss:
         ids, cells, positions, documents, targets, weights = tensors
         self._output.watched = documents > 0 if watch else None
         hidden = self.model.hidden(ids, positions, attend, cells)
@@ -213,7 +211,7 @@ class Trainer:
         groups = torch.zeros(2, len(GROUPS), dtype=torch.float64, device=self.mesh.device)
         parts = [tuple(t[i : i + share] for t in tensors) for i in range(0, len(batch.ids), share)]
         # All of them before the first pass: a GPU is waited for to make one.
-        attends = [blocked(part[3], self.config.shard.attention) for part in parts]
+        attends = [Blocked(part[3]) for part in parts]
         for part, attend in zip(parts, attends, strict=True):
             before_pass(self.model, last=attend is attends[-1])
             loss = self._loss(part, attend, watch)

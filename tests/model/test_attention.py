@@ -1,7 +1,8 @@
-"""Attention at document borders: `Blocked` and `Flexed` are the dense boolean mask, computed without it."""
+"""Attention at document borders: `Blocked` is the dense boolean mask, computed without it."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cm3.model import attention, kernels
-from cm3.model.attention import Blocked, Causal, Flexed, blocked
+from cm3.model.attention import Blocked, Causal
 
 ROWS = {
     "packed": [[1, 1, 1, 2, 2, 3, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]],
@@ -72,8 +73,6 @@ def test_grouped_heads_are_repeated_heads(kv_heads: int) -> None:
     wide = [x.repeat_interleave(3 // kv_heads, dim=1) for x in (k, v)]
     for attend, mask in ((Causal(), torch.ones(2, 8)), (Blocked(documents), documents)):
         torch.testing.assert_close(attend(0, q, k, v), dense(q, *wide, mask))
-    some = [x.detach().float() for x in (q, k, v)]
-    torch.testing.assert_close(Flexed(documents)(0, *some), dense(some[0], *(x.float() for x in wide), documents))
 
 
 def lengths_of(attend: Blocked) -> list[tuple[int, int]]:
@@ -132,8 +131,10 @@ def test_the_kernel_for_documents_of_any_lengths_is_given_their_borders() -> Non
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         attend.varlen = varlen_attn
         attend.ends = torch.empty(attend.count + 1, dtype=torch.int32, device="cuda")
-        out = attend._unpadded(*(torch.empty(2, 3, 8, 16, dtype=torch.bfloat16, device="cuda") for _ in range(3)))
-        assert out.shape == (2, 3, 8, 16)
+        named = inspect.signature(varlen_attn).parameters
+        for heads, attend.grouped in ((3, False), (1, False), *[(1, True)] * ("enable_gqa" in named)):
+            kinds = [torch.empty(2, n, 8, 16, dtype=torch.bfloat16, device="cuda") for n in (3, heads, heads)]
+            assert attend._unpadded(*kinds).shape == (2, 3, 8, 16)
 
 
 def test_causal_is_the_dense_triangle() -> None:
@@ -183,12 +184,16 @@ def test_large_scores_stay_finite() -> None:
     assert all(x.grad is not None and x.grad.isfinite().all() for x in (q, k, v))
 
 
-def test_flexed_is_the_dense_mask() -> None:
-    documents = torch.tensor(ROWS["padding only"])
-    q, k, v = (x.detach().float() for x in inputs(*documents.shape))
-    torch.testing.assert_close(Flexed(documents)(0, q, k, v), dense(q, k, v, documents))
+def test_the_kernel_for_any_lengths_is_chosen_by_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.attention.varlen import varlen_attn
 
-
-def test_the_kernel_is_chosen_by_name() -> None:
-    documents = torch.tensor(ROWS["one"])
-    assert isinstance(blocked(documents), Blocked) and isinstance(blocked(documents, "flex"), Flexed)
+    cuda, half = torch.device("cuda"), torch.empty(1, 1, 2, 16, dtype=torch.bfloat16)
+    assert attention._varlen(torch.device("cpu")) is None and attention._varlen(torch.device("mps")) is None
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for capability, want in (((9, 0), varlen_attn), ((8, 0), varlen_attn), ((7, 5), None)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert attention._varlen(cuda) is want
+    monkeypatch.setattr(torch.version, "cuda", None)  # an AMD GPU
+    assert attention._varlen(cuda) is None
+    assert attention._half(half) == torch.bfloat16 and attention._half(half.half()) == torch.float16
+    assert attention._half(half.float()) is None and attention._half(half[..., :12]) is None, "eights of a head's width"

@@ -26,7 +26,7 @@ from cm3.errors import CheckpointError, Cm3Error, ConfigError, DiskError
 from cm3.files import locked
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
-from cm3.parallel import MeshConfig, ShardConfig
+from cm3.parallel import MeshConfig
 from cm3.retrieval.pairs import PairsConfig
 from cm3.runs.clip_run import ClipRun
 from cm3.runs.export_run import export_run
@@ -114,7 +114,6 @@ REFUSED: dict[str, Callable[[Path, Path], Any]] = {
     "tasks of no dataset": lambda g, o: run_of(g, o, data=TaskData((f"vqa2=vqa2:{g / 'none'}",))),
     "no photographs": lambda g, o: run_of(g, o, data=DocumentData((f"coco:{g / 'none'}",))),
     "no encoder": lambda g, o: run_of(g, o, data=EmblemData(encoder=str(g / "none"))),
-    "flex on a processor": lambda g, o: run_of(g, o, shard=ShardConfig(attention="flex")),
     "a mesh of more": lambda g, o: run_of(g, o, mesh=MeshConfig(tp=2)),
     "an image tokenizer of nothing": lambda g, o: image_run(o, init=str(g / "none"), vqgan=tiny_model.SHAPE),
     "an image tokenizer of no pictures": lambda g, o: image_run(o, data=DocumentData((f"coco:{g / 'none'}",))),
@@ -140,7 +139,7 @@ def test_what_is_refused_leaves_nothing(given: Path, tmp_path: Path, why: str, r
 
 def test_the_corrected_command_runs(given: Path, tmp_path: Path) -> None:
     """As many refusals as there are change nothing for the one that is right."""
-    for why in ("another shape", "no store", "another size", "flex on a processor"):
+    for why in ("another shape", "no store", "another size"):
         with pytest.raises(Cm3Error):
             REFUSED[why](given, tmp_path / "out").run(progress=False)
     assert run_of(given, tmp_path / "out").run(progress=False)["step"] == 2

@@ -162,15 +162,3 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model.vocab_size=286: must be the vocabulary's 287"):
         Trainer(config(tmp_path), replace(VOCAB, image=17), Pairs())
     assert not list(tmp_path.iterdir())
-
-
-def test_attention_goes_through_the_kernel_of_the_settings(tmp_path: Path) -> None:
-    trainer = Trainer(config(tmp_path / "one"), VOCAB, Pairs())
-    batch = next(iter(trainer.loader))[0]
-    flexed = ShardConfig(attention="flex")
-    with torch.no_grad():
-        expected = trainer.loss(batch).total
-        trainer.config = replace(trainer.config, shard=flexed)
-        torch.testing.assert_close(trainer.loss(batch).total, expected)
-    with pytest.raises(ConfigError, match="shard.attention='flex': has no backward pass on a processor; give sdpa"):
-        Trainer(config(tmp_path / "two", shard=flexed), VOCAB, Pairs())
