@@ -41,7 +41,6 @@ from cm3.sequence.holes import Prompt
 from cm3.sequence.segments import cells_of
 from cm3.sequence.unconditional import HIDDEN, without, wordy
 from cm3.tasks import Task, find_task
-from cm3.tokens.away import HIDDEN, without, wordy
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer

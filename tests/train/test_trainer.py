@@ -17,7 +17,6 @@ from cm3.data.load import Loader, Source
 from cm3.errors import ConfigError
 from cm3.model.attention import Causal
 from cm3.model.loss import next_token_loss
-from cm3.parallel import ShardConfig
 from cm3.sequence.mask import MaskLaw
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import TrainConfig, Trainer
