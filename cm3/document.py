@@ -12,15 +12,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import PIL.Image
 
 from cm3.errors import DataError, RequestError
 from cm3.files import said
-from cm3.picture import BYTES, bands, open_picture
+from cm3.picture import BYTES, Square, bands, open_picture, square, square_of_file
 
 Box = tuple[int, int, int, int]
 """Pixels (x0, y0, x1, y1), origin at the top left, x1 and y1 exclusive."""
@@ -36,30 +36,58 @@ class Text:
     text: str
 
 
-@dataclass(frozen=True, eq=False)
+class Place(NamedTuple):
+    """Where a picture's file lies: `size` bytes from `offset` on of the file `path`."""
+
+    path: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False, init=False)
 class Image:
     """A picture, and optionally a box of it that is to be filled in.
 
-    `pixels` is any PIL image; `cm3.tokens.image.preprocess` brings it to the model's size and colours. `gap` is in the
-    pixels of this picture. Two images are equal when they hold the same object, or pictures of one mode and size that
-    show the same; equal images hash alike. What a picture shows is looked at once, when it is first compared or hashed:
-    a picture that is drawn on after that wants a new `Image`.
+    `Image(pixels)` is of any PIL image; `Image(data=..., name=...)` of a file's bytes, which it keeps for whoever stores
+    it: of them only the header is read until `pixels` are asked for their colours, and errors call it by its name.
+    `cm3.tokens.image.preprocess` brings pixels to the model's size and colours. `gap` is in the pixels of this picture.
+
+    Two images are equal when they have the same bytes of a file, or the same PIL object, or no file and pictures of one
+    mode and size that show the same; equal images hash alike. What a picture shows is looked at once, when it is first
+    compared or hashed, and one with a file stands for that file: a picture that is drawn on wants a new `Image`.
     """
 
     pixels: PIL.Image.Image
-    gap: Box | None = None
+    gap: Box | None
+    data: bytes | None = field(repr=False)
+    """The bytes of its file, where it is of one."""
+    name: str
+    """What errors call it."""
+    place: Place | None
+    """Where the file lies on this machine, where that is known: it can be read again from there."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.pixels, PIL.Image.Image):
-            raise DataError(
-                f"Image takes a PIL image, got {type(self.pixels).__name__}; open a file with Image.open(path)"
-            )
-        if self.gap is not None:
-            check_box(self.gap, self.pixels.size)
+    def __init__(
+        self,
+        pixels: PIL.Image.Image | None = None,
+        gap: Box | None = None,
+        *,
+        data: bytes | None = None,
+        name: str = "",
+        place: Place | None = None,
+    ) -> None:
+        """Raises `DataError` for what is no PIL image, and for bytes that are no picture; `RequestError` for a gap."""
+        if pixels is None and data is not None:
+            pixels = open_picture(data, name)
+        if not isinstance(pixels, PIL.Image.Image):
+            raise DataError(f"Image takes a PIL image, got {type(pixels).__name__}; open a file with Image.open(path)")
+        if gap is not None:
+            check_box(gap, pixels.size)
+        for key, value in {"pixels": pixels, "gap": gap, "data": data, "name": name, "place": place}.items():
+            object.__setattr__(self, key, value)
 
     @classmethod
     def open(cls, path: str | Path) -> Image:
-        """Read a picture file of the formats of `cm3.picture.FORMATS`.
+        """Read a picture file of the formats of `cm3.picture.FORMATS`, to its end.
 
         Raises `DataError` when the file is missing or is not a picture.
         """
@@ -70,31 +98,44 @@ class Image:
             raise DataError(f"image {str(path)!r}: not a readable picture (not a file); give a PNG, JPEG or WebP file")
         try:
             with path.open("rb") as file:
-                data = file.read(BYTES + 1)  # a pipe does not say beforehand how much it holds
-            opened = open_picture(data)
-            opened.load()
-            return cls(_detach(opened))
+                image = cls(data=file.read(BYTES + 1))  # a pipe does not say beforehand how much it holds
+            image.pixels.load()
         except Exception as error:  # Pillow raises many kinds for a damaged file
             remedy = "" if isinstance(error, DataError) else "; give a PNG, JPEG or WebP file"
             raise DataError(f"image {str(path)!r}: not a readable picture ({said(error)}){remedy}") from error
+        return image
 
     def with_gap(self, box: Iterable[int]) -> Image:
         """Return this picture with the box (x0, y0, x1, y1) to be filled in. Raises `RequestError` for a bad box."""
         return dataclasses.replace(self, gap=check_box(tuple(box), self.pixels.size))
 
+    def square(self, size: int, fit: Square = "crop") -> PIL.Image.Image:
+        """Return it upright, RGB, at `size` x `size`; a large JPEG file is decoded no further than that needs.
+
+        Within 40 dB (PSNR) of `cm3.picture.square` of its pixels, which are not decoded here. Raises `DataError`.
+        """
+        if self.data is None:
+            return square(self.pixels, size, fit)
+        return square_of_file(self.data, size, fit, name=self.name)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):
             return NotImplemented
-        a, b = self.pixels, other.pixels
-        same = a is b or (a.mode == b.mode and a.size == b.size and self._digest == other._digest)
+        same = self.pixels is other.pixels or self.digest == other.digest
         return same and self.gap == other.gap
 
     def __hash__(self) -> int:
-        return hash((self._digest, self.gap))
+        return hash((self.digest, self.gap))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {"data": self.data, "name": self.name, "place": self.place}
+        return partial(Image, None if self.data is not None else self.pixels, self.gap, **state), ()
 
     @cached_property
-    def _digest(self) -> bytes:
-        """Of the mode, the size and the pixels; of a palette, the colours that the pixels have."""
+    def digest(self) -> bytes:
+        """16 bytes that stand for its file, or else for its mode, size and pixels (of a palette, the colours)."""
+        if self.data is not None:
+            return hashlib.blake2b(self.data, digest_size=16, person=b"file").digest()
         hashed = hashlib.blake2b(f"{self.pixels.mode} {self.pixels.size}".encode(), digest_size=16)
         try:
             for _, band in bands(self.pixels):
@@ -203,12 +244,3 @@ def check_box(box: tuple[int, ...], size: tuple[int, int]) -> Box:
             f"box {x0},{y0},{x1},{y1}: must lie inside the image, 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
         )
     return x0, y0, x1, y1
-
-
-def _detach(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A copy that keeps `info` and EXIF (orientation is read from there), detached from the open file."""
-    copy = image.copy()
-    copy.info = dict(image.info)
-    if image.getexif():
-        copy.info["exif"] = image.getexif().tobytes()
-    return copy

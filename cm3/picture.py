@@ -1,4 +1,7 @@
-"""Any picture as upright 8-bit RGB: the one way from a file's bytes to the colours that a model or an encoder reads.
+"""Any picture as upright 8-bit RGB, and as the square of it that a model or an encoder reads.
+
+    bytes --open_picture--> header --rgb--> upright RGB --square--> size x size
+    bytes ------------square_of_file, of a large JPEG at a half, a quarter or an eighth--------> size x size
 
 Pillow reads some forty formats, chosen by a file's bytes, and one of them starts another program. Only those of
 `FORMATS` are read here, and nothing else in this package opens a picture (tests/test_house.py).
@@ -9,11 +12,12 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import PIL.Image
+import PIL.ImageFile
 from PIL import features
-from PIL.Image import Transpose
+from PIL.Image import Resampling, Transpose
 
 from cm3.errors import DataError
 from cm3.files import said
@@ -38,6 +42,20 @@ _BAND = 1 << 20
 
 _NAME = "_cm3_name"
 """Attribute of an opened picture: the name of its file, for the message when it proves to be cut short."""
+
+Square = Literal["crop", "stretch", "clip"]
+"""How a picture becomes a square: its largest centred square by Lanczos scaling, all of it by the same, or as OpenAI's
+CLIP does it: all scaled by a bicubic filter to whole pixels, and then its middle."""
+
+Span = tuple[float, float, float, float]
+"""A part of a picture (x0, y0, x1, y1) in its pixels, which may be cut."""
+
+_N = TypeVar("_N", int, float)
+
+MARGIN, SHARP = 2, 3
+"""A JPEG is decoded to at least so many times the side that it is scaled to; so many where it is sharp,"""
+BITS = 2.0
+"""which it is taken for where its file has more bits a pixel."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -93,17 +111,15 @@ def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     Transparent parts are laid on white; 16-bit, integer and float modes are scaled to 8 bits (`_span`). Raises
     `DataError` for a picture that is empty or cannot be read to its end.
     """
-    name = getattr(image, _NAME, "")
-    what = f"{name}: image" if name else "image"
     if 0 in image.size:
+        name = getattr(image, _NAME, "")
+        what = f"{name}: image" if name else "image"
         raise DataError(f"{what} of {image.width} x {image.height} pixels: is empty; give a picture with pixels")
     try:
         image.load()
         return _coloured(upright(image))
     except Exception as error:  # a lazily opened file may prove to be cut short only now, in as many ways as formats
-        raise DataError(
-            f"{what} of mode {image.mode}: cannot be read ({said(error)}); save it again as PNG or JPEG"
-        ) from error
+        raise _unread(image, error) from error
 
 
 def bands(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
@@ -116,20 +132,114 @@ def bands(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
 def orientation(image: PIL.Image.Image) -> int:
     """EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        found = int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block is no reason to refuse good pixels
         return 1
+    return found if found in _UPRIGHT else 1
 
 
 def upright(image: PIL.Image.Image) -> PIL.Image.Image:
     """`image` as its EXIF orientation would have it seen; the very same object where there is nothing to turn."""
-    turn = _UPRIGHT.get(orientation(image))
-    if turn is None:
+    return _turned(image, orientation(image))
+
+
+def square(image: PIL.Image.Image, size: int, fit: Square = "crop", part: Span | None = None) -> PIL.Image.Image:
+    """`image` as an upright RGB picture of `size` x `size`; the very same object when it is one already.
+
+    `part`: what of the upright picture is scaled, in the place of what `fit` says. Raises `DataError` for a picture
+    that is empty or cannot be read.
+    """
+    image = rgb(image)
+    x0, y0, x1, y1 = part or _part(image.size, fit, size)
+    if (x1 - x0, y1 - y0) == (size, size) and all(float(v).is_integer() for v in (x0, y0)):
+        return image if image.size == (size, size) else image.crop((int(x0), int(y0), int(x1), int(y1)))
+    return image.resize((size, size), _filter(fit), box=(x0, y0, x1, y1), reducing_gap=3.0)
+
+
+def square_of_file(
+    data: bytes, size: int, fit: Square = "crop", part: Span | None = None, name: str = ""
+) -> PIL.Image.Image:
+    """`square` of a picture's file; a JPEG that is much larger is decoded at a half, a quarter or an eighth.
+
+    At least `MARGIN` (`SHARP`) times the wanted side is decoded, so that the result is within 40 dB (PSNR) of `square`
+    from 32 pixels on; what is not that large, or is no JPEG in RGB or grey, comes out as by `square`, to the bit.
+    Raises `DataError` as `open_picture` and `rgb`.
+    """
+    image = open_picture(data, name)
+    turn = orientation(image)
+    stored = image.size
+    shown = stored[::-1] if turn >= 5 else stored
+    span = part or _part(shown, fit, size)
+    least = min(span[2] - span[0], span[3] - span[1])
+    margin = MARGIN if 8 * len(data) <= BITS * stored[0] * stored[1] else SHARP
+    scale = next((s for s in (8, 4, 2) if least >= s * margin * size), 1)
+    if scale == 1 or image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return square(image, size, fit, part)
+    assert isinstance(image, PIL.ImageFile.ImageFile)
+    drafted = image.draft(image.mode, (stored[0] // scale, stored[1] // scale))
+    if drafted is None:
+        return square(image, size, fit, part)
+    # The last row and column of what is decoded may be of less than `scale` pixels: `drafted` has where they end.
+    across, down = drafted[1][2] / stored[0], drafted[1][3] / stored[1]
+    x0, y0, x1, y1 = turned(span, shown, {6: 8, 8: 6}.get(turn, turn))
+    try:
+        image.load()
+    except Exception as error:
+        raise _unread(image, error) from error
+    box = (x0 * across, y0 * down, min(x1 * across, image.width), min(y1 * down, image.height))
+    small = _coloured(image).resize((size, size), _filter(fit), box=box, reducing_gap=3.0)
+    return _turned(small, turn)
+
+
+def window(size: tuple[int, int], fit: Square) -> tuple[int, int, int, int]:
+    """The part of an upright picture of `size` that `crop` and `stretch` keep: its centred square, on whole pixels."""
+    width, height = size
+    if fit == "stretch":
+        return 0, 0, width, height
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def turned(part: tuple[_N, _N, _N, _N], size: tuple[int, int], turn: int) -> tuple[_N, _N, _N, _N]:
+    """Where a part of a stored picture of `size` lies after it was brought upright from EXIF orientation `turn`."""
+    (x0, y0, x1, y1), (width, height) = part, size
+    if turn in (2, 3, 7, 8):  # these four mirror the stored x axis
+        x0, x1 = width - x1, width - x0
+    if turn in (3, 4, 6, 7):  # and these the stored y axis
+        y0, y1 = height - y1, height - y0
+    return (y0, x0, y1, x1) if turn >= 5 else (x0, y0, x1, y1)  # and these swap the axes afterwards
+
+
+def _turned(image: PIL.Image.Image, turn: int) -> PIL.Image.Image:
+    way = _UPRIGHT.get(turn)
+    if way is None:
         return image
-    image = image.transpose(turn)
+    image = image.transpose(way)
     for key in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
         image.info.pop(key, None)  # else the next reader would turn it again
     return image
+
+
+def _part(size: tuple[int, int], fit: Square, side: int) -> Span:
+    """What of an upright picture of `size` is scaled to `side` x `side`."""
+    if fit != "clip":
+        return window(size, fit)
+    # CLIP scales the whole, to whole pixels, and then crops it. The same here, but for what the crop throws away.
+    (width, height), least = size, min(size)
+    wide, high = side * width // least, side * height // least
+    left, top = round((wide - side) / 2), round((high - side) / 2)
+    return left * width / wide, top * height / high, (left + side) * width / wide, (top + side) * height / high
+
+
+def _filter(fit: Square) -> Resampling:
+    return Resampling.BICUBIC if fit == "clip" else Resampling.LANCZOS
+
+
+def _unread(image: PIL.Image.Image, error: Exception) -> DataError:
+    name = getattr(image, _NAME, "")
+    what = f"{name}: image" if name else "image"
+    return DataError(f"{what} of mode {image.mode}: cannot be read ({said(error)}); save it again as PNG or JPEG")
 
 
 def _coloured(image: PIL.Image.Image) -> PIL.Image.Image:

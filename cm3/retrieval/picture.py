@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
-from PIL.Image import Resampling
 
+import cm3.picture
 from cm3.picture import rgb
 
 
@@ -17,16 +17,7 @@ def square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
 
     Raises `DataError` for a picture that is empty or cannot be read.
     """
-    image = rgb(image)
-    if image.size == (size, size):
-        return image
-    # OpenAI's CLIP scales the whole, to whole pixels, and then crops it, at whole pixels. The same here, but for what
-    # the crop throws away.
-    (w, h), least = image.size, min(image.size)
-    wide, high = size * w // least, size * h // least
-    left, top = round((wide - size) / 2), round((high - size) / 2)
-    box = (left * w / wide, top * h / high, (left + size) * w / wide, (top + size) * h / high)
-    return image.resize((size, size), Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return cm3.picture.square(image, size, "clip")
 
 
 def digest(image: PIL.Image.Image) -> bytes:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import PIL.Image
 import torch
-from PIL.Image import Resampling
 
 from cm3.document import Box, check_box
 from cm3.errors import CheckpointError, ConfigError, DataError, RequestError
-from cm3.picture import orientation, rgb
+from cm3.picture import orientation, square, turned, window
 from cm3.weights import check_weights
 
 if TYPE_CHECKING:
@@ -38,11 +37,7 @@ def preprocess(image: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Imag
     Scaling is Lanczos, antialiased. Raises `DataError` for an empty or truncated picture.
     """
     _check_fit(size, fit)
-    image = rgb(image)
-    x0, y0, x1, y1 = window(image.size, fit)
-    if (x1 - x0, y1 - y0) == (size, size):
-        return image if image.size == (size, size) else image.crop((x0, y0, x1, y1))
-    return image.resize((size, size), Resampling.LANCZOS, box=(x0, y0, x1, y1), reducing_gap=3.0)
+    return square(image, size, fit)
 
 
 def map_box(box: Box, original_size: tuple[int, int], size: int, fit: Fit = "crop") -> Box:
@@ -74,16 +69,9 @@ def place_box(image: PIL.Image.Image, box: Box, size: int, fit: Fit = "crop") ->
 
     The same as `map_box`, after turning the box upright with the picture. Raises `RequestError` likewise.
     """
-    x0, y0, x1, y1 = check_box(box, image.size)
-    width, height = image.size
     turn = orientation(image)
-    if turn in (2, 3, 7, 8):  # these four mirror the stored x axis
-        x0, x1 = width - x1, width - x0
-    if turn in (3, 4, 6, 7):  # and these the stored y axis
-        y0, y1 = height - y1, height - y0
-    if turn in (5, 6, 7, 8):  # and these swap the axes afterwards
-        x0, y0, x1, y1, width, height = y0, x0, y1, x1, height, width
-    return map_box((x0, y0, x1, y1), (width, height), size, fit)
+    upright = turned(check_box(box, image.size), image.size, turn)
+    return map_box(upright, image.size[::-1] if turn >= 5 else image.size, size, fit)
 
 
 def to_pixels(images: Sequence[PIL.Image.Image]) -> torch.Tensor:
@@ -238,13 +226,3 @@ def _check_fit(size: int, fit: str) -> None:
         raise ConfigError(f"size={size}: must be at least 1 pixel")
     if fit not in ("crop", "stretch"):
         raise ConfigError(f"fit={fit!r}: must be 'crop' or 'stretch'")
-
-
-def window(size: tuple[int, int], fit: Fit) -> Box:
-    """The part of a picture of `size` that is kept: all of it, or the largest centred square, on whole pixels."""
-    width, height = size
-    if fit == "stretch":
-        return 0, 0, width, height
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
