@@ -48,13 +48,13 @@ class Place(NamedTuple):
 class Image:
     """A picture, and optionally a box of it that is to be filled in.
 
-    `Image(pixels)` is of any PIL image; `Image(data=..., name=...)` of a file's bytes, which it keeps for whoever stores
-    it: of them only the header is read until `pixels` are asked for their colours, and errors call it by its name.
-    `cm3.tokens.image.preprocess` brings pixels to the model's size and colours. `gap` is in the pixels of this picture.
+    `Image(pixels)` is of any PIL image; `Image(data=..., name=...)` of a file's bytes, which it keeps for whoever
+    stores it: of them only the header is read until `pixels` are asked for their colours, and errors call it by its
+    name. `cm3.tokens.image.preprocess` brings pixels to the model's size and colours. `gap` is in pixels of this one.
 
-    Two images are equal when they have the same bytes of a file, or the same PIL object, or no file and pictures of one
-    mode and size that show the same; equal images hash alike. What a picture shows is looked at once, when it is first
-    compared or hashed, and one with a file stands for that file: a picture that is drawn on wants a new `Image`.
+    Two images are equal when they hold the same object or file, or pictures of one mode and size that show the same;
+    equal images hash alike. What a picture shows is looked at once, when it is first compared or hashed, and one with a
+    file stands for that file: a picture that is drawn on after that wants a new `Image`.
     """
 
     pixels: PIL.Image.Image
@@ -121,11 +121,11 @@ class Image:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):
             return NotImplemented
-        same = self.pixels is other.pixels or self.digest == other.digest
-        return same and self.gap == other.gap
+        same = self.pixels is other.pixels or (self.data is not None and self.data == other.data)
+        return (same or self._shown == other._shown) and self.gap == other.gap
 
     def __hash__(self) -> int:
-        return hash((self.digest, self.gap))
+        return hash((self._shown, self.gap))
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {"data": self.data, "name": self.name, "place": self.place}
@@ -133,9 +133,14 @@ class Image:
 
     @cached_property
     def digest(self) -> bytes:
-        """16 bytes that stand for its file, or else for its mode, size and pixels (of a palette, the colours)."""
-        if self.data is not None:
-            return hashlib.blake2b(self.data, digest_size=16, person=b"file").digest()
+        """16 bytes that stand for its file, which is not decoded; where it is of none, for what it shows."""
+        if self.data is None:
+            return self._shown
+        return hashlib.blake2b(self.data, digest_size=16, person=b"file").digest()
+
+    @cached_property
+    def _shown(self) -> bytes:
+        """Of the mode, the size and the pixels; of a palette, the colours that the pixels have."""
         hashed = hashlib.blake2b(f"{self.pixels.mode} {self.pixels.size}".encode(), digest_size=16)
         try:
             for _, band in bands(self.pixels):

@@ -9,7 +9,6 @@ differently in another batch; a batch never reaches across units.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 from collections import Counter
@@ -21,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
-import PIL.ImageFile
 import torch
 
 from cm3.data import shard
@@ -230,7 +228,7 @@ def _ready(document: Document, desk: Desk, seen: dict[bytes, tuple[PIL.Image.Ima
                 continue
             for part in group:
                 assert isinstance(part, Image)
-                original, small = _picture(part.pixels, desk, seen)
+                original, small = _picture(part, desk, seen)
                 parts.append(Image(small))
                 whole.append(Image(original))
     except DataError as error:
@@ -241,29 +239,14 @@ def _ready(document: Document, desk: Desk, seen: dict[bytes, tuple[PIL.Image.Ima
 
 
 def _picture(
-    image: PIL.Image.Image, desk: Desk, seen: dict[bytes, tuple[PIL.Image.Image, PIL.Image.Image]]
+    image: Image, desk: Desk, seen: dict[bytes, tuple[PIL.Image.Image, PIL.Image.Image]]
 ) -> tuple[PIL.Image.Image, PIL.Image.Image]:
     """A picture as it was read, and preprocessed; the same objects for the same file, which has many captions."""
-    key = _bytes_key(image)
-    if key is None or key not in seen:
-        small = desk.image.preprocess(image)
-        # Vectors need the picture itself; without an encoder it, which may be large, is let go.
-        pair = (image if desk.encoder is not None else small), small
-        if key is None:
-            return pair
-        seen[key] = pair
-    return seen[key]
-
-
-def _bytes_key(image: PIL.Image.Image) -> bytes | None:
-    """A hash of the file of a picture that was opened and not read yet; None for any other."""
-    if not isinstance(image, PIL.ImageFile.ImageFile) or getattr(image, "_im", image) is not None:
-        return None
-    file = image.fp
-    if file is None or image.tell():
-        return None
-    at = file.tell()
-    file.seek(0)
-    digest = hashlib.sha256(file.read()).digest()
-    file.seek(at)
-    return digest
+    if image.data is not None and image.digest in seen:
+        return seen[image.digest]
+    small = desk.image.preprocess(image.pixels)
+    # Vectors need the picture itself; without an encoder it, which may be large, is let go.
+    pair = (image.pixels if desk.encoder is not None else small), small
+    if image.data is not None:
+        seen[image.digest] = pair
+    return pair

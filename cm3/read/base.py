@@ -22,10 +22,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple, Protocol
 
-from cm3.document import Document, Image, Text, Unreadable
+from cm3.document import Document, Image, Place, Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside
-from cm3.picture import open_picture
 from cm3.read.walk import EMPTY, PICTURES, Passed, ending
 
 LINE = 1 << 26
@@ -293,7 +292,8 @@ def picture(path: Path, name: str = "") -> Image:
     picture.
     """
     name = name or path.name
-    return Image(open_picture(content(path, name), name))
+    data = content(path, name)
+    return Image(data=data, name=name, place=Place(str(path), 0, len(data)))
 
 
 def content(path: Path, name: str = "", most: int = LARGEST) -> bytes:

@@ -23,7 +23,6 @@ import PIL.Image
 from cm3.document import Document, Image, Unreadable
 from cm3.errors import DataError
 from cm3.files import inside, said
-from cm3.picture import open_picture
 from cm3.read.base import UNIT, Reader, Unit, captioned
 from cm3.read.record import (
     IMAGES,
@@ -193,7 +192,7 @@ def _picture(value: Any, root: str) -> Image:
             raise DataError(f"{value!r}: cannot be read ({said(error)}); try again") from error
     if not isinstance(value, bytes):
         raise DataError(f"its picture is {type(value).__name__}, not the bytes of a file")
-    return Image(open_picture(value))
+    return Image(data=value)
 
 
 def _own(path: str, root: str) -> str:

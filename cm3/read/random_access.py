@@ -10,11 +10,9 @@ import dataclasses
 import io
 from typing import NamedTuple
 
-import PIL.Image
-
 from cm3.document import Document, Gap, Image, Unreadable
 from cm3.errors import DataError
-from cm3.picture import open_picture, rgb
+from cm3.picture import rgb
 from cm3.read.base import Reader, Records, Unit
 
 KEPT = 100_000
@@ -46,7 +44,7 @@ class Numbered:
         found = (self._listed or [])[index]
         if isinstance(found, _Kept):
             files = iter(found.files)
-            parts = tuple(Image(open_picture(next(files))) if part == _HOLE else part for part in found.document.parts)
+            parts = tuple(Image(data=next(files)) if part == _HOLE else part for part in found.document.parts)
             return dataclasses.replace(found.document, parts=parts)
         if isinstance(found, Unit):
             for document in self.reader.read(found):
@@ -79,18 +77,17 @@ def _packed(document: Document | Unreadable) -> _Kept | Unreadable:
     if isinstance(document, Unreadable):
         return document
     try:
-        files = tuple(_file(image.pixels) for image in document.images)
+        files = tuple(_file(image) for image in document.images)
     except DataError as error:
         return Unreadable(document.id, str(error))
     parts = tuple(_HOLE if isinstance(part, Image) else part for part in document.parts)
     return _Kept(dataclasses.replace(document, parts=parts), files)
 
 
-def _file(picture: PIL.Image.Image) -> bytes:
-    """The bytes that a picture was opened from; a PNG of one that was not opened."""
-    opened = getattr(picture, "fp", None)
-    if isinstance(opened, io.BytesIO):
-        return opened.getvalue()
+def _file(image: Image) -> bytes:
+    """The bytes of a picture's file; a PNG of one that is of none."""
+    if image.data is not None:
+        return image.data
     saved = io.BytesIO()
-    rgb(picture).save(saved, "PNG")
+    rgb(image.pixels).save(saved, "PNG")
     return saved.getvalue()

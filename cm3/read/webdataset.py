@@ -26,10 +26,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self, cast
 
-from cm3.document import Document, Image, Unreadable
+from cm3.document import Document, Image, Place, Unreadable
 from cm3.errors import DataError
 from cm3.files import said
-from cm3.picture import open_picture
 from cm3.read.base import LARGEST, LINE, TEXT, UNIT, Reader, Unit, captioned
 from cm3.read.picture_folder import PAGES
 from cm3.read.record import NoRecord, read_record, text_of
@@ -58,12 +57,16 @@ class NeverFetched(tarfile.ReadError):
 
 
 class File(NamedTuple):
-    """A file of a tar. `data` is None when only its header was read, and `wrong` says why it will not be read."""
+    """A file of a tar. `data` is None when only its header was read, and `wrong` says why it will not be read.
+
+    `place`: where its bytes lie, in an unpacked tar of this machine.
+    """
 
     key: str
     suffix: str
     data: bytes | None = None
     wrong: str = ""
+    place: Place | None = None
 
 
 END = File("", "")
@@ -92,16 +95,17 @@ def files(stream: IO[bytes], url: str, passed: Passed) -> Iterator[File]:
     Raises one of `DAMAGE` for a tar that is cut short or damaged, and where more follows after its end.
     """
     order = _scattered(stream) if "://" not in url and stream.seekable() else None
+    path = url if "://" not in url and _plain(stream) else ""
     if order is not None:
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Member) as archive:
             for one in order:
-                yield from _read(archive, one, passed)
+                yield from _read(archive, one, passed, path)
         stream.seek(0)
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
             if order is None:
-                yield from _read(archive, member, passed)
+                yield from _read(archive, member, passed, path)
         zeros, more = _rest(archive)
         if zeros > _PADDING and not more:
             raise NeverFetched(f"{zeros} zeros follow after its end, as where a part was never fetched")
@@ -110,7 +114,7 @@ def files(stream: IO[bytes], url: str, passed: Passed) -> Iterator[File]:
             raise tarfile.ReadError(f"{more} bytes follow after its end, as where tars were joined: give each its own")
 
 
-def _read(archive: tarfile.TarFile, member: tarfile.TarInfo, passed: Passed) -> Iterator[File]:
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo, passed: Passed, path: str) -> Iterator[File]:
     found = _named(member, passed)
     if found is None:
         return
@@ -129,7 +133,8 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo, passed: Passed) -> 
             data = b"" if file is None else file.read()
             if len(data) < member.size:
                 raise tarfile.ReadError("unexpected end of data")
-    yield File(key, suffix, data, wrong)
+    place = Place(path, member.offset_data, len(data)) if path and data else None
+    yield File(key, suffix, data, wrong, place)
 
 
 def _named(member: tarfile.TarInfo, passed: Passed) -> tuple[str, str] | None:
@@ -182,6 +187,19 @@ def _scattered(stream: IO[bytes]) -> list[tarfile.TarInfo] | None:
     most = max(len(suffixes) for _, suffixes in seen.values())
     whole = [at for at, key in enumerate(keys) if not cut or len(seen[key][1]) == most]
     return [members[at] for at in sorted(whole, key=lambda at: seen[keys[at]][0])]
+
+
+def _plain(stream: IO[bytes]) -> bool:
+    """Tell whether a tar is not packed, so that its bytes lie in the file as they are."""
+    if not stream.seekable():
+        return False
+    block = stream.read(tarfile.BLOCKSIZE)
+    stream.seek(0)
+    try:
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _rest(archive: tarfile.TarFile) -> tuple[int, int]:
@@ -322,7 +340,7 @@ class WebDataset(Reader):
                     captions, meta = read_record(sample[data].data or b"", "its .json", text, not pictures)
                 except NoRecord as error:  # no loss where the words stand beside it
                     passed.add(f".json that {error}", id)
-            images = [Image(open_picture(sample[suffix].data or b"")) for suffix in pictures]
+            images = [Image(data=sample[suffix].data or b"", place=sample[suffix].place) for suffix in pictures]
         except DataError as error:
             yield Unreadable(id, str(error))
             return

@@ -26,9 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-import PIL.ImageFile
-
 from cm3.document import Document, Image, Text, Unreadable, check_text
 from cm3.errors import CheckpointError, DataError, DiskError
 from cm3.files import disk_error, parse_json, said
@@ -105,31 +102,23 @@ def pack(document: Document) -> tuple[Record, Document] | Unreadable:
                 parts.append(part.text)
                 read.append(part)
             elif isinstance(part, Image):
-                data, picture = encode(part.pixels)
-                parts.append(data)
-                read.append(Image(picture))
-                pixels.append(digest(picture))
+                # Decoded in an image of our own, so that who keeps the document keeps no pixels.
+                own = part if part.data is None else Image(data=part.data, name=part.name)
+                parts.append(encode(own))
+                read.append(own)
+                pixels.append(digest(own.pixels))
     except Exception as error:  # Pillow raises many kinds for a damaged picture
         return Unreadable(document.id, said(error))
     known = Document(tuple(read), id=document.id, source=document.source, meta=document.meta)
     return Record(document.id, document.source, meta, tuple(parts), tuple(pixels)), known
 
 
-def encode(picture: PIL.Image.Image) -> tuple[bytes, PIL.Image.Image]:
-    """The bytes to keep of a picture, and the picture with its pixels read. Raises Pillow's errors for a damaged one.
-
-    A file that was opened and not read yet (`open_picture` reads the header only) still is its file's bytes; later
-    it may have been drawn on.
-    """
-    unread = isinstance(picture, PIL.ImageFile.ImageFile) and getattr(picture, "_im", picture) is None
-    if unread and picture.format in AS_THEY_ARE and picture.tell() == 0:
-        assert isinstance(picture, PIL.ImageFile.ImageFile) and picture.fp is not None
-        picture.fp.seek(0)
-        data = picture.fp.read()
-        read = open_picture(data)
-        read.load()
-        return data, read
+def encode(image: Image) -> bytes:
+    """The bytes to keep of a picture, which is read to its end. Raises Pillow's errors for a damaged one."""
+    picture = image.pixels
     picture.load()
+    if image.data is not None and picture.format in AS_THEY_ARE:
+        return image.data
     buffer = io.BytesIO()
     keep = {name: picture.info[name] for name in ("exif", "icc_profile") if picture.info.get(name)}
     if picture.mode in PNG_MODES:
@@ -140,7 +129,7 @@ def encode(picture: PIL.Image.Image) -> tuple[bytes, PIL.Image.Image]:
         except (OSError, KeyError):  # a mode of neither format, such as HSV: the nearest one that is
             picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
             picture.save(buffer, "PNG", **keep)
-    return buffer.getvalue(), picture
+    return buffer.getvalue()
 
 
 class Shelf:
@@ -265,7 +254,7 @@ class Shelf:
         """Return a document; its pictures are decoded when their pixels are first asked for. Raises as `record`."""
         record = self.record(row)
         try:
-            parts = tuple(Text(p) if isinstance(p, str) else Image(open_picture(p)) for p in record.parts)
+            parts = tuple(Text(p) if isinstance(p, str) else Image(data=p) for p in record.parts)
         except DataError as error:
             raise CheckpointError(
                 f"{str(self.path)!r}: document {record.id!r}: {error}; delete it from the bank"

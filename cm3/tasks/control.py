@@ -25,11 +25,9 @@ from PIL.Image import Resampling
 from cm3.document import Image
 from cm3.errors import ConfigError, DataError
 from cm3.files import is_number
-from cm3.picture import orientation, rgb, upright
-from cm3.tokens.image import Fit, preprocess, window
 from cm3.picture import orientation, rgb, upright, window
 from cm3.read.base import picture as open_file
-from cm3.tokens.image import Fit, preprocess
+from cm3.tokens.image import Fit, preprocess, window
 
 LEVELS, STEP, SPREAD = 6, 51, 83
 """The palette: six levels a channel, 51 apart; category c has colour number 83 c modulo 215, so neighbours differ."""
@@ -218,7 +216,6 @@ def pose(
 
 def read_control(path: Path, picture: PIL.Image.Image) -> Image:
     """A control image from its file. Raises `DataError` where it is missing, damaged or of another size."""
-    from cm3.read.base import picture as open_file  # no reader is loaded with a model
 
     try:
         found = open_file(path)
