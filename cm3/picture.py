@@ -187,7 +187,7 @@ def square_of_file(
     except Exception as error:
         raise _unread(image, error) from error
     box = (x0 * across, y0 * down, min(x1 * across, image.width), min(y1 * down, image.height))
-    small = _coloured(image).resize((size, size), _filter(fit), box=box, reducing_gap=3.0)
+    small = _coloured(image).resize((size, size), _filter(fit), box=box, reducing_gap=float(margin))
     return _turned(small, turn)
 
 
