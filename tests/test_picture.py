@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -17,9 +19,9 @@ import pytest
 from PIL.PngImagePlugin import PngInfo
 
 from cm3 import picture
-from cm3.document import Image
+from cm3.document import Image, Place
 from cm3.errors import DataError
-from cm3.picture import LIMIT, open_picture, rgb
+from cm3.picture import LIMIT, Square, open_picture, rgb, square, square_of_file
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 
@@ -289,3 +291,151 @@ def test_a_picture_may_come_through_a_pipe(tmp_path: Path) -> None:
     writer.start()
     assert Image.open(pipe).pixels.tobytes() == noise().tobytes()
     writer.join()
+
+
+def before(image: PIL.Image.Image, size: int, fit: str) -> PIL.Image.Image:
+    """The square fits as they were written before they were one: the codec's, and CLIP's."""
+    image = rgb(image)
+    (w, h), least = image.size, min(image.size)
+    if fit == "clip":
+        if image.size == (size, size):
+            return image
+        wide, high = size * w // least, size * h // least
+        left, top = round((wide - size) / 2), round((high - size) / 2)
+        box = (left * w / wide, top * h / high, (left + size) * w / wide, (top + size) * h / high)
+        return image.resize((size, size), PIL.Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    left, top = (w - least) // 2, (h - least) // 2
+    box = (0, 0, w, h) if fit == "stretch" else (left, top, left + least, top + least)
+    return image.resize((size, size), PIL.Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "clip"])
+def test_the_one_square_fit_gives_the_bytes_of_those_before_it(fit: Square) -> None:
+    for size, wide, high in [(16, 48, 32), (16, 16, 16), (16, 16, 29), (16, 41, 16), (32, 17, 23), (24, 301, 199)]:
+        image = noise(wide, high)
+        assert square(image, size, fit).tobytes() == before(image, size, fit).tobytes()
+    whole = noise(16, 16)
+    assert square(whole, 16, fit) is whole
+
+
+def decibel(a: PIL.Image.Image, b: PIL.Image.Image) -> float:
+    """Peak signal-to-noise ratio."""
+    error = np.square(np.asarray(a, float) - np.asarray(b)).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def drawn(width: int, height: int, seed: int = 0) -> PIL.Image.Image:
+    """Edges, slopes and grain: as much detail as a photograph, none of it at the limit of the pixels."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    made = np.zeros((height, width, 3))
+    for _ in range(12):
+        a, b, c = rng.normal(size=3)
+        made += (np.tanh(8 * (a * x + b * y + 0.3 * c + 0.2 * np.sin(9 * x * a)))[..., None]) * rng.normal(size=3) * 22
+    made += rng.normal(0, 3, made.shape)
+    return PIL.Image.fromarray((made + 128).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "clip"])
+@pytest.mark.parametrize("settings", [{}, {"subsampling": 0, "quality": 95}, {"progressive": True, "quality": 60}])
+def test_the_fast_way_is_within_40_decibel(fit: Square, settings: dict) -> None:
+    fast = 0
+    for seed, (wide, high) in enumerate([(701, 503), (415, 640)]):
+        data = saved(drawn(wide, high, seed), "JPEG", **settings)
+        for size in (32, 50, 64, 100):
+            exact, made = square(open_picture(data), size, fit), square_of_file(data, size, fit)
+            assert made.mode == "RGB" and made.size == (size, size)
+            assert decibel(made, exact) >= 40, (seed, size)
+            fast += made.tobytes() != exact.tobytes()
+    assert fast >= 4, "the fast way was taken"
+
+
+PHOTOS = sorted((Path(__file__).parents[2] / "shared/data/photos").glob("*.jpg"))
+
+
+@pytest.mark.skipif(not PHOTOS, reason="no photographs beside the checkout")
+def test_the_fast_way_is_within_40_decibel_on_photographs() -> None:
+    fast = 0
+    for path in PHOTOS[::20]:
+        data = path.read_bytes()
+        for size in (32, 34, 48, 64, 68):
+            exact, made = square(open_picture(data), size), square_of_file(data, size)
+            assert decibel(made, exact) >= 40, (path.name, size)
+            fast += made.tobytes() != exact.tobytes()
+    assert fast > 2 * len(PHOTOS[::20])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_fast_way_turns_a_picture_upright(turn: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = turn
+    data = saved(drawn(517, 403), "JPEG", exif=exif)
+    for part in (None, (11.0, 7.0, 391.0, 387.0)):
+        exact, made = square(open_picture(data), 48, part=part), square_of_file(data, 48, part=part)
+        assert made.tobytes() != exact.tobytes() and decibel(made, exact) >= 40
+        assert rgb(made) is made and picture.orientation(made) == 1, "it is turned once"
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_the_fast_way_knows_which_jpegs_it_may_take(mode: str) -> None:
+    data = saved(drawn(600, 500).convert(mode), "JPEG")
+    exact, made = square(open_picture(data), 40), square_of_file(data, 40)
+    assert decibel(made, exact) >= 40
+    assert (made.tobytes() == exact.tobytes()) == (mode == "CMYK"), "its colours are no sums of those of its parts"
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats_and_small_ones_come_out_to_the_bit(format: str) -> None:
+    for data, size in ((saved(drawn(400, 300), format), 32), (saved(drawn(90, 70), "JPEG"), 64)):
+        assert square_of_file(data, size).tobytes() == square(open_picture(data), size).tobytes()
+
+
+def test_the_fast_way_takes_the_photographs_of_phones() -> None:
+    """MPO: several JPEGs in one file, of which the first counts."""
+    data = saved(drawn(600, 500), "MPO", save_all=True, append_images=[noise(600, 500)])
+    assert open_picture(data).format == "MPO"
+    exact, made = square(open_picture(data), 40), square_of_file(data, 40)
+    assert made.tobytes() != exact.tobytes() and decibel(made, exact) >= 40
+
+
+def test_the_fast_way_refuses_a_cut_picture_by_its_name() -> None:
+    data = saved(drawn(600, 500), "JPEG")
+    with pytest.raises(DataError, match=r"^a.jpg: image of mode RGB: cannot be read .*; save it again as PNG or JPEG$"):
+        square_of_file(data[:-2000], 40, name="a.jpg")
+
+
+def test_an_image_keeps_its_file(tmp_path: Path) -> None:
+    data = saved(drawn(600, 500), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(data)
+    image = Image(data=data, name="a.jpg")
+    assert image.data == data and Image.open(tmp_path / "a.jpg").data == data
+    assert image == Image.open(tmp_path / "a.jpg") == Image(PIL.Image.open(io.BytesIO(data)))
+    assert image.digest == Image.open(tmp_path / "a.jpg").digest != Image(data=saved(noise(), "PNG")).digest
+    assert image.square(40).tobytes() == square_of_file(data, 40).tobytes()
+    assert Image(image.pixels).square(40).tobytes() == square(open_picture(data), 40).tobytes()
+    holed = image.with_gap((0, 0, 9, 9))
+    assert (holed.data, holed.name, holed.gap, holed.pixels) == (data, "a.jpg", (0, 0, 9, 9), image.pixels)
+    assert "data" not in repr(image)
+
+
+def test_an_image_of_a_file_travels_as_its_file() -> None:
+    data = saved(drawn(600, 500), "JPEG")
+    sent = pickle.dumps(Image(data=data, name="a.jpg", place=Place("a.tar", 512, len(data))).with_gap((1, 2, 3, 4)))
+    assert len(sent) < len(data) + 1000
+    got = pickle.loads(sent)
+    assert (got.data, got.name, got.gap, got.place) == (data, "a.jpg", (1, 2, 3, 4), Place("a.tar", 512, len(data)))
+    made = Image(noise(), (0, 0, 1, 1))
+    assert pickle.loads(pickle.dumps(made)) == made == copy.deepcopy(made)
+
+
+def test_an_image_of_a_damaged_file_names_it() -> None:
+    with pytest.raises(DataError, match="^a.png: picture of 4 bytes: not a picture"):
+        Image(data=b"none", name="a.png")
+    cut = Image(data=saved(noise(), "PNG")[:3000], name="a.png")
+    for ask in (lambda: rgb(cut.pixels), lambda: cut.square(16)):
+        with pytest.raises(DataError, match="^a.png: image of mode RGB: cannot be read .*; save it again"):
+            ask()
+    with pytest.raises(
+        DataError, match=r"^Image takes a PIL image, got NoneType; open a file with Image.open\(path\)$"
+    ):
+        Image()

@@ -176,6 +176,10 @@ def test_a_temporary_file_goes_with_its_index(tmp_path: Path, monkeypatch: pytes
     assert [path.stat().st_size for path in (tmp_path / "scratch").iterdir()] == [len(jpeg(90))]
     del index
     assert not list((tmp_path / "scratch").iterdir())
+    (tmp_path / "a.tar").write_bytes(gzip.decompress((tmp_path / "a.tar.gz").read_bytes()))
+    index = PictureIndex.of([f"webdataset:{tmp_path}/a.tar"])
+    assert index.data(0) == jpeg(90) and index.paths == [str(tmp_path / "a.tar")], "of a plain tar nothing is copied"
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_several_sources_are_one(folder: str, tmp_path: Path) -> None:
