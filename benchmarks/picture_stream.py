@@ -4,7 +4,7 @@
     python benchmarks/picture_stream.py --photos DIR --kind folder --count 2000 --workers 1
 
 Photographs of DIR, each enlarged, cropped and mirrored by chance (another file each time), are written as a folder or
-as web shards. Then a VQGAN trains on them by `cm3.data.picture_stream`, at 256 px with the paper's factor of 8 where
+as web shards. Then a VQGAN trains on them by `cm3.data.pictures`, at 256 px with the paper's factor of 8 where
 --size and --channels say nothing else. A step is one batch forward, backward and an update; `wait` is the time in
 `Pictures.batch` alone, without the first batch, which also waits for the processes to start. Memory is the peak of the
 resident set (Linux: VmHWM), of the process that trains and of each that decodes. `bare` is the same step on pictures
@@ -32,7 +32,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from cm3.data.picture_stream import Pictures
+from cm3.data.pictures import Pictures
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.picture import open_picture, rgb
 from cm3.tokens.image import to_pixels

@@ -1,13 +1,14 @@
 """Documents of readers as a source without end: every document once an epoch, each epoch in an order of its own.
 
-    reader -> Numbered -> split by identity -> trained on  -> Mixture -> position -> document -> tokens
+    reader -> Numbered -> split by picture  -> trained on  -> Mixture -> position -> document -> tokens
                                             -> held out
 
-A picture's identity decides, so that its five captions are all trained on or all held out.
+A picture's file decides, so that its five captions are all trained on or all held out, as in cm3/data/pictures.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ def split(documents: Numbered, share: float, where: str = "data.held_out") -> tu
     numbers = np.arange(len(documents))
     if not share:
         return Subset(documents, numbers), Subset(documents, numbers[:0])
-    chance = np.array([_chance(identity(documents[i])) for i in range(len(documents))])
+    chance = np.array([_chance(documents[i]) for i in range(len(documents))])
     held = chance < share
     if not held.any() and len(set(chance.tolist())) > 1:
         held = chance == chance.min()
@@ -61,14 +62,13 @@ def split(documents: Numbered, share: float, where: str = "data.held_out") -> tu
     return Subset(documents, numbers[~held]), Subset(documents, numbers[held])
 
 
-def identity(document: Document | Unreadable) -> str:
-    """Return a name that all documents of one picture share: the reader's of its picture, else the document's."""
-    known = document.meta.get("image_id") if isinstance(document, Document) else None
-    return document.id if known is None else str(known)
-
-
-def _chance(name: str) -> float:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+def _chance(document: Document | Unreadable) -> float:
+    """Return what decides whether a document is held out: its first picture's file, as in cm3/data/pictures.py."""
+    digest = hashlib.blake2b(document.id.encode(), digest_size=16).digest()
+    if isinstance(document, Document) and document.images:
+        with contextlib.suppress(DataError):  # of a picture that its reader decoded, and that is cut short
+            digest = document.images[0].digest
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 class DocumentSource(Source):

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cm3.data.picture_stream import Pairs, PictureIndex, Pictures
+from cm3.data.pictures import Pairs, PictureIndex, Pictures
 from cm3.errors import ConfigError, DataError
 from cm3.picture import open_picture, square
 
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> str:
 
 
 def test_each_distinct_picture_comes_once_an_epoch_from_any_source(source: str) -> None:
-    with Pictures(source, SIZE, 5, seed=3, held_out=0) as pictures:
+    with Pictures(source, SIZE, 5, seed=3, holdout=0) as pictures:
         assert len(pictures) == N
         came = [shade(p) for step in range(3 * N) for p in pictures.batch(step)]
         for epoch in range(15):
@@ -78,7 +78,7 @@ def test_each_distinct_picture_comes_once_an_epoch_from_any_source(source: str) 
             # The damaged one gives its place to the next, which so comes twice.
             assert counts == Counter([i for i in range(N) if i != 4] + [5])
         assert came[:N] != came[N : 2 * N], "each epoch has an order of its own"
-        left = pictures.left_out()
+        left = pictures.left_out["left_out"]
         assert left["count"] == 2 and {bool(one["reason"]) for one in left["first"]} == {True}
         assert any("04.jpg" in one["id"] or "from byte" in one["id"] for one in left["first"])
         assert {p.size for p in pictures.batch(0)} == {(SIZE, SIZE)} and {p.mode for p in pictures.batch(0)} == {"RGB"}
@@ -134,15 +134,15 @@ def test_what_goes_wrong_in_a_process_is_told_in_one_line(folder: str) -> None:
 
 
 def test_held_out_pictures_are_never_trained_on_and_stay_so(folder: str) -> None:
-    pictures = Pictures(folder, SIZE, 4, held_out=0.2)
-    held = [shade(p) for p in pictures.validation()]
+    pictures = Pictures(folder, SIZE, 4, holdout=0.2)
+    held = [shade(p) for p in pictures.held_out()]
     came = {shade(p) for step in range(20) for p in pictures.batch(step)}
     assert held and came.isdisjoint(held) and came | set(held) == set(range(N))
-    assert [shade(p) for p in pictures.validation(1)] == held[:1]
-    assert len(Pictures(folder, SIZE, 4, held_out=1e-9).held) == 1, "one at least"
+    assert [shade(p) for p in pictures.held_out(1)] == held[:1]
+    assert len(Pictures(folder, SIZE, 4, holdout=1e-9).held) == 1, "one at least"
     for i in range(N, 25):  # of another seed, and with more pictures: the same ones
         Path(folder.partition(":")[2], f"{i:02d}.jpg").write_bytes(jpeg(10 * i))
-    again = {shade(p) for p in Pictures(folder, SIZE, 4, seed=9, held_out=0.2).validation()}
+    again = {shade(p) for p in Pictures(folder, SIZE, 4, seed=9, holdout=0.2).held_out()}
     assert set(held) == {i for i in again if i < N}
 
 
@@ -153,14 +153,14 @@ def test_the_pixels_are_those_of_the_square_fit(folder: str) -> None:
         path.unlink()
     noise.save(home / "a.png")
     for fit in ("crop", "stretch", "clip"):
-        [made] = Pictures(folder, SIZE, 1, fit=fit, held_out=0).batch(0)
+        [made] = Pictures(folder, SIZE, 1, fit=fit, holdout=0).batch(0)
         assert made.tobytes() == square(noise, SIZE, fit).tobytes()
-    mirrored = [Pictures(folder, SIZE, 1, held_out=0, flip=True).batch(step)[0] for step in range(40)]
+    mirrored = [Pictures(folder, SIZE, 1, holdout=0, flip=True).batch(step)[0] for step in range(40)]
     assert {p.tobytes() for p in mirrored} == {
         square(noise, SIZE).tobytes(),
         square(noise, SIZE).transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT).tobytes(),
     }
-    cropped = [Pictures(folder, SIZE, 1, held_out=0, random_crop=True).batch(step)[0] for step in range(9)]
+    cropped = [Pictures(folder, SIZE, 1, holdout=0, random_crop=True).batch(step)[0] for step in range(9)]
     assert len({p.tobytes() for p in cropped}) == 9
 
 
@@ -187,7 +187,7 @@ def test_several_sources_are_one(folder: str, tmp_path: Path) -> None:
     more.mkdir()
     (more / "new.jpg").write_bytes(jpeg(240))
     (more / "known.jpg").write_bytes(jpeg(50))
-    assert len(Pictures((folder, f"folder:{more}"), SIZE, 4, held_out=0)) == N + 1
+    assert len(Pictures((folder, f"folder:{more}"), SIZE, 4, holdout=0)) == N + 1
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_several_sources_are_one(folder: str, tmp_path: Path) -> None:
     [
         ({"batch": 0}, ConfigError, r"^batch=0: must be at least 1$"),
         ({"workers": -1}, ConfigError, r"^workers=-1: must be 0 \(none\) or more$"),
-        ({"held_out": 1.0}, ConfigError, r"^held_out=1.0: is a share"),
+        ({"holdout": 0.6}, ConfigError, r"^holdout=0.6: is a share, must be in 0..0.5$"),
     ],
 )
 def test_settings_out_of_range_are_refused(folder: str, settings: dict, error: type, told: str) -> None:
@@ -212,7 +212,7 @@ def test_what_cannot_be_trained_on_is_refused(folder: str, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"has no picture that can be read; the first document is 'a.*'.*not a picture"):
         Pictures(f"folder:{one}", SIZE, 1)
     (one / "a.jpg").write_bytes(jpeg(90))
-    with pytest.raises(DataError, match=r"has no picture to train on, and 1 held out; give more, or held_out=0$"):
+    with pytest.raises(DataError, match=r"has no picture to train on, and 1 held out; give more, or holdout=0$"):
         Pictures(f"folder:{one}", SIZE, 1)
     with pytest.raises(DataError, match=r"has no picture with words to train on"):
         Pairs(f"folder:{one}", SIZE, 1)
@@ -234,7 +234,7 @@ def captions(tmp_path: Path) -> str:
 
 
 def test_pairs_have_the_words_of_their_picture(captions: str) -> None:
-    pairs = Pairs(captions, SIZE, 4, seed=1, held_out=0)
+    pairs = Pairs(captions, SIZE, 4, seed=1, holdout=0)
     assert len(pairs) == 11, "as many as pictures with words, not as captions"
     told = Counter()
     for step in range(40):
@@ -247,7 +247,7 @@ def test_pairs_have_the_words_of_their_picture(captions: str) -> None:
             told[pair.text] += 1
         assert [p for rank in range(2) for p in map(words, pairs.batch(step, rank, 2))] == list(map(words, batch))
     assert len(told) == 31, "each caption comes"
-    assert len(Pairs(captions, SIZE, 400, held_out=0).batch(0)) == 11
+    assert len(Pairs(captions, SIZE, 400, holdout=0).batch(0)) == 11
 
 
 def words(pair: object) -> tuple[str, str, bytes]:
@@ -255,10 +255,11 @@ def words(pair: object) -> tuple[str, str, bytes]:
 
 
 def test_pairs_held_out_and_in_processes(captions: str) -> None:
-    inline = Pairs(captions, SIZE, 2, held_out=0.3)
-    held = {shade(pair.image) for pair in inline.validation()}
+    inline = Pairs(captions, SIZE, 2, holdout=0.3)
+    held = {shade(pair.image) for pair in inline.held_out()}
+    assert inline.left_out == {}
     assert held and held.isdisjoint(shade(p.image) for step in range(20) for p in inline.batch(step))
-    with Pairs(captions, SIZE, 2, held_out=0.3, workers=1) as pairs:
+    with Pairs(captions, SIZE, 2, holdout=0.3, workers=1) as pairs:
         assert list(map(words, pairs.batch(3))) == list(map(words, inline.batch(3)))
 
 
@@ -270,7 +271,7 @@ def test_large_photographs_are_read_by_the_fast_way(folder: str) -> None:
     coarse.save(file, "JPEG")
     for path in home.iterdir():
         path.write_bytes(file.getvalue())
-    [made] = Pictures(folder, 64, 1, held_out=0).batch(0)
+    [made] = Pictures(folder, 64, 1, holdout=0).batch(0)
     exact = square(open_picture(file.getvalue()), 64)
     error = np.square(np.asarray(made, float) - np.asarray(exact)).mean()
     assert 0 < error < 255**2 / 1e4

@@ -38,8 +38,10 @@ from cm3.picture import Square, open_picture, orientation, rgb, square_of_file
 from cm3.read.find import open_reader
 from cm3.retrieval.train import Pair
 
-HELD_OUT = 0.02
+HOLDOUT = 0.02
 """Share of the pictures that is held out from training."""
+MEASURED = 512
+"""Most of those that are measured at once."""
 FIRST = 10
 """Pictures that are left out are counted; so many are named."""
 LEAST = 0.8
@@ -246,7 +248,7 @@ class _Stream:
         seed: int = 0,
         *,
         fit: Square = "crop",
-        held_out: float = HELD_OUT,
+        holdout: float = HOLDOUT,
         random_crop: bool = False,
         flip: bool = False,
         workers: int = 0,
@@ -259,13 +261,13 @@ class _Stream:
             f"{k}={v}: must be at least 1" for k, v in {"size": size, "batch": batch, "ahead": ahead}.items() if v < 1
         ]
         wrong += [f"workers={workers}: must be 0 (none) or more"] if workers < 0 else []
-        wrong += [f"held_out={held_out}: is a share, must be in 0..1"] if not 0 <= held_out < 1 else []
+        wrong += [f"holdout={holdout}: is a share, must be in 0..0.5"] if not 0 <= holdout <= 0.5 else []
         if wrong:
             raise ConfigError("; ".join(wrong))
         self.sources = (sources,) if isinstance(sources, str) else tuple(sources)
         self.index = index if index is not None else PictureIndex.of(self.sources, texts=texts, tick=tick)
         self.workers, self.ahead = workers, ahead
-        held = self.index.held_out(held_out)
+        held = self.index.held_out(holdout)
         usable = np.array([bool(found) for found in self.index.texts]) if texts else np.ones(len(held), bool)
         self.held, self.numbers = np.flatnonzero(held & usable), np.flatnonzero(~held & usable)
         """Numbers of the pictures that are held out, and of those to train on."""
@@ -273,7 +275,7 @@ class _Stream:
             what = "picture with words" if texts else "picture"
             raise DataError(
                 f"{', '.join(self.sources)}: has no {what} to train on, and {len(self.held)} held out; give more, or "
-                "held_out=0"
+                "holdout=0"
             )
         self.seed, self.size, self.together = seed, size, batch
         about = {"size": size, "fit": fit, "seed": seed, "random_crop": random_crop, "flip": flip}
@@ -290,11 +292,16 @@ class _Stream:
         """A name for the pictures that are trained on, by their content, in their order."""
         return hashlib.sha256(self.index.digests[self.numbers].tobytes()).hexdigest()
 
+    @property
     def left_out(self) -> dict[str, Any]:
-        """Return `count` of what could not be read so far, documents and pictures, and the `first` with reasons."""
+        """`count` and the `first` of what could not be read so far, documents and pictures; empty where there is none.
+
+        All of it under "left_out", as a run's result has it.
+        """
         broken = [{"id": self.index.name(number), "reason": why} for number, why in sorted(self._wrong.items())]
         first = [{"id": one.id, "reason": one.reason} for one in self.index.left] + broken
-        return {"count": self.index.unreadable + len(broken), "first": first[:FIRST]}
+        count = self.index.unreadable + len(broken)
+        return {"left_out": {"count": count, "first": first[:FIRST]}} if count else {}
 
     def close(self) -> None:
         """End the processes. A batch that is asked for later starts them again."""
@@ -356,7 +363,7 @@ class _Stream:
                 "is memory, also in /dev/shm, or set workers to 0"
             ) from error
 
-    def _held(self, most: int | None) -> Iterator[tuple[int, PIL.Image.Image]]:
+    def _held(self, most: int) -> Iterator[tuple[int, PIL.Image.Image]]:
         for number in self.held[:most].tolist():
             try:
                 yield number, self._decoder.picture(number)
@@ -382,9 +389,9 @@ class Pictures(_Stream):
         """
         return self._made(step, rank, ranks)[1]
 
-    def validation(self, most: int | None = None) -> Iterator[PIL.Image.Image]:
-        """Yield the pictures held out, at most so many, neither cropped nor mirrored by chance."""
-        return (picture for _, picture in self._held(most))
+    def held_out(self, most: int = MEASURED) -> list[PIL.Image.Image]:
+        """Return the pictures held out, the first so many, neither cropped nor mirrored by chance."""
+        return [picture for _, picture in self._held(most)]
 
 
 class Pairs(_Stream):
@@ -410,9 +417,9 @@ class Pairs(_Stream):
         at = self.positions(step, rank, ranks).tolist()
         return [self._pair(*one) for one in zip(numbers, pictures, at, strict=True)]
 
-    def validation(self, most: int | None = None) -> Iterator[Pair]:
-        """Yield the pairs held out, at most so many."""
-        return (self._pair(number, picture, number) for number, picture in self._held(most))
+    def held_out(self, most: int = MEASURED) -> list[Pair]:
+        """Return the pairs held out, the first so many."""
+        return [self._pair(number, picture, number) for number, picture in self._held(most)]
 
     def _pair(self, number: int, picture: PIL.Image.Image, position: int) -> Pair:
         texts = self.index.texts[number]
