@@ -63,10 +63,9 @@ from cm3.data.store_source import Retrieval, StoreSource
 from cm3.files import write
 from cm3.model.bundle import find
 from cm3.model.sizes import flops_per_token, size
-from cm3.picture import open_picture
+from cm3.picture import open_picture, square_of_file
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw
-from cm3.picture import open_picture, square_of_file
 from cm3.tokens.image import preprocess
 from cm3.tokens.load import load_tokenizers, text_fingerprint
 from cm3.vocab import Vocab

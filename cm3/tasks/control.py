@@ -27,7 +27,7 @@ from cm3.errors import ConfigError, DataError
 from cm3.files import is_number
 from cm3.picture import orientation, rgb, upright, window
 from cm3.read.base import picture as open_file
-from cm3.tokens.image import Fit, preprocess, window
+from cm3.tokens.image import Fit, preprocess
 
 LEVELS, STEP, SPREAD = 6, 51, 83
 """The palette: six levels a channel, 51 apart; category c has colour number 83 c modulo 215, so neighbours differ."""
