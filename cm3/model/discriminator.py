@@ -5,6 +5,8 @@ As in pix2pix (Isola et al. 2017) and taming-transformers (Esser et al. 2021, eq
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,9 +46,18 @@ def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float = 1e4) -> Tensor:
-    """Ratio of the two losses' gradient norms at the decoder's last layer, in [0, limit], without gradient."""
+def adaptive_weight(
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    limit: float = 1e4,
+    mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> Tensor:
+    """Ratio of the two losses' gradient norms at the decoder's last layer, in [0, limit], without gradient.
+
+    `mean` makes of a gradient that over all processes that train on the batch.
+    """
     mine, theirs = (
-        torch.autograd.grad(part, last_layer, retain_graph=True)[0] for part in (reconstruction, adversarial)
+        mean(torch.autograd.grad(part, last_layer, retain_graph=True)[0]) for part in (reconstruction, adversarial)
     )
     return (mine.norm() / (theirs.norm() + 1e-4)).clamp(0, limit).detach()

@@ -11,7 +11,7 @@ identity. Randomness (Gumbel noise, which vector restarts a dead code) comes fro
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,33 @@ class Quantized(NamedTuple):
     z_q: Tensor
     codes: Tensor
     loss: Tensor
+
+
+class Alone:
+    """The other processes of a run, as a quantiser sees them: there are none. `cm3.parallel.Mesh` is many."""
+
+    rank, ranks = 0, 1
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, in order."""
+        return tensor
+
+
+class Others(Protocol):
+    """Processes that each quantise an even share of a batch: codes are counted, moved and drawn over all of it."""
+
+    rank: int
+    ranks: int
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, in order."""
 
 
 def _straight_through(z: Tensor, z_q: Tensor) -> Tensor:
@@ -128,6 +155,7 @@ class VectorQuantizer(nn.Module):
             raise ConfigError(f"vector_quantizer.rule={rule!r}: must be 'plain', 'l2' or 'ema'")
         self.codes, self.dim, self.rule = codes, dim, rule
         self.beta, self.decay, self.epsilon, self.restart_after = beta, decay, epsilon, restart_after
+        self.others: Others = Alone()
         weight = torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes)
         if rule == "l2":
             weight = F.normalize(torch.randn(codes, dim), dim=-1)
@@ -171,11 +199,11 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _observe(self, flat: Tensor, index: Tensor) -> None:
-        count = torch.bincount(index, minlength=self.codes)
+        count = self.others.sum(torch.bincount(index, minlength=self.codes))
         self.unused.add_(1).masked_fill_(count > 0, 0)
         if self.rule != "ema":
             return
-        total = torch.zeros_like(self.ema_sum).index_add_(0, index, flat)
+        total = self.others.sum(torch.zeros_like(self.ema_sum).index_add_(0, index, flat))
         self.ema_count.lerp_(count.to(self.ema_count.dtype), 1 - self.decay)
         self.ema_sum.lerp_(total, 1 - self.decay)
         n = self.ema_count.sum()
@@ -187,6 +215,7 @@ class VectorQuantizer(nn.Module):
         dead = (self.unused >= self.restart_after).nonzero().squeeze(-1)
         if dead.numel() == 0:
             return
+        flat = self.others.gather(flat)
         # drawn on the CPU, where the generator lives whatever device the network is on
         if dead.numel() <= flat.shape[0]:
             rows = torch.randperm(flat.shape[0], generator=generator)[: dead.numel()]
@@ -210,6 +239,7 @@ class Gumbel(nn.Module):
     def __init__(self, codes: int, dim: int, *, hidden: int | None = None, kl_weight: float = 5e-4):
         super().__init__()
         self.codes, self.dim, self.kl_weight, self.temperature = codes, dim, kl_weight, 1.0
+        self.others: Others = Alone()
         self.proj = nn.Conv2d(hidden or dim, codes, 1)
         self.embed = nn.Embedding(codes, dim)
 
@@ -221,7 +251,8 @@ class Gumbel(nn.Module):
         if not self.training:
             codes = logits.argmax(1)
             return Quantized(self.lookup(codes), codes, loss)
-        uniform = torch.rand(logits.shape, generator=generator).to(logits.device)
+        whole = (logits.shape[0] * self.others.ranks, *logits.shape[1:])
+        uniform = torch.rand(whole, generator=generator).chunk(self.others.ranks)[self.others.rank].to(logits.device)
         noise = -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
         soft = ((logits + noise) / self.temperature).softmax(1)
         codes = soft.argmax(1)

@@ -6,14 +6,17 @@
                                       |
     gradients -> clip_grad_norm ------+-> float    full and like: a whole matrix from its shards, and back (tensors.py)
 
+    whole copies of a small network    copies.py: their gradients, norms and rows, summed over all
+
 Any sharding computes what one process would: the same initial weights, losses and gradient norms, up to rounding.
 """
 
+from cm3.parallel.copies import gathered, mean_gradients, share_norms, summed
 from cm3.parallel.mesh import Mesh, MeshConfig, start
 from cm3.parallel.shard import ShardConfig, before_pass, create, fill, shard
 from cm3.parallel.tensors import clip_grad_norm, full, like
 
 __all__ = [
-    "Mesh", "MeshConfig", "ShardConfig", "before_pass", "clip_grad_norm", "create", "fill", "full", "like", "shard",
-    "start",
+    "Mesh", "MeshConfig", "ShardConfig", "before_pass", "clip_grad_norm", "create", "fill", "full", "gathered", "like",
+    "mean_gradients", "shard", "share_norms", "start", "summed",
 ]  # fmt: skip

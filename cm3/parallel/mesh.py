@@ -95,6 +95,16 @@ class Mesh:
             dist.all_reduce(total, group=self.devices.get_group(name))
         return total.to(tensor.device)
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Rows of a tensor of all data-parallel ranks, in order, as many of each: (n, ...) -> (n * ranks, ...)."""
+        whole = tensor.detach().to(self.device).contiguous()
+        for name in reversed(DATA) if self.devices is not None else ():
+            group = self.devices.get_group(name)  # type: ignore[union-attr]
+            parts = [torch.empty_like(whole) for _ in range(group.size())]
+            dist.all_gather(parts, whole, group=group)
+            whole = torch.cat(parts)
+        return whole.to(tensor.device)
+
     def close(self) -> None:
         """Leave the process group."""
         if self.devices is not None:
