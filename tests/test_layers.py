@@ -44,7 +44,7 @@ TABLE: dict[str, set[str]] = {
     "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks"},
     "convert": NOUNS | {"model", "tokens"},
     # layer 5
-    "train": NOUNS | {"bars", "sequence", "data", "model", "parallel"},
+    "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval"},
     "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
     # layer 6: eval and serve reach a model only through generate
     "runs": NOUNS | {"train", "data", "tokens", "model", "parallel", "generate", "retrieval"},

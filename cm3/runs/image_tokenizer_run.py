@@ -8,11 +8,11 @@ from typing import Any
 
 from cm3.data.kind import Data
 from cm3.data.kinds import DocumentData
+from cm3.parallel import start
 from cm3.tokens.image import to_pixels
 from cm3.train.checkpoint import check_new
 from cm3.train.image_eval import evaluate_image_tokenizer
-from cm3.train.image_tokenizer import ImageTokenizerConfig, train_image_tokenizer
-from cm3.train.signals import Signals
+from cm3.train.image_tokenizer import ImageTokenizerConfig, ImageTokenizerTrainer
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class ImageTokenizerRun(ImageTokenizerConfig):
         """
         check_new(Path(self.out), resume)
         pictures = self.data.pictures(self.size, self.batch, self.keep)
-        with Signals() as signals:
-            vqgan = train_image_tokenizer(self, pictures.batch, progress=progress, stopping=signals.stopping)
-        if signals.stopped or signals.stopping(self.steps):
-            return {"out": self.out} | signals.stopped
+        with start(self.mesh, self.device) as mesh:
+            trainer = ImageTokenizerTrainer(self, pictures, resume=resume, mesh=mesh)
+            record = trainer.run(progress=progress)
+        if "stopped" in record:
+            return {"out": self.out} | {name: record[name] for name in ("step", "stopped")}
         held = pictures.held_out()
         shown = held or [one for step in range(8) for one in pictures.batch(step)]
         batches = [to_pixels(shown[i : i + 32]) for i in range(0, len(shown), 32)]
-        measured = evaluate_image_tokenizer(vqgan, batches)
-        return {"out": self.out, "measured_on": "held out" if held else "training"} | measured | pictures.left_out
+        measured = evaluate_image_tokenizer(trainer.vqgan, batches)
+        on = "held out" if held else "training"
+        return {"out": self.out, "measured_on": on, **measured, **pictures.left_out}

@@ -35,10 +35,10 @@ from cm3.tokens.load import text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import check_new, last
 from cm3.train.claim import run_claimed
+from cm3.train.collective import Ranks
 from cm3.train.config import TrainConfig
 from cm3.train.image_eval import write_sheet
 from cm3.train.image_tokenizer import WEIGHTS, load_config
-from cm3.train.ranks import Ranks
 from cm3.train.trainer import Trainer
 from cm3.vocab import Vocab
 
@@ -164,7 +164,7 @@ class PretrainRun(TrainConfig):
             return made
 
         def sheet(decoder: Decoder, documents: int) -> None:
-            shown = CM3Leon(export(decoder, documents))
+            shown = CM3Leon(export(decoder, documents), device=decoder.device)
             if prompts := self.data.prompts(parts.context):
                 draw_samples(shown, prompts, out / "samples" / f"{trainer.step:07d}.png")
 
@@ -178,13 +178,15 @@ class PretrainRun(TrainConfig):
             ranks.together(alone)
 
         def sample(trainer: Trainer) -> None:
-            on_main(sheet)
-            trainer.model.train()
+            # A model that is spread over processes is not gathered while they wait: `cm3 export` draws its checkpoints.
+            if trainer.in_place and trainer.step < self.steps:
+                on_main(sheet)
+                trainer.model.train()
 
-        record = trainer.run(progress=progress, callbacks=[sample])
+        record = trainer.run(progress=progress, callbacks=[sample], claimed=True)
         if "stopped" in record:
             return {"out": self.out} | record
-        on_main(export)
+        on_main(sheet if self.sample_every else export)
         mixture = trainer.mixture(trainer.documents())
         left = parts.source.left_out()
         made = {"out": self.out, "bundle": str(out / "bundle")} | record

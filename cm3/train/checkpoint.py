@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 from cm3.errors import CheckpointError, ConfigError, DivergedError
 from cm3.files import FULL, check_folder, parse_json, said, sha256, sync
 from cm3.parallel import Mesh
-from cm3.train.ranks import Ranks
+from cm3.train.collective import Ranks
 from cm3.weights import not_finite
 
 FORMAT = 1
@@ -35,7 +35,7 @@ LEAVE = 60
 """Seconds that a run which failed waits for its last checkpoint."""
 KIND = "cm3-checkpoint"
 OLD = "checkpoint.pt"
-"""What runs have that are trained by another loop, or were by an earlier version."""
+"""What runs have that an earlier version trained."""
 HIDDEN = re.compile(r"\.\d{8,}(\.old)?")
 """A checkpoint on its way in, or out."""
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
@@ -69,10 +69,12 @@ class Checkpoints:
         self.wait()
         if name := self._not_finite(tensors):
             raise DivergedError(
-                f"step {step}: {name} has values that are not finite; lower optim.lr; the last "
-                "checkpoint is good: go on from it with --resume"
+                f"step {step}: {name} has values that are not finite; lower the learning rate; the "
+                "last checkpoint is good: go on from it with --resume"
             )
-        copies = DefaultStager(StagingOptions(False, False, False, False)).stage(dict(tensors))
+        # The format knows no other layout in memory, such as channels last.
+        dense = {name: t if isinstance(t, DTensor) else t.contiguous() for name, t in tensors.items()}
+        copies = DefaultStager(StagingOptions(False, False, False, False)).stage(dense)
         text = json.dumps({"format": FORMAT, "step": step, **state})
         self._thread = threading.Thread(target=self._run, args=(step, copies, text), daemon=True)
         self._thread.start()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,25 +21,94 @@ from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 
 FIXED = ("seed", "windows", "optim.name", "data.seed", "image_size", "lora.rank", "lora.alpha", "lora.targets", "base")
-"""What must be as it was, beside the model and the vocabulary. `base`: the weights that adapters stand beside."""
+"""What must be as it was of a language model, beside its shape and vocabulary. `base`: what adapters stand beside."""
 GIVEN = "given."
 """How names begin of what is read from disk, by its content: it must be as it was, too."""
 OURS = {"out", "log_every", "save_every", "sample_every", "validate_every", "keep", "milestone_every", "threads"}
-OURS |= {"micro", "track", "device", "mesh", "shard"}
-"""What changes nothing that is learnt."""
+OURS |= {"micro", "track", "device", "mesh", "shard", "validate_batches"}
+"""Settings that change nothing that is learnt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """Settings that every run of cm3/train/loop.py has. Raises `ConfigError` for all values out of range at once."""
+
+    BEFORE = ""
+    """Stands before the names of settings in messages."""
+
+    out: str
+    """Folder of the run."""
+    steps: int = 1000
+    """Updates."""
+    on_spike: Literal["note", "skip", "stop"] = "note"
+    """What to do with a batch whose loss is a spike: write it in the log and learn from it; write it and do not learn
+    from it; or stop. A loss that is not finite stops the run unless it is to be skipped."""
+    spike_sigma: float = 6.0
+    """A spike is this many standard deviations over the mean of the last 100 losses; 0 is never."""
+    log_every: int = 20
+    """Updates between lines of the log."""
+    save_every: int = 200
+    """Updates between checkpoints."""
+    milestone_every: int = 0
+    """Checkpoints at multiples of this step are kept for ever; 0 is none."""
+    validate_every: int = 0
+    """Steps between measurements on what is held out; 0 is never."""
+    validate_batches: int = 4
+    """Batches of it."""
+    seed: int = 0
+    """Draws the weights, and for a language model the order of the documents in windows, and the masks."""
+    threads: int = 0
+    """Processor threads; 0 leaves torch's choice."""
+    device: Literal["", "cpu", "cuda"] = ""
+    """Empty is a GPU where there is one."""
+    track: Literal["", "tensorboard", "wandb"] = ""
+    """Where the log goes beside log.jsonl."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        if wrong := self.wrong():
+            raise ConfigError("; ".join(wrong))
+
+    def wrong(self) -> list[str]:
+        """Return what is wrong with the values, a sentence each."""
+        found = finite_settings(self, self.BEFORE)
+        found += self.under(1, "steps", "log_every", "save_every", "validate_batches")
+        found += self.under(0, "validate_every", "milestone_every", "threads", "spike_sigma")
+        found += self.other("on_spike", "note", "skip", "stop") + self.other("track", "", "tensorboard", "wandb")
+        return found if self.out else [*found, f"{self.BEFORE}out='': must be the folder to write to"]
+
+    @property
+    def kept(self) -> int:
+        """How many of the newest checkpoints are kept."""
+        return 2
+
+    def under(self, low: int, *names: str) -> list[str]:
+        """Return which of these numbers are under the lowest one that they may be."""
+        rule = f"be at least {low}" if low else "not be negative"
+        wrong = [name for name in names if getattr(self, name) < low]
+        return [f"{self.BEFORE}{name}={getattr(self, name)}: must {rule}" for name in wrong]
+
+    def over_zero(self, *names: str) -> list[str]:
+        """Return which of these numbers are not above 0."""
+        wrong = [name for name in names if getattr(self, name) <= 0]
+        return [f"{self.BEFORE}{name}={getattr(self, name)}: must be above 0" for name in wrong]
+
+    def other(self, name: str, *known: str) -> list[str]:
+        """Return what is wrong where a word is none of the known ones."""
+        value = getattr(self, name)
+        rule = f"must be one of {', '.join(filter(None, known))}"
+        return [] if value in known else [f"{self.BEFORE}{name}={value!r}: {rule}"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """A run, but for its data. Raises `ConfigError` for a value out of range."""
+class TrainConfig(LoopConfig):
+    """A run of a language model, but for its data. Raises `ConfigError` for a value out of range."""
 
     out: str
     """Folder of the run."""
     model: DecoderConfig = field(default_factory=DecoderConfig)
     mask: MaskLaw = field(default_factory=MaskLaw)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    steps: int = 1000
-    """Updates."""
     windows: int = 16
     """Windows a batch, of all ranks together."""
     length: int = 512
@@ -51,59 +120,25 @@ class TrainConfig:
     """Weight of the squared logarithm of the sum of all probabilities before they are normed, against drift."""
     text_weight: float = 1.0
     """Loss weight of text targets; the paper's is 1 for everything."""
-    on_spike: Literal["note", "skip", "stop"] = "note"
-    """What to do with a batch whose loss is a spike: write it in the log and learn from it; write it and do not learn
-    from it; or stop. A loss that is not finite stops the run unless it is to be skipped."""
-    spike_sigma: float = 6.0
-    """A spike is this many standard deviations over the mean of the last 100 losses; 0 is never."""
-    log_every: int = 20
-    """Updates between lines of the log."""
-    save_every: int = 200
-    """Updates between checkpoints."""
     keep: int = 2
     """Newest checkpoints that are kept."""
-    milestone_every: int = 0
-    """Checkpoints at multiples of this step are kept for ever; 0 is none."""
     sample_every: int = 1000
     """Steps between callbacks (sample sheets); 0 is never."""
-    validate_every: int = 0
-    """Steps between measurements on documents that are held out; 0 is never."""
-    validate_batches: int = 4
-    """Batches of such documents."""
-    seed: int = 0
-    """Draws the weights, the order of the documents in windows, and the masks."""
-    threads: int = 0
-    """Processor threads; 0 leaves torch's choice."""
-    device: Literal["", "cpu", "cuda"] = ""
-    """Empty is a GPU where there is one."""
-    track: Literal["", "tensorboard", "wandb"] = ""
-    """Where the log goes beside log.jsonl."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
 
-    def __post_init__(self) -> None:
-        if wrong := finite_settings(self):
-            raise ConfigError(wrong[0])
-        for name, low in (
-            ("steps", 1), ("windows", 1), ("length", 8), ("log_every", 1), ("save_every", 1), ("keep", 1),
-            ("validate_batches", 1),
-        ):  # fmt: skip
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be at least {low}")
-        for name in (
-            "sample_every", "validate_every", "milestone_every", "micro", "threads", "z_loss", "text_weight",
-            "spike_sigma",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)}: must not be negative")
-        for name, known in (("on_spike", ("note", "skip", "stop")), ("track", ("", "tensorboard", "wandb"))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(filter(None, known))}")
+    def wrong(self) -> list[str]:
+        """Return what is wrong with the values, a sentence each."""
+        found = super().wrong() + self.under(1, "windows", "keep") + self.under(8, "length")
+        found += self.under(0, "sample_every", "micro", "z_loss", "text_weight")
         if self.lora.rank and self.optim.name != "adamw":
-            raise ConfigError(f"optim.name={self.optim.name!r}: adapters (lora.rank) are trained by 'adamw'")
-        if not self.out:
-            raise ConfigError("out='': must be the folder to write to")
+            found.append(f"optim.name={self.optim.name!r}: adapters (lora.rank) are trained by 'adamw'")
+        return found
+
+    @property
+    def kept(self) -> int:
+        """See the base."""
+        return self.keep
 
     def settled(self) -> TrainConfig:
         """Return the run with the model that it will build, as far as that can be known before it begins."""
@@ -134,11 +169,34 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def check_resumed(where: str, saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What differs between the settings of a checkpoint and those of the run that goes on from it: [old, new] by name.
+def check_resumed(
+    where: str, saved: Mapping[str, Any], config: Mapping[str, Any], fixed: Callable[[str], bool]
+) -> dict[str, list[Any]]:
+    """Compare the settings of a checkpoint with those of the run that goes on from it.
 
-    Both are nested plain values. Raises `CheckpointError` for a setting that must be as it was.
+    Both are nested plain values; `fixed` says of a dotted name whether it must be as it was. Returns what differs and
+    counts, [old, new] by name. Raises `CheckpointError` for what must not differ.
     """
+    old, new = flat(saved), flat(config)
+    # A setting that only one of them has came or went with a version, or with another kind of data.
+    changed = {name: [old[name], new[name]] for name in old if name in new and old[name] != new[name]}
+    changed = {name: change for name, change in changed.items() if name.rpartition(".")[2] not in ("workers", "out")}
+    for name, (was, now) in changed.items():
+        if name.startswith(GIVEN):
+            raise CheckpointError(
+                f"checkpoint in {where!r}: was made with other {name.removeprefix(GIVEN).replace('_', ' ')}: what lies "
+                "there now is not what the run began with; restore it, or give another out"
+            )
+        if fixed(name):
+            raise CheckpointError(
+                f"checkpoint in {where!r}: was made with {name}={was!r}, this run has {now!r}; give the same, or "
+                "another out"
+            )
+    return {name: change for name, change in changed.items() if name.split(".")[0] not in OURS}
+
+
+def same_model(where: str, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` where the decoder of these settings is not that of the saved ones."""
     try:
         # Built anew, so that a field that a later version adds takes its default.
         same = DecoderConfig(**saved["model"]) == DecoderConfig(**config["model"])
@@ -146,23 +204,6 @@ def check_resumed(where: str, saved: Mapping[str, Any], config: Mapping[str, Any
         same = False
     if not same:
         raise CheckpointError(f"checkpoint in {where!r}: is of another model; give the same model.* or another out")
-    old, new = flat(saved), flat(config)
-    # A setting that only one of them has came or went with a version, or with another kind of data.
-    changed = {name: [old[name], new[name]] for name in old if name in new and old[name] != new[name]}
-    for name in changed:
-        if name.startswith(GIVEN):
-            raise CheckpointError(
-                f"checkpoint in {where!r}: was made with other {name.removeprefix(GIVEN).replace('_', ' ')}: what lies "
-                "there now is not what the run began with; restore it, or give another out"
-            )
-    for name in FIXED:
-        if name in changed:
-            was, now = changed[name]
-            raise CheckpointError(
-                f"checkpoint in {where!r}: was made with {name}={was!r}, this run has {now!r}; give the same, or "
-                "another out"
-            )
-    return {n: c for n, c in changed.items() if n.split(".")[0] not in {*OURS, "model"}}
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

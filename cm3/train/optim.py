@@ -9,7 +9,7 @@ bfloat16 arithmetic emulates at a fraction of its speed, so the step is here, in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,14 +68,22 @@ class OptimConfig:
 
     def rate(self, step: int, steps: int) -> float:
         """Share of the peak rate at `step` (from 0) of a run of `steps`."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        start = max(self.warmup, int(self.decay_from * steps))
-        if step < start or steps <= start:
-            return 1.0
-        progress = min(1.0, (step - start) / (steps - start))
-        fall = progress if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * progress)
-        return 1.0 - (1.0 - self.final) * fall
+        return schedule(step, steps, self.warmup, self.final, self.shape, self.decay_from)
+
+
+def schedule(step: int, steps: int, warmup: int, final: float, shape: str = "cosine", decay_from: float = 0.0) -> float:
+    """Return the share of the peak rate at `step` (from 0) of a run of `steps`.
+
+    It rises linearly for `warmup` steps, stays until the share `decay_from` of the run, and falls to `final`.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    start = max(warmup, int(decay_from * steps))
+    if step < start or steps <= start:
+        return 1.0
+    progress = min(1.0, (step - start) / (steps - start))
+    fall = progress if shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * progress)
+    return 1.0 - (1.0 - final) * fall
 
 
 class Muon(torch.optim.Optimizer):
@@ -125,37 +133,52 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizer:
-    """One or two torch optimizers stepped as one, with the schedule and the gradient clip: `clip`, then `step`."""
+    """Torch optimizers stepped as one, with the schedule and the gradient clip: `clip`, then `step`.
 
-    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        self.config = config
+    `parts` hold weights of `model` that learn, each group with its peak rate; `rate(step, steps)` is the share of it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parts: Iterable[torch.optim.Optimizer],
+        limit: float,
+        rate: Callable[[int, int], float],
+    ) -> None:
         self.names = {p: n for n, p in model.named_parameters() if p.requires_grad}
-        self.parameters = list(self.names)
-        matrices = [p for p, n in self.names.items() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)]
+        self.parts, self.limit, self.rate = list(parts), limit, rate
+        self.peaks = [[g["lr"] for g in part.param_groups] for part in self.parts]
+
+    @classmethod
+    def of(cls, model: nn.Module, config: OptimConfig) -> Optimizer:
+        """Return that of a decoder: matrices of the blocks, and the rest."""
+        c, names = config, {p: n for n, p in model.named_parameters() if p.requires_grad}
+        matrices = [p for p, n in names.items() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)]
         inside = {id(p) for p in matrices}
-        rest = [p for p in self.parameters if id(p) not in inside]
-        c = config
+        rest = [p for p in names if id(p) not in inside]
+        parts: list[torch.optim.Optimizer]
         if c.name == "muon":
-            self.parts: list[torch.optim.Optimizer] = [
+            parts = [
                 Muon(matrices, c.lr, c.momentum, c.weight_decay),
                 torch.optim.AdamW(rest, c.adam_lr, c.betas, c.eps, 0.0, fused=True),
             ]
         else:
             groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-            self.parts = [torch.optim.AdamW(groups, c.lr, c.betas, c.eps, fused=True)]
-        self.peaks = [[g["lr"] for g in part.param_groups] for part in self.parts]
+            parts = [torch.optim.AdamW(groups, c.lr, c.betas, c.eps, fused=True)]
+        return cls(model, parts, c.clip, c.rate)
 
     def clip(self) -> float:
-        """Scale the gradients so that their norm is at most `config.clip`. Returns the norm before, of all shards."""
-        return clip_grad_norm(self.parameters, self.config.clip)
+        """Scale the gradients so that their norm is at most `limit`. Returns the norm before, of all shards."""
+        return clip_grad_norm(self.names, self.limit)
 
-    def step(self, step: int, steps: int) -> float:
-        """Set the rates for `step` of `steps`, update, clear gradients. Returns the rate."""
-        share = self.config.rate(step, steps)
+    def step(self, step: int, steps: int, learn: bool = True) -> float:
+        """Set the rates for `step` of `steps`, update if it is to `learn`, clear gradients. Returns the rate."""
+        share = self.rate(step, steps)
         for part, peaks in zip(self.parts, self.peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
-            part.step()
+            if learn:
+                part.step()
         self.clear()
         return self.peaks[0][0] * share
 
@@ -180,7 +203,7 @@ def _fresh(part: torch.optim.Optimizer, p: Tensor) -> dict[str, Tensor]:
     """The state that the first step would make."""
     if isinstance(part, Muon):
         return {"momentum": torch.zeros_like(p)}
-    step = torch.zeros((), dtype=torch.float32, device=p.device)
+    step = torch.zeros((), dtype=torch.float32, device=p.device if part.defaults["fused"] else "cpu")
     return {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 

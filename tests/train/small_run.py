@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cm3.data.load import Source
 from cm3.model.decoder import DecoderConfig
@@ -82,6 +82,16 @@ def alter(out: Path, **changes: Any) -> None:
     (last / "state.json").write_text(text)
     manifest = json.loads((last / "manifest.json").read_text())
     manifest["files"]["state.json"] = [len(text), hashlib.sha256(text.encode()).hexdigest()]
+    (last / "manifest.json").write_text(json.dumps(manifest))
+
+
+def spoil(out: Path, **tensors: torch.Tensor) -> None:
+    """Change tensors of the last checkpoint, by name."""
+    last = max((out / "checkpoints").iterdir())
+    [path] = last.glob("*.safetensors")
+    save_file(load_file(path) | tensors, path)
+    manifest = json.loads((last / "manifest.json").read_text())
+    manifest["files"][path.name] = [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()]
     (last / "manifest.json").write_text(json.dumps(manifest))
 
 

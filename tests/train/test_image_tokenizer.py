@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_run import spoil, state, weights
 
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.train.image_eval import evaluate_image_tokenizer, psnr
-from cm3.train.image_tokenizer import ImageTokenizerConfig, load_image_tokenizer, train_image_tokenizer
+from cm3.train.image_tokenizer import (
+    ImageTokenizerConfig,
+    ImageTokenizerTrainer,
+    load_image_tokenizer,
+    train_image_tokenizer,
+)
 
 SHAPE: dict[str, Any] = dict(factor=8, channels=8, multipliers=(1, 2), blocks=1, middle=False, patch=4, z_channels=8)
 QUANTIZERS: dict[str, dict[str, Any]] = {
@@ -37,6 +44,18 @@ def images(step: int) -> torch.Tensor:
     return x
 
 
+class Held:
+    """The same, each process its own share, and twelve that are held out."""
+
+    left_out: dict[str, Any] = {}
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> torch.Tensor:
+        return images(step).chunk(ranks)[rank]
+
+    def held_out(self) -> torch.Tensor:
+        return torch.cat([images(900 + i) for i in range(3)])
+
+
 def config(out: Path, quantizer: str = "fsq", **changes: Any) -> ImageTokenizerConfig:
     base = ImageTokenizerConfig(
         VQGANConfig(**SHAPE, **QUANTIZERS[quantizer]), size=32, batch=4, steps=6, warmup=2, out=str(out), log_every=2
@@ -46,7 +65,7 @@ def config(out: Path, quantizer: str = "fsq", **changes: Any) -> ImageTokenizerC
 
 def records(out: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines]
 
 
 def same_bits(a: Path, b: Path) -> bool:
@@ -85,15 +104,24 @@ def test_training_leaves_global_randomness_alone(tmp_path: Path) -> None:
 
 
 def test_it_learns_and_reports(tmp_path: Path) -> None:
-    seen: list[dict[str, float]] = []
     vqgan = train_image_tokenizer(
         config(tmp_path, "ema", steps=100, warmup=5, lr=5e-3, log_every=25, save_every=100, sample_every=100),
         lambda step: images(step % 2),
-        callback=seen.append,
         progress=False,
     )
+    seen = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert not vqgan.training and seen[-1]["psnr"] > seen[0]["psnr"] + 3
-    assert {"loss", "l1", "l2", "quantizer", "codes_used", "perplexity", "images_per_second", "lr"} <= seen[0].keys()
+    assert {
+        "loss",
+        "l1",
+        "l2",
+        "quantizer",
+        "codes_used",
+        "perplexity",
+        "images_per_second",
+        "data_wait",
+        "lr",
+    } <= seen[0].keys()
     score = evaluate_image_tokenizer(vqgan, (images(i) for i in range(2)))
     assert score["psnr_db"] > 17 and 0 < score["codes_used"] <= 1 and 1 < score["perplexity"] <= 32
     with Image.open(tmp_path / "samples" / "0000100.png") as sheet:
@@ -102,6 +130,21 @@ def test_it_learns_and_reports(tmp_path: Path) -> None:
     assert all(torch.equal(saved[name], tensor) for name, tensor in vqgan.state_dict().items())
     assert json.loads((tmp_path / "config.json").read_text())["vqgan"]["codes"] == 32
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_held_out_pictures_are_measured(tmp_path: Path) -> None:
+    c = config(tmp_path / "a", steps=4, validate_every=2, validate_batches=2)
+    held = Held()
+    trainer = ImageTokenizerTrainer(c, held)
+    trainer.run(progress=False)
+    told = [r for r in records(tmp_path / "a") if "val_psnr" in r]
+    assert [r["step"] for r in told] == [2, 4]
+    wanted = evaluate_image_tokenizer(trainer.vqgan, [held.held_out()[:8]])["psnr_db"]
+    assert told[-1]["val_psnr"] == pytest.approx(wanted, abs=1e-4)
+    train_image_tokenizer(config(tmp_path / "b", steps=4), images, progress=False)
+    assert same_bits(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(ConfigError, match="image_tokenizer.validate_every=2: nothing is held out; give 0"):
+        ImageTokenizerTrainer(c, images)
 
 
 def test_pil_images_equal_their_tensors(tmp_path: Path) -> None:
@@ -120,11 +163,8 @@ def test_lpips_joins_the_loss(tmp_path: Path) -> None:
     save_file(vgg, tmp_path / "vgg.safetensors")
     save_file(lin, tmp_path / "lin.safetensors")
     paths = {"lpips_vgg": str(tmp_path / "vgg.safetensors"), "lpips_lin": str(tmp_path / "lin.safetensors")}
-    seen: list[dict[str, float]] = []
-    train_image_tokenizer(
-        config(tmp_path / "run", steps=2, lpips_weight=2.0, **paths), images, callback=seen.append, progress=False
-    )
-    r = seen[0]
+    train_image_tokenizer(config(tmp_path / "run", steps=2, lpips_weight=2.0, **paths), images, progress=False)
+    r = records(tmp_path / "run")[0]
     assert r["lpips"] > 0 and r["loss"] == pytest.approx(r["l1"] + 2 * r["l2"] + 2 * r["lpips"], rel=1e-5)
 
 
@@ -204,7 +244,7 @@ def test_config_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for device in ("cuda:99", "gpu"):
-        with pytest.raises(ConfigError, match=f"device='{device}': cannot be used"):
+        with pytest.raises(ConfigError, match=f"device='{device}': must be cpu or cuda"):
             train_image_tokenizer(config(tmp_path / "run", device=device), images, progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -219,10 +259,16 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     train_image_tokenizer(config(tmp_path), images, progress=False, stopping=lambda step: step == 3)
-    with pytest.raises(CheckpointError, match="was made with another l1, seed; resume with the same settings"):
+    with pytest.raises(CheckpointError, match="was made with seed=0, this run has 5; give the same, or another out"):
         train_image_tokenizer(config(tmp_path, lr=1e-4, seed=5, l1=2.0), images, progress=False)
-    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="checkpoint.pt: cannot be read as a checkpoint .*delete it"):
+    [path] = (tmp_path / "checkpoints" / "00000003").glob("*.safetensors")
+    path.write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="safetensors was altered .*; restore it, or delete that folder to start"):
+        train_image_tokenizer(config(tmp_path), images, progress=False)
+    # A run of an earlier version is none of this one's.
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoint.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="checkpoint.pt is not of this version's trainer; give another out"):
         train_image_tokenizer(config(tmp_path), images, progress=False)
 
 
@@ -246,7 +292,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(tmp_path: Path,
     with pytest.raises(DivergedError, match=r"step 4: the loss is (nan|inf); lower lr.*is good: go on .* --resume"):
         train_image_tokenizer(c, at(3, float(value)), progress=False)
     assert not (tmp_path / "image_tokenizer.safetensors").exists()
-    assert [r["step"] for r in records(tmp_path)] == [1, 2, 3]
+    assert [r["step"] for r in records(tmp_path)] == [1, 2, 3, 4] and not records(tmp_path)[3]["learnt"]
     # What was kept is what an unbroken run had there, so it goes on to the same bits.
     train_image_tokenizer(c, images, progress=False)
     train_image_tokenizer(replace(c, out=str(tmp_path / "whole")), images, progress=False)
@@ -270,12 +316,10 @@ def test_too_high_a_rate_stops_a_run_and_a_lower_one_goes_on(
     good = config(tmp_path, quantizer, save_every=1, warmup=0, steps=9)
     kept = {k: v for k, v in changes.items() if k in ("optimizer", "gan_weight")}
     train_image_tokenizer(replace(good, **kept), images, progress=False, stopping=lambda step: step == 2)
-    with pytest.raises(DivergedError, match="image tokenizer, step [3-9]: .*; the last checkpoint is good"):
+    with pytest.raises(DivergedError, match="step [3-9]: .*; the last checkpoint is good"):
         train_image_tokenizer(replace(good, **changes), images, progress=False)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] >= 2 and all(t.isfinite().all() for t in state["vqgan"].values())
-    assert all(t.isfinite().all() for t in state.get("critic", {}).values())
-    if state["step"] == 2:  # later ones were made at that rate, and are as far out as it took them
+    assert state(tmp_path)["step"] >= 2 and all(t.isfinite().all() for t in weights(tmp_path).values())
+    if state(tmp_path)["step"] == 2:  # later ones were made at that rate, and are as far out as it took them
         train_image_tokenizer(replace(good, **kept), images, progress=False)
         assert (tmp_path / "image_tokenizer.safetensors").exists()
 
@@ -284,14 +328,13 @@ def test_a_changed_rate_is_told_and_holds(tmp_path: Path) -> None:
     c = config(tmp_path, log_every=1, gan_weight=0.5, weight_decay=0.5)
     train_image_tokenizer(c, images, progress=False, stopping=lambda step: step == 3)
     slow = replace(c, lr=1e-12, gan_lr=1e-12, weight_decay=0.0, steps=5)
-    before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    before = weights(tmp_path)
     train_image_tokenizer(slow, images, progress=False)
-    after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    after = weights(tmp_path)
     told = next(r for r in records(tmp_path) if "changed" in r)
     assert told["changed"]["lr"] == [2e-3, 1e-12] and told["step"] == 3
-    for part in ("vqgan", "critic"):
-        learnt = {k: v for k, v in before[part].items() if "running" not in k and "num_batches" not in k}
-        assert all(torch.allclose(v, after[part][k], atol=1e-6) for k, v in learnt.items())
+    learnt = {k: v for k, v in before.items() if k.startswith(("vqgan.", "critic.")) and v.is_floating_point()}
+    assert learnt and all(torch.allclose(v, after[k], atol=1e-6) for k, v in learnt.items() if "running" not in k)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
@@ -299,15 +342,15 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: 
     run = tmp_path / "run"
     c = config(run, gan_weight=0.5)
     train_image_tokenizer(c, images, progress=False)
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    for part, name in (("critic", "main.0.weight"), ("vqgan", "decoder.conv_out.weight")):
-        spoilt = {**state, part: {**state[part], name: torch.full_like(state[part][name], value)}}
-        torch.save(spoilt, run / "checkpoint.pt")
-        with pytest.raises(CheckpointError, match=f"checkpoint '.*': {part}.{name} has values that are not finite"):
+    for name in ("critic.main.0.weight", "vqgan.decoder.conv_out.weight"):
+        good = weights(run)[name]
+        spoil(run, **{name: torch.full_like(good, value)})
+        with pytest.raises(CheckpointError, match=f"checkpoint '.*': {name} has values that are not finite"):
             train_image_tokenizer(c, images, progress=False)
-    weights = load_file(run / "image_tokenizer.safetensors")
-    weights["decoder.conv_out.weight"].view(-1)[-1] = value
-    save_file(weights, run / "image_tokenizer.safetensors")
+        spoil(run, **{name: good})
+    written = load_file(run / "image_tokenizer.safetensors")
+    written["decoder.conv_out.weight"].view(-1)[-1] = value
+    save_file(written, run / "image_tokenizer.safetensors")
     told = "image tokenizer '.*run': image_tokenizer.safetensors: decoder.conv_out.weight has values that"
     with pytest.raises(CheckpointError, match=told):
         load_image_tokenizer(run, c.vqgan)

@@ -63,8 +63,7 @@ def test_a_line_is_what_the_batches_of_its_steps_say(tmp_path: Path) -> None:
     ids, cells, positions, documents, *_ = (torch.from_numpy(a) for a in batch)
     with torch.no_grad():
         reference.hidden(ids, positions, Blocked(documents), cells)
-    trainer._since.output = trainer._output.take()
-    line = trainer._since.summary(MODEL, trainer.mesh)
+    line = trainer.summary()
     for i, name in enumerate(("text", "image", "special")):
         assert line[f"loss_{name}"] == pytest.approx(float(sums[i] / counts[i]), rel=1e-5)
     assert line["output_norm"] == pytest.approx(float(seen[0][documents > 0].square().mean().sqrt()), rel=1e-5)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cm3.errors import ConfigError
 from cm3.model.decoder import Decoder, DecoderConfig
-from cm3.train.optim import Muon, OptimConfig, Optimizer, orthogonalise
+from cm3.train.optim import Muon, OptimConfig, Optimizer, orthogonalise, schedule
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 32), (32, 8), (1, 9), (64, 63)])
@@ -83,6 +83,11 @@ def test_the_schedule() -> None:
     assert held.rate(75, 100) == pytest.approx(0.5) and held.rate(100, 100) == pytest.approx(0.0)
 
     assert OptimConfig(warmup=0).rate(0, 10) == 1.0
+    # The cosine of an image tokenizer, down to a share of the peak.
+    for step in range(50):
+        done = (step - 7) / 43
+        wanted = (step + 1) / 7 if step < 7 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+        assert schedule(step, 50, 7, 0.02) == pytest.approx(wanted)
     short = OptimConfig(warmup=50)
     assert [short.rate(i, 20) for i in (0, 19)] == pytest.approx([0.02, 0.4])
     assert short.rate(60, 20) == 1.0
@@ -122,7 +127,7 @@ def groups(name: str) -> dict[str, tuple[str, float]]:
     """Parameter -> (class of its optimizer, its weight decay)."""
     model = decoder()
     names = {id(p): n for n, p in model.named_parameters()}
-    optimizer = Optimizer(model, OptimConfig(name=name, weight_decay=0.3))  # type: ignore[arg-type]
+    optimizer = Optimizer.of(model, OptimConfig(name=name, weight_decay=0.3))  # type: ignore[arg-type]
     return {
         names[id(p)]: (type(part).__name__, group["weight_decay"])
         for part in optimizer.parts
@@ -145,7 +150,7 @@ def test_adamw_is_torchs() -> None:
     """With clipping and the schedule of the step."""
     mine, theirs = decoder(), decoder()
     config = OptimConfig(lr=0.01, betas=(0.8, 0.9), weight_decay=0.0, clip=0.5, warmup=4)
-    optimizer = Optimizer(mine, config)
+    optimizer = Optimizer.of(mine, config)
     reference = torch.optim.AdamW(theirs.parameters(), 0.01, (0.8, 0.9), config.eps, 0.0)
     for step in range(6):
         for model in (mine, theirs):
@@ -174,7 +179,7 @@ def loss(model: nn.Module, step: int) -> Tensor:
 def test_state_comes_back(name: str) -> None:
     config = OptimConfig(name=name, lr=0.01, warmup=3)  # type: ignore[arg-type]
     whole, half = decoder(), decoder()
-    one, two = Optimizer(whole, config), Optimizer(half, config)
+    one, two = Optimizer.of(whole, config), Optimizer.of(half, config)
     for step in range(3):
         for model, optimizer in ((whole, one), (half, two)):
             loss(model, step).backward()
@@ -183,7 +188,7 @@ def test_state_comes_back(name: str) -> None:
     state, weights = {k: v.clone() for k, v in two.tensors().items()}, half.state_dict()
     fresh = decoder()
     fresh.load_state_dict(weights)
-    resumed = Optimizer(fresh, config)
+    resumed = Optimizer.of(fresh, config)
     for kind, tensor in resumed.tensors().items():
         assert not tensor.any()
         tensor.copy_(state.pop(kind))
@@ -201,7 +206,7 @@ def test_state_of_zeros_is_what_the_first_step_makes(name: str) -> None:
     config = OptimConfig(name=name, lr=0.01, warmup=3)  # type: ignore[arg-type]
     models = decoder(), decoder()
     for model, asked in zip(models, (False, True), strict=True):
-        optimizer = Optimizer(model, config)
+        optimizer = Optimizer.of(model, config)
         if asked:
             optimizer.tensors()
         loss(model, 0).backward()
@@ -212,7 +217,7 @@ def test_state_of_zeros_is_what_the_first_step_makes(name: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_is_told_by_its_norm_and_can_be_dropped(bad: float) -> None:
     model = decoder()
-    optimizer = Optimizer(model, OptimConfig())
+    optimizer = Optimizer.of(model, OptimConfig())
     loss(model, 0).backward()
     assert model.embed.weight.grad is not None
     model.embed.weight.grad[0, 0] = bad

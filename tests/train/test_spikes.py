@@ -32,10 +32,10 @@ def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_checkpoint(tmp_
 def test_a_batch_whose_loss_is_not_finite_is_skipped_if_wanted(tmp_path: Path) -> None:
     c = config(tmp_path, sample_every=1, on_spike="skip")
     trainer = Trainer(c, VOCAB, Pairs())
-    states = {0: trainer.state}
+    states = {0: trainer.position}
 
     def watch(trainer: Trainer) -> None:
-        states[trainer.step] = trainer.state
+        states[trainer.step] = trainer.position
 
     assert trainer.run(progress=False, callbacks=[poison(6), watch])["step"] == 12
     [note] = [r for r in records(tmp_path) if "spike" in r]

@@ -96,7 +96,7 @@ def test_a_signal_saves_and_ends_the_run(tmp_path: Path, number: signal.Signals)
 
     c = config(tmp_path / "two", sample_every=1)
     record = Trainer(c, VOCAB, Pairs()).run(progress=False, callbacks=[send])
-    assert record["stopped"] == number.name and record["step"] == 6 == checkpoint.last(tmp_path / "two")
+    assert record["stopped"] == number.name and record["step"] == 5 == checkpoint.last(tmp_path / "two")
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
     last = Trainer(c, VOCAB, Pairs(), resume=True).run(progress=False)
     assert last["step"] == 12 and "stopped" not in last
@@ -116,7 +116,7 @@ def test_a_second_interrupt_is_one_at_once_and_a_second_sigterm_is_not(tmp_path:
     both = send(signal.SIGTERM, signal.SIGTERM)
     c = config(tmp_path / "c", sample_every=1)
     assert Trainer(c, VOCAB, Pairs()).run(progress=False, callbacks=[both])["stopped"] == "SIGTERM"
-    assert checkpoint.last(tmp_path / "c") == 2
+    assert checkpoint.last(tmp_path / "c") == 1
 
 
 def test_in_another_thread_signals_are_left_alone(tmp_path: Path) -> None:

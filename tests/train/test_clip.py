@@ -14,20 +14,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_run import spoil, weights
 
 from cm3.cli.recipe import config_of, find
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
-from cm3.files import write
 from cm3.retrieval.accuracy import retrieval_accuracy
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.pairs import WEIGHTS, Pair, PairEncoder, Pairs, PairsConfig, save
-from cm3.retrieval.train import PairTrainConfig, info_nce, pair_losses, train_pairs
 from cm3.runs.clip_run import ClipRun
 from cm3.scenes.describe import parse
 from cm3.scenes.emblems import emblem, parse_emblem, place_of
 from cm3.scenes.eval.clip_scores import measure_scenes
 from cm3.scenes.kinds import ScenePairs
 from cm3.scenes.verify import verify
+from cm3.train.clip import PairTrainConfig, info_nce, pair_losses, train_pairs
+from cm3.train.track import Log
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = PairsConfig(width=16, words=48, letter_dim=4, d_model=32, layers=1, heads=2, channels=(8, 16, 16), image_size=32)
@@ -134,19 +135,22 @@ def test_the_document_loss_is_for_pairs_said_twice() -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train_pairs(config(tmp_path), colours, progress=False, stopping=lambda step: step == 3, about={"kind": "colours"})
-    with pytest.raises(CheckpointError, match="made with another pairs, temperature; resume with the same settings"):
+    with pytest.raises(CheckpointError, match="was made with temperature=0.07, this run has 0.1; give the same"):
         train_pairs(config(tmp_path, lr=1e-4, temperature=0.1), colours, progress=False, about={"kind": "other"})
+    with pytest.raises(CheckpointError, match="was made with pairs.kind='colours', this run has 'other'"):
+        train_pairs(config(tmp_path, lr=1e-4), colours, progress=False, about={"kind": "other"})
     train_pairs(config(tmp_path, log_every=1), colours, progress=False, about={"kind": "colours"})
-    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint .* delete it to start anew"):
-        train_pairs(config(tmp_path), colours, progress=False)
+    [path] = (tmp_path / "checkpoints" / "00000006").glob("*.safetensors")
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="safetensors was altered .* to go on from step 3"):
+        train_pairs(config(tmp_path), colours, progress=False, about={"kind": "colours"})
 
 
 def test_what_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="step 0: a batch of 1; a pair is told from others"):
         train_pairs(config(tmp_path), lambda step: colours(step)[:1], progress=False)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(DivergedError, match="step 2: the loss is .*; lower lr.*the last checkpoint is good"):
+    with pytest.raises(DivergedError, match="step 2: the loss is .*; lower lr.*there is no checkpoint yet"):
         train_pairs(config(tmp_path, lr=1e30, grad_clip=1e30, warmup=0), colours, progress=False)
     with pytest.raises(ConfigError, match="clip.batch=1: must be at least 2; clip.lr=0: must be above 0"):
         config(tmp_path, batch=1, lr=0)
@@ -154,18 +158,16 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_diverged_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
     train_pairs(config(tmp_path), colours, progress=False, stopping=lambda step: step == 2)
-    good = (tmp_path / "checkpoint.pt").read_bytes()
+    good = weights(tmp_path)
     with pytest.raises(DivergedError):
         train_pairs(config(tmp_path, lr=1e30, grad_clip=1e30, save_every=50), colours, progress=False)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+    assert all(torch.equal(tensor, good[name]) for name, tensor in weights(tmp_path).items())
     folder = train_pairs(config(tmp_path, lr=1e-3), colours, progress=False)
     encoder = PairEncoder.load(folder)
     assert np.isfinite(encoder.texts(["red"])).all()
     # An encoder, or a checkpoint, of NaN is refused by the name of what holds it.
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    state["model"]["log_scale"].fill_(float("nan"))
-    torch.save(state, tmp_path / "checkpoint.pt")
-    with pytest.raises(CheckpointError, match="checkpoint.pt': log_scale has values that are not finite"):
+    spoil(tmp_path, **{"model.log_scale": torch.full((2,), float("nan"))})
+    with pytest.raises(CheckpointError, match="00000006': model.log_scale has values that are not finite"):
         train_pairs(config(tmp_path, lr=1e-3), colours, progress=False)
     with torch.no_grad():
         encoder.model.log_scale.fill_(float("nan"))
@@ -230,16 +232,15 @@ def test_the_recipe_runs_at_its_smallest(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_run_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = ClipRun(out=str(tmp_path), model=TINY, steps=4, batch=4, data=ScenePairs(words=40), log_every=2)
-    written = write
+    written = Log.write
 
-    def send(path: Path, data: bytes) -> None:
-        written(path, data)
-        if path.name == "log.jsonl":
-            os.kill(os.getpid(), signal.SIGTERM)
+    def send(log: Log, record: dict[str, Any]) -> None:
+        written(log, record)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("cm3.scenes.kinds.BANK", 4)
     with monkeypatch.context() as patch:
-        patch.setattr("cm3.retrieval.train.write", send)
+        patch.setattr(Log, "write", send)
         assert run.run(progress=False) == {"out": run.out, "step": 2, "stopped": "SIGTERM"}
     assert not (tmp_path / "config.json").exists()
     assert "encoder" in run.run(progress=False, resume=True)

@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource, sys
-from cm3.train.heap import keep_freed
+from cm3.train.malloc import keep_freed
 if sys.argv[1] == "kept" and not keep_freed():
     print("none")
     sys.exit()

@@ -1,4 +1,4 @@
-"""Freed memory is kept by the process: a step on a processor asks for the same large blocks as the step before.
+"""malloc: freed memory is kept by the process: a step on a processor asks for the same large blocks as the step before.
 
 By default the C library gives each of them back to the system, and the next step pays for zeroed pages again: a seventh
 of the time of a step of a small model (docs/speed.md). The most memory in use is the same.

@@ -26,7 +26,7 @@ class Ready(NamedTuple):
     counts: Counts
 
 
-class Ahead:
+class Prefetch:
     """The batches of a loader. `waited`: seconds in all that the device had nothing to do for want of one."""
 
     def __init__(self, loader: Loader, device: torch.device) -> None:
