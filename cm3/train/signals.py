@@ -74,15 +74,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.name = ""
-        self.stopped: dict[str, Any] = {}
-        """Once `stopping` has said yes: the steps that were made and the signal."""
         self._before: dict[signal.Signals, Any] = {}
-
-    def stopping(self, step: int) -> bool:
-        """Whether a run that has made so many steps is to end."""
-        if self.name:
-            self.stopped = {"step": step, "stopped": self.name}
-        return bool(self.name)
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -36,9 +36,7 @@ from cm3.train.spike import packed
 from cm3.train.validate import Validation
 from cm3.vocab import Vocab
 
-__all__ = ["Callback", "TrainConfig", "Trainer"]
-
-Callback = Callable[["Trainer"], None]
+__all__ = ["TrainConfig", "Trainer"]
 
 
 class Trainer(Loop):
