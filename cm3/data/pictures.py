@@ -36,7 +36,7 @@ from cm3.errors import ConfigError, DataError
 from cm3.files import on_disk, said
 from cm3.picture import Square, open_picture, orientation, rgb, square_of_file
 from cm3.read.find import open_reader
-from cm3.retrieval.train import Pair
+from cm3.retrieval.pairs import Pair
 
 HOLDOUT = 0.02
 """Share of the pictures that is held out from training."""

@@ -22,12 +22,11 @@ from cm3.data.store import Store
 from cm3.model.bundle import save
 from cm3.model.lpips import LPIPS
 from cm3.parallel import Mesh
-from cm3.retrieval.pairs import PairEncoder, PairsConfig
+from cm3.retrieval.pairs import Pair, PairEncoder, PairsConfig
 from cm3.retrieval.pairs import Pairs as Towers
-from cm3.retrieval.train import Pair, PairTrainConfig
-from cm3.retrieval.train import _Run as PairsRun
+from cm3.train.clip import PairTrainConfig, PairTrainer
 from cm3.train.image_eval import evaluate_image_tokenizer
-from cm3.train.image_tokenizer import ImageTokenizerConfig, _Run
+from cm3.train.image_tokenizer import ImageTokenizerConfig, ImageTokenizerTrainer
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import Trainer
 
@@ -57,15 +56,17 @@ def alike(here: Sequence[Mapping[str, float]], there: Sequence[Mapping[str, floa
         ("gumbel", {}),
     ],
 )
-def test_steps_of_an_image_tokenizer(quantizer: str, more: dict[str, Any]) -> None:
+def test_steps_of_an_image_tokenizer(tmp_path: Path, quantizer: str, more: dict[str, Any]) -> None:
     of = {} if quantizer == "fsq" else {"levels": (), "code_dim": 4, "restart_after": 3}
     shape = replace(tiny_model.SHAPE, quantizer=quantizer, **of)
     records = []
     with SecondDevice():
-        for device in ("cpu", str(DEVICE)):
-            run = _Run(ImageTokenizerConfig(vqgan=shape, size=32, batch=4, steps=3, device=device, **more))
-            records.append([run.advance(PIXELS.to(device))[0] for _ in range(3)])
-            assert run.vqgan.encoder.conv_in.weight.device == torch.device(device)
+        for device in (torch.device("cpu"), DEVICE):
+            out = str(tmp_path / device.type)
+            c = ImageTokenizerConfig(out=out, vqgan=shape, size=32, batch=4, steps=3, log_every=1, **more)
+            trainer = ImageTokenizerTrainer(c, lambda step: PIXELS, mesh=Mesh((1, 1, 1), 0, device, None))
+            records.append([trainer.advance() for _ in range(3)])
+            assert trainer.vqgan.encoder.conv_in.weight.device == device
     alike(*records)
 
 
@@ -73,9 +74,10 @@ def test_steps_of_a_small_clip(tmp_path: Path) -> None:
     pairs = [Pair(f"text {i}", picture, f"other {i}") for i, picture in enumerate(PICTURES)]
     records = []
     with SecondDevice():
-        for device in ("cpu", str(DEVICE)):
-            run = PairsRun(PairTrainConfig(out=str(tmp_path), model=TOWERS, batch=4, steps=3, device=device))
-            records.append([run.advance(pairs) for _ in range(3)])
+        for device in (torch.device("cpu"), DEVICE):
+            c = PairTrainConfig(out=str(tmp_path / device.type), model=TOWERS, batch=4, steps=3, log_every=1)
+            trainer = PairTrainer(c, lambda step: pairs, mesh=Mesh((1, 1, 1), 0, device, None))
+            records.append([trainer.advance() for _ in range(3)])
     alike(*records)
 
 

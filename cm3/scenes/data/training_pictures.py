@@ -34,8 +34,9 @@ class Drawn:
         self._draw, self._size, self.held_out = draw, size, held_out
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> list[Any]:
-        """Return every `ranks`-th of a step's batch, from number `rank` on."""
-        return [self._draw(step, i) for i in range(rank, self._size, ranks)]
+        """Return a rank's share of a step's batch, in order."""
+        each = self._size // ranks
+        return [self._draw(step, i) for i in range(rank * each, (rank + 1) * each)]
 
 
 def test_pictures(size: int, seed: int, number: int = 256) -> list[PIL.Image.Image]:
