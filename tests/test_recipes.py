@@ -27,7 +27,7 @@ from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.emblems import emblem
 from cm3.scenes.kinds import SceneData
-from cm3.train.plan import plan
+from cm3.train.planner import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "recipes").glob("*.py"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from cm3.cli.parse import names_of, parse
+from cm3.cli.parse import parse
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Verb:
     @classmethod
     def parse(cls, args: Sequence[str], prog: str) -> Self:
         """Read the arguments after the verb. Raises `RequestError` where they are wrong."""
-        return parse(cls, args, prog=prog, description=inspect.getdoc(cls) or "", names=list(names_of(cls)))
+        return parse(cls, args, prog=prog, description=inspect.getdoc(cls) or "")
 
     def run(self) -> dict[str, Any]:
         """Do it: print for a person, return for a machine."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, Suppress, arg
+from tyro.conf import arg
 
-from cm3.cli.options import HERE, Common, Verb, at_least
-from cm3.cli.parse import HELP, names_of, parse
-from cm3.cli.recipe import config_of, find
-from cm3.errors import ConfigError, RequestError
+from cm3.cli.options import HERE, at_least
+from cm3.cli.train import RecipeVerb
+from cm3.errors import RequestError
 
 if TYPE_CHECKING:
-    from cm3.train.plan import Plan as Planned
+    from cm3.train.planner import Plan as Planned
 
 NONE = arg(metavar="NUMBER", help_behavior_hint="(default: none)")
 
@@ -43,15 +40,15 @@ class Cluster:
     """Price of a GPU hour, in any currency."""
 
     def plan(self, config: Any) -> Planned:
-        """The plan of a run. Raises `ConfigError` as `cm3.train.plan.plan` does."""
-        from cm3.train.plan import plan
+        """The plan of a run. Raises `ConfigError` as `cm3.train.planner.plan` does."""
+        from cm3.train.planner import plan
 
         at_least(1, gpus=self.gpus)
         return plan(config, **vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Verb):
+class Plan(RecipeVerb):
     """Say what a run will need: memory of a GPU by part, time, energy, disk. Arithmetic; nothing is run.
 
     What does not fit is refused, with what would. Every setting of the recipe can be replaced by its dotted name, as
@@ -64,41 +61,16 @@ class Plan(Verb):
       cm3 plan recipes/pretrain.py:cm3leon_760m --gpus 64 --model.layers 30 --document 1042
     """
 
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
-    """path/to/file.py:FUNCTION or module:FUNCTION, of a language model's run."""
     cluster: Annotated[Cluster, HERE] = Cluster()
-    config: Suppress[Any] = None
 
     @classmethod
-    def parse(cls, args: Sequence[str], prog: str) -> Self:
-        """Load the recipe that comes first, then read the rest against its settings and ours."""
-        if not args or args[0].startswith("-"):
-            if not any(a in HELP for a in args):
-                raise ConfigError(f"no recipe; write {prog} path/to/file.py:FUNCTION, and the options after it")
-            return super().parse(args, prog)
+    def check(cls, spec: str, config: Any) -> Any:
+        """Return the settings of a language model's run. Raises `RequestError` for another's."""
         from cm3.train.trainer import TrainConfig
 
-        spec, *rest = args
-        config = config_of(spec, find(spec))
         if not isinstance(config, TrainConfig):
             raise RequestError(f"recipe {spec!r}: is a {type(config).__name__}; must be the run of a language model")
-        # A setting of the recipe that is called like a common option is the recipe's (its threads).
-        taken = list(names_of(config))
-        ours = {f.name: f for f in dataclasses.fields(Common) if f.name not in taken}
-        hints = get_type_hints(Common, include_extras=True)
-        form = dataclasses.make_dataclass(
-            "Planning",
-            [
-                ("cluster", Annotated[Cluster, HERE], dataclasses.field(default=Cluster())),
-                ("config", Annotated[type(config), HERE], dataclasses.field(default=config)),
-                *((name, hints[name], f) for name, f in ours.items()),
-            ],
-            frozen=True,
-        )
-        names = [*names_of(Cluster()), *taken, *ours]
-        read: Any = parse(form, rest, prog=f"{prog} {spec}", description=inspect.getdoc(cls) or "", names=names)
-        common = Common(**{name: getattr(read, name) for name in ours})
-        return cls(recipe=spec, cluster=read.cluster, config=read.config, common=common)
+        return config
 
     def run(self) -> dict[str, Any]:
         """Plan; a table for a person."""

@@ -15,14 +15,61 @@ from tyro.conf import Positional, Suppress, arg
 
 from cm3.cli.options import HERE, Common, Flag, Verb
 from cm3.cli.parse import HELP, names_of, parse
-from cm3.cli.recipe import config_of, find
+from cm3.cli.recipe import Recipe, config_of, find
 from cm3.errors import ConfigError
-
-Resume = Annotated[Flag, arg(help="Go on from the last checkpoint in the run's folder, where there is one.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Verb):
+class RecipeVerb(Verb):
+    """A verb that takes a recipe first, and then any of its settings by dotted name among its own options."""
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
+    """path/to/file.py:FUNCTION, NAME:FUNCTION of those that come with the package (scenes:pretrain), or
+    module:FUNCTION; its --help tells its price, its promise and its settings."""
+    config: Suppress[Any] = None
+
+    @classmethod
+    def parse(cls, args: Sequence[str], prog: str) -> Self:
+        """Load the recipe that comes first, then read the rest against its settings and the verb's own options."""
+        if not args or args[0].startswith("-"):
+            if not any(a in HELP for a in args):
+                raise ConfigError(f"no recipe; write {prog} path/to/file.py:FUNCTION, and the options after it")
+            return super().parse(args, prog)
+        spec, *rest = args
+        recipe = find(spec)
+        config = cls.check(spec, config_of(spec, recipe))
+        own, common = get_type_hints(cls, include_extras=True), get_type_hints(Common, include_extras=True)
+        # A setting of the recipe that is called like a common option is the recipe's (its threads, its out).
+        taken = list(names_of(config))
+        mine = [f for f in dataclasses.fields(cls) if f.name not in ("recipe", "config", "common")]
+        shared = [f for f in dataclasses.fields(Common) if f.name not in taken]
+        form = dataclasses.make_dataclass(
+            "Run",
+            [
+                *((f.name, own[f.name], dataclasses.field(default=f.default)) for f in mine),
+                ("config", Annotated[type(config), HERE], dataclasses.field(default=config)),
+                *((f.name, common[f.name], dataclasses.field(default=f.default)) for f in shared),
+            ],
+            frozen=True,
+        )
+        run: Any = parse(form, rest, prog=f"{prog} {spec}", description=cls.about(recipe))
+        found = {f.name: getattr(run, f.name) for f in mine}
+        shared_ = Common(**{f.name: getattr(run, f.name) for f in shared})
+        return cls(recipe=spec, config=run.config, common=shared_, **found)
+
+    @classmethod
+    def check(cls, spec: str, config: Any) -> Any:
+        """Return the settings of a recipe, or raise `RequestError` for those of no use to the verb."""
+        return config
+
+    @classmethod
+    def about(cls, recipe: Recipe) -> str:
+        """Return what --help says above the options of a recipe."""
+        return inspect.getdoc(cls) or ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(RecipeVerb):
     """Run a recipe: a Python function that returns the settings of a run.
 
     A run writes its log, samples and checkpoints below its `out`; killed, it goes on from its last checkpoint with
@@ -37,41 +84,13 @@ class Train(Verb):
       torchrun --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_350m
     """
 
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
-    """path/to/file.py:FUNCTION, NAME:FUNCTION of those that come with the package (scenes:pretrain), or
-    module:FUNCTION; its --help tells its price, its promise and its settings."""
-    resume: Resume = False
-    config: Suppress[Any] = None
+    resume: Annotated[Flag, arg(help="Go on from the last checkpoint in the run's folder, where there is one.")] = False
 
     @classmethod
-    def parse(cls, args: Sequence[str], prog: str) -> Self:
-        """Load the recipe that comes first, then read the rest against its settings."""
-        if not args or args[0].startswith("-"):
-            if not any(a in HELP for a in args):
-                raise ConfigError(f"no recipe; write {prog} path/to/file.py:FUNCTION, and the options after it")
-            return super().parse(args, prog)
-        spec, *rest = args
-        recipe = find(spec)
-        config = config_of(spec, recipe)
-        # A setting of the recipe that is called like an option of ours is the recipe's (its threads, its out).
-        taken = list(names_of(config))
-        ours = {f.name: f for f in dataclasses.fields(Common) if f.name not in taken}
-        hints = get_type_hints(Common, include_extras=True)
-        form = dataclasses.make_dataclass(
-            "Run",
-            [
-                ("config", Annotated[type(config), HERE], dataclasses.field(default=config)),
-                ("resume", Resume, dataclasses.field(default=False)),
-                *((name, hints[name], f) for name, f in ours.items()),
-            ],
-            frozen=True,
-        )
+    def about(cls, recipe: Recipe) -> str:
+        """Return the recipe's docstring."""
         told = inspect.getdoc(recipe) or "This recipe has no docstring: it states neither price nor promise."
-        told = re.sub(r"\n+(?=[a-z]+: )", "\n\n", told)  # a line "price: ..." stands by itself, help joins the rest
-        names = [*taken, "resume", *ours]
-        run: Any = parse(form, rest, prog=f"{prog} {spec}", description=told, names=names)
-        common = Common(**{name: getattr(run, name) for name in ours})
-        return cls(recipe=spec, resume=run.resume, config=run.config, common=common)
+        return re.sub(r"\n+(?=[a-z]+: )", "\n\n", told)  # a line "price: ..." stands by itself, help joins the rest
 
     def run(self) -> dict[str, Any]:
         """Train; prints what came out. Of many processes, the first one prints."""

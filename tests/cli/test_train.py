@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import Cm3
 
-from cm3.cli.parse import condense, names_of
+from cm3.cli.parse import names_of
 from cm3.cli.recipe import find, recipes_of
 
 RECIPES = '''
@@ -165,11 +165,6 @@ def test_names_of_nested_settings() -> None:
     names = set(names_of(ImageTokenizerConfig()))
     assert {"lr", "vqgan.codes", "vqgan.multipliers"} <= names
     assert "vqgan" not in names
-
-
-def test_condense_of_something_unheard_of() -> None:
-    assert condense("", "cm3 x") == "wrong arguments; see cm3 x --help"
-    assert condense("no box at all\nbut a line", "cm3 x") == "but a line; see cm3 x --help"
 
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.py"))

@@ -28,7 +28,7 @@ from cm3.scenes.kinds import SceneData, SceneLessonData
 from cm3.sequence.mask import MaskLaw
 from cm3.tasks import TASKS
 from cm3.train.optim import OptimConfig
-from cm3.train.plan import plan
+from cm3.train.planner import plan
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"

@@ -28,7 +28,7 @@ from cm3.data.prepare import prepare
 from cm3.generate import CM3Leon
 from cm3.model.decoder import Decoder
 from cm3.runs.pretrain_run import PretrainRun
-from cm3.train.plan import plan
+from cm3.train.planner import plan
 from cm3.vocab import Tokens, Vocab
 
 ROOT = Path(__file__).resolve().parents[2]
