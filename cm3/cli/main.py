@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from cm3 import __version__
 from cm3.errors import Cm3Error, RequestError, did_you_mean
 from cm3.files import DENIED, FULL
-from cm3.registry import VERBS
+from cm3.registry import RENAMED, VERBS
 from cm3.train.signals import STOPPED, Terminated, terminable
 
 HEAD = """usage: cm3 VERB [options]
@@ -99,6 +99,8 @@ def _run(args: list[str]) -> int:
     if args[:1] == ["--version"]:
         print(f"cm3 {__version__}")
         return 0
+    if args and args[0] in RENAMED:
+        raise RequestError(f"cm3 {args[0]} is cm3 {RENAMED[args[0]]} now; give it the same options")
     words = _words(args)
     if words not in VERBS:
         known = {v.split()[len(words.split())] for v in VERBS if f"{v} ".startswith(f"{words} ".lstrip())}

@@ -1,6 +1,6 @@
 """Where the lines of a run's log go, and how they are read again.
 
-{"step": 20, "loss": 5.1, ...} -> OUT/log.jsonl --read_lines--> cm3 chart, cm3 tune, a run that is resumed
+{"step": 20, "loss": 5.1, ...} -> OUT/log.jsonl --read_lines--> cm3 chart, cm3 sweep, a run that is resumed
                                -> one tracker, if wanted:
                                   OUT/tensorboard, a point for each number: tensorboard --logdir OUT
                                   Weights & Biases, as the environment says: WANDB_MODE=offline, WANDB_PROJECT=...

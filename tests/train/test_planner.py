@@ -26,8 +26,7 @@ from cm3.model.sizes import flops_per_token, parameters, size
 from cm3.parallel import MeshConfig, ShardConfig, shard, start
 from cm3.train.gpus import GPUS
 from cm3.train.optim import OptimConfig, Optimizer
-from cm3.train.planner import plan
-from cm3.train.planner import CHUNK, KEEP_LOGITS, LOGIT, Layout, activation_bytes, memory_of, parts_of
+from cm3.train.planner import CHUNK, KEEP_LOGITS, LOGIT, Layout, activation_bytes, memory_of, parts_of, plan
 from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Tokens, Vocab
 

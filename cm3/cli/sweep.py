@@ -1,16 +1,13 @@
-"""`cm3 tune RECIPE`: search settings of a recipe. Its result is a recipe too."""
+"""`cm3 sweep RECIPE`: search settings of a recipe. It ends in the options that won."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
-import os
 import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,29 +15,28 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from cm3.cli.files import check_folder
 from cm3.cli.options import Verb, at_least
-from cm3.cli.parse import names_of
+from cm3.cli.parse import names_of, near_name
 from cm3.cli.recipe import config_of, find
 from cm3.cli.train import Train
-from cm3.errors import Cm3Error, RequestError, did_you_mean
-from cm3.files import write
-from cm3.train.tune import Axis, Result, Sweep, SweepConfig, ranked
+from cm3.errors import Cm3Error, RequestError
+from cm3.train.sweep import Axis, Result, Sweep, SweepConfig
 
 OURS = ("out", "steps", "resume")
 """Settings of a run that a sweep gives to its trials itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune(Verb):
+class SweepVerb(Verb):
     """Search settings of a recipe: many runs with different values, the losers stopped early.
 
     A range A..B is searched on a logarithmic scale where both ends are over 0 and at least ten times apart; `log:A..B`
     and `lin:A..B` say which. Whole numbers stay whole. A,B,C are choices; a setting of several values takes them with
     spaces ("optim.betas=0.9 0.95,0.9 0.98"), and a single choice is simply set. Killed, a sweep goes on when the same
-    command is given again. It writes OUT/trials.jsonl, and OUT/best.py: the recipe with the best values in it.
+    command is given again. It ends in a table, best first, and in the command that trains with the best values.
 
     examples:
-      cm3 tune recipes/scenes.py:pretrain --search optim.lr=1e-4..3e-3 --search windows=4,8,16 --steps 300
-      cm3 train runs/tune/best.py:best
+      cm3 sweep recipes/scenes.py:pretrain --search optim.lr=1e-4..3e-3 --search windows=4,8,16 --steps 300
+      cm3 sweep recipes/scenes.py:pretrain --search optim.lr=1e-4..3e-3 --trials 40 --jobs 2 --metric val_loss
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
@@ -55,7 +51,7 @@ class Tune(Verb):
     """Steps of a trial that is not stopped."""
     grace: Annotated[int, arg(metavar="N", help_behavior_hint="(default: a ninth of the steps)")] = 0
     """Steps that every trial gets before it can be stopped; at least the warm-up is wise."""
-    out: Annotated[str, arg(metavar="DIR")] = "runs/tune"
+    out: Annotated[str, arg(metavar="DIR")] = "runs/sweep"
     """Folder of the sweep."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """The same seed tries the same values, with one job."""
@@ -64,10 +60,8 @@ class Tune(Verb):
 
     def run(self) -> dict[str, Any]:
         """Sweep; prints each trial that ends, and at last a table, best first."""
-        at_least(1, trials=self.trials, jobs=self.jobs)
+        at_least(1, trials=self.trials, jobs=self.jobs, steps=1 if self.steps is None else self.steps)
         at_least(0, grace=self.grace)
-        if self.steps is not None:
-            at_least(1, steps=self.steps)
         check_folder(Path(self.out))
         if not self.search:
             raise RequestError("no --search; give at least one, such as --search optim.lr=1e-4..3e-3")
@@ -79,74 +73,35 @@ class Tune(Verb):
                 )
         space = tuple(axis(text, self.recipe, config) for text in self.search)
         steps = config.steps if self.steps is None else self.steps
-        sweep = SweepConfig(
+        settings = SweepConfig(
             self.out, self.recipe, space, steps, self.metric, self.trials, self.seed, self.jobs, self.grace
         )
-
-        def command(values: Mapping[str, Any], folder: Path, again: bool) -> list[str]:
-            words = [w for name, value in values.items() for w in option(name, value)]
-            words += [f"--steps={steps}", f"--out={folder}"]
-            Train.parse([self.recipe, *words], "cm3 train")  # values may fit each by itself and not together
-            return [sys.executable, "-m", "cm3", "train", self.recipe, *words, "--json", *["--resume"] * again]
-
-        def told(result: Result) -> None:
-            print(f"trial {result.trial}: {_line(result)}", flush=True)
-            self._write_best(at_work.results())
-
-        with Sweep(sweep, command) as at_work:
-            results = at_work.run(told)
-        self._write_best(results)
+        with Sweep(settings, partial(train_trial, self.recipe, steps)) as sweep:
+            results = sweep.run(lambda result: print(f"trial {result.trial}: {_line(result)}", flush=True))
         print(f"\n{len(results)} trials, best first by {self.metric} ({self.out}/trials.jsonl):")
         for result in results:
             print(f"  trial {result.trial:<4} {_line(result)}")
         made: dict[str, Any] = {"out": self.out, "trials": [dataclasses.asdict(r) for r in results]}
         if results and results[0].state == "done":
-            made["best"] = made["trials"][0]
-            made["recipe"] = f"{self.out}/best.py:best"
-            print(f"train with the best: cm3 train {shlex.quote(made['recipe'])}")
+            options = [word for name, value in results[0].values.items() for word in option(name, value)]
+            made |= {"best": made["trials"][0], "options": options}
+            print(f"train with the best: {shlex.join(['cm3', 'train', self.recipe, *options])}")
         return made
 
-    def _write_best(self, results: Sequence[Result]) -> None:
-        best = ranked(results)[0]
-        if best.state != "done":
-            return
-        out = Path(self.out)
-        place, _, name = self.recipe.rpartition(":")
-        spec = repr(self.recipe)
-        if place.endswith(".py"):
-            # Relative, so that a tree that holds both can be moved.
-            spec = f'f"{{Path(__file__).parent}}/{os.path.relpath(place, out)}:{name}"'
-        told = inspect.getdoc(find(self.recipe)) or ""
-        head = told.splitlines()[0].replace("\\", "").replace('"', "'") if told else "A run of the recipe below."
-        values = best.values | {"out": str(out / "best")}
-        lines = "".join(f"        {key!r}: {value!r},\n" for key, value in values.items())
-        text = f'''"""The best of {len(results)} trials of {self.recipe}: written by cm3 tune."""
 
-from __future__ import annotations
+def train_trial(recipe: str, steps: int, values: Mapping[str, Any], folder: Path) -> int:
+    """Train with these values in a folder, from its last checkpoint if it has one; returns the exit code."""
+    from cm3.cli.main import main
 
-from pathlib import Path
-from typing import Any
-
-from cm3.cli.recipe import find
-from cm3.train.tune import replaced
-
-FOUND = {{"trial": {best.trial}, {self.metric!r}: {best.value!r}, "steps": {best.step}}}
-
-
-def best() -> Any:
-    """{head}
-
-    With the values of trial {best.trial}, which reached {self.metric} {best.value:.6g} in {best.step} steps.
-    """
-    values = {{
-{lines}    }}
-    return replaced(find({spec})(), values)
-'''
-        write(out / "best.py", text.encode())
+    words = [word for name, value in values.items() for word in option(name, value)]
+    return main(["train", recipe, *words, f"--steps={steps}", f"--out={folder}", "--resume", "--json"])
 
 
 def axis(text: str, recipe: str, config: Any) -> Axis:
-    """What one --search says, its values read as `cm3 train` reads them. Raises `RequestError` for those it refuses."""
+    """Return what one --search says, its values read as `cm3 train` reads them.
+
+    Raises `RequestError` for those that it refuses.
+    """
     name, equals, values = text.partition("=")
     where, name = f"--search {text}", name.strip().removeprefix("--").replace("-", "_")
     if not equals:
@@ -155,9 +110,9 @@ def axis(text: str, recipe: str, config: Any) -> Axis:
     if name in OURS:
         raise RequestError(f"{where}: {name} is the same for all trials; give --{name}")
     if name not in known:
-        inside = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
-        near = did_you_mean(name, known) or (f" Did you mean {inside[0]!r}?" if inside else "")
-        raise RequestError(f"{where}: the recipe has no setting {name!r}.{near} See cm3 train {recipe} --help")
+        raise RequestError(
+            f"{where}: the recipe has no setting {name!r}.{near_name(name, known)} See cm3 train {recipe} --help"
+        )
     start = _get(config, name)
     several, plain = isinstance(start, tuple | list), isinstance(start, str)
     if not (values.strip() or several or plain):
