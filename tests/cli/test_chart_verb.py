@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from command import Cm3
 
+from cm3.cli.chart import figure, read_log
 from cm3.errors import ConfigError
-from cm3.train.chart import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, read_log
+
+pytest.importorskip("matplotlib")
 
 
 def log(out: Path, lines: list[dict[str, float]]) -> Path:
@@ -19,29 +23,36 @@ def log(out: Path, lines: list[dict[str, float]]) -> Path:
     return out
 
 
-def coloured(picture: PIL.Image.Image, colour: str) -> list[tuple[int, int]]:
-    """Places of the pixels of a colour below the legend."""
-    wanted = tuple(bytes.fromhex(colour[1:]))
-    w, h = picture.size
-    return [(x, y) for x in range(w) for y in range(TOP, h) if picture.getpixel((x, y)) == wanted]
-
-
 def test_a_log_becomes_a_picture(cm3: Cm3, tmp_path: Path) -> None:
     falling = log(tmp_path / "a", [{"step": s, "loss": 5.0 - s, "note": "x", "learnt": True} for s in range(1, 5)])  # type: ignore[dict-item]
     rising = log(tmp_path / "b", [{"step": s, "loss": 1.0 + s, "lr": 1e-3} for s in range(1, 4)])
-    assert read_log(falling) == {"loss": [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]}
+    runs = {"a": read_log(falling), "b": read_log(rising)}
+    assert runs["a"] == {"loss": [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]}
     made = cm3("chart", falling, rising, "--names", "loss", "--out", "x/both.png", "--json")
     assert made.code == 0 and made.json == {"out": "x/both.png"}
+    from matplotlib.colors import to_rgb
+
+    drawn = figure(runs)
+    assert [panel.get_title(loc="left") for panel in drawn.axes] == ["loss", "lr"]
+    for panel, name in zip(drawn.axes, ("loss", "lr"), strict=True):
+        for line, run in zip(panel.get_lines(), runs.values(), strict=True):
+            assert [tuple(p) for p in line.get_xydata()] == run.get(name, [])
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["a", "b"]
+    # The same command given again replaces its own picture, and each line is in it.
+    first = Path("x/both.png").read_bytes()
+    assert cm3("chart", falling, rising, "--names", "loss", "--out", "x/both.png").code == 0
+    assert Path("x/both.png").read_bytes() == first
     with PIL.Image.open("x/both.png") as picture:
-        assert picture.size == (WIDTH, HEIGHT + TOP)
-        down, up = (coloured(picture.convert("RGB"), c) for c in COLOURS[:2])
-    first, last = LEFT, WIDTH - RIGHT
-    top, bottom = 2 * TOP, TOP + HEIGHT - BOTTOM
-    # The first ends at the right below, where its lowest is a twentieth over the floor; the second two thirds along.
-    assert min(down)[0] - first <= 2 and last - max(down)[0] <= 2
-    assert min(down)[1] < top + 25 and max(down)[1] > bottom - 25
-    assert max(up)[0] == pytest.approx(first + (last - first) * 2 / 3, abs=3) and max(up)[1] < min(up)[1]
-    assert chart({"a": read_log(falling), "b": read_log(rising)}).size == (2 * WIDTH, HEIGHT + TOP)
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for line in drawn.axes[0].get_lines():
+        wanted = np.round(np.array(to_rgb(line.get_color())) * 255)
+        assert (pixels == wanted).all(1).sum() > 100
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match="which is not installed: pip install matplotlib"):
+        figure({"a": {"loss": [(1, 2.0)]}})
 
 
 def test_what_is_wrong_with_a_chart_is_one_line(cm3: Cm3, tmp_path: Path) -> None:
@@ -58,4 +69,4 @@ def test_what_is_wrong_with_a_chart_is_one_line(cm3: Cm3, tmp_path: Path) -> Non
         "chart", tmp_path / "none", "--out", "a/log.jsonl/chart.png"
     ).refusal  # fmt: skip
     with pytest.raises(ConfigError, match="their logs have no numbers yet"):
-        chart({"a": {}})
+        figure({"a": {}})
