@@ -1,9 +1,13 @@
-"""`cm3 generate`: words -> pictures."""
+"""`cm3 generate`, `infill`, `edit`, `segment` and `describe`: words and pictures -> pictures and words.
+
+check what was given -> open the model -> make -> write pictures with what they were made from -> a sheet, if asked
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,18 +16,54 @@ from tyro.conf import Positional, arg
 
 from cm3.cli.attribution import document_panel, told
 from cm3.cli.files import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
-from cm3.cli.options import HERE, Guided, ModelVerb, Retrieval, at_least, progress
+from cm3.cli.options import HERE, OWN, Flag, Guided, ModelVerb, Retrieval, Sampling, at_least, progress
 from cm3.cli.places import blank, read_boxes, read_control
+from cm3.document import Box, Gap, Image
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
     import PIL.Image
 
-    from cm3.generate import Generation
+    from cm3.cli.sheet import Panel
+    from cm3.generate import CM3Leon, Generation
+
+GAP = "<gap>"
+TOGETHER = 64
+"""Pictures that are described side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(ModelVerb):
+class Drawing(ModelVerb):
+    """A verb that makes pictures, and perhaps a sheet of them."""
+
+    out: Annotated[Path, arg(metavar="DIR")] = Path("out")
+    """Folder for the pictures."""
+    sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Also write a contact sheet, a PNG: each picture, beside what it was made from."""
+    sampling: Annotated[Guided, HERE] = Guided()
+
+    def check(self) -> None:
+        """Raise `RequestError` where pictures or sheet cannot be written."""
+        check_folder(self.out)
+        if self.sheet is not None:
+            check_sheet(self.sheet)
+
+    def draw_sheet(
+        self, title: str, section: str, panels: Sequence[Panel], command: str, columns: int = 3
+    ) -> dict[str, str]:
+        """Write the sheet, if it is asked for; returns its name for --json."""
+        from cm3.cli.sheet import Section, sheet
+
+        if self.sheet is None:
+            return {}
+        about = f"cm3 {command} --model {self.model} --seed {self.sampling.seed}"
+        write_sheet(self.sheet, sheet([Section(section, tuple(panels))], title, about, columns=columns))
+        print(self.sheet)
+        return {"sheet": str(self.sheet)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Drawing):
     """Draw pictures from words, and from documents of a memory bank that are looked up for them.
 
     With --retrieve, each picture is followed by the documents that it drew on, which are also inside the PNG. --boxes
@@ -45,25 +85,18 @@ class Generate(ModelVerb):
     """What to draw, in quotes."""
     n: Annotated[int, arg(metavar="N")] = 1
     """How many pictures."""
-    out: Annotated[Path, arg(metavar="DIR")] = Path("out")
-    """Folder for the pictures."""
-    sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Also write a contact sheet, a PNG: each picture, and the documents that it drew on beside it."""
     boxes: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Where things are to be: a file of boxes, or such JSON itself. Not pixels: 0..255 of the picture's side, the last
     row and column counted in."""
     control: Annotated[str | None, arg(metavar="KIND=FILE", help_behavior_hint="")] = None
     """A picture to follow: canny, segmentation, hed, pose, depth, normal or scribble, and its file."""
     retrieval: Annotated[Retrieval, HERE] = Retrieval()
-    sampling: Annotated[Guided, HERE] = Guided()
 
     def run(self) -> dict[str, Any]:
         """Draw, then write every picture with its prompt, seed and what it drew on inside the PNG."""
         check_prompt(self.prompt)
         at_least(1, n=self.n)
-        check_folder(self.out)
-        if self.sheet is not None:
-            check_sheet(self.sheet)
+        self.check()
         task, request, guide = self._asked()
         settings: Any = self.sampling.arguments() | self.retrieval.arguments()
         notes = {"prompt": self.prompt, "model": self.model, **self._given(settings, guide)}
@@ -83,10 +116,7 @@ class Generate(ModelVerb):
         result |= {} if task is None else {"task": task}
         result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
-        if self.sheet is not None:
-            self._write_sheet(self.sheet, made, guide)
-            result["sheet"] = str(self.sheet)
-        return result
+        return result | self._sheet(made, guide)
 
     def _asked(self) -> tuple[str | None, dict[str, Any], PIL.Image.Image | None]:
         """The task that --boxes or --control asks for with its fields, and what is to be followed as a picture."""
@@ -107,24 +137,248 @@ class Generate(ModelVerb):
         notes = settings_note({**settings, **retrieved, "control": kind or None})
         return notes if guide is None else notes | picture_note(guide)
 
-    def _write_sheet(self, path: Path, made: Generation, guide: PIL.Image.Image | None) -> None:
-        from cm3.cli.sheet import Line, Panel, Section, sheet
-
-        given = [] if guide is None else [Panel(guide, (Line("to be followed", "label"),))]
+    def _sheet(self, made: Generation, guide: PIL.Image.Image | None) -> dict[str, str]:
+        given = [] if guide is None else [_panel(guide, "to be followed")]
         documents = [document_panel(r) for r in made.retrieved]
-        drawn = [Panel(p, (Line(f"drawn, number {i}", "label"),)) for i, p in enumerate(made.images)]
-        if documents:
-            sections = [Section(self.prompt, tuple(p for one in drawn for p in (one, *given, *documents)))]
-        else:
-            sections = [Section(self.prompt, (*given, *drawn))]
-        columns = 1 + len(given) + len(documents) if documents else 3
-        subtitle = f"cm3 generate --model {self.model} --seed {self.sampling.seed} --retrieve {self.retrieval.retrieve}"
-        title = "Drawn, and what it drew on" if documents else "Drawn"
-        write_sheet(path, sheet(sections, title, subtitle, columns=columns))
-        print(path)
+        drawn = [_panel(picture, f"drawn, number {i}") for i, picture in enumerate(made.images)]
+        about = f"generate --retrieve {self.retrieval.retrieve}"
+        if not documents:
+            return self.draw_sheet("Drawn", self.prompt, [*given, *drawn], about)
+        rows = [panel for one in drawn for panel in (one, *given, *documents)]
+        return self.draw_sheet("Drawn, and what it drew on", self.prompt, rows, about, 1 + len(given) + len(documents))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Infill(ModelVerb):
+    """Fill a hole: a box of a picture, told by a prompt, or <gap> in a sentence, with or without a picture.
+
+    examples:
+      cm3 infill --image in.png --box 0,0,64,64 "a large yellow star at the top left on a grey background"
+      cm3 infill --text "a large <gap> circle at the top left on a grey background"
+      cm3 infill --text "a large <gap> at the top left on a <gap> background" --image in.png --json
+    """
+
+    prompt: Annotated[Positional[str | None], arg(metavar="PROMPT", help_behavior_hint="(with --box)")] = None
+    """What the whole picture shows when the box is filled."""
+    image: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """The picture."""
+    box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1", help_behavior_hint="")] = None
+    """The box to fill, in pixels of the picture given (not 0..255 as --boxes of cm3 generate), from the top left; X1,
+    Y1 exclusive."""
+    text: Annotated[str | None, arg(metavar="SENTENCE", help_behavior_hint="")] = None
+    """The sentence, with <gap> where words are missing."""
+    n: Annotated[int, arg(metavar="N")] = 1
+    """How many answers."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("out")
+    """Folder for the filled pictures."""
+    sampling: Annotated[Guided, HERE] = Guided()
+
+    def run(self) -> dict[str, Any]:
+        """Fill, then write pictures or print sentences."""
+        at_least(1, n=self.n)
+        if self.text is not None:
+            return self._fill_text(self.text)
+        if self.image is None or self.box is None:
+            raise RequestError(
+                'nothing to fill; give --image FILE --box X0,Y0,X1,Y1 "prompt", or --text "a <gap> circle"'
+            )
+        return self._fill_region(self.image, parse_box(self.box))
+
+    def _fill_region(self, path: str, box: Box) -> dict[str, Any]:
+        prompt = self.prompt or ""
+        check_prompt(prompt)
+        check_folder(self.out)
+        holed = Image.open(path).with_gap(box)
+        settings = self.sampling.arguments()
+        notes = {"prompt": prompt, "box": ",".join(map(str, box)), "model": self.model}
+        notes |= picture_note(holed.pixels) | settings_note(settings)
+        model = self.open_model()
+        with progress("drawing") as update:
+            made = model.generate([prompt, holed], n=self.n, progress=update, **settings)
+        files = write_all(self.out, [Path(path).stem, "filled"], self.sampling.seed, made.images, notes, image=path)
+        print("\n".join(files))
+        told = self.told(made.warnings)
+        return {"prompt": prompt, "box": list(box), "seed": self.sampling.seed, "files": files, "warnings": told}
+
+    def _fill_text(self, text: str) -> dict[str, Any]:
+        if self.prompt is not None or self.box is not None:
+            raise RequestError("--text fills words, --box a picture; give one of them (--image may go with --text)")
+        if GAP not in text:
+            raise RequestError(f"--text {text!r}: has no {GAP}; write {GAP} where words are missing")
+        parts: list[Any] = []
+        for i, piece in enumerate(re.split(re.escape(GAP), text)):
+            parts += [Gap()] if i else []
+            parts += [piece] if piece else []
+        if self.image is not None:
+            parts.append(Image.open(self.image))
+        model = self.open_model()
+        with progress("writing") as update:
+            made = model.generate(parts, n=self.n, progress=update, **self.sampling.arguments())
+        print("\n".join(made.texts))
+        told = self.told(made.warnings)
+        return {"text": text, "seed": self.sampling.seed, "texts": list(made.texts), "warnings": told}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editing(Guided):
+    """How a model edits: the words weighed against no words, the picture against no picture."""
+
+    image_guidance: Annotated[float | None, OWN] = None
+    """How far to hold on to the picture; --guidance is how far to follow the words. 1 and 1 is no guidance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(Drawing):
+    """Change a picture as an instruction says, and leave the rest as it is.
+
+    Works with a model that was tuned for it.
+
+    examples:
+      cm3 edit picture.png "paint the circle green"
+      cm3 edit picture.png "remove the star" --n 4 --seed 1 --sheet sheet.png
+      cm3 edit photo.jpg "make it snow" --model DIR --guidance 7.5 --image-guidance 1.5 --json
+    """
+
+    image: Annotated[Positional[str], arg(metavar="IMAGE")]
+    """The picture, of any format that Pillow reads. Its centred square is what the model sees."""
+    instruction: Annotated[Positional[str], arg(metavar="INSTRUCTION")]
+    """What to change, in quotes."""
+    n: Annotated[int, arg(metavar="N")] = 1
+    """How many pictures."""
+    sampling: Annotated[Editing, HERE] = Editing()
+
+    def run(self) -> dict[str, Any]:
+        """Edit, then write every picture with the instruction and seed inside the PNG."""
+        if not self.instruction.strip():
+            raise RequestError("the instruction is empty; say in words what to change")
+        at_least(1, n=self.n)
+        self.check()
+        picture = Image.open(self.image)
+        settings = self.sampling.arguments()
+        notes = {"instruction": self.instruction, "model": self.model}
+        notes |= picture_note(picture.pixels) | settings_note(settings)
+        model = self.open_model(task="edit")
+        with progress("editing") as update:
+            made = model.edit(picture, self.instruction, self.n, progress=update, **settings)
+        words = [Path(self.image).stem, self.instruction]
+        files = write_all(self.out, words, self.sampling.seed, made.images, notes, image=self.image)
+        print("\n".join(files))
+        result = {"image": self.image, "instruction": self.instruction, "seed": self.sampling.seed, "files": files}
+        result |= {"scores": list(made.generation.scores), "warnings": self.told(made.warnings)}
+        panels = [_panel(picture, f"edited, number {i}") for i, picture in enumerate(made.images)]
+        panels = [_panel(_seen(model, picture), "given"), *panels]
+        return result | self.draw_sheet("Edited", self.instruction, panels, "edit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment(Drawing):
+    """Make segmentation maps of pictures: a picture each, in the colours that the model was tuned with.
+
+    Works with a model that was tuned for it.
+
+    examples:
+      cm3 segment picture.png
+      cm3 segment out/*.png --out maps --sheet sheet.png --json
+    """
+
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE")]
+    """Picture files, of any format that Pillow reads. The centred square of each is what the model sees."""
+
+    def run(self) -> dict[str, Any]:
+        """Make a map of each picture, and write it."""
+        self.check()
+        pictures = _opened(self.images)
+        settings = self.sampling.arguments()
+        model = self.open_model(task="segment")
+        results: list[dict[str, Any]] = []
+        panels: list[Panel] = []
+        for path, picture in zip(self.images, pictures, strict=True):
+            with progress("segmenting") as update:
+                reply = model.segment(picture, progress=update, **settings)
+            made = reply.image
+            words = [Path(path).stem, "segmented"]
+            notes = {"map": "segment", "model": self.model} | picture_note(picture.pixels) | settings_note(settings)
+            (file,) = write_all(self.out, words, self.sampling.seed, [made], notes, image=path)
+            print(file, flush=True)
+            results.append({"image": path, "file": file, "warnings": self.told(reply.warnings, path)})
+            panels += [_panel(_seen(model, picture), Path(path).name), _panel(made, "its map")]
+        result = dict(results[0]) if len(results) == 1 else {"results": results}
+        return result | self.draw_sheet("Segmentation maps", "Segmented", panels, "segment", columns=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe(ModelVerb):
+    """Say what pictures show: in a sentence, in detail, or in answer to a question.
+
+    Details and answers come from a model that was tuned for them.
+
+    examples:
+      cm3 describe picture.png
+      cm3 describe out/*.png --json
+      cm3 describe picture.png --question "what colour is the circle?"
+      cm3 describe picture.png --detail
+    """
+
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE")]
+    """Picture files, of any format that Pillow reads."""
+    question: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    """Answer this about each picture, instead."""
+    detail: Annotated[Flag, arg(help="Describe at length.")] = False
+    sampling: Annotated[Sampling, HERE] = Sampling()
+
+    def run(self) -> dict[str, Any]:
+        """Describe each picture; a line each."""
+        if self.question is not None and self.detail:
+            raise RequestError("--question and --detail: ask for one of them")
+        if self.question is not None and not self.question.strip():
+            raise RequestError("--question: is empty; say what you want to know")
+        pictures = _opened(self.images)
+        from cm3.generate.tasks import CAPTION, DETAIL, QUESTION
+
+        task = QUESTION if self.question is not None else DETAIL if self.detail else None
+        model = self.open_model(task=task)
+        asked = {} if self.question is None else {"question": self.question}
+        settings: Any = self.sampling.arguments()
+        seed = settings.pop("seed")
+        results: list[dict[str, Any]] = []
+        for start in range(0, len(pictures), TOGETHER):
+            requests = [{"image": picture, **asked} for picture in pictures[start : start + TOGETHER]]
+            with progress("reading") as update:
+                settings["progress"] = update
+                replies = model.ask_many(task or CAPTION, requests, seeds=[seed] * len(requests), settings=settings)
+            for path, reply in zip(self.images[start:], replies, strict=False):
+                print(reply.text if len(pictures) == 1 else f"{path}: {reply.text}", flush=True)
+                results.append({"image": path, "text": reply.text, "warnings": self.told(reply.warnings, path)})
+        return asked | (results[0] if len(results) == 1 else {"results": results})
 
 
 def check_prompt(prompt: str) -> None:
     """Raise `RequestError` for a prompt without a word."""
     if not prompt.strip():
         raise RequestError("the prompt is empty; say in words what to draw")
+
+
+def parse_box(text: str) -> Box:
+    """Four integers with commas. Raises `RequestError` for anything else; whether they fit is the picture's matter."""
+    if not re.fullmatch(r"\s*-?\d+\s*(,\s*-?\d+\s*){3}", text):
+        raise RequestError(f"--box {text!r}: takes four whole numbers X0,Y0,X1,Y1, such as 0,0,64,64")
+    x0, y0, x1, y1 = (int(v) for v in text.split(","))
+    return x0, y0, x1, y1
+
+
+def _opened(paths: Sequence[str]) -> list[Image]:
+    """Open all pictures before the work starts. Raises `RequestError` for none, `DataError` for what is no picture."""
+    if not paths:
+        raise RequestError("no picture given; name at least one file")
+    return [Image.open(path) for path in paths]
+
+
+def _seen(model: CM3Leon, picture: Image) -> PIL.Image.Image:
+    """Return a picture as the model sees it: its centred square, at the model's size."""
+    return model.codec.image.preprocess(picture.pixels) if model.codec.image else picture.pixels
+
+
+def _panel(picture: PIL.Image.Image, label: str) -> Panel:
+    from cm3.cli.sheet import Line, Panel
+
+    return Panel(picture, (Line(label, "label"),))
