@@ -33,7 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval scenes": ("cm3.scenes.cli.eval_verbs:EvalScenes", "measure a model on scenes that it was never trained on"),
     "eval emblems": ("cm3.scenes.cli.eval_verbs:EvalEmblems", "measure drawing unseen things from one document each"),
     "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
-    "eval tasks": ("cm3.cli.evaluate_tasks:EvalTasks", "measure instruction tasks on real datasets"),
+    "eval tasks": ("cm3.cli.evaluate:EvalTasks", "measure instruction tasks on real datasets"),
 }
 
 RENAMED = {"tune": "sweep"}

@@ -177,9 +177,9 @@ class Sweep:
             raise ConfigError("a sweep needs Optuna, which is not installed: pip install optuna") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config, self.train, self.out = config, train, Path(config.out)
-        path, counted = (self.out / "study.db").resolve(), [a.all() for a in config.space]
-        grid = [] if None in counted else counted
-        self._few = bool(grid) and math.prod(map(len, grid)) <= config.trials
+        path = (self.out / "study.db").resolve()
+        counted = [values for a in config.space if (values := a.all()) is not None]
+        self._few = len(counted) == len(config.space) and math.prod(map(len, counted)) <= config.trials
         self._held = contextlib.ExitStack()
         self._held.enter_context(locked(self.out / "lock", f"sweep in {config.out!r}"))
         try:
