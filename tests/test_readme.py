@@ -73,16 +73,6 @@ def test_its_commands_run_one_after_another_and_then_again(
         assert path.name == "docs" or {f"/{path.name}/", f"/{path.name}"} & set(ignored), f"{path.name}: not ignored"
 
 
-def test_nothing_but_a_command_is_on_a_commands_line() -> None:
-    """What is pasted is what runs: no words after it, and no rule of the shell broken."""
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if found := re.match(r"    (?:\.venv/bin/)?((?:cm3|make|pip|torchrun|python) .*)", line):
-                assert not re.search(r"\S {2,}\S|#", re.sub(r"'[^']*'|\"[^\"]*\"", "x", found[1])), (
-                    f"{path.name}: {line}"
-                )
-
-
 def test_it_says_what_a_command_costs() -> None:
     for command in COMMANDS:
         if " train " in command or "make" in command:

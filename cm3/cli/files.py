@@ -27,8 +27,6 @@ Notes = Mapping[str, str]
 """What a picture was made from, by name: prompt, seed, model, ..."""
 SHEET = {"made": "cm3 sheet"}
 """Notes of sheets and charts: these, and nothing else, are replaced by a sheet."""
-PAGE = '<meta name="generator" content="cm3">'
-"""What pages say of themselves, likewise."""
 LENGTH = 48
 """Most characters of a name made of words."""
 
@@ -61,17 +59,6 @@ def check_sheet(path: Path, option: str = "--sheet") -> None:
     check_folder(path.parent, option)
     if os.path.lexists(path) and not _made_from(path, SHEET):
         raise RequestError(f"{option} {path}: is there, and is no sheet that cm3 wrote; give another name")
-
-
-def check_page(path: Path, option: str = "--out") -> None:
-    """Raise `RequestError` where a page of ours would replace anything but a page of ours."""
-    if os.path.lexists(path):
-        try:
-            ours = not path.is_symlink() and PAGE in path.read_bytes()[:1000].decode("utf-8", "replace")
-        except OSError:
-            ours = False
-        if not ours:
-            raise RequestError(f"{option} {path}: is there, and is no page that cm3 wrote; give another folder")
 
 
 def write_sheet(path: Path, picture: PIL.Image.Image) -> None:

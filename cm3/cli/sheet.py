@@ -73,20 +73,6 @@ def enlarged(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
     return picture.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
 
 
-def with_hole(picture: PIL.Image.Image, box: tuple[int, int, int, int]) -> PIL.Image.Image:
-    """The picture with a box hatched out, to show what is to be filled."""
-    holed = picture.convert("RGB").copy()
-    x0, y0, x1, y1 = box
-    patch = PIL.Image.new("RGB", (x1 - x0, y1 - y0), "#f4f4f7")
-    pen = PIL.ImageDraw.Draw(patch)
-    step = max(4, max(patch.size) // 8)
-    for start in range(-patch.height, patch.width, step):
-        pen.line((start, patch.height, start + patch.height, 0), fill="#c3c5d0", width=1)
-    pen.rectangle((0, 0, patch.width - 1, patch.height - 1), outline="#8a8c99")
-    holed.paste(patch, (x0, y0))
-    return holed
-
-
 def wrap(text: str, font: PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont, width: float) -> list[str]:
     """Lines of at most `width` pixels; a word longer than that stands alone."""
     lines: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -89,12 +90,12 @@ class SweepVerb(Verb):
         return made
 
 
-def train_trial(recipe: str, steps: int, values: Mapping[str, Any], folder: Path) -> int:
-    """Train with these values in a folder, from its last checkpoint if it has one; returns the exit code."""
+def train_trial(recipe: str, steps: int, values: Mapping[str, Any], folder: Path) -> None:
+    """Train with these values in a folder, from its last checkpoint if it has one; ends the process."""
     from cm3.cli.main import main
 
     words = [word for name, value in values.items() for word in option(name, value)]
-    return main(["train", recipe, *words, f"--steps={steps}", f"--out={folder}", "--resume", "--json"])
+    sys.exit(main(["train", recipe, *words, f"--steps={steps}", f"--out={folder}", "--resume", "--json"]))
 
 
 def axis(text: str, recipe: str, config: Any) -> Axis:

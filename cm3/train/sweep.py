@@ -30,8 +30,8 @@ import math
 import multiprocessing
 import os
 import random
+import signal
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +56,9 @@ GOOD = ("done", "stopped")
 NUMBER = "number"
 """What Optuna calls our number of a trial: one that is taken up again is another trial there."""
 
-TrainTrial = Callable[[Mapping[str, Any], Path], "int | None"]
-"""(values, folder) -> exit code. Called in a new process; goes on with what lies in the folder. It can be pickled."""
+TrainTrial = Callable[[Mapping[str, Any], Path], None]
+"""(values, folder) -> a run in the folder, which goes on with what lies there. Called in a process of its own, for
+which it can be pickled; where the run fails, or is stopped, it ends that process with the exit code of the command."""
 
 
 @dataclass(frozen=True)
@@ -405,19 +406,19 @@ class _Trial:
 
 
 def _run(train: TrainTrial, values: Mapping[str, Any], folder: Path) -> None:
-    """Run a trial, in a process of its own that ends when the sweep does, however that ends."""
+    """Run a trial, in a process of its own that is told to end when the sweep does, however that ends."""
     sweep = multiprocessing.parent_process()
     assert sweep is not None
 
     def end_with_it() -> None:
         connection.wait([sweep.sentinel])
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=end_with_it, daemon=True).start()
     with (folder / "output.txt").open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    sys.exit(train(values, folder))
+    train(values, folder)
 
 
 def _key(trial: Any) -> int:

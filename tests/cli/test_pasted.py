@@ -16,9 +16,7 @@ from cm3.cli.main import VERBS, _words
 from cm3.cli.parse import names_of
 
 ROOT = Path(__file__).resolve().parents[2]
-BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:cm3|torchrun|python|pip) \S")
-PROSE = re.compile(r"^(?:[^'\"#]|'[^']*'|\"[^\"]*\")*?\S {3,}(?!#)\S")
-"""A gap, outside of quotes, that no comment follows: what an eye takes for two columns."""
+BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:cm3|torchrun|python|pip) \S|make [a-z-]+( |$)(?! )")
 
 
 def written() -> Iterator[tuple[str, str]]:
@@ -39,8 +37,11 @@ def test_there_are_many() -> None:
 
 
 def test_no_command_has_prose_on_its_line() -> None:
-    wrong = [(file, line) for file, line in written() if PROSE.match(line) and not re.match(r"cm3 \w+ {3,}", line)]
-    assert not wrong
+    """On a page nothing but the command stands there; in a docstring a comment may follow it."""
+    for file, line in written():
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "x", line)
+        column = r"\S {2,}\S|#" if file.endswith(".md") else r"\S {3,}(?!#)\S"
+        assert not re.search(column, bare) or re.match(r"cm3 \w+ {3,}", line), (file, line)
 
 
 def test_the_shell_takes_every_command() -> None:
@@ -59,7 +60,7 @@ def options(line: str) -> tuple[str, list[str]]:
     return verb if verb in VERBS else "", [w.split("=")[0] for w in words if w.startswith("--")]
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("train", "tune", "plan", "tokenizer image train")])
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("train", "plan", "tokenizer image train")])
 def test_every_option_that_is_printed_is_the_verbs(verb: str) -> None:
     module, name = VERBS[verb][0].split(":")
     known = {f"--{n}".replace("_", "-") for n in names_of(getattr(importlib.import_module(module), name))} | {"--help"}

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from cm3.cli.files import PAGE, png
+import PIL.Image
+import PIL.ImageDraw
+
+from cm3.cli.files import png
 from cm3.cli.sheet import Line, Panel, Section, enlarged
+from cm3.errors import RequestError
+
+PAGE = '<meta name="generator" content="cm3">'
+"""What pages say of themselves: these, and nothing else, are replaced by a page."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1c22; --muted: #6a6c78; --line: #e2e3ea; --paper: #fff; --card: #f7f7fa;
@@ -64,3 +73,28 @@ def _figure(panel: Panel, side: int) -> str:
 
 def _line(line: Line) -> str:
     return f'<p class="{line.style}">{html.escape(line.text)}</p>'
+
+
+def check_page(path: Path, option: str = "--out") -> None:
+    """Raise `RequestError` where a page of ours would replace anything but a page of ours."""
+    if os.path.lexists(path):
+        try:
+            ours = not path.is_symlink() and PAGE in path.read_bytes()[:1000].decode("utf-8", "replace")
+        except OSError:
+            ours = False
+        if not ours:
+            raise RequestError(f"{option} {path}: is there, and is no page that cm3 wrote; give another folder")
+
+
+def with_hole(picture: PIL.Image.Image, box: tuple[int, int, int, int]) -> PIL.Image.Image:
+    """The picture with a box hatched out, to show what is to be filled."""
+    holed = picture.convert("RGB").copy()
+    x0, y0, x1, y1 = box
+    patch = PIL.Image.new("RGB", (x1 - x0, y1 - y0), "#f4f4f7")
+    pen = PIL.ImageDraw.Draw(patch)
+    step = max(4, max(patch.size) // 8)
+    for start in range(-patch.height, patch.width, step):
+        pen.line((start, patch.height, start + patch.height, 0), fill="#c3c5d0", width=1)
+    pen.rectangle((0, 0, patch.width - 1, patch.height - 1), outline="#8a8c99")
+    holed.paste(patch, (x0, y0))
+    return holed
