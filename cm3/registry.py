@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "index search": ("cm3.cli.index:IndexSearch", "search a memory bank with words or with a picture"),
     "index info": ("cm3.cli.index:IndexInfo", "say what a memory bank holds, and check it"),
     "train": ("cm3.cli.train:Train", "run a recipe: pretraining, tuning, an image tokenizer"),
-    "sweep": ("cm3.cli.sweep:SweepVerb", "search settings of a recipe, the losers stopped early"),
+    "sweep": ("cm3.cli.sweep:Sweep", "search settings of a recipe, the losers stopped early"),
     "export": ("cm3.cli.export:Export", "write a bundle of a run's checkpoint"),
     "chart": ("cm3.cli.chart:Chart", "draw the logs of runs as curves"),
     "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),

@@ -20,14 +20,14 @@ from cm3.cli.parse import names_of, near_name
 from cm3.cli.recipe import config_of, find
 from cm3.cli.train import Train
 from cm3.errors import Cm3Error, RequestError
-from cm3.train.sweep import Axis, Result, Sweep, SweepConfig
+from cm3.train.sweep import Axis, Result, SweepConfig, sweep
 
 OURS = ("out", "steps", "resume")
 """Settings of a run that a sweep gives to its trials itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepVerb(Verb):
+class Sweep(Verb):
     """Search settings of a recipe: many runs with different values, the losers stopped early.
 
     A range A..B is searched on a logarithmic scale where both ends are over 0 and at least ten times apart; `log:A..B`
@@ -77,8 +77,11 @@ class SweepVerb(Verb):
         settings = SweepConfig(
             self.out, self.recipe, space, steps, self.metric, self.trials, self.seed, self.jobs, self.grace
         )
-        with Sweep(settings, partial(train_trial, self.recipe, steps)) as sweep:
-            results = sweep.run(lambda result: print(f"trial {result.trial}: {_line(result)}", flush=True))
+        results = sweep(
+            settings,
+            partial(train_trial, self.recipe, steps),
+            lambda result: print(f"trial {result.trial}: {_line(result)}", flush=True),
+        )
         print(f"\n{len(results)} trials, best first by {self.metric} ({self.out}/trials.jsonl):")
         for result in results:
             print(f"  trial {result.trial:<4} {_line(result)}")

@@ -33,12 +33,11 @@ import random
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cm3.errors import ConfigError, did_you_mean
 from cm3.files import disk_error, locked, said, write
@@ -167,181 +166,170 @@ def ranked(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=key)
 
 
-class Sweep:
-    """A sweep in its folder; use it in a `with`. `run` does it all."""
+def sweep(config: SweepConfig, train: TrainTrial, told: Callable[[Result], None] = lambda result: None) -> list[Result]:
+    """Train until there are `trials` that are done or stopped; a failed one is not tried again. All, best first.
 
-    def __init__(self, config: SweepConfig, train: TrainTrial) -> None:
-        """Raises `ConfigError` where Optuna is missing, the folder is another sweep's, or one is at work in it."""
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError("a sweep needs Optuna, which is not installed: pip install optuna") from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.config, self.train, self.out = config, train, Path(config.out)
-        path = (self.out / "study.db").resolve()
-        counted = [values for a in config.space if (values := a.all()) is not None]
-        self._few = len(counted) == len(config.space) and math.prod(map(len, counted)) <= config.trials
-        self._held = contextlib.ExitStack()
-        self._held.enter_context(locked(self.out / "lock", f"sweep in {config.out!r}"))
-        try:
-            _check_study(path)
-            storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-            self._held.callback(storage.engine.dispose)
-            self._held.callback(storage.remove_session)
-            pruner = optuna.pruners.SuccessiveHalvingPruner(config.grace or math.ceil(config.steps / 9), REDUCTION)
-            self.study = optuna.create_study(study_name="sweep", storage=storage, pruner=pruner, load_if_exists=True)
-            there = self.study.user_attrs.get("sweep")
-        except Exception as error:  # SQLAlchemy raises many kinds for a file that is no database
-            self.close()
-            if (full := disk_error(error, path)) is not None:
-                raise full from error
-            raise ConfigError(
-                f"out={config.out!r}: study.db can not be read ({said(error)}); give another --out"
-            ) from error
-        if there is None:
-            self.study.set_user_attr("sweep", config.identity())
-        elif other := [name for name, value in config.identity().items() if there.get(name) != value]:
-            self.close()
-            raise ConfigError(
-                f"out={config.out!r}: holds a sweep with another {', '.join(other)}; give another --out, or the same"
-            )
+    One whose process was stopped by a signal is left to the next sweep, which goes on with it. Calls `told` with each
+    trial that ends. Interrupted, it stops the trials under way; the next sweep in the folder continues them.
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the folder."""
-        self._held.close()
-
-    def run(self, told: Callable[[Result], None] = lambda result: None) -> list[Result]:
-        """Train until there are `trials` that are done or stopped; a failed one is not tried again. All, best first.
-
-        One whose process was stopped by a signal is left to the next sweep, which goes on with it.
-
-        Calls `told` with each trial that ends. Raises `ConfigError` where nothing but failures comes, or where no trial
-        logs the metric. Interrupted, it stops the trials under way; the next sweep in the folder continues them.
-        """
-        self._queue()
-        ended = sum(r.state in GOOD for r in self.results())
-        left, good, failures = self.config.trials - ended, ended > 0, 0
-        running: list[_Trial] = []
+    Raises `ConfigError` where Optuna is missing, the folder is another sweep's, one is at work in it, nothing but
+    failures comes, or no trial logs the metric.
+    """
+    running: list[_Trial] = []
+    with locked(Path(config.out, "lock"), f"sweep in {config.out!r}"), _opened(config) as study:
+        tried = _Tried(study, config)
+        tried.queue()
+        ended = sum(r.state in GOOD for r in tried.results().values())
+        left, good, failures = config.trials - ended, ended > 0, 0
         try:
             while True:
-                while left > 0 and len(running) < self.config.jobs and (trial := self._ask()) is not None:
+                while left > 0 and len(running) < config.jobs and (trial := tried.ask()) is not None:
                     left -= 1
-                    values = {axis.name: axis.suggest(trial) for axis in self.config.space}
-                    if self._known(trial):
-                        told(self._write()[_key(trial)])
+                    values = {axis.name: axis.suggest(trial) for axis in config.space}
+                    if tried.known(trial):
+                        told(tried.write()[_number(trial)])
                     else:
-                        folder = self._folder(_key(trial))
-                        running.append(_Trial(trial, folder, self.config, self.train, values))
+                        running.append(_Trial(trial, config, train, values))
                 if not running:
-                    return ranked(self.results())
+                    return ranked(list(tried.results().values()))
                 connection.wait([one.process.sentinel for one in running], POLL)
                 for one in [one for one in running if one.follow()]:
                     running.remove(one)
-                    result = self._write()[_key(one.trial)]
+                    result = tried.write()[_number(one.trial)]
                     told(result)
                     good, failures = good or result.state in GOOD, failures + (result.state == "failed")
                     if failures and not good and (failures == 3 or not (running or left > 0)):
                         raise ConfigError(
-                            f"recipe {self.config.recipe!r}: every trial failed, the last with: {result.reason} "
+                            f"recipe {config.recipe!r}: every trial failed, the last with: {result.reason} "
                             f"({one.folder / 'output.txt'}); mend that and start the sweep again"
                         )
         finally:
             for one in running:
                 one.stop()
-            self._write()
+            tried.write()
 
-    def results(self) -> list[Result]:
-        """Return every trial, by number."""
-        found = {}
-        for t in self._trials():
-            if t.state.name in STATES:
-                found[_key(t)] = self._result(t)  # one that was taken up again has the place of its first try
-        return [found[key] for key in sorted(found)]
 
-    def _trials(self) -> list[Any]:
+@contextlib.contextmanager
+def _opened(config: SweepConfig) -> Iterator[Any]:
+    """Open Optuna's study of a sweep, which is locked, or begin it."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("a sweep needs Optuna, which is not installed: pip install optuna") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = Path(config.out, "study.db").resolve()
+    pruner = optuna.pruners.SuccessiveHalvingPruner(config.grace or math.ceil(config.steps / 9), REDUCTION)
+    try:
+        _check_study(path)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        study = optuna.create_study(study_name="sweep", storage=storage, pruner=pruner, load_if_exists=True)
+        there = study.user_attrs.get("sweep")
+    except Exception as error:  # SQLAlchemy raises many kinds for a file that is no database
+        if (full := disk_error(error, path)) is not None:
+            raise full from error
+        raise ConfigError(
+            f"out={config.out!r}: study.db can not be read ({said(error)}); give another --out"
+        ) from error
+    try:
+        if there is None:
+            study.set_user_attr("sweep", config.identity())
+        elif other := [name for name, value in config.identity().items() if there.get(name) != value]:
+            raise ConfigError(
+                f"out={config.out!r}: holds a sweep with another {', '.join(other)}; give another --out, or the same"
+            )
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+class _Tried:
+    """The trials of a study: those that are to come, and what came of the others."""
+
+    def __init__(self, study: Any, config: SweepConfig) -> None:
+        self.study, self.config = study, config
+        counted = [values for axis in config.space if (values := axis.all()) is not None]
+        self.few = len(counted) == len(config.space) and math.prod(map(len, counted)) <= config.trials
+
+    def trials(self) -> list[Any]:
         return self.study.get_trials(deepcopy=False)
 
-    def _queue(self) -> None:
+    def queue(self) -> None:
         """Queue what is settled: unfinished and failed trials, the recipe's own settings, all combinations if few."""
         import optuna
 
-        trials = self._trials()
-        last = {_key(t): t for t in trials if t.state.name != "WAITING" or NUMBER in t.user_attrs}
-        for key, t in last.items():
+        last = {_number(t): t for t in self.trials() if t.state.name != "WAITING" or NUMBER in t.user_attrs}
+        for number, t in last.items():
             if t.state.name == "RUNNING":
                 self.study.tell(t.number, state=optuna.trial.TrialState.FAIL)
             if t.state.name in ("RUNNING", "FAIL") and len(t.params) == len(self.config.space):
-                self.study.enqueue_trial(t.params, user_attrs={NUMBER: key})
-        own = {a.name: a.own() for a in self.config.space}
+                self.study.enqueue_trial(t.params, user_attrs={NUMBER: number})
+        own = {axis.name: axis.own() for axis in self.config.space}
         points = [] if None in own.values() else [own]
-        if self._few:
-            every = [
-                dict(zip(own, p, strict=True)) for p in itertools.product(*(a.all() or () for a in self.config.space))
-            ]
+        if self.few:
+            every = list(itertools.product(*(axis.all() or () for axis in self.config.space)))
             random.Random(self.config.seed).shuffle(every)
-            points += every
+            points += [dict(zip(own, point, strict=True)) for point in every]
         for point in points:
             self.study.enqueue_trial(point, skip_if_exists=True)
 
-    def _ask(self) -> Any:
+    def ask(self) -> Any:
         """Return the next trial; None where every combination was tried."""
         import optuna
 
-        trials = self._trials()
-        if self._few and all(t.state.name != "WAITING" for t in trials):
+        trials = self.trials()
+        if self.few and all(t.state.name != "WAITING" for t in trials):
             return None
         # Each draw has a seed of its own, so that it does not depend on when the sweep was interrupted.
-        number = 1 + max((_key(t) for t in trials if t.state.name != "WAITING"), default=-1)
+        number = 1 + max((_number(t) for t in trials if t.state.name != "WAITING"), default=-1)
         self.study.sampler = optuna.samplers.TPESampler(seed=self.config.seed * 100_003 + number)
         trial = self.study.ask()
         if NUMBER not in trial.user_attrs:
             trial.set_user_attr(NUMBER, number)
         return trial
 
-    def _known(self, trial: Any) -> bool:
-        """Whether the same values were tried before; then the trial has that result, at no cost."""
-        ended = [t for t in self._trials() if t.state.name in ("COMPLETE", "PRUNED") and t.intermediate_values]
+    def known(self, trial: Any) -> bool:
+        """Tell whether the same values were tried before; then the trial has that result, at no cost."""
+        ended = [t for t in self.trials() if t.state.name in ("COMPLETE", "PRUNED") and t.intermediate_values]
         twin = next((t for t in ended if t.params == trial.params), None)
         if twin is None:
             return False
         step = max(twin.intermediate_values)
         trial.report(twin.intermediate_values[step], step)
-        trial.set_user_attr("reason", f"the same as trial {_key(twin)}")
+        trial.set_user_attr("reason", f"the same as trial {_number(twin)}")
         self.study.tell(trial, twin.value if twin.state.name == "COMPLETE" else None, twin.state)
         return True
+
+    def results(self) -> dict[int, Result]:
+        """Return what came of each, by number; one that is taken up again has the place of its first try."""
+        found = {_number(t): self._result(t) for t in self.trials() if t.state.name in STATES}
+        return dict(sorted(found.items()))
+
+    def write(self) -> dict[int, Result]:
+        """Write the results down, and return them."""
+        results = self.results()
+        lines = "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results.values())
+        write(Path(self.config.out, "trials.jsonl"), lines)
+        return results
 
     def _result(self, trial: Any) -> Result:
         steps, reason = trial.intermediate_values, trial.user_attrs.get("reason", "")
         value = trial.value if trial.state.name == "COMPLETE" else steps[max(steps)] if steps else None
         values = {a.name: a.read(trial.params[a.name]) for a in self.config.space if a.name in trial.params}
         state = STATES[trial.state.name] if reason or trial.state.name != "FAIL" else "unfinished"
-        folder = str(self._folder(_key(trial)))
-        return Result(_key(trial), state, value, max(steps, default=0), values, folder, reason)
-
-    def _folder(self, number: int) -> Path:
-        return self.out / f"trial-{number:04d}"
-
-    def _write(self) -> dict[int, Result]:
-        results = self.results()
-        write(self.out / "trials.jsonl", "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results))
-        return {r.trial: r for r in results}
+        folder = _folder(self.config, trial)
+        return Result(_number(trial), state, value, max(steps, default=0), values, str(folder), reason)
 
 
 class _Trial:
     """A trial under way: its process, and what its log says to Optuna. `follow` it until it ends, or `stop` it."""
 
-    def __init__(
-        self, trial: Any, folder: Path, config: SweepConfig, train: TrainTrial, values: Mapping[str, Any]
-    ) -> None:
-        self.trial, self.folder, self.config, self.last, self.size = trial, folder, config, 0, -1
-        folder.mkdir(exist_ok=True)
-        self.process = multiprocessing.get_context("spawn").Process(target=_run, args=(train, values, folder))
+    def __init__(self, trial: Any, config: SweepConfig, train: TrainTrial, values: Mapping[str, Any]) -> None:
+        self.trial, self.config, self.folder = trial, config, _folder(config, trial)
+        self.last, self.size = (0, 0.0), -1
+        """(step, value) that Optuna knows, and the bytes of the log that were read."""
+        self.folder.mkdir(exist_ok=True)
+        self.process = multiprocessing.get_context("spawn").Process(target=_run, args=(train, values, self.folder))
         self.process.start()
 
     def follow(self) -> bool:
@@ -353,29 +341,30 @@ class _Trial:
         size = log.stat().st_size if log.exists() else 0
         if code is None and size == self.size:
             return False
-        self.size, lines = size, read_lines(log)
-        curve = self._curve(lines)
-        for step, value in curve:
-            if step > self.last:
-                self.last = step
-                self.trial.report(value, step)
-                if step < self.config.steps and self.trial.should_prune():
-                    self.stop()
-                    return self._end("PRUNED")
+        self.size, lines, metric, steps = size, read_lines(log), self.config.metric, self.config.steps
+        curve = [(int(r["step"]), float(r[metric])) for r in lines if metric in numbers(r)]
+        for step in [step for step, _ in curve if step > self.last[0]]:
+            near = [value for at, value in curve if step - steps / 10 < at <= step]
+            self.last = step, sum(near) / len(near)
+            self.trial.report(self.last[1], step)
+            if step < steps and self.trial.should_prune():
+                self.stop()
+                return self._end("PRUNED")
         if code is None:
             return False
         if code == STOPPED:
             self.trial.set_user_attr("reason", "stopped by a signal; the next sweep goes on with it")
             return True
         if code:
-            return self._end("FAIL", reason=_last_words(self.folder / "output.txt") or f"exit code {code}")
+            self.trial.set_user_attr("reason", _last_words(self.folder / "output.txt") or f"exit code {code}")
+            return self._end("FAIL")
         if not curve:
             known = sorted({name for line in lines for name in line})
             raise ConfigError(
-                f"metric {self.config.metric!r}: no line of {log} has a number of that name."
-                f"{did_you_mean(self.config.metric, known)} It has {', '.join(known) or 'no lines'}"
+                f"metric {metric!r}: no line of {log} has a number of that name."
+                f"{did_you_mean(metric, known)} It has {', '.join(known) or 'no lines'}"
             )
-        return self._end("COMPLETE", curve[-1][1])
+        return self._end("COMPLETE", self.last[1])
 
     def stop(self) -> None:
         """End the process: it may save first, but not for long. Its checkpoint is whole at any moment."""
@@ -384,25 +373,11 @@ class _Trial:
         self.process.kill()
         self.process.join()
 
-    def _end(self, state: str, value: float | None = None, reason: str = "") -> bool:
+    def _end(self, state: str, value: float | None = None) -> bool:
         import optuna
 
-        if reason:
-            self.trial.set_user_attr("reason", reason)
         self.trial.study.tell(self.trial, value, optuna.trial.TrialState[state])
         return True
-
-    def _curve(self, lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
-        """Return (step, mean of the tenth of the run before it) for each line that has the metric."""
-        told = [(int(r["step"]), float(r[self.config.metric])) for r in lines if self.config.metric in numbers(r)]
-        curve, first, total = [], 0, 0.0
-        for i, (step, value) in enumerate(told):
-            total += value
-            while told[first][0] <= step - self.config.steps / 10:
-                total -= told[first][1]
-                first += 1
-            curve.append((step, total / (i + 1 - first)))
-        return curve
 
 
 def _run(train: TrainTrial, values: Mapping[str, Any], folder: Path) -> None:
@@ -421,9 +396,13 @@ def _run(train: TrainTrial, values: Mapping[str, Any], folder: Path) -> None:
     train(values, folder)
 
 
-def _key(trial: Any) -> int:
+def _number(trial: Any) -> int:
     """Return the number of a trial: of its folder, and of the first try of one that is taken up again."""
     return int(trial.user_attrs.get(NUMBER, trial.number))
+
+
+def _folder(config: SweepConfig, trial: Any) -> Path:
+    return Path(config.out, f"trial-{_number(trial):04d}")
 
 
 def _check_study(path: Path) -> None:

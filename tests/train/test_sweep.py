@@ -21,7 +21,8 @@ import pytest
 from known_loss import STEPS, at_once, train
 
 from cm3.errors import ConfigError
-from cm3.train.sweep import Axis, Result, Sweep, SweepConfig, ranked
+from cm3.train.sweep import Axis, Result, SweepConfig, ranked
+from cm3.train.sweep import sweep as sweep_
 
 pytest.importorskip("optuna")
 
@@ -38,8 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sweep(config: SweepConfig) -> list[Result]:
     told: list[Result] = []
-    with Sweep(config, train) as at_work:
-        results = at_work.run(told.append)
+    results = sweep_(config, train, told.append)
     lines = [json.loads(line) for line in (Path(config.out) / "trials.jsonl").read_text().splitlines()]
     assert [r.trial for r in told] and sorted(line["trial"] for line in lines) == sorted(r.trial for r in results)
     return results
@@ -85,8 +85,7 @@ def test_more_trials_are_added_to_those_that_are_there(tmp_path: Path) -> None:
     first = sweep(config(tmp_path, trials=2))
     more = sweep(config(tmp_path, trials=4, jobs=2))
     assert len(more) == 4 and all(r in more for r in first)
-    with Sweep(config(tmp_path, trials=4), at_once) as at_work:
-        assert at_work.run() == more
+    assert sweep_(config(tmp_path, trials=4), at_once) == more
     assert not list(tmp_path.glob("trial-*/trained"))
 
 
@@ -100,8 +99,7 @@ from functools import partial
 from pathlib import Path
 import test_sweep as t
 if __name__ == "__main__":
-    with t.Sweep(t.config(Path({str(out)!r}), trials=4), partial(t.train, slow=0.3)) as s:
-        s.run()
+    t.sweep_(t.config(Path({str(out)!r}), trials=4), partial(t.train, slow=0.3))
 """
     (tmp_path / "killed.py").write_text(code)
     process = subprocess.Popen([sys.executable, str(tmp_path / "killed.py")])
@@ -109,7 +107,7 @@ if __name__ == "__main__":
     try:
         wait(lambda: (second / "log.jsonl").exists())
         with pytest.raises(ConfigError, match="sweep in .*another process is writing to it; wait until it ends"):
-            Sweep(config(out, trials=4), train)
+            sweep_(config(out, trials=4), train)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -142,8 +140,8 @@ def test_interrupted_it_ends_its_trials(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     settings = config(tmp_path, jobs=2, trials=3, grace=1)
-    with Sweep(settings, partial(train, slow=0.3)) as at_work, pytest.raises(KeyboardInterrupt):
-        at_work.run(stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_(settings, partial(train, slow=0.3), stop)
     assert not [pid for folder in tmp_path.glob("trial-*") for pid in trials_of(folder)]
     states = [json.loads(line)["state"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
     assert "unfinished" in states
@@ -187,13 +185,13 @@ def test_a_metric_that_nobody_logs_is_refused(tmp_path: Path) -> None:
 def test_a_folder_belongs_to_one_sweep(tmp_path: Path) -> None:
     sweep(config(tmp_path, trials=1))
     with pytest.raises(ConfigError, match="holds a sweep with another search; give another --out, or the same"):
-        Sweep(config(tmp_path, Axis("x", 5.0, (), 0.0, 9.0)), train)
+        sweep_(config(tmp_path, Axis("x", 5.0, (), 0.0, 9.0)), train)
     with pytest.raises(ConfigError, match="another recipe, metric"):
-        Sweep(replace(config(tmp_path), recipe="b", metric="c"), train)
+        sweep_(replace(config(tmp_path), recipe="b", metric="c"), train)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "study.db").write_bytes(b"no database" * 99)
     with pytest.raises(ConfigError, match="study.db can not be read .*; give another --out"):
-        Sweep(config(tmp_path / "damaged"), train)
+        sweep_(config(tmp_path / "damaged"), train)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,7 @@ def test_settings_of_a_sweep_are_checked(tmp_path: Path, changes: dict[str, Any]
 def test_without_optuna_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install optuna"):
-        Sweep(config(tmp_path), train)
+        sweep_(config(tmp_path), train)
 
 
 def wait(ready: Callable[[], bool], seconds: float = 60) -> None:
