@@ -29,6 +29,7 @@ from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.parallel import Mesh, start
 from cm3.runs.export_run import about_of, bundle_of, decoder_digest, tokenizer_of
+from cm3.tasks import find_task
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.load import text_fingerprint
@@ -92,6 +93,8 @@ class PretrainRun(TrainConfig):
     def _train(self, mesh: Mesh, progress: bool, resume: bool) -> dict[str, Any]:
         # All that can be refused comes first; what is written comes after, by one process alone.
         out, ranks = Path(self.out), Ranks(mesh)
+        for task in self.tasks:
+            find_task(task)
         ranks.together(lambda: check_new(out, resume))
         ranks.together(lambda: bundles.check_place(out / "bundle"))
         init = bundles.load(bundles.find(self.init), weights=mesh.main) if self.init else None

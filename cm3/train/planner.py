@@ -350,10 +350,11 @@ def _check(
     longest = min(config.model.context, config.length)
     if not 1 <= length <= longest:
         raise ConfigError(f"document={length}: must be 1 to {longest}, the longest that model.context and length allow")
-    if micro < 1 or config.windows % (layout.ranks * micro):
+    if config.windows % (layout.ranks * micro):
+        few = [n for n in range(layout.tp, layout.gpus, layout.tp) if config.windows % (n // layout.tp * micro) == 0]
         raise ConfigError(
             f"windows={config.windows}: must be a multiple of {layout.ranks} data-parallel ranks times micro={micro}; "
-            "give more, shorter windows, fewer GPUs, or more tensor parallel"
+            f"give {f'--gpus {few[-1]}, ' if few else ''}more, shorter windows, or more tensor parallel"
         )
 
 

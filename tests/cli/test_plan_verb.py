@@ -87,7 +87,12 @@ def test_recipes_of_any_language_model_are_planned(cm3: Cm3) -> None:
         ([SEVEN, "--gpus", "0"], "--gpus 0: must be at least 1"),
         ([SEVEN, "--gpus", "512", "--mesh.tp", "3"], "mesh.tp=3: does not divide the 512 processes"),
         ([SEVEN, "--mesh.dp-shard", "3"], "mesh.dp_shard=3: .* is not the 8 processes; give -1 or 8"),
-        ([SEVEN, "--gpus", "2048"], "windows=512: must be a multiple of 2048 data-parallel ranks"),
+        (
+            [SEVEN, "--gpus", "2048"],
+            "windows=512: must be a multiple of 2048 data-parallel .*; give --gpus 512, more, sho",
+        ),
+        ([f"{ROOT}/recipes/scenes.py:pretrain", "--windows", "7"], "8 data-parallel ranks .*; give --gpus 7, more"),
+        ([f"{ROOT}/recipes/scenes.py:pretrain", "--micro", "2"], "windows=5: .*; give more, shorter windows, or more"),
         (
             [SEVEN, "--shard.activation-checkpointing", "none"],
             "does not fit: .*; shard.activation_checkpointing=selective would take 59 GB",

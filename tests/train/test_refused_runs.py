@@ -111,6 +111,7 @@ REFUSED: dict[str, Callable[[Path, Path], Any]] = {
         g, o, init="", image_tokenizer=str(g / "image"), data=TaskData(()), lora=LoraConfig(rank=2)
     ),
     "tasks without a source": lambda g, o: run_of(g, o, data=TaskData(())),
+    "tasks of no name": lambda g, o: run_of(g, o, tasks=("vqa2", "nope")),
     "tasks of no dataset": lambda g, o: run_of(g, o, data=TaskData((f"vqa2=vqa2:{g / 'none'}",))),
     "no photographs": lambda g, o: run_of(g, o, data=DocumentData((f"coco:{g / 'none'}",))),
     "no encoder": lambda g, o: run_of(g, o, data=EmblemData(encoder=str(g / "none"))),
