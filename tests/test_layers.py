@@ -47,7 +47,7 @@ TABLE: dict[str, set[str]] = {
     "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval"},
     "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
     # layer 6: eval and serve reach a model only through generate
-    "runs": NOUNS | {"train", "data", "tokens", "model", "parallel", "generate", "retrieval"},
+    "runs": NOUNS | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval"},
     "eval": NOUNS | {"generate", "data", "read", "tasks"},
     "serve": NOUNS | {"generate"},
 }

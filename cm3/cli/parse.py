@@ -38,8 +38,9 @@ def parse(form: type[T], args: Sequence[str], *, prog: str, description: str) ->
 
     def refuse(event: Any) -> None:
         told = message(event, sorted({f"--{name}".replace("_", "-") for name in names_of(form)}))
+        end = "" if told.endswith(("?", "...")) else ";"
         raise RequestError(
-            f"{told} See {prog} --help" if told.endswith("?") else f"{told.rstrip('.')}; see {prog} --help"
+            f"{told if not end else told.removesuffix('.')}{end} {'see' if end else 'See'} {prog} --help"
         )
 
     try:
@@ -54,7 +55,7 @@ def message(event: Any, known: Sequence[str]) -> str:
     from tyro import _errors
 
     strays = getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None) or []
-    if stray := next((word for word in strays if word.startswith("--")), None):
+    if stray := next((word for word in strays if word.startswith("-") and not word[1:2].isdigit()), None):
         flag = stray.split("=")[0]
         return f"{flag}: no such option.{_near(flag.replace('_', '-'), known)}"
     if strays:
@@ -62,7 +63,8 @@ def message(event: Any, known: Sequence[str]) -> str:
     match event:
         case _errors.MissingArgs():
             arg = event.missing_arguments[0].arg
-            return f"missing {arg.lowered.metavar or arg.display_name()}: {_plain(arg.field.helptext)}"
+            name = arg.lowered.metavar if arg.is_positional() else arg.lowered.name_or_flags[0]
+            return f"missing {name}: {_plain(arg.field.helptext)}"
         case _errors.BadValue():
             count = f". Expected {event.argument.lowered.nargs} values" if event.argument.lowered.nargs != 1 else ""
             return f"Missing value for argument {event.argument.display_name()!r}{count}"
@@ -97,7 +99,7 @@ def near_name(name: str, known: Sequence[str]) -> str:
 
 
 def _near(flag: str, known: Sequence[str]) -> str:
-    bare = flag.removeprefix("--")
+    bare = flag.lstrip("-")
     return near_name(bare, [one.removeprefix("--") for one in known]).replace("'", "'--", 1)
 
 
