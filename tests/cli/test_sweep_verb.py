@@ -26,6 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 import numpy as np
+from cm3.data.load import Source
 from cm3.model.decoder import DecoderConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import TrainConfig, Trainer
