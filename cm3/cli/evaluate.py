@@ -108,9 +108,9 @@ class EvalTasks(ModelVerb):
         from cm3.data.task_source import TaskPart
         from cm3.eval.real_tasks import check_measured, evaluate_task
         from cm3.read.find import open_reader
+        from cm3.read.random_access import Numbered
         from cm3.retrieval.embed import load_encoder
         from cm3.tasks import find_task
-        from cm3.tasks.numbered import Numbered
 
         if not self.sources:
             raise RequestError("no source given; name at least one, TASK=[KIND:]PATH[@SPLIT]")
@@ -122,7 +122,7 @@ class EvalTasks(ModelVerb):
         opened = {path: Numbered(open_reader(path), path) for path in dict.fromkeys(path for _, _, path in named)}
         for task, name, path in named:
             TaskPart(name, task, opened[path], self.controls)  # before hours of work: is there anything for it?
-        encoder = None if self.encoder is None else load_encoder(self.encoder)
+        encoder = None if self.encoder is None else load_encoder(self.encoder, device=self.place.device)
         names = ("guidance", "image_guidance", "temperature", "candidates")
         sampling = {name: value for name in names if (value := getattr(self, name)) is not None}
         model = self.open_model()

@@ -345,7 +345,7 @@ class Describe(ModelVerb):
             requests = [{"image": picture, **asked} for picture in pictures[start : start + TOGETHER]]
             with progress("reading") as update:
                 settings["progress"] = update
-                replies = model.ask_many(task or CAPTION, requests, seeds=[seed] * len(requests), settings=settings)
+                replies = model.ask_many(task or CAPTION, requests, seeds=[seed] * len(requests), **settings)
             for path, reply in zip(self.images[start:], replies, strict=False):
                 print(reply.text if len(pictures) == 1 else f"{path}: {reply.text}", flush=True)
                 results.append({"image": path, "text": reply.text, "warnings": self.told(reply.warnings, path)})
