@@ -1,8 +1,8 @@
 """A procedural world with exact ground truth: scenes that can be drawn, said, and read back from pixels.
 
 world.py     what a scene is, random scenes, splits disjoint by content
-draw.py      Scene -> picture, at any resolution
-describe.py  Scene -> sentence -> Statement, and whether a statement holds of a scene
+drawing.py   Scene -> picture, at any resolution
+sentences.py Scene -> sentence -> Statement, and whether a statement holds of a scene
 verify.py    picture -> Scene, by measuring pixels, or the reason why it is none
 emblems.py   invented words that stand for fixed scenes: what only a memory bank can tell
 
@@ -16,9 +16,15 @@ reason.py    comparisons and why               tell.py     long descriptions
 phrases.py   the wordings that they share
 """
 
-from cm3.scenes.describe import STYLES, Mention, Statement, describe, holds, parse, styles_of
-from cm3.scenes.draw import draw
-from cm3.scenes.world import Object, Scene, Split, random_scene, split_of
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cm3.scenes.drawing import draw
+    from cm3.scenes.sentences import STYLES, Mention, Statement, describe, holds, parse, styles_of
+    from cm3.scenes.world import Object, Scene, Split, random_scene, split_of
 
 __all__ = [
     "STYLES",
@@ -35,3 +41,15 @@ __all__ = [
     "split_of",
     "styles_of",
 ]
+_HOMES = {
+    **dict.fromkeys(("STYLES", "Mention", "Statement", "describe", "holds", "parse", "styles_of"), "sentences"),
+    **dict.fromkeys(("Object", "Scene", "Split", "random_scene", "split_of"), "world"),
+    "draw": "drawing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when they are used: the command's verbs stand below this package, and their help must load nothing.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"cm3.scenes.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'cm3.scenes' has no attribute {name!r}")

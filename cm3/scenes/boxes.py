@@ -17,8 +17,8 @@ import numpy as np
 import PIL.Image
 
 from cm3.errors import DataError
-from cm3.scenes.describe import brief, parse
-from cm3.scenes.draw import RADIUS, Middles, contour, draw, middles
+from cm3.scenes.drawing import RADIUS, Middles, contour, draw, middles
+from cm3.scenes.sentences import brief, parse
 from cm3.scenes.verify import Verdict, read, verify
 from cm3.scenes.world import COLOURS, SHAPES, Scene, Split, random_scene
 

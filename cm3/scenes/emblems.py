@@ -21,7 +21,7 @@ import numpy as np
 
 from cm3.document import Document
 from cm3.errors import ConfigError
-from cm3.scenes.draw import draw
+from cm3.scenes.drawing import draw
 from cm3.scenes.world import Scene, random_scene
 
 EmblemSplit = Literal["train", "test"]

@@ -28,11 +28,11 @@ from cm3.scenes.data.emblem_source import EmblemMix, EmblemSource, bank_document
 from cm3.scenes.data.lessons import LessonLaw, SceneTaskMix, SceneTaskSource
 from cm3.scenes.data.scene_source import SceneSource, scene_document
 from cm3.scenes.data.training_pictures import OBJECTS, TASK_PICTURES, Drawn, scene_pictures, task_pictures
-from cm3.scenes.describe import describe
-from cm3.scenes.draw import draw
+from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import EMBLEMS, emblem, say
 from cm3.scenes.eval.clip_scores import BANK, measure_scenes
 from cm3.scenes.knows import WORLD
+from cm3.scenes.sentences import describe
 from cm3.scenes.world import random_scene
 from cm3.vocab import Tokens
 

@@ -17,9 +17,9 @@ import PIL.ImageDraw
 import PIL.ImageFilter
 
 from cm3.errors import DataError
-from cm3.scenes.describe import Statement, holds
-from cm3.scenes.draw import RADIUS, outline
+from cm3.scenes.drawing import RADIUS, outline
 from cm3.scenes.phrases import in_words
+from cm3.scenes.sentences import Statement, holds
 from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, Object, Scene
 
 WORKING = 128

@@ -26,7 +26,6 @@ from cm3.document import Image
 from cm3.errors import ConfigError, DataError
 from cm3.files import is_number
 from cm3.picture import orientation, rgb, upright, window
-from cm3.read.base import picture as open_file
 from cm3.tokens.image import Fit, preprocess
 
 LEVELS, STEP, SPREAD = 6, 51, 83
@@ -215,7 +214,8 @@ def pose(
 
 
 def read_control(path: Path, picture: PIL.Image.Image) -> Image:
-    """A control image from its file. Raises `DataError` where it is missing, damaged or of another size."""
+    """Return a control image from its file. Raises `DataError` where it is missing, damaged or of another size."""
+    from cm3.read.base import picture as open_file  # no reader is loaded with a model
 
     try:
         found = open_file(path)

@@ -22,7 +22,7 @@ from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
 from cm3.scenes.eval.emblem_scores import make_examples
 from cm3.scenes.eval.scene_cases import said
 from cm3.generate import CM3Leon
-from cm3.scenes.describe import parse
+from cm3.scenes.sentences import parse
 from cm3.scenes.verify import verify
 
 SAMPLES, SEED = 24, 7

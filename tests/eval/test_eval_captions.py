@@ -233,7 +233,8 @@ def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_pa
         for resume in (False, True):
             result = run.run(progress=False, resume=resume)
             assert result["left_out"]["count"] == 3
-        assert {one["id"] for one in result["left_out"]["first"]} == {"80", "90", "91"}
+        picture = "cut.png" if run is made[0] else "80"  # an image tokenizer knows pictures, not their captions
+        assert {one["id"] for one in result["left_out"]["first"]} == {picture, "90", "91"}
     report = EvalCaptions.parse(
         ["--model", made[1].out + "/bundle", "--root", data.sources[0]], "cm3 eval captions"
     ).run()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3.errors import ConfigError, DataError
-from cm3.scenes.describe import STYLES, Mention, Statement, describe, holds, parse, styles_of
+from cm3.scenes.sentences import STYLES, Mention, Statement, describe, holds, parse, styles_of
 from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 
 OBJECTS = st.builds(

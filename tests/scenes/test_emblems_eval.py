@@ -22,7 +22,7 @@ from cm3.retrieval.memory import Memory
 from cm3.scenes.cli.emblem_section import emblem_section
 from cm3.scenes.cli.eval_verbs import emblem_table
 from cm3.scenes.data.emblem_bank import build_emblem_bank, emblem_bank_documents
-from cm3.scenes.draw import draw
+from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import EMBLEMS, emblem, emblem_document, parse_emblem, place_of
 from cm3.scenes.eval.emblem_scores import TASKS, evaluate_emblems, make_cases, make_examples
 from cm3.scenes.verify import read

@@ -10,7 +10,6 @@ import PIL.ImageFilter
 import pytest
 
 from cm3.errors import ConfigError, DataError
-from cm3.scenes.describe import holds
 from cm3.scenes.letters import (
     LENGTHS,
     Lettered,
@@ -24,6 +23,7 @@ from cm3.scenes.letters import (
     split_of_word,
     verify_lettered,
 )
+from cm3.scenes.sentences import holds
 from cm3.scenes.world import Object, Scene, Split, split_of
 
 SCENE = Scene("mint", (Object("bottom left", "star", "red", "small"),))

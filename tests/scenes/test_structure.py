@@ -12,8 +12,8 @@ import pytest
 import cm3
 from cm3.errors import ConfigError, DataError
 from cm3.scenes.boxes import Boxed, matched, overlap, random_boxed, verify_boxed
-from cm3.scenes.describe import holds, parse
-from cm3.scenes.draw import CENTRES, draw, middles
+from cm3.scenes.drawing import CENTRES, draw, middles
+from cm3.scenes.sentences import holds, parse
 from cm3.scenes.structure import (
     STRUCTURES,
     Guided,

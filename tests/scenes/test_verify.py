@@ -13,9 +13,9 @@ import PIL.ImageFilter
 import pytest
 
 from cm3.errors import DataError
-from cm3.scenes.describe import describe, parse
-from cm3.scenes.draw import CENTRES, JITTER, RADIUS, draw, outline
+from cm3.scenes.drawing import CENTRES, JITTER, RADIUS, draw, outline
 from cm3.scenes.phrases import in_words
+from cm3.scenes.sentences import describe, parse
 from cm3.scenes.verify import attributes, read, verify
 from cm3.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, Split, random_scene
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cm3.errors import ConfigError
-from cm3.scenes.draw import draw
+from cm3.scenes.drawing import draw
 from cm3.scenes.world import (
     BACKGROUNDS,
     COLOURS,

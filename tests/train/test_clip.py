@@ -22,10 +22,10 @@ from cm3.retrieval.accuracy import retrieval_accuracy
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.pairs import WEIGHTS, Pair, PairEncoder, Pairs, PairsConfig, save
 from cm3.runs.clip_run import ClipRun
-from cm3.scenes.describe import parse
 from cm3.scenes.emblems import emblem, parse_emblem, place_of
 from cm3.scenes.eval.clip_scores import measure_scenes
 from cm3.scenes.kinds import ScenePairs
+from cm3.scenes.sentences import parse
 from cm3.scenes.verify import verify
 from cm3.train.clip import PairTrainConfig, info_nce, pair_losses, train_pairs
 from cm3.train.track import Log

@@ -209,7 +209,7 @@ def _untrue(true: bool) -> str:
 def _shows(picture: PIL.Image.Image, text: str) -> tuple[bool, str]:
     """Whether a picture shows exactly what a sentence says, and why not."""
     from cm3.errors import DataError
-    from cm3.scenes.describe import parse
+    from cm3.scenes.sentences import parse
     from cm3.scenes.verify import verify
 
     try:

@@ -27,9 +27,9 @@ from cm3.retrieval.embed import Encoder, embed
 from cm3.retrieval.index import Progress
 from cm3.retrieval.select import SelectLaw, as_query
 from cm3.scenes.data.scene_source import SceneSource, scene_document
-from cm3.scenes.describe import describe
-from cm3.scenes.draw import draw
+from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import emblem, emblem_document, say
+from cm3.scenes.sentences import describe
 from cm3.scenes.world import Scene, random_scene
 from cm3.sequence.before import AugmentLaw, with_documents
 from cm3.tokens.codec import Codec

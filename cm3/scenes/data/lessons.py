@@ -32,11 +32,11 @@ from cm3.scenes.data.lesson_documents import (
     example_rng,
     make_example,
 )
-from cm3.scenes.describe import brief
-from cm3.scenes.draw import draw, middles
+from cm3.scenes.drawing import draw, middles
 from cm3.scenes.edit import KINDS as EDITS
 from cm3.scenes.edit import random_edit
 from cm3.scenes.phrases import pick
+from cm3.scenes.sentences import brief
 from cm3.scenes.talk import random_dialogue
 from cm3.scenes.world import PLACES, Scene, Split, random_scene
 from cm3.sequence.answers import Weighted, weighted_tail

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 
 from cm3.errors import ConfigError, did_you_mean
-from cm3.scenes.draw import draw
+from cm3.scenes.drawing import draw
 from cm3.scenes.letters import draw_lettered, random_lettered
 from cm3.scenes.structure import STRUCTURES, random_guided
 from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, Split, random_scene

@@ -7,9 +7,9 @@ import numpy as np
 from cm3.document import Document
 from cm3.retrieval.accuracy import among_hundred, retrieval_accuracy
 from cm3.retrieval.embed import Encoder, embed
-from cm3.scenes.describe import describe
-from cm3.scenes.draw import draw
+from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import Emblem, EmblemSplit, emblem, emblem_document, say
+from cm3.scenes.sentences import describe
 from cm3.scenes.world import random_scene
 
 BANK = 500

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cm3.document import Box, Document, Gap, Image, Text
-from cm3.scenes.describe import describe, styles_of
-from cm3.scenes.draw import CENTRES, JITTER, RADIUS, draw
+from cm3.scenes.drawing import CENTRES, JITTER, RADIUS, draw
+from cm3.scenes.sentences import describe, styles_of
 from cm3.scenes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, Split, random_scene, split_of
 
 PIECES = ("size", "colour", "shape", "place", "object", "words")

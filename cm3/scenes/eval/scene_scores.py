@@ -1,6 +1,6 @@
 """How well a model draws, describes and completes scenes, judged exactly.
 
-Pictures are read back by measuring pixels (`cm3.scenes.verify`), captions by their meaning (`cm3.scenes.describe`);
+Pictures are read back by measuring pixels (`cm3.scenes.verify`), captions by their meaning (`cm3.scenes.sentences`);
 nothing is compared with a reference word by word or pixel by pixel. Every task draws its cases from its own generator,
 `default_rng([seed, task])`, so a task gives the same figures alone and among the others.
 """
@@ -20,8 +20,8 @@ from cm3.document import Document, Image
 from cm3.errors import DataError
 from cm3.eval.check import check_run
 from cm3.generate import Options
-from cm3.scenes.describe import holds, parse
 from cm3.scenes.eval.scene_cases import Case, drawn, hidden_piece, redrawn, said
+from cm3.scenes.sentences import holds, parse
 from cm3.scenes.verify import attributes, verify
 from cm3.scenes.world import Split
 
