@@ -29,24 +29,21 @@ class EvalCaptions(ModelVerb):
     """Measure how well a model knows the photographs that it was trained on.
 
     Each is described greedily; the figure is the share whose description is, word for word, one of its own captions.
-    The folder is in COCO's layout: ROOT/annotations/captions_SPLIT.json, ROOT/SPLIT/*.jpg.
 
     examples:
-      cm3 eval captions --model runs/coco/pretrain/bundle --root data/coco
-      cm3 eval captions --model runs/coco/pretrain/bundle --root data/coco --split train2017 --json
+      cm3 eval captions data/photos --model runs/photos/by_heart/bundle
+      cm3 eval captions coco:data/coco@train2017 --model runs/photos/by_heart/bundle --json
     """
 
-    root: Annotated[str, arg(metavar="ROOT")] = "data/coco"
-    """The folder that holds annotations/."""
-    split: Annotated[str, arg(metavar="SPLIT")] = "train2017"
-    """Which captions and pictures."""
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
+    """Where the captioned pictures are, [KIND:]PATH[@SPLIT]."""
 
     def run(self) -> dict[str, Any]:
         """Measure, print the descriptions that are wrong, then the figures."""
         from cm3.eval.captions import evaluate_captions
-        from cm3.read.coco import Coco
+        from cm3.read.find import open_reader
 
-        model, documents = self.open_model(), Coco(self.root, self.split)
+        documents, model = open_reader(self.source), self.open_model()
         with progress("captions", unit="picture") as update:
             report = evaluate_captions(model, documents, progress=update)
         for one in report["details"]:

@@ -25,6 +25,7 @@ from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
+from cm3.picture import rgb
 from cm3.read.find import open_reader
 from cm3.read.random_access import Numbered
 from cm3.retrieval.accuracy import among_hundred
@@ -74,7 +75,7 @@ class DocumentData(Data):
         trained, held = self._parts()
         part = held[0] if len(held[0]) else trained[0]
         some = [part[i] for i in range(0, len(part), max(1, len(part) // number))]
-        return [d for d in some if isinstance(d, Document) and d.images and d.text.strip()][:number]
+        return [d for d in some if isinstance(d, Document) and d.text.strip() and _shown(d)][:number]
 
     def pictures(self, size: int, batch: int, keep: int = 0) -> Batches:
         """Return the pictures, each once an epoch."""
@@ -311,6 +312,16 @@ def named_sources(sources: Sequence[str], where: str, written: str = WRITTEN) ->
         number = sum(task == other for other, _, _ in named) + 1
         named.append((task, f"{task}#{number}" if number > 1 else task, path))
     return named
+
+
+def _shown(document: Document) -> bool:
+    """Tell whether a document has a picture that can be read to its end."""
+    try:
+        for image in document.images:
+            rgb(image.pixels)
+    except DataError:
+        return False
+    return bool(document.images)
 
 
 def documents_digest(documents: Sequence[Document] | Numbered | Subset, most: int = 64) -> str:

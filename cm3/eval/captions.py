@@ -13,6 +13,7 @@ from typing import Any, Protocol, Unpack
 from cm3.document import Document, Gap, Image, Unreadable, left_out
 from cm3.errors import ConfigError, DataError
 from cm3.generate import Options
+from cm3.picture import rgb
 
 Progress = Callable[[int, int], None]
 """Called with how many pictures are done, and how many there are."""
@@ -106,6 +107,7 @@ def _pair(document: Document | Unreadable) -> tuple[Image, str]:
             f"has {len(document.images)} pictures and {len(document.text.strip())} characters of text; must be one "
             "picture and its caption"
         )
+    rgb(document.images[0].pixels)  # one that is cut short is told here, not in the midst of a batch
     return document.images[0], _plain(document.text)
 
 

@@ -212,7 +212,7 @@ def test_the_recipe_learns_by_heart(root: Path, bundle: Path) -> None:
 
 
 def test_the_verb(root: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    verb = EvalCaptions.parse(["--model", str(bundle), "--root", str(root), "--json"], "cm3 eval captions")
+    verb = EvalCaptions.parse([str(root), "--model", str(bundle), "--json"], "cm3 eval captions")
     report = verb.run()
     assert json.loads(json.dumps(report)) == evaluate_captions(CM3Leon.load(str(bundle)), Coco(root))
     assert capsys.readouterr().out.splitlines() == ["own caption  100.0% of 2 pictures", "any caption  100.0%"]
@@ -235,9 +235,7 @@ def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_pa
             assert result["left_out"]["count"] == 3
         picture = "cut.png" if run is made[0] else "80"  # an image tokenizer knows pictures, not their captions
         assert {one["id"] for one in result["left_out"]["first"]} == {picture, "90", "91"}
-    report = EvalCaptions.parse(
-        ["--model", made[1].out + "/bundle", "--root", data.sources[0]], "cm3 eval captions"
-    ).run()
+    report = EvalCaptions.parse([data.sources[0], "--model", made[1].out + "/bundle"], "cm3 eval captions").run()
     assert report["n"] == 2 and report["left_out"]["count"] == 3
     content["annotations"] = content["annotations"][-3:]
     path.write_text(json.dumps(content))
@@ -247,16 +245,14 @@ def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_pa
             elsewhere.run(progress=False)
         assert not (tmp_path / "none").exists()
     with pytest.raises(DataError, match="captions: none of 3 documents can be measured; the first is '91'"):
-        EvalCaptions.parse(["--model", made[1].out + "/bundle", "--root", data.sources[0]], "cm3 eval captions").run()
+        EvalCaptions.parse([data.sources[0], "--model", made[1].out + "/bundle"], "cm3 eval captions").run()
 
 
 def test_the_verb_names_what_is_wrong(root: Path, bundle: Path) -> None:
     with pytest.raises(CheckpointError):
-        EvalCaptions.parse(["--model", str(root), "--root", str(root)], "cm3 eval captions").run()
-    with pytest.raises(DataError, match="captions_val2017.json is missing in annotations/"):
-        EvalCaptions.parse(
-            ["--model", str(bundle), "--root", str(root), "--split", "val2017"], "cm3 eval captions"
-        ).run()
+        EvalCaptions.parse([str(root), "--model", str(root)], "cm3 eval captions").run()
+    with pytest.raises(DataError, match="has no split 'val2017'; it has train2017"):
+        EvalCaptions.parse([f"{root}@val2017", "--model", str(bundle)], "cm3 eval captions").run()
 
 
 @pytest.mark.parametrize("name", ["image_tokenizer", "by_heart"])
