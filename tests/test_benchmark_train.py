@@ -47,7 +47,7 @@ def test_windows_hold_whole_documents_or_one_each(bench: ModuleType) -> None:
 def test_what_is_not_equal_is_not_timed(bench: ModuleType) -> None:
     config = bench.shape("test", 64)
     rows = bench.documents(64, 1, bench.words(config), np.random.default_rng(0))
-    ours = bench.Ours(config, rows, 64, "cpu", "sdpa")
+    ours = bench.Ours(config, rows, 64, "cpu")
     peer = SimpleNamespace(name="packed", take=lambda model: None, logits=ours.logits, loss=ours.loss)
     assert bench.check(ours, peer) == {"logits": 0.0, "loss": 0.0}
     peer.loss = lambda: ours.loss() + 0.01

@@ -171,7 +171,7 @@ COMPUTING = {
     "infill": ["--text", "a <gap>"],
     "edit": ["{picture}", "paint it"],
     "segment": ["{picture}"],
-    "eval captions": [],
+    "eval captions": ["{folder}"],
     "eval scenes": [],
     "eval emblems": [],
     "eval tasks": None,
