@@ -43,7 +43,7 @@ import torch
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
 from cm3.data.shard import facts
-from cm3.data.store import Store
+from cm3.store.store import Store
 from cm3.document import Document
 from cm3.errors import Cm3Error
 from cm3.files import checksum

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 from cm3.document import Document
-from cm3.retrieval.picture import digest
+from cm3.store.record import shows as digest
 
 
 class ExactBank:

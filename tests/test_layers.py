@@ -33,21 +33,22 @@ TABLE: dict[str, set[str]] = {
     # layer 2
     "model": {"errors", "files", "weights", "vocab"},
     "sequence": {"errors", "document", "vocab"},
+    "store": NOUNS | {"sequence"},
     # layer 3
     "tokens": NOUNS | {"sequence", "model.folder", "model.vqgan"},
-    "retrieval": NOUNS | {"bars", "sequence"},
+    "retrieval": NOUNS | {"bars", "sequence", "store"},
     "engine": {"errors", "vocab", "model"},
     "parallel": {"errors", "model"},
     "read": NOUNS | {"bars"},
     # layer 4
     "tasks": NOUNS | {"sequence", "tokens", "read"},
-    "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks"},
+    "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks", "store"},
     "convert": NOUNS | {"model", "tokens"},
     # layer 5
     "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval"},
     "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
     # layer 6: eval and serve reach a model only through generate
-    "runs": NOUNS | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval"},
+    "runs": NOUNS | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store"},
     "eval": NOUNS | {"generate", "data", "read", "tasks"},
     "serve": NOUNS | {"generate"},
 }

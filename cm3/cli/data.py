@@ -1,4 +1,4 @@
-"""`cm3 data inspect`: what a dataset or a token store holds, and what is wrong with it."""
+"""`cm3 data inspect`: what a dataset or a store holds, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DataInspect(Verb):
     """Say what a dataset holds and what is wrong with it: formats, counts, captions, pictures, licences, damage.
 
     A source is [KIND:]PATH[@SPLIT]; the kind is recognised where it is left out. A sample spread over the dataset is
-    looked at, with --full everything. Of a token store, as `cm3 prepare` writes it, the totals are told; --full
+    looked at, with --full everything. Of a store, as `cm3 prepare` writes it, the totals are told; --full
     compares every byte of it with its checksum.
 
     examples:
@@ -43,7 +43,7 @@ class DataInspect(Verb):
     """
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
-    """A dataset or a token store."""
+    """A dataset or a store."""
     n: Annotated[int, arg(metavar="N")] = 6
     """How many documents stand on the sheet."""
     sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -62,9 +62,9 @@ class DataInspect(Verb):
             check_sheet(self.sheet)
         found = parse_source(self.source)
         path = Path(found.path)
-        if is_store(found.path):
+        if names_store(found.path):
             if self.sheet is not None:
-                raise RequestError(f"{found.path!r}: is a token store, which has no pictures; leave out --sheet")
+                raise RequestError(f"{found.path!r}: is a store, of which no sheet is made; leave out --sheet")
             return store_info(found.path, self.full)
         reader = open_reader(found)
         local = path.exists()
@@ -86,23 +86,21 @@ class DataInspect(Verb):
         return result
 
 
-def is_store(path: str) -> bool:
-    """Whether a path is a token store, finished or not; far away, whether it names no tar. Refuses a memory bank."""
-    from cm3.data import store
-    from cm3.retrieval.manifest import is_bank
+def names_store(path: str) -> bool:
+    """Whether a path is a store, finished or not; far away, whether it names no tar. Refuses a bank of before."""
+    from cm3.store.manifest import is_store
+    from cm3.store.old import is_bank
 
     if "://" in path:
         return ".tar" not in path
-    if store.is_store(path):
-        return True
     if is_bank(path):
         raise RequestError(f"{path!r}: is a memory bank; see `cm3 index info {path}`")
-    return False
+    return is_store(path)
 
 
 def store_info(path: str, verify: bool) -> dict[str, Any]:
-    """Print the totals of a token store; returns them. Raises `DataError` for one that is not finished or altered."""
-    from cm3.data.store import Store
+    """Print the totals of a store; returns them. Raises `DataError` for one that is not finished or altered."""
+    from cm3.store.store import Store
 
     store = Store.open(path)
     if verify:

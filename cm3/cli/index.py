@@ -17,8 +17,8 @@ from cm3.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from cm3.retrieval.embed import Encoder
-    from cm3.retrieval.making import Report, Source
     from cm3.retrieval.memory import Memory
+    from cm3.store.write import Report, Source
 
 CLIP = "openai/clip-vit-base-patch32"
 SHOWN = 10
@@ -30,9 +30,10 @@ class IndexBuild(Verb):
     """Make a memory bank of documents: folders of pictures, each with its caption in a .txt of the same name.
 
     Pictures without a .txt and .txt without a picture are taken too. Published datasets, web shards and JSON lines are
-    recognised; a source is [KIND:]PATH[@SPLIT]. What cannot be read is left out, and listed. Given memory banks, it
-    merges them into one, without what was deleted. A build that was killed goes on where it was, when it is given
-    again, with the very documents; of others it makes another bank.
+    recognised; a source is [KIND:]PATH[@SPLIT]. What cannot be read is left out, and listed. Given stores with vectors
+    (memory banks, or what `cm3 prepare --encoder` made), it merges them into one, without what was deleted. A build
+    that was killed goes on where it was, when it is given again, with the very documents; of others it makes another
+    bank.
 
     examples:
       cm3 index build photos/ --out banks/photos
@@ -43,7 +44,7 @@ class IndexBuild(Verb):
     """
 
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCE")]
-    """Folders of captioned pictures, datasets (coco:data/coco@val2017), or memory banks to merge."""
+    """Folders of captioned pictures, datasets (coco:data/coco@val2017), or stores to merge."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("bank")
     """Folder for the bank."""
     encoder: Annotated[str, arg(metavar="ENCODER")] = CLIP
@@ -59,16 +60,14 @@ class IndexBuild(Verb):
 
     def run(self) -> dict[str, Any]:
         """Build or merge, list what was left out."""
-        from cm3.retrieval.manifest import is_bank
         from cm3.retrieval.memory import Memory
+        from cm3.store.manifest import is_store
 
-        banks = [s for s in self.sources if is_bank(s)]
+        banks = [s for s in self.sources if is_store(s)]
         if banks and len(banks) < len(self.sources):
-            raise RequestError(
-                f"{banks[0]!r} is a memory bank, and not all sources are: merge banks, or build of folders"
-            )
+            raise RequestError(f"{banks[0]!r} is a store, and not all sources are: merge stores, or build of folders")
         if banks and (self.encoder != CLIP or self.license is not None or self.split is not None):
-            raise RequestError("banks are merged as they are; leave --encoder, --license and --split out")
+            raise RequestError("stores are merged as they are; leave --encoder, --license and --split out")
         check_folder(self.out)
         with progress("reading", unit="document") as update:
             if banks:
@@ -318,7 +317,7 @@ def told(bank: Memory, report: Report | None) -> dict[str, Any]:
         "added": added,
         "documents": len(bank),
         "encoder": bank.encoder_name,
-        "index": [s.page["index"]["kind"] for s in bank.segments],
+        "index": [s.index.kind for s in bank.store.facts.segments],
         "skipped": skipped,
         "resumed": resumed,
         "dropped": dropped,

@@ -1,4 +1,4 @@
-"""`cm3 prepare`: datasets become a token store, which training reads."""
+"""`cm3 prepare`: datasets become a store, which training and retrieval read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cm3.train.signals import Terminated
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Verb):
-    """Make a token store of datasets: each document once, as tokens, ready to be trained on.
+    """Make a store of datasets: each document once, as tokens, and with vectors and pictures where they are asked for.
 
     A source is [KIND:]PATH[@SPLIT]; what kind it is, is found out where it is not said. Documents that cannot be kept
     are skipped and told; those that come again are kept once. Killed at any moment, the same command goes on where it
@@ -30,6 +30,7 @@ class Prepare(Verb):
       cm3 prepare data/coco@train2017 flickr30k:data/flickr --out stores/both --model runs/coco/bundle --workers 8
       cm3 prepare data/coco --out stores/coco --model runs/tokenizer --tokenizer tokenizer.json
       cm3 prepare photos/ --out stores/photos --retry
+      cm3 prepare photos/ --out stores/photos --encoder openai/clip-vit-base-patch32 --pictures
       cm3 prepare 'webdataset:shards/{00000..00099}.tar' --out /shared/laion --cluster ray://head:10001 --json
     """
 
@@ -38,13 +39,16 @@ class Prepare(Verb):
     out: Annotated[Path, arg(metavar="DIR")] = Path("store")
     """Folder for the store."""
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
-    """Whose tokenizers: a model's name, folder or hf://OWNER/NAME, or the folder that an image tokenizer run wrote."""
+    """Whose tokenizers: a model's name, folder or hf://OWNER/NAME, or the folder that an image tokenizer run wrote;
+    none for a store without tokens."""
     tokenizer: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: beside the model)")] = None
     """The text tokenizer, with the folder of an image tokenizer run."""
     masks: Annotated[int, arg(metavar="N")] = 32
     """Masks of the vocabulary, with the folder of an image tokenizer run; a model has its own."""
     encoder: Annotated[str | None, arg(metavar="ENCODER", help_behavior_hint="(default: no vectors)")] = None
-    """Keep a vector of each document, made with this encoder: a CLIP's hub id or folder, or a model with its own."""
+    """Keep vectors of each document's words and of its pictures, made with this encoder: a CLIP's hub id or folder, or
+    a model with its own."""
+    pictures: Annotated[Flag, arg(help="Keep the words, and the pictures as the bytes that they came in.")] = False
     unit: Annotated[int, arg(metavar="N")] = 1000
     """Documents of a shard, where a dataset is not in pieces of its own; most that a kill loses, for each worker."""
     max_text: Annotated[int, arg(metavar="N")] = 1024
@@ -88,10 +92,11 @@ class Prepare(Verb):
             report = prepare(
                 self.sources,
                 self.out,
-                find(self.model),
+                None if self.model == "none" else find(self.model),
                 text=self.tokenizer,
                 masks=self.masks,
                 encoder=encoder,
+                pictures=self.pictures,
                 unit=self.unit,
                 max_text=self.max_text,
                 license=self.license,

@@ -20,7 +20,6 @@ from cm3.data.documents import DocumentSource, Subset, split
 from cm3.data.kind import Batches, Context, Data, Made
 from cm3.data.load import Source
 from cm3.data.neighbours import Neighbours
-from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.document import Document
@@ -31,6 +30,7 @@ from cm3.read.random_access import Numbered
 from cm3.retrieval.accuracy import among_hundred
 from cm3.retrieval.embed import Encoder
 from cm3.sequence.before import AugmentLaw
+from cm3.store.store import Store
 from cm3.tasks.examples import find_task
 from cm3.tokens.load import fingerprint, text_fingerprint
 

@@ -1,4 +1,4 @@
-"""Sources -> token store (cm3/data/store.py), exactly once, however often it is killed on the way.
+"""Sources -> document store (cm3/store/store.py), exactly once, however often it is killed on the way.
 
     plan.json -> units, each a shard and then its report (cm3/data/prepare_unit.py), in any order, by one process, by
     several, or by a cluster -> duplicates dropped, index.safetensors -> manifest.json
@@ -27,15 +27,16 @@ from typing import Any
 
 import torch
 
-from cm3.data import shard
-from cm3.data.finish import finish
 from cm3.data.prepare_unit import Desk, Work
-from cm3.data.store import Progress, Store, page, shard_name
-from cm3.data.store_manifest import FORMAT, KIND, NAME, is_report
 from cm3.errors import ConfigError, DataError, DiskError
-from cm3.files import locked, on_disk, sha256, write
+from cm3.files import on_disk, sha256, write
 from cm3.read.base import UNIT
 from cm3.read.find import open_reader
+from cm3.read.walk import Passed
+from cm3.store.manifest import FORMAT, KIND, NAME, PLAN, WORDS, page
+from cm3.store.shard import is_report, page_bytes, shard_name
+from cm3.store.store import Progress, Store
+from cm3.store.write import finish, is_whole, writing
 from cm3.tokens.load import MASKS, text_fingerprint
 from cm3.weights import settled
 
@@ -68,11 +69,12 @@ class Report:
 def prepare(
     sources: Sequence[str],
     out: str | Path,
-    model: str | Path,
+    model: str | Path | None,
     *,
     text: str | Path | None = None,
     masks: int = MASKS,
     encoder: str | Path | None = None,
+    pictures: bool = False,
     unit: int = UNIT,
     max_text: int = MAX_TEXT,
     license: str | None = None,
@@ -83,12 +85,13 @@ def prepare(
     retry: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Make the token store `out` of `sources` ([KIND:]PATH[@SPLIT]), or go on with it.
+    """Make the store `out` of `sources` ([KIND:]PATH[@SPLIT]), or go on with it.
 
-    `model`, `text` and `masks` are those of `cm3.tokens.load.load_tokenizers`; with `encoder`
-    (`cm3.retrieval.embed.load_encoder`) each document's vector is kept too. `unit` documents are a shard, where a
-    dataset is not in pieces of its own. `license` is noted for documents that have none. Work is done by this process,
-    by `workers` others, or by the Ray cluster at `cluster`; the store comes out the same.
+    `model`, `text` and `masks` are those of `cm3.tokens.load.load_tokenizers`; without a model there are no tokens.
+    With `encoder` (`cm3.retrieval.embed.load_encoder`) vectors of each document's words and of its pictures are kept
+    too, and its words; with `pictures` its words, and its pictures as the bytes they came in. `unit` documents are a
+    shard, where a dataset is not in pieces of its own. `license` is noted for documents that have none. Work is done by
+    this process, by `workers` others, or by the Ray cluster at `cluster`; the store comes out the same.
 
     With `retry` the units in which a document was skipped are done again, also those of a finished store, which then
     is the one that a first run over the sources as they are now would make. Without it what was skipped stays so.
@@ -102,15 +105,17 @@ def prepare(
             raise ConfigError(f"{name}={value}: must be at least {low}")
     if not sources:
         raise ConfigError("sources: none given; name at least one, [KIND:]PATH[@SPLIT]")
+    if model is None and encoder is None and not pictures:
+        raise ConfigError("prepare: nothing to keep of the documents; give a model, an encoder, or pictures")
     out = Path(out)
-    text, encoder = (None if path is None else str(path) for path in (text, encoder))
-    work = Work(str(out.resolve()), str(model), text, masks, encoder, str(settled(device)))
+    model, text, encoder = (None if path is None else str(path) for path in (model, text, encoder))
+    work = Work(str(out.resolve()), model, text, masks, encoder, str(settled(device)), pictures)
     with on_disk(out):
         _check_ours(out)
     desk = Desk(work)
     plan = _plan(desk, sources, unit, max_text, license)
     with _alone(out):
-        _begin(out, plan, desk)
+        _begin(out, plan, desk, retry)
         desk.plan = plan
         if retry:
             _look_again(out, len(plan["units"]))
@@ -129,7 +134,9 @@ def prepare(
             if not any(report["documents"] for report in made):
                 _forget(out, len(made))
                 raise DataError(_nothing(sources, made))
-            finish(out, plan, made, [reader.listed for reader in desk.readers.values()], EXAMPLES)
+            listed = [reader.listed for reader in desk.readers.values()]
+            passed = Passed.of_all((*listed, *(Passed.of(r.get("passed", {})) for r in made))).json()
+            finish(out, plan, desk.shape, made, passed, {"encoder": encoder} if encoder else {}, EXAMPLES)
         _sweep(out)
     known = Store.open(out).manifest
     if strict and known["skipped"]:
@@ -144,7 +151,8 @@ def _plan(desk: Desk, sources: Sequence[str], unit: int, max_text: int, license:
     units = [[i, *u] for i, reader in desk.readers.items() for u in reader.units(unit)]
     if not units:
         raise DataError(f"{', '.join(map(repr, sources))}: no document in there; check the sources")
-    image = {"fingerprint": desk.tokenizers.image, "size": desk.image.size, "fit": desk.image.fit}
+    found = desk.tokenizers
+    image = None if found is None else {"fingerprint": found.image, "size": desk.image.size, "fit": desk.image.fit}
     return {
         "format": FORMAT,
         "kind": KIND,
@@ -153,11 +161,11 @@ def _plan(desk: Desk, sources: Sequence[str], unit: int, max_text: int, license:
         "max_text": max_text,
         "license": license,
         "device": torch.device(desk.work.device).type,
-        "vocab": dataclasses.asdict(desk.codec.vocab),
-        "text_tokenizer": text_fingerprint(desk.tokenizers.text),
+        "vocab": None if found is None else dataclasses.asdict(desk.codec.vocab),
+        "text_tokenizer": None if found is None else text_fingerprint(found.text),
         "image_tokenizer": image,
         "encoder": None if desk.encoder is None else desk.encoder.name,
-        "width": None if desk.encoder is None else desk.encoder.width,
+        **{name: getattr(desk.shape, name) for name in ("width", "words", "pictures")},
         "units": units,
     }
 
@@ -170,11 +178,11 @@ def _check_ours(out: Path) -> None:
         raise DataError(
             f"store {str(out)!r}: shards is a link, through which nothing is written; choose another folder"
         )
-    if out.is_dir() and page(out / "plan.json").get("kind") != KIND:
+    if out.is_dir() and page(out / PLAN).get("kind") != KIND:
         if (out / NAME).exists() and page(out / NAME).get("kind") == KIND:
             raise DataError(f"store {str(out)!r}: plan.json is missing or was altered; restore it from a copy")
         if any(not p.name.startswith(".") and p.name != "shards" for p in out.iterdir()):
-            if os.path.lexists(out / "plan.json") or (out / "shards").exists():
+            if os.path.lexists(out / PLAN) or (out / "shards").exists():
                 raise DataError(
                     f"store {str(out)!r}: the folder holds something else, or a store whose plan.json is missing or "
                     "was altered; choose another, restore it, or empty it"
@@ -182,12 +190,17 @@ def _check_ours(out: Path) -> None:
             raise DataError(f"store {str(out)!r}: the folder holds something else; choose another, or empty it")
 
 
-def _begin(out: Path, plan: dict[str, Any], desk: Desk) -> None:
+def _begin(out: Path, plan: dict[str, Any], desk: Desk, retry: bool) -> None:
     """Write the plan, or compare with the one that is there."""
     _check_ours(out)  # again, now that nobody else writes
     if (out / NAME).exists():
-        Store.open(out).check_files()
-    known = page(out / "plan.json")
+        finished = Store.open(out)
+        finished.check_files()
+        if retry and finished.facts.change:
+            raise DataError(
+                f"store {str(out)!r}: was added to or deleted from since; prepare another, and leave out retry"
+            )
+    known = page(out / PLAN)
     for name in plan if known else ():
         if plan[name] != known.get(name):
             if name == "units":
@@ -202,8 +215,10 @@ def _begin(out: Path, plan: dict[str, Any], desk: Desk) -> None:
         (out / "shards").mkdir(exist_ok=True)
     _sweep(out)
     if known != plan:  # it is not there, or has something more
-        write(out / "plan.json", shard.page_bytes(plan))
-    words = out / "tokenizer.json"
+        write(out / PLAN, page_bytes(plan))
+    words = out / WORDS
+    if desk.tokenizers is None:
+        return
     if words.is_symlink() or not words.is_file() or sha256(words) != plan["text_tokenizer"]:
         write(words, desk.tokenizers.text.read_bytes())
 
@@ -212,12 +227,11 @@ def _reports(out: Path, units: int) -> dict[int, dict[str, Any]]:
     """Return the reports of units that are done: report and shard are both there, as they were written."""
     found = {}
     for number in range(units):
-        path = out / shard_name(number)
-        report = page(path.with_suffix(".json"))
-        if not is_report(report) or path.is_symlink() or not path.is_file():
-            continue
-        if path.stat().st_size == report["bytes"] and sha256(path) == report["sha256"]:
-            found[number] = report
+        report = page(out / shard_name(number, "json"))
+        if is_report(report):
+            files = {"safetensors": report} | ({"pictures": report["pictures"]} if report["pictures"] else {})
+            if all(is_whole(out / shard_name(number, end), known) for end, known in files.items()):
+                found[number] = report
     return found
 
 
@@ -225,7 +239,7 @@ def _look_again(out: Path, units: int) -> None:
     """Make the units undone in which a document was skipped. After a kill the same command goes on with the rest."""
     skipped = []
     for number in range(units):
-        path = (out / shard_name(number)).with_suffix(".json")
+        path = out / shard_name(number, "json")
         if page(path).get("skipped") != []:
             skipped.append(path)
     if skipped:
@@ -236,11 +250,11 @@ def _look_again(out: Path, units: int) -> None:
 
 def _forget(out: Path, units: int) -> None:
     """Delete all that `prepare` wrote there."""
-    for name in (NAME, "plan.json", "tokenizer.json"):
+    for name in (NAME, PLAN, WORDS):
         (out / name).unlink(missing_ok=True)
     for number in range(units):
-        for path in (out / shard_name(number), (out / shard_name(number)).with_suffix(".json")):
-            path.unlink(missing_ok=True)
+        for end in ("safetensors", "pictures", "json"):
+            (out / shard_name(number, end)).unlink(missing_ok=True)
 
 
 def _nothing(sources: Sequence[str], reports: Sequence[dict[str, Any]]) -> str:
@@ -378,13 +392,13 @@ def _alone(out: Path) -> Iterator[None]:
     Where no store comes of it, nothing is left. A disk that is full is told with what to do.
     """
     try:
-        with locked(out / ".lock", f"store {str(out)!r}", DataError):
+        with writing(out):
             try:
                 yield
             finally:
-                if not (out / "plan.json").exists():
+                if not (out / PLAN).exists():
                     with contextlib.suppress(OSError):  # it holds something
                         (out / "shards").rmdir()
     except DiskError as error:
-        more = "; what is done stays, and the same command goes on" if (out / "plan.json").exists() else ""
+        more = "; what is done stays, and the same command goes on" if (out / PLAN).exists() else ""
         raise DiskError(f"{error}{more}") from error

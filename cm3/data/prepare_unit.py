@@ -1,20 +1,18 @@
-"""One unit of a source -> one shard of a token store: the same bytes in any process of any machine.
+"""One unit of a source -> one shard of a store: the same bytes in any process of any machine.
 
     read -> decode, preprocess (a thread ahead) -> encode, 64 documents at a time -> vectors -> shard, then report
 
-Pictures go through the image tokenizer in the same batches however the work is divided, because a network may round
-differently in another batch; a batch never reaches across units.
+Each picture is decoded once. Pictures go through the image tokenizer in the same batches however the work is divided,
+because a network may round differently in another batch; a batch never reaches across units.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +20,18 @@ import numpy as np
 import PIL.Image
 import torch
 
-from cm3.data import shard
-from cm3.data.store import page, shard_name
-from cm3.document import Document, Image, Part, Text, Unreadable, check_text
+from cm3.document import Document, Image, Part, Text, Unreadable
 from cm3.errors import DataError
-from cm3.files import checksum, write
 from cm3.read.base import Reader, Unit
 from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
 from cm3.sequence.truncate import cut_texts
+from cm3.store.manifest import PLAN, page
+from cm3.store.record import Picture, Record, Refused, check, digest, record_of
+from cm3.store.shard import Batch, Shape, Skip, write_shard
 from cm3.tokens.image import ImageTokenizer
-from cm3.tokens.load import load_tokenizers
+from cm3.tokens.load import Tokenizers, load_tokenizers
+from cm3.vocab import Tokens
 
 TOGETHER = 64
 """Documents that are encoded together, at most,"""
@@ -46,28 +45,22 @@ class Work:
     """What a process needs to prepare units of a plan: plain values, that travel to other processes and machines."""
 
     out: str
-    model: str
-    """Folder of the tokenizers."""
+    model: str | None
+    """Folder of the tokenizers; None for a store without tokens."""
     text: str | None
     masks: int
     encoder: str | None
     device: str
-
-
-class Skip(NamedTuple):
-    """A document that is left out: what kind of problem it has, and which."""
-
-    id: str
-    kind: str
-    reason: str
+    pictures: bool = False
+    """Whether pictures are kept."""
 
 
 class Ready(NamedTuple):
-    """A document to be encoded: with preprocessed pictures; as it was read (for vectors); its name in the shard."""
+    """A document to be encoded: with preprocessed pictures; as it was read (for vectors); as it is stored."""
 
     document: Document
     whole: Document
-    name: dict[str, Any]
+    record: Record
 
 
 class Desk:
@@ -76,13 +69,22 @@ class Desk:
     def __init__(self, work: Work) -> None:
         """Raises what the tokenizers, the encoder and the sources raise."""
         self.work, self.out = work, Path(work.out)
-        self.plan = page(self.out / "plan.json")
-        self.tokenizers = load_tokenizers(work.model, text=work.text, masks=work.masks, device=work.device)
-        self.codec = self.tokenizers.codec
-        assert self.codec.image is not None  # load_tokenizers gives both
-        self.codec.image = self.image = OnceEach(self.codec.image)
+        self.plan = page(self.out / PLAN)
+        self.tokenizers: Tokenizers | None = None
+        if work.model is not None:
+            self.tokenizers = load_tokenizers(work.model, text=work.text, masks=work.masks, device=work.device)
+            self.codec = self.tokenizers.codec
+            assert self.codec.image is not None  # load_tokenizers gives both
+            self.codec.image = self.image = OnceEach(self.codec.image)
         self.encoder = None if work.encoder is None else load_encoder(work.encoder, device=work.device)
         self.readers: dict[int, Reader] = {}
+
+    @property
+    def shape(self) -> Shape:
+        """What is kept of every document."""
+        entries = None if self.tokenizers is None else self.codec.vocab.size
+        width = None if self.encoder is None else self.encoder.width
+        return Shape(entries, width, self.work.pictures or width is not None, self.work.pictures)
 
     def prepare(self, number: int, tick: Callable[[int], object] = int) -> dict[str, Any]:
         """Make the shard of a unit of the plan and its report, which is also given back; see `prepare_unit`."""
@@ -109,25 +111,13 @@ class OnceEach(ImageTokenizer):
         return np.stack([codes[id(picture)] for picture in images])
 
 
-@dataclass
-class Tally:
-    """What becomes of a unit."""
-
-    ids: list[np.ndarray] = field(default_factory=list)
-    images: list[int] = field(default_factory=list)
-    names: list[dict[str, Any]] = field(default_factory=list)
-    vectors: list[np.ndarray] = field(default_factory=list)
-    skipped: list[Skip] = field(default_factory=list)
-    truncated: int = 0
-
-
 def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -> dict[str, Any]:
     """Write the shard of unit `number` and after it the report, which says that the unit is done; returns the report.
 
     `tick` is called with the documents done so far. Raises `DiskError` where there is no room left on the disk, and
     what the reader raises for a source that cannot be read on.
     """
-    tally, (reader, unit) = Tally(), desk.reader(number)
+    batch, (reader, unit) = Batch(), desk.reader(number)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums come out in other bits on another number of threads
     try:
@@ -136,60 +126,85 @@ def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -
             ahead = pool.submit(next, chunks, None)
             while (chunk := ahead.result()) is not None:
                 ahead = pool.submit(next, chunks, None)
-                _encode(desk, chunk, tally)
-                tick(len(tally.ids) + len(tally.skipped))
+                _encode(desk, chunk, batch)
+                tick(len(batch.records) + len(batch.skipped))
     finally:
         torch.set_num_threads(threads)
-    vectors = None
-    if desk.encoder is not None:
-        vectors = np.concatenate([np.zeros((0, desk.encoder.width), np.float32), *tally.vectors])
-    data = shard.pack(tally.ids, tally.images, tally.names, vectors, desk.codec.vocab.size)
-    path = desk.out / shard_name(number)
-    report: dict[str, Any] = shard.facts(data) | {
-        "documents": len(tally.ids),
-        "tokens": sum(map(len, tally.ids)),
-        "image_tokens": sum(tally.images),
-        "truncated": tally.truncated,
-        "sources": dict(Counter(n["source"] for n in tally.names)),
-        "licenses": dict(Counter(str(n["meta"].get("license") or "") for n in tally.names)),
-        "skipped": [s._asdict() for s in tally.skipped],
-        "passed": reader.passed_in(unit).json(),
-    }
-    report["check"] = checksum(report, "check")
-    write(path, data)
-    write(path.with_suffix(".json"), shard.page_bytes(report))
-    return report
+    return write_shard(desk.out, number, batch, desk.shape, reader.passed_in(unit).json())
 
 
-def _encode(desk: Desk, chunk: list[Ready | Skip], tally: Tally) -> None:
+def cut_texts(tokens: Tokens, vocab: Vocab, text: TextTokenizer, most: int) -> Tokens:
+    """A document whose texts have `most` tokens each at most, cut between characters; the same object if they had.
+
+    A text of which no whole character is left goes, and the border before or after it. `</s></s>` is left of nothing.
+    """
+    ids = tokens.ids
+    borders = np.flatnonzero((ids == vocab.brk) | (ids == vocab.eos)).tolist()
+    spans = list(itertools.pairwise(borders))
+    if not any(b - a - 1 > most and bool(vocab.is_text(ids[a + 1 : a + 2]).all()) for a, b in spans):
+        return tokens
+    kept: list[Tokens] = []
+    for a, b in spans:
+        stop = b
+        if b - a - 1 > most and bool(vocab.is_text(ids[a + 1])):
+            stop = a + 1 + most
+            # A character may be spelt by several tokens; half of one is none.
+            while stop > a + 1 and not _whole(text.decode_bytes((ids[a + 1 : stop] - vocab.text_start).tolist())):
+                stop -= 1
+        if stop > a + 1:
+            kept.append(
+                Tokens.concat([tokens.slice(a if kept else 0, a + 1 if kept else 1), tokens.slice(a + 1, stop)])
+            )
+    return Tokens.concat([*(kept or [tokens.slice(0, 1)]), tokens.slice(tokens.length - 1, tokens.length)])
+
+
+def _whole(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encode(desk: Desk, chunk: list[Ready | Skip], batch: Batch) -> None:
     ready = [item for item in chunk if isinstance(item, Ready)]
-    tally.skipped += [item for item in chunk if isinstance(item, Skip)]
-    if not ready:
-        return
-    vocab, kept = desk.codec.vocab, list[Document]()
-    for item, tokens in zip(ready, desk.codec.encode_many(item.document for item in ready), strict=True):
-        cut = cut_texts(tokens, desk.plan["max_text"], vocab, desk.codec.text.decode_bytes)
-        if cut.length == 2 < tokens.length:
-            tally.skipped.append(Skip(item.document.id, "text", _NOTHING.format(most=desk.plan["max_text"])))
-            continue
-        tally.truncated += cut is not tokens
-        tally.ids.append(cut.ids)
-        tally.images.append(int(vocab.is_image(cut.ids).sum()))
-        tally.names.append(item.name)
-        kept.append(item.whole)
+    coded: Iterator[Tokens | None] = iter([None] * len(ready))
+    if desk.tokenizers is not None:
+        coded = iter(desk.codec.encode_many(item.document for item in ready))
+    kept: list[Document] = []
+    for item in chunk:
+        if isinstance(item, Skip):
+            batch.skip(*item[:3])
+        else:
+            if (tokens := next(coded)) is not None:
+                vocab = desk.codec.vocab
+                cut = cut_texts(tokens, desk.plan["max_text"], vocab, desk.codec.text.decode_bytes)
+                if cut.length == 2 < tokens.length:
+                    batch.skip(item.document.id, "text", _NOTHING.format(most=desk.plan["max_text"]))
+                    continue
+                batch.truncated += cut is not tokens
+                batch.tokens.append(cut.ids)
+                batch.images.append(int(vocab.is_image(cut.ids).sum()))
+            batch.records.append(item.record)
+            kept.append(item.whole)
     if desk.encoder is not None and kept:
-        tally.vectors.append(embed(desk.encoder, kept).vectors)
+        vectors = embed(desk.encoder, kept)
+        batch.text.append(vectors.texts.astype(np.float16))
+        batch.image.append(vectors.images.astype(np.float16))
 
 
 def _chunks(documents: Iterable[Document | Unreadable], desk: Desk) -> Iterator[list[Ready | Skip]]:
     """Documents with their pictures decoded, in pieces that are encoded together."""
     chunk: list[Ready | Skip] = []
-    seen: dict[bytes, tuple[PIL.Image.Image, PIL.Image.Image]] = {}
+    seen: dict[bytes, tuple[Picture, PIL.Image.Image, PIL.Image.Image]] = {}
     pixels = 0
     for found in documents:
         if isinstance(found, Document):
             pixels += sum(i.pixels.width * i.pixels.height for i in found.images)
-            chunk.append(_ready(found, desk, seen))
+            try:
+                chunk.append(_ready(found, desk, seen))
+            except Refused as error:
+                chunk.append(Skip(found.id, error.kind, str(error)))
         else:
             chunk.append(Skip(found.id, "unreadable", found.reason))
         if len(chunk) == TOGETHER or pixels >= PIXELS:
@@ -199,55 +214,58 @@ def _chunks(documents: Iterable[Document | Unreadable], desk: Desk) -> Iterator[
         yield chunk
 
 
-def _ready(document: Document, desk: Desk, seen: dict[bytes, tuple[PIL.Image.Image, PIL.Image.Image]]) -> Ready | Skip:
+def _ready(
+    document: Document, desk: Desk, seen: dict[bytes, tuple[Picture, PIL.Image.Image, PIL.Image.Image]]
+) -> Ready:
+    """Return a document to be encoded. Raises `Refused` for one that is not kept."""
     meta = dict(document.meta)
     if desk.plan["license"] is not None:
         meta.setdefault("license", desk.plan["license"])
-    if document.has_gap:
-        return Skip(document.id, "hole", "has a hole to be filled; a store holds whole documents")
-    if not document.text.strip() and not document.images:
-        return Skip(document.id, "empty", "has neither words nor picture")
-    try:
-        check_text(document.text)
-        check_text(document.id, "its id")
-        check_text(document.source, "its source")
-    except DataError as error:
-        return Skip(document.id, "text", str(error))
-    try:
-        json.dumps(meta, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        return Skip(document.id, "meta", f"its meta is not plain JSON ({error})")
+    check(document)
     parts: list[Part] = []
     whole: list[Part] = []
+    stored: list[str | Picture] = []
     try:
         for is_text, group in itertools.groupby(document.parts, lambda part: isinstance(part, Text)):
             if is_text:
-                words = "".join(part.text for part in group if isinstance(part, Text))
+                texts = [part.text for part in group if isinstance(part, Text)]
+                words = "".join(texts)
+                stored += texts
                 parts += [Text(words)] if words.strip() else []
                 whole += [Text(words)] if words.strip() else []
                 continue
             for part in group:
                 assert isinstance(part, Image)
-                original, small = _picture(part, desk, seen)
+                picture, original, small = _picture(part, desk, seen)
+                stored.append(picture)
                 parts.append(Image(small))
                 whole.append(Image(original))
     except DataError as error:
-        return Skip(document.id, "picture", str(error))
-    name = {"id": document.id, "source": document.source, "meta": meta}
+        raise Refused("picture", str(error)) from error
     replace = dataclasses.replace
-    return Ready(replace(document, parts=tuple(parts)), replace(document, parts=tuple(whole)), name)
+    record = Record(document.id, document.source, meta, tuple(stored))
+    return Ready(replace(document, parts=tuple(parts)), replace(document, parts=tuple(whole)), record)
 
 
 def _picture(
-    image: Image, desk: Desk, seen: dict[bytes, tuple[PIL.Image.Image, PIL.Image.Image]]
-) -> tuple[PIL.Image.Image, PIL.Image.Image]:
-    """A picture as it was read, and preprocessed; the same objects for the same file, which has many captions."""
+    image: Image, desk: Desk, seen: dict[bytes, tuple[Picture, PIL.Image.Image, PIL.Image.Image]]
+) -> tuple[Picture, PIL.Image.Image, PIL.Image.Image]:
+    """A picture as it is stored, as it was read, and preprocessed; the same for the same file, with many captions."""
     if image.data is not None and image.digest in seen:
         return seen[image.digest]
-    # Within 40 dB of `preprocess`, at a part of its price where the file is a large JPEG.
-    small = image.square(desk.image.size, desk.image.fit)
+    small: PIL.Image.Image | None = None
+    if desk.tokenizers is not None:
+        # Within 40 dB of `preprocess`, at a part of its price where the file is a large JPEG.
+        small = image.square(desk.image.size, desk.image.fit)
+    if desk.shape.words:
+        record, read = record_of(Document((image,)))
+        (picture,), original = record.pictures, read.images[0].pixels
+        picture = picture if desk.work.pictures else picture._replace(data=b"")
+    else:  # no more of it is decoded than the image tokenizer sees
+        assert small is not None
+        picture, original = Picture(b"", digest(image), b""), small
     # Vectors need the picture itself; without an encoder it, which may be large, is let go.
-    pair = (image.pixels if desk.encoder is not None else small), small
+    found = picture, original if desk.encoder is not None or small is None else small, small or original
     if image.data is not None:
-        seen[image.digest] = pair
-    return pair
+        seen[image.digest] = found
+    return found

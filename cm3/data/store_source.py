@@ -1,7 +1,7 @@
 """Token stores as what training reads from: several, mixed by weight, with retrieved documents where wanted.
 
     position -> Mixture -> store, number -> tokens (-> documents of its neighbours before it)
-                cm3/data/order.py    cm3/data/store.py    cm3/sequence/before.py
+                cm3/data/order.py    cm3/store/store.py   cm3/sequence/before.py
 
 Which document stands at a position follows from the seed, the weights and the lengths of the stores alone, so a run
 that is resumed must be given the same ones.
@@ -17,9 +17,9 @@ import numpy as np
 from cm3.data.load import Source
 from cm3.data.neighbours import Neighbours
 from cm3.data.order import Mixture
-from cm3.data.store import Store
 from cm3.errors import DataError
 from cm3.sequence.before import AugmentLaw, with_documents
+from cm3.store.store import Store
 from cm3.vocab import Tokens
 
 LOOKED_AT = 100

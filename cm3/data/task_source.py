@@ -19,12 +19,12 @@ import numpy as np
 
 from cm3.data.documents import Subset
 from cm3.data.load import Source
-from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_mix import TaskMixture
 from cm3.errors import ConfigError, DataError
 from cm3.read.random_access import Numbered
 from cm3.sequence.answers import Weighted
+from cm3.store.store import Store
 from cm3.tasks.examples import check, serve
 from cm3.tasks.task import Example, Task, View, encode
 from cm3.tokens.codec import Codec

@@ -19,7 +19,7 @@ import PIL.Image
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.files import read_json, said
-from cm3.retrieval.picture import digest
+from cm3.store.record import shows as digest
 
 
 class Encoder(Protocol):

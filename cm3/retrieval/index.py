@@ -152,7 +152,7 @@ def ranked(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np
     return scores[line, order], rows[line, order]
 
 
-def build_lists(vectors: np.ndarray, kind: Kind, path: Path, progress: Progress | None = None) -> dict[str, Any]:
+def build_lists(vectors: Any, kind: Kind, path: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Build an `ivf` or `pq` index of vectors (n, w) and write it to `path`.
 
     Returns what a bank's manifest keeps of it: kind, lists, nprobe, dimensions and bytes of a code, recall measured.

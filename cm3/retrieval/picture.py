@@ -1,15 +1,13 @@
-"""Any PIL picture as the upright RGB square that an encoder reads, and as a digest of what it shows."""
+"""Any PIL picture as the upright RGB square that an encoder reads."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
 
 import cm3.picture
-from cm3.picture import rgb
 
 
 def square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
@@ -18,15 +16,6 @@ def square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
     Raises `DataError` for a picture that is empty or cannot be read.
     """
     return cm3.picture.square(image, size, "clip")
-
-
-def digest(image: PIL.Image.Image) -> bytes:
-    """Return 16 bytes that stand for what a picture shows, upright and in RGB: equal for the same under another format.
-
-    Raises `DataError` for a picture that is empty or cannot be read.
-    """
-    shown = rgb(image)
-    return hashlib.blake2b(shown.tobytes(), digest_size=16, key=f"{shown.width} x {shown.height}".encode()).digest()
 
 
 def pixels_of(images: Sequence[PIL.Image.Image], size: int) -> np.ndarray:

@@ -10,13 +10,13 @@ import PIL.Image
 import pytest
 from command import Cm3
 
-from cm3.cli.data import ROW, WORDS, contact_sheet, is_store, shown
+from cm3.cli.data import ROW, WORDS, contact_sheet, names_store, shown
 from cm3.data.inspect import inspect
 from cm3.data.prepare import prepare
-from cm3.data.store import Store
 from cm3.document import Document
 from cm3.read.find import open_reader
-from cm3.retrieval.manifest import NAME
+from cm3.store.manifest import NAME
+from cm3.store.store import Store
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_bad_input_is_one_line(cm3: Cm3, photos: Path, tmp_path: Path, command: 
     for name in ("empty", "broken", "bank"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
-    (tmp_path / "bank" / NAME).write_text('{"format": "memory"}')
+    (tmp_path / "bank" / NAME).write_text('{"kind": "cm3-memory"}')
     before = sorted(tmp_path.rglob("*"))
     assert told in cm3("data", "inspect", *command).refusal
     assert sorted(tmp_path.rglob("*")) == before
@@ -162,7 +162,7 @@ def test_a_token_store(cm3: Cm3, tiny: Path, photos: Path) -> None:
     out = cm3("data", "inspect", "store").out
     assert f"documents           {info['documents']}\n" in out and "verified            False" in out
     told = cm3("data", "inspect", "store", "--sheet", "x.png").refusal
-    assert "'store': is a token store, which has no pictures; leave out --sheet" in told
+    assert "'store': is a store, of which no sheet is made; leave out --sheet" in told
     shard = Path("store/shards/00000.safetensors")
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -173,7 +173,7 @@ def test_a_token_store(cm3: Cm3, tiny: Path, photos: Path) -> None:
 
 
 def test_addresses_are_stores_unless_they_name_a_tar() -> None:
-    assert is_store("s3://bucket/store") and not is_store("s3://bucket/{000..009}.tar")
+    assert names_store("s3://bucket/store") and not names_store("s3://bucket/{000..009}.tar")
 
 
 @pytest.mark.parametrize(("source", "documents"), [("coco_mini", 400), ("photos", 1000)])

@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -13,9 +14,11 @@ import pytest
 import torch
 from command import Cm3
 
-from cm3.retrieval import manifest
 from cm3.retrieval.memory import Memory
 from cm3.retrieval.pairs import PairEncoder, Pairs, PairsConfig, save
+from cm3.store.manifest import NAME
+from cm3.store.shard import page_bytes
+from cm3.store.write import signed
 
 COLOURS = ("red", "green", "blue", "white")
 UNREADABLE = "cut.jpg: picture of 11 bytes: not a picture; give a PNG, JPEG or WebP file"
@@ -171,18 +174,21 @@ def test_a_moved_encoder_is_asked_for(built: Cm3, encoder: Path, tmp_path: Path)
     [
         (["build"], "no source given; name at least one folder"),
         (["build", "nowhere"], "'nowhere': no such file or folder; check the path"),
-        (["build", "photos", "bank"], "'bank' is a memory bank, and not all sources are: merge banks"),
-        (["build", "photos", "--out", "bank"], "'bank': is a memory bank already; add to it"),
+        (["build", "photos", "bank"], "'bank' is a store, and not all sources are: merge stores"),
+        (["build", "photos", "--out", "bank"], "'bank': is a store already; add to it"),
         (["build", "photos", "--index", "hnsw"], "invalid choice 'hnsw'"),
         (["build", "photos", "--encoder", "nowhere"], "encoder 'nowhere': no such folder"),
         (["search", "bank"], "nothing to search with; give --text WORDS, --image FILE, or both"),
         (["search", "bank", "--text", " "], "nothing to search with"),
         (["search", "bank", "--text", "red", "--k", "0"], "--k 0: must be at least 1"),
-        (["search", "photos", "--text", "red"], "has no manifest.json; `cm3 index build` makes one"),
+        (
+            ["search", "photos", "--text", "red"],
+            "has no manifest.json; give a folder that `cm3 prepare` or `cm3 index build` wrote",
+        ),
         (["delete", "bank"], "no id given"),
         (["delete", "bank", "red.png", "violet.png"], "has no document 'violet.png'; `cm3 index search` shows ids"),
         (["add", "bank", "photos"], "ids that come twice: 'blue.png', 'green.png', 'note.txt', 'red.png', 'white.png'"),
-        (["info", "nowhere"], "memory bank 'nowhere': no such folder"),
+        (["info", "nowhere"], "store 'nowhere': has no manifest.json"),
     ],
 )
 def test_what_is_refused(built: Cm3, encoder: Path, command: list[str], told: str) -> None:
@@ -249,6 +255,11 @@ def test_what_is_refused_leaves_no_draft(built: Cm3, encoder: Path, photos: Path
     assert built("index", "add", "bank", "more").code == 0
 
 
+def sign(page: dict[str, Any]) -> None:
+    """Write a manifest as a stranger would, with its sum."""
+    (Path("bank") / NAME).write_bytes(page_bytes(signed(page)))
+
+
 def test_a_bank_names_nothing_that_is_fetched(built: Cm3) -> None:
     pytest.importorskip("transformers")
     page = json.loads(Path("bank/manifest.json").read_text())
@@ -258,12 +269,12 @@ def test_a_bank_names_nothing_that_is_fetched(built: Cm3) -> None:
         ({}, "clip:somebody/clip"),
         ({"encoder": 7}, "clip:somebody/clip"),
     ):
-        manifest.write(Path("bank"), {**page, "about": noted, "encoder": name})
+        sign({**page, "about": noted, "encoder": name})
         for command in (["search", "bank", "--text", "red"], ["add", "bank", "photos"]):
             told = built("index", *command).refusal
             assert "is not found at 'somebody/clip'; say where it is with --encoder" in told
     for noted in ("x" * 5000, "a\0b", "\ud800", "~nobody/x", "/dev/null", "hf://", "../.."):
-        manifest.write(Path("bank"), {**page, "about": {"encoder": noted}})
+        sign({**page, "about": {"encoder": noted}})
         assert "say where it is with --encoder" in built("index", "search", "bank", "--text", "red").refusal
     assert (
         "cannot be fetched from the hub"
@@ -289,5 +300,5 @@ def test_words_that_are_no_text_are_refused(built: Cm3) -> None:
 @pytest.mark.parametrize("more", [["--license", "MIT"], ["--split", "val2017"], ["--encoder", "scenes"]])
 def test_banks_are_merged_as_they_are(built: Cm3, more: list[str]) -> None:
     told = built("index", "build", "bank", "--out", "anew", *more).refusal
-    assert "banks are merged as they are; leave --encoder, --license and --split out" in told
+    assert "stores are merged as they are; leave --encoder, --license and --split out" in told
     assert not Path("anew").exists()

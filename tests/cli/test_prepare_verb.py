@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 from command import Cm3
 
-from cm3.data.store import Store
+from cm3.store.store import Store
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -97,7 +97,20 @@ def test_sigterm_ends_it_in_a_line_and_the_same_command_goes_on(
 def test_vectors_by_the_encoder_of_a_model(cm3: Cm3, photos: Path) -> None:
     ran = cm3("prepare", "photos", "--out", "store", "--encoder", "scenes", "--json")
     assert ran.code == 0, ran.err
-    assert Store.open("store").vectors([0, 1]).shape[0] == 2
+    vectors = Store.open("store").vectors("text")
+    assert vectors is not None and len(vectors) == 5
+
+
+def test_a_store_of_pictures_and_vectors_is_a_bank(cm3: Cm3, photos: Path) -> None:
+    more = ("--encoder", "scenes", "--pictures", "--license", "MIT", "--json")
+    ran = cm3("prepare", "photos", "--out", "store", "--model", "none", *more)
+    assert ran.code == 0 and ran.json["tokens"] == 0, ran.err
+    found = cm3("index", "search", "store", "--text", "a green field", "--k", "1", "--json")
+    assert found.code == 0 and found.json["results"][0]["license"] == "MIT", found.err
+    assert cm3("index", "delete", "store", "green.png", "--json").json["documents"] == 4
+    told = cm3("index", "build", "store", "--out", "bank", "--json")
+    assert told.code == 0 and told.json["documents"] == 4, told.err
+    assert cm3("index", "info", "bank", "--verify").code == 0
 
 
 def test_help_has_examples(cm3: Cm3) -> None:

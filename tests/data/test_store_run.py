@@ -112,7 +112,7 @@ def test_stores_of_another_model_are_refused(root: Path, tmp_path: Path) -> None
     bundles.save(other, tmp_path / "other")
     with pytest.raises(ConfigError, match="were prepared with another text tokenizer than this run has; give init"):
         run(root, tmp_path / "d", init=str(tmp_path / "other"), model=DecoderConfig()).run(progress=False)
-    with pytest.raises(DataError, match="has no manifest.json; give a folder that `cm3 prepare` wrote"):
+    with pytest.raises(DataError, match="has no manifest.json; give a folder that `cm3 prepare` or"):
         run(root, tmp_path / "c", data=StoreData(stores=(str(root),))).run(progress=False)
     with pytest.raises(ConfigError, match="data.stores: there are none; give at least one"):
         run(root, tmp_path / "c", data=StoreData(stores=())).run(progress=False)

@@ -16,7 +16,6 @@ from cm3.data.load import Loader
 from cm3.data.neighbours import Neighbours
 from cm3.data.pack import Batch
 from cm3.data.prepare import prepare
-from cm3.data.store import Store
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
@@ -25,6 +24,7 @@ from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.memory import Memory
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw, cm3_unmask
+from cm3.store.store import Store
 from cm3.tokens.load import load_tokenizers
 from cm3.vocab import Tokens
 

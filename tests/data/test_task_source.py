@@ -19,7 +19,6 @@ from cm3.data.kind import Context
 from cm3.data.kinds import TaskData
 from cm3.data.order import BLOCK
 from cm3.data.prepare import prepare
-from cm3.data.store import Store
 from cm3.data.store_source import Retrieval
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.errors import ConfigError, DataError
@@ -29,6 +28,7 @@ from cm3.read.random_access import Numbered
 from cm3.sequence.answers import Weighted
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import cm3_unmask
+from cm3.store.store import Store
 from cm3.tasks import find_task
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens

@@ -11,7 +11,7 @@ import pytest
 from hashing import unit
 
 from cm3.document import Document
-from cm3.errors import CheckpointError, ConfigError
+from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.retrieval import index as module
 from cm3.retrieval.index import EXACT_ROWS, Exact, Lists, build_lists, choose, open_lists, projection, ranked
 from cm3.retrieval.memory import Memory
@@ -74,7 +74,7 @@ def test_what_is_gone_is_not_found(lists: Lists) -> None:
 def test_lists_come_near_and_tell_true_scores(lists: Lists) -> None:
     scores, rows = lists.search(QUERIES, 2)
     assert recall(rows, nearest(QUERIES, 2)) >= 0.95
-    assert np.allclose(scores, np.take_along_axis(QUERIES @ VECTORS.T, rows, 1), atol=1e-6)
+    assert np.allclose(scores, np.take_along_axis(QUERIES @ VECTORS.T, rows, 1), atol=2e-3)
     again = np.concatenate([lists.search(q[None], 2)[1] for q in QUERIES])
     assert np.array_equal(rows, again), "in a batch as alone"
 
@@ -174,7 +174,7 @@ def test_a_bank_with_lists(tmp_path: Path) -> None:
     bank = Memory.build(tmp_path / "bank", numbered(0, 1500), Given(), index="ivf", batch=500)
     bank.add(numbered(1500, 1700), Given())
     bank.add(numbered(1700, 3000), Given(), batch=1000)
-    assert [s.page["index"]["kind"] for s in bank.segments] == ["ivf", "exact", "ivf"]
+    assert [s.index.kind for s in bank.store.facts.segments] == ["ivf", "exact", "ivf"]
     first = nearest(QUERIES, 1)[:, 0]
     bank.delete([str(i) for i in sorted(set(first.tolist()))])
     gone = np.isin(np.arange(3000), first)
@@ -182,12 +182,14 @@ def test_a_bank_with_lists(tmp_path: Path) -> None:
         ids, scores = memory.search(QUERIES, 4)
         rows = np.array([[int(i) for i in some] for some in ids])
         assert not gone[rows].any() and recall(rows, nearest(QUERIES, 4, gone)) > 0.95
-        assert np.allclose(scores, np.take_along_axis(QUERIES @ VECTORS.T, rows, 1), atol=1e-6)
+        assert np.allclose(scores, np.take_along_axis(QUERIES @ VECTORS.T, rows, 1), atol=2e-3)
     merged = Memory.merge([bank.folder], tmp_path / "merged")
-    assert [s.page["index"]["kind"] for s in merged.segments] == ["ivf"] and len(merged) == 3000 - gone.sum()
+    assert [s.index.kind for s in merged.store.facts.segments] == ["ivf"] and len(merged) == 3000 - gone.sum()
     rows = np.array([[int(i) for i in some] for some in merged.search(QUERIES, 4)[0]])
     assert recall(rows, nearest(QUERIES, 4, gone)) > 0.95
-    path = bank.folder / "segment-0001" / "index.faiss"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="index.faiss' has .* bytes, its manifest says"):
-        Memory.open(bank.folder)
+    path = bank.folder / "lists-0000.faiss"
+    data = path.read_bytes()
+    for spoilt in (data[:-1], data[:-1] + bytes([data[-1] ^ 1])):
+        path.write_bytes(spoilt)
+        with pytest.raises(DataError, match="lists-0000.faiss was altered"):
+            Memory.open(bank.folder).search(QUERIES, 4)

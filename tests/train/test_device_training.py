@@ -18,12 +18,12 @@ from second_device import DEVICE, SecondDevice
 from small_run import VOCAB, Others, Pairs, config
 
 from cm3.data.prepare import prepare
-from cm3.data.store import Store
 from cm3.model.bundle import save
 from cm3.model.lpips import LPIPS
 from cm3.parallel import Mesh
 from cm3.retrieval.pairs import Pair, PairEncoder, PairsConfig
 from cm3.retrieval.pairs import Pairs as Towers
+from cm3.store.store import Store
 from cm3.train.clip import PairTrainConfig, PairTrainer
 from cm3.train.image_eval import evaluate_image_tokenizer
 from cm3.train.image_tokenizer import ImageTokenizerConfig, ImageTokenizerTrainer

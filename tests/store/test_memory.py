@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import store_parts
 from hashing import Hashing, texts, unit
 
+from cm3.data.prepare import prepare
 from cm3.document import Document, Gap, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.retrieval import manifest
-from cm3.retrieval.embed import embed
+from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.memory import Memory
+from cm3.store.manifest import NAME
+from cm3.store.store import Store
+from cm3.store.write import writing
 
 COLOURS = ("red", "green", "blue")
 
@@ -49,10 +53,16 @@ def test_documents_come_back_and_are_found(bank: Memory) -> None:
         assert got == document and got.meta == document.meta and got.source == document.source
         assert document.id in bank
     assert "nobody" not in bank and 5 not in bank
-    assert np.array_equal(bank.vectors(["words", "red"]), embed(Hashing(), [made[3], made[0]]).vectors)
+    wanted = embed(Hashing(), [made[3], made[0]])
+    np.testing.assert_allclose(bank.vectors(["words", "red"]), wanted.vectors, atol=1e-3)
+    np.testing.assert_allclose(bank.images(["words", "red"]), wanted.images, atol=1e-3)
     assert bank.vectors([]).shape == (0, 16)
     (found,), scores = bank.search(vector("a green field"), 2)
     assert found[0] == "green" and scores.shape == (1, 2) and scores[0, 0] > scores[0, 1]
+    (by_words,), scores = bank.search(embed(Hashing(), mixed()[1:2]).texts, 1, "text")
+    assert by_words == ["green"] and abs(scores[0, 0] - 1) < 2e-3, "with the words alone, a document's own are nearest"
+    (by_image,), scores = bank.search(embed(Hashing(), mixed()[1:2]).images, 9, "image")
+    assert by_image[0] == "green" and abs(scores[0, 0] - 1) < 2e-3
     (by_picture,), _ = bank.search(vector(picture("blue")), 1)
     assert by_picture == ["blue"]
     assert bank.report is not None and (bank.report.added, bank.report.skipped) == (5, ())
@@ -73,24 +83,29 @@ def test_k_beyond_the_bank_gives_all_of_it(bank: Memory) -> None:
 
 
 def test_the_same_documents_give_the_same_bytes(bank: Memory, tmp_path: Path) -> None:
-    again = Memory.build(tmp_path / "again", mixed(), Hashing(), batch=2)
+    again = Memory.build(tmp_path / "again", mixed(), Hashing())
     files = sorted(p.relative_to(bank.folder) for p in bank.folder.rglob("*") if p.is_file())
-    assert [str(f) for f in files] == [
-        "manifest.json", "segment-0001/documents.sqlite", "segment-0001/images.f16",
-        "segment-0001/vectors.f32",
-    ]  # fmt: skip
-    vectors = [(b.folder / "segment-0001/vectors.f32").read_bytes() for b in (bank, again)]
-    assert vectors[0] == vectors[1] and list(again) == list(bank)
+    names = [
+        "index.safetensors",
+        "manifest.json",
+        *(f"shards/00000.{end}" for end in ("json", "pictures", "safetensors")),
+    ]
+    assert [str(f) for f in files] == names
+    assert all((bank.folder / f).read_bytes() == (again.folder / f).read_bytes() for f in files)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "bank"], "nothing is left beside them"
 
 
-def test_vectors_in_half_precision(tmp_path: Path) -> None:
-    half = Memory.build(tmp_path / "half", mixed(), Hashing(), dtype="float16")
-    exact = embed(Hashing(), mixed()).vectors
-    assert np.allclose(half.vectors(list(half)), exact, atol=1e-3)
-    assert half.vectors(["red"]).dtype == np.float32
-    assert half.info()["bytes"]["vectors"] == 5 * 16 * 2
-    assert half.search(exact[1:2], 1)[0] == [["green"]]
+def test_a_bank_is_a_store(bank: Memory) -> None:
+    store = Store.open(bank.folder)
+    assert [store.document(n) for n in range(5)] == mixed() and not store.has_tokens
+    assert store.fingerprint == bank.store.fingerprint
+    bank.delete(["green"])
+    store = Store.open(bank.folder)
+    left = [d for d in mixed() if d.id != "green"]
+    assert [store.document(n) for n in range(4)] == left and [store.number(d.id) for d in left] == [0, 1, 2, 3]
+    text = store.vectors("text")
+    assert text is not None and text.has.tolist() == [True, True, True, False]
+    np.testing.assert_allclose(text[:], embed(Hashing(), left).texts, atol=1e-3)
 
 
 def test_adding(bank: Memory) -> None:
@@ -116,8 +131,7 @@ def test_what_is_deleted_never_comes_back(bank: Memory) -> None:
         assert np.isfinite(scores).all()
         with pytest.raises(DataError, match=r"has no document 't7'"):
             memory["t7"]
-    gone = [p.name for p in bank.folder.rglob("gone-*")]
-    assert sorted(gone) == ["gone-000000001.npy", "gone-000000003.npy"], "lists that were replaced are taken away"
+    assert [p.name for p in bank.folder.glob("index*")] == ["index.000003.safetensors"], "those replaced are taken away"
     bank.add([Document.of("green again", id="green")], Hashing())
     assert bank["green"].text == "green again" and list(bank)[-1] == "green"
 
@@ -150,7 +164,7 @@ def test_two_that_write_do_not_lose_each_others_work(bank: Memory) -> None:
 
 
 def test_one_writes_at_a_time(bank: Memory) -> None:
-    with manifest.writing(bank.folder):
+    with writing(bank.folder):
         for write in (lambda: bank.add(texts(1), Hashing()), lambda: bank.delete(["red"])):
             with pytest.raises(DataError, match="bank': another process is writing to it; wait until it ends"):
                 write()
@@ -163,12 +177,14 @@ def test_merging(bank: Memory, tmp_path: Path) -> None:
     bank.delete(["green", "t3"])
     other = Memory.build(tmp_path / "other", texts(300, 100), Hashing(), about={"by": "hand"})
     merged = Memory.merge([bank.folder, other.folder], tmp_path / "merged")
-    assert list(merged) == [*bank, *other] and len(merged.segments) == 1
+    assert list(merged) == [*bank, *other] and len(merged.store.facts.segments) == 1
     assert np.array_equal(merged.vectors(list(bank)), bank.vectors(list(bank)))
     assert merged["blue"] == bank["blue"] and merged["blue"].meta == {"license": "MIT"}
     assert merged.search(vector("word150 red"), 1)[0] == [["t150"]]
     assert len(Memory.merge([bank.folder], tmp_path / "anew")) == len(bank)
-    with pytest.raises(DataError, match="ids that come twice: 'bare', 'blue', .*an id names one document"):
+    with pytest.raises(
+        DataError, match="ids that come twice: 'bare', 'blue', .*an id names one document of its source"
+    ):
         Memory.merge([bank.folder, tmp_path / "anew"], tmp_path / "twice")
     strange = Memory.build(tmp_path / "strange", texts(3), Hashing(name="hashing:2"))
     with pytest.raises(CheckpointError, match="strange' was made with encoder 'hashing:2', .*bank' with 'hashing:1'"):
@@ -178,7 +194,7 @@ def test_merging(bank: Memory, tmp_path: Path) -> None:
 
 
 def test_ids_that_come_twice_are_named(bank: Memory, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="ids that come twice: 'blue', 'red'; an id names one document"):
+    with pytest.raises(DataError, match="ids that come twice: 'blue', 'red'; an id names one document of its source"):
         bank.add([*texts(3), *mixed()[:3:2]], Hashing())
     assert len(Memory.open(bank.folder)) == 5
     for batch in (2, 50):
@@ -255,7 +271,6 @@ def test_questions_that_have_no_answer(bank: Memory) -> None:
     ("settings", "told"),
     [
         ({"index": "hnsw"}, "index 'hnsw': must be one of auto, exact, ivf, pq"),
-        ({"dtype": "int8"}, "dtype 'int8': must be float32 or float16"),
         ({"batch": 0}, "batch=0: must be at least 1"),
     ],
 )
@@ -265,7 +280,7 @@ def test_settings_out_of_range(tmp_path: Path, settings: dict[str, Any], told: s
 
 
 def test_a_place_that_is_taken(bank: Memory, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="bank': is a memory bank already; add to it"):
+    with pytest.raises(ConfigError, match="bank': is a store already; add to it"):
         Memory.build(bank.folder, texts(1), Hashing())
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file': is there already, delete it"):
@@ -296,50 +311,89 @@ def test_damage_is_told(bank: Memory, tmp_path: Path) -> None:
     def flipped(data: bytes) -> bytes:
         return data[:-1] + bytes([data[-1] ^ 1])
 
-    for name in ("documents.sqlite", "vectors.f32", "images.f16", "gone-000000001.npy"):
-        for how, told in (
-            (None, "is missing; restore it"),
-            (lambda d: d[:-3], "bytes, its manifest says"),
-            (flipped, "altered"),
-        ):
-            with pytest.raises(CheckpointError, match=f"{name}' .*{told}"):
-                Memory.open(spoiled(f"segment-0001/{name}", how))
-    page = json.loads((bank.folder / manifest.NAME).read_text())
+    def used(folder: Path) -> None:
+        memory = Memory.open(folder)
+        memory.search(vector("red"), 3)
+        assert [memory[id].images for id in memory]
+        memory.verify()
+
+    for name in ("shards/00000.safetensors", "shards/00000.pictures", "index.000001.safetensors"):
+        for how, told in ((None, "is missing; restore it"), (lambda d: d[:-3], "bytes|altered"), (flipped, "altered")):
+            with pytest.raises(DataError, match=f"{name} .*{told}"):
+                used(spoiled(name, how))
+        spoiled(name, lambda data: (bank.folder / name).read_bytes())  # noqa: B023
+    page = json.loads((bank.folder / NAME).read_text())
     for text, told in (
         ("{", "manifest.json: is not readable JSON"),
-        ("[]", "manifest.json holds a list and no object"),
-        ("{}", "manifest.json is not a memory bank's"),
-        (json.dumps({**page, "format": 2}), "is of format 2, this version reads 1; build it again"),
+        ("[]", "manifest.json is not a store's"),
+        ("{}", "manifest.json is not a store's"),
+        (json.dumps({**page, "format": 7}), "is of format 7, this version reads 2; make it again"),
         (json.dumps({**page, "width": 17}), "manifest.json was altered"),
     ):
-        with pytest.raises(CheckpointError, match=told):
-            Memory.open(spoiled(manifest.NAME, lambda _, text=text: text.encode()))
-    with pytest.raises(CheckpointError, match="no manifest.json; `cm3 index build` makes one"):
+        with pytest.raises(DataError, match=told):
+            Memory.open(spoiled(NAME, lambda _, text=text: text.encode()))
+    with pytest.raises(
+        DataError, match="no manifest.json; give a folder that `cm3 prepare` or `cm3 index build` wrote"
+    ):
         Memory.open(tmp_path)
-    with pytest.raises(CheckpointError, match="is a file; give the bank's folder"):
-        Memory.open(bank.folder / manifest.NAME)
-    folder = spoiled(manifest.NAME, lambda data: data)
-    manifest.write(folder, {k: v for k, v in manifest.read(folder).items() if k != "about"})
-    with pytest.raises(CheckpointError, match="manifest.json.about: is missing"):
-        Memory.open(folder)
 
 
-def test_a_large_file_is_read_only_when_asked(bank: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "SMALL", 100)
-    path = bank.folder / "segment-0001" / "documents.sqlite"
+def test_pictures_are_read_whole_only_when_asked(bank: Memory) -> None:
+    path = bank.folder / "shards" / "00000.pictures"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     assert len(Memory.open(bank.folder)) == 5
-    with pytest.raises(CheckpointError, match="documents.sqlite' was altered"):
+    with pytest.raises(DataError, match="00000.pictures was altered"):
         Memory.open(bank.folder, verify=True)
 
 
-def test_a_store_that_is_not_readable_is_told(bank: Memory) -> None:
-    path = bank.folder / "segment-0001" / "documents.sqlite"
-    path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(CheckpointError, match="documents.sqlite': not readable .*; restore it from"):
-        assert bank["red"].images
+def test_a_store_without_vectors_is_no_bank(tmp_path: Path) -> None:
+    store_parts.tokenizers(tmp_path / "model")
+    store_parts.photos(tmp_path / "photos", 2)
+    prepare([f"{tmp_path}/photos"], tmp_path / "out", tmp_path / "model")
+    with pytest.raises(DataError, match="has no vectors; prepare it with an encoder, or make a bank by `cm3 index"):
+        Memory.open(tmp_path / "out")
+
+
+def test_a_prepared_store_with_vectors_is_a_bank(tmp_path: Path) -> None:
+    model, encoder = store_parts.tokenizers(tmp_path / "model"), store_parts.encoder(tmp_path / "encoder")
+    store_parts.photos(tmp_path / "photos", 9)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for path in (tmp_path / "photos").iterdir():
+            if (int(path.stem) < 5) == (name == "one"):
+                shutil.copyfile(path, tmp_path / name / path.name)
+        prepare([str(tmp_path / name)], tmp_path / f"{name}.store", model, unit=2, encoder=encoder, pictures=True)
+    loaded = load_encoder(encoder)
+    bank = Memory.open(tmp_path / "one.store", encoder=loaded)
+    assert bank.about == {"encoder": str(encoder)}
+    query = embed(loaded, [bank["003.png"]]).vectors
+    ids = list(bank)
+    assert bank.search(query, 1)[0] == [[ids[int((bank.vectors(ids) @ query[0]).argmax())]]]
+    with pytest.raises(DataError, match="was prepared; prepare the documents that are to be added in the same way"):
+        bank.add(texts(1), loaded)
+    before = bank.store.tokens([4])  # type: ignore[attr-defined]
+    bank.delete(["003.png"])
+    store = Store.open(tmp_path / "one.store")
+    assert len(store) == 4 and store.tokens([3])[0].ids.tolist() == before[0].ids.tolist()
+    assert store.info()["tokens"] == int(store.lengths.sum()) and store.info()["image_tokens"] == 4 * 16
+    with pytest.raises(DataError, match="was added to or deleted from since; prepare another, and leave out retry"):
+        prepare(
+            [str(tmp_path / "one")], tmp_path / "one.store", model, unit=2, encoder=encoder, pictures=True, retry=True
+        )
+    Memory.merge([tmp_path / "one.store", tmp_path / "two.store"], tmp_path / "both")
+    both, two = Store.open(tmp_path / "both"), Store.open(tmp_path / "two.store")
+    assert len(both) == 8 and both.vocab == two.vocab and both.text_fingerprint == two.text_fingerprint
+    for number in range(4):
+        other = both.number(two.about(number).id)
+        assert both.tokens([other])[0].ids.tolist() == two.tokens([number])[0].ids.tolist()
+        assert both.document(other) == two.document(number)
+    both.verify()
+    assert both.info()["image_tokens"] == 8 * 16
+    prepare([str(tmp_path / "two")], tmp_path / "words", model, unit=2, encoder=encoder)
+    with pytest.raises(DataError, match="merge: .*words' and .*one.store' differ in pictures; merge stores of one"):
+        Memory.merge([tmp_path / "one.store", tmp_path / "words"], tmp_path / "mixed")
 
 
 def test_info(bank: Memory) -> None:
@@ -351,4 +405,4 @@ def test_info(bank: Memory) -> None:
     assert told["sources"] == {"": 1, "fields": 2, "notes": 1, "texts": 9}
     assert told["licenses"] == {"": 11, "MIT": 2}
     assert told["segments"] == [{"documents": 4, "kind": "exact"}, {"documents": 9, "kind": "exact"}]
-    assert told["bytes_a_vector"] == 64 and told["bytes"]["vectors"] == 15 * 64
+    assert told["bytes_a_vector"] == 64 and told["bytes"]["pictures"] > 0

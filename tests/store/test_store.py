@@ -15,15 +15,17 @@ import pytest
 import store_parts
 from safetensors.numpy import load_file, save
 
-from cm3.data.finish import duplicates
 from cm3.data.prepare import prepare
-from cm3.data.shard import facts, key, pack
-from cm3.data.store import Store, is_store
-from cm3.data.store_manifest import checksum
 from cm3.document import Document
 from cm3.errors import DataError
+from cm3.files import checksum
 from cm3.read.find import open_reader
 from cm3.retrieval.embed import embed, load_encoder
+from cm3.store.manifest import is_store
+from cm3.store.record import Record
+from cm3.store.shard import Batch, Shape, facts, key, pack
+from cm3.store.store import Store
+from cm3.store.write import duplicates
 from cm3.tokens.load import fingerprint, load_tokenizers
 from cm3.vocab import Vocab
 
@@ -83,18 +85,105 @@ def test_by_id_and_where_from(parts: Path, store: Store) -> None:
         store.number("000.png", "flickr")
 
 
-def test_vectors_are_those_of_the_encoder(parts: Path, store: Store) -> None:
+def test_vectors_are_those_of_the_encoder_words_and_pictures_apart(parts: Path, store: Store) -> None:
     encoder = load_encoder(parts / "encoder")
-    wanted = embed(encoder, documents(parts)).vectors
+    wanted = embed(encoder, documents(parts))
     assert store.encoder_name == encoder.name
-    np.testing.assert_allclose(store.vectors([7, 2]), wanted[[7, 2]], atol=1e-3)
-    assert store.vectors([]).shape == (0, encoder.width)
+    for what, rows in (("text", wanted.texts), ("image", wanted.images)):
+        found = store.vectors(what)
+        assert found is not None and found.shape == (COUNT, encoder.width) and found.dtype == np.float16
+        assert found.has.all(), "each has words and a picture"
+        np.testing.assert_allclose(found[:], rows, atol=1e-3)
+        np.testing.assert_array_equal(found[np.array([[7, 2], [22, -1]])], np.asarray(found)[[[7, 2], [22, 22]]])
+        np.testing.assert_array_equal(found[3:9], np.asarray(found)[3:9])
+        assert found[5:5].shape == (0, encoder.width)
+        with pytest.raises(IndexError, match="vectors: has rows 0 to 22"):
+            found[np.array([23])]
+    with pytest.raises(DataError, match="vectors 'sound': must be one of text, image"):
+        store.vectors("sound")
 
 
-def test_a_store_without_vectors_says_so(parts: Path, tmp_path: Path) -> None:
+def test_vectors_of_what_is_not_there_are_zeros_and_masked(parts: Path, tmp_path: Path) -> None:
+    folder = store_parts.photos(tmp_path / "some", 2)
+    (folder / "alone.txt").write_text("words alone")
+    (folder / "001.txt").unlink()
+    prepare([str(folder)], tmp_path / "out", parts / "model", unit=2, encoder=parts / "encoder")
+    store = Store.open(tmp_path / "out")
+    text, image = store.vectors("text"), store.vectors("image")
+    assert text is not None and image is not None
+    has = {id: (bool(t), bool(i)) for id, t, i in zip(store.ids(), text.has, image.has, strict=True)}
+    assert has == {"000.png": (True, True), "001.png": (False, True), "alone.txt": (True, False)}
+    assert not text[~text.has].any() and not image[~image.has].any()
+
+
+def test_a_store_without_vectors_or_words_says_so(parts: Path, tmp_path: Path) -> None:
     prepare([f"{parts}/photos"], tmp_path / "bare", parts / "model", unit=50)
-    with pytest.raises(DataError, match="has no vectors; prepare it with an encoder"):
-        Store.open(tmp_path / "bare").vectors([0])
+    bare = Store.open(tmp_path / "bare")
+    assert bare.vectors("text") is None and bare.vectors("image") is None
+    with pytest.raises(DataError, match="has no words; prepare it with --pictures, or with an encoder"):
+        bare.document(0)
+
+
+def test_documents_come_back_with_the_bytes_of_their_pictures(parts: Path, tmp_path: Path) -> None:
+    prepare([f"{parts}/photos"], tmp_path / "out", None, unit=5, pictures=True)
+    store = Store.open(tmp_path / "out")
+    assert not store.has_tokens and store.vectors("text") is None
+    for address in (str(tmp_path / "out"), far_copy(tmp_path / "out")):
+        store = Store.open(address)
+        assert [store.document(n) for n in range(COUNT)] == documents(parts)
+        (picture,) = store.record(3).pictures
+        assert picture.data == (parts / "photos" / "003.png").read_bytes()
+        assert store.about(3).picture == picture.digest.hex() and store.pixels(3) == {picture.pixels}
+        store.verify()
+    with pytest.raises(DataError, match="has no tokens; prepare it with a model"):
+        store.tokens([0])
+    with pytest.raises(DataError, match="has no pictures; prepare it with --pictures"):
+        Store.open(parts / "out").document(0)
+    assert Store.open(parts / "out").record(0).parts[0] == "a picture number 0 of 0", "words are kept with vectors"
+
+
+def test_captions_of_one_picture_are_known_to_share_it(parts: Path, tmp_path: Path) -> None:
+    folder = store_parts.photos(tmp_path / "some", 2)
+    for i in range(4):
+        shutil.copyfile(folder / "000.png", folder / f"copy{i}.png")
+        (folder / f"copy{i}.txt").write_text(f"another caption {i}")
+    digests = []
+    for name, options in (("tokens", {}), ("whole", {"pictures": True})):
+        prepare([str(folder)], tmp_path / name, parts / "model", **options)
+        store = Store.open(tmp_path / name)
+        digests.append([store.about(n).picture for n in range(len(store))])
+        assert len(set(digests[-1])) == 2 and digests[-1].count(digests[-1][0]) == 5
+    assert digests[0] == digests[1], "whether pictures are kept or not"
+    whole = (tmp_path / "whole" / "shards" / "00000.pictures").stat().st_size
+    assert whole == sum((folder / f"00{i}.png").stat().st_size for i in range(2)), "equal pictures are stored once"
+
+
+def test_a_picture_that_was_altered_is_told_when_it_is_read(parts: Path, tmp_path: Path) -> None:
+    prepare([f"{parts}/photos"], tmp_path / "out", None, unit=5, pictures=True)
+    path = tmp_path / "out" / "shards" / "00001.pictures"
+    data = bytearray(path.read_bytes())
+    data[len(data) - 30] ^= 1
+    path.write_bytes(data)
+    store = Store.open(tmp_path / "out")
+    assert store.document(5).images
+    with pytest.raises(DataError, match=r"shards/00001.pictures was altered \(a picture of document 9\); restore it"):
+        store.document(9)
+    with pytest.raises(DataError, match="shards/00001.pictures was altered"):
+        store.verify()
+
+
+def test_the_same_id_of_two_sources_is_named_with_its_source(parts: Path, tmp_path: Path) -> None:
+    store_parts.photos(tmp_path / "one", 3)
+    store_parts.photos(tmp_path / "two", 2, seed=1)
+    prepare([f"{tmp_path}/one", f"{tmp_path}/two"], tmp_path / "out", parts / "model")
+    store = Store.open(tmp_path / "out")
+    ids = list(store.ids())
+    assert ids == ["one#000.png", "one#001.png", "002.png", "two#000.png", "two#001.png"]
+    assert [store.number(id) for id in ids] == list(range(5)) and all(map(store.knows, ids))
+    assert not store.knows("two#nobody") and (store.number("001.png", "one"), store.number("001.png", "two")) == (1, 4)
+    assert store.number("one#002.png") == 2, "with its source where that is not needed, too"
+    with pytest.raises(DataError, match="has several documents '001.png'; name one, as 'one#001.png'"):
+        store.number("001.png")
 
 
 @pytest.mark.parametrize("numbers", [[COUNT], [-1], [0, 10**9]])
@@ -120,7 +209,8 @@ def test_far_away_it_is_read_by_byte_ranges(parts: Path, store: Store, monkeypat
         assert near.ids.tolist() == other.ids.tolist() and near.cells.tolist() == other.cells.tolist()
     assert far.lengths.tolist() == store.lengths.tolist() and far.about(9) == store.about(9)
     assert far.number("009.png") == 9
-    np.testing.assert_array_equal(far.vectors(numbers), store.vectors(numbers))
+    for what in ("text", "image"):
+        np.testing.assert_array_equal(far.vectors(what)[numbers], store.vectors(what)[numbers])  # type: ignore[index]
     assert far.tokenizer_path.read_bytes() == store.tokenizer_path.read_bytes()
     assert far.info() == store.info()
     far.verify()
@@ -132,7 +222,9 @@ def test_far_away_it_is_read_by_byte_ranges(parts: Path, store: Store, monkeypat
     )
     far.tokens([12])
     assert asked == [2 * int(store.lengths[12])]
-    with pytest.raises(DataError, match="has no manifest.json; give a folder that `cm3 prepare` wrote"):
+    with pytest.raises(
+        DataError, match="has no manifest.json; give a folder that `cm3 prepare` or `cm3 index build` wrote"
+    ):
         Store.open("memory://nowhere")
     with pytest.raises(DataError, match="store 'nothing://here': cannot be reached"):
         Store.open("nothing://here")
@@ -213,10 +305,10 @@ def test_token_ids_outside_the_vocabulary_are_told(copy: Path, store: Store) -> 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda t: t.pop("starts"), "must hold ids, starts, images, names"),
+        (lambda t: t.pop("starts"), "must hold names, name_starts, .*, ids, starts"),
         (lambda t: t.update(ids=t["ids"].astype(np.int32)), r"must hold ids as uint16 \(n\)"),
         (lambda t: t.update(images=t["images"][:-1]), r"must hold images as int32 \(5\)"),
-        (lambda t: t.update(vectors=t["vectors"][:, :3].copy()), r"must hold vectors as float16 \(5, 16\)"),
+        (lambda t: t.update(text=t["text"][:, :3].copy()), r"must hold text as float16 \(5, 16\)"),
         (lambda t: t["starts"].__setitem__(2, 10**6), "has starts that are no places of its ids"),
         (lambda t: t["starts"].__setitem__(0, -1), "has starts that are no places of its ids"),
         (lambda t: t["starts"].__setitem__(1, t["starts"][1] - 1), "has other lengths than the index says"),
@@ -377,11 +469,11 @@ def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
     manifest.write_text(text.replace('"documents": 23', '"documents": 24'))
     with pytest.raises(DataError, match="manifest.json was altered"):
         Store.open(copy)
-    manifest.write_text(text.replace('"format": 1', '"format": 9'))
-    with pytest.raises(DataError, match="is of format 9, this version reads 1"):
+    manifest.write_text(text.replace('"format": 2', '"format": 9'))
+    with pytest.raises(DataError, match="is of format 9, this version reads 2"):
         Store.open(copy)
     manifest.write_text("{}")
-    with pytest.raises(DataError, match="is not a token store's"):
+    with pytest.raises(DataError, match="is not a store's"):
         Store.open(copy)
     manifest.write_text("{")
     with pytest.raises(DataError, match="manifest.json: is not readable JSON"):
@@ -389,7 +481,8 @@ def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
     manifest.unlink()
     assert is_store(copy)
     with pytest.raises(
-        DataError, match="is not finished, as it has no manifest.json; run the `cm3 prepare` that began it again"
+        DataError,
+        match="is not finished, as it has no manifest.json; run the `cm3 prepare` that began it again, it goes on",
     ):
         Store.open(copy)
     (copy / "plan.json").unlink()
@@ -426,13 +519,19 @@ def test_a_shard_is_safetensors_of_the_described_layout(parts: Path, tmp_path: P
         "images": ("int32", ()),
         "names": ("uint8", ()),
         "name_starts": ("int64", ()),
+        "name_sums": ("uint64", ()),
+        "shown": ("uint8", (16,)),
+        "shown_starts": ("int64", ()),
+        "pixels": ("uint8", (16,)),
         "digests": ("uint8", (16,)),
         "keys": ("uint64", (2,)),
-        "vectors": ("float16", (16,)),
+        "text": ("float16", (16,)),
+        "image": ("float16", (16,)),
     }
     assert found["starts"].tolist()[-1] == len(found["ids"]) and len(found["starts"]) == 6
     wide = tmp_path / "wide"
-    wide.write_bytes(pack([np.array([2, 65_536, 2])], [0], [{"id": "a", "source": "", "meta": {}}], None, 65_537))
+    batch = Batch([Record("a", "", {})], [np.array([2, 65_536, 2])], [0])
+    wide.write_bytes(save(pack(batch, Shape(65_537, None, False, False))[0]))
     assert load_file(wide)["ids"].dtype == np.int32 and load_file(wide)["ids"].tolist() == [2, 65_536, 2]
     assert Vocab().size == 1 << 16, "the paper's vocabulary fits 16 bits"
 

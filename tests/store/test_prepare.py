@@ -19,11 +19,11 @@ import torch
 from store_parts import contents
 
 from cm3.data.prepare import Report, prepare
-from cm3.data.store import Store
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError, DiskError
 from cm3.model import bundle as bundles
 from cm3.read.walk import EMPTY, HIDDEN
+from cm3.store.store import Store
 from cm3.tokens.load import load_tokenizers
 
 COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
@@ -145,15 +145,6 @@ def test_the_first_of_duplicates_is_kept(model: Path, tmp_path: Path) -> None:
     assert report.tokens == int(store.lengths.sum()) and sum(store.info()["licenses"].values()) == 6
 
 
-def test_the_same_id_of_two_sources_is_two_documents(model: Path, tmp_path: Path) -> None:
-    store_parts.photos(tmp_path / "one", 3)
-    store_parts.photos(tmp_path / "two", 3, seed=1)
-    report = prepare([f"{tmp_path}/one", f"{tmp_path}/two"], tmp_path / "out", model)
-    store = Store.open(tmp_path / "out")
-    assert report.documents == 6
-    assert (store.number("001.png"), store.number("001.png", "one"), store.number("001.png", "two")) == (1, 1, 4)
-
-
 def _read(folder: Path, stem: str) -> Document:
     return Document.of((folder / f"{stem}.txt").read_text(), PIL.Image.open(folder / f"{stem}.png"))
 
@@ -236,6 +227,8 @@ def test_what_is_refused(photos: Path, model: Path, tmp_path: Path) -> None:
         make(tmp_path / "nowhere", model, tmp_path / "out")
     with pytest.raises(ConfigError, match="sources: none given"):
         prepare([], tmp_path / "out", model)
+    with pytest.raises(ConfigError, match="nothing to keep of the documents; give a model, an encoder, or pictures"):
+        prepare([str(photos)], tmp_path / "out", None)
     with pytest.raises(ConfigError, match="workers=-1: must be at least 0"):
         make(photos, model, tmp_path / "out", workers=-1)
     with pytest.raises(CheckpointError, match="config.json cannot be read"):

@@ -1,20 +1,11 @@
-"""One file of a token store: a safetensors file, written whole or not at all, read by name and by part.
+"""Where a store is, and how its files are read: mapped from a folder, or by byte ranges from object storage.
 
-ids           uint16 or int32 (t,)   the tokens of all documents, one after the other
-starts        int64 (d + 1,)         where each document's tokens begin; the last is t
-images        int32 (d,)             how many of its tokens are image codes
-names         uint8 (c,)             JSON {"id", "source", "meta"} of each document, one after the other
-name_starts   int64 (d + 1,)
-digests       uint8 (d, 16)          hash of a document's tokens
-keys          uint64 (d, 2)          hash of its id, hash of its source
-vectors       float16 (d, w)         where an encoder was given
+A safetensors file is read by name and by part. Nothing that a header, a name or a link says leads outside the store.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import stat
@@ -23,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from safetensors.numpy import save
 
 from cm3.errors import Cm3Error, DataError
 from cm3.files import inside, parse_json, said
@@ -41,59 +31,6 @@ DTYPES: dict[str, type[np.generic]] = {
     "I64": np.int64,
     "F16": np.float16,
 }
-
-
-def pack(
-    tokens: Sequence[np.ndarray],
-    images: Sequence[int],
-    names: Sequence[dict[str, Any]],
-    vectors: np.ndarray | None,
-    entries: int,
-) -> bytes:
-    """The bytes of a shard: token ids and name of each document, for a vocabulary of so many entries."""
-    ids = np.concatenate([np.zeros(0, np.int32), *tokens]).astype(_id_type(entries))
-    written = [json.dumps(name, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") for name in names]
-    tensors = {
-        "ids": ids,
-        "starts": _starts([len(t) for t in tokens]),
-        "images": np.array(images, np.int32),
-        "names": np.frombuffer(b"".join(written), np.uint8),
-        "name_starts": _starts([len(w) for w in written]),
-        "digests": np.frombuffer(b"".join(map(digest, tokens)), np.uint8).reshape(-1, 16),
-        "keys": np.array([(key(n["id"]), key(n["source"])) for n in names], np.uint64).reshape(-1, 2),
-    }
-    if vectors is not None:
-        tensors["vectors"] = vectors.astype(np.float16)
-    return save(tensors)
-
-
-def key(name: str) -> int:
-    """64 bits of a hash of an id or a source."""
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def facts(data: bytes) -> dict[str, Any]:
-    """What a store keeps of a file."""
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def page_bytes(page: dict[str, Any]) -> bytes:
-    """A JSON object as the bytes of its file."""
-    return (json.dumps(page, indent=1, sort_keys=True) + "\n").encode()
-
-
-def shard_layout(documents: int, entries: int, width: int | None) -> Layout:
-    """Return the tensors of a shard with so many documents, for a vocabulary of so many entries."""
-    layout: dict[str, tuple[type[np.generic], tuple[int | None, ...]]] = {
-        "ids": (_id_type(entries), (None,)),
-        "starts": (np.int64, (documents + 1,)),
-        "images": (np.int32, (documents,)),
-        "names": (np.uint8, (None,)),
-        "name_starts": (np.int64, (documents + 1,)),
-        "digests": (np.uint8, (documents, 16)),
-        "keys": (np.uint64, (documents, 2)),
-    }
-    return layout if width is None else layout | {"vectors": (np.float16, (documents, width))}
 
 
 class Place:
@@ -184,6 +121,18 @@ class Place:
                 raise DataError(f"{self.said}: {name} ends at a byte that it should have; restore it from a copy")
         return found
 
+    def part(self, name: str, start: int, stop: int) -> bytes:
+        """Return a part of a file, near or far. Raises as `ranges` does."""
+        if self.far is not None:
+            return self.ranges(name, [(start, stop)])[0] if stop > start else b""
+
+        def read() -> bytes:
+            with open(self.path(name), "rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+
+        return self._there(name, read)
+
     def _told(self, name: str, read: Callable[[], T]) -> T:
         try:
             return read()
@@ -254,6 +203,9 @@ class Tensors:
             self.known[tensor] = np.frombuffer(data, dtype).reshape(shape)
         return self.known[tensor]
 
+    def __contains__(self, tensor: str) -> bool:
+        return tensor in self._where
+
     def borders(self, starts: str, tensor: str) -> np.ndarray:
         """`starts`, where each document begins in `tensor`. Raises `DataError` where those are no places of it."""
         if starts not in self._borders:
@@ -274,23 +226,5 @@ class Tensors:
         return [np.frombuffer(data, dtype).reshape(-1, *shape[1:]) for data in self.place.ranges(self.name, wanted)]
 
 
-def digest(ids: np.ndarray) -> bytes:
-    """Return 16 bytes of a hash of a document's tokens."""
-    return hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=16).digest()
-
-
-def names_sum(shard: Tensors) -> str:
-    """Return the sha256 of the hashes of a shard's documents and ids, which vouch for documents read by part."""
-    return hashlib.sha256(shard["digests"].tobytes() + shard["keys"].tobytes()).hexdigest()
-
-
 def _counts(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) == length and all(type(n) is int and n >= 0 for n in value)
-
-
-def _id_type(entries: int) -> type[np.generic]:
-    return np.uint16 if entries <= 1 << 16 else np.int32
-
-
-def _starts(lengths: Sequence[int]) -> np.ndarray:
-    return np.cumsum([0, *lengths], dtype=np.int64)

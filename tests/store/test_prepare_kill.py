@@ -16,7 +16,7 @@ import pytest
 import store_parts
 from store_parts import contents
 
-from cm3.data.store import Store
+from cm3.store.store import Store
 
 PICTURES = 40
 OPTIONS: dict[str, Any] = {"unit": 2}
