@@ -52,13 +52,9 @@ import PIL.Image
 import torch
 from torch.utils.data import DataLoader
 
-from cm3.data import shard
-from cm3.data.finish import finish
 from cm3.data.load import Loader
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
-from cm3.data.store import Store, shard_name
-from cm3.data.store_manifest import FORMAT, KIND
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.files import write
 from cm3.model.bundle import find
@@ -66,6 +62,11 @@ from cm3.model.sizes import flops_per_token, size
 from cm3.picture import open_picture, square_of_file
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw
+from cm3.store.manifest import FORMAT, KIND
+from cm3.store.record import Record
+from cm3.store.shard import Batch, Shape, page_bytes, write_shard
+from cm3.store.store import Store
+from cm3.store.write import finish
 from cm3.tokens.image import preprocess
 from cm3.tokens.load import load_tokenizers, text_fingerprint
 from cm3.vocab import Vocab
@@ -250,10 +251,12 @@ def draw_store(folder: Path, lengths: np.ndarray, codes: int) -> None:
     shutil.copyfile(find("scenes") / "tokenizer.json", folder / "tokenizer.json")  # any: nothing is spelt here
     plan = {
         "format": FORMAT, "kind": KIND, "sources": ["drawn"], "unit": 5000, "vocab": dataclasses.asdict(vocab),
-        "text_tokenizer": text_fingerprint(folder / "tokenizer.json"), "encoder": None, "width": None,
+        "text_tokenizer": text_fingerprint(folder / "tokenizer.json"), "encoder": None,
+        "width": None, "words": False, "pictures": False,
         "image_tokenizer": {"fingerprint": "drawn", "size": 256, "fit": "crop"},
     }  # fmt: skip
-    write(folder / "plan.json", shard.page_bytes(plan))
+    write(folder / "plan.json", page_bytes(plan))
+    shape = Shape(vocab.size, None, words=False, pictures=False)
     for number, start in enumerate(range(0, len(lengths), 5000)):
         some = lengths[start : start + 5000].tolist()
         tokens = []
@@ -261,12 +264,9 @@ def draw_store(folder: Path, lengths: np.ndarray, codes: int) -> None:
             text = rng.integers(vocab.text_start, vocab.image_start, n)
             picture = [[vocab.brk], rng.integers(vocab.image_start, vocab.size, codes)] if codes else []
             tokens.append(np.concatenate([[vocab.eos], text, *picture, [vocab.eos]]).astype(np.int32))
-        names = [{"id": str(start + i), "source": "drawn", "meta": {}} for i in range(len(some))]
-        data = shard.pack(tokens, [codes] * len(some), names, None, vocab.size)
-        write(folder / shard_name(number), data)
-        about = {"documents": len(some), "truncated": 0, "sources": {"drawn": len(some)}, "licenses": {}, "skipped": []}
-        reports.append(shard.facts(data) | about)
-    finish(folder, plan, reports, [], 10)
+        records = [Record(str(start + i), "drawn", {}) for i in range(len(some))]
+        reports.append(write_shard(folder, number, Batch(records, tokens, [codes] * len(some)), shape, {}))
+    finish(folder, plan, shape, reports, {}, {}, 10)
 
 
 def drawn_neighbours(ids: Sequence[str]) -> Any:

@@ -32,7 +32,6 @@ import random
 import resource
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
@@ -45,18 +44,20 @@ import faiss
 import numpy as np
 import PIL.Image
 import torch
+from safetensors.numpy import load_file, save
 
 from cm3.document import Document, Unreadable
 from cm3.errors import Cm3Error, DiskError
 from cm3.files import checksum
-from cm3.retrieval import manifest
 from cm3.retrieval.memory import Memory
+from cm3.store.manifest import NAME
+from cm3.store.shard import facts
 
 WIDTH, SECONDS = 16, 60
 FORK = multiprocessing.get_context("fork")
 OUTCOMES = ("told", "right", "wrong", "raw", "hung", "touched")
 PATHS = {"open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
-         "os.listdir", "os.scandir", "shutil.rmtree", "sqlite3.connect"}  # fmt: skip
+         "os.listdir", "os.scandir", "shutil.rmtree"}  # fmt: skip
 """What Python tells of before it does it (`sys.addaudithook`), with the path first."""
 
 
@@ -95,7 +96,7 @@ def good_banks(root: Path) -> list[Path]:
     one = Memory.build(root / "one", captioned(0, 40), Hashed())
     one.add(captioned(100, 25), Hashed())
     one.delete(["d3", "d105", "d20"])
-    Memory.build(root / "two", captioned(0, 40)[:30], Hashed(), dtype="float16")
+    Memory.build(root / "two", captioned(0, 40)[:30], Hashed())
     Memory.build(root / "lists", captioned(0, 1200), Hashed(), index="ivf")
     return [root / name for name in ("one", "two", "lists")]
 
@@ -144,24 +145,22 @@ def cut(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -
 
 
 def swap(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -> None:
-    """A file, or a segment, of another bank or of another place in this one."""
+    """A file, or all shards, of another bank or of another place in this one."""
     if rng.random() < 0.3:
-        segment = rng.choice(sorted(bank.glob("segment-*")))
-        other = rng.choice([found for o in others for found in sorted(o.glob("segment-*"))])
-        shutil.rmtree(segment)
-        shutil.copytree(other, segment)
+        shutil.rmtree(bank / "shards")
+        shutil.copytree(rng.choice(others) / "shards", bank / "shards")
         return
     path = rng.choice(files_of(bank))
     alike = rng.random() < 0.9
     given = [f for o in (*others, bank) for f in files_of(o) if f != path and (f.suffix == path.suffix or not alike)]
-    data = (rng.choice(given) if given else path.parent.parent / manifest.NAME).read_bytes()
+    data = (rng.choice(given) if given else bank / NAME).read_bytes()
     path.write_bytes(data)
 
 
 def link(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -> None:
-    """A link in the place of a file, of a segment, or of what is written next; to the same, elsewhere, or nowhere."""
-    next_ones = [".lock", "segment-0003", ".manifest.json.part", "segment-0001/gone-000000001.npy"]
-    names = [*files_of(bank), *sorted(bank.glob("segment-*")), *(bank / name for name in next_ones)]
+    """A link in the place of a file, of the shards, or of what is written next; to the same, elsewhere, or nowhere."""
+    next_ones = [".lock", "draft.json", ".manifest.json.part", "index.000003.safetensors"]
+    names = [*files_of(bank), bank / "shards", *(bank / name for name in next_ones)]
     path = rng.choice(names)
     away = outside / "moved"
     if path.is_dir():
@@ -175,41 +174,24 @@ def link(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) 
 
 
 def alter(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -> None:
-    """A manifest that a stranger wrote, its own checksum right.
-
-    One that is right in all but what `_core` leaves out is sound: it is another bank's.
-    """
-    good = json.loads((bank / manifest.NAME).read_text())["segments"]
-    sound = [_core(entry) for entry in good]
-    sound += [_core({**entry, "gone": None}) for entry in good]
-    while True:
-        page = _altered(bank, outside, rng)
-        named = page.get("segments")
-        if named == good or not isinstance(named, list) or not all(isinstance(entry, dict) for entry in named):
-            break
-        if not all(_core(entry) in sound for entry in named):
-            break
-    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
-
-
-def _core(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a segment's entry without what a bank may do without or have otherwise: deletions, vectors of pictures
-    (banks of before have none), and how many lists are searched."""
-    core = {name: value for name, value in entry.items() if name != "gone" or value is not None}
-    if isinstance(files := core.get("files"), dict):
-        core["files"] = {name: facts for name, facts in files.items() if name != "images.f16"}
-    index = core.get("index")
-    if isinstance(index, dict) and type(probes := index.get("nprobe")) is int and 0 < probes <= 128:
-        core["index"] = {name: value for name, value in index.items() if name != "nprobe"}
-    return core
+    """A manifest that a stranger wrote, its own checksum right. How many lists are searched stays: others are right."""
+    good = json.loads((bank / NAME).read_text())["segments"]
+    page = _altered(bank, outside, rng)
+    named = page.get("segments")
+    for entry, old in zip(named if isinstance(named, list) else [], good, strict=False):
+        index = entry.get("index") if isinstance(entry, dict) else None
+        if isinstance(index, dict) and type(index.get("nprobe")) is int and "nprobe" in old.get("index", {}):
+            index["nprobe"] = old["index"]["nprobe"]
+    (bank / NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
 
 
 def _altered(bank: Path, outside: Path, rng: random.Random) -> dict[str, Any]:
-    page: dict[str, Any] = json.loads((bank / manifest.NAME).read_text())
+    page: dict[str, Any] = json.loads((bank / NAME).read_text())
     page.pop("sha256")
     values: list[Any] = [
         None, True, -1, 0, 1, 7, 10**9, 10**30, 1.5, "", "x", "../outside/canary", str(outside / "canary"), "a/b",
-        "segment-0002", "gone-000000002.npy", "draft.json", [], [1], {}, {"a": 1}, "x" * 3000, "\ud800", "\0",
+        "shards/00001.safetensors", "index.000002.safetensors",
+        "draft.json", [], [1], {}, {"a": 1}, "x" * 3000, "\ud800", "\0",
     ]  # fmt: skip
     nodes = list(_nodes(page))
     holder, key = rng.choice(nodes)
@@ -235,29 +217,18 @@ def _nodes(page: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def forge(bank: Path, others: Sequence[Path], outside: Path, rng: random.Random) -> None:
-    """Documents with bits flipped or rows altered, and the manifest's checksums made right after it."""
-    path = rng.choice(sorted(bank.glob("segment-*"))) / manifest.DOCUMENTS
-    if rng.random() < 0.5:
-        data = bytearray(path.read_bytes())
-        for _ in range(rng.randint(1, 20)):
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
-    else:
-        column = rng.choice(["row", "id", "source", "meta", "parts", "pixels", "sum"])
-        value = rng.choice(
-            ["'x'", "7", "NULL", "x'ff00'", "'[1e400]'", "'[99999999999999999999]'", "CAST(x'ff' AS TEXT)"]
-        )
-        store = sqlite3.connect(path)
-        with contextlib.suppress(sqlite3.Error):
-            store.execute(f"UPDATE documents SET {column} = {value} WHERE row = {rng.randrange(25)}")
-            store.commit()
-        store.close()
-    page = json.loads((bank / manifest.NAME).read_text())
-    page.pop("sha256")
-    for entry in page["segments"]:
-        if entry["name"] == path.parent.name:
-            entry["files"][path.name] = manifest.facts(path)
-    (bank / manifest.NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
+    """Documents with bits flipped in what says of them, and the manifest's checksums made right after it."""
+    path = rng.choice(sorted(bank.glob("shards/*.safetensors")))
+    tensors = load_file(path)
+    name = rng.choice(["names", "name_starts", "name_sums", "shown", "shown_starts", "pixels", "blobs"])
+    data = bytearray(tensors[name].tobytes())
+    for _ in range(rng.randint(1, 20)):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    tensors[name] = np.frombuffer(bytes(data), tensors[name].dtype).reshape(tensors[name].shape)
+    path.write_bytes(save(tensors))
+    page = json.loads((bank / NAME).read_text())
+    page["shards"][int(path.stem)].update(facts(path.read_bytes()))
+    (bank / NAME).write_text(json.dumps({**page, "sha256": checksum(page)}))
 
 
 KINDS: dict[str, Callable[[Path, Sequence[Path], Path, random.Random], None]] = {

@@ -42,8 +42,6 @@ import torch
 
 from cm3.data.neighbours import Neighbours
 from cm3.data.prepare import prepare
-from cm3.data.shard import facts
-from cm3.store.store import Store
 from cm3.document import Document
 from cm3.errors import Cm3Error
 from cm3.files import checksum
@@ -53,6 +51,8 @@ from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.index import Progress
 from cm3.retrieval.memory import Memory
 from cm3.retrieval.select import SelectLaw
+from cm3.store.shard import facts
+from cm3.store.store import Store
 from cm3.tokens.text import TextTokenizer
 
 KINDS = ("read", "far", "prepare", "unfinished", "neighbours", "forged")
@@ -135,7 +135,14 @@ def everything(store: Store) -> list[Any]:
     found: list[Any] = [(t.ids.tolist(), t.cells.tolist()) for t in store.tokens(numbers)]
     about = [store.about(n) for n in numbers]
     found += [tuple(a) for a in about] + [store.number(a.id, a.source) for a in about]
-    return [*found, store.lengths.tolist(), store.vectors(numbers).tolist(), words.size, store.vocab, store.fingerprint]
+    return [
+        *found,
+        store.lengths.tolist(),
+        *(np.asarray(store.vectors(what)).tolist() for what in ("text", "image")),
+        words.size,
+        store.vocab,
+        store.fingerprint,
+    ]
 
 
 def documents(store: Store) -> list[Any]:

@@ -136,18 +136,18 @@ def stage_search(work: Path, n: int, index: str) -> dict[str, Any]:
     flat.add(np.array(Drawn(work / "vectors").rows))
     faiss.write_index(flat, str(work / "flat.faiss"))
     bank, opening = opened(lambda: Memory.open(work / "bank"))
-    path = work / "bank" / "segment-0001" / "index.faiss"
+    path = work / "bank" / "lists-0000.faiss"
     ways: dict[str, Callable[[np.ndarray], Any]] = {
         "ours": lambda q: bank.search(q, 2),
         "exact": lambda q: flat.search(q, 2),
     }
     result: dict[str, Any] = {"open_s": opening}
     if path.exists():
-        page = bank.segments[0].page["index"]
+        built = bank.store.facts.segments[0].index
         alone, result["open_alone_s"] = opened(lambda: faiss.read_index(str(path)))
         mapped = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         for lists in (alone, mapped):
-            faiss.extract_index_ivf(lists).nprobe = page["nprobe"]
+            faiss.extract_index_ivf(lists).nprobe = built.nprobe
         refined = faiss.IndexRefine(mapped, flat)
         refined.k_factor = candidates(2) / 2
         ways["refined"] = lambda q: refined.search(q, 2)

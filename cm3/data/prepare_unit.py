@@ -133,39 +133,6 @@ def prepare_unit(desk: Desk, number: int, tick: Callable[[int], object] = int) -
     return write_shard(desk.out, number, batch, desk.shape, reader.passed_in(unit).json())
 
 
-def cut_texts(tokens: Tokens, vocab: Vocab, text: TextTokenizer, most: int) -> Tokens:
-    """A document whose texts have `most` tokens each at most, cut between characters; the same object if they had.
-
-    A text of which no whole character is left goes, and the border before or after it. `</s></s>` is left of nothing.
-    """
-    ids = tokens.ids
-    borders = np.flatnonzero((ids == vocab.brk) | (ids == vocab.eos)).tolist()
-    spans = list(itertools.pairwise(borders))
-    if not any(b - a - 1 > most and bool(vocab.is_text(ids[a + 1 : a + 2]).all()) for a, b in spans):
-        return tokens
-    kept: list[Tokens] = []
-    for a, b in spans:
-        stop = b
-        if b - a - 1 > most and bool(vocab.is_text(ids[a + 1])):
-            stop = a + 1 + most
-            # A character may be spelt by several tokens; half of one is none.
-            while stop > a + 1 and not _whole(text.decode_bytes((ids[a + 1 : stop] - vocab.text_start).tolist())):
-                stop -= 1
-        if stop > a + 1:
-            kept.append(
-                Tokens.concat([tokens.slice(a if kept else 0, a + 1 if kept else 1), tokens.slice(a + 1, stop)])
-            )
-    return Tokens.concat([*(kept or [tokens.slice(0, 1)]), tokens.slice(tokens.length - 1, tokens.length)])
-
-
-def _whole(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _encode(desk: Desk, chunk: list[Ready | Skip], batch: Batch) -> None:
     ready = [item for item in chunk if isinstance(item, Ready)]
     coded: Iterator[Tokens | None] = iter([None] * len(ready))

@@ -3,7 +3,7 @@
     names          uint8 (c,)             JSON {"id", "source", "meta"} of each document, one after the other, and
                                           "parts" where words are kept: strings, and numbers of its pictures
     name_starts    int64 (d + 1,)         where each document's begins; the last is c
-    name_sums      uint64 (d,)            hash of it
+    name_sums      uint64 (d,)            hash of it, and of what is in `shown` and `pixels` of the document
     digests        uint8 (d, 16)          hash of a document's tokens; without tokens, of its words and pictures
     keys           uint64 (d, 2)          hash of its id, hash of its source
     shown          uint8 (p, 16)          digests of the documents' pictures, of the bytes of each file
@@ -146,7 +146,9 @@ def pack(batch: Batch, shape: Shape) -> tuple[dict[str, np.ndarray], bytes]:
     tensors = {
         "names": np.frombuffer(b"".join(names), np.uint8),
         "name_starts": _starts([len(n) for n in names]),
-        "name_sums": np.array([key(n) for n in names], np.uint64),
+        "name_sums": np.array(
+            [key(n + _shown(r, shape)) for n, r in zip(names, batch.records, strict=True)], np.uint64
+        ),
         "digests": _hashes(digests),
         "keys": np.array([(key(r.id), key(r.source)) for r in batch.records], np.uint64).reshape(-1, 2),
         "shown": _hashes([p.digest for p in every]),
@@ -212,7 +214,7 @@ def key(name: str | bytes) -> int:
 
 def names_sum(shard: Tensors) -> str:
     """Return the sha256 of the hashes of a shard's documents, which vouch for documents read by part."""
-    some = ("digests", "keys", "name_sums", "shown")
+    some = ("digests", "keys", "name_sums")
     return hashlib.sha256(b"".join(shard[name].tobytes() for name in some if name in shard)).hexdigest()
 
 
@@ -230,6 +232,12 @@ def facts(data: bytes) -> dict[str, Any]:
 def page_bytes(page: dict[str, Any]) -> bytes:
     """A JSON object as the bytes of its file."""
     return (json.dumps(page, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _shown(record: Record, shape: Shape) -> bytes:
+    """The digests of a document's pictures, as a shard has them."""
+    pixels = [p.pixels for p in record.pictures] if shape.words else []
+    return b"".join([*(p.digest for p in record.pictures), *pixels])
 
 
 def _hashes(values: Sequence[bytes]) -> np.ndarray:

@@ -266,11 +266,12 @@ class Store:
             right = isinstance(found, dict) and {"id", "source", "meta"} <= found.keys() <= {*_NAME, "parts"}
             right = right and isinstance(found["meta"], dict)
             right = right and isinstance(found["id"], str) and isinstance(found["source"], str)
-            if right and not self._check:
-                sums = self._of(number, "name_sums", None)
-                keys = self._of(number, "keys", None)
-                ours = [key(data)] if sums.size else [key(found["id"]), key(found["source"])]
-                right = (sums.tolist() or keys.reshape(-1).tolist()) == ours
+            sums = self._of(number, "name_sums", None)
+            if right and sums.size:
+                shown = [self._of(number, name, "shown_starts").tobytes() for name in ("shown", "pixels")]
+                right = sums.tolist() == [key(b"".join([data, *shown]))]
+            elif right and not self._check:  # of format 1
+                right = self._parts("keys", None, [number])[0][0].tolist() == [key(found["id"]), key(found["source"])]
             if right:
                 return found
         except DataError:
@@ -541,7 +542,7 @@ class Store:
         found: list[np.ndarray] = [np.zeros(0)] * len(wanted)
         for number, mine, row in self.by_shard(self._index["kept"][wanted]):
             shard = self.shard(number)
-            if tensor in ("digests", "keys", "name_sums", "shown"):
+            if tensor in ("digests", "keys", "name_sums", "shown", "pixels"):
                 _ = shard[tensor]  # small: all of it at once, and kept
             begins = None if starts is None else shard.borders(starts, tensor)
             a, b = (row, row + 1) if begins is None else (begins[row], begins[row + 1])

@@ -21,7 +21,7 @@ from cm3.files import checksum
 from cm3.retrieval.embed import embed
 from cm3.retrieval.memory import Memory
 from cm3.store.manifest import NAME
-from cm3.store.shard import facts
+from cm3.store.shard import facts, key
 
 
 def documents() -> list[Document]:
@@ -234,6 +234,9 @@ def names(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[dict[st
         texts = [json.dumps(page).encode() for page in pages]
         tensors["names"] = np.frombuffer(b"".join(texts), np.uint8)
         tensors["name_starts"] = np.cumsum([0, *map(len, texts)])
+        shown = zip(tensors["shown"], tensors["pixels"], strict=True)  # each has one picture
+        sums = [key(t + s.tobytes() + p.tobytes()) for t, (s, p) in zip(texts, shown, strict=True)]
+        tensors["name_sums"] = np.array(sums, np.uint64)
 
     return made
 
