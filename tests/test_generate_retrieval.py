@@ -15,7 +15,7 @@ from exact_bank import Letters
 from tiny_model import SIZE
 
 from cm3.document import Document, Gap, Image, Text
-from cm3.errors import CheckpointError, RequestError
+from cm3.errors import CheckpointError, DataError, RequestError
 from cm3.generate import CM3Leon, Retrieved, as_document
 from cm3.model.bundle import Bundle
 from cm3.retrieval.live import layout
@@ -294,7 +294,7 @@ def test_room_for_what_is_to_be_written_goes_before_documents(model: CM3Leon) ->
 def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
     model = CM3Leon(tiny(), memory=tmp_path / "nothing", encoder=tmp_path / "neither")
     assert model.generate("a drump").image.size == (SIZE, SIZE)
-    with pytest.raises(CheckpointError, match="nothing"):
+    with pytest.raises(DataError, match="nothing"):
         model.generate("a drump", retrieve=1)
 
 
