@@ -122,7 +122,7 @@ class Memory:
 
     def _numbers(self, ids: Sequence[str]) -> list[int]:
         """Numbers of documents. Raises `DataError` naming the ids that are not there, and one that names several."""
-        found = [self.store.find(id) for id in ids]
+        found = self.store.find_all(ids)
         if missing := [id for id, numbers in zip(ids, found, strict=True) if not numbers]:
             told = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise DataError(f"memory bank {str(self.folder)!r}: has no document {told}; `cm3 index search` shows ids")
@@ -142,7 +142,9 @@ class Memory:
         finite; `ConfigError` for k below 1.
         """
         numbers, scores = self.numbers(vectors, k, by)
-        return [[self.store.about(number).id for number in some] for some in numbers.tolist()], scores
+        every, back = np.unique(numbers, return_inverse=True)
+        ids = self.store.ids_of(every)
+        return [[ids[at] for at in some] for some in back.reshape(numbers.shape).tolist()], scores
 
     def numbers(self, vectors: np.ndarray, k: int, by: By = "both") -> tuple[np.ndarray, np.ndarray]:
         """Search as `search` does, and return the documents' numbers (q, k) and scores."""
@@ -220,7 +222,7 @@ class Memory:
 
     def pictures(self, ids: Sequence[str]) -> list[frozenset[bytes]]:
         """Of each document what its pictures show (`cm3.store.record.shows`). Raises `DataError` as `images`."""
-        return [self.store.pixels(number) for number in self._numbers(ids)]
+        return self.store.pixels(self._numbers(ids))
 
     def add(
         self,

@@ -199,6 +199,14 @@ class Bank:
         pictures = tuple(p.digest.hex() for p in self.record(number).pictures)
         return About(id, source, meta, pictures)
 
+    def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
+        """See `cm3.store.store.Store.ids_of`."""
+        return [self._row(int(number))[0] for number in numbers]
+
+    def find_all(self, ids: Sequence[str]) -> list[list[int]]:
+        """See `cm3.store.store.Store.find_all`."""
+        return [self.find(id) for id in ids]
+
     def find(self, id: str, source: str | None = None) -> list[int]:
         """See `cm3.store.store.Store.find`."""
         found = []
@@ -224,9 +232,9 @@ class Bank:
         parts = tuple(Text(p) if isinstance(p, str) else Image(data=p.data) for p in made.parts)
         return Document(parts, id=made.id, source=made.source, meta=made.meta)
 
-    def pixels(self, number: int) -> frozenset[bytes]:
+    def pixels(self, numbers: Sequence[int] | np.ndarray) -> list[frozenset[bytes]]:
         """See `cm3.store.store.Store.pixels`."""
-        return frozenset(p.pixels for p in self.record(number).pictures)
+        return [frozenset(p.pixels for p in self.record(int(number)).pictures) for number in numbers]
 
     def verify(self, progress: Progress | None = None) -> None:
         """Read every byte. Raises `DataError` naming the first file that is not as it was written."""

@@ -21,6 +21,7 @@ codes stand side by side in raster order. What one command added is a segment: s
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -253,30 +254,45 @@ class Store:
         """Return where a document came from. Raises as `tokens` does."""
         name = self.name(number)
         pictures = tuple(d.tobytes().hex() for d in self._of(number, "shown", "shown_starts"))
-        id = name["id"]
-        if self._count(key(id)) > 1:
-            id = f"{name['source']}#{id}"
-        return About(id, name["source"], name["meta"], pictures)
+        return About(self._id(name), name["source"], name["meta"], pictures)
+
+    def _id(self, name: dict[str, Any]) -> str:
+        """An id as the store names it."""
+        id: str = name["id"]
+        return id if self._count(key(id)) <= 1 else f"{name['source']}#{id}"
+
+    def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
+        """Return ids of documents. Raises as `tokens` does."""
+        return [self._id(name) for name in self._names(numbers)]
 
     def name(self, number: int) -> dict[str, Any]:
         """Return what a shard says of a document: `id`, `source`, `meta`, perhaps `parts`. Raises as `tokens` does."""
-        data = self._parts("names", "name_starts", [number])[0].tobytes()
-        try:
-            found = parse_json(data, "name")
-            right = isinstance(found, dict) and {"id", "source", "meta"} <= found.keys() <= {*_NAME, "parts"}
-            right = right and isinstance(found["meta"], dict)
-            right = right and isinstance(found["id"], str) and isinstance(found["source"], str)
-            sums = self._of(number, "name_sums", None)
-            if right and sums.size:
-                shown = [self._of(number, name, "shown_starts").tobytes() for name in ("shown", "pixels")]
-                right = sums.tolist() == [key(b"".join([data, *shown]))]
-            elif right and not self._check:  # of format 1
-                right = self._parts("keys", None, [number])[0][0].tolist() == [key(found["id"]), key(found["source"])]
-            if right:
-                return found
-        except DataError:
-            pass
-        raise self._wrong([number], np.array([True]), "a name that is none")
+        return self._names([number])[0]
+
+    def _names(self, numbers: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """What shards say of documents, checked."""
+        layout = self._layout(0, self.facts.shape)
+        names = self._parts("names", "name_starts", numbers)
+        told = [part.tobytes() for part in names]
+        shown = [self._parts(t, "shown_starts", numbers) for t in ("shown", "pixels") if t in layout]
+        sums = self._parts("name_sums", None, numbers) if "name_sums" in layout else None
+        keys = None if sums is not None or self._check else self._parts("keys", None, numbers)  # of format 1
+        found = []
+        for at, data in enumerate(told):
+            page: Any = None
+            with contextlib.suppress(DataError):
+                page = parse_json(data, "name")
+            right = isinstance(page, dict) and {"id", "source", "meta"} <= page.keys() <= {*_NAME, "parts"}
+            right = right and isinstance(page["meta"], dict)
+            right = right and isinstance(page["id"], str) and isinstance(page["source"], str)
+            if right and sums is not None:
+                right = int(sums[at][0]) == key(b"".join([data, *(part[at].tobytes() for part in shown)]))
+            elif right and keys is not None:
+                right = keys[at][0].tolist() == [key(page["id"]), key(page["source"])]
+            if not right:
+                raise self._wrong([numbers[at]], np.array([True]), "a name that is none")
+            found.append(page)
+        return found
 
     def _of(self, number: int, tensor: str, starts: str | None) -> np.ndarray:
         """The part of a tensor that belongs to a document; nothing where the store has no such tensor."""
@@ -343,9 +359,12 @@ class Store:
             parts.append(Text(part) if isinstance(part, str) else Image(data=part.data))
         return Document(tuple(parts), id=self.about(number).id, source=record.source, meta=record.meta)
 
-    def pixels(self, number: int) -> frozenset[bytes]:
-        """Return the digests of what a document's pictures show (`cm3.store.record.shows`), where words are kept."""
-        return frozenset(p.tobytes() for p in self._of(number, "pixels", "shown_starts"))
+    def pixels(self, numbers: Sequence[int] | np.ndarray) -> list[frozenset[bytes]]:
+        """Return digests of what documents' pictures show (`cm3.store.record.shows`), where words are kept."""
+        if not self.facts.words:
+            return [frozenset()] * len(numbers)
+        parts = self._parts("pixels", "shown_starts", numbers)
+        return [frozenset(p.tobytes() for p in part) for part in parts]
 
     def number(self, id: str, source: str | None = None) -> int:
         """The number of a document, by ID, or by SOURCE#ID where several sources have it.
@@ -391,17 +410,21 @@ class Store:
 
     def find(self, id: str, source: str | None = None) -> list[int]:
         """Return the numbers of all documents that an id may name."""
-        ways = [(source, id)]
-        if source is None:
-            ways += [(id[:at], id[at + 1 :]) for at, letter in enumerate(id) if letter == "#"]
-        found = set()
-        for wanted, own in ways:
-            for number in self._with_key(key(own)):
-                if number < len(self):
-                    name = self.name(number)
-                    if name["id"] == own and wanted in (None, name["source"]):
-                        found.add(number)
-        return sorted(found)
+        return self.find_all([id], source)[0]
+
+    def find_all(self, ids: Sequence[str], source: str | None = None) -> list[list[int]]:
+        """Return the numbers of all documents that each id may name, together."""
+        tries: list[tuple[int, str | None, str, int]] = []
+        for at, id in enumerate(ids):
+            ways = [(source, id)]
+            if source is None and "#" in id:
+                ways += [(id[:cut], id[cut + 1 :]) for cut, letter in enumerate(id) if letter == "#"]
+            tries += [(at, wanted, own, n) for wanted, own in ways for n in self._with_key(key(own)) if n < len(self)]
+        found: list[set[int]] = [set() for _ in ids]
+        for (at, wanted, own, number), name in zip(tries, self._names([t[3] for t in tries]), strict=True):
+            if name["id"] == own and wanted in (None, name["source"]):
+                found[at].add(number)
+        return [sorted(some) for some in found]
 
     def _with_key(self, wanted: int) -> list[int]:
         keys = self._index["keys"]
@@ -417,7 +440,8 @@ class Store:
 
     def ids(self) -> Iterator[str]:
         """Yield the id of every document, in order."""
-        return (self.about(number).id for number in range(len(self)))
+        batches = (range(at, min(at + 1000, len(self))) for at in range(0, len(self), 1000))
+        return (id for some in batches for id in self.ids_of(some))
 
     @cached_property
     def tokenizer_path(self) -> Path:

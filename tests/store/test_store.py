@@ -133,7 +133,7 @@ def test_documents_come_back_with_the_bytes_of_their_pictures(parts: Path, tmp_p
         assert [store.document(n) for n in range(COUNT)] == documents(parts)
         (picture,) = store.record(3).pictures
         assert picture.data == (parts / "photos" / "003.png").read_bytes()
-        assert store.about(3).picture == picture.digest.hex() and store.pixels(3) == {picture.pixels}
+        assert store.about(3).picture == picture.digest.hex() and store.pixels([3]) == [{picture.pixels}]
         store.verify()
     with pytest.raises(DataError, match="has no tokens; prepare it with a model"):
         store.tokens([0])
