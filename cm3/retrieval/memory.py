@@ -144,7 +144,7 @@ class Memory:
         numbers, scores = self.numbers(vectors, k, by)
         every, back = np.unique(numbers, return_inverse=True)
         ids = self.store.ids_of(every)
-        return [[ids[at] for at in some] for some in back.reshape(numbers.shape).tolist()], scores
+        return [[ids[at] for at in some] for some in back.reshape(numbers.shape)], scores
 
     def numbers(self, vectors: np.ndarray, k: int, by: By = "both") -> tuple[np.ndarray, np.ndarray]:
         """Search as `search` does, and return the documents' numbers (q, k) and scores."""
