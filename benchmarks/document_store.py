@@ -3,8 +3,8 @@
     pip install --target /tmp/lance pylance lance-namespace
     python benchmarks/document_store.py --target /tmp/lance --json
 
-Documents of 100 to 1,100 tokens, with vectors of `WIDTH` (ours has room for a picture's beside it, zeros); both read the
-same batches. Damage is one bit of a file of data, flipped, and then everything read: told in words, right all the same,
+Documents of 100 to 1,100 tokens, with vectors of `WIDTH` (ours has room for a picture's beside it); both read the same
+batches. Damage is one bit of a file of data, flipped, and then everything read: told in words, right all the same,
 or given as if it were right.
 """
 
