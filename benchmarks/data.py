@@ -53,7 +53,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cm3.data.load import Loader
-from cm3.data.neighbours import Neighbours
+from cm3.data.neighbours import Named, Neighbours
 from cm3.data.prepare import prepare
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.files import write
@@ -269,14 +269,13 @@ def draw_store(folder: Path, lengths: np.ndarray, codes: int) -> None:
     finish(folder, plan, shape, reports, {}, {}, 10)
 
 
-def drawn_neighbours(ids: Sequence[str]) -> Any:
-    """A table that gives each document four others by chance."""
-    n = len(ids)
-    rows = torch.from_numpy(np.random.default_rng(SEED).integers(0, n, (n, 4)).astype(np.int32))
-    spelt = torch.from_numpy(np.frombuffer(json.dumps(list(ids)).encode(), np.uint8).copy())
+def drawn_neighbours(store: Store) -> Neighbours:
+    """A table that gives each document of a store four others by chance."""
+    n, named = len(store), vars(Named.of(store))
+    rows = torch.from_numpy(np.random.default_rng(SEED).integers(0, n, (n, 4)))
     kinds = torch.tensor([[2, 3, 2, 3]], dtype=torch.uint8).expand(n, 4)  # whole, found by text and by image
-    tensors = {"rows": rows, "scores": torch.full((n, 4), 0.5), "kinds": kinds, "names": spelt, "ids": spelt}
-    return Neighbours(Path("drawn"), {"encoder": "drawn"}, tensors)
+    tensors = {"rows": rows, "scores": torch.full((n, 4), 0.5), "kinds": kinds}
+    return Neighbours(Path("drawn"), {"encoder": "drawn", "stores": [named], "bank": named}, tensors)
 
 
 def load(work: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -288,7 +287,7 @@ def load(work: Path, args: argparse.Namespace) -> dict[str, Any]:
     # Texts from a line to a page, as many short ones as long ones.
     draw_store(work / "texts", np.exp(rng.uniform(np.log(16), np.log(1000), few)).astype(int), 0)
     typical, pure, texts = (Store.open(work / name) for name in ("typical", "pure", "texts"))
-    retrieval = Retrieval(drawn_neighbours([str(i) for i in range(few)]), pure, AugmentLaw(), CONTEXT)
+    retrieval = Retrieval(drawn_neighbours(pure), pure, AugmentLaw(), CONTEXT)
     sources = {
         "typical": StoreSource([typical], seed=1),
         "pure": StoreSource([pure], seed=1),

@@ -40,16 +40,12 @@ import numpy as np
 import PIL.Image
 import torch
 
-from cm3.data.neighbours import Neighbours
+from cm3.data.neighbours import Neighbours, find_neighbours
 from cm3.data.prepare import prepare
-from cm3.document import Document
 from cm3.errors import Cm3Error
 from cm3.files import checksum
 from cm3.model.bundle import find
-from cm3.read.find import open_reader
-from cm3.retrieval.embed import embed, load_encoder
 from cm3.retrieval.index import Progress
-from cm3.retrieval.memory import Memory
 from cm3.retrieval.select import SelectLaw
 from cm3.store.shard import facts
 from cm3.store.store import Store
@@ -92,40 +88,30 @@ class Half(Exception):
 
 
 class Tables:
-    """Makes tables of the neighbours that the documents of one store have in a bank of those of another."""
+    """Makes tables of the neighbours that the documents of one store have in another."""
 
     def __init__(self, queries: Path, bank: Path) -> None:
-        encoder = load_encoder(find("scenes") / "encoder")
-        if not (bank / "bank").exists():
-            Memory.build(bank / "bank", whole_documents(bank / "photos"), encoder)
-        self.memory = Memory.open(bank / "bank", encoder=encoder)
-        given = whole_documents(queries / "photos")
-        self.ids, self.vectors = [f"query/{d.id}" for d in given], embed(encoder, given)
+        self.queries, self.bank = queries / "store", bank / "store"
 
     def compute(self, path: Path, progress: Progress | None = None) -> Neighbours:
         """Make a table, or go on with it."""
         law = SelectLaw(highest=1.0)
-        return Neighbours.compute(path, self.memory, self.ids, self.vectors, law=law, block=BLOCK, progress=progress)
+        return find_neighbours([self.queries], self.bank, path, law=law, block=BLOCK, progress=progress)
 
     def half(self, path: Path) -> None:
         """Leave a table that is not finished."""
 
         def stop(done: int, of: int, what: str) -> None:
-            if done >= 2 * BLOCK:
+            if what == "neighbours" and done >= 2 * BLOCK:
                 raise Half
 
         with contextlib.suppress(Half):
             self.compute(path, stop)
 
 
-def whole_documents(photos: Path) -> list[Document]:
-    """The documents of a folder."""
-    return [d for d in open_reader(f"folder:{photos}") if isinstance(d, Document)]
-
-
 def ranked(table: Neighbours) -> list[Any]:
     """All that a table gives."""
-    return [table.encoder_name, table.names, [(id, table.ranked(id)) for id in table]]
+    return [table.encoder_name, table.stores, table.bank, [table.ranked(row) for row in range(len(table))]]
 
 
 def everything(store: Store) -> list[Any]:
@@ -135,14 +121,8 @@ def everything(store: Store) -> list[Any]:
     found: list[Any] = [(t.ids.tolist(), t.cells.tolist()) for t in store.tokens(numbers)]
     about = [store.about(n) for n in numbers]
     found += [tuple(a) for a in about] + [store.number(a.id, a.source) for a in about]
-    return [
-        *found,
-        store.lengths.tolist(),
-        *(np.asarray(store.vectors(what)).tolist() for what in ("text", "image")),
-        words.size,
-        store.vocab,
-        store.fingerprint,
-    ]
+    vectors = [np.asarray(rows).tolist() for of in ("text", "image") if (rows := store.vectors(of)) is not None]
+    return [*found, store.lengths.tolist(), *vectors, words.size, store.vocab, store.fingerprint]
 
 
 def documents(store: Store) -> list[Any]:

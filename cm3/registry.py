@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokenizer image train": ("cm3.cli.tokenizer:ImageTrain", "train an image tokenizer: a recipe, as cm3 train"),
     "tokenizer image eval": ("cm3.cli.tokenizer:ImageEval", "measure an image tokenizer on pictures"),
     "prepare": ("cm3.cli.prepare:Prepare", "make a token store of datasets, to train on"),
+    "neighbours": ("cm3.cli.neighbours:FindNeighbours", "find the documents that each is trained with"),
     "index build": ("cm3.cli.index:IndexBuild", "make a memory bank of captioned pictures, or merge banks"),
     "index add": ("cm3.cli.index:IndexAdd", "add documents to a memory bank"),
     "index delete": ("cm3.cli.index:IndexDelete", "delete documents from a memory bank"),

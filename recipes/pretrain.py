@@ -1,7 +1,9 @@
 """The paper's image tokenizer, and its three models, pretrained as it says, on token stores: 350M, 760M and 7B.
 
     torchrun --nproc-per-node 8 -m cm3 train recipes/pretrain.py:image_tokenizer --data.sources SOURCES
-    cm3 prepare SOURCES --out runs/store --model runs/image_tokenizer --tokenizer tokenizer.json --masks 1018
+    cm3 prepare SOURCES --out runs/store --model runs/image_tokenizer --tokenizer tokenizer.json --masks 1018 \\
+        --encoder openai/clip-vit-base-patch32
+    cm3 neighbours runs/store --bank runs/store --out runs/neighbours --encoder openai/clip-vit-base-patch32
     cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 64
     torchrun --nnodes 8 --nproc-per-node 8 -m cm3 train recipes/pretrain.py:cm3leon_7b \\
         --data.stores runs/store --data.neighbours runs/neighbours

@@ -46,6 +46,9 @@ class ExactBank:
     def pictures(self, ids: Sequence[str]) -> list[frozenset[bytes]]:
         return [frozenset(digest(image.pixels) for image in self.documents[id].images) for id in ids]
 
+    def whole(self, ids: Sequence[str]) -> list[bool]:
+        return [bool(self.documents[id].text) and bool(self.documents[id].images) for id in ids]
+
     def _at(self, ids: Sequence[str]) -> list[int]:
         place = {id: i for i, id in enumerate(self.documents)}
         return [place[id] for id in ids]

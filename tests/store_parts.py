@@ -33,9 +33,9 @@ def tokenizers(folder: Path) -> Path:
     return folder
 
 
-def encoder(folder: Path) -> Path:
+def encoder(folder: Path, seed: int = 0) -> Path:
     """A small CLIP with random weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     shape = PairsConfig(width=16, words=8, letters=4, letter_dim=4, d_model=16, layers=1, heads=2, channels=(8, 8, 16))
     save(Pairs(shape), folder, {"steps": 0})
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from cm3.cli.files import check_folder, check_sheet, write_sheet
-from cm3.cli.options import HERE, Device, Flag, Verb, at_least, progress
+from cm3.cli.options import HERE, Device, Flag, Verb, at_least, own_encoder, progress
 from cm3.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
@@ -274,11 +273,9 @@ def open_encoder(name: str, *, device: str = "cpu", fetch: bool = True) -> Encod
 
     Without `fetch`, one of the hub only where it is on this machine already.
     """
-    from cm3.model.bundle import EMBEDDED
-    from cm3.retrieval.embed import folder_of, load_encoder
+    from cm3.retrieval.embed import load_encoder
 
-    own = (folder_of(name) / "encoder", EMBEDDED / name / "encoder")
-    return load_encoder(next((folder for folder in own if os.path.isdir(folder)), name), device=device, fetch=fetch)
+    return load_encoder(own_encoder(name), device=device, fetch=fetch)
 
 
 def encoder_of(bank: Memory, name: str | None, device: str = "cpu") -> Encoder:

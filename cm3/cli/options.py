@@ -201,6 +201,15 @@ def at_least(low: int, **values: int) -> None:
             raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
 
 
+def own_encoder(name: str) -> str:
+    """Return the encoder that a name stands for: of a model with its own, that folder; else the name."""
+    from cm3.model.bundle import EMBEDDED
+    from cm3.retrieval.embed import folder_of
+
+    own = (folder_of(name) / "encoder", EMBEDDED / name / "encoder")
+    return next((str(folder) for folder in own if os.path.isdir(folder)), name)
+
+
 class Progress(Protocol):
     """What `progress` gives."""
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.files import check_folder
-from cm3.cli.options import HERE, Device, Flag, Verb, at_least, progress
+from cm3.cli.options import HERE, Device, Flag, Verb, at_least, own_encoder, progress
 from cm3.errors import RequestError
 from cm3.train.signals import Terminated
 
@@ -77,17 +77,13 @@ class Prepare(Verb):
     def prepared(self) -> dict[str, Any]:
         """Prepare, and tell what became of the documents."""
         from cm3.data.prepare import prepare
-        from cm3.model.bundle import EMBEDDED, find
+        from cm3.model.bundle import find
 
         if not self.sources:
             raise RequestError("no source given; name at least one, [KIND:]PATH[@SPLIT]")
         at_least(1, unit=self.unit, max_text=self.max_text, masks=self.masks)
         at_least(0, workers=self.workers)
         check_folder(self.out)
-        encoder = self.encoder
-        if encoder is not None:
-            own = (Path(encoder).expanduser() / "encoder", EMBEDDED / encoder / "encoder")
-            encoder = next((str(folder) for folder in own if folder.is_dir()), encoder)
         with progress("preparing", unit="document") as update:
             report = prepare(
                 self.sources,
@@ -95,7 +91,7 @@ class Prepare(Verb):
                 None if self.model == "none" else find(self.model),
                 text=self.tokenizer,
                 masks=self.masks,
-                encoder=encoder,
+                encoder=None if self.encoder is None else own_encoder(self.encoder),
                 pictures=self.pictures,
                 unit=self.unit,
                 max_text=self.max_text,

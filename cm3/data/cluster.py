@@ -1,9 +1,8 @@
-"""Units prepared on a Ray cluster: the function that prepares one here, mapped there, on whatever nodes there are.
+"""Units of a job done on a Ray cluster: the function that does one here, mapped there, on whatever nodes there are.
 
-    numbers -> ray.data.from_items -> one actor a core, which opens the tokenizers once -> reports
+    numbers -> ray.data.from_items -> one actor a core, which opens the job once -> reports
 
-The store's folder, the sources and the tokenizers must be where every node sees them by the same path. What is written
-is byte for byte what one process would write.
+Every folder and file of the job must be where every node sees it by the same path.
 """
 
 from __future__ import annotations
@@ -14,35 +13,55 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from cm3.data.prepare_unit import Desk, Work
 from cm3.errors import Cm3Error, ConfigError, DataError
 from cm3.files import said
+
+
+class Opened(Protocol):
+    """A job that one process has opened."""
+
+    def prepare(self, number: int, /) -> dict[str, Any]:
+        """Do a unit, and return its report: plain values."""
+        ...
+
+
+class Job(Protocol):
+    """Work in units: plain values, that travel to other processes and machines."""
+
+    @property
+    def device(self) -> str:
+        """Where a worker computes: each takes one GPU for `cuda`."""
+        ...
+
+    def open(self) -> Opened:
+        """Open what a process needs for it."""
+        ...
 
 
 class Worker:
     """One of the cluster's processes. What goes wrong for the user's reasons comes back as words."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.desk: Desk | None = None
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.opened: Opened | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Prepare a unit."""
+        """Do a unit."""
         number, report, problem = int(row["number"]), "", ""
         try:
-            self.desk = self.desk or Desk(self.work)
-            report = json.dumps(self.desk.prepare(number))
+            self.opened = self.opened or self.job.open()
+            report = json.dumps(self.opened.prepare(number))
         except Cm3Error as error:
             problem = str(error)
         return {"number": number, "report": report, "problem": problem}
 
 
 def map_units(
-    address: str, work: Work, numbers: Sequence[int], *, workers: int = 0
+    address: str, job: Job, numbers: Sequence[int], *, workers: int = 0
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Prepare units on the cluster at `address` and give each (number, report) as it is done, in any order.
+    """Do units on the cluster at `address` and give each (number, report) as it is done, in any order.
 
     `local` starts a cluster in this machine, with `workers` cores or all; a cluster that this process has joined is
     taken as it is. Raises `ConfigError` where Ray is not installed or not reached, `DataError` for what a unit raises.
@@ -58,12 +77,12 @@ def map_units(
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        graphics = 1 if work.device.startswith("cuda") else 0
+        graphics = 1 if job.device.startswith("cuda") else 0
         room = ray.cluster_resources().get("GPU" if graphics else "CPU", 1)
         most = max(1, min(int(room), workers or int(room), len(numbers)))
         rows = ray.data.from_items([{"number": n} for n in numbers], override_num_blocks=len(numbers))
         worker: Any = Worker  # Ray makes one in each actor
-        done = rows.map(worker, fn_constructor_args=(work,), concurrency=(1, most), num_cpus=1, num_gpus=graphics)
+        done = rows.map(worker, fn_constructor_args=(job,), concurrency=(1, most), num_cpus=1, num_gpus=graphics)
         for row in done.iter_rows():
             if row["problem"]:
                 raise DataError(row["problem"])

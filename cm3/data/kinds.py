@@ -19,7 +19,6 @@ from cm3 import files
 from cm3.data.documents import DocumentSource, Subset, split
 from cm3.data.kind import Batches, Context, Data, Made
 from cm3.data.load import Source
-from cm3.data.neighbours import Neighbours
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.document import Document
@@ -125,8 +124,9 @@ class StoreData(Data):
     seed: int = 1
     """Draws the order of each epoch."""
     neighbours: str = ""
-    """Table of neighbours (`cm3 neighbours`) of documents to put before an example; their tokens are taken from the
-    first store."""
+    """Table of the stores, as `cm3 neighbours` makes it: which documents are put before an example."""
+    bank: str = ""
+    """Store that those documents are taken from; none means the one of the stores that is the table's bank."""
     documents: AugmentLaw = field(default_factory=AugmentLaw)
     """How many of them."""
     validation: str = ""
@@ -155,7 +155,7 @@ class StoreData(Data):
                     f"image_tokenizer and image_size (theirs is {stores[0].image_size}) as they were, or prepare again"
                 )
         if self.neighbours:
-            retrieval = Retrieval(Neighbours.open(self.neighbours), stores[0], self.documents, run.context)
+            retrieval = Retrieval.open(self.neighbours, self.bank, stores, self.documents, run.context)
         return StoreSource(stores, self.weights, self.seed, retrieval)
 
     def held_out(self, run: Context) -> StoreSource:
@@ -211,8 +211,9 @@ class TaskData(Data):
     controls: str = ""
     """Folder of control images; none means beside the pictures. docs/tasks.md says what they are called."""
     neighbours: str = ""
-    """Table of neighbours (`cm3 neighbours`) of the stores' documents, which are put before them; their tokens are
-    taken from the first store."""
+    """Table of the stores, as `cm3 neighbours` makes it: which documents are put before an example of theirs."""
+    bank: str = ""
+    """Store that those documents are taken from; none means the one of the stores that is the table's bank."""
     documents: AugmentLaw = field(default_factory=AugmentLaw)
     """How many of them."""
     holdout: float = 0.0
@@ -275,12 +276,14 @@ class TaskData(Data):
             raise ConfigError(f"{where}: there are none; give some, each {WRITTEN} or {STORE}=PATH")
         named = named_sources(sources, where, f"{WRITTEN} or {STORE}=PATH")
         stores = {name: _store(path, run) for task, name, path in named if task == STORE}
-        if self.neighbours and not stores and where == "data.sources":
-            raise ConfigError(f"data.neighbours={self.neighbours!r}: are of a store's documents; give one, store=PATH")
         retrieval = None
-        if self.neighbours and stores:
-            bank = next(iter(stores.values()))
-            retrieval = Retrieval(Neighbours.open(self.neighbours), bank, self.documents, run.context)
+        if self.neighbours and where == "data.sources":  # what is held out is looked at by itself
+            if not stores:
+                raise ConfigError(
+                    f"data.neighbours={self.neighbours!r}: are of a store's documents; give one, store=PATH"
+                )
+            opened_stores = list(stores.values())
+            retrieval = Retrieval.open(self.neighbours, self.bank, opened_stores, self.documents, run.context)
         share = self.holdout if share is None else share
         controls = Path(self.controls) if self.controls else None
         parts: list[TaskPart | StorePart] = []

@@ -54,6 +54,10 @@ class Work:
     pictures: bool = False
     """Whether pictures are kept."""
 
+    def open(self) -> Desk:
+        """Open the tokenizers, the encoder and the sources."""
+        return Desk(self)
+
 
 class Ready(NamedTuple):
     """A document to be encoded: with preprocessed pictures; as it was read (for vectors); as it is stored."""

@@ -10,34 +10,65 @@ that is resumed must be given the same ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from cm3.data.load import Source
 from cm3.data.neighbours import Neighbours
 from cm3.data.order import Mixture
-from cm3.errors import DataError
+from cm3.errors import ConfigError, DataError
 from cm3.sequence.before import AugmentLaw, with_documents
 from cm3.store.store import Store
 from cm3.vocab import Tokens
-
-LOOKED_AT = 100
-"""Documents of a table, and of each store, that are looked for in the other before training."""
-T = TypeVar("T")
 
 
 class Retrieval(NamedTuple):
     """Which documents stand before an example, and how many.
 
-    `table` names neighbours by id (`cm3.data.neighbours`), `bank` has their tokens, `law` draws a number of them, and
-    as many as `length` has room for are taken. An example that the table does not have gets none.
+    `table` names neighbours by their numbers in `bank` (`cm3.data.neighbours`), which has their tokens, `law` draws a
+    number of them, and as many as `length` has room for are taken.
     """
 
     table: Neighbours
     bank: Store
     law: AugmentLaw
     length: int
+
+    @classmethod
+    def open(cls, table: str | Path, bank: str | Path, stores: Sequence[Store], law: AugmentLaw, length: int) -> Self:
+        """Open a table, and the store that is its bank: `bank`, or, where that is empty, the one of `stores` that is.
+
+        Raises `CheckpointError` for what is no table, `ConfigError` where none of the stores is its bank.
+        """
+        known = Neighbours.open(table)
+        if bank:
+            return cls(known, Store.open(bank), law, length)
+        for store in stores:
+            if store.fingerprint == known.bank.fingerprint:
+                return cls(known, store, law, length)
+        raise ConfigError(
+            f"neighbours {str(table)!r}: name documents of the bank {known.bank.path!r}, which is none of the stores, "
+            "or was made anew since; give data.bank (--data.bank STORE), or make the table again"
+        )
+
+    def begins(self, stores: Sequence[Store]) -> list[int | None]:
+        """Return the row of the table at which each store's documents begin; None for a store without vectors.
+
+        So it is known before a step that every neighbour is there. Raises `DataError` for another bank than the
+        table's, and for a store that has vectors, or all stores, without a place in the table.
+        """
+        table = self.table
+        table.check_bank(self.bank)
+        found = [table.begin(store) for store in stores]
+        for store, begin in zip(stores, found, strict=True):
+            if begin is None and (store.encoder_name is not None or not any(b is not None for b in found)):
+                raise DataError(
+                    f"neighbours {str(table.path)!r}: are of other documents than those of the store {store.path!r}, "
+                    "or it was made anew since; make the table again, of all stores"
+                )
+        return found
 
 
 class StoreSource(Source):
@@ -51,8 +82,10 @@ class StoreSource(Source):
         weights: Sequence[float] = (),
         seed: int = 0,
         retrieval: Retrieval | None = None,
+        most: int | None = None,
     ) -> None:
-        """`weights`: shares of the documents; none means every document as often as any other.
+        """`weights`: shares of the documents; none means every document as often as any other. `most`: how many
+        documents of each store are taken, the first; all, where it is None.
 
         Raises `DataError` for no store, an empty one, stores (the bank too) that other tokenizers made, and a table of
         neighbours of other documents; `ConfigError` for weights as `Mixture` does.
@@ -64,10 +97,10 @@ class StoreSource(Source):
                 raise DataError(f"store {store.path!r}: has no document; leave it out")
         for store in [*stores, *([] if retrieval is None else [retrieval.bank])]:
             check_alike(stores[0], store)
-        if retrieval is not None:
-            check_table(retrieval, stores)
+        self.begins = [] if retrieval is None else retrieval.begins(stores)
         self.stores, self.seed, self.retrieval = list(stores), seed, retrieval
-        self.mixture = Mixture([len(store) for store in stores], weights, seed)
+        sizes = [len(store) if most is None else min(most, len(store)) for store in stores]
+        self.mixture = Mixture(sizes, weights, seed)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -91,35 +124,14 @@ class StoreSource(Source):
         numbers: list[list[int]] = []
         for position, source, index, query in zip(positions, places.sources, places.indices, queries, strict=True):
             rng = np.random.default_rng([self.seed, 0xA6, position])
-            k, id = law.draw(rng), self.stores[source].about(int(index)).id
-            known = k > 0 and query.length < length and id in table
-            numbers.append([bank.number(i) for i in table.of(id, k, rng)] if known else [])
+            k, begin = law.draw(rng), self.begins[source]
+            known = begin is not None and k > 0 and query.length < length
+            numbers.append(table.of(begin + int(index), k, rng) if known else [])
         documents = iter(bank.tokens([n for some in numbers for n in some]))
         return [
             with_documents(query, [next(documents) for _ in some], bank.vocab, length) if some else query
             for query, some in zip(queries, numbers, strict=True)
         ]
-
-
-def check_table(retrieval: Retrieval, stores: Sequence[Store]) -> None:
-    """Raise `DataError` for a table that is of no document of these stores, or names none of the bank.
-
-    `LOOKED_AT` of each are looked at, spread over all: a table of other documents would else be none, in silence.
-    """
-    table, bank = retrieval.table, retrieval.bank
-    ids = _some(list(table))
-    known = any(store.knows(id) for id in ids for store in stores)
-    known = known or any(store.about(n).id in table for store in stores for n in _some(range(len(store))))
-    if not known:
-        raise DataError(f"neighbours {str(table.path)!r}: are of other documents than the stores'; compute them anew")
-    rng = np.random.default_rng(0)
-    names = [name for id in ids for name in table.of(id, 3, rng)]
-    if names and not any(map(bank.knows, names)):
-        raise DataError(f"neighbours {str(table.path)!r}: name no document of {bank.path!r}; compute them anew")
-
-
-def _some(values: Sequence[T]) -> Sequence[T]:
-    return values[:: max(1, len(values) // LOOKED_AT)]
 
 
 def check_alike(one: Store, other: Store) -> None:

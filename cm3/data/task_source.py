@@ -106,10 +106,7 @@ class StorePart:
 
     def first(self, number: int) -> StoreSource:
         """The first `number` of them, each once an epoch, every time behind neighbours that are drawn anew."""
-        store = self.store
-        if number < len(store):
-            store = store.first(number)
-        return StoreSource([store], seed=self.seed, retrieval=self.retrieval)
+        return StoreSource([self.store], seed=self.seed, retrieval=self.retrieval, most=number)
 
 
 class TaskSource(Source):

@@ -48,8 +48,6 @@ class Vectors:
     """Unit rows, the direction of the mean where a document has several images; zeros where it has none."""
     pictures: tuple[frozenset[bytes], ...] = ()
     """Of each document the digests of its images (`cm3.retrieval.picture.digest`); empty where nobody knows them."""
-    words: tuple[str, ...] = ()
-    """Of each document what it says (`plain_words`); empty where nobody knows it."""
 
 
 def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -> Encoder:
@@ -117,13 +115,7 @@ def embed(encoder: Encoder, documents: Sequence[Document], *, batch: int = 64) -
             by_image[at] = mean / max(float(np.linalg.norm(mean)), 1e-12)
     number = np.array([(words is not None) + bool(keys) for words, keys in parts], dtype=np.float32)
     pictures = tuple(frozenset(keys) for _, keys in parts)
-    said = tuple(plain_words(words or "") for words, _ in parts)
-    return Vectors((by_text + by_image) / number.reshape(-1, 1), by_text, by_image, pictures, said)
-
-
-def plain_words(text: str) -> str:
-    """A text as it is compared with another's: in small letters, with one space between words."""
-    return " ".join(text.split()).casefold()
+    return Vectors((by_text + by_image) / number.reshape(-1, 1), by_text, by_image, pictures)
 
 
 K = TypeVar("K")

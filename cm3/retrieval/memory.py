@@ -224,6 +224,10 @@ class Memory:
         """Of each document what its pictures show (`cm3.store.record.shows`). Raises `DataError` as `images`."""
         return self.store.pixels(self._numbers(ids))
 
+    def whole(self, ids: Sequence[str]) -> list[bool]:
+        """Tell which documents have text and a picture. Raises `DataError` for an id that is not there."""
+        return [bool(d.text.strip()) and bool(d.images) for d in map(self.__getitem__, ids)]
+
     def add(
         self,
         documents: Source,

@@ -8,24 +8,28 @@ document chosen before it.
 
 Likeness is measured of like with like, for the picture and the caption of one thing are far from each other (a cosine
 of 0.3 for CLIP), so that a document which shows the query's very picture scores no more than 0.65. Too much like the
-query is a document that shows one of its pictures, to the pixel, or says its words, but for letters' size and space,
-where these are known; whose pictures' vector has a cosine above `highest`
-with that of the query's pictures; that, having text and picture as the query has, has such a cosine with the query's
-mean; or that scores more than `highest`. Too much like a chosen document is one whose mean, or whose pictures' vector,
-has such a cosine with that document's.
+query is a document
+
+    by identity       that is the query, or has one of its pictures under another name or caption
+    by its pictures   whose pictures' vector has a cosine above `highest` with that of the query's pictures
+    as a whole        that, having text and picture as the query has, has such a cosine with the query's mean
+    by its words      that says what the query says: the same vector, as an encoder gives it to words of other case
+    by its score      that scores more than `highest`
+
+Too much like a chosen document is one whose mean, or whose pictures' vector, has such a cosine with that document's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from cm3.document import Document, Part, Text
 from cm3.errors import CheckpointError, ConfigError, RequestError
-from cm3.retrieval.embed import Encoder, embed, plain_words
+from cm3.retrieval.embed import Encoder, embed
 
 By = Literal["text", "image"]
 """What of the query found a document."""
@@ -36,19 +40,44 @@ _WIDER = 16
 """How many times more candidates are looked at where the first ones leave places empty."""
 _ROUNDING = 1e-5
 """What float32 may add to a score that is exactly `highest`."""
+_SAME = 1 - 1e-4
+"""Cosine of two vectors of the same words, once they are rounded to float16."""
+
+K = TypeVar("K", str, int)
+"""A document's name in its bank: the id in a memory bank, the number in a store."""
 
 
-class Bank(Protocol):
-    """The part of `cm3.retrieval.memory.Memory` that is read here."""
+class Bank(Protocol[K]):
+    """Documents to choose from. Arrays are float32, rows in the order of the names that are asked for."""
 
     @property
     def encoder_name(self) -> str: ...
     def __len__(self) -> int: ...
+    def search(self, vectors: np.ndarray, k: int, /) -> tuple[list[list[K]], np.ndarray]:
+        """Names and scores (n, k) of the documents nearest to each of n vectors, best first."""
+        ...
+
+    def vectors(self, ids: Sequence[K], /) -> np.ndarray:
+        """Means of the unit vectors of text and pictures."""
+        ...
+
+    def images(self, ids: Sequence[K], /) -> np.ndarray:
+        """Unit vectors of pictures alone, zeros where there are none."""
+        ...
+
+    def pictures(self, ids: Sequence[K], /) -> Sequence[Set[bytes]]:
+        """Digests of each document's pictures, and whatever else it shares with none but its copies."""
+        ...
+
+    def whole(self, ids: Sequence[K], /) -> Sequence[bool]:
+        """Whether documents have text and a picture."""
+        ...
+
+
+class DocumentBank(Bank[str], Protocol):
+    """A bank that gives its documents: `cm3.retrieval.memory.Memory`."""
+
     def __getitem__(self, id: str, /) -> Document: ...
-    def search(self, vectors: np.ndarray, k: int, /) -> tuple[list[list[str]], np.ndarray]: ...
-    def vectors(self, ids: Sequence[str], /) -> np.ndarray: ...
-    def images(self, ids: Sequence[str], /) -> np.ndarray: ...
-    def pictures(self, ids: Sequence[str], /) -> Sequence[Set[bytes]]: ...
 
 
 @dataclass(frozen=True)
@@ -64,10 +93,10 @@ class Retrieved:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A document of a bank by its id. `whole`: it has text and a picture."""
+class Candidate(Generic[K]):
+    """A document of a bank by its name there. `whole`: it has text and a picture."""
 
-    id: str
+    id: K
     score: float
     by: By
     whole: bool
@@ -106,7 +135,7 @@ class SelectLaw:
 
 
 def select(
-    memory: Bank,
+    memory: DocumentBank,
     encoder: Encoder,
     query: Document,
     k: int,
@@ -135,7 +164,7 @@ def select(
     return [Retrieved(memory[c.id], c.score, c.by) for c in choose(found, k, rng)]
 
 
-def check(memory: Bank, encoder_name: str) -> None:
+def check(memory: Bank[K], encoder_name: str) -> None:
     """Raise `RequestError` for an empty bank, `CheckpointError` for one of another encoder."""
     if len(memory) == 0:
         raise RequestError("memory bank: is empty, there is nothing to retrieve; add documents or ask for retrieve=0")
@@ -167,32 +196,38 @@ def drop_words(text: str, share: float, rng: np.random.Generator) -> str:
     return " ".join(kept or words[int(rng.integers(len(words))) :][:1])
 
 
-def choose(found: Sequence[Candidate], k: int, rng: np.random.Generator | None = None) -> list[Candidate]:
-    """At most `k` of a shortlist: in its order, or by chance; one that is not whole only where no whole one is left."""
+def choose(found: Sequence[Candidate[K]], k: int, rng: np.random.Generator | None = None) -> list[Candidate[K]]:
+    """At most `k` of a shortlist: in its order, or by chance; one that is not whole only where no whole one is left.
+
+    Generation takes the best, best first, as a user wants what is most relevant (paper.md 1.5). Training takes an order
+    by chance, as the authors' code does: a model that always saw the best document at one place would learn to copy
+    from there, and each epoch should show others. So where there is no room for all, generation leaves out the least
+    relevant, training whichever stand first.
+    """
     if rng is not None:
         found = [found[i] for i in rng.permutation(len(found))]
     return sorted(found, key=lambda c: not c.whole)[:k]
 
 
 def shortlists(
-    memory: Bank,
+    memory: Bank[K],
     texts: np.ndarray,
     images: np.ndarray,
-    skip: Sequence[Set[str]],
+    skip: Sequence[Set[K]],
     law: SelectLaw,
     pictures: Sequence[Set[bytes]] = (),
-    words: Sequence[str] = (),
-) -> list[list[Candidate]]:
+    own: np.ndarray | None = None,
+) -> list[list[Candidate[K]]]:
     """For each of n queries the documents that it may get, best first, at most `by_text + by_image` of them.
 
     `texts` and `images` (n, w) are the queries' unit vectors, zeros for what a query does not have; `skip` (n) the
-    ids that it must not get; `pictures` (n) the digests of what its pictures show, and `words` (n) what it says
-    (`plain_words`), or nothing where they are unknown.
-    Whole documents come before those that have text or pictures alone.
+    names that it must not get; `pictures` (n) what it is known by, as `Bank.pictures`. `own` (n, w), of queries that
+    are documents, are vectors of all their words, of which `texts` may leave some out: one that says the same is left
+    out. Whole documents come before those that have text or pictures alone.
     """
-    known = _Known(memory)
+    known: _Known[K] = _Known(memory)
     queries = [
-        _Query(text, image, ids, pictures[i] if pictures else frozenset(), words[i] if words else "")
+        _Query(image, text if own is None else own[i], own is not None, ids, pictures[i] if pictures else frozenset())
         for i, (text, image, ids) in enumerate(zip(texts, images, skip, strict=True))
     ]
     window = law.candidates
@@ -210,51 +245,41 @@ def shortlists(
 
 
 @dataclass(frozen=True, eq=False)
-class _Query:
-    """The unit vectors (w,) of a query, zeros for what it has not; what it must not get; its pictures and words."""
+class _Query(Generic[K]):
+    """The unit vectors (w,) of a query, zeros for what it has not; what it must not get, and what it is known by."""
 
-    text: np.ndarray
     image: np.ndarray
-    skip: Set[str]
+    text: np.ndarray
+    document: bool
+    """Whether the words are a document's, which must not come once more."""
+    skip: Set[K]
     pictures: Set[bytes]
-    words: str
 
 
-class _Known:
+class _Known(Generic[K]):
     """Facts of a bank's documents, looked up once for all queries of a block."""
 
-    def __init__(self, memory: Bank) -> None:
-        self.memory = memory
-        self._whole: dict[str, bool] = {}
-        self._words: dict[str, str] = {}
-        self._pictures: dict[str, Set[bytes]] = {}
+    def __init__(self, memory: Bank[K]) -> None:
+        self.memory: Bank[K] = memory
+        self._whole: dict[K, bool] = {}
+        self._pictures: dict[K, Set[bytes]] = {}
 
-    def whole(self, id: str) -> bool:
+    def whole(self, id: K) -> bool:
         """Tell whether a document has text and a picture."""
         if id not in self._whole:
-            document = self.memory[id]
-            self._words[id] = plain_words(document.text)
-            self._whole[id] = bool(self._words[id]) and bool(document.images)
+            (self._whole[id],) = self.memory.whole([id])
         return self._whole[id]
 
-    def words(self, id: str) -> str:
-        """What a document says, as `plain_words`."""
-        self.whole(id)
-        return self._words[id]
-
-    def pictures(self, id: str) -> Set[bytes]:
-        """Return the digests of what its pictures show."""
+    def pictures(self, id: K) -> Set[bytes]:
+        """Return what a document is known by."""
         if id not in self._pictures:
             (self._pictures[id],) = self.memory.pictures([id])
         return self._pictures[id]
 
 
-_Found = tuple[str, float, By]
-
-
-def _candidates(memory: Bank, texts: np.ndarray, images: np.ndarray, window: int) -> list[list[_Found]]:
-    """For each query what its text and its pictures find, best first; equal scores in order of id."""
-    merged: list[list[_Found]] = [[] for _ in texts]
+def _candidates(memory: Bank[K], texts: np.ndarray, images: np.ndarray, window: int) -> list[list[tuple[K, float, By]]]:
+    """For each query what its text and its pictures find, best first; equal scores in order of name."""
+    merged: list[list[tuple[K, float, By]]] = [[] for _ in texts]
     by: By
     for by, vectors in (("text", texts), ("image", images)):
         has = np.flatnonzero(np.abs(vectors).max(axis=1, initial=0) > 0)
@@ -266,7 +291,9 @@ def _candidates(memory: Bank, texts: np.ndarray, images: np.ndarray, window: int
     return [sorted(row, key=lambda c: (-c[1], c[0])) for row in merged]
 
 
-def _pick(known: _Known, candidates: list[_Found], query: _Query, law: SelectLaw) -> list[Candidate]:
+def _pick(
+    known: _Known[K], candidates: list[tuple[K, float, By]], query: _Query[K], law: SelectLaw
+) -> list[Candidate[K]]:
     """Walk candidates from the best and take what the law allows."""
     room: dict[By, int] = {"text": law.by_text, "image": law.by_image}
     kinds = {by for _, _, by in candidates}
@@ -276,21 +303,24 @@ def _pick(known: _Known, candidates: list[_Found], query: _Query, law: SelectLaw
     candidates = [c for c in candidates if c[0] not in query.skip and c[1] <= limit]
     if not candidates:
         return []
-    ids = np.array([id for id, _, _ in candidates], dtype=object)
-    vectors = _unit(known.memory.vectors(list(ids)))
-    images = known.memory.images(list(ids))
+    names = [id for id, _, _ in candidates]
+    ids = np.array(names, dtype=object)
+    means, images = known.memory.vectors(names), known.memory.images(names)
+    vectors = _unit(means)
     shows: np.ndarray = np.asarray(images.any(axis=1))
     alive = ~shows | (images @ query.image <= limit) if query.image.any() else np.ones(len(ids), dtype=bool)
+    if query.document and query.text.any():
+        texts = _unit(np.where(shows[:, None], 2 * means - images, means))
+        alive &= texts @ query.text <= _SAME
     whole_alike: list[bool] = np.asarray(vectors @ _unit(query.text + query.image) > limit).tolist()
     if not (query.text.any() and query.image.any()):
         whole_alike = [False] * len(ids)
-    chosen = []
+    chosen: list[Candidate[K]] = []
     for wanted in (True, False):
         for i, (id, score, by) in enumerate(candidates):
             if not alive[i] or not room[by] or known.whole(id) != wanted:
                 continue
-            copied = bool(query.words) and query.words == known.words(id)
-            if copied or (wanted and whole_alike[i]) or (query.pictures and query.pictures & known.pictures(id)):
+            if (wanted and whole_alike[i]) or (query.pictures and query.pictures & known.pictures(id)):
                 alive &= ids != id
                 continue
             chosen.append(Candidate(id, score, by, wanted))

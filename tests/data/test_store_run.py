@@ -14,16 +14,13 @@ import torch
 
 from cm3.cli.main import main
 from cm3.data.kinds import StoreData
-from cm3.data.neighbours import Neighbours
+from cm3.data.neighbours import find_neighbours
 from cm3.data.prepare import prepare
-from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
-from cm3.read.find import open_reader
-from cm3.retrieval.embed import embed, load_encoder
-from cm3.retrieval.memory import Memory
+from cm3.retrieval.select import SelectLaw
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw
@@ -127,13 +124,16 @@ def test_the_recipe_trains_from_the_command_line(root: Path, tmp_path: Path) -> 
 
 
 def test_documents_are_put_before_examples(root: Path, tmp_path: Path) -> None:
-    encoder = load_encoder(store_parts.encoder(tmp_path / "encoder"))
-    found = [d for d in open_reader(f"{root}/photos") if isinstance(d, Document)]
-    memory = Memory.build(tmp_path / "memory", found, encoder)
-    Neighbours.compute(tmp_path / "table", memory, [d.id for d in found], embed(encoder, found))
+    encoder = store_parts.encoder(tmp_path / "encoder")
+    store = tmp_path / "store"
+    prepare([f"{root}/photos"], store, root / "tokens", encoder=encoder)
+    find_neighbours([store], store, tmp_path / "table", law=SelectLaw(highest=1))
     law = AugmentLaw((0.0, 0.0, 1.0))
-    data = StoreData((str(root / "store"),), neighbours=str(tmp_path / "table"), documents=law)
+    data = StoreData((str(store),), neighbours=str(tmp_path / "table"), documents=law)
     model = DecoderConfig(d_model=16, layers=1, heads=2, context=200, positions="rope")
     made = [run(root, tmp_path / n, model=model, data=d) for n, d in (("a", data), ("b", replace(data, neighbours="")))]
     documents = [bundles.load(r.run(progress=False)["bundle"]).about["documents"] for r in made]
     assert documents[0] < documents[1] / 1.8  # three times as long each
+    with pytest.raises(DataError, match="table': are of other documents than those of the store"):
+        run(root, tmp_path / "c", model=model, data=replace(data, stores=(str(root / "store"),), bank=str(store))).run()
+    assert not (tmp_path / "c").exists(), "refused before anything is written"

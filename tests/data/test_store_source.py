@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,18 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import store_parts
+from safetensors.numpy import save_file
 
 from cm3.data.lanes import merge_states
 from cm3.data.load import Loader
-from cm3.data.neighbours import Neighbours
+from cm3.data.neighbours import Neighbours, find_neighbours
 from cm3.data.pack import Batch
 from cm3.data.prepare import prepare
 from cm3.data.store_source import Retrieval, StoreSource
-from cm3.document import Document
 from cm3.errors import ConfigError, DataError
-from cm3.read.find import open_reader
-from cm3.retrieval.embed import embed, load_encoder
-from cm3.retrieval.memory import Memory
+from cm3.files import checksum, sha256
+from cm3.retrieval.select import SelectLaw
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw, cm3_unmask
 from cm3.store.store import Store
@@ -36,9 +36,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two stores of one model, and one of a model with other masks."""
     root = tmp_path_factory.mktemp("stores")
     model = store_parts.tokenizers(root / "model")
+    encoder = store_parts.encoder(root / "encoder")
     for seed, (name, count) in enumerate(SIZES.items()):
         store_parts.photos(root / f"photos_{name}", count, seed)
-        prepare([f"{root}/photos_{name}"], root / name, model, unit=6)
+        prepare([f"{root}/photos_{name}"], root / name, model, unit=6, encoder=encoder)
     prepare([f"{root}/photos_a"], root / "masks", model, masks=8)
     return root
 
@@ -120,15 +121,9 @@ def test_windows_of_stored_pictures_are_full(stores: list[Store]) -> None:
 
 @pytest.fixture(scope="module")
 def table(root: Path) -> Path:
-    """Neighbours of the documents of the store b among those of the store a."""
-    encoder = load_encoder(store_parts.encoder(root / "encoder"))
-    bank, queries = ([d for d in open_reader(f"{root}/photos_{n}") if isinstance(d, Document)] for n in "ab")
-    memory = Memory.build(root / "memory", bank, encoder)
-    # Ids of the two stores are the same names; only some of b have neighbours.
-    queries = [q for q in queries if q.id not in memory][:10]
-    assert len(queries) == 10
-    Neighbours.compute(root / "table", memory, [q.id for q in queries], embed(encoder, queries))
-    return root / "table"
+    """Neighbours of the documents of the store b among those of the store a; ids of the two are the same names."""
+    law = SelectLaw(highest=1)  # to weights that are random all pictures are alike
+    return find_neighbours([root / "b"], root / "a", root / "table", law=law).path
 
 
 def test_neighbours_stand_before_their_example(stores: list[Store], table: Path) -> None:
@@ -141,19 +136,55 @@ def test_neighbours_stand_before_their_example(stores: list[Store], table: Path)
     for position, (tokens, query) in enumerate(
         zip(source.sequences(range(200)), plain.sequences(range(200)), strict=True)
     ):
-        id = b.about(int(plain.mixture.locate([position]).indices[0])).id
+        number = int(plain.mixture.locate([position]).indices[0])
         assert tokens.ids[-query.length + 1 :].tolist() == query.ids[1:].tolist()
         whole = codec.decode(tokens)
-        lengths[len(whole.images) - 1] += id in known
+        lengths[len(whole.images) - 1] += 1
         before = [p.text for p in whole.parts[:-2] if hasattr(p, "text")]
-        of = [codec.decode(a.tokens([a.number(c.id)])[0]).text for c in known.ranked(id)] if id in known else []
-        assert len(before) == len(whole.images) - 1 and set(before) <= set(of)
+        of = [codec.decode(t).text for t in a.tokens([c.id for c in known.ranked(number)])]
+        assert len(before) == len(whole.images) - 1 == len(set(before)) and set(before) <= set(of)
     assert all(lengths[k] > 3 for k in range(4))
     # What there is room for: a query, and one document of about its size.
     short = StoreSource([b], seed=3, retrieval=Retrieval(known, a, law, 80))
     assert max(t.length for t in short.sequences(range(100))) <= 80
     one = source.sequences([17])[0]
     assert np.array_equal(one.ids, source.sequences(range(30))[17].ids)
+
+
+def test_of_several_stores_each_gets_its_own(root: Path, stores: list[Store], tmp_path: Path) -> None:
+    (tmp_path / "words.jsonl").write_text('{"id": "other", "text": "words"}\n{"id": "more", "text": "some"}')
+    prepare([f"{tmp_path}/words.jsonl"], tmp_path / "words", root / "model")
+    words, (a, b) = Store.open(tmp_path / "words"), stores
+    known = find_neighbours([a.path, b.path], a.path, tmp_path / "both", law=SelectLaw(highest=1))
+    mixed = [b, words, a]
+    plain = StoreSource(mixed, [1, 1, 1], seed=3)
+    source = StoreSource(mixed, [1, 1, 1], seed=3, retrieval=Retrieval(known, a, AugmentLaw((0.0, 1.0)), 512))
+    places = plain.mixture.locate(range(120))
+    begins = {0: len(a), 2: 0}
+    ids = {n: t.ids[1:-1].tolist() for n, t in enumerate(a.tokens(range(len(a))))}
+    for which, number, tokens, query in zip(
+        places.sources.tolist(),
+        places.indices.tolist(),
+        source.sequences(range(120)),
+        plain.sequences(range(120)),
+        strict=True,
+    ):
+        before = tokens.ids[1 : tokens.length - query.length].tolist()
+        if which == 1:
+            assert not before, "a store without vectors has no neighbours"
+        else:
+            assert before in [ids[c.id] for c in known.ranked(begins[which] + number)]
+
+
+def test_the_bank_is_found_among_the_stores_or_given(root: Path, stores: list[Store], table: Path) -> None:
+    law, (a, b) = AugmentLaw(), stores
+    assert Retrieval.open(table, "", [b, a], law, 100).bank is a
+    assert Retrieval.open(table, root / "a", [b], law, 100).bank.path == a.path
+    told = (
+        "table': name documents of the bank '.*/a', which is none of the stores, or was made anew since; give data.bank"
+    )
+    with pytest.raises(ConfigError, match=told):
+        Retrieval.open(table, "", [b], law, 100)
 
 
 def test_stores_that_do_not_fit_are_refused(root: Path, stores: list[Store], table: Path) -> None:
@@ -174,22 +205,37 @@ def test_stores_that_do_not_fit_are_refused(root: Path, stores: list[Store], tab
         StoreSource(stores, [1.0])
 
 
-def test_a_table_of_other_documents_is_refused(stores: list[Store], table: Path, tmp_path: Path) -> None:
+def test_a_table_of_other_documents_is_refused(root: Path, stores: list[Store], table: Path, tmp_path: Path) -> None:
     known, (a, b) = Neighbours.open(table), stores
-    (tmp_path / "words.jsonl").write_text('{"id": "other", "text": "words"}')
-    prepare([f"{tmp_path}/words.jsonl"], tmp_path / "other", table.parent / "model")
-    other = Store.open(tmp_path / "other")
-    with pytest.raises(DataError, match="table': are of other documents than the stores'; compute them anew"):
-        StoreSource([a], retrieval=Retrieval(known, a, AugmentLaw(), 100))
-    with pytest.raises(DataError, match="table': name no document of '.*/other'; compute them anew"):
-        StoreSource([b], retrieval=Retrieval(known, other, AugmentLaw(), 100))
-    assert StoreSource([a, b], retrieval=Retrieval(known, a, AugmentLaw(), 100)).sequences([0])
-    assert StoreSource([b.first(3)], retrieval=Retrieval(known, a, AugmentLaw(), 100)).sequences([0]), (
-        "a part of its store"
-    )
+    other = "table': are of other documents than those of the store '.*/a', or it was made anew since; make the table"
+    for some in ([a], [a, b]):
+        with pytest.raises(DataError, match=other):
+            StoreSource(some, retrieval=Retrieval(known, a, AugmentLaw(), 100))
+    with pytest.raises(
+        DataError, match="table': name documents of the bank '.*/a', and '.*/b' is another, or was made"
+    ):
+        StoreSource([b], retrieval=Retrieval(known, b, AugmentLaw(), 100))
+    # The same pictures, prepared otherwise since.
+    again = prepare([f"{root}/photos_b"], tmp_path / "b", root / "model", max_text=9, encoder=root / "encoder")
+    assert again.documents == len(b)
+    with pytest.raises(DataError, match="are of other documents than those of the store"):
+        StoreSource([Store.open(tmp_path / "b")], retrieval=Retrieval(known, a, AugmentLaw(), 100))
+    few = StoreSource([b], retrieval=Retrieval(known, a, AugmentLaw(), 100), most=3)
+    assert {t.ids.tobytes() for t in StoreSource([b], most=3).sequences(range(9))} == {
+        t.ids.tobytes() for t in b.tokens(range(3))
+    }
+    assert few.sequences([0]), "a part of its store"
 
 
-def test_a_store_without_documents_is_refused(stores: list[Store]) -> None:
-    stores[1] = stores[1].first(0)
+def test_a_store_without_documents_is_refused(root: Path, stores: list[Store], tmp_path: Path) -> None:
+    empty = Path(shutil.copytree(root / "b", tmp_path / "b"))
+    page = json.loads((empty / "manifest.json").read_text())
+    none = np.zeros(0, np.int64)
+    index = {"kept": none, "lengths": none.astype(np.int32), "keys": none.astype(np.uint64), "numbers": none}
+    save_file(index, empty / "index.safetensors")
+    size = (empty / "index.safetensors").stat().st_size
+    page["files"]["index.safetensors"] = {"bytes": size, "sha256": sha256(empty / "index.safetensors")}
+    page |= {"documents": 0}
+    (empty / "manifest.json").write_text(json.dumps(page | {"sha256": checksum(page)}))
     with pytest.raises(DataError, match="/b': has no document; leave it out"):
-        StoreSource(stores)
+        StoreSource([stores[0], Store.open(empty)])

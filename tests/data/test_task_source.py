@@ -17,6 +17,7 @@ import tiny_model
 
 from cm3.data.kind import Context
 from cm3.data.kinds import TaskData
+from cm3.data.neighbours import find_neighbours
 from cm3.data.order import BLOCK
 from cm3.data.prepare import prepare
 from cm3.data.store_source import Retrieval
@@ -25,6 +26,7 @@ from cm3.errors import ConfigError, DataError
 from cm3.read import places
 from cm3.read.find import open_reader
 from cm3.read.random_access import Numbered
+from cm3.retrieval.select import SelectLaw
 from cm3.sequence.answers import Weighted
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import cm3_unmask
@@ -208,7 +210,8 @@ def test_stores_join(tmp_path: Path, drawn: Path) -> None:
 def test_a_cap_on_a_store_is_one(tmp_path: Path) -> None:
     store_parts.tokenizers(tmp_path / "tokens")
     store_parts.photos(tmp_path / "photos", 12)
-    prepare([f"{tmp_path}/photos"], tmp_path / "store", tmp_path / "tokens")
+    encoder = store_parts.encoder(tmp_path / "encoder")
+    prepare([f"{tmp_path}/photos"], tmp_path / "store", tmp_path / "tokens", encoder=encoder)
     store, codec = Store.open(tmp_path / "store"), tiny_model.codec()
     same = Codec(store.vocab, codec.text, codec.image)
     data = TaskData((f"store={tmp_path}/store",), caps={"store": 5})
@@ -218,13 +221,7 @@ def test_a_cap_on_a_store_is_one(tmp_path: Path) -> None:
     assert all(set(found[n : n + 5]) == first for n in range(0, 40, 5))
     assert made.report()["store"] == {"documents": 12, "left_out": 0, "share": 1.0, "repeats": 1.0}
 
-    class Table(list[str]):
-        """Neighbours of each document: any others."""
-
-        def of(self, id: str, k: int, rng: np.random.Generator) -> list[str]:
-            return rng.choice([other for other in self if other != id], k, replace=False).tolist()
-
-    table: Any = Table(store.about(n).id for n in range(12))
+    table = find_neighbours([store.path], store.path, tmp_path / "table", law=SelectLaw(highest=1))
     part = StorePart("store", store, retrieval=Retrieval(table, store, AugmentLaw((0.0, 1.0)), 600))
     with_one = TaskSource([part], mixture_of([part], **MIX | {"caps": {"store": 5}}), same, 0).sequences(range(40))
     with_one = list(map(_tokens, with_one))

@@ -112,3 +112,32 @@ def test_a_bank_of_the_hub_names_its_encoder(tmp_path: Path, monkeypatch: pytest
     assert asked == [("nobody/clip", "cpu", False)], "a bank's word fetches nothing"
     assert Retriever(tmp_path / "bank", "mine", device="cuda:1").encoder.name == "clip:nobody/clip"
     assert asked[-1] == ("mine", "cuda:1", True)
+
+
+def test_a_batch_of_prompts_is_looked_at_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pictures of one size there are, none is compared with all others; without retrieval, none at all."""
+    bank = Memory.build(tmp_path / "bank", [Document.of("a blosk", id="blosk")], Letters())
+    retriever = Retriever(bank, Letters())
+    pictures = [
+        PIL.Image.fromarray(np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+        for i in range(60)
+    ]
+    prompts = [Document.of(picture) for picture in [*pictures, *(picture.copy() for picture in pictures)]]
+    read, asked = [0], list[Document]()
+    tobytes, search = PIL.Image.Image.tobytes, Retriever.search
+
+    def counted(self: PIL.Image.Image, *args: object) -> bytes:
+        read[0] += 1
+        return tobytes(self, *args)
+
+    def told(self: Retriever, prompt: Document, k: int) -> list[Retrieved]:
+        asked.append(prompt)
+        return search(self, prompt, k)
+
+    monkeypatch.setattr(PIL.Image.Image, "tobytes", counted)
+    monkeypatch.setattr(Retriever, "search", told)
+    assert retriever.find(prompts, 0) == [[] for _ in prompts] and read == [0]
+    assert all([r.document.id for r in found] == ["blosk"] for found in retriever.find(prompts, 1))
+    assert len(asked) == 60, "equal prompts are searched for once"
+    # Once to be compared with the others, and once more by the search.
+    assert read[0] <= 2 * len(prompts)

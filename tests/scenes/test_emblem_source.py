@@ -11,14 +11,13 @@ from exact_bank import Letters
 from tiny_model import SIZE, codec
 
 from cm3.data.load import Loader
-from cm3.data.neighbours import Neighbours
 from cm3.document import Document, Text
 from cm3.errors import ConfigError, DataError
 from cm3.model.bundle import find, load
 from cm3.retrieval.memory import Memory
 from cm3.retrieval.select import SelectLaw
 from cm3.scenes import describe, parse, random_scene
-from cm3.scenes.data.emblem_source import EmblemMix, EmblemSource, bank_documents, emblem_neighbours, own_first
+from cm3.scenes.data.emblem_source import EmblemMix, EmblemSource, EmblemTable, bank_documents, emblem_neighbours
 from cm3.scenes.data.scene_source import scene_document
 from cm3.scenes.emblems import EMBLEMS as MANY
 from cm3.scenes.emblems import emblem, parse_emblem, place_of, word_of
@@ -41,12 +40,12 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Memory:
 
 
 @pytest.fixture(scope="module")
-def table(memory: Memory, tmp_path_factory: pytest.TempPathFactory) -> Neighbours:
+def table(memory: Memory, tmp_path_factory: pytest.TempPathFactory) -> EmblemTable:
     path = tmp_path_factory.mktemp("table") / "neighbours.safetensors"
     return emblem_neighbours(path, memory, Letters(), scenes=25, size=SIZE, seed=5)
 
 
-def source(memory: Memory, table: Neighbours, mix: EmblemMix | None = None, seed: int = 1) -> EmblemSource:
+def source(memory: Memory, table: EmblemTable, mix: EmblemMix | None = None, seed: int = 1) -> EmblemSource:
     return EmblemSource(codec(), memory, table, seed, mix)
 
 
@@ -70,21 +69,28 @@ def test_the_bank_holds_emblems_and_scenes(memory: Memory) -> None:
     assert documents[EMBLEMS].parts == scene_document(3, 0, SIZE).parts
 
 
-def test_emblems_find_their_document_first(memory: Memory, table: Neighbours) -> None:
+def test_emblems_find_their_document_first(memory: Memory, table: EmblemTable) -> None:
     queries = [id for id in table if id.startswith("query/emblem/")]
     assert len(queries) == EMBLEMS and len(table) == EMBLEMS + 25
     for id in queries:
         assert table.of(id, 1) == [id.removeprefix("query/")]
-    assert own_first(table) == 1.0
 
 
-def test_the_table_is_made_once(memory: Memory, table: Neighbours, tmp_path: Path) -> None:
-    when = table.path.stat().st_mtime_ns
-    again = emblem_neighbours(table.path, memory, Letters(), scenes=25, size=SIZE, seed=5)
-    assert table.path.stat().st_mtime_ns == when and list(again) == list(table)
+def test_the_table_is_made_once(memory: Memory, table: EmblemTable, tmp_path: Path) -> None:
+    path, told = tmp_path / "t", list[int]()
+
+    def made(**changes: int) -> EmblemTable:
+        settings = {"scenes": 25, "size": SIZE, "seed": 5} | changes
+        return emblem_neighbours(path, memory, Letters(), **settings, progress=lambda done, *_: told.append(done))
+
+    assert made() == table and len(told) == 1
+    assert made() == table and len(told) == 1, "read, not made again"
+    assert set(made(scenes=3)) < set(table) and len(told) == 2, "another job's is replaced"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert set(made(scenes=3)) < set(table) and len(told) == 3, "and so is a damaged one"
 
 
-def test_examples_are_a_function_of_their_number(memory: Memory, table: Neighbours) -> None:
+def test_examples_are_a_function_of_their_number(memory: Memory, table: EmblemTable) -> None:
     together = source(memory, table).sequences(range(40, 60))
     alone = source(memory, table)
     for i, tokens in zip(reversed(range(40, 60)), reversed(together), strict=True):
@@ -93,7 +99,7 @@ def test_examples_are_a_function_of_their_number(memory: Memory, table: Neighbou
     assert not any(same(a, b) for a, b in zip(together, others, strict=True))
 
 
-def test_shares_are_what_the_mix_says(memory: Memory, table: Neighbours) -> None:
+def test_shares_are_what_the_mix_says(memory: Memory, table: EmblemTable) -> None:
     mix = EmblemMix(plain=0.2, scenes=0.3, emblems=0.5, documents=AugmentLaw((0.1, 0.2, 0.3, 0.4)))
     examples = [source(memory, table, mix).example(i) for i in range(600)]
     kinds = Counter(e.kind for e in examples)
@@ -105,7 +111,7 @@ def test_shares_are_what_the_mix_says(memory: Memory, table: Neighbours) -> None
     assert not any(e.documents for e in examples if e.kind == "plain")
 
 
-def test_plain_examples_are_those_of_the_scene_source(memory: Memory, table: Neighbours) -> None:
+def test_plain_examples_are_those_of_the_scene_source(memory: Memory, table: EmblemTable) -> None:
     plain = source(memory, table, EmblemMix(1.0, 0.0, 0.0, captions_only=0.4), seed=8)
     wanted = [scene_document(8, i, SIZE, "train", 0.4) for i in range(20)]
     assert [plain.example(i).query for i in range(20)] == wanted
@@ -113,7 +119,7 @@ def test_plain_examples_are_those_of_the_scene_source(memory: Memory, table: Nei
     assert 2 < sum(not d.images for d in wanted) < 14
 
 
-def test_an_emblem_stands_after_its_document_and_is_drawn_anew(memory: Memory, table: Neighbours) -> None:
+def test_an_emblem_stands_after_its_document_and_is_drawn_anew(memory: Memory, table: EmblemTable) -> None:
     examples = source(memory, table, ONLY_EMBLEMS)
     bank = {pixels(memory[id]) for id in memory}
     for i in range(120):
@@ -128,7 +134,7 @@ def test_an_emblem_stands_after_its_document_and_is_drawn_anew(memory: Memory, t
         assert pixels(example.query) not in bank
 
 
-def test_scenes_are_drawn_and_said_anew(memory: Memory, table: Neighbours) -> None:
+def test_scenes_are_drawn_and_said_anew(memory: Memory, table: EmblemTable) -> None:
     examples = [source(memory, table, ONLY_SCENES).example(i) for i in range(80)]
     assert all(1 <= len(e.documents) <= 3 and len(set(e.documents)) == len(e.documents) for e in examples)
     assert all(parse(e.query.text).mentions for e in examples)
@@ -140,7 +146,7 @@ def split(tokens: Tokens) -> list[Tokens]:
     return [tokens.slice(a, b) for a, b in segments(tokens.ids, codec().vocab)]
 
 
-def test_every_sequence_is_the_parts_of_its_documents(memory: Memory, table: Neighbours) -> None:
+def test_every_sequence_is_the_parts_of_its_documents(memory: Memory, table: EmblemTable) -> None:
     examples = source(memory, table, EmblemMix(0.1, 0.4, 0.5, captions_only=0.5))
     for i, tokens in enumerate(examples.sequences(range(25))):
         example = examples.example(i)
@@ -153,7 +159,7 @@ def test_every_sequence_is_the_parts_of_its_documents(memory: Memory, table: Nei
         assert all(same(a, b) for a, b in zip(split(tokens), parts, strict=True))
 
 
-def test_the_loader_trains_on_it_and_resumes(memory: Memory, table: Neighbours) -> None:
+def test_the_loader_trains_on_it_and_resumes(memory: Memory, table: EmblemTable) -> None:
     def loader(state: object = None) -> Loader:
         return Loader(source(memory, table), codec().vocab, MaskLaw(), windows=2, length=300, seed=4, state=state)
 
@@ -188,7 +194,7 @@ def test_examples_of_the_shipped_model_fit_its_context(tmp_path: Path) -> None:
         assert verify(query.images[0].pixels, truth).ok
 
 
-def test_documents_go_where_there_is_no_room(memory: Memory, table: Neighbours) -> None:
+def test_documents_go_where_there_is_no_room(memory: Memory, table: EmblemTable) -> None:
     mix = EmblemMix(0.0, 0.0, 1.0, AugmentLaw((0.0, 0.0, 0.0, 1.0)))
     whole = EmblemSource(codec(), memory, table, 0, mix).sequences(range(8))
     short = EmblemSource(codec(), memory, table, 0, mix, length=100).sequences(range(8))
@@ -197,7 +203,7 @@ def test_documents_go_where_there_is_no_room(memory: Memory, table: Neighbours) 
         assert same(a.slice(a.length - b.length + 1, a.length), b.slice(1, b.length))  # its end is there
 
 
-def test_bad_settings_are_refused(memory: Memory, table: Neighbours, tmp_path: Path) -> None:
+def test_bad_settings_are_refused(memory: Memory, table: EmblemTable, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match="mix.plain=0.5, mix.scenes=0.2, mix.emblems=0.4: are shares, must be in 0..1"
     ):
@@ -219,14 +225,14 @@ def test_bad_settings_are_refused(memory: Memory, table: Neighbours, tmp_path: P
     assert EmblemSource(codec(), few, alone, 0, ONLY_EMBLEMS).example(0).query != Document(())
 
 
-def test_alike_gives_the_very_picture_of_the_document(memory: Memory, table: Neighbours) -> None:
+def test_alike_gives_the_very_picture_of_the_document(memory: Memory, table: EmblemTable) -> None:
     mix = EmblemMix(plain=0.0, scenes=0.0, emblems=1.0, alike=0.5)
     examples = [source(memory, table, mix).example(i) for i in range(80)]
     alike = [pixels(e.query) == pixels(memory[e.own]) for e in examples]
     assert 25 < sum(alike) < 55
 
 
-def test_shuffling_is_shared_by_an_emblem_and_its_own_document_alone(memory: Memory, table: Neighbours) -> None:
+def test_shuffling_is_shared_by_an_emblem_and_its_own_document_alone(memory: Memory, table: EmblemTable) -> None:
     mix = EmblemMix(0.0, 0.0, 1.0, AugmentLaw((0.0, 0.0, 0.0, 1.0)), shuffled=1.0)
     shuffled, one = source(memory, table, mix), codec().encode(Document.of("a", memory["emblem/train/0"].images[0]))
     n = int((one.cells > 0).sum())

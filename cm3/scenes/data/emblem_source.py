@@ -12,6 +12,9 @@ the phrase and the drawing are the example's own.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +23,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from cm3.data.load import Source
-from cm3.data.neighbours import IdBank, Neighbours
 from cm3.document import Document
 from cm3.errors import ConfigError, DataError
-from cm3.retrieval.embed import Encoder, embed
+from cm3.files import parse_json, write
+from cm3.retrieval.embed import Encoder, Vectors, embed
 from cm3.retrieval.index import Progress
-from cm3.retrieval.select import SelectLaw, as_query
+from cm3.retrieval.memory import Memory
+from cm3.retrieval.select import Candidate, SelectLaw, as_query, choose, shortlists
 from cm3.scenes.data.scene_source import SceneSource, scene_document
 from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import emblem, emblem_document, say
@@ -105,9 +109,17 @@ def bank_documents(emblems: int, scenes: int, size: int, seed: int) -> Iterator[
         yield Document(parts, id=f"scene/{seed}/{i}", source="scenes/train", meta={"license": "MIT"})
 
 
+class EmblemTable(dict[str, list[Candidate[str]]]):
+    """Id of a query -> what it may get, best first."""
+
+    def of(self, id: str, k: int, rng: np.random.Generator | None = None) -> list[str]:
+        """Return ids of `k` of them, drawn by `rng` in an order by chance, or the best first without it."""
+        return [c.id for c in choose(self[id], k, rng)]
+
+
 def emblem_neighbours(
     path: str | Path,
-    memory: IdBank,
+    memory: Memory,
     encoder: Encoder,
     *,
     scenes: int,
@@ -115,12 +127,12 @@ def emblem_neighbours(
     seed: int,
     law: SelectLaw | None = None,
     progress: Progress | None = None,
-) -> Neighbours:
+) -> EmblemTable:
     """The table for `EmblemSource`: neighbours of every train emblem of a bank, and of `scenes` other train scenes.
 
     An emblem is searched for by a phrase that its document in the bank does not use, as a prompt would be; a scene by
-    its caption less `law.dropout` of its words, and by its picture of `size` pixels. Computed by
-    `Neighbours.compute`, which see; opened where it is there.
+    its caption less `law.dropout` of its words, and by its picture of `size` pixels. Written to the file `path`, and
+    read where it is there already, of the same queries, bank and law.
     """
     law = law or SelectLaw()
     queries = []
@@ -135,15 +147,41 @@ def emblem_neighbours(
         rng = np.random.default_rng([seed, 0xE2, i])
         document = _said_and_drawn(_scene(seed, i), size, rng, f"{_SCENE}{seed}/{i}")
         queries.append(as_query(document, law, rng))
-    vectors = embed(encoder, queries)
-    return Neighbours.compute(path, memory, [q.id for q in queries], vectors, law=law, progress=progress)
+    vectors, ids = embed(encoder, queries), [q.id for q in queries]
+    job = _digest(memory, ids, vectors, law)
+    if (made := _table(Path(path), job)) is not None:
+        return made
+    table = EmblemTable()
+    for start in range(0, len(ids), 1024):
+        some = slice(start, start + 1024)
+        texts, images, shown = vectors.texts[some], vectors.images[some], vectors.pictures[some]
+        found = shortlists(memory, texts, images, [{id} for id in ids[some]], law, shown, texts)
+        table.update(zip(ids[some], found, strict=True))
+        if progress is not None:
+            progress(len(table), len(ids), "neighbours")
+    rows = {id: [dataclasses.astuple(c) for c in found] for id, found in table.items()}
+    write(path, json.dumps({"job": job, "rows": rows}))
+    return table
 
 
-def own_first(neighbours: Neighbours) -> float:
-    """Share of the table's emblems whose own document is their first neighbour: what training can learn from."""
-    queries = [id for id in neighbours if id.startswith(_EMBLEM)]
-    right = sum(neighbours.of(id, 1) == [id.removeprefix("query/")] for id in queries)
-    return right / max(len(queries), 1)
+def _table(path: Path, job: str) -> EmblemTable | None:
+    """Return the table of a file; None where there is none, or one of another job."""
+    try:
+        page = parse_json(path.read_bytes(), str(path))
+        if page["job"] == job:
+            return EmblemTable({id: [Candidate(*row) for row in rows] for id, rows in page["rows"].items()})
+    except (OSError, DataError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _digest(memory: Memory, ids: Sequence[str], vectors: Vectors, law: SelectLaw) -> str:
+    """Return a hash of all that neighbours follow from."""
+    names = sorted(memory)
+    digest = hashlib.sha256(json.dumps([dataclasses.astuple(law), memory.encoder_name, ids, names]).encode())
+    for array in (vectors.texts, vectors.images, memory.vectors(names), memory.images(names)):
+        digest.update(np.ascontiguousarray(array, np.float32).data)
+    return digest.hexdigest()
 
 
 class EmblemSource(Source):
@@ -152,8 +190,8 @@ class EmblemSource(Source):
     def __init__(
         self,
         codec: Codec,
-        memory: IdBank,
-        neighbours: Neighbours,
+        memory: Memory,
+        neighbours: EmblemTable,
         seed: int,
         mix: EmblemMix | None = None,
         length: int | None = None,
@@ -180,7 +218,7 @@ class EmblemSource(Source):
         ):
             if share > 0 and not ids:
                 raise DataError(f"mix.{kind}={share}: the table of neighbours has none; compute it with some")
-        if missing := next((id for id in neighbours.names if id not in memory), None):
+        if missing := next((c.id for row in neighbours.values() for c in row if c.id not in memory), None):
             raise DataError(f"neighbours: name the document {missing!r}, which the bank lacks; compute the table again")
         self._order = sorted(memory)
         self._place = {id: i for i, id in enumerate(self._order)}
