@@ -39,7 +39,7 @@ TABLE: dict[str, set[str]] = {
     "retrieval": NOUNS | {"bars", "sequence", "store"},
     "engine": {"errors", "vocab", "model"},
     "parallel": {"errors", "model"},
-    "read": NOUNS | {"bars"},
+    "read": NOUNS | {"bars", "store"},
     # layer 4
     "tasks": NOUNS | {"sequence", "tokens", "read"},
     "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks", "store"},

@@ -16,6 +16,7 @@ from cm3.errors import DataError, did_you_mean
 from cm3.read.base import Reader
 
 READERS = {
+    "store": "stored:StoredDocuments",
     "coco": "coco:Coco",
     "flickr30k": "published:Flickr30k",
     "image_paragraph": "published:ImageParagraph",
