@@ -235,11 +235,6 @@ def _check_stores(stores: Sequence[Store], bank: Store) -> None:
             raise DataError(
                 f"store {store.path!r}: has no vectors; prepare it with an encoder, `cm3 prepare --encoder ENCODER`"
             )
-        if store.vectors("text") is None:
-            raise DataError(
-                f"store {store.path!r}: has vectors of words and pictures together, as stores of before do, and "
-                "neighbours are found by each apart; prepare it again"
-            )
         if store.encoder_name != bank.encoder_name:
             raise DataError(
                 f"store {store.path!r}: was prepared with the encoder {store.encoder_name!r}, the bank {bank.path!r} "

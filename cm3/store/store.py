@@ -22,7 +22,6 @@ codes stand side by side in raster order. What one command added is a segment: s
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import itertools
 import shutil
@@ -93,7 +92,6 @@ class Store:
         self.facts, self._check = about, check
         self.encoder_name, self.width = about.encoder, about.width
         self._layout, self._indexed = layout, indexed
-        self._first: int | None = None
         self._shards: dict[int, Tensors] = {}
         self._compared: set[int] = set()
         self.begins = np.cumsum([0, *(s["documents"] for s in about.shards)], dtype=np.int64)
@@ -150,19 +148,13 @@ class Store:
         _ = store._index
         return store
 
-    def first(self, number: int) -> Store:
-        """Return the store of the first `number` documents of this one, which has more."""
-        found = copy.copy(self)
-        found._first = number
-        return found
-
     def __len__(self) -> int:
-        return self.facts.documents if self._first is None else self._first
+        return self.facts.documents
 
     @property
     def fingerprint(self) -> str:
         """A name for what it holds, sha256 in hexadecimal: of its manifest, which has the checksum of each file."""
-        return checksum(self.manifest if self._first is None else self.manifest | {"first": self._first})
+        return checksum(self.manifest)
 
     @property
     def has_tokens(self) -> bool:
@@ -435,7 +427,7 @@ class Store:
         return len(self._with_key(wanted))
 
     def knows(self, id: str) -> bool:
-        """Tell whether the store, also where this is but its `first` part, has a document of this id, by its hash."""
+        """Tell whether the store has a document of this id, by its hash."""
         return any(self._count(key(own)) for own in (id, *(id[at + 1 :] for at, c in enumerate(id) if c == "#")))
 
     def ids(self) -> Iterator[str]:

@@ -65,7 +65,10 @@ def test_help_has_examples(cm3: Cm3) -> None:
         ((), "no store given; name at least one that `cm3 prepare --encoder` wrote"),
         (("{made}/bare",), "bare': has no vectors; prepare it with an encoder, `cm3 prepare --encoder ENCODER`"),
         (("{made}/store", "--bank", "{made}/bare"), "bare': has no vectors; prepare it with an encoder"),
-        (("{made}/photos",), "photos': has no manifest.json; give a folder that `cm3 prepare` wrote"),
+        (
+            ("{made}/photos",),
+            "photos': has no manifest.json; give a folder that `cm3 prepare` or `cm3 index build` wrote",
+        ),
         (("{made}/store", "--k", "0"), "--k 0: must be at least 1"),
         (("{made}/store", "--block", "0"), "--block 0: must be at least 1"),
         (("{made}/store", "--highest", "2"), "select.highest=2.0: is a cosine, must be in -1..1"),

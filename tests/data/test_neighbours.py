@@ -368,9 +368,6 @@ def test_stores_that_have_no_neighbours_are_refused(root: Path, tmp_path: Path) 
     ):
         made(root, out, encoder=tmp_path / "another")
     shutil.rmtree(tmp_path / "other")
-    before = changed(root / "one", tmp_path / "before", vectors="mean")
-    with pytest.raises(DataError, match="before': has vectors of words and pictures together, as stores of before do"):
-        find_neighbours([before], root / "two", out)
     with pytest.raises(DataError, match="other': none of its documents has a vector; prepare it with an encoder"):
         find_neighbours([root / "one"], without_vectors(root / "two", tmp_path / "other"), out)
     with pytest.raises(ConfigError, match="block=0: must be at least 1"):
@@ -384,7 +381,7 @@ def test_stores_that_have_no_neighbours_are_refused(root: Path, tmp_path: Path) 
         pytest.raises(DataError, match="neighbours '.*t': another process is writing to it; wait until it ends"),
     ):
         made(root, out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["another", "bare", "before", "other"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["another", "bare", "other"]
 
 
 def test_a_damaged_or_foreign_table_is_refused(root: Path, tmp_path: Path) -> None:

@@ -231,7 +231,8 @@ def test_a_store_without_documents_is_refused(root: Path, stores: list[Store], t
     empty = Path(shutil.copytree(root / "b", tmp_path / "b"))
     page = json.loads((empty / "manifest.json").read_text())
     none = np.zeros(0, np.int64)
-    index = {"kept": none, "lengths": none.astype(np.int32), "keys": none.astype(np.uint64), "numbers": none}
+    index = {"kept": none, "lengths": none.astype(np.int32), "has": none.astype(np.uint8)}
+    index |= {"keys": none.astype(np.uint64), "numbers": none}
     save_file(index, empty / "index.safetensors")
     size = (empty / "index.safetensors").stat().st_size
     page["files"]["index.safetensors"] = {"bytes": size, "sha256": sha256(empty / "index.safetensors")}

@@ -101,7 +101,8 @@ def test_examples_are_a_function_of_their_number(memory: Memory, table: EmblemTa
 
 def test_shares_are_what_the_mix_says(memory: Memory, table: EmblemTable) -> None:
     mix = EmblemMix(plain=0.2, scenes=0.3, emblems=0.5, documents=AugmentLaw((0.1, 0.2, 0.3, 0.4)))
-    examples = [source(memory, table, mix).example(i) for i in range(600)]
+    made = source(memory, table, mix)
+    examples = [made.example(i) for i in range(600)]
     kinds = Counter(e.kind for e in examples)
     assert abs(kinds["plain"] - 120) < 35 and abs(kinds["scenes"] - 180) < 40 and abs(kinds["emblems"] - 300) < 45
     k = Counter(len(e.documents) for e in examples if e.kind == "emblems")

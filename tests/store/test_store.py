@@ -444,16 +444,6 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copy: Path) -> None:
     assert len(Store.open(copy)) == COUNT
 
 
-def test_the_first_of_a_store(store: Store) -> None:
-    few = store.first(5)
-    assert len(few) == 5 and few.lengths.tolist() == store.lengths.tolist()[:5]
-    assert few.fingerprint != store.fingerprint == Store.open(store.path).fingerprint
-    with pytest.raises(IndexError, match="has documents 0 to 4"):
-        few.tokens([5])
-    with pytest.raises(DataError, match="has no document '005.png'"):
-        few.number("005.png")
-
-
 def test_what_is_wrong_is_seen_at_opening(copy: Path) -> None:
     shard = copy / "shards" / "00001.safetensors"
     data = shard.read_bytes()

@@ -218,10 +218,10 @@ class EmblemSource(Source):
         ):
             if share > 0 and not ids:
                 raise DataError(f"mix.{kind}={share}: the table of neighbours has none; compute it with some")
-        if missing := next((c.id for row in neighbours.values() for c in row if c.id not in memory), None):
-            raise DataError(f"neighbours: name the document {missing!r}, which the bank lacks; compute the table again")
         self._order = sorted(memory)
         self._place = {id: i for i, id in enumerate(self._order)}
+        if missing := next((c.id for row in neighbours.values() for c in row if c.id not in self._place), None):
+            raise DataError(f"neighbours: name the document {missing!r}, which the bank lacks; compute the table again")
         self._kept: dict[int, list[Tokens]] = {}
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens]:
