@@ -6,6 +6,7 @@ Every `import` of a file counts, also those inside functions and under TYPE_CHEC
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,14 +44,12 @@ TABLE: dict[str, set[str]] = {
     # layer 4
     "tasks": NOUNS | {"sequence", "tokens", "read"},
     "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks", "store"},
-    "convert": NOUNS | {"model", "tokens"},
     # layer 5
     "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval"},
     "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
-    # layer 6: eval and serve reach a model only through generate
+    # layer 6: eval reaches a model only through generate
     "runs": NOUNS | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store"},
     "eval": NOUNS | {"generate", "data", "read", "tasks"},
-    "serve": NOUNS | {"generate"},
 }
 # Layer 7 and the public face see everything; nothing below may see them.
 TOP = {"cli", "scenes", "__init__", "__main__"}
@@ -119,6 +118,18 @@ def test_the_table_itself_points_down() -> None:
         above = {unit_of(a) for a in allowed} - seen
         assert not above, f"{unit} may import {sorted(above)}, which do not stand below it"
         seen.add(unit)
+
+
+def test_the_design_shows_the_table() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    shown: dict[str, set[str]] = {}
+    for units, allowed in re.findall(r"^\| [0-6] \| ([a-z, ]+) \| ([a-z., ]+) \|$", page, re.MULTILINE):
+        names = set(allowed.split(", ")) - {"none"}
+        for unit in units.split(", "):
+            shown[unit] = names - {"the nouns"} | (NOUNS if "the nouns" in names else set())
+    assert shown == TABLE, "docs/design.md section 3 shows another table"
+    nouns = re.findall(r'"The nouns" are ([a-z, ]+)', page)
+    assert set(re.split(", | and ", nouns[0])) == NOUNS
 
 
 def test_imports_follow_the_table() -> None:
