@@ -68,7 +68,7 @@ from cm3.store.shard import Batch, Shape, page_bytes, write_shard
 from cm3.store.store import Store
 from cm3.store.write import finish
 from cm3.tokens.image import preprocess
-from cm3.tokens.load import load_tokenizers, text_fingerprint
+from cm3.tokens.on_disk import load_tokenizers, text_fingerprint
 from cm3.vocab import Vocab
 
 CLOCK = time.process_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter

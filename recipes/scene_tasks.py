@@ -16,7 +16,7 @@ from cm3.runs import ImageTokenizerRun, PretrainRun
 from cm3.scenes.data.emblem_source import EmblemMix
 from cm3.scenes.data.lesson_documents import TASKS
 from cm3.scenes.data.lessons import LessonLaw, SceneTaskMix
-from cm3.scenes.kinds import EmblemData, SceneLessonData, SceneTaskData
+from cm3.scenes.scene_kinds import EmblemData, SceneLessonData, SceneTaskData
 from cm3.sequence.before import AugmentLaw
 
 from .scenes import pretrain_emblems

@@ -22,7 +22,7 @@ from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import small
 from cm3.runs import ClipRun, ImageTokenizerRun, PretrainRun
 from cm3.scenes.data.emblem_source import EmblemMix
-from cm3.scenes.kinds import EmblemData, SceneData, ScenePairs
+from cm3.scenes.scene_kinds import EmblemData, SceneData, ScenePairs
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw
 from cm3.train.optim import OptimConfig

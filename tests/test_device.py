@@ -23,7 +23,7 @@ from cm3.generate.rank import log_likelihoods
 from cm3.model.attention import Blocked, Causal
 from cm3.model.vqgan import VQGAN
 from cm3.tokens.image import ImageTokenizer
-from cm3.tokens.load import fingerprint
+from cm3.tokens.on_disk import fingerprint
 from cm3.weights import on_device, settled
 
 PICTURE = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))

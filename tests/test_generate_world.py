@@ -16,7 +16,7 @@ import tiny_model
 from cm3.document import Document, Gap, Image
 from cm3.errors import CheckpointError
 from cm3.generate import CM3Leon
-from cm3.generate.world import WORDS_SHOWN, World, errors
+from cm3.generate.known_world import WORDS_SHOWN, World, errors
 from cm3.model import bundle as bundles
 from cm3.scenes import describe, draw, random_scene
 from cm3.scenes.data.lesson_documents import TASKS, scene_example

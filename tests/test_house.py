@@ -65,6 +65,34 @@ def test_test_files_have_names_of_their_own() -> None:
     assert not twice, f"pytest takes two files of one name for the same module, and runs neither: {twice}"
 
 
+TWICE = {"index", "picture"}
+"""Names to be given up: of retrieval/index.py and cli/index.py, of picture.py and retrieval/picture.py."""
+
+
+def named_alike(package: Path) -> dict[str, list[str]]:
+    """Files of one name for different things, by name. A verb may have the name of the module that it runs."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(package.rglob("*.py")):
+        if not path.name.startswith("__"):
+            found.setdefault(path.stem, []).append(path)
+    for stem, paths in found.items():
+        verb = package / "cli" / f"{stem}.py"
+        said = verb.read_text(encoding="utf-8") if verb in paths else ""
+        if len(paths) == 2 and any(f"from cm3.{p.parent.name}.{stem} import" in said for p in paths):
+            paths.remove(verb)
+    return {s: [p.relative_to(package).as_posix() for p in paths] for s, paths in found.items() if len(paths) > 1}
+
+
+def test_no_two_files_have_one_name_for_different_things(tmp_path: Path) -> None:
+    """A name that is searched for leads to one file."""
+    for path in ("cli/a.py", "cli/b.py", "data/a.py", "data/b.py", "data/c.py", "read/c.py", "read/__init__.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("from cm3.data.b import b")
+    assert named_alike(tmp_path) == {"a": ["cli/a.py", "data/a.py"], "c": ["data/c.py", "read/c.py"]}
+    found = named_alike(ROOT / "cm3")
+    assert found.keys() <= TWICE, f"rename the less general of each: {found}"
+
+
 def test_every_module_says_what_it_does() -> None:
     silent = [str(p.relative_to(ROOT)) for p in files(".py") if not ast.get_docstring(ast.parse(p.read_text()))]
     assert not silent, f"no module docstring: {silent}"

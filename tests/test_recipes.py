@@ -26,7 +26,7 @@ from cm3.runs.clip_run import ClipRun
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.emblems import emblem
-from cm3.scenes.kinds import SceneData
+from cm3.scenes.scene_kinds import SceneData
 from cm3.train.planner import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,7 +169,7 @@ def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
 
 
 def test_a_model_learns_to_read_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cm3.scenes.kinds.BANK", 4)
+    monkeypatch.setattr("cm3.scenes.scene_kinds.BANK", 4)
     clip = replace(recipe("scenes.py", "clip")(), out=str(tmp_path / "clip"), steps=1, batch=4)
     clip.run(progress=False)
     bundles.save(tiny_model.bundle(context=256), tmp_path / "start")

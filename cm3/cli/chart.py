@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import SHEET, check_sheet
 from cm3.cli.options import Verb
+from cm3.cli.outputs import SHEET, check_sheet
 from cm3.errors import ConfigError, RequestError, did_you_mean
 from cm3.files import write
 

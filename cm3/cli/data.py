@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import Flag, Verb, at_least, progress
+from cm3.cli.outputs import check_sheet, write_sheet
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import OWN, Flag, ModelVerb, at_least, progress
+from cm3.cli.outputs import check_sheet, write_sheet
 from cm3.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _panels(task: Task, case: Case, given: Given, size: int) -> list[Panel]:
     """Show what was asked, what came of it and what is true: three panels a picture, one for a text."""
     import PIL.Image
 
-    from cm3.cli.places import blank
+    from cm3.cli.guides import blank
     from cm3.cli.sheet import Line, Panel
     from cm3.cli.show import flat
     from cm3.document import Image

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.attribution import document_panel, told
-from cm3.cli.files import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
+from cm3.cli.guides import blank, read_boxes, read_control
 from cm3.cli.options import HERE, OWN, Flag, Guided, ModelVerb, Retrieval, Sampling, at_least, progress
-from cm3.cli.places import blank, read_boxes, read_control
+from cm3.cli.outputs import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
 from cm3.document import Box, Gap, Image
 from cm3.errors import RequestError
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import Flag, Verb, at_least
+from cm3.cli.outputs import check_sheet, write_sheet
 from cm3.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class DataShow(Verb):
 
 def panels(example: Example, task: Task, view: View) -> list[Panel]:
     """What is given, what is to be made of it, and one laid over the other; a picture and its words for an answer."""
-    from cm3.cli.places import blank, outlined
+    from cm3.cli.guides import blank, outlined
     from cm3.cli.sheet import Line, Panel
     from cm3.document import Image, Text
     from cm3.tasks.boxes import read_objects

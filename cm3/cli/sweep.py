@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from cm3.cli.files import check_folder
 from cm3.cli.options import Verb, at_least
+from cm3.cli.outputs import check_folder
 from cm3.cli.parse import names_of, near_name
 from cm3.cli.recipe import config_of, find
 from cm3.cli.train import Train

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder
 from cm3.cli.options import ModelVerb, Verb, at_least, progress
+from cm3.cli.outputs import check_folder
 from cm3.cli.train import Train
 from cm3.errors import CheckpointError, DataError, RequestError
 

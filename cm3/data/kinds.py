@@ -31,7 +31,7 @@ from cm3.retrieval.embed import Encoder
 from cm3.sequence.before import AugmentLaw
 from cm3.store.store import Store
 from cm3.tasks.examples import find_task
-from cm3.tokens.load import fingerprint, text_fingerprint
+from cm3.tokens.on_disk import fingerprint, text_fingerprint
 
 STORE = "store"
 """What stands for a task where the source is a token store."""

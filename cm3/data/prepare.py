@@ -37,7 +37,8 @@ from cm3.store.manifest import FORMAT, KIND, NAME, PLAN, WORDS, page
 from cm3.store.shard import is_report, page_bytes, shard_name
 from cm3.store.store import Progress, Store
 from cm3.store.write import finish, is_whole, writing
-from cm3.tokens.load import MASKS, text_fingerprint
+from cm3.tokens.on_disk import MASKS, text_fingerprint
+from cm3.tokens.on_disk import MASKS, text_fingerprint
 from cm3.weights import settled
 
 MAX_TEXT = 1024
@@ -87,7 +88,7 @@ def prepare(
 ) -> Report:
     """Make the store `out` of `sources` ([KIND:]PATH[@SPLIT]), or go on with it.
 
-    `model`, `text` and `masks` are those of `cm3.tokens.load.load_tokenizers`; without a model there are no tokens.
+    `model`, `text` and `masks` are those of `cm3.tokens.on_disk.load_tokenizers`; without a model there are no tokens.
     With `encoder` (`cm3.retrieval.embed.load_encoder`) vectors of each document's words and of its pictures are kept
     too, and its words; with `pictures` its words, and its pictures as the bytes they came in. `unit` documents are a
     shard, where a dataset is not in pieces of its own. `license` is noted for documents that have none. Work is done by

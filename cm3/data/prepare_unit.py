@@ -32,6 +32,7 @@ from cm3.store.shard import Batch, Shape, Skip, write_shard
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.load import Tokenizers, load_tokenizers
 from cm3.vocab import Tokens
+from cm3.tokens.on_disk import load_tokenizers
 
 TOGETHER = 64
 """Documents that are encoded together, at most,"""

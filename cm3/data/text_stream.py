@@ -39,8 +39,8 @@ from cm3.document import Text, Unreadable
 from cm3.errors import DataError
 from cm3.files import parse_json, said
 from cm3.read.base import Reader
+from cm3.read.fields import files_in, texts_in, words_in
 from cm3.read.find import open_reader, parse_source, recognise
-from cm3.read.record import files_in, texts_in, words_in
 from cm3.read.walk import walk
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".warc.wet.gz", ".parquet")

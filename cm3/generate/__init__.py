@@ -9,13 +9,15 @@
     model.edit(picture, "paint the circle green").image
     model.answer(picture, "what colour is the circle?").text
 
-prompt.py       what a prompt asks for
-settings.py     the settings of a request, by name
-recommended.py  how a model samples, by what is asked of it
-plan.py         what is to be written, and the room it takes
-generation.py   what comes of it, and what it drew on
 cm3leon.py      the model
-tasks.py        instruction tasks: their prompts of fields, and answers by the names of theirs
+prompt.py       strings and pictures -> a document with holes
+answer_plan.py  the document -> the steps of the engine, and the room that they take
+settings.py     the settings of a request, by name
+recommended.py  the settings that a bundle recommends, by kind of request
+generation.py   the result, and the documents that it drew on
+rank.py         several candidates -> the likeliest
+known_world.py  warnings of words and pictures that the model was never shown
+tasks.py        instruction tasks: fields -> prompt, and text -> fields
 """
 
 from cm3.generate.cm3leon import CM3Leon

@@ -22,14 +22,14 @@ from cm3.document import Document, Gap, Image, Text
 from cm3.engine.engine import Engine
 from cm3.engine.request import Request, Result
 from cm3.errors import RequestError, shown, whole_number
+from cm3.generate.answer_plan import plan, room
 from cm3.generate.generation import Generation
-from cm3.generate.plan import plan, room
+from cm3.generate.known_world import Doubts, World
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
 from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
 from cm3.generate.settings import SAMPLED, Loading, Options, Progress, Settings, check_names
 from cm3.generate.tasks import CAPTION, DETAIL, LONGEST, QUESTION, Reply, kind_of_task, read_reply, task_prompt
-from cm3.generate.world import Doubts, World
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.retrieval import live

@@ -9,7 +9,7 @@ import PIL.Image
 
 from cm3.document import Document, Image, Text
 from cm3.errors import RequestError
-from cm3.generate.world import Doubts
+from cm3.generate.known_world import Doubts
 from cm3.retrieval import live
 from cm3.retrieval.select import Retrieved
 
@@ -60,7 +60,7 @@ class Generation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line for all of the prompt that the model was never shown: words and pictures (`cm3.generate.world`)."""
+        """Return a line for the words and pictures that the model was never shown (`cm3.generate.known_world`)."""
         return () if self.doubts is None else self.doubts.told
 
     @property

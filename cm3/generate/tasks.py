@@ -19,8 +19,8 @@ import PIL.Image
 from cm3.document import Document, Image
 from cm3.errors import RequestError
 from cm3.generate.generation import Generation
+from cm3.generate.known_world import SAID, World
 from cm3.generate.prompt import as_image
-from cm3.generate.world import SAID, World
 from cm3.tasks.task import Task
 from cm3.tasks.template import PICTURES, Field
 

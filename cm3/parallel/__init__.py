@@ -2,7 +2,7 @@
 
     torchrun -> start(MeshConfig) -> Mesh          who am I, which share of the data, sums over all of it
                                       |
-    DecoderConfig -> create(...) -----+-> Decoder  tensor parallel, activation checkpointing, compile, FSDP (shard.py)
+    DecoderConfig -> create(...) -----+-> Decoder  tensor parallel, recomputation, compile, FSDP (sharding.py)
                                       |
     gradients -> clip_grad_norm ------+-> float    full and like: a whole matrix from its shards, and back (tensors.py)
 
@@ -13,7 +13,7 @@ Any sharding computes what one process would: the same initial weights, losses a
 
 from cm3.parallel.copies import gathered, mean_gradients, share_norms, summed
 from cm3.parallel.mesh import Mesh, MeshConfig, start
-from cm3.parallel.shard import ShardConfig, before_pass, create, fill, shard
+from cm3.parallel.sharding import ShardConfig, before_pass, create, fill, shard
 from cm3.parallel.tensors import clip_grad_norm, full, like
 
 __all__ = [

@@ -5,6 +5,6 @@ published.py         Flickr30k, paragraphs, narratives, edits     questions.py  
 coco.py              COCO, and what is seen in its pictures       places.py         large files, by record
 picture_folder.py    pictures and their words, by stems           imagefolder.py    pictures, and captions in one list
 webdataset.py        tars                                         jsonl.py          lines, interleaved
-huggingface.py       the hub                                      record.py         words and pictures by owners' names
+huggingface.py       the hub                                      fields.py         words and pictures by owners' names
 walk.py              what lies below a folder                     random_access.py  documents of any reader by number
 """

@@ -24,8 +24,8 @@ from cm3.document import Text, check_text
 from cm3.errors import DataError
 from cm3.files import inside, parse_json
 from cm3.read.base import content, named_picture
+from cm3.read.fields import FILES, check_fetched, file_in, left_in, meta_of, talk_in, text_of, texts_in, words_in
 from cm3.read.published import Entry, Listed, Made
-from cm3.read.record import FILES, check_fetched, file_in, left_in, meta_of, talk_in, text_of, texts_in, words_in
 from cm3.read.walk import EMPTY, PICTURES, ending, walk
 
 NAMES = re.compile(

@@ -7,7 +7,7 @@ pages/a.jsonl       {"id": "7", "license": "CC0-1.0", "parts": [{"text": "A boat
       b.jsonl.gz    the same, packed: read from its beginning, in one piece
       img/7.jpg     paths are relative to the folder of the .jsonl, and stay inside it
 
-Words and pictures may have the other names that people give them (`cm3.read.record`); a line whose picture or
+Words and pictures may have the other names that people give them (`cm3.read.fields`); a line whose picture or
 words are not understood is unreadable, not half a document. `id` (a string or a number) names the document, else its
 file and line; `source` is "jsonl" unless the line says otherwise; every other field goes to `meta`. A field of null is
 no field, but for a picture, whose words are not taken without it. Blank lines are passed over. Of a file only the
@@ -27,7 +27,7 @@ from cm3.document import Document, Image, Part, Text, Unreadable, check_text
 from cm3.errors import DataError
 from cm3.files import inside, parse_json
 from cm3.read.base import LINE, UNIT, Reader, Unit, field, line_starts, named_picture
-from cm3.read.record import far_in, files_in, talk_in, texts_in, words_in
+from cm3.read.fields import far_in, files_in, talk_in, texts_in, words_in
 from cm3.read.walk import Passed
 
 PLAIN, PACKED = ".jsonl", ".jsonl.gz"

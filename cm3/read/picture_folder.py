@@ -25,8 +25,8 @@ from cm3.errors import DataError
 from cm3.files import inside
 from cm3.picture import CONTROLS as KINDS
 from cm3.read.base import LINE, TEXT, Records, content, picture
+from cm3.read.fields import NoRecord, read_record, text_of
 from cm3.read.imagefolder import is_list
-from cm3.read.record import NoRecord, read_record, text_of
 from cm3.read.walk import EMPTY, PICTURES, Passed, ending, plain, walk
 
 WORDS = (".txt", ".caption", ".captions", ".text")

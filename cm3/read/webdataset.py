@@ -30,8 +30,8 @@ from cm3.document import Document, Image, Place, Unreadable
 from cm3.errors import DataError
 from cm3.files import said
 from cm3.read.base import LARGEST, LINE, TEXT, UNIT, Reader, Unit, captioned
+from cm3.read.fields import NoRecord, read_record, text_of
 from cm3.read.picture_folder import PAGES
-from cm3.read.record import NoRecord, read_record, text_of
 from cm3.read.walk import HIDDEN, PICTURES, Passed, hidden, plain
 
 WANTED = (*(ending[1:] for ending in PICTURES), "txt", "text", "caption", "captions", "json")

@@ -1,4 +1,4 @@
-"""The run that trains a small CLIP (cm3/train/clip.py) on captioned pictures of any source."""
+"""The run that trains a small CLIP (cm3/train/clip_trainer.py) on captioned pictures of any source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cm3.data.kinds import DocumentData
 from cm3.parallel import start
 from cm3.retrieval.pairs import PairEncoder
 from cm3.train.checkpoint import check_new
-from cm3.train.clip import PairTrainConfig, PairTrainer
+from cm3.train.clip_trainer import PairTrainConfig, PairTrainer
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from cm3.runs.export_run import about_of, bundle_of, decoder_digest, tokenizer_o
 from cm3.tasks import find_task
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
-from cm3.tokens.load import text_fingerprint
+from cm3.tokens.on_disk import text_fingerprint
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import check_new, last
 from cm3.train.claim import run_claimed

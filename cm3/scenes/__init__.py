@@ -1,6 +1,6 @@
 """A procedural world with exact ground truth: scenes that can be drawn, said, and read back from pixels.
 
-world.py     what a scene is, random scenes, splits disjoint by content
+scene.py     what a scene is, random scenes, splits disjoint by content
 drawing.py   Scene -> picture, at any resolution
 sentences.py Scene -> sentence -> Statement, and whether a statement holds of a scene
 verify.py    picture -> Scene, by measuring pixels, or the reason why it is none
@@ -8,9 +8,9 @@ emblems.py   invented words that stand for fixed scenes: what only a memory bank
 
 For the instruction tasks, each with its truth and its verifier:
 
-edit.py      an instruction, and the scene that it makes of another
+scene_edits.py  an instruction, and the scene that it makes of another
 structure.py outlines, scribbles, segments and depth of a scene; segmentation maps measured
-boxes.py     where each object stands          letters.py  a word written in a scene
+scene_boxes.py  where each object stands       letters.py  a word written in a scene
 ask.py       questions and answers             talk.py     dialogues, in which "it" goes back to what was said
 reason.py    comparisons and why               tell.py     long descriptions
 phrases.py   the wordings that they share
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cm3.scenes.drawing import draw
+    from cm3.scenes.scene import Object, Scene, Split, random_scene, split_of
     from cm3.scenes.sentences import STYLES, Mention, Statement, describe, holds, parse, styles_of
-    from cm3.scenes.world import Object, Scene, Split, random_scene, split_of
 
 __all__ = [
     "STYLES",
@@ -43,7 +43,7 @@ __all__ = [
 ]
 _HOMES = {
     **dict.fromkeys(("STYLES", "Mention", "Statement", "describe", "holds", "parse", "styles_of"), "sentences"),
-    **dict.fromkeys(("Object", "Scene", "Split", "random_scene", "split_of"), "world"),
+    **dict.fromkeys(("Object", "Scene", "Split", "random_scene", "split_of"), "scene"),
     "draw": "drawing",
 }
 

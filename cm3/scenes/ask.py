@@ -30,7 +30,7 @@ from cm3.scenes.phrases import (
     whole,
     wordings,
 )
-from cm3.scenes.world import COLOURS, INVERSE, PLACES, SHAPES, SIZES, Object, Scene
+from cm3.scenes.scene import COLOURS, INVERSE, PLACES, SHAPES, SIZES, Object, Scene
 
 WORDINGS = wordings(
     count=("how many {many} are there?", "how many {many} can you see?", "what is the number of {many}?"),

@@ -13,7 +13,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from cm3.errors import ConfigError
-from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, Scene
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, PLACES, Scene
 
 RADIUS = {"small": 0.11, "large": 0.19}
 """Half the width of an object, as a share of the picture's side."""

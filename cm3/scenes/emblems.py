@@ -22,7 +22,7 @@ import numpy as np
 from cm3.document import Document
 from cm3.errors import ConfigError
 from cm3.scenes.drawing import draw
-from cm3.scenes.world import Scene, random_scene
+from cm3.scenes.scene import Scene, random_scene
 
 EmblemSplit = Literal["train", "test"]
 EMBLEMS: dict[EmblemSplit, int] = {"train": 20_000, "test": 3_000}

@@ -1,4 +1,4 @@
-"""What a model of scenes knows, told to whoever asks it for more: `about.world` of its bundle (cm3/generate/world.py).
+"""The world of a model of scenes, as its bundle tells it (`about.world`, cm3/generate/known_world.py).
 
 The words are those of captions, emblems' phrases and all instruction tasks; tests hold them against what is drawn.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES
 
 _OTHERS = """
     a above add all an and any are as at away background below bring can change colour delete different do does draw

@@ -25,9 +25,9 @@ import PIL.Image
 from cm3.errors import ConfigError, DataError
 from cm3.scenes.drawing import OVERSAMPLE, draw
 from cm3.scenes.phrases import pick
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, Scene, Split, random_scene
 from cm3.scenes.sentences import Statement, describe, holds, parse
 from cm3.scenes.verify import WORKING, Reading, read
-from cm3.scenes.world import BACKGROUNDS, COLOURS, Scene, Split, random_scene
 
 HALVES = ("top", "bottom")
 LENGTHS = (3, 4)

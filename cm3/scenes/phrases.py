@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cm3.errors import DataError
-from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 """Number words; the answer to a count is one of them."""

@@ -18,7 +18,7 @@ from cm3.errors import ConfigError, DataError
 from cm3.scenes.ask import WORDINGS as QUESTIONS
 from cm3.scenes.ask import answer_question, random_question
 from cm3.scenes.phrases import NUMBERS, Phrase, read, the_one
-from cm3.scenes.world import SIZES, Scene
+from cm3.scenes.scene import SIZES, Scene
 
 OPTIONS = ("yes", "no")
 """What can be answered to every question here."""

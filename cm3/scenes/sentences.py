@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cm3.errors import ConfigError, DataError, did_you_mean
-from cm3.scenes.world import BACKGROUNDS, COLOURS, INVERSE, PLACES, SHAPES, SIZES, Object, Scene
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, INVERSE, PLACES, SHAPES, SIZES, Object, Scene
 
 STYLES = ("places", "relation", "chain", "count")
 """The ways of saying a scene. `describe` picks uniformly among those that apply: `places` and `count` always,

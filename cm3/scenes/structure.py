@@ -23,9 +23,9 @@ import PIL.ImageFilter
 from cm3.errors import ConfigError, DataError, did_you_mean
 from cm3.scenes.drawing import CENTRES, OVERSAMPLE, RADIUS, Middles, contour, draw, middles
 from cm3.scenes.phrases import pick
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Rgb, Scene, Split, random_scene
 from cm3.scenes.sentences import brief, parse
 from cm3.scenes.verify import WORKING, Reading, Verdict, read, verify
-from cm3.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Rgb, Scene, Split, random_scene
 
 STRUCTURES = ("edges", "scribble", "segments", "depth")
 PALETTE: dict[str, Rgb] = {

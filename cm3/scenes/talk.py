@@ -17,7 +17,7 @@ import numpy as np
 from cm3.errors import DataError
 from cm3.scenes.ask import WORDINGS, about_it, follow
 from cm3.scenes.phrases import Which, pick, pointing
-from cm3.scenes.world import Object, Scene
+from cm3.scenes.scene import Object, Scene
 
 TURNS = (3, 4, 5)
 Turn = tuple[str, str]

@@ -16,7 +16,7 @@ import numpy as np
 
 from cm3.errors import DataError
 from cm3.scenes.phrases import NUMBERS, RELATION_WORDS, Which, pick, pointing, read, the_one, whole, wordings
-from cm3.scenes.world import PLACES, Object, Scene
+from cm3.scenes.scene import PLACES, Object, Scene
 
 OPENINGS = wordings(
     ground=(

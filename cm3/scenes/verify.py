@@ -19,8 +19,8 @@ import PIL.ImageFilter
 from cm3.errors import DataError
 from cm3.scenes.drawing import RADIUS, outline
 from cm3.scenes.phrases import in_words
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, Object, Scene
 from cm3.scenes.sentences import Statement, holds
-from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, Object, Scene
 
 WORKING = 128
 """Side in pixels at which everything is measured; lengths and areas below are in its pixels."""

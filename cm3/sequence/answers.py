@@ -7,8 +7,8 @@
     weights   rest               1     1        rest                                   rest     1    1
 
 A model reads the opening and writes the rest, so training sequences with answers and the engine's plans
-(`cm3.generate.plan`) are two uses of this one layout. Paper section 2.2 for tails; section 4 tunes on such sequences
-with every token weighing 1, so `rest` is 1 there.
+(`cm3.generate.answer_plan`) are two uses of this one layout. Paper section 2.2 for tails; section 4 tunes on such
+sequences with every token weighing 1, so `rest` is 1 there.
 """
 
 from __future__ import annotations

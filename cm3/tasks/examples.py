@@ -12,8 +12,7 @@ import numpy as np
 from cm3.document import Document, Unreadable
 from cm3.errors import ConfigError, DataError, did_you_mean
 from cm3.picture import CONTROLS, rgb
-from cm3.tasks import pictures as picture_tasks
-from cm3.tasks import texts as text_tasks
+from cm3.tasks import picture_tasks, text_tasks
 from cm3.tasks.task import PAPER, Example, Task, View, control_files
 
 if TYPE_CHECKING:

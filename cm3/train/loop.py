@@ -4,9 +4,9 @@
                       |      |
     out/log.jsonl  <--+      +--> out/checkpoints/ (cm3/train/checkpoint.py)        out/config.json: what is trained
 
-What is trained is a subclass: a language model (trainer.py), an image tokenizer, a small CLIP (clip.py). Everything
-that the next step depends on is in the checkpoint, so a run that was killed continues with the same losses as one that
-was not: to the bit on the same processes and threads, and up to rounding on others.
+A subclass says what is trained: a language model (trainer.py), an image tokenizer, a small CLIP (clip_trainer.py).
+Everything that the next step depends on is in the checkpoint, so a run that was killed continues with the same losses
+as one that was not: to the bit on the same processes and threads, and up to rounding on others.
 """
 
 from __future__ import annotations

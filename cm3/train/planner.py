@@ -283,7 +283,7 @@ def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> floa
 
     For each pass of `micro` windows sharded weights are gathered before the forward and (unless they are kept) the
     backward pass, and their gradients summed in float32; tensor parallel sums four activations a block. The copies of
-    the model sum theirs once, after the last pass (`before_pass` of cm3/parallel/shard.py).
+    the model sum theirs once, after the last pass (`before_pass` of cm3/parallel/sharding.py).
     """
     c, shard, passes = config.model, config.shard, config.windows // (layout.ranks * micro)
     s, r, t = layout.dp_shard, layout.dp_replicate, layout.tp
@@ -412,8 +412,8 @@ def activation_bytes(c: DecoderConfig, tokens: int, shard: ShardConfig, tp: int 
     """Bytes of activations at the worst moment of a pass: the blocks', and three of d around them.
 
     A block that is checkpointed keeps its input and, with 'selective', the sums of attention and the products no wider
-    than what they read (cm3/parallel/shard.py); one such block at a time is there in full. The backward pass adds the
-    gradient of a feed-forward's inside and of its two ends.
+    than what they read (cm3/parallel/sharding.py); one such block at a time is there in full. The backward pass adds
+    the gradient of a feed-forward's inside and of its two ends.
     """
     one, few, width = activations_per_token(c, tp), _checkpointed(c, shard), _width(shard)
     left = float(c.d_model)

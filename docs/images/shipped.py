@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 import cm3
+from cm3.cli.emblems import emblem_section
+from cm3.cli.outputs import SHEET, png
+from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
+from cm3.generate import CM3Leon
 from cm3.scenes.cli.demo import PROMPTS
 from cm3.scenes.cli.demo_tasks import task_sections
-from cm3.cli.emblems import emblem_section
-from cm3.cli.files import SHEET, png
-from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
 from cm3.scenes.eval.emblem_scores import make_examples
 from cm3.scenes.eval.scene_cases import said
-from cm3.generate import CM3Leon
 from cm3.scenes.sentences import parse
 from cm3.scenes.verify import verify
 

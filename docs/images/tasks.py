@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from cm3.cli.files import png
+from cm3.cli.outputs import png
 from cm3.cli.sheet import Line, Panel, Section, sheet
 from cm3.cli.show import panels
+from cm3.document import Unreadable
+from cm3.picture import open_picture
 from cm3.read.jsonl import JsonLines
 from cm3.tasks import TASKS, View
 from cm3.tasks.examples import find_task, serve
-from cm3.document import Unreadable
-from cm3.picture import open_picture
 
 SIZE = 256
 EYE, FOCAL = np.array([0.05, 1.05, -4.6]), 2.6

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from command import Cm3
 
-from cm3.cli.files import check_folder, check_sheet, slug, write_all, write_sheet
+from cm3.cli.outputs import check_folder, check_sheet, slug, write_all, write_sheet
 from cm3.errors import RequestError
 
 LONG = "a large red circle at the top left, with a large blue square below it, on a "

@@ -15,7 +15,7 @@ from cm3.model import bundle
 from cm3.model.decoder import DecoderConfig
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
-from cm3.scenes.kinds import SceneData
+from cm3.scenes.scene_kinds import SceneData
 from cm3.sequence.mask import MaskLaw
 
 

@@ -12,7 +12,7 @@ import PIL.ImageDraw
 import pytest
 from command import Cm3
 
-from cm3.cli.places import INKS
+from cm3.cli.guides import INKS
 from cm3.cli.show import flat, over_picture, panels
 from cm3.document import Unreadable
 from cm3.read.find import open_reader

@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 from command import Cm3
 
+from cm3.cli.guides import INKS, outlined, read_boxes, read_control
 from cm3.cli.main import VERBS
-from cm3.cli.places import INKS, outlined, read_boxes, read_control
 from cm3.errors import RequestError
 from cm3.generate import CM3Leon
 from cm3.tasks import TASKS

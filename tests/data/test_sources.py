@@ -14,8 +14,8 @@ from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.scenes import parse
 from cm3.scenes.data.scene_source import SceneSource, scene_document
+from cm3.scenes.scene import PLACES
 from cm3.scenes.verify import verify
-from cm3.scenes.world import PLACES
 
 
 def test_scenes_are_a_function_of_their_number() -> None:

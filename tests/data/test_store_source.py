@@ -26,6 +26,7 @@ from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw, cm3_unmask
 from cm3.store.store import Store
 from cm3.tokens.load import load_tokenizers
+from cm3.tokens.on_disk import load_tokenizers
 from cm3.vocab import Tokens
 
 SIZES = {"a": 13, "b": 29}

@@ -10,7 +10,7 @@ import pytest
 from cm3.errors import ConfigError, DataError
 from cm3.scenes.ask import FORMS, KINDS, WORDINGS, answer_question, follow, random_question
 from cm3.scenes.phrases import IT, Phrase, Which, pointing, the_one
-from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 
 SCENE = Scene(
     "sand",

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3.errors import ConfigError, DataError
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 from cm3.scenes.sentences import STYLES, Mention, Statement, describe, holds, parse, styles_of
-from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 
 OBJECTS = st.builds(
     Object, st.sampled_from(PLACES), st.sampled_from(SHAPES), st.sampled_from(list(COLOURS)), st.sampled_from(SIZES)

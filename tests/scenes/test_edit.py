@@ -9,8 +9,8 @@ import pytest
 
 from cm3.errors import ConfigError, DataError
 from cm3.scenes.drawing import CENTRES, draw, middles
-from cm3.scenes.edit import KINDS, WORDINGS, Edit, draw_edit, parse_edit, random_edit, verify_edit
-from cm3.scenes.world import BACKGROUNDS, COLOURS, Object, Scene, Split, split_of
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, Object, Scene, Split, split_of
+from cm3.scenes.scene_edits import KINDS, WORDINGS, Edit, draw_edit, parse_edit, random_edit, verify_edit
 
 SCENE = Scene(
     "sand",

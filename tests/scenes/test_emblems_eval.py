@@ -25,8 +25,8 @@ from cm3.scenes.data.emblem_bank import build_emblem_bank, emblem_bank_documents
 from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import EMBLEMS, emblem, emblem_document, parse_emblem, place_of
 from cm3.scenes.eval.emblem_scores import TASKS, evaluate_emblems, make_cases, make_examples
+from cm3.scenes.scene import Scene
 from cm3.scenes.verify import read
-from cm3.scenes.world import Scene
 
 N, SIZE = 8, 64
 

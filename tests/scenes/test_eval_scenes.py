@@ -16,9 +16,9 @@ from cm3.errors import ConfigError
 from cm3.scenes.drawing import draw
 from cm3.scenes.eval.scene_cases import PIECES, hidden_piece, redrawn
 from cm3.scenes.eval.scene_scores import TASKS, evaluate_scenes
+from cm3.scenes.scene import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, split_of
 from cm3.scenes.sentences import Statement, describe, holds, parse
 from cm3.scenes.verify import read
-from cm3.scenes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, split_of
 
 N = 24
 

@@ -23,8 +23,8 @@ from cm3.scenes.letters import (
     split_of_word,
     verify_lettered,
 )
+from cm3.scenes.scene import Object, Scene, Split, split_of
 from cm3.scenes.sentences import holds
-from cm3.scenes.world import Object, Scene, Split, split_of
 
 SCENE = Scene("mint", (Object("bottom left", "star", "red", "small"),))
 SIGN = Sign("CAT", "blue", "top")

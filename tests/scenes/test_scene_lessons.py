@@ -28,11 +28,11 @@ from cm3.scenes.data.lessons import (
     make_lesson,
 )
 from cm3.scenes.data.scene_source import SceneSource
-from cm3.scenes.edit import KINDS as EDITS
-from cm3.scenes.edit import parse_edit
+from cm3.scenes.scene import PLACES
+from cm3.scenes.scene_edits import KINDS as EDITS
+from cm3.scenes.scene_edits import parse_edit
 from cm3.scenes.sentences import parse
 from cm3.scenes.verify import read
-from cm3.scenes.world import PLACES
 from cm3.sequence.answers import Weighted
 from cm3.sequence.mask import MaskLaw, cm3_unmask
 from cm3.sequence.unconditional import HIDDEN, without

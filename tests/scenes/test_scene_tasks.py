@@ -8,16 +8,16 @@ import pytest
 from cm3.document import Image
 from cm3.errors import ConfigError
 from cm3.scenes.ask import answer_question
-from cm3.scenes.boxes import verify_boxed
 from cm3.scenes.data.lesson_documents import TASKS, SceneExample, scene_example
-from cm3.scenes.edit import parse_edit, verify_edit
 from cm3.scenes.letters import split_of_word, verify_lettered
 from cm3.scenes.reason import verify_reasoning
+from cm3.scenes.scene import Scene, split_of
+from cm3.scenes.scene_boxes import verify_boxed
+from cm3.scenes.scene_edits import parse_edit, verify_edit
 from cm3.scenes.sentences import holds, parse
 from cm3.scenes.structure import iou, verify_guided
 from cm3.scenes.talk import first_wrong
 from cm3.scenes.tell import parse_long
-from cm3.scenes.world import Scene, split_of
 from cm3.tasks import find_task
 from cm3.tasks.boxes import read_objects
 

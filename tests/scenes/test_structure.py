@@ -11,8 +11,9 @@ import pytest
 
 import cm3
 from cm3.errors import ConfigError, DataError
-from cm3.scenes.boxes import Boxed, matched, overlap, random_boxed, verify_boxed
 from cm3.scenes.drawing import CENTRES, draw, middles
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, split_of
+from cm3.scenes.scene_boxes import Boxed, matched, overlap, random_boxed, verify_boxed
 from cm3.scenes.sentences import holds, parse
 from cm3.scenes.structure import (
     STRUCTURES,
@@ -26,7 +27,6 @@ from cm3.scenes.structure import (
     verify_guided,
 )
 from cm3.scenes.verify import read
-from cm3.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, split_of
 
 PAIR = Scene("sand", (Object("top left", "circle", "red", "small"), Object("bottom right", "star", "blue", "large")))
 

@@ -8,9 +8,9 @@ import pytest
 from cm3.errors import DataError
 from cm3.scenes.ask import answer_question
 from cm3.scenes.reason import OPTIONS, explain, random_reasoning, verify_reasoning
+from cm3.scenes.scene import PLACES, Object, Scene, random_scene
 from cm3.scenes.talk import answer_dialogue, first_wrong, random_dialogue
 from cm3.scenes.tell import OPENINGS, SENTENCES, describe_long, parse_long
-from cm3.scenes.world import PLACES, Object, Scene, random_scene
 
 SCENE = Scene(
     "sand",

@@ -15,9 +15,9 @@ import pytest
 from cm3.errors import DataError
 from cm3.scenes.drawing import CENTRES, JITTER, RADIUS, draw, outline
 from cm3.scenes.phrases import in_words
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, Split, random_scene
 from cm3.scenes.sentences import describe, parse
 from cm3.scenes.verify import attributes, read, verify
-from cm3.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, Split, random_scene
 
 Picture = PIL.Image.Image
 Spot = list[Any]  # shape, colour name or RGB, x, y, half-width (shares of the side)

@@ -10,7 +10,7 @@ import pytest
 
 from cm3.errors import ConfigError
 from cm3.scenes.drawing import draw
-from cm3.scenes.world import (
+from cm3.scenes.scene import (
     BACKGROUNDS,
     COLOURS,
     HELD_OUT_PAIRS,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cm3.document import Document, Gap, Image, Text
 from cm3.engine.grammar import Cursor
-from cm3.generate.plan import plan, room
+from cm3.generate.answer_plan import plan, room
 from cm3.sequence.answers import Weighted, answered, continued, opening, weighted_tail
 from cm3.sequence.holes import before_hole, join, space_before
 from cm3.sequence.mask import cm3_unmask

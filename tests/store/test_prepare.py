@@ -25,6 +25,7 @@ from cm3.model import bundle as bundles
 from cm3.read.walk import EMPTY, HIDDEN
 from cm3.store.store import Store
 from cm3.tokens.load import load_tokenizers
+from cm3.tokens.on_disk import load_tokenizers
 
 COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
 

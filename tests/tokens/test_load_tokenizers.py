@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from cm3.errors import CheckpointError
 from cm3.model import bundle
-from cm3.tokens.load import fingerprint, load_tokenizers, text_fingerprint
+from cm3.tokens.on_disk import fingerprint, load_tokenizers, text_fingerprint
 from cm3.vocab import Vocab
 
 

@@ -25,10 +25,10 @@ from cm3.retrieval.pairs import WEIGHTS, Pair, PairEncoder, Pairs, PairsConfig, 
 from cm3.runs.clip_run import ClipRun
 from cm3.scenes.emblems import emblem, parse_emblem, place_of
 from cm3.scenes.eval.clip_scores import measure_scenes
-from cm3.scenes.kinds import ScenePairs
+from cm3.scenes.scene_kinds import ScenePairs
 from cm3.scenes.sentences import parse
 from cm3.scenes.verify import verify
-from cm3.train.clip import PairTrainConfig, info_nce, pair_losses, train_pairs
+from cm3.train.clip_trainer import PairTrainConfig, info_nce, pair_losses, train_pairs
 from cm3.train.track import Log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +220,7 @@ def test_the_recipe_runs_at_its_smallest(tmp_path: Path, monkeypatch: pytest.Mon
     spec = f"{ROOT / 'recipes/scenes.py'}:clip"
     full = config_of(spec, find(spec))
     assert isinstance(full, ClipRun) and full.out == "runs/scenes/clip"
-    monkeypatch.setattr("cm3.scenes.kinds.BANK", 4)
+    monkeypatch.setattr("cm3.scenes.scene_kinds.BANK", 4)
     run = replace(full, out=str(tmp_path / "clip"), model=TINY, steps=2, batch=4, data=ScenePairs(words=40))
     result = run.run(progress=False)
     assert result["encoder"] == PairEncoder.load(result["out"]).name
@@ -239,7 +239,7 @@ def test_a_run_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytes
         written(log, record)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("cm3.scenes.kinds.BANK", 4)
+    monkeypatch.setattr("cm3.scenes.scene_kinds.BANK", 4)
     with monkeypatch.context() as patch:
         patch.setattr(Log, "write", send)
         assert run.run(progress=False) == {"out": run.out, "step": 2, "stopped": "SIGTERM"}

@@ -23,7 +23,7 @@ from cm3.parallel import MeshConfig, share_norms, start
 from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.pairs import Pair
 from cm3.train import checkpoint
-from cm3.train.clip import PairTrainer
+from cm3.train.clip_trainer import PairTrainer
 from cm3.train.image_tokenizer import WEIGHTS, ImageTokenizerTrainer, train_image_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "parallel"))

@@ -22,7 +22,7 @@ from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.parallel import MeshConfig, start
 from cm3.runs.pretrain_run import PretrainRun
-from cm3.scenes.kinds import SceneData
+from cm3.scenes.scene_kinds import SceneData
 from cm3.sequence.mask import MaskLaw
 from cm3.train import checkpoint
 from cm3.train.checkpoint import Checkpoints

@@ -24,7 +24,7 @@ from cm3.model.decoder import Decoder
 from cm3.runs.export_run import export_run
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.data.lessons import SceneTaskMix
-from cm3.scenes.kinds import SceneData, SceneLessonData
+from cm3.scenes.scene_kinds import SceneData, SceneLessonData
 from cm3.sequence.mask import MaskLaw
 from cm3.tasks import TASKS
 from cm3.train.optim import OptimConfig

@@ -21,7 +21,7 @@ from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.runs.export_run import export_run
 from cm3.runs.pretrain_run import PretrainRun
-from cm3.scenes.kinds import SceneData
+from cm3.scenes.scene_kinds import SceneData
 from cm3.sequence.mask import MaskLaw
 from cm3.train.lora import LoraConfig, adapt, merge
 from cm3.train.optim import OptimConfig

@@ -28,7 +28,7 @@ from cm3.parallel import MeshConfig, start
 from cm3.runs.export_run import export_run
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
-from cm3.scenes.kinds import SceneData
+from cm3.scenes.scene_kinds import SceneData
 from cm3.sequence.mask import MaskLaw
 from cm3.tokens.text import TextTokenizer
 from cm3.train import checkpoint

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from cm3.cli.files import check_folder, check_sheet, write_sheet
 from cm3.cli.options import HERE, Guided, ModelVerb, progress
+from cm3.cli.outputs import check_folder, check_sheet, write_sheet
 from cm3.document import Gap, Image
 from cm3.files import write
 from cm3.scenes.cli.demo_tasks import brief, tally, task_sections

@@ -123,7 +123,7 @@ def _made(
 
 def _panels(example: SceneExample, given: Mapping[str, str | PIL.Image.Image], mark: Line) -> list[Panel]:
     """A row of three for a picture: given, made, and one that would be right. One panel for a text, and for a word."""
-    from cm3.cli.places import blank
+    from cm3.cli.guides import blank
     from cm3.cli.sheet import Line, Panel
     from cm3.document import Image
     from cm3.tasks import find_task

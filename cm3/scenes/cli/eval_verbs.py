@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from cm3.cli.evaluate import check_tasks, progress_by_task
-from cm3.cli.files import check_sheet, write_sheet
 from cm3.cli.options import HERE, OWN, Bank, ModelVerb, at_least
+from cm3.cli.outputs import check_sheet, write_sheet
 from cm3.errors import RequestError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageDraw
 
-from cm3.cli.files import png
+from cm3.cli.outputs import png
 from cm3.cli.sheet import Line, Panel, Section, enlarged
 from cm3.errors import RequestError
 

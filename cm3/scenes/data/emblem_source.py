@@ -33,8 +33,8 @@ from cm3.retrieval.select import Candidate, SelectLaw, as_query, choose, shortli
 from cm3.scenes.data.scene_source import SceneSource, scene_document
 from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import emblem, emblem_document, say
+from cm3.scenes.scene import Scene, random_scene
 from cm3.scenes.sentences import describe
-from cm3.scenes.world import Scene, random_scene
 from cm3.sequence.before import AugmentLaw, with_documents
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens

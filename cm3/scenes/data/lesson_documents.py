@@ -20,19 +20,19 @@ import PIL.Image
 from cm3.document import Image
 from cm3.errors import ConfigError, did_you_mean
 from cm3.scenes.ask import random_question
-from cm3.scenes.boxes import random_boxed
 from cm3.scenes.drawing import draw, middles
-from cm3.scenes.edit import draw_edit, random_edit
 from cm3.scenes.letters import draw_lettered, random_lettered
 from cm3.scenes.phrases import pick
 from cm3.scenes.reason import Reasoning, random_reasoning
+from cm3.scenes.scene import Scene, Split, random_scene
+from cm3.scenes.scene_boxes import random_boxed
+from cm3.scenes.scene_edits import draw_edit, random_edit
 from cm3.scenes.sentences import brief, describe
 from cm3.scenes.structure import draw_structure, random_guided
 from cm3.scenes.talk import Turn, random_dialogue
 from cm3.scenes.tell import describe_long
-from cm3.scenes.world import Scene, Split, random_scene
 from cm3.tasks.boxes import locations, segmentations
-from cm3.tasks.texts import NO_CONTEXT, history, lettered
+from cm3.tasks.text_tasks import NO_CONTEXT, history, lettered
 
 TEMPLATES: dict[str, int] = {"scienceqa": 1}
 """The template of a task, by number, where it is not the first one."""

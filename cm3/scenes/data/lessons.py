@@ -33,12 +33,12 @@ from cm3.scenes.data.lesson_documents import (
     make_example,
 )
 from cm3.scenes.drawing import draw, middles
-from cm3.scenes.edit import KINDS as EDITS
-from cm3.scenes.edit import random_edit
 from cm3.scenes.phrases import pick
+from cm3.scenes.scene import PLACES, Scene, Split, random_scene
+from cm3.scenes.scene_edits import KINDS as EDITS
+from cm3.scenes.scene_edits import random_edit
 from cm3.scenes.sentences import brief
 from cm3.scenes.talk import random_dialogue
-from cm3.scenes.world import PLACES, Scene, Split, random_scene
 from cm3.sequence.answers import Weighted, weighted_tail
 from cm3.sequence.holes import groups, space_before
 from cm3.sequence.segments import image_tokens, runs, text_tokens
@@ -138,7 +138,7 @@ class LessonLaw:
     objects: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     """Shares of scenes with 1, 2, 3, 4 objects. Which thing is which is learnt from two far sooner (docs/log.md)."""
     edits: tuple[float, ...] = (1.0,) * len(EDITS)
-    """Shares of the kinds of edit, in the order of `cm3.scenes.edit.KINDS`: what is learnt already needs few."""
+    """Shares of the kinds of edit, in the order of `cm3.scenes.scene_edits.KINDS`: what is learnt already needs few."""
     questions: tuple[float, ...] = (1.0,) * len(QUESTIONS)
     """Shares of the kinds of question, in the order of `cm3.scenes.ask.KINDS`."""
 

@@ -10,8 +10,8 @@ from cm3.data.load import Source
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError
 from cm3.scenes.drawing import draw
+from cm3.scenes.scene import Split, random_scene
 from cm3.scenes.sentences import describe
-from cm3.scenes.world import Split, random_scene
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 

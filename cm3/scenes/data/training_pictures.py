@@ -15,8 +15,8 @@ import PIL.Image
 from cm3.errors import ConfigError, did_you_mean
 from cm3.scenes.drawing import draw
 from cm3.scenes.letters import draw_lettered, random_lettered
+from cm3.scenes.scene import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, Split, random_scene
 from cm3.scenes.structure import STRUCTURES, random_guided
-from cm3.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES, SIZES, Split, random_scene
 
 TASK_PICTURES = (*STRUCTURES, "letters")
 """The kinds of pictures beside plain scenes."""

@@ -9,8 +9,8 @@ from cm3.retrieval.accuracy import among_hundred, retrieval_accuracy
 from cm3.retrieval.embed import Encoder, embed
 from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import Emblem, EmblemSplit, emblem, emblem_document, say
+from cm3.scenes.scene import random_scene
 from cm3.scenes.sentences import describe
-from cm3.scenes.world import random_scene
 
 BANK = 500
 """Emblems of each split, and scenes, in the bank that a run measures itself on."""

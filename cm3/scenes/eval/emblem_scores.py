@@ -21,8 +21,8 @@ from cm3.errors import ConfigError
 from cm3.eval.check import check_run
 from cm3.generate import Options
 from cm3.scenes.emblems import EMBLEMS, emblem, say
+from cm3.scenes.scene import Scene
 from cm3.scenes.verify import Reading, attributes, read
-from cm3.scenes.world import Scene
 
 if TYPE_CHECKING:
     from cm3.generate import Retrieved

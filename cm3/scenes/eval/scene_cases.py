@@ -9,8 +9,8 @@ import numpy as np
 
 from cm3.document import Box, Document, Gap, Image, Text
 from cm3.scenes.drawing import CENTRES, JITTER, RADIUS, draw
+from cm3.scenes.scene import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, Split, random_scene, split_of
 from cm3.scenes.sentences import describe, styles_of
-from cm3.scenes.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, Split, random_scene, split_of
 
 PIECES = ("size", "colour", "shape", "place", "object", "words")
 """What is hidden of a caption, uniformly among those it has: one word, a place ("top left"), an object ("a small red

@@ -21,9 +21,9 @@ from cm3.errors import DataError
 from cm3.eval.check import check_run
 from cm3.generate import Options
 from cm3.scenes.eval.scene_cases import Case, drawn, hidden_piece, redrawn, said
+from cm3.scenes.scene import Split
 from cm3.scenes.sentences import holds, parse
 from cm3.scenes.verify import attributes, verify
-from cm3.scenes.world import Split
 
 TASKS = ("text_to_image", "unguided", "held_out", "image_to_text", "text_infill", "region_infill", "image_tokenizer")
 """What is measured, in this order. `unguided` repeats the prompts and seeds of `text_to_image` with guidance 1."""

@@ -19,16 +19,16 @@ import PIL.Image
 from cm3.document import Image
 from cm3.errors import ConfigError, DataError
 from cm3.eval.check import check_run
-from cm3.scenes.boxes import matched, verify_boxed
 from cm3.scenes.data.lesson_documents import STRUCTURES, TASKS, SceneExample, scene_example
-from cm3.scenes.edit import verify_edit
 from cm3.scenes.letters import verify_lettered
 from cm3.scenes.reason import verify_reasoning
+from cm3.scenes.scene import Split
+from cm3.scenes.scene_boxes import matched, verify_boxed
+from cm3.scenes.scene_edits import verify_edit
 from cm3.scenes.sentences import holds, parse
 from cm3.scenes.structure import iou, verify_guided
 from cm3.scenes.tell import parse_long
 from cm3.scenes.verify import SMALLEST, WORKING, verify
-from cm3.scenes.world import Split
 from cm3.tasks.examples import find_task
 
 if TYPE_CHECKING:

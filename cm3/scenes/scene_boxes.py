@@ -18,9 +18,9 @@ import PIL.Image
 
 from cm3.errors import DataError
 from cm3.scenes.drawing import RADIUS, Middles, contour, draw, middles
+from cm3.scenes.scene import COLOURS, SHAPES, Scene, Split, random_scene
 from cm3.scenes.sentences import brief, parse
 from cm3.scenes.verify import Verdict, read, verify
-from cm3.scenes.world import COLOURS, SHAPES, Scene, Split, random_scene
 
 Corners = tuple[int, int, int, int]
 LAST = 255

@@ -20,8 +20,8 @@ import PIL.Image
 from cm3.errors import ConfigError, DataError, did_you_mean
 from cm3.scenes.drawing import draw, middles
 from cm3.scenes.phrases import Which, pick, pointing, read, the_one, wordings
+from cm3.scenes.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene, Split, random_scene, split_of
 from cm3.scenes.verify import Verdict, verify
-from cm3.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Object, Scene, Split, random_scene, split_of
 
 WORDINGS = wordings(
     recolour=("paint {the} {colour}", "make {the} {colour}", "turn {the} {colour}", "give {the} the colour {colour}"),

@@ -32,8 +32,8 @@ from cm3.scenes.drawing import draw
 from cm3.scenes.emblems import EMBLEMS, emblem, say
 from cm3.scenes.eval.clip_scores import BANK, measure_scenes
 from cm3.scenes.knows import WORLD
+from cm3.scenes.scene import random_scene
 from cm3.scenes.sentences import describe
-from cm3.scenes.world import random_scene
 from cm3.vocab import Tokens
 
 ALIKE = 4
