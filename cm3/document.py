@@ -37,7 +37,7 @@ class Text:
 
 
 class Place(NamedTuple):
-    """Where a picture's file lies: `size` bytes from `offset` on of the file `path`."""
+    """The place of a picture's file: `size` bytes from `offset` on of the file `path`."""
 
     path: str
     offset: int
@@ -62,7 +62,7 @@ class Image:
     data: bytes | None = field(repr=False)
     """The bytes of its file, where it is of one."""
     name: str
-    """What errors call it."""
+    """Its name in errors."""
     place: Place | None
     """Where the file lies on this machine, where that is known: it can be read again from there."""
 
@@ -75,7 +75,7 @@ class Image:
         name: str = "",
         place: Place | None = None,
     ) -> None:
-        """Raises `DataError` for what is no PIL image, and for bytes that are no picture; `RequestError` for a gap."""
+        """Raise `DataError` for what is no PIL image, and for bytes that are no picture; `RequestError` for a gap."""
         if pixels is None and data is not None:
             pixels = open_picture(data, name)
         if not isinstance(pixels, PIL.Image.Image):
@@ -133,14 +133,14 @@ class Image:
 
     @cached_property
     def digest(self) -> bytes:
-        """16 bytes that stand for its file, which is not decoded; where it is of none, for what it shows."""
+        """Return 16 bytes that stand for its file, which is not decoded; where it is of none, for what it shows."""
         if self.data is None:
             return self._shown
         return hashlib.sha256(self.data).digest()[:16]  # most processors have instructions for it
 
     @cached_property
     def _shown(self) -> bytes:
-        """Of the mode, the size and the pixels; of a palette, the colours that the pixels have."""
+        """Return a digest of the mode, the size and the pixels; of a palette, the colours that the pixels have."""
         hashed = hashlib.blake2b(f"{self.pixels.mode} {self.pixels.size}".encode(), digest_size=16)
         try:
             for _, band in bands(self.pixels):
@@ -185,17 +185,17 @@ class Document:
 
     @property
     def text(self) -> str:
-        """Every `Text` part, joined."""
+        """Return every `Text` part, joined."""
         return "".join(p.text for p in self.parts if isinstance(p, Text))
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """Every `Image` part."""
+        """Return every `Image` part."""
         return tuple(p for p in self.parts if isinstance(p, Image))
 
     @property
     def has_gap(self) -> bool:
-        """Whether anything is to be filled in."""
+        """Tell whether anything is to be filled in."""
         return any(isinstance(p, Gap) or (isinstance(p, Image) and p.gap is not None) for p in self.parts)
 
 
@@ -208,7 +208,7 @@ class Unreadable:
 
 
 def left_out(documents: Sequence[Unreadable], first: int = 10) -> dict[str, Any]:
-    """Return documents that cannot be kept as plain values: `count`, and the ids and reasons of the `first`."""
+    """Return the documents that cannot be kept as plain values: `count`, and the ids and reasons of the `first`."""
     return {"count": len(documents), "first": [{"id": one.id, "reason": one.reason} for one in documents[:first]]}
 
 
@@ -228,7 +228,7 @@ def check_text(value: Any, what: str = "its text") -> None:
 
 
 def as_part(value: object) -> Part:
-    """A string, PIL image or part, as a part. Raises `RequestError` for anything else."""
+    """Return a string, PIL image or part, as a part. Raises `RequestError` for anything else."""
     if isinstance(value, Text | Image | Gap):
         return value
     if isinstance(value, str):

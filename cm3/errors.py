@@ -1,4 +1,4 @@
-"""What can go wrong because of something the user gave us, and how it is said.
+"""Errors that a user's input can cause, and the form of their messages.
 
 A message names what is wrong, where, the rule, and the remedy, in one line.
 """

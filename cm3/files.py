@@ -231,12 +231,13 @@ def inside(root: str | Path, name: object, what: str, error: type[Cm3Error] = Da
 
 
 def is_blob(path: Path) -> bool:
-    """Whether a path in a snapshot of the hub's cache is a link to a blob of the same cache."""
+    """Tell whether a path in a snapshot of the hub's cache is a link to a blob of the same cache."""
     return os.path.dirname(os.path.realpath(path)) == _blobs(os.path.realpath(path.parent))
 
 
 def _blobs(real: str) -> str | None:
-    """Where the hub's cache keeps the files of a snapshot, REPO/snapshots/REVISION or below; None for other folders."""
+    """Find where the hub's cache keeps the files of a snapshot, REPO/snapshots/REVISION or below; None for other
+    folders."""
     repo = next((place.parent for place in Path(real, "file").parents if place.name == "snapshots"), None)
     blobs = None if repo is None else repo / "blobs"
     return str(blobs) if blobs is not None and blobs.is_dir() and not blobs.is_symlink() else None

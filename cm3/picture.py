@@ -75,7 +75,7 @@ CONTROLS = ("hed", "depth", "normal")
 
 
 def open_picture(data: bytes, name: str = "") -> PIL.Image.Image:
-    """A picture file's bytes as a PIL image, of which only the header is read; the first frame where it moves.
+    """Return a picture file's bytes as a PIL image, of which only the header is read; the first frame where it moves.
 
     The bytes decide which of `FORMATS` they are, not a file's name; `name` is for messages, also for `rgb`'s. Raises
     `DataError` for bytes that are no such picture, for more than `BYTES` of them, and for more pixels than `LIMIT` (or
@@ -106,7 +106,7 @@ def open_picture(data: bytes, name: str = "") -> PIL.Image.Image:
 
 
 def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """`image` upright by its EXIF orientation, in 8-bit RGB; the very same object when it is so already.
+    """Return `image` upright by its EXIF orientation, in 8-bit RGB; the very same object when it is so already.
 
     Transparent parts are laid on white; 16-bit, integer and float modes are scaled to 8 bits (`_span`). Raises
     `DataError` for a picture that is empty or cannot be read to its end.
@@ -130,7 +130,7 @@ def bands(image: PIL.Image.Image) -> Iterator[tuple[int, PIL.Image.Image]]:
 
 
 def orientation(image: PIL.Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged."""
+    """Return EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged."""
     try:
         found = int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block is no reason to refuse good pixels
@@ -139,12 +139,13 @@ def orientation(image: PIL.Image.Image) -> int:
 
 
 def upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """`image` as its EXIF orientation would have it seen; the very same object where there is nothing to turn."""
+    """Return `image` as its EXIF orientation would have it seen; the very same object where there is nothing to
+    turn."""
     return _turned(image, orientation(image))
 
 
 def square(image: PIL.Image.Image, size: int, fit: Square = "crop", part: Span | None = None) -> PIL.Image.Image:
-    """`image` as an upright RGB picture of `size` x `size`; the very same object when it is one already.
+    """Return `image` as an upright RGB picture of `size` x `size`; the very same object when it is one already.
 
     `part`: what of the upright picture is scaled, in the place of what `fit` says. Raises `DataError` for a picture
     that is empty or cannot be read.
@@ -159,7 +160,7 @@ def square(image: PIL.Image.Image, size: int, fit: Square = "crop", part: Span |
 def square_of_file(
     data: bytes, size: int, fit: Square = "crop", part: Span | None = None, name: str = ""
 ) -> PIL.Image.Image:
-    """`square` of a picture's file; a JPEG that is much larger is decoded at a half, a quarter or an eighth.
+    """Return `square` of a picture's file; a JPEG that is much larger is decoded at a half, a quarter or an eighth.
 
     At least `MARGIN` (`SHARP`) times the wanted side is decoded, so that the result is within 40 dB (PSNR) of `square`
     from 32 pixels on; what is not that large, or is no JPEG in RGB or grey, comes out as by `square`, to the bit.
@@ -192,7 +193,8 @@ def square_of_file(
 
 
 def window(size: tuple[int, int], fit: Square) -> tuple[int, int, int, int]:
-    """The part of an upright picture of `size` that `crop` and `stretch` keep: its centred square, on whole pixels."""
+    """Return the part of an upright picture of `size` that `crop` and `stretch` keep: its centred square, on whole
+    pixels."""
     width, height = size
     if fit == "stretch":
         return 0, 0, width, height
@@ -202,7 +204,8 @@ def window(size: tuple[int, int], fit: Square) -> tuple[int, int, int, int]:
 
 
 def turned(part: tuple[_N, _N, _N, _N], size: tuple[int, int], turn: int) -> tuple[_N, _N, _N, _N]:
-    """Where a part of a stored picture of `size` lies after it was brought upright from EXIF orientation `turn`."""
+    """Return where a part of a stored picture of `size` lies after it was brought upright from EXIF orientation
+    `turn`."""
     (x0, y0, x1, y1), (width, height) = part, size
     if turn in (2, 3, 7, 8):  # these four mirror the stored x axis
         x0, x1 = width - x1, width - x0
@@ -222,7 +225,7 @@ def _turned(image: PIL.Image.Image, turn: int) -> PIL.Image.Image:
 
 
 def _part(size: tuple[int, int], fit: Square, side: int) -> Span:
-    """What of an upright picture of `size` is scaled to `side` x `side`."""
+    """Return the part of an upright picture of `size` that is scaled to `side` x `side`."""
     if fit != "clip":
         return window(size, fit)
     # CLIP scales the whole, to whole pixels, and then crops it. The same here, but for what the crop throws away.
@@ -268,7 +271,7 @@ def _values(image: PIL.Image.Image) -> np.ndarray:
 
 
 def _span(image: PIL.Image.Image) -> tuple[float, float]:
-    """(low, top) of deep greyscale: `low` becomes black and `low + top` white.
+    """Return (low, top) of deep greyscale: `low` becomes black and `low + top` white.
 
     16-bit modes span 0 to 65535. Modes I and F do not say their range, so it is read off the values: the first of 0..1
     (F only), 0..255 and 0..65535 that holds them all, else from their least to their greatest.

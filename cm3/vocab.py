@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, ids: Iterable[int], cells: Iterable[int] | None = None) -> Tokens:
-        """Tokens from sequences of integers; `cells` default to zeros."""
+        """Return tokens from sequences of integers; `cells` default to zeros."""
         ids_array = np.asarray(list(ids) if not isinstance(ids, np.ndarray) else ids, dtype=np.int32)
         if cells is None:
             return cls(ids_array, np.zeros_like(ids_array))
@@ -45,12 +45,12 @@ class Tokens(NamedTuple):
         return cls(np.concatenate([p.ids for p in pieces]), np.concatenate([p.cells for p in pieces]))
 
     def slice(self, start: int, stop: int) -> Tokens:
-        """Tokens `start` to `stop`, stop exclusive."""
+        """Return tokens `start` to `stop`, stop exclusive."""
         return Tokens(self.ids[start:stop], self.cells[start:stop])
 
     @property
     def length(self) -> int:
-        """Number of tokens (`len` of a NamedTuple is its number of fields)."""
+        """Return the number of tokens (`len` of a NamedTuple is its number of fields)."""
         return int(self.ids.shape[0])
 
 
@@ -81,39 +81,39 @@ class Vocab:
 
     @property
     def text_start(self) -> int:
-        """First text id."""
+        """Return first text id."""
         return self._FIXED + self.masks + self.reserved
 
     @property
     def image_start(self) -> int:
-        """First image-code id."""
+        """Return first image-code id."""
         return self.text_start + self.text
 
     @property
     def size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return self.image_start + self.image
 
     def mask(self, i: int) -> int:
-        """Id of `<mask:i>`."""
+        """Return the id of `<mask:i>`."""
         if not 0 <= i < self.masks:
             raise ConfigError(f"<mask:{i}>: this vocabulary has masks 0 to {self.masks - 1}; raise vocab.masks")
         return self._FIXED + i
 
     def is_mask(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids are `<mask:i>`, elementwise."""
+        """Return which ids are `<mask:i>`, elementwise."""
         return (ids >= self._FIXED) & (ids < self._FIXED + self.masks)
 
     def is_text(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids are text, elementwise."""
+        """Return which ids are text, elementwise."""
         return (ids >= self.text_start) & (ids < self.image_start)
 
     def is_image(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids are image codes, elementwise."""
+        """Return which ids are image codes, elementwise."""
         return (ids >= self.image_start) & (ids < self.size)
 
     def name(self, token: int) -> str:
-        """A readable name: `<break>`, `<mask:3>`, `text:17`, `image:512`."""
+        """Return a readable name: `<break>`, `<mask:3>`, `text:17`, `image:512`."""
         fixed = ("<s>", "<pad>", "</s>", "<unk>", "<break>", "<eoss>")
         if 0 <= token < self._FIXED:
             return fixed[token]

@@ -108,7 +108,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""What `on_device` takes as a dtype, by name or as torch's own."""
+"""Values that `on_device` takes as a dtype, by name or as torch's own."""
 
 
 def settled(device: str | torch.device | None) -> str | torch.device | None:

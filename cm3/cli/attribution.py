@@ -1,4 +1,4 @@
-"""What a picture drew on, told: as lines, and as panels of a sheet."""
+"""The documents that a picture drew on, as lines and as panels of a sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 80
 
 
 def told(found: Sequence[Retrieved], label: str = "drew on") -> list[str]:
-    """A line for each document: its id, how it was found, source, licence, and the beginning of its text."""
+    """Return a line for each document: its id, how it was found, source, licence, and the beginning of its text."""
     lines = []
     for f in found:
         d = f.document
@@ -26,18 +26,18 @@ def told(found: Sequence[Retrieved], label: str = "drew on") -> list[str]:
 
 
 def how(found: Retrieved) -> str:
-    """`0.83 by text`, or `by hand` where nobody searched."""
+    """Return `0.83 by text`, or `by hand` where nobody searched."""
     return f"by {found.by}" if found.score != found.score else f"{found.score:.2f} by {found.by}"
 
 
 def licence(found: Retrieved) -> str:
-    """`licence MIT`, or that none is known."""
+    """Return `licence MIT`, or that none is known."""
     known = str(found.document.meta.get("license", ""))
     return f"licence {known}" if known else "licence unknown"
 
 
 def document_panel(found: Retrieved, label: str = "drew on", side: int = 256) -> Panel:
-    """A document on a sheet: its picture, or an empty card where it is text alone, and what `told` tells."""
+    """Return a document on a sheet: its picture, or an empty card where it is text alone, and what `told` tells."""
     import PIL.Image
 
     from cm3.cli.sheet import FAINT, Line, Panel

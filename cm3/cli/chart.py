@@ -41,7 +41,7 @@ class Chart(Verb):
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...")]
     """Folders that `cm3 train` wrote to."""
     names: Annotated[tuple[str, ...], arg(metavar="NAME...", help_behavior_hint="(default: the usual ones)")] = ()
-    """Which numbers of log.jsonl."""
+    """Numbers of log.jsonl to draw."""
     out: Annotated[str, arg(metavar="FILE")] = "chart.png"
     """The picture to write."""
 

@@ -78,12 +78,12 @@ class EvalTasks(ModelVerb):
     n: Annotated[int, arg(metavar="N")] = 100
     """Most cases of each source; with 1000 a share is right to about 0.015."""
     seed: Annotated[int, arg(metavar="N")] = 1
-    """Which cases, and the chance in each."""
+    """Decides the cases, and the chance in each."""
     batch: Annotated[int, arg(metavar="N")] = 16
     """Requests that are put to the model together."""
     plain: Annotated[Flag, arg(help="Ask with pictures before the text, for a model that was tuned so.")] = False
     encoder: Annotated[str | None, arg(metavar="ENCODER", help_behavior_hint="(default: the model's own)")] = None
-    """What compares pictures: a folder, or a hub id such as openai/clip-vit-base-patch32."""
+    """Encoder that compares pictures: a folder, or a hub id such as openai/clip-vit-base-patch32."""
     controls: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the pictures)")] = None
     """Where hed, depth and normal images are."""
     guidance: Annotated[float | None, OWN] = None
@@ -158,7 +158,8 @@ class EvalTasks(ModelVerb):
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
-    """The figures of a report as aligned lines, `task  figure  value  cases`, and what was left out, with a reason."""
+    """Return the figures of a report as aligned lines, `task  figure  value  cases`, and what was left out, with a
+    reason."""
     lines = []
     for name, figures in report["tasks"].items():
         details = report["details"][name]
@@ -203,13 +204,13 @@ def _panels(task: Task, case: Case, given: Given, size: int) -> list[Panel]:
 
 @contextmanager
 def progress_by_task(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, where that is a terminal, that starts anew with each task."""
+    """Return a bar on stderr, where that is a terminal, that starts anew with each task."""
     with progress("", unit=unit) as update:
         yield lambda task, done, total: update(done, total, task)
 
 
 def check_tasks(tasks: Sequence[str], known: Sequence[str]) -> None:
-    """Raises `RequestError` for a task that is not known."""
+    """Raise `RequestError` for a task that is not known."""
     for task in tasks:
         if task not in known:
             raise RequestError(f"--tasks {task}: must be among {', '.join(known)}.{did_you_mean(task, known)}")

@@ -27,7 +27,7 @@ class Export(Verb):
     out: Annotated[str, arg(metavar="DIR")]
     """Folder of the bundle; a bundle that is there is replaced, and nothing else."""
     step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None
-    """Which checkpoint."""
+    """Step of the checkpoint."""
     dtype: Annotated[Literal["float16", "bfloat16", "float32"], arg(metavar="float16|bfloat16|float32")] = "float16"
     """Of the weights in the bundle."""
 

@@ -82,7 +82,7 @@ class Generate(Drawing):
     """
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")]
-    """What to draw, in quotes."""
+    """Words of the picture, in quotes."""
     n: Annotated[int, arg(metavar="N")] = 1
     """How many pictures."""
     boxes: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -119,7 +119,8 @@ class Generate(Drawing):
         return result | self._sheet(made, guide)
 
     def _asked(self) -> tuple[str | None, dict[str, Any], PIL.Image.Image | None]:
-        """The task that --boxes or --control asks for with its fields, and what is to be followed as a picture."""
+        """Return the task that --boxes or --control asks for with its fields, and what is to be followed as a
+        picture."""
         if self.boxes is not None and self.control is not None:
             raise RequestError("--boxes and --control: no task takes both; give one of them")
         if self.boxes is not None:
@@ -159,7 +160,7 @@ class Infill(ModelVerb):
     """
 
     prompt: Annotated[Positional[str | None], arg(metavar="PROMPT", help_behavior_hint="(with --box)")] = None
-    """What the whole picture shows when the box is filled."""
+    """Caption of the whole picture when the box is filled."""
     image: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The picture."""
     box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1", help_behavior_hint="")] = None
@@ -221,7 +222,7 @@ class Infill(ModelVerb):
 
 @dataclass(frozen=True, kw_only=True)
 class Editing(Guided):
-    """How a model edits: the words weighed against no words, the picture against no picture."""
+    """Guidance of edits: the words weighed against no words, the picture against no picture."""
 
     image_guidance: Annotated[float | None, OWN] = None
     """How far to hold on to the picture; --guidance is how far to follow the words. 1 and 1 is no guidance."""
@@ -242,7 +243,7 @@ class Edit(Drawing):
     image: Annotated[Positional[str], arg(metavar="IMAGE")]
     """The picture, of any format that Pillow reads. Its centred square is what the model sees."""
     instruction: Annotated[Positional[str], arg(metavar="INSTRUCTION")]
-    """What to change, in quotes."""
+    """The change to make, in quotes."""
     n: Annotated[int, arg(metavar="N")] = 1
     """How many pictures."""
     sampling: Annotated[Editing, HERE] = Editing()
@@ -359,7 +360,8 @@ def check_prompt(prompt: str) -> None:
 
 
 def parse_box(text: str) -> Box:
-    """Four integers with commas. Raises `RequestError` for anything else; whether they fit is the picture's matter."""
+    """Read four integers with commas. Raises `RequestError` for anything else; whether they fit is the picture's
+    matter."""
     if not re.fullmatch(r"\s*-?\d+\s*(,\s*-?\d+\s*){3}", text):
         raise RequestError(f"--box {text!r}: takes four whole numbers X0,Y0,X1,Y1, such as 0,0,64,64")
     x0, y0, x1, y1 = (int(v) for v in text.split(","))

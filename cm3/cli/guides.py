@@ -1,4 +1,4 @@
-"""What a picture is to follow, from files: boxes with names, or a control image; and boxes drawn, to look at."""
+"""Guides of a picture, from files: boxes with names, or a control image; and boxes drawn, to look at."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INKS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a5b5", "#d900
 
 
 def read_boxes(given: str) -> Objects:
-    """The things of a JSON file `[[name, [x1, y1, x2, y2]], ...]`, or of such JSON itself.
+    """Return the things of a JSON file `[[name, [x1, y1, x2, y2]], ...]`, or of such JSON itself.
 
     Raises `RequestError` for a file that cannot be read or holds anything else, and for a box outside 0..255 or
     inverted.
@@ -50,8 +50,8 @@ def read_boxes(given: str) -> Objects:
 
 
 def read_control(given: str) -> tuple[Task, Image]:
-    """The task and the picture of `KIND=FILE`. Raises `RequestError` for another form or an unknown kind, `DataError`
-    for a file that is no picture."""
+    """Return the task and the picture of `KIND=FILE`. Raises `RequestError` for another form or an unknown kind,
+    `DataError` for a file that is no picture."""
     from cm3.tasks import TASKS
 
     known = [name for name, task in TASKS.items() if task.control]
@@ -65,7 +65,7 @@ def read_control(given: str) -> tuple[Task, Image]:
 
 
 def outlined(picture: PIL.Image.Image, objects: Objects, side: int = 256) -> PIL.Image.Image:
-    """A picture, scaled to `side`, with boxes and names drawn on it."""
+    """Return a picture, scaled to `side`, with boxes and names drawn on it."""
     import PIL.Image
     import PIL.ImageDraw
     import PIL.ImageFont
@@ -89,7 +89,7 @@ def outlined(picture: PIL.Image.Image, objects: Objects, side: int = 256) -> PIL
 
 
 def blank(objects: Objects, side: int = 256) -> PIL.Image.Image:
-    """Boxes on an empty page."""
+    """Return boxes on an empty page."""
     import PIL.Image
 
     return outlined(PIL.Image.new("RGB", (side, side), "#f4f4f7"), objects, side)

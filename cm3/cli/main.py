@@ -127,7 +127,7 @@ def _run(args: list[str]) -> int:
 
 
 def _words(args: Sequence[str]) -> str:
-    """As many leading words as lead towards a verb."""
+    """Return as many leading words as lead towards a verb."""
     words: list[str] = []
     for a in args:
         if not any(f"{v} ".startswith(" ".join([*words, a, ""])) for v in VERBS):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Notes = Mapping[str, str]
-"""What a picture was made from, by name: prompt, seed, model, ..."""
+"""Settings that a picture was made from, by name: prompt, seed, model, ..."""
 SHEET = {"made": "cm3 sheet"}
 """Notes of sheets and charts: these, and nothing else, are replaced by a sheet."""
 LENGTH = 48

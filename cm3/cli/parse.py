@@ -83,7 +83,8 @@ def message(event: Any, known: Sequence[str]) -> str:
 
 
 def names_of(value: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of the fields of a config, or of a verb, whose groups of options stand without a prefix."""
+    """Yield the dotted names of the fields of a config, or of a verb, whose groups of options stand without a
+    prefix."""
     for field in dataclasses.fields(value):
         inner = field.default if isinstance(value, type) else getattr(value, field.name)
         if dataclasses.is_dataclass(inner):

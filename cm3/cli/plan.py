@@ -20,7 +20,7 @@ NONE = arg(metavar="NUMBER", help_behavior_hint="(default: none)")
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What it runs on, and what is known about it."""
+    """The machines of a run, and all that is known about them."""
 
     gpus: Annotated[int, arg(metavar="N")] = 8
     """How many GPUs."""
@@ -40,7 +40,7 @@ class Cluster:
     """Price of a GPU hour, in any currency."""
 
     def plan(self, config: Any) -> Planned:
-        """The plan of a run. Raises `ConfigError` as `cm3.train.planner.plan` does."""
+        """Return the plan of a run. Raises `ConfigError` as `cm3.train.planner.plan` does."""
         from cm3.train.planner import plan
 
         at_least(1, gpus=self.gpus)
@@ -80,7 +80,7 @@ class Plan(RecipeVerb):
 
 
 def table(planned: Planned) -> str:
-    """A plan as lines of a name, a figure and what it is made of."""
+    """Return a plan as lines of a name, a figure and what it is made of."""
     p, t, m = planned, planned.time, planned.memory
     lay, shares = p.layout, {name: n for name, n in p.parameters.items() if n}
     parts = [(f.name, getattr(m, f.name)) for f in dataclasses.fields(m)]
@@ -111,7 +111,7 @@ def table(planned: Planned) -> str:
 
 
 def count(number: float) -> str:
-    """1.4T, 6.73B, 373M, 12.5k, 8."""
+    """Write a number short: 1.4T, 6.73B, 373M, 12.5k, 8."""
     for unit, value in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= value:
             return f"{number / value:.3g}{unit}"
@@ -119,7 +119,7 @@ def count(number: float) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes in powers of a thousand: 59.8 GB."""
+    """Write bytes in powers of a thousand: 59.8 GB."""
     for unit, value in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if number >= value:
             return f"{number / value:.1f} {unit}"

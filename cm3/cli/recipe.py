@@ -29,7 +29,7 @@ Recipe = Callable[[], Any]
 
 
 def find(spec: str) -> Recipe:
-    """The function that `spec` names. Raises `ConfigError` where there is none, and says which there are."""
+    """Return the function that `spec` names. Raises `ConfigError` where there is none, and says which there are."""
     place, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
     module = module_of(place)
     known = recipes_of(module)
@@ -51,7 +51,7 @@ def module_of(place: str) -> ModuleType:
 
 
 def shipped() -> tuple[str, ...]:
-    """Return names of the files of recipes that come with the package."""
+    """Return the names of the files of recipes that come with the package."""
     return tuple(sorted(path.stem for path in _own().glob("*.py") if not path.stem.startswith("_")))
 
 
@@ -73,7 +73,7 @@ def config_of(spec: str, recipe: Recipe) -> Any:
 
 
 def recipes_of(module: ModuleType) -> dict[str, Recipe]:
-    """The public functions that a module defines and that need no argument."""
+    """Return the public functions that a module defines and that need no argument."""
     return {
         name: value
         for name, value in vars(module).items()

@@ -50,7 +50,7 @@ class Section:
 
 
 def verdict(ok: bool, right: str, wrong: str) -> Line:
-    """A line with a tick or a cross."""
+    """Draw a line with a tick or a cross."""
     return Line(right, "right") if ok else Line(wrong, "wrong")
 
 
@@ -67,14 +67,14 @@ def sheet(
 
 
 def enlarged(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
-    """The picture scaled so that its longer side is `side`, in RGB."""
+    """Return the picture scaled so that its longer side is `side`, in RGB."""
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
 
 
 def wrap(text: str, font: PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont, width: float) -> list[str]:
-    """Lines of at most `width` pixels; a word longer than that stands alone."""
+    """Break a text into lines of at most `width` pixels; a word longer than that stands alone."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -136,7 +136,7 @@ def _text(pen: PIL.ImageDraw.ImageDraw, x: int, y: int, text: str, points: int, 
 
 
 def _mark(pen: PIL.ImageDraw.ImageDraw, x: int, y: int, size: int, ok: bool, colour: str) -> None:
-    """A tick or a cross, drawn because not every font has them."""
+    """Draw a tick or a cross, because not every font has them."""
     if ok:
         strokes = [[(x, y + 0.55 * size), (x + 0.38 * size, y + 0.92 * size), (x + size, y + 0.1 * size)]]
     else:

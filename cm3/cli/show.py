@@ -54,7 +54,7 @@ class DataShow(Verb):
     controls: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the pictures)")] = None
     """Where hed, depth and normal images are."""
     seed: Annotated[int, arg(metavar="N")] = 0
-    """Which template each example has."""
+    """Template of each example."""
     plain: Annotated[Flag, arg(help="Pictures before the text that holds the answer.")] = False
 
     def run(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class DataShow(Verb):
         return {"task": self.task, "sheet": str(self.sheet), "examples": told, "left_out": left_out}
 
     def _examples(self, task: Task, view: View) -> Iterator[Example | tuple[str, str]]:
-        """One example of each document, of other pictures each; (id, reason) for a document that cannot serve."""
+        """Yield one example of each document, of other pictures each; (id, reason) for a document that cannot serve."""
         import numpy as np
 
         from cm3.document import Unreadable
@@ -118,7 +118,7 @@ class DataShow(Verb):
 
 
 def panels(example: Example, task: Task, view: View) -> list[Panel]:
-    """What is given, what is to be made of it, and one laid over the other; a picture and its words for an answer."""
+    """Return panels of the input, the target, and one laid over the other; a picture and its words for an answer."""
     from cm3.cli.guides import blank, outlined
     from cm3.cli.sheet import Line, Panel
     from cm3.document import Image, Text
@@ -149,7 +149,7 @@ def panels(example: Example, task: Task, view: View) -> list[Panel]:
 
 
 def over_picture(picture: PIL.Image.Image, drawn: PIL.Image.Image, field: str) -> PIL.Image.Image:
-    """A control image or a map on its picture."""
+    """Return a control image or a map on its picture."""
     import PIL.Image
     import PIL.ImageChops
 
@@ -158,18 +158,18 @@ def over_picture(picture: PIL.Image.Image, drawn: PIL.Image.Image, field: str) -
 
 
 def spoken(parts: tuple[Part, ...]) -> str:
-    """The words of parts, "|" between those that a picture or a hole divides."""
+    """Return the words of parts, "|" between those that a picture or a hole divides."""
     from cm3.document import Text
 
     return " | ".join(part.text.strip() for part in parts if isinstance(part, Text) and part.text.strip())
 
 
 def words(example: Example) -> str:
-    """All words of an example, the answer's in their place."""
+    """Return all words of an example, the answer's in their place."""
     return spoken(example.laid.whole)
 
 
 def flat(text: str) -> str:
-    """A text for the sheet, on one line and not too long; lines' ends as "/"."""
+    """Return a text for the sheet, on one line and not too long; lines' ends as "/"."""
     line = " ".join(text.replace("\n", " / ").split())
     return line if len(line) <= WORDS else line[:WORDS].rsplit(" ", 1)[0] + " ..."

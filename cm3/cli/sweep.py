@@ -47,7 +47,7 @@ class Sweep(Verb):
     trials: Annotated[int, arg(metavar="N")] = 20
     """Trials in all, those that are stopped early among them."""
     metric: Annotated[str, arg(metavar="NAME")] = "loss"
-    """What of the log is to be small, such as loss, loss_image or val_loss; the mean of the last tenth of the run."""
+    """Figure of the log to make small, such as loss, loss_image or val_loss; the mean of the last tenth of the run."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
     """Steps of a trial that is not stopped."""
     grace: Annotated[int, arg(metavar="N", help_behavior_hint="(default: a ninth of the steps)")] = 0
@@ -166,7 +166,7 @@ def _number(word: str) -> bool:
 
 
 def option(name: str, value: Any) -> list[str]:
-    """The words that give a setting its value on the command line."""
+    """Return the words that give a setting its value on the command line."""
     if isinstance(value, bool):
         *groups, last = name.split(".")
         return [f"--{name}" if value else f"--{'.'.join([*groups, f'no-{last}'])}"]

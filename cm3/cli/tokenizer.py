@@ -249,7 +249,7 @@ class Pictures:
 
 
 def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
-    """Files, with each folder replaced by the files below it that end in `suffixes`, by name.
+    """Return files, with each folder replaced by the files below it that end in `suffixes`, by name.
 
     Raises `DataError` for a name that is neither, and for a folder with no such file; `RequestError` for no name.
     """
@@ -292,7 +292,7 @@ def check_place(out: Path) -> None:
 
 
 def open_stream(sources: Sequence[str], limit: int, seed: int) -> TextStream:
-    """The texts of sources. Raises `RequestError` for none, for a limit below 1 byte and a seed below 0."""
+    """Return the texts of sources. Raises `RequestError` for none, for a limit below 1 byte and a seed below 0."""
     from cm3.data.text_stream import TextStream
 
     if not sources:
@@ -303,7 +303,7 @@ def open_stream(sources: Sequence[str], limit: int, seed: int) -> TextStream:
 
 
 def watched(stream: TextStream, sources: Sequence[str]) -> Iterator[str]:
-    """The texts, with a bar that counts their bytes towards the limit. Raises `DataError` where there is none."""
+    """Yield the texts, with a bar that counts their bytes towards the limit. Raises `DataError` where there is none."""
     with progress("reading", unit="B") as update:
         for i, text in enumerate(stream):
             if i % 1000 == 0:
@@ -316,7 +316,7 @@ def watched(stream: TextStream, sources: Sequence[str]) -> Iterator[str]:
 
 
 def open_others(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tokenizers that are at hand, and why the others are not."""
+    """Return the tokenizers that are at hand, and why the others are not."""
     from cm3.tokens.text import open_other
 
     found, missing = {}, {}
@@ -329,7 +329,7 @@ def open_others(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def amount(stream: TextStream) -> str:
-    """How much text was read, and whether that was all."""
+    """Say how much text was read, and whether that was all."""
     part = "all there is" if stream.whole else f"a sample: the limit is {stream.limit} bytes"
     why = ", ".join(f"{n} x {reason}" for reason, n in stream.skipped.most_common())
     left_out = f"; {stream.skipped.total()} records left out: {why}" if stream.skipped else ""
@@ -348,6 +348,6 @@ def show(entries: int, stats: dict[str, Any], missing: dict[str, str]) -> None:
 
 
 def told(stream: TextStream, stats: dict[str, Any], missing: dict[str, str]) -> dict[str, Any]:
-    """The figures, and what they are of."""
+    """Return the figures, and what they are of."""
     read = {"texts": stream.texts, "bytes": stream.bytes, "whole": stream.whole, "skipped": dict(stream.skipped)}
     return {"read": read, **stats, "missing": missing}

@@ -31,7 +31,7 @@ class Subset:
     """Some documents of a reader, by numbers of their own."""
 
     def __init__(self, documents: Numbered, numbers: np.ndarray) -> None:
-        """`numbers`: int64 (n,), which."""
+        """Take the documents `numbers`, int64 (n,)."""
         self.documents, self.numbers = documents, numbers
         self.reader, self.name = documents.reader, documents.name
 

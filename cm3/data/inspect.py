@@ -1,4 +1,4 @@
-"""What a dataset holds and what is wrong with it, of a sample that is spread over it or of all of it.
+"""The contents and the faults of a dataset, of a sample that is spread over it or of all of it.
 
     reader --> documents --> Report     counts, lengths of captions, sizes and modes of pictures, licences,
                                         problems (reason -> how many, which), samples to look at
@@ -30,12 +30,12 @@ SIDE = 512
 """Longer side, in pixels, of the pictures that are kept as samples."""
 
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s:;,()]*[\d/][^\s:;,()]*|[^\s:;,()]+\.\w{2,5}\b")
-"""What makes the reason of one document another one than that of the next: quoted words, numbers, files."""
+"""Parts of a reason that differ from document to document: quoted words, numbers, files."""
 
 
 @dataclass
 class Problem:
-    """How many documents have it, the ids of the first, and what was said of the very first."""
+    """A fault: the number of documents that have it, the ids of the first, and the message of the very first."""
 
     count: int = 0
     ids: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """What was found in `read` documents; `documents` is how many there are, None where only reading all would tell.
+    """The findings in `read` documents; `documents` is how many there are, None where only reading all would tell.
 
     `exact` says that all were read. `captions`, `widths` and `heights` are min, median, p95 and max (characters of a
     document's text, pixels), None where there was nothing to measure. `sizes` are the commonest (width, height).
@@ -73,7 +73,7 @@ class Report:
     samples: tuple[Document, ...] = ()
 
     def json(self) -> dict[str, Any]:
-        """All but the samples, as plain values."""
+        """Return all but the samples, as plain values."""
         values = asdict(replace(self, samples=()))
         del values["samples"]
         return values
@@ -107,7 +107,7 @@ def inspect(
 
 
 class _Found:
-    """What was seen so far."""
+    """The findings so far."""
 
     def __init__(self, samples: int) -> None:
         self.report = Report("")
@@ -140,7 +140,7 @@ class _Found:
             self.kept.add(document)
 
     def finish(self) -> Report:
-        """What came of it."""
+        """Return the findings."""
         return replace(
             self.report,
             captions=quantiles(self.lengths),
@@ -169,7 +169,7 @@ class _Found:
             self._problem(f"a caption of more than {LONG} characters", document.id, f"{length} characters")
 
     def _picture(self, image: Image, id: str) -> bool:
-        """Note a picture; whether it can be decoded."""
+        """Note a picture; returns whether it can be decoded."""
         pixels = image.pixels
         self.formats[getattr(pixels, "format", None) or "none"] += 1
         self.modes[pixels.mode] += 1
@@ -208,18 +208,20 @@ class _Every:
         self.seen += 1
 
     def pick(self) -> tuple[Document, ...]:
-        """`n` of them, or all there are."""
+        """Return `n` of them, or all there are."""
         return tuple(self.kept[i] for i in even(len(self.kept), self.n))
 
 
 def license_of(document: Document) -> str:
-    """The licence that a document says it has, by its name where the dataset gives one; empty where it says none."""
+    """Return the licence that a document says it has, by its name where the dataset gives one; empty where it says
+    none."""
     found = document.meta.get("license_name", document.meta.get("license"))
     return "" if found is None else str(found)
 
 
 def quantiles(counts: Counter[int]) -> dict[str, int] | None:
-    """Least, median, 95th percentile and greatest of counted values; None of none. A quantile is one of the values."""
+    """Return least, median, 95th percentile and greatest of counted values; None of none. A quantile is one of the
+    values."""
     total = counts.total()
     if not total:
         return None
@@ -230,7 +232,7 @@ def quantiles(counts: Counter[int]) -> dict[str, int] | None:
 
 
 def _small(part: Part) -> Part:
-    """A picture scaled down to look at, so that some large ones do not fill the memory."""
+    """Return a picture scaled down to look at, so that some large ones do not fill the memory."""
     if not isinstance(part, Image):
         return part
     picture = rgb(part.pixels).copy()

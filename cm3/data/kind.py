@@ -42,7 +42,7 @@ class Context:
 
     @property
     def size(self) -> int:
-        """Side of the pictures, in pixels."""
+        """Return the side of the pictures, in pixels."""
         assert self.codec.image is not None  # a run has pictures
         return self.codec.image.size
 
@@ -68,7 +68,7 @@ class Batches(Protocol):
 
     @property
     def left_out(self) -> Mapping[str, Any]:
-        """`{"left_out": ...}` for those that could not be read so far, else nothing."""
+        """Return `{"left_out": ...}` for those that could not be read so far, else nothing."""
         ...
 
 
@@ -88,7 +88,7 @@ class Data:
         raise ConfigError(f"data: {type(self).__name__} has no documents for a language model; give another kind")
 
     def held_out(self, run: Context) -> Source:
-        """Return documents that are never trained on. Raises `ConfigError` where there are none."""
+        """Return the documents that are never trained on. Raises `ConfigError` where there are none."""
         raise ConfigError("validate_every: there are no documents held out; give 0")
 
     def prompts(self, run: Context, number: int = 8) -> list[Document]:
@@ -108,7 +108,7 @@ class Data:
         return {}
 
     def given(self, source: Source) -> dict[str, Any]:
-        """Return names of what is read from disk, by content: a run that goes on must have the same."""
+        """Return the names of what is read from disk, by content: a run that goes on must have the same."""
         return {}
 
     def tasks(self) -> tuple[str, ...]:

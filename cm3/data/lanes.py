@@ -1,4 +1,5 @@
-"""Where a loader stands, as plain values: for each of its lanes, the position that it takes next and those that wait.
+"""The position of a loader, as plain values: for each of its lanes, the position that it takes next and those that
+wait.
 
 LoaderState(seed, windows, batches, {lane: LaneState(next, waiting)})    of all lanes, or of one rank's
 merge_states([rank 0's, rank 1's, ...])                                  of all lanes, for any number of ranks
@@ -29,12 +30,12 @@ class LoaderState(NamedTuple):
 
     @classmethod
     def start(cls, seed: int, windows: int) -> LoaderState:
-        """Before the first batch."""
+        """Return the state before the first batch."""
         return cls(seed, windows, 0, {lane: LaneState(lane, ()) for lane in range(windows)})
 
     @classmethod
     def of(cls, plain: Any) -> LoaderState:
-        """What `plain` gave. Raises `CheckpointError` for values that are no state."""
+        """Make a state of what `plain` gave. Raises `CheckpointError` for values that are no state."""
         try:
             lanes = {
                 int(lane): LaneState(int(next), tuple(int(p) for p in waiting))
@@ -53,18 +54,19 @@ class LoaderState(NamedTuple):
         return state
 
     def plain(self) -> dict[str, Any]:
-        """As integers in lists and a dict, for JSON and for checkpoints."""
+        """Return the state as integers in lists and a dict, for JSON and for checkpoints."""
         lanes = [[lane, next, list(waiting)] for lane, (next, waiting) in sorted(self.lanes.items())]
         return {"seed": self.seed, "windows": self.windows, "batches": self.batches, "lanes": lanes}
 
     @property
     def documents(self) -> int:
-        """Documents that the batches up to here have used up."""
+        """Return the documents that the batches up to here have used up."""
         return sum((next - lane) // self.windows - len(waiting) for lane, (next, waiting) in self.lanes.items())
 
 
 def merge_states(parts: Sequence[LoaderState]) -> LoaderState:
-    """The states of all ranks as one. Raises `CheckpointError` where they are not the ranks of one run at one batch."""
+    """Return the states of all ranks as one. Raises `CheckpointError` where they are not the ranks of one run at one
+    batch."""
     lanes: dict[int, LaneState] = {}
     for part in parts:
         if part[:3] != parts[0][:3]:

@@ -66,7 +66,7 @@ class Source(ABC):
         """Make what only a run that has begun may write, such as a bank. Called once, by the main process first."""
 
     def report(self, positions: int = 0) -> dict[str, dict[str, float]]:
-        """Return by name what a mixture gave in so many positions; empty for a source that is none."""
+        """Return it by name what a mixture gave in so many positions; empty for a source that is none."""
         return {}
 
     def left_out(self) -> Sequence[Unreadable]:
@@ -76,7 +76,7 @@ class Source(ABC):
 
 @dataclass
 class Counts:
-    """What went into the batches of a loader since it was made."""
+    """Counts of all that went into the batches of a loader since it was made."""
 
     documents: int = 0
     tokens: int = 0
@@ -91,7 +91,7 @@ class Counts:
 
     @property
     def padding(self) -> float:
-        """Share of the windows that is padding."""
+        """Return the share of the windows that is padding."""
         return 1 - self.tokens / max(self.places, 1)
 
 
@@ -135,7 +135,7 @@ class Loader:
         state: LoaderState | None = None,
         lookahead: int = LOOKAHEAD,
     ) -> None:
-        """`windows` of `length` tokens a batch, of all `ranks` together; this one, `rank`, gives its part of them.
+        """Load `windows` of `length` tokens a batch, of all `ranks` together; this one, `rank`, gives its part of them.
 
         `longest`: most tokens of a document, masks included: a model's context; a whole window where it is None. A
         longer one is made to fit, and so are its masks (`cm3.sequence.truncate.fit`).
@@ -184,19 +184,19 @@ class Loader:
 
     @property
     def state(self) -> LoaderState:
-        """Where this rank stands."""
+        """Return where this rank stands."""
         lanes = {number: lane.state() for number, lane in self._lanes.items()}
         return LoaderState(self.seed, self.windows, self.batches, lanes)
 
     def __iter__(self) -> Iterator[tuple[Batch, LoaderState]]:
-        """Without end. Raises `DataError` when nothing of a thousand documents in a row fits."""
+        """Yield batches without end. Raises `DataError` when nothing of a thousand documents in a row fits."""
         while True:
             rows = [self._fill(lane) for lane in self._lanes.values()]
             self.batches += 1
             yield lay_out(rows, self.length, self.vocab), self.state
 
     def _fill(self, lane: _Lane) -> list[Weighted]:
-        """The documents of a lane's next window."""
+        """Return the documents of a lane's next window."""
         row: list[_Item] = []
         room = self.length
         while True:
@@ -250,7 +250,7 @@ class Loader:
             one.fetch += self.windows * number
 
     def _items(self, positions: list[int]) -> Iterator[_Item]:
-        """The documents of these positions as they will be packed."""
+        """Return the documents of these positions as they will be packed."""
         return map(self._fitted, positions, self._documents(positions))
 
     def _documents(self, positions: list[int]) -> list[Tokens | Weighted]:

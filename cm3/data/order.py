@@ -35,7 +35,7 @@ class Permutation:
     """
 
     def __init__(self, n: int, key: Sequence[int]) -> None:
-        """`key`: any integers, each of up to 64 bits. Raises `DataError` for an n below 1."""
+        """Key it by any integers, each of up to 64 bits. Raises `DataError` for an n below 1."""
         if n < 1:
             raise DataError(f"permutation of {n}: must be of at least 1")
         self.n = n
@@ -45,7 +45,7 @@ class Permutation:
         self._keys = np.frombuffer(digest, "<u8")
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Where each of these numbers goes, int64. Raises `IndexError` for one outside 0 .. n - 1."""
+        """Return the new place of each number, int64. Raises `IndexError` for one outside 0 .. n - 1."""
         values = np.asarray(numbers, dtype=np.int64)
         if values.size and (int(values.min()) < 0 or int(values.max()) >= self.n):
             raise IndexError(f"permutation of {self.n}: takes numbers 0 to {self.n - 1}")
@@ -63,7 +63,7 @@ class Permutation:
 
 
 class Places(NamedTuple):
-    """Documents of some positions, each array int64 (p,): which source, its how-manieth epoch, which document."""
+    """Documents of some positions, each array int64 (p,): the source, its epoch, the document."""
 
     sources: np.ndarray
     epochs: np.ndarray
@@ -79,7 +79,7 @@ class Mixture:
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float] = (), seed: int = 0) -> None:
-        """`weights`: shares of the sources in any unit; none means by length, every document as often as any other.
+        """Mix sources by `weights`, shares in any unit; none means by length, every document as often as any other.
 
         Raises `DataError` for no source or an empty one; `ConfigError` for weights of another number, that are negative
         or sum to nothing, for too small a share and for a seed out of range.
@@ -110,11 +110,11 @@ class Mixture:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The share of the positions that each source has."""
+        """Return the share of the positions that each source has."""
         return tuple((self.counts / BLOCK).tolist())
 
     def locate(self, positions: Sequence[int] | np.ndarray) -> Places:
-        """Which documents stand at these positions, 0 or more, in any order."""
+        """Find the documents that stand at these positions, 0 or more, in any order."""
         at = np.asarray(positions, dtype=np.int64)
         blocks, offsets = np.divmod(at, BLOCK)
         sources, numbers = np.zeros_like(at), np.zeros_like(at)
@@ -130,7 +130,7 @@ class Mixture:
         return Places(sources, epochs, indices)
 
     def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """The source of each position of a block, and how many of that source came before in the block."""
+        """Return the source of each position of a block, and how many of that source came before in the block."""
         ranks = np.concatenate([np.arange(c) for c in self.counts])
         labels = np.repeat(np.arange(len(self.counts)), self.counts)
         if len(self.counts) == 1:
@@ -145,7 +145,7 @@ class Mixture:
 
 
 def _hash(values: np.ndarray, key: np.uint64, below: int) -> np.ndarray:
-    """A keyed hash of each value, 0 .. below - 1, int64: the finaliser of splitmix64."""
+    """Return a keyed hash of each value, 0 .. below - 1, int64: the finaliser of splitmix64."""
     x = values.astype(np.uint64) ^ key
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -34,12 +34,12 @@ class Batch(NamedTuple):
 
     @property
     def fill(self) -> float:
-        """Share of the windows that is not padding."""
+        """Return the share of the windows that is not padding."""
         return float((self.documents > 0).mean())
 
 
 def best_fill(lengths: Sequence[int], room: int, *, first: bool = False) -> list[int]:
-    """Which of these lengths, in order, fill `room` best together: exactly best, and of equals those that come earlier.
+    """Choose the lengths that fill `room` best together, in order: exactly best, and of equals those that come earlier.
 
     With `first`, the first is among them; it must fit.
     """

@@ -49,7 +49,7 @@ LEAST = 0.8
 
 
 class PictureIndex:
-    """Where the distinct pictures of some sources lie, what names their content, and their texts."""
+    """The distinct pictures of some sources: places, digests of their content, and texts."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -202,7 +202,7 @@ class _Decoder(Dataset):
             return said(error)
 
     def make(self, positions: np.ndarray) -> _Made:
-        """Raises `DataError` where no picture at all can be read."""
+        """Raise `DataError` where no picture at all can be read."""
         made, numbers, wrong = [], [], dict[int, str]()
         for position, at in zip(positions.tolist(), self._order.locate(positions).indices.tolist(), strict=True):
             for after in range(len(self.numbers)):
@@ -222,7 +222,7 @@ class _Decoder(Dataset):
         return _Made(torch.stack(made), numbers, list(wrong.items()))
 
     def picture(self, number: int, position: int | None = None) -> PIL.Image.Image:
-        """A picture at its size; `position` decides what chance does with it, and None is as it is."""
+        """Return a picture at its size; `position` decides what chance does with it, and None is as it is."""
         data, name, part = self.index.data(number), self.index.name(number), None
         rng = np.random.default_rng([self.seed, 0xA06, position or 0])
         if self.crop and position is not None:
@@ -289,12 +289,13 @@ class _Stream:
 
     @property
     def fingerprint(self) -> str:
-        """A name for the pictures that are trained on, by their content, in their order."""
+        """Return a name for the pictures that are trained on, by their content, in their order."""
         return hashlib.sha256(self.index.digests[self.numbers].tobytes()).hexdigest()
 
     @property
     def left_out(self) -> dict[str, Any]:
-        """`count` and the `first` of what could not be read so far, documents and pictures; empty where there is none.
+        """Return `count` and the `first` of what could not be read so far, documents and pictures; empty where there is
+        none.
 
         All of it under "left_out", as a run's result has it.
         """

@@ -1,4 +1,4 @@
-"""How much of each task a tuning run sees: small sources more often, large ones less, within limits.
+"""The share of each task in a tuning run: small sources more often, large ones less, within limits.
 
     sizes  --caps--> what there is --up/down--> repeats 0.3 .. 3 --groups, weights--> shares --> order.Mixture
 
@@ -21,7 +21,8 @@ from cm3.errors import ConfigError, DataError
 
 
 class Realised(NamedTuple):
-    """What a source had of a stream: documents, their share of it, and how often each of its own came on average."""
+    """The part of a stream that a source had: documents, their share of it, and how often each of its own came on
+    average."""
 
     documents: int
     share: float
@@ -78,18 +79,19 @@ class TaskMixture:
 
     @cached_property
     def used(self) -> dict[str, int]:
-        """Documents of each source that are used: all, or as many as its cap."""
+        """Return the documents of each source that are used: all, or as many as its cap."""
         return {name: min(size, self.caps.get(name, size)) for name, size in self.sizes.items()}
 
     @cached_property
     def repeats(self) -> dict[str, float]:
-        """How often a document of each source comes while the sources come once each on average, by sizes alone."""
+        """Return how often a document of each source comes while the sources come once each on average, by sizes
+        alone."""
         aim = sum(self.used.values()) / len(self.used)
         return {name: float(np.clip(aim / size, self.down, self.up)) for name, size in self.used.items()}
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """The share of the stream that each source is to have; they sum to 1."""
+        """Return the share of the stream that each source is to have; they sum to 1."""
         if self.weights.keys() == self.sizes.keys():
             total = sum(self.weights.values())
             return {name: self.weights[name] / total for name in self.sizes}
@@ -107,7 +109,7 @@ class TaskMixture:
         }
 
     def mixture(self, seed: int = 0) -> Mixture:
-        """The endless stream, sources numbered in the order of `sizes`.
+        """Return the endless stream, sources numbered in the order of `sizes`.
 
         Raises `ConfigError` for a source whose share is too small to be had, and for a seed out of range.
         """
@@ -120,7 +122,7 @@ class TaskMixture:
         return Mixture(list(self.used.values()), list(self.shares.values()), seed)
 
     def realised(self, positions: int, seed: int = 0) -> dict[str, Realised]:
-        """What the first so many positions of the stream hold, counted."""
+        """Count what the first so many positions of the stream hold."""
         if positions < 1:
             raise ConfigError(f"positions={positions}: must be at least 1")
         mixture = self.mixture(seed)

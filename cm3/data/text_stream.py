@@ -85,7 +85,7 @@ class TextStream:
         self.skipped = Counter[str]()
 
     def __iter__(self) -> Iterator[str]:
-        """Raises `DataError` for a text file that is not UTF-8 and for a damaged .gz or .parquet."""
+        """Raise `DataError` for a text file that is not UTF-8 and for a damaged .gz or .parquet."""
         self.texts, self.bytes, self.whole = 0, 0, False
         self.skipped.clear()
         ends = np.cumsum([part.pieces for part in self._parts])
@@ -302,7 +302,8 @@ def _member_after(file: IO[bytes], start: int, stop: int) -> int | None:
 
 
 class _Turns:
-    """What can only be read from its start on, a piece at a time: each turn goes on where the one before stopped.
+    """A stream that can only be read from its start on, a piece at a time: each turn goes on where the one before
+    stopped.
 
     At most `OPEN` stay open; one that was closed is read past its earlier turns again.
     """
@@ -370,7 +371,7 @@ class HeldOut:
 
     @property
     def texts(self) -> list[str]:
-        """What to measure on."""
+        """Return the texts to measure on."""
         return self.apart or self.first
 
 
@@ -395,7 +396,8 @@ def texts_of(record: Any) -> list[str]:
 
 
 def _parts(source: str) -> list[Part]:
-    """A source as text files, or as the reader of a dataset. A folder of captions is read without its pictures."""
+    """Return a source as text files, or as the reader of a dataset. A folder of captions is read without its
+    pictures."""
     found = parse_source(source)
     path = Path(found.path)
     if found.split is None and found.kind in (None, "folder", "jsonl") and "://" not in found.path:
@@ -435,7 +437,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def _lines(path: Path, start: int = 0, stop: int | None = None, longest: int = LINE) -> Iterator[str]:
-    """The lines that begin in bytes `start` to `stop` of a file, each with its end."""
+    """Yield the lines that begin in bytes `start` to `stop` of a file, each with its end."""
     packed = path.name.lower().endswith(".gz")
     try:
         # gzip.open reads a piece at a time; what it gives is a file of bytes like the other.

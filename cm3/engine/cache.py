@@ -27,7 +27,7 @@ class Cache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, layer: int, like: Tensor, rows: int, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, (>= rows, heads, >= length, head_dim), grown if they were smaller."""
+        """Return the keys and values of a layer, (>= rows, heads, >= length, head_dim), grown if they were smaller."""
         old = self._layers.get(layer)
         if old is not None and (old[0].dtype, old[0].device) != (like.dtype, like.device):
             old = None  # the decoder was moved
@@ -49,7 +49,7 @@ class Cache:
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes."""
+        """Return the bytes that it takes."""
         return sum(tensor.nbytes for pair in self._layers.values() for tensor in pair)
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -83,7 +83,7 @@ class Prefill:
         self._position = torch.cat([torch.arange(n) for _, _, n in places]).to(device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (b, h, s, k); k, v (b, g, s, k), g key heads -> (b, h, s, k)."""
+        """Attend from q (b, h, s, k) to k, v (b, g, s, k), g key heads -> (b, h, s, k)."""
         keys, values = self._cache.layer(layer, k, self._rows, self._length)
         keys[self._target, :, self._position] = k[self._source, :, self._position]
         values[self._target, :, self._position] = v[self._source, :, self._position]
@@ -117,7 +117,7 @@ class Append:
         self._mask = None if even else seen[:, None].to(device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (n, h, width, k); k, v (n, g, width, k), g key heads -> (n, h, width, k)."""
+        """Attend from q (n, h, width, k) to k, v (n, g, width, k), g key heads -> (n, h, width, k)."""
         rows = q.shape[0]
         keys, values = self._cache.layer(layer, k, rows, self._length)
         keys[self._row, :, self._at] = k[:, :, 0] if self._single else k[self._row, :, self._place]

@@ -62,12 +62,12 @@ class Engine:
 
     @property
     def memory(self) -> int:
-        """Bytes of keys and values, which grow with what was asked and are not given back."""
+        """Return the bytes of keys and values, which grow with what was asked and are not given back."""
         return self._cache.memory
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do or return anything."""
+        """Tell whether a step would do or return anything."""
         return bool(self._schedule.active or self._schedule.waiting or self._held)
 
     def add(self, request: Request) -> int:
@@ -224,14 +224,15 @@ class Engine:
         return hidden[torch.arange(len(rows), device=ids.device), torch.tensor(counts, device=ids.device) - 1]
 
     def _read(self, rows: list[Row], counts: list[int]) -> Tensor:
-        """The next `counts[i]` tokens of row i, padded to the right: ids and cells, int64 (2, rows, most)."""
+        """Return the next `counts[i]` tokens of row i, padded to the right: ids and cells, int64 (2, rows, most)."""
         padded = np.zeros((2, len(rows), max(counts)), dtype=np.int64)
         for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
             padded[:, i, :count] = row.next(count)
         return torch.from_numpy(padded).to(self.decoder.device)
 
     def _sample(self, last: Tensor, ranges: Ranges, streams: int, jobs: list[Job]) -> tuple[list[int], list[float]]:
-        """One column of `ranges` and its log-probability for each job; the jobs have the same ranges and streams."""
+        """Return one column of `ranges` and its log-probability for each job; the jobs have the same ranges and
+        streams."""
         rows = [row.at for job in jobs for row in job.rows[:streams]]
         hidden = last if rows == list(range(len(last))) else last[torch.tensor(rows, device=last.device)]
         pieces = [self.decoder.head(hidden, slice(start, stop)).float() for start, stop in ranges]

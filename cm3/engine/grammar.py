@@ -52,7 +52,7 @@ class Codes:
 
     @classmethod
     def image(cls, number: int, guided: bool = True) -> Codes:
-        """A whole image of `number` codes, in raster order."""
+        """Return a whole image of `number` codes, in raster order."""
         return cls(tuple(range(1, number + 1)), guided)
 
 
@@ -82,14 +82,14 @@ Step = Force | Codes | FreeText
 
 
 def size(step: Step) -> int:
-    """The most tokens that a step writes."""
+    """Return the most tokens that a step writes."""
     if isinstance(step, Force):
         return len(step.ids)
     return len(step.cells) if isinstance(step, Codes) else step.limit + 1
 
 
 def fed(plan: tuple[Step, ...]) -> int:
-    """The most tokens of a plan that the model has to read: all before the last one that is sampled."""
+    """Return the most tokens of a plan that the model has to read: all before the last one that is sampled."""
     free = [i for i, step in enumerate(plan) if not isinstance(step, Force)]
     if not free:
         return 0
@@ -119,7 +119,7 @@ def check_plan(plan: tuple[Step, ...], vocab: Vocab, grid: tuple[int, int] | Non
 
 
 def ranges_of(step: Codes | FreeText, vocab: Vocab, open_only: bool = False) -> Ranges:
-    """The allowed ids of a step, as ranges (start, stop); `open_only` leaves out the ids that end a text."""
+    """Return the allowed ids of a step, as ranges (start, stop); `open_only` leaves out the ids that end a text."""
     if isinstance(step, Codes):
         return ((vocab.image_start, vocab.size),)
     ends = () if open_only else tuple((i, i + 1) for i in sorted(set(step.end)))
@@ -127,7 +127,7 @@ def ranges_of(step: Codes | FreeText, vocab: Vocab, open_only: bool = False) -> 
 
 
 def id_at(ranges: Ranges, column: int) -> int:
-    """The id of a column, where the columns are the ids of `ranges` in order."""
+    """Return the id of a column, where the columns are the ids of `ranges` in order."""
     for start, stop in ranges:
         if column < stop - start:
             return start + column
@@ -160,19 +160,19 @@ class Cursor:
 
     @property
     def step(self) -> Codes | FreeText:
-        """The free step at hand; only while not `done`."""
+        """Return the free step at hand; only while not `done`."""
         step = self._plan[self.at]
         assert not isinstance(step, Force)
         return step
 
     @property
     def tokens(self) -> Tokens:
-        """Everything produced."""
+        """Return everything produced."""
         return Tokens.of(self.ids, self.cells)
 
     @property
     def spans(self) -> tuple[Tokens, ...]:
-        """What each free step produced, without the id that ended it."""
+        """Return the ids of each free step, without the id that ended it."""
         tokens = self.tokens
         return tuple(tokens.slice(start, stop) for start, stop in self.bounds)
 

@@ -25,7 +25,7 @@ CONTRASTS = ("max", "kmax")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn (paper section 3.1).
+    """Settings by which a token is drawn (paper section 3.1).
 
     temperature: 0, and whatever is below 1e-6, takes the most likely id.
     top_p: the smallest set of ids with this much probability.
@@ -60,11 +60,11 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely id is taken each time, so that chance and seed say nothing."""
+        """Tell whether the most likely id is taken each time, so that chance and seed say nothing."""
         return self.temperature < LEAST_TEMPERATURE
 
     def weights(self, streams: int) -> tuple[float, ...]:
-        """The weight of each of `streams` streams' logits in the guided score."""
+        """Return the weight of each of `streams` streams' logits in the guided score."""
         if self.guidance is None and self.contrast is not None:
             if streams == 1:
                 raise RequestError(
@@ -106,12 +106,12 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "alpha": (lambda x: 0 <= x <= 1, "from 0 to 1"),
     "amateur_temperature": (lambda x: 1e-6 <= x <= 1e6, "above 0, from 1e-6 to 1e6"),
 }
-"""What each setting of `Sampling` may be, and how that is said."""
+"""The range of each setting of `Sampling`, and its wording."""
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What to produce after which prompts.
+    """Prompts, and the plan of what is produced after them.
 
     `plan`: see grammar.py. `sampling` draws image codes, and text too unless `text_sampling` is given. Whether guidance
     applies is said by each step of the plan: by default to codes and not to text.
@@ -140,25 +140,26 @@ class Request:
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is left to chance."""
+        """Tell whether nothing is left to chance."""
         return all(isinstance(step, Force) or self.sampling_of(step).greedy for step in self.plan)
 
     @property
     def identity(self) -> Hashable:
-        """The same for requests that must give the same: all of it but the seeds of what is not left to chance."""
+        """Return the same for requests that must give the same: all of it but the seeds of what is not left to
+        chance."""
         drawn = [self.sampling_of(step) for step in self.plan if not isinstance(step, Force)]
         streams = tuple((stream.ids.tobytes(), stream.cells.tobytes()) for stream in self.streams)
         return streams, self.plan, tuple(replace(s, seed=0) if s.greedy else s for s in drawn)
 
     def sampling_of(self, step: Step) -> Sampling:
-        """The settings with which a step's ids are drawn."""
+        """Return the settings with which a step's ids are drawn."""
         text = isinstance(step, FreeText) and self.text_sampling is not None
         return self.text_sampling if text and self.text_sampling else self.sampling
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came of a request.
+    """The outcome of a request.
 
     tokens: everything produced, forced ids too.
     spans: one for each free step of the plan, without the id that ended it.

@@ -17,14 +17,15 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al. 2014), on uint64."""
+    """Return the finaliser of SplitMix64 (Steele et al. 2014), on uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def uniform(seeds: list[int], draws: list[int]) -> np.ndarray:
-    """One number in [0, 1) for each pair (seed, draw), float64 (n,): SplitMix64 started at a hash of the seed."""
+    """Return one number in [0, 1) for each pair (seed, draw), float64 (n,): SplitMix64 started at a hash of the
+    seed."""
     seed = np.asarray(seeds, dtype=np.uint64)
     draw = np.asarray(draws, dtype=np.uint64)
     bits = _mix(_mix(seed + _GOLDEN) + (draw + np.uint64(1)) * _GOLDEN)
@@ -32,7 +33,8 @@ def uniform(seeds: list[int], draws: list[int]) -> np.ndarray:
 
 
 def probabilities(scores: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
-    """The distribution that is drawn from: softmax(scores / temperature), cut to the top-p set, not renormalised.
+    """Return the distribution that is drawn from: softmax(scores / temperature), cut to the top-p set, not
+    renormalised.
 
     `scores` (n, v), -inf where forbidden; `temperature` (n,) >= 1e-6; `top_p` (n,) in (0, 1]. Returns float64 (n, v).
     Top-p keeps an id if the ids more likely than it have less than `top_p` together; equals count in order of id.

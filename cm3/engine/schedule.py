@@ -1,4 +1,4 @@
-"""Which requests run: first come, first served, the streams of one always together, in rows without gaps.
+"""A schedule of requests: first come, first served, the streams of one always together, in rows without gaps.
 
 A request waits until all its streams fit. When one leaves, the streams in the last rows move into the rows it left, so
 that the active rows are 0 to n - 1 and the cache can be sliced. A large request at the head of the queue is not
@@ -31,11 +31,11 @@ class Row:
 
     @property
     def pending(self) -> int:
-        """How many tokens the model has yet to read."""
+        """Count the tokens that the model has yet to read."""
         return self.prompt.length + len(self.job.ids) - self.fed
 
     def next(self, count: int) -> np.ndarray:
-        """The next `count` tokens to read: ids and cells, (2, count)."""
+        """Return the next `count` tokens to read: ids and cells, (2, count)."""
         start, stop = self.fed, self.fed + count
         at = self.prompt.length
         written = np.array(
@@ -64,7 +64,7 @@ class Job(Cursor):
         self.rows = [Row(prompt, self) for prompt in request.streams[: max(len(w) for _, w in self.settings)]]
 
     def result(self) -> Result:
-        """What was produced."""
+        """Return the ids that were produced."""
         return Result(self.tokens, self.spans, tuple(self.logprobs), tuple(self.reasons), self.steps)
 
 
@@ -79,7 +79,7 @@ class Schedule:
 
     @property
     def size(self) -> int:
-        """How many requests wait or run."""
+        """Count the requests that wait or run."""
         return len(self.waiting) + len(self.active)
 
     def admit(self) -> list[Row]:

@@ -1,4 +1,5 @@
-"""How well a model knows pictures that it was trained on: does it say one of the picture's own captions, word for word?
+"""A measure of how well a model knows pictures that it was trained on: does it say one of the picture's own captions,
+word for word?
 
 For overfitting on purpose, the oldest test that data, tokenizers, model, training and generation fit together: a model
 that cannot learn a few pictures by heart has a fault somewhere. It says nothing about pictures never seen.
@@ -20,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 
 class Model(Protocol):
-    """What the evaluation needs of `cm3.generate.CM3Leon`."""
+    """The part that the evaluation needs of `cm3.generate.CM3Leon`."""
 
     def generate_many(
         self, prompts: Sequence[Any], *, seeds: Sequence[int], **sampling: Unpack[Options]
@@ -79,7 +80,7 @@ def evaluate_captions(
 
 
 def _pictures(documents: Iterable[Document | Unreadable]) -> tuple[list[_Picture], list[Unreadable]]:
-    """The different pictures in the order in which they first come, and the documents that are left out."""
+    """Return the different pictures in the order in which they first come, and the documents that are left out."""
     found: dict[Image, _Picture] = {}
     left: list[Unreadable] = []
     for number, document in enumerate(documents):
@@ -99,7 +100,7 @@ def _pictures(documents: Iterable[Document | Unreadable]) -> tuple[list[_Picture
 
 
 def _pair(document: Document | Unreadable) -> tuple[Image, str]:
-    """Picture and caption of a document. Raises `DataError` for what is not one of each."""
+    """Return the picture and caption of a document. Raises `DataError` for what is not one of each."""
     if isinstance(document, Unreadable):
         raise DataError(document.reason)
     if len(document.images) != 1 or not document.text.strip():

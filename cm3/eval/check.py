@@ -1,4 +1,4 @@
-"""What every evaluation asks of its arguments."""
+"""Checks of the arguments of every evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cm3.errors import ConfigError, did_you_mean
 
 
 def check_run(n: int, batch: int, tasks: Sequence[str], known: Sequence[str]) -> None:
-    """Raises `ConfigError` for an n or batch below 1, or a task that is not among those known."""
+    """Raise `ConfigError` for an n or batch below 1, or a task that is not among those known."""
     for name, value in (("n", n), ("batch", batch)):
         if value < 1:
             raise ConfigError(f"{name}={value}: must be at least 1")

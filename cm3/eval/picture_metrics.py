@@ -1,4 +1,4 @@
-"""What is drawn, against what was asked for: maps by their regions, structures by their lines.
+"""Metrics of pictures against requests: maps by their regions, structures by their lines.
 
 map_iou(made, true)                        colours of `cm3.tasks.control.colour`
 structure_f1("canny", made, edges)         the edges of what was made against those that it was made of
@@ -18,7 +18,8 @@ MAKERS = {"canny": control.canny, "scribble": control.scribble}
 
 
 def map_iou(made: PIL.Image.Image, true: PIL.Image.Image) -> float:
-    """Intersection over union of two segmentation maps, 0..1: the mean over the categories that are in either.
+    """Return the intersection over union of two segmentation maps, 0..1: the mean over the categories that are in
+    either.
 
     Black, which is none, is no category. `made` is brought to the size of `true`. Two maps without any are equal, 1.
     """
@@ -29,7 +30,7 @@ def map_iou(made: PIL.Image.Image, true: PIL.Image.Image) -> float:
 
 
 def structure_f1(kind: str, made: PIL.Image.Image, given: PIL.Image.Image) -> float:
-    """How well a picture keeps to the lines that it was made of, 0..1; `kind` is of `MAKERS`, `given` a square.
+    """Measure how well a picture keeps to the lines that it was made of, 0..1; `kind` is of `MAKERS`, `given` a square.
 
     The lines of `made` are computed as `given` was. F1 of precision, the share of their pixels within `REACH` of one of
     `given`, and recall, the share of those of `given` within it of one of them. Raises `ConfigError` without OpenCV.
@@ -39,7 +40,7 @@ def structure_f1(kind: str, made: PIL.Image.Image, given: PIL.Image.Image) -> fl
 
 
 def lines_f1(made: np.ndarray, given: np.ndarray, reach: float) -> float:
-    """F1 of two drawings, bool (h, w), whose pixels agree up to `reach` pixels away; 1 where both are empty."""
+    """Return F1 of two drawings, bool (h, w), whose pixels agree up to `reach` pixels away; 1 where both are empty."""
     if not made.any() or not given.any():
         return float(made.any() == given.any())
     precision = float((made & _widened(given, reach)).sum() / made.sum())
@@ -52,7 +53,7 @@ def _lines(drawing: PIL.Image.Image) -> np.ndarray:
 
 
 def _widened(lines: np.ndarray, reach: float) -> np.ndarray:
-    """Every pixel within `reach` of a line."""
+    """Return every pixel within `reach` of a line."""
     high, wide = lines.shape
     r = int(reach)
     padded = np.pad(lines, r)

@@ -1,4 +1,4 @@
-"""What a model is asked about a real dataset, and what is true: documents of any reader, drawn by a seed.
+"""Questions to a model about a real dataset, and the true answers: documents of any reader, drawn by a seed.
 
     documents --drawn--> document --Task.find--> fields --> request (what is given), truth (what is to be given)
 
@@ -55,7 +55,7 @@ def task_cases(
     template: int | str = 0,
     controls: Path | None = None,
 ) -> Iterator[Case | Unreadable]:
-    """`n` cases of a dataset in an order that `seed` draws, or all where there are fewer.
+    """Return `n` cases of a dataset in an order that `seed` draws, or all where there are fewer.
 
     What cannot serve comes between them as `Unreadable`. To be described, pictures are told apart by meta `image_id`,
     else by their pixels, for which all documents are read once. Raises, at the first case, as `check` does, `DataError`
@@ -107,7 +107,8 @@ def task_cases(
 def _values(
     task: Task, document: Document | Unreadable, documents: Numbered, view: View, controls: Path | None
 ) -> list[Fields]:
-    """The fields of each example of a document, their pictures decoded to the end. Raises `DataError` as `serve`."""
+    """Return the fields of each example of a document, their pictures decoded to the end. Raises `DataError` as
+    `serve`."""
     if isinstance(document, Unreadable):
         raise DataError(document.reason)
     values = task.find(annotated(document, documents.reader, task, controls), view)
@@ -120,7 +121,7 @@ def _values(
 
 
 def _said(task: Task, document: Document | Unreadable, values: Fields, captions: list[str] | None) -> tuple[str, ...]:
-    """What people said of a case. Raises `DataError` for answers that cannot be measured by."""
+    """Return the answers of people to a case. Raises `DataError` for answers that cannot be measured by."""
     if captions is not None:
         return tuple(captions)
     texts = tuple(value for name in task.gives if isinstance(value := values.get(name), str))
@@ -142,7 +143,7 @@ ASKED = ("vqa2", "vizwiz", "okvqa")
 
 
 def _described(task: Task, documents: Numbered, view: View) -> tuple[dict[int, list[str]], list[Unreadable]]:
-    """The number of the first document of each picture, with all captions of it; and what cannot be read."""
+    """Return the number of the first document of each picture, with all captions of it; and what cannot be read."""
     first: dict[Any, int] = {}
     captions: dict[int, list[str]] = {}
     bad: list[Unreadable] = []
@@ -161,7 +162,7 @@ def _described(task: Task, documents: Numbered, view: View) -> tuple[dict[int, l
 
 
 def _picture(document: Document) -> Any:
-    """What tells a document's picture from others."""
+    """Return a key that tells a document's picture from others."""
     name = document.meta.get("image_id")
     if isinstance(name, int | str) and not isinstance(name, bool):
         return name

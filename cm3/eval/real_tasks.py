@@ -50,7 +50,7 @@ TOLD = 5
 """Most documents that a report names of those that could not serve."""
 
 Given = Mapping[str, str | PIL.Image.Image]
-"""What a model gave, by the name of the field."""
+"""Values that a model gave, by the name of the field."""
 Progress = Callable[[str, int, int], None]
 """Called with the task, how many of its cases are done, and how many were asked for."""
 Look = Callable[[Case, Given], None]
@@ -58,12 +58,12 @@ Look = Callable[[Case, Given], None]
 
 
 class Encoder(Protocol):
-    """What the evaluation needs of `cm3.retrieval.embed.Encoder`."""
+    """The part that the evaluation needs of `cm3.retrieval.embed.Encoder`."""
 
     name: str
 
     def images(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Unit vectors float32 (n, width)."""
+        """Return the unit vectors float32 (n, width)."""
 
 
 def evaluate_task(
@@ -142,7 +142,7 @@ def evaluate_task(
 
 
 def check_measured(model: CM3Leon, task: Task, n: int, encoder: Encoder | None = None) -> Encoder | None:
-    """What looks at pictures, where a task is measured so and there is something: `encoder`, else the model's own.
+    """Return the encoder of pictures, where a task is measured so and there is one: `encoder`, else the model's own.
 
     Raises `ConfigError` for an n that is too small for the task's figure; `RequestError` for a task that is measured by
     an encoder alone, and a model without one.
@@ -163,7 +163,7 @@ def check_measured(model: CM3Leon, task: Task, n: int, encoder: Encoder | None =
 
 
 class _Scores:
-    """What was scored so far; of pictures the vectors are kept and not the pixels."""
+    """Scores so far; of pictures the vectors are kept and not the pixels."""
 
     def __init__(self, task: Task, view: View, encoder: Encoder | None) -> None:
         self.task, self.view, self.encoder = task, view, encoder
@@ -194,7 +194,7 @@ class _Scores:
         self.vectors[what].append(self.encoder.images([self.view.of(picture) for picture in pictures]))
 
     def figures(self) -> dict[str, float | None]:
-        """The mean of each metric of the task; writes what is only known of all together into the examples."""
+        """Return the mean of each metric of the task; writes what is only known of all together into the examples."""
         if "cider" in self.metrics and len(self.examples) > 1:
             for example, score in zip(self.examples, cider(self._given, self.said), strict=True):
                 example["cider"] = score
@@ -248,13 +248,13 @@ _JUDGES: dict[str, Callable[[Task, Case, Given], float]] = {
 
 
 def letter(answer: str) -> str | None:
-    """The letter of a chosen option, "(B)", "B", "b." or "B)"; None for any other text."""
+    """Return the letter of a chosen option, "(B)", "B", "b." or "B)"; None for any other text."""
     found = re.fullmatch(r"\(?([A-Z])\)?\.?", answer.strip().upper())
     return None if found is None else found[1]
 
 
 def _batches(cases: Iterator[Case | Unreadable], size: int, left_out: dict[str, str]) -> Iterator[list[Case]]:
-    """The cases, `size` at a time; what could not serve is noted."""
+    """Yield the cases, `size` at a time; what could not serve is noted."""
     some: list[Case] = []
     for case in cases:
         if isinstance(case, Unreadable):
@@ -271,7 +271,7 @@ def _batches(cases: Iterator[Case | Unreadable], size: int, left_out: dict[str, 
 def _asked(
     model: CM3Leon, task: Task, cases: Sequence[Case], asking: Mapping[str, Any]
 ) -> list[tuple[Case, Given | RequestError]]:
-    """What the model gives, or why it refuses: of one request that is too long the others are not to suffer."""
+    """Return the model's answers, or why it refuses: of one request that is too long the others are not to suffer."""
     try:
         replies = model.ask_many(task, [c.request for c in cases], seeds=[c.seed for c in cases], **asking)
     except RequestError as error:

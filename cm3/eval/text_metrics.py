@@ -1,4 +1,4 @@
-"""What is said, against what people said: the accuracy of VQA, and CIDEr-D of captions.
+"""Metrics of texts against those of people: the accuracy of VQA, and CIDEr-D of captions.
 
     vqa_accuracy("two", ten answers)       Antol et al. 2015, section 3.3, and the owners' vqaEval.py
     cider(captions, references)            Vedantam et al. 2015, section 5 (CIDEr-D), and the owners' ciderD_scorer.py
@@ -46,7 +46,7 @@ _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
 def normal_answer(text: str) -> str:
-    """An answer as the VQA evaluation compares it.
+    """Return an answer as the VQA evaluation compares it.
 
     Lower case; no full stop but before a digit; numbers to ten and "none" as digits; no articles; missing apostrophes
     of contractions put in. A sign of ; / [ ] " { } ( ) = + \\ _ - > < @ ` , ? ! is left out where it stands beside a
@@ -64,7 +64,7 @@ def normal_answer(text: str) -> str:
 
 
 def vqa_accuracy(given: str, answers: Sequence[str]) -> float:
-    """How right an answer is, 0..1, by those that people gave: min(who gave it / 3, 1), each of them left out in turn.
+    """Score an answer, 0..1, by those that people gave: min(who gave it / 3, 1), each of them left out in turn.
 
     The mean over these subsets of n - 1 people, so 0, 0.3, 0.6, 0.9 and 1 for an answer of 0 to 4 of ten. As in the
     owners' program answers are compared by `normal_answer`, but where all people gave the very same text: there the
@@ -84,12 +84,14 @@ def vqa_accuracy(given: str, answers: Sequence[str]) -> float:
 
 
 def caption_words(text: str) -> list[str]:
-    """The words of a caption in lower case: runs of letters, digits and `_`, with apostrophes inside, and no signs."""
+    """Return the words of a caption in lower case: runs of letters, digits and `_`, with apostrophes inside, and no
+    signs."""
     return _WORD.findall(text.lower())
 
 
 def cider(given: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of a caption for each of n pictures by the picture's own references, 0..10; their mean is the figure.
+    """Return CIDEr-D of a caption for each of n pictures by the picture's own references, 0..10; their mean is the
+    figure.
 
     For n-grams of 1 to 4 words: the cosine of the vectors of tf-idf, each number of the caption's clipped at the
     reference's, times exp(-(difference of lengths)^2 / 72); the mean over orders and references, times 10. The idf of
@@ -138,7 +140,7 @@ class _Weighed:
         self.length = sum(number for gram, number in grams.items() if len(gram) == 2)
 
     def like(self, reference: _Weighed) -> float:
-        """The clipped cosine with a reference, penalised by length, meaned over the orders: 0..1."""
+        """Return the clipped cosine with a reference, less a penalty for length: the mean over the orders, 0..1."""
         total = 0.0
         for ours, theirs, *norms in zip(self.orders, reference.orders, self.norms, reference.norms, strict=True):
             if all(norms):
@@ -148,7 +150,7 @@ class _Weighed:
 
 
 def _grams(text: str) -> Grams:
-    """How often each n-gram of 1 to 4 words stands in a text."""
+    """Count each n-gram of 1 to 4 words in a text."""
     words = caption_words(text)
     return Counter(tuple(words[i : i + n]) for n in range(1, ORDERS + 1) for i in range(len(words) - n + 1))
 

@@ -1,4 +1,4 @@
-"""What is to be written for a prompt: the engine's plan, and the room that it takes in the context."""
+"""The engine's plan for a prompt, and the room that it takes in the context."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int) -> int:
 
 
 def plan(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: int) -> tuple[Step, ...]:
-    """What to write for each hole after a prompt of `length` tokens; texts share what the context has left, at most
-    `max_tokens` each. Raises `RequestError` where it has no room."""
+    """Plan what to write for each hole after a prompt of `length` tokens; texts share what the context has left, at
+    most `max_tokens` each. Raises `RequestError` where it has no room."""
     v, ends = vocab, continued(prompt, vocab)
     texts = sum(h.kind == "text" for h in prompt.holes)
     fixed = length + least_written(prompt, vocab)

@@ -71,7 +71,7 @@ class CM3Leon:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        """`max_streams` prompts run side by side, two for each guided request; more wait their turn.
+        """Let `max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
         `memory` is a bank or its folder, in the place of the bundle's own, and `encoder` what it was made with, where
         that is neither the bundle's nor one of the hub. Both are opened when something is first retrieved.
@@ -107,56 +107,56 @@ class CM3Leon:
 
     @property
     def device(self) -> torch.device:
-        """Where the decoder is."""
+        """Return where the decoder is."""
         return self.decoder.device
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures, in pixels."""
+        """Return the side of the pictures, in pixels."""
         return self._image.size
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of a picture's codes."""
+        """Return (rows, columns) of a picture's codes."""
         return self._image.grid
 
     @property
     def image_codes(self) -> int:
-        """Number of different image codes."""
+        """Return the number of different image codes."""
         return self._image.codes
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The instruction tasks that it was tuned for, by name: `about.tasks` of its bundle."""
+        """Return the instruction tasks that it was tuned for, by name: `about.tasks` of its bundle."""
         return tuple(self.bundle.about.get("tasks", ()))
 
     @property
     def unconditional(self) -> str:
-        """What becomes of retrieved documents in the stream to guide away from, for pictures, where nothing is said."""
+        """Return the default for retrieved documents in the stream to guide away from, for pictures."""
         return self._recommended.treatment["image"]
 
     @property
     def memory(self) -> Memory:
-        """The memory bank, opened when it is first asked for. Raises `RequestError` where there is none."""
+        """Return the memory bank, opened when it is first asked for. Raises `RequestError` where there is none."""
         return self.retriever.memory
 
     @property
     def encoder(self) -> Encoder:
-        """What makes vectors of texts and pictures: that of the memory bank, else the one given or the bundle's own.
+        """Return the encoder of texts and pictures: that of the memory bank, else the one given or the bundle's own.
 
         Raises `RequestError` where there is none.
         """
         return self.retriever.encoder
 
     def with_memory(self, memory: str | Path | Memory, encoder: str | Path | Encoder | None = None) -> CM3Leon:
-        """This model, the same weights in memory, with another bank, and the encoder that it was made with."""
+        """Return this model, the same weights in memory, with another bank, and the encoder that it was made with."""
         other = copy.copy(self)
         own = self.bundle
         other.retriever = live.Retriever(memory, encoder, own.encoder, own.check_folder, self.device)
         return other
 
     def retrieve(self, prompt: Promptable, k: int = 2) -> list[Retrieved]:
-        """The documents that `generate(prompt, retrieve=k)` would read, best first.
+        """Return the documents that `generate(prompt, retrieve=k)` would read, best first.
 
         Raises `RequestError` for `k` outside 0..3, for no memory bank, and for nothing to search with.
         """
@@ -213,7 +213,7 @@ class CM3Leon:
         seeds: Sequence[int],
         **options: Unpack[Options],
     ) -> list[Generation]:
-        """One generation for each prompt, batched; the rest as in `generate`.
+        """Return one generation for each prompt, batched; the rest as in `generate`.
 
         `seeds`, and `documents` where they are given by hand, are as many as prompts.
         """
@@ -266,7 +266,7 @@ class CM3Leon:
         plain: bool = False,
         **settings: Unpack[Settings],
     ) -> Reply:
-        """Any instruction task by its name and fields (docs/tasks.md), once; `n` answers.
+        """Do any instruction task by its name and fields (docs/tasks.md), once; `n` answers.
 
             model.ask("vqa2", {"image": picture, "question": "what is left of the square?"}).fields["answer"]
 
@@ -291,7 +291,7 @@ class CM3Leon:
         plain: bool = False,
         **settings: Unpack[Settings],
     ) -> list[Reply]:
-        """One answer for each request, batched; the rest as in `ask`."""
+        """Return one answer for each request, batched; the rest as in `ask`."""
         chosen = find_task(task) if isinstance(task, str) else task
         check_names(settings, Settings, "seeds", "template", "plain")
         prompts = [task_prompt(chosen, one, self.image_size, self.world, template, plain) for one in requests]
@@ -301,27 +301,27 @@ class CM3Leon:
     def edit(
         self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
     ) -> Reply:
-        """The picture changed as the words say: `.image`. `image_guidance` holds on to it, `guidance` to the words."""
+        """Change a picture as the words say: `.image`. `image_guidance` holds on to it, `guidance` to the words."""
         return self.ask("edit", {"image1": picture, "instruction": instruction}, n, seed=seed, **settings)
 
     def answer(
         self, picture: Picture, question: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
     ) -> Reply:
-        """The answer to a question about a picture: `.text`."""
+        """Answer a question about a picture: `.text`."""
         return self.ask(QUESTION, {"image": picture, "question": question}, n, seed=seed, **settings)
 
     def describe(
         self, picture: Picture, n: int = 1, *, detail: bool = False, seed: int = 0, **settings: Unpack[Settings]
     ) -> Reply:
-        """What a picture shows, in a sentence or in detail: `.text`."""
+        """Describe a picture in a sentence or in detail: `.text`."""
         return self.ask(DETAIL if detail else CAPTION, {"image": picture}, n, seed=seed, **settings)
 
     def segment(self, picture: Picture, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]) -> Reply:
-        """A map of what a picture shows, in the colours that the model was tuned with: `.image`."""
+        """Draw a map of what a picture shows, in the colours that the model was tuned with: `.image`."""
         return self.ask("segment", {"image": picture}, n, seed=seed, **settings)
 
     def logits(self, ids: Tensor | Sequence[int] | Tokens) -> Tensor:
-        """Next-token logits (s, vocab) for a sequence of ids, for scoring and research. Float32, no gradient.
+        """Return next-token logits (s, vocab) for a sequence of ids, for scoring and research. Float32, no gradient.
 
         Image codes of a plain sequence of ids are taken to be whole images in raster order; pass `Tokens` otherwise.
         They are on the model's device. Raises `RequestError` where they are not finite.
@@ -340,12 +340,12 @@ class CM3Leon:
             return logits
 
     def reconstruct(self, images: Sequence[Picture]) -> tuple[list[PIL.Image.Image], np.ndarray]:
-        """Pictures through the image tokenizer and back, and their codes int (n, rows, columns)."""
+        """Pass pictures through the image tokenizer and back; returns them and their codes, int (n, rows, columns)."""
         codes = self._image.encode([as_image(image).pixels for image in images])
         return self._image.decode(codes), codes
 
     def _serve(self, requests: list[Request], progress: Progress | None) -> list[Result]:
-        """Results of the engine that served the last call, where none uses it meanwhile, or of a new one."""
+        """Return results of the engine that served the last call, where none uses it meanwhile, or of a new one."""
         try:
             engine = self._idle.pop()
         except IndexError:
@@ -359,7 +359,7 @@ class CM3Leon:
     def _contexts(
         self, prompts: Sequence[Prompt], found: Sequence[Sequence[Retrieved]], max_tokens: int
     ) -> list[live.Context]:
-        """What is read before each prompt; every document is encoded once, all pictures together."""
+        """Return the documents to read before each prompt; every document is encoded once, all pictures together."""
         unique = list(dict.fromkeys(f.document for some in found for f in some))
         tokens = dict(zip(unique, self.codec.encode_many(unique), strict=True))
         return [
@@ -408,7 +408,7 @@ class CM3Leon:
         return Request(streams, steps, sampling, unguided(text_sampling))
 
     def _likeliest(self, prompt: Prompt, context: live.Context, results: list[Result]) -> Result:
-        """The candidate whose finished document, in its own order, is the most probable after its context."""
+        """Return the candidate whose finished document, in its own order, is the most probable after its context."""
         results = list({r.tokens.ids.tobytes(): r for r in reversed(results)}.values())[::-1]  # the first of equals
         if len(results) == 1:
             return results[0]
@@ -433,7 +433,7 @@ class CM3Leon:
     def _filled(
         self, document: Document, done: Document, prompt: Prompt, spans: Sequence[np.ndarray]
     ) -> tuple[Text | Image, ...]:
-        """What fills each `Gap` of a document."""
+        """Return the part that fills each `Gap` of a document."""
         pictures = iter(done.images)
         found: list[Text | Image] = []
         for at, part in enumerate(document.parts):
@@ -453,5 +453,5 @@ class CM3Leon:
 
 
 def _sub_seed(seed: int, i: int) -> int:
-    """Seed of sample `i`: independent of how many are asked for."""
+    """Return the seed of sample `i`: independent of how many are asked for."""
     return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)

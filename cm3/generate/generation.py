@@ -1,4 +1,4 @@
-"""What comes of a prompt, and what it drew on."""
+"""The outcome of a prompt, and the documents that it drew on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cm3.retrieval.select import Retrieved
 
 @dataclass(frozen=True)
 class Generation:
-    """What came of one prompt: `documents`, the prompt with its holes filled, one for each of the `n` asked for.
+    """The outcome of one prompt: `documents`, the prompt with its holes filled, one for each of the `n` asked for.
 
     `scores`: for each, the log-probability of what was written (nats, unguided), to rank by. `filled`: for each, what
     was written in the prompt's `Gap`s, in their order, a text just as it came. `retrieved`: the documents that were
@@ -33,29 +33,29 @@ class Generation:
 
     @property
     def document(self) -> Document:
-        """The first document."""
+        """Return the first document."""
         return self.documents[0]
 
     @property
     def images(self) -> list[PIL.Image.Image]:
-        """The last picture of each document. Raises `RequestError` where there is none."""
+        """Return the last picture of each document. Raises `RequestError` where there is none."""
         if not self.document.images:
             raise RequestError("this generation holds text only; ask for a picture with a prompt that ends in words")
         return [d.images[-1].pixels for d in self.documents]
 
     @property
     def image(self) -> PIL.Image.Image:
-        """The last picture of the first document."""
+        """Return the last picture of the first document."""
         return self.images[0]
 
     @property
     def texts(self) -> list[str]:
-        """The whole text of each document."""
+        """Return the whole text of each document."""
         return [d.text.strip() for d in self.documents]
 
     @property
     def text(self) -> str:
-        """The whole text of the first document."""
+        """Return the whole text of the first document."""
         return self.texts[0]
 
     @property
@@ -65,5 +65,6 @@ class Generation:
 
     @property
     def attribution(self) -> list[dict[str, Any]]:
-        """What was drawn on, ready for JSON: id, score, by, source, license and text of each retrieved document."""
+        """List the documents that were drawn on, ready for JSON: id, score, by, source, license and text of each
+        retrieved document."""
         return live.attribution(self.retrieved)

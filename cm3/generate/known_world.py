@@ -45,7 +45,7 @@ class World:
 
     @classmethod
     def of(cls, about: Mapping[str, Any], name: str) -> World | None:
-        """That of a bundle, None where it says nothing. Raises `CheckpointError` for anything but the above."""
+        """Read that of a bundle, None where it says nothing. Raises `CheckpointError` for anything but the above."""
         return files.build(cls, about["world"], f"bundle {name!r}: about.world") if "world" in about else None
 
     def take(self, text: str) -> str:
@@ -93,7 +93,7 @@ class Doubts:
 
     @cached_property
     def told(self) -> tuple[str, ...]:
-        """A line for words, and one for pictures, where there is something to tell."""
+        """Return a line for words, and one for pictures, where there is something to tell."""
         lines = []
         if words := self.world.unknown(str(self.prompt.meta.get(SAID, _text(self.prompt))), map(_text, self.read)):
             named = ", ".join(repr(w if len(w) <= LONGEST else f"{w[:LONGEST]}...") for w in words[:WORDS_SHOWN])

@@ -1,4 +1,4 @@
-"""What a prompt asks for: strings and pictures become a document with holes."""
+"""Prompts: strings and pictures become a document with holes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cm3.sequence.holes import Prompt, groups
 
 Array = np.ndarray[Any, Any]
 Picture = PIL.Image.Image | Image | str | os.PathLike[str] | Array
-"""What can be given as a picture: one of Pillow's, a path of a file, an array uint8 (h, w), (h, w, 3) or (h, w, 4)."""
+"""A picture as it can be given: one of Pillow's, a path of a file, an array uint8 (h, w), (h, w, 3) or (h, w, 4)."""
 Piece = str | PIL.Image.Image | os.PathLike[str] | Array | Part
 Promptable = Piece | Document | Sequence[Piece]
 
@@ -47,7 +47,8 @@ def as_image(picture: Picture) -> Image:
 
 
 def as_document(prompt: Promptable) -> Document:
-    """A prompt as a document with holes, by the rules of `CM3Leon.generate`. Raises `RequestError` for an empty one."""
+    """Return a prompt as a document with holes, by the rules of `CM3Leon.generate`. Raises `RequestError` for an empty
+    one."""
     if isinstance(prompt, Document):
         document = prompt
     elif isinstance(prompt, str | PIL.Image.Image | Text | Image | Gap | os.PathLike | np.ndarray):
@@ -73,7 +74,7 @@ def _part(piece: Piece) -> Part:
 
 
 def kind_of(prompt: Prompt) -> str:
-    """What a prompt asks for: 'text', 'image' (whole ones) or 'region' (parts of one)."""
+    """Tell the kind of a prompt: 'text', 'image' (whole ones) or 'region' (parts of one)."""
     image = [h for h in prompt.holes if h.kind == "image"]
     if not image:
         return "text"

@@ -1,4 +1,4 @@
-"""Which of several candidates to keep: the one whose whole document, read left to right, is the likeliest.
+"""The choice among several candidates: the one whose whole document, read left to right, is the likeliest.
 
 What fills a hole is written before the model has seen how it fits with what comes after: a caption after its picture
 was never asked how well that picture follows from it. The finished document, in its own order, asks just that, so one
@@ -26,7 +26,7 @@ from cm3.vocab import Tokens, Vocab
 def log_likelihoods(
     decoder: Decoder, sequences: Sequence[Tokens], starts: Sequence[int], batch: int = 64
 ) -> list[float]:
-    """Log-probability (nats) of each sequence from its token `starts[i]`, at least 1, given those before it.
+    """Return the log-probability (nats) of each sequence from its token `starts[i]`, at least 1, given those before it.
 
     Minus infinity for one that is longer than the decoder's context, and so cannot be judged. Raises `RequestError`
     where logits are not finite.

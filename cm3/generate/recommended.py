@@ -1,4 +1,4 @@
-"""How a model samples, by what is asked of it: the bundle's recommendations, the paper's, and what the caller says."""
+"""Settings of sampling by kind of request: the bundle's recommendations, the paper's, and what the caller says."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ likeliest at each token, as there is one right answer."""
 LIKE_IMAGE = ("edit", "control", "segment")
 """Kinds that start from what a bundle recommends for `image`."""
 KINDS = tuple(PAPER)
-"""What a request may make, each with recommended sampling of its own in a bundle: a picture, parts of one, a text, an
+"""Kinds of request, each with recommended sampling of its own in a bundle: a picture, parts of one, a text, an
 edited picture, one that follows a control image, a segmentation map, and the answer to a question."""
 MOST = 1024
 """Most candidates that a bundle may recommend for each that is kept."""
 Treatment = Literal["kept", "dropped"]
 UNCONDITIONAL: tuple[Treatment, ...] = get_args(Treatment)
-"""What becomes of retrieved documents in the stream to guide away from. The first where a bundle recommends neither."""
+"""Uses of retrieved documents in the stream to guide away from. The first where a bundle recommends neither."""
 
 
 class Recommended:
@@ -68,7 +68,7 @@ class Recommended:
                 )
 
     def sampling(self, kind: str, seed: int, given: Mapping[str, Any]) -> Sampling:
-        """Settings for a kind: those `given`, unless None, before those recommended."""
+        """Return the settings for a kind: those `given`, unless None, before those recommended."""
         values = self._values[kind] | {k: v for k, v in given.items() if v is not None}
         if given.get("contrast") is not None and given.get("guidance") is None:
             values.pop("guidance", None)  # the contrastive score itself
@@ -78,5 +78,5 @@ class Recommended:
 
 
 def unguided(sampling: Sampling) -> Sampling:
-    """The same settings for a single stream."""
+    """Return the same settings for a single stream."""
     return replace(sampling, guidance=None, image_guidance=None, contrast=None)

@@ -37,24 +37,26 @@ Fields = dict[str, str | PIL.Image.Image]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered. `answers`: for each of the `n` asked for, what it gave, by the name of the field."""
+    """Answers of a model. `answers`: for each of the `n` asked for, the values that it gave, by the name of the
+    field."""
 
     answers: tuple[Fields, ...]
     generation: Generation
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line for all of the request that the model was never shown, as `Generation.warnings`."""
+        """Return a line for all of the request that the model was never shown, as `Generation.warnings`."""
         return self.generation.warnings
 
     @property
     def fields(self) -> Fields:
-        """The first answer."""
+        """Return the first answer."""
         return self.answers[0]
 
     @property
     def texts(self) -> list[str]:
-        """Each answer's last text: of an explanation and an answer, the answer. Raises `RequestError` for pictures."""
+        """Return each answer's last text: of an explanation and an answer, the answer. Raises `RequestError` for
+        pictures."""
         found = [[v for v in one.values() if isinstance(v, str)] for one in self.answers]
         if not all(found):
             raise RequestError("this reply is a picture; take .image")
@@ -62,12 +64,12 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The first of `texts`."""
+        """Return the first of `texts`."""
         return self.texts[0]
 
     @property
     def images(self) -> list[PIL.Image.Image]:
-        """The picture of each answer. Raises `RequestError` for texts."""
+        """Return the picture of each answer. Raises `RequestError` for texts."""
         found = [v for one in self.answers for v in one.values() if isinstance(v, PIL.Image.Image)]
         if not found:
             raise RequestError("this reply is a text; take .text")
@@ -75,12 +77,12 @@ class Reply:
 
     @property
     def image(self) -> PIL.Image.Image:
-        """The first of `images`."""
+        """Return the first of `images`."""
         return self.images[0]
 
 
 def kind_of_task(task: Task) -> str | None:
-    """Which of `cm3.generate.KINDS` a task's guidance and sampling are, None where its hole says all.
+    """Return which of `cm3.generate.KINDS` guides a task and samples for it, None where its hole says all.
 
     A picture made of a picture and words follows a control image or edits; one made of a picture alone is its map. A
     text that is asked for with words of the user's is an answer.
@@ -140,7 +142,7 @@ def read_reply(task: Task, made: Generation, template: int | str = 0, plain: boo
 
 
 def _split(task: Task, template: int | str, text: str, plain: bool) -> Fields:
-    """The fields in a text. Where the words between them are not there, all of it is the first one's."""
+    """Return the fields in a text. Where the words between them are not there, all of it is the first one's."""
     segments = task.template(template).segments
     names = [(s, i) for s in segments for i, p in enumerate(s) if isinstance(p, Field) and p.name in task.gives]
     segment, first, last = names[0][0], names[0][1], names[-1][1]

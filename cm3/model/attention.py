@@ -1,4 +1,4 @@
-"""Who may look at whom in training: implementations of `Attend` (cm3/model/decoder.py).
+"""Attention in training, causal or within documents: implementations of `Attend` (cm3/model/decoder.py).
 
     Causal     one document a row
     Blocked    documents packed into rows; on a processor document by document; on a GPU in half precision one kernel of
@@ -28,7 +28,7 @@ ELSEWHERE = 2
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention. q (b, h, s, k); k, v (b, g, s, k), a key head for h / g query heads each -> (b, h, s, k)."""
+    """Attend causally. q (b, h, s, k); k, v (b, g, s, k), a key head for h / g query heads each -> (b, h, s, k)."""
     if q.is_cuda and k.shape[1] < q.shape[1]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     return F.scaled_dot_product_attention(q, spread(k, q), spread(v, q), is_causal=True)
@@ -44,7 +44,7 @@ class Causal:
     """Each token sees itself and what came before it in its row."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (b, h, s, k); k, v (b, g, s, k) -> (b, h, s, k)."""
+        """Attend from q (b, h, s, k) to k, v (b, g, s, k) -> (b, h, s, k)."""
         return causal(q, k, v)
 
 
@@ -100,7 +100,7 @@ class Blocked:
             placed += count * longest
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (b, h, s, k); k, v (b, g, s, k) -> (b, h, s, k)."""
+        """Attend from q (b, h, s, k) to k, v (b, g, s, k) -> (b, h, s, k)."""
         if not q.is_cuda:
             k, v = spread(k, q), spread(v, q)
         elif self.varlen is not None and (dtype := _half(q)) is not None:
@@ -132,7 +132,7 @@ class Blocked:
 
 
 def _tokens(x: Tensor) -> Tensor:
-    """(b, h, s, k) -> (b * s, h, k)."""
+    """Map (b, h, s, k) -> (b * s, h, k)."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
@@ -143,7 +143,8 @@ def _half(q: Tensor) -> torch.dtype | None:
 
 
 def _varlen(device: torch.device) -> Callable[..., Any] | None:
-    """torch's kernel for documents of any lengths, where it is there as it is called here and the device can run it."""
+    """Return torch's kernel for documents of any lengths, where it is there as it is called here and the device can run
+    it."""
     if device.type != "cuda" or torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
         return None
     try:

@@ -46,12 +46,12 @@ from cm3.vocab import Vocab
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "bundles"
 PATTERNS = ("config.json", *FILES, *(f"{name}/*.{suffix}" for name in FOLDERS for suffix in SUFFIXES))
-"""What is fetched from the hub; `*` stands for folders inside folders too."""
+"""Files that are fetched from the hub; `*` stands for folders inside folders too."""
 
 
 @dataclass
 class Bundle:
-    """What a folder holds. `sampling`: recommended settings by kind; `about`: how it was made, free form.
+    """The contents of a folder. `sampling`: recommended settings by kind; `about`: how it was made, free form.
 
     `encoder` and `memory` are folders on disk, for a model that comes with a memory bank. `source` is what `load` read.
     """
@@ -87,7 +87,7 @@ class Bundle:
 
 
 class Source(NamedTuple):
-    """What a bundle was loaded from: the folder, what tokenizer.json held, and the checksums of the files, by name."""
+    """The source of a loaded bundle: the folder, what tokenizer.json held, and the checksums of the files, by name."""
 
     folder: Path
     text: bytes
@@ -153,7 +153,7 @@ def check_place(folder: str | Path) -> None:
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Of any format, whole or damaged: what a bundle may replace."""
+    """Tell whether a folder is a bundle of any format, whole or damaged: a bundle may replace it."""
     try:
         config = parse_json((folder / "config.json").read_bytes(), "config.json")
     except (OSError, Cm3Error):
@@ -252,7 +252,8 @@ def load(folder: str | Path, weights: bool = True) -> Bundle:
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a bundle: an embedded name, a folder, or `hf://owner/name` (fetched once into the hub's cache).
+    """Return the folder of a bundle: an embedded name, a folder, or `hf://owner/name` (fetched once into the hub's
+    cache).
 
     Raises `CheckpointError` for a name that is none of these.
     """

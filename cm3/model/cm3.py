@@ -68,7 +68,7 @@ class CM3(nn.Module):
         return self
 
     def forward(self, image: Tensor, caption: Tensor) -> Tensor:
-        """Logits (b, t, text) over the text vocabulary for every caption position, given the image.
+        """Return logits (b, t, text) over the text vocabulary for every caption position, given the image.
 
         image (b, 3, H, W) float in [-1, 1], H and W multiples of the tokenizer's factor; caption (b, t) int64 text ids
         in [0, vocab.text). Entry [:, i] predicts caption[:, i] from the image and caption[:, :i]. Raises `DataError`

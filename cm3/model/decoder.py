@@ -111,16 +111,16 @@ class DecoderConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one head."""
+        """Return the width of one head."""
         return self.d_model // self.heads
 
     @property
     def ffn(self) -> int:
-        """Feed-forward width."""
+        """Return the feed-forward width."""
         return self.hidden if self.hidden is not None else 4 * self.d_model
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -163,7 +163,7 @@ class Block(nn.Module):
         self.down = nn.Linear(c.ffn, d, bias=False)
 
     def forward(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
-        """(b, s, d) -> (b, s, d)."""
+        """Map (b, s, d) -> (b, s, d)."""
         if self.order == "pre":
             x = x + self.attention(self.norm1(x), layer, rotary, attend)
             return x + self.feed_forward(self.norm2(x))
@@ -184,7 +184,7 @@ class Block(nn.Module):
         return self.wo(out.transpose(1, 2).reshape(b, s, -1))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Two matrices and an activation; three with SwiGLU."""
+        """Apply two matrices and an activation; three with SwiGLU."""
         if self.gate is not None:
             return self.down(swiglu(self.gate(x), self.up(x)))
         return self.down(F.gelu(self.up(x)) if self.activation == "gelu" else F.relu(self.up(x)))
@@ -231,11 +231,11 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and its inputs have to be."""
+        """Return where its weights are, and its inputs have to be."""
         return self.embed.weight.device
 
     def hidden(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
-        """Final hidden states (b, s, d), normed, ready for `head`.
+        """Return the final hidden states (b, s, d), normed, ready for `head`.
 
         ids, positions (b, s) int64. cells (b, s) int64: 0, or 1 + the raster index of an image code in its grid; used
         only where the config has a `grid`.
@@ -256,17 +256,18 @@ class Decoder(nn.Module):
         return self.norm(x)
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """Logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
+        """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
         weight = self.embed.weight if self.output is None else self.output.weight
         return F.linear(hidden, weight if rows is None else weight[rows])
 
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
-        """Logits (b, s, v): entry [:, i] predicts the token after i."""
+        """Return logits (b, s, v): entry [:, i] predicts the token after i."""
         return self.head(self.hidden(ids, positions, attend, cells))
 
 
 def rotary_angles(positions: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (b, 1, s, k) for rotary positions (Su et al. 2021), halves rotated against each other."""
+    """Return cosines and sines (b, 1, s, k) for rotary positions (Su et al. 2021), halves rotated against each
+    other."""
     rate = theta ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)  # (k/2,)
     angle = positions[:, None, :, None].float() * rate  # (b, 1, s, k/2)
     angle = torch.cat([angle, angle], dim=-1)

@@ -37,12 +37,12 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Loss of the critic from its scores: at least 1 for real, at most -1 for fake."""
+    """Return the loss of the critic from its scores: at least 1 for real, at most -1 for fake."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
-    """Loss of the generator from the critic's scores of its images."""
+    """Return the loss of the generator from the critic's scores of its images."""
     return -fake.mean()
 
 
@@ -53,7 +53,7 @@ def adaptive_weight(
     limit: float = 1e4,
     mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Tensor:
-    """Ratio of the two losses' gradient norms at the decoder's last layer, in [0, limit], without gradient.
+    """Return the ratio of the two losses' gradient norms at the decoder's last layer, in [0, limit], without gradient.
 
     `mean` makes of a gradient that over all processes that train on the batch.
     """

@@ -29,7 +29,7 @@ FORMAT = 1
 FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
 FOLDERS = ("encoder", "memory")
 SUFFIXES = ("json", "safetensors", "txt", "md", "sqlite", "f32", "f16", "faiss")
-"""What may lie in the folders: data and words, nothing that is run when it is read."""
+"""Files that may lie in the folders: data and words, nothing that is run when it is read."""
 FIELDS = ("format", "vocab", "decoder", "image_tokenizer", "image_size", "sampling", "about", "files", "checksum")
 
 _NAME = re.compile(rf"(?:{'|'.join(FOLDERS)})(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}){{1,4}}\.(?:{'|'.join(SUFFIXES)})")
@@ -53,14 +53,14 @@ class Opened:
             self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file, checked."""
+        """Return the bytes of a file, checked."""
         with self._file(name) as file:
             data = file.read()
         self._compare(name, hashlib.sha256(data).hexdigest())
         return data
 
     def fill(self, name: str, make: Callable[[], M]) -> M:
-        """A network with the weights of a file, checked; see `load_into`."""
+        """Return a network with the weights of a file, checked; see `load_into`."""
         self.check(name)
         # The very file that was checked, whatever has its name by now.
         place = f"/dev/fd/{self._held[name]}" if sys.platform != "win32" else self.folder / name
@@ -115,7 +115,7 @@ def opened(folder: str | Path, wanted: Callable[[str], bool] = lambda name: True
 
 
 def read_config(folder: Path, top: int = -1) -> dict[str, Any]:
-    """The config.json of a bundle: its fields are there, its names are of known form, and it was not altered.
+    """Return the config.json of a bundle: its fields are there, its names are of known form, and it was not altered.
 
     `top` is the folder, opened, or -1. Raises `CheckpointError`.
     """
@@ -156,7 +156,7 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def checksum(config: dict[str, Any]) -> str:
-    """The sha256 of what config.json says, but for its `checksum`, in hexadecimal."""
+    """Return the sha256 of what config.json says, but for its `checksum`, in hexadecimal."""
     rest = {name: value for name, value in config.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -176,7 +176,7 @@ def check_text(vocab: Vocab, data: bytes, where: str, error: type[Cm3Error] = Ch
 
 
 def is_name(name: str) -> bool:
-    """Whether a file of this name may lie in the folders of a bundle."""
+    """Tell whether a file of this name may lie in the folders of a bundle."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -185,7 +185,7 @@ def _listing(files: Any) -> bool:
 
 
 def _open(folder: Path, name: str, top: int) -> int:
-    """A file of a bundle, opened for reading: a plain one, that lies in the bundle."""
+    """Return a file of a bundle, opened for reading: a plain one, that lies in the bundle."""
     what = f"bundle {str(folder)!r}"
     inside(folder, name, what, CheckpointError)
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -202,7 +202,7 @@ def _open(folder: Path, name: str, top: int) -> int:
 
 
 def _replaced(folder: Path, top: int) -> bool:
-    """Whether another folder has the name of the one that was opened."""
+    """Tell whether another folder has the name of the one that was opened."""
     if top < 0:
         return False
     try:

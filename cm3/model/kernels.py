@@ -46,7 +46,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(first, second) -> (first * cos - second * sin, second * cos + first * sin)."""
+    """Map (first, second) -> (first * cos - second * sin, second * cos + first * sin)."""
     out, half = x * cos, x.shape[-1] // 2
     out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
     out[..., half:].addcmul_(x[..., :half], sin[..., half:])
@@ -54,7 +54,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, each of the same shape (Shazeer 2020)."""
+    """Compute silu(gate) * up, each of the same shape (Shazeer 2020)."""
     return _SwiGLU.apply(gate, up)
 
 
@@ -76,7 +76,7 @@ class RMSNorm(nn.RMSNorm):
     """x / sqrt(mean(x^2) + eps) * weight over the last of (..., d) (Zhang and Sennrich 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., d) -> same."""
+        """Map (..., d) -> same."""
         # A DTensor, half precision and a GPU go torch's own way.
         if type(x) is Tensor and x.is_cpu and x.dtype in (torch.float32, torch.float64) and self.eps is not None:
             return _RMS.apply(x, self.weight, self.eps)
@@ -152,13 +152,13 @@ class _Alone(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(b, h, s, k) -> (h, b * s, k), a view where tokens lie before heads in memory."""
+    """Map (b, h, s, k) -> (h, b * s, k), a view where tokens lie before heads in memory."""
     b, h, s, width = x.shape
     return x.transpose(1, 2).reshape(b * s, h, width).transpose(0, 1)
 
 
 def _scores(q: Tensor, k: Tensor, spans: tuple[tuple[int, int], ...]) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(queries, keys, scores (h, queries, keys)), with minus infinity for keys that are after their query."""
+    """Return (queries, keys, scores (h, queries, keys)), with minus infinity for keys that are after their query."""
     scale = 1 / math.sqrt(q.shape[-1])
     after = torch.full((QUERIES, QUERIES), -torch.inf, dtype=q.dtype).triu_(1)
     for first, end in spans:
@@ -171,7 +171,7 @@ def _scores(q: Tensor, k: Tensor, spans: tuple[tuple[int, int], ...]) -> Iterato
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats (n,) of `targets` (n,) under `logits` (n, v), and log(Z) (n,).
+    """Return nats (n,) of `targets` (n,) under `logits` (n, v), and log(Z) (n,).
 
     The logits' own memory becomes their exponentials, and in the backward pass their gradient, so that one (n, v) is
     held where log-softmax and its gradient make three. What made them must not keep them for its own gradient; a matrix

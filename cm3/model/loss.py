@@ -30,7 +30,7 @@ class Loss(NamedTuple):
 
 
 def target_groups(targets: Tensor, vocab: Vocab) -> Tensor:
-    """0 text, 1 image code, 2 special, for each target id; same shape."""
+    """Return 0 for text, 1 for an image code, 2 for a special, for each target id; same shape."""
     return torch.where(targets < vocab.text_start, 2, torch.where(targets < vocab.image_start, 0, 1))
 
 
@@ -44,7 +44,7 @@ def next_token_loss(
     chunk: int = 1024,
     keep_logits: int = 2**26,
 ) -> Loss:
-    """Mean cross-entropy of `targets` (n,) given `hidden` (n, d), weighted by `weights` (n,), 0 for no target.
+    """Return mean cross-entropy of `targets` (n,) given `hidden` (n, d), weighted by `weights` (n,), 0 for no target.
 
     Logits are made `chunk` tokens at a time, which keeps them in a processor's cache; where all of them would be more
     than `keep_logits` numbers they are made again in the backward pass, so that (n, v) is never held at once. With
@@ -74,6 +74,6 @@ def next_token_loss(
 
 
 def _nats(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, with_z: bool) -> tuple[Tensor, Tensor]:
-    """Nats a target, and log(Z), which has a gradient only `with_z`."""
+    """Return nats a target, and log(Z), which has a gradient only `with_z`."""
     nats, log_z = cross_entropy(head(hidden).float(), targets)
     return nats, log_z if with_z else log_z.detach()

@@ -77,7 +77,7 @@ class LPIPS(nn.Module):
 
     @classmethod
     def load(cls, vgg: str | Path, lin: str | Path) -> LPIPS:
-        """From the two weight files, .safetensors or .pth.
+        """Load it from the two weight files, .safetensors or .pth.
 
         Raises CheckpointError naming what is missing, misshaped or not finite.
         """

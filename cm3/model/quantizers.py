@@ -21,7 +21,7 @@ from cm3.errors import ConfigError
 
 
 class Quantized(NamedTuple):
-    """What a quantiser returns: the quantised grid, its codes, and the loss that trains the quantiser (0 for FSQ)."""
+    """The output of a quantiser: the quantised grid, its codes, and the loss that trains the quantiser (0 for FSQ)."""
 
     z_q: Tensor
     codes: Tensor
@@ -94,7 +94,8 @@ class FSQ(nn.Module):
         self.register_buffer("count", torch.tensor(levels).view(-1, 1, 1), persistent=False)
 
     def bound(self, z: Tensor) -> Tensor:
-        """What is rounded, in levels: where in its interval of 1 each value of (b, len(levels), h, w) stands."""
+        """Return the values that are rounded, in levels: where in its interval of 1 each of (b, len(levels), h, w)
+        stands."""
         return torch.tanh(z + self.shift) * self.reach - self.offset
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
@@ -105,7 +106,7 @@ class FSQ(nn.Module):
         return Quantized(_straight_through(bounded, steps) / self.half_width, codes, z.new_zeros(()))
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """The exact inverse of the codes."""
+        """Return the exact inverse of the codes."""
         steps = (codes.unsqueeze(1) // self.basis) % self.count - self.half_width
         return steps.to(self.reach.dtype) / self.half_width
 
@@ -188,7 +189,7 @@ class VectorQuantizer(nn.Module):
         return Quantized(z_q, index.view(b, h, w), loss)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Vectors of the codes."""
+        """Return the vectors of the codes."""
         return F.embedding(codes, self._codebook()).permute(0, 3, 1, 2)
 
     @torch.no_grad()
@@ -261,5 +262,5 @@ class Gumbel(nn.Module):
         return Quantized(torch.einsum("bnhw,nd->bdhw", choice, self.embed.weight), codes, loss)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Vectors of the codes."""
+        """Return the vectors of the codes."""
         return self.embed(codes).permute(0, 3, 1, 2)

@@ -19,7 +19,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def size(name: str, **changes: object) -> DecoderConfig:
-    """The config of a named size, with fields changed: `size("350m", vocab_size=65_536)`.
+    """Return the config of a named size, with fields changed: `size("350m", vocab_size=65_536)`.
 
     Raises `ConfigError` for an unknown name.
     """
@@ -29,7 +29,8 @@ def size(name: str, **changes: object) -> DecoderConfig:
 
 
 def parameters(config: DecoderConfig) -> int:
-    """Number of parameters by arithmetic: 12 L d^2 + (v + context) d for the paper's style (docs/paper.md 1.7)."""
+    """Return the number of parameters by arithmetic: 12 L d^2 + (v + context) d for the paper's style (docs/paper.md
+    1.7)."""
     d, kv = config.d_model, (config.kv_heads or config.heads) * config.head_dim
     attention = 2 * d * d + 2 * d * kv
     if config.qk_norm:
@@ -46,7 +47,9 @@ def parameters(config: DecoderConfig) -> int:
 
 
 def flops_per_token(config: DecoderConfig, length: int) -> float:
-    """Training FLOP a token at sequences of `length`: 6 N + 6 L d length; tables that are only looked up do not count.
+    """Return the training FLOP a token at sequences of `length`: 6 N + 6 L d length.
+
+    Tables that are only looked up do not count.
 
     PaLM appendix B, with causal attention at half of the square: the work that an exact kernel must do.
     """

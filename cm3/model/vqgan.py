@@ -132,17 +132,19 @@ class VQGANConfig:
 
     @property
     def latent_dim(self) -> int:
-        """Channels of the quantised grid."""
+        """Return the channels of the quantised grid."""
         return len(self.levels) if self.quantizer == "fsq" else self.code_dim
 
 
 def paper(**changes: Any) -> VQGANConfig:
-    """The paper's geometry: f8, 256 px, 8,192 codes (the network itself is unpublished; this is its family's usual)."""
+    """Return the paper's geometry: f8, 256 px, 8,192 codes (the network itself is unpublished; this is its family's
+    usual)."""
     return replace(VQGANConfig(), **changes)
 
 
 def small(factor: int = 16, levels: tuple[int, ...] = (8, 8, 8, 5), **changes: Any) -> VQGANConfig:
-    """About 1M parameters with FSQ codes, to train on one processor core in minutes; factor 8 or 16."""
+    """Return a config of about 1M parameters with FSQ codes, to train on one processor core in minutes; factor 8 or
+    16."""
     if factor not in (8, 16):
         raise ConfigError(f"factor={factor}: the small tokenizer comes as 8 or 16; write a VQGANConfig for others")
     config = VQGANConfig(
@@ -164,7 +166,7 @@ def small(factor: int = 16, levels: tuple[int, ...] = (8, 8, 8, 5), **changes: A
 
 
 class Reconstruction(NamedTuple):
-    """What `VQGAN.forward` returns: pixels (b, 3, H, W) unclamped, codes (b, h, w), the quantiser's loss, its grid."""
+    """The output of `VQGAN.forward`: pixels (b, 3, H, W) unclamped, codes (b, h, w), the quantiser's loss, its grid."""
 
     pixels: Tensor
     codes: Tensor
@@ -190,7 +192,7 @@ class ResBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, outputs, h, w)."""
+        """Map (b, inputs, h, w) -> (b, outputs, h, w)."""
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))
         return y + (x if self.nin_shortcut is None else self.nin_shortcut(x))
@@ -208,7 +210,7 @@ class Attention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> same."""
+        """Map (b, c, h, w) -> same."""
         y = self.norm(x)
         q, k, v = (f(y).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))  # (b, h * w, c)
         y = F.scaled_dot_product_attention(q, k, v)
@@ -224,7 +226,7 @@ class Resample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if up else nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h * 2, w * 2) or (b, c, h / 2, w / 2)."""
+        """Map (b, c, h, w) -> (b, c, h * 2, w * 2) or (b, c, h / 2, w / 2)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest") if self.up else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -237,7 +239,7 @@ class Shuffle(nn.Module):
         self.conv = nn.Conv2d(channels, 4 * channels, 1) if up else nn.Conv2d(4 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h * 2, w * 2) or (b, c, h / 2, w / 2)."""
+        """Map (b, c, h, w) -> (b, c, h * 2, w * 2) or (b, c, h / 2, w / 2)."""
         return F.pixel_shuffle(self.conv(x), 2) if self.up else self.conv(F.pixel_unshuffle(x, 2))
 
 
@@ -392,12 +394,12 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (b, 3, H, W) in [-1, 1] -> codes (b, H / f, W / f) int64 in [0, codes). No gradient."""
+        """Map pixels (b, 3, H, W) in [-1, 1] -> codes (b, H / f, W / f) int64 in [0, codes). No gradient."""
         return self.quantized(pixels).codes
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (b, h, w) -> pixels (b, 3, h * f, w * f), about [-1, 1], not clamped. No gradient."""
+        """Map codes (b, h, w) -> pixels (b, 3, h * f, w * f), about [-1, 1], not clamped. No gradient."""
         if codes.ndim != 3 or codes.is_floating_point():
             raise DataError(f"codes of shape {tuple(codes.shape)} and {codes.dtype}: must be integers (batch, h, w)")
         codes = codes.long()

@@ -70,7 +70,7 @@ def share_norms(module: nn.Module, mesh: Mesh) -> None:
 
 
 def _norm(norm: nn.BatchNorm2d, mesh: Mesh, x: Tensor) -> Tensor:
-    """Norm x (b, c, h, w) by the mean and variance of all ranks' b * ranks pictures."""
+    """Normalise x (b, c, h, w) by the mean and variance of all ranks' b * ranks pictures."""
     if not norm.training:
         return nn.BatchNorm2d.forward(norm, x)
     count = x.numel() // x.shape[1] * mesh.ranks

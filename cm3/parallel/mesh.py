@@ -50,7 +50,8 @@ class MeshConfig:
                 raise ConfigError(f"mesh.{name}={getattr(self, name)}: must be at least 1")
 
     def sizes(self, processes: int) -> tuple[int, int, int]:
-        """(dp_replicate, dp_shard, tp) over so many processes. Raises `ConfigError` where they do not fill it."""
+        """Return (dp_replicate, dp_shard, tp) over so many processes. Raises `ConfigError` where they do not fill
+        it."""
         left = processes
         for name in ("tp", "dp_replicate"):
             if left % getattr(self, name):
@@ -81,13 +82,13 @@ class Mesh:
         self.main, self.device, self.devices = place == 0, device, devices
 
     def group(self) -> DeviceMesh:
-        """`devices`; a process that stands alone first makes a group of one, which mixed precision needs."""
+        """Return `devices`; a process that stands alone first makes a group of one, which mixed precision needs."""
         if self.devices is None:
             self.devices = _join((1, 1, 1), self.device, timeout_s=60, store=dist.HashStore())
         return self.devices
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum of a tensor over the data-parallel ranks: same shape, type and device, the same bits on each."""
+        """Sum a tensor over the data-parallel ranks: same shape, type and device, the same bits on each."""
         if self.devices is None:
             return tensor.detach().clone()
         total = tensor.detach().to(self.device, copy=True)
@@ -96,7 +97,8 @@ class Mesh:
         return total.to(tensor.device)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Rows of a tensor of all data-parallel ranks, in order, as many of each: (n, ...) -> (n * ranks, ...)."""
+        """Gather rows of a tensor of all data-parallel ranks, in order, as many of each: (n, ...) -> (n * ranks,
+        ...)."""
         whole = tensor.detach().to(self.device).contiguous()
         for name in reversed(DATA) if self.devices is not None else ():
             group = self.devices.get_group(name)  # type: ignore[union-attr]
@@ -163,7 +165,7 @@ def _join(
 
 
 def _attempt() -> str:
-    """Where in the store the processes meet.
+    """Return where in the store the processes meet.
 
     torchrun keeps its store when it begins again, and in it the addresses of those that died: whoever reads one before
     its owner's next waits for it until the timeout. Each torchrun counts for itself how often it began again, so only
@@ -174,7 +176,7 @@ def _attempt() -> str:
 
 
 def _environment() -> tuple[int, int, int]:
-    """(rank, world size, local rank) as torchrun says, or of a process that stands alone."""
+    """Return (rank, world size, local rank) as torchrun says, or of a process that stands alone."""
     if "RANK" not in os.environ:
         return 0, 1, 0
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

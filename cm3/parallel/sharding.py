@@ -44,14 +44,14 @@ ATTENTION = {
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """How the work is spread and kept small. Raises `ConfigError` for a value out of range."""
+    """A plan of how the work is spread and kept small. Raises `ConfigError` for a value out of range."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations in the passes. Weights are kept, and gradients summed, in float32."""
     reshard_after_forward: bool = True
     """Drop a block's gathered weights between the passes: less memory, one more gathering a step."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """Which part of a block is computed twice, to save memory: none, the wide and cheap one, or all."""
+    """Part of a block that is computed twice, to save memory: none, the wide and cheap one, or all."""
     checkpoint_every: int = 1
     """Only each n-th block is checkpointed."""
     compile: bool = False
@@ -97,7 +97,7 @@ def create(
     weights: Mapping[str, Tensor] | None = None,
     adapt: Callable[[Decoder], Decoder] | None = None,
 ) -> Decoder:
-    """A decoder with the weights that `torch.manual_seed(seed); Decoder(config)` draws, whatever the mesh.
+    """Return a decoder with the weights that `torch.manual_seed(seed); Decoder(config)` draws, whatever the mesh.
 
     `weights`, by name, take the place of those; `adapt` then changes what the decoder is made of. Only the main process
     ever holds all that it comes to, in its main memory.
@@ -244,7 +244,7 @@ def _tensor_parallel(model: Decoder, tp: DeviceMesh) -> None:
 
 
 def _checkpointed(forward: Callable[..., Tensor], selective: bool) -> Callable[..., Tensor]:
-    """`forward`, computed again in the backward pass. The model draws nothing at random: no such state is kept."""
+    """Compute `forward` again in the backward pass. The model draws nothing at random: no such state is kept."""
     how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if selective:
         how["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep)

@@ -19,12 +19,12 @@ from torch.nn.utils import get_total_norm
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole tensor. Every process of its mesh must call it."""
+    """Return the whole tensor. Every process of its mesh must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(whole: Tensor, sharded: Tensor) -> Tensor:
-    """`whole`, which each process holds equally, laid out as `sharded` is; same shape."""
+    """Return `whole`, which each process holds equally, laid out as `sharded` is; same shape."""
     if not isinstance(sharded, DTensor):
         return whole
     # No source rank: each process takes its part of what it has.
@@ -59,7 +59,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _copies(tensor: Tensor) -> int:
-    """How many processes hold each element of a tensor."""
+    """Count the processes that hold each element of a tensor."""
     if not isinstance(tensor, DTensor):
         return 1
     copies = 1

@@ -1,4 +1,4 @@
-"""What a reader is: documents of one dataset, in an order that never changes, in pieces that are read apart.
+"""The base of readers: documents of one dataset, in an order that never changes, in pieces that are read apart.
 
     reader = open_reader("coco:data/coco@val2017")        cm3/read/find.py
     for document in reader: ...                           Document, or Unreadable in the place of one that is damaged
@@ -52,7 +52,7 @@ class Unit(NamedTuple):
 
 
 class Annotations(Protocol):
-    """What is seen in the pictures of a dataset, for tasks."""
+    """Annotations of the pictures of a dataset, for tasks."""
 
     def of(self, image_id: Any) -> list[dict[str, Any]]:
         """Return what is in a picture. Raises `DataError` where one of its records is damaged."""
@@ -70,7 +70,7 @@ class Reader(ABC):
     kind: ClassVar[str]
     """Its name in a source: "coco" in "coco:data/coco"."""
     source: str
-    """What its documents have as source: the kind, and where there are splits "/" and the split."""
+    """Source of its documents: the kind, and where there are splits "/" and the split."""
     license: str | None = None
     """License of a folder's pictures that do not say one; other datasets say their own."""
     nested: ClassVar[bool] = False
@@ -79,11 +79,11 @@ class Reader(ABC):
     @classmethod
     @abstractmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether `root` looks like this dataset; reads names and a few bytes, never a whole file."""
+        """Tell whether `root` looks like this dataset; reads names and a few bytes, never a whole file."""
 
     @classmethod
     def splits(cls, root: Path) -> tuple[str, ...]:
-        """The splits that `root` has files for, the default first; empty where the format has none."""
+        """Return the splits that `root` has files for, the default first; empty where the format has none."""
         return ()
 
     @cached_property
@@ -107,11 +107,11 @@ class Reader(ABC):
 
     @abstractmethod
     def units(self, size: int = UNIT) -> list[Unit]:
-        """The pieces, in order; where they are records, `size` of them each."""
+        """Return the pieces, in order; where they are records, `size` of them each."""
 
     @abstractmethod
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
-        """The documents of a piece, in order."""
+        """Return the documents of a piece, in order."""
 
     def __iter__(self) -> Iterator[Document | Unreadable]:
         for unit in self.units():
@@ -199,14 +199,14 @@ class Records(Reader):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Id of a record."""
+        """Return the id of a record."""
 
     @abstractmethod
     def document(self, index: int) -> Document:
-        """A record. Raises `DataError` for one that cannot be read."""
+        """Return a record. Raises `DataError` for one that cannot be read."""
 
     def __getitem__(self, index: int) -> Document | Unreadable:
-        """A record, or why it cannot be read. Raises `IndexError` outside 0 to the length less 1."""
+        """Return a record, or why it cannot be read. Raises `IndexError` outside 0 to the length less 1."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.source}: record {index} of {len(self)}")
         try:
@@ -218,7 +218,7 @@ class Records(Reader):
         return document
 
     def units(self, size: int = UNIT) -> list[Unit]:
-        """`size` records each, the last one what is left."""
+        """Return pieces of `size` records each, the last one of those left."""
         n = len(self)
         return [Unit(f"{i}-{min(i + size, n)}", i, min(i + size, n)) for i in range(0, n, size)]
 
@@ -232,7 +232,7 @@ class Records(Reader):
         return (self[i] for i in even(len(self), n))
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
-        """Its records in order."""
+        """Return its records in order."""
         return (self[i] for i in range(unit.start, unit.stop))
 
     def passed_in(self, unit: Unit) -> Passed:
@@ -257,7 +257,7 @@ class Records(Reader):
 
     @cached_property
     def _notes(self) -> dict[int, dict[str, str]]:
-        """Of records that were read: what was passed over, kind -> name."""
+        """Note what was passed over, kind -> name, of records that were read."""
         return {}
 
 
@@ -321,11 +321,11 @@ def content(path: Path, name: str = "", most: int = LARGEST) -> bytes:
 
 
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
-"""What kinds of JSON are called."""
+"""Names of the kinds of JSON."""
 
 
 def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """`record[name]`. Raises `DataError` naming `where` when it is not there or not of `kind`."""
+    """Return `record[name]`. Raises `DataError` naming `where` when it is not there or not of `kind`."""
     value = record.get(name) if isinstance(record, dict) else None
     # True is an int to Python, and never a number in an annotation.
     if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
@@ -359,7 +359,7 @@ def line_starts(file: IO[bytes]) -> array[int]:
 
 
 def first_of(root: Path, names: Sequence[str]) -> Path | None:
-    """The first of these files that `root` has."""
+    """Return the first of these files that `root` has."""
     for name in names:
         try:
             if (root / name).is_file():

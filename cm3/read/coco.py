@@ -26,7 +26,7 @@ from cm3.read.places import NONE, TEXTS, Places
 
 DEFAULT = "train2017"
 ID = (int, str)
-"""What an id may be: a whole number, as COCO's are, or a text."""
+"""Types of an id: a whole number, as COCO's are, or a text."""
 
 
 class Coco(Records):
@@ -60,7 +60,7 @@ class Coco(Records):
 
     @classmethod
     def splits(cls, root: Path) -> tuple[str, ...]:
-        """Those with captions: train2017 first, then others to train on, then by name."""
+        """Return the splits with captions: train2017 first, then others to train on, then by name."""
         found = [path.stem.removeprefix("captions_") for path in root.glob("annotations/captions_*.json")]
         return tuple(sorted(found, key=lambda split: (split != DEFAULT, not split.startswith("train"), split)))
 
@@ -146,7 +146,7 @@ class Coco(Records):
         return field(record, "file_name", str, found.where(rows[0])), told
 
     def _image(self, image_id: int | str, where: str) -> tuple[Image, dict[str, Any]]:
-        """Return picture and license, of the same picture as before the very same."""
+        """Return the picture and license, of the same picture as before the very same."""
         last = self._last
         if last is None or last[0] != image_id:
             name, told = self._listed(image_id, where)

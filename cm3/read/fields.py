@@ -22,16 +22,16 @@ WORDS = (
     *("caption", "captions", "text", "texts", "txt", "sentences", "sentence", "prompt", "prompts", "description"),
     *("descriptions", "alt_text", "alttext", "alt", "raw_caption", "comment"),
 )
-"""What people call the words of a picture; the first that a record has is read."""
+"""Names of the words of a picture; the first that a record has is read."""
 PLAIN = 7
 """How many of `WORDS`, the first, are words also where there is no picture."""
 IMAGES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "pictures", "photo", "pil_image")
-"""What they call the picture."""
+"""Names of the picture."""
 FILES = (
     *("file_name", "filename", "image", "image_name", "image_path", "image_file", "img", "img_path", "file"),
     *("filepath", "file_path", "path", "file_names"),
 )
-"""What they call the name of a picture's file, the surest first."""
+"""Names of the name of a picture's file, the surest first."""
 TALK = ("conversations", "conversation", "messages", "dialog", "dialogue", "question", "questions", "answers", "answer")
 """Words that are no caption, which no reader of captions can put together."""
 FORGOTTEN = ("status", "error_message", "exif", "shard_id")

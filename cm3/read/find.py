@@ -1,4 +1,4 @@
-"""Which reader reads what: a source is written `[KIND:]PATH[@SPLIT]`.
+"""Sources and their readers: a source is written `[KIND:]PATH[@SPLIT]`.
 
 data/coco                            the kind is recognised, the split is the reader's default
 coco:data/coco@val2017
@@ -72,13 +72,14 @@ def parse_source(text: str) -> Source:
 
 
 def reader_class(kind: str) -> type[Reader]:
-    """The reader of a kind."""
+    """Return the reader of a kind."""
     module, _, name = READERS[kind].partition(":")
     return cast("type[Reader]", getattr(importlib.import_module(f"cm3.read.{module}"), name))
 
 
 def recognise(root: str | Path) -> list[str]:
-    """The kinds that a path looks like, the most particular first. Raises `DataError` for a path that is not there."""
+    """Return the kinds that a path looks like, the most particular first. Raises `DataError` for a path that is not
+    there."""
     root = Path(root)
     if not root.exists():
         raise DataError(f"{str(root)!r}: no such file or folder; check the path")
@@ -86,7 +87,7 @@ def recognise(root: str | Path) -> list[str]:
 
 
 def open_reader(source: str | Source) -> Reader:
-    """The reader of a source.
+    """Return the reader of a source.
 
     Raises `DataError` for a path that is not there or that no reader recognises, a split that it does not have, and
     whatever the reader finds wrong.

@@ -78,14 +78,14 @@ class HuggingFace(Reader):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """No path is; it has to be asked for by name."""
+        """Recognise no path: it has to be asked for by name."""
         return False
 
     def units(self, size: int = UNIT) -> list[Unit]:
         return [Unit(str(i)) for i in range(self._rows.num_shards)]
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
-        """The documents of a shard in order. Raises `DataError` when the stream breaks off."""
+        """Yield the documents of a shard in order. Raises `DataError` when the stream breaks off."""
         rows = iter(self._rows.shard(num_shards=self._rows.num_shards, index=int(unit.name), contiguous=True))
         number, passed = 0, Passed()
         self._passed_in[unit.name] = passed
@@ -113,7 +113,7 @@ def documents(
     root: str = "",
     passed: Passed | None = None,
 ) -> Iterator[Document | Unreadable]:
-    """The documents of a row: one, or one for each of several captions, which share the picture.
+    """Yield the documents of a row: one, or one for each of several captions, which share the picture.
 
     `meta` goes before the row's own values. A picture that is named is read where it is a file of `root`, a folder or
     a dataset OWNER/NAME of the hub, and nowhere else. Words whose picture is null, or stands in a column that is not
@@ -172,14 +172,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_file(value: Any) -> bool:
-    """Whether a value is the bytes of a file, or a picture, as `datasets` gives them."""
+    """Tell whether a value is the bytes of a file, or a picture, as `datasets` gives them."""
     if isinstance(value, Mapping):
         value = value.get("bytes")
     return isinstance(value, bytes | PIL.Image.Image)
 
 
 def _picture(value: Any, root: str) -> Image:
-    """A picture as `datasets` gives it: decoded, as bytes, or as bytes or a path with their name."""
+    """Return a picture as `datasets` gives it: decoded, as bytes, or as bytes or a path with their name."""
     if isinstance(value, PIL.Image.Image):
         return Image(value)
     if isinstance(value, Mapping):

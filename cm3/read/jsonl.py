@@ -60,7 +60,7 @@ class JsonLines(Reader):
         return bool(_files(root))
 
     def units(self, size: int = UNIT) -> list[Unit]:
-        """`size` lines each; a .jsonl.gz is one."""
+        """Return pieces of `size` lines each; a .jsonl.gz is one."""
         made: list[Unit] = []
         for name in self.files:
             if name.endswith(PACKED):
@@ -71,7 +71,8 @@ class JsonLines(Reader):
         return made
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
-        """Its documents in order. Of a .jsonl.gz that is damaged, those before, then an `Unreadable` of its name."""
+        """Yield its documents in order. Of a .jsonl.gz that is damaged, those before, then an `Unreadable` of its
+        name."""
         passed = self._passed_in[unit.name] = Passed()
         if not unit.stop:
             yield from self._packed(unit.name, passed)
@@ -113,7 +114,7 @@ class JsonLines(Reader):
                 number += 1
 
     def _line(self, name: str, number: int, line: bytes, passed: Passed) -> Iterator[Document | Unreadable]:
-        """The document of a line; none of a blank one."""
+        """Yield the document of a line; none of a blank one."""
         if not line.strip():
             return
         id = where = f"{name}:{number + 1}"
@@ -141,7 +142,7 @@ class JsonLines(Reader):
         return [Document(parts, id=one, source=source, meta=meta) for one, parts in zip(ids, found, strict=True)]
 
     def _lines(self, name: str) -> array[int]:
-        """Where each line begins, and the last one ends, in bytes."""
+        """Find where each line begins, and the last one ends, in bytes."""
         if name not in self._starts:
             with _opened(self.files[name]) as file:
                 self._starts[name] = line_starts(file)
@@ -149,7 +150,7 @@ class JsonLines(Reader):
 
 
 def _files(root: Path) -> list[Path]:
-    """It, if it is of the kind, or those of a folder."""
+    """Return the file, if it is of the kind, or those of a folder."""
     found = sorted(root.iterdir()) if root.is_dir() else [root]
     return [p for p in found if p.name.endswith((PLAIN, PACKED)) and not p.name.startswith(".") and p.is_file()]
 

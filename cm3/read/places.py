@@ -195,7 +195,7 @@ class _Scan:
     """A JSON file as a text of one character a byte, of which a part is in memory: `text`, read up to `at`."""
 
     def __init__(self, file: IO[bytes], path: Path, told: Callable[[int], object]) -> None:
-        """`told` hears how many bytes were read, each time."""
+        """Tell `told` how many bytes were read, each time."""
         self.file, self.path, self.told = file, path, told
         self.size = path.stat().st_size
         self.text, self.at, self.before = "", 0, 0

@@ -72,7 +72,7 @@ def load(
 
 
 def unique(pairs: Pairs) -> dict[str, Any]:
-    """Pairs for `load` of a file whose keys are ids: a key that stands there twice would hide what it had first."""
+    """Check pairs for `load` of a file whose keys are ids: a key that stands there twice would hide its first value."""
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
@@ -147,7 +147,7 @@ class Published(Records):
     called: ClassVar[str] = ""
     """Its name in messages, where the path alone does not tell."""
     missing: ClassVar[str]
-    """What a folder lacks that has no split, and the remedy."""
+    """The fault of a folder that has no split, and the remedy."""
 
     def __init__(self, root: Path | str, split: str | None = None) -> None:
         """Read the records of a split; without one, of the first that is there.
@@ -455,7 +455,7 @@ class LocalizedNarratives(Published):
 
 
 def _narratives(root: Path) -> dict[str, list[Path]]:
-    """Split -> its files, in the order of `PLACES` and of the shards; captions alone where there are both."""
+    """Map split -> its files, in the order of `PLACES` and of the shards; captions alone where there are both."""
     found: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(root.glob("*.jsonl")):
         if named := _FILE.fullmatch(path.name):

@@ -36,7 +36,8 @@ from cm3.read.published import Entry, Listed, Made, Published, file_name, load, 
 
 
 def bare_answer(record: dict[str, Any]) -> Any:
-    """A hook for `load`: `{"answer": "yes", ...}` becomes "yes", one string for all that are equal.
+    """Make a record small as a hook for `load`: `{"answer": "yes", ...}` becomes "yes", one string for all that are
+    equal.
 
     VQA v2 has ten answers for each of 443,757 questions, which would take two gigabytes as objects.
     """
@@ -298,7 +299,7 @@ class ScienceQa(Listed, Published):
 
     @classmethod
     def _pids(cls, root: Path) -> dict[str, list[Any]]:
-        """Split -> numbers of its problems. Raises `DataError` for any other layout."""
+        """Map split -> numbers of its problems. Raises `DataError` for any other layout."""
         path = root / "pid_splits.json"
         pids = load(path)
         if not isinstance(pids, dict) or not all(isinstance(of, list) for of in pids.values()):
@@ -428,7 +429,7 @@ class VisDial(Listed, Published):
 
 
 def _thin(value: dict[str, Any]) -> Any:
-    """A turn as (question, answer) as soon as it is read: the candidates of all turns would fill gigabytes."""
+    """Return a turn as (question, answer) as soon as it is read: the candidates of all turns would fill gigabytes."""
     return (value["question"], value.get("answer")) if "question" in value else value
 
 

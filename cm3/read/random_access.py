@@ -30,7 +30,7 @@ class Numbered:
     """`documents[i]` and `len(documents)` of a reader; what is decoded of a document is gone with it."""
 
     def __init__(self, reader: Reader, name: str = "") -> None:
-        """`name`: what errors call it. Raises `DataError` for a dataset that is too large to be kept."""
+        """Take `name` for errors. Raises `DataError` for a dataset that is too large to be kept."""
         self.reader, self.name = reader, name or reader.source
         self._listed = None if isinstance(reader, Records) else self._list(reader)
 
@@ -38,7 +38,7 @@ class Numbered:
         return len(self.reader) if isinstance(self.reader, Records) else len(self._listed or ())
 
     def __getitem__(self, index: int) -> Document | Unreadable:
-        """A document, or why it cannot be read. Raises `IndexError` for a number that is none."""
+        """Return a document, or why it cannot be read. Raises `IndexError` for a number that is none."""
         if isinstance(self.reader, Records):
             return self.reader[index]
         found = (self._listed or [])[index]
@@ -53,7 +53,7 @@ class Numbered:
         return found
 
     def _list(self, reader: Reader) -> list[_Kept | Unit | Unreadable]:
-        """What to give for each number."""
+        """List what to give for each number."""
         listed: list[_Kept | Unit | Unreadable] = []
         kept = 0
         for unit in reader.units(1):
@@ -73,7 +73,7 @@ _HOLE = Gap("image")
 
 
 def _packed(document: Document | Unreadable) -> _Kept | Unreadable:
-    """A document without pixels. Nobody has decoded its pictures yet (cm3/read/base.py)."""
+    """Return a document without pixels. Nobody has decoded its pictures yet (cm3/read/base.py)."""
     if isinstance(document, Unreadable):
         return document
     try:
@@ -85,7 +85,7 @@ def _packed(document: Document | Unreadable) -> _Kept | Unreadable:
 
 
 def _file(image: Image) -> bytes:
-    """The bytes of a picture's file; a PNG of one that is of none."""
+    """Return the bytes of a picture's file; a PNG of one that is of none."""
     if image.data is not None:
         return image.data
     saved = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What lies below a folder, and what is passed over there: files of the system, hidden ones, links to folders.
+"""The files below a folder, without files of the system, hidden ones, and links to folders.
 
 Nothing is passed over in silence: `Passed` counts it by kind, with the first names, and `cm3 data inspect` and `cm3
 prepare` tell it.
@@ -21,7 +21,7 @@ PICTURES = (
 """Endings of the pictures that are read. What a file is, its bytes decide (`cm3.picture`)."""
 FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 FOLDERS = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found")
-"""What Windows, macOS and disk stations leave among other people's files, in small letters."""
+"""Files that Windows, macOS and disk stations leave among other people's files, in small letters."""
 HIDDEN = "hidden, or of the system"
 LINKED = "a link to a folder, which is not followed; give that folder as a source"
 EMPTY = "an empty caption"
@@ -60,7 +60,7 @@ class Passed:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Passed:
-        """What `json` told."""
+        """Read what `json` told."""
         found = cls()
         found.counts.update({kind: one["count"] for kind, one in told.items()})
         found.first = {kind: list(one["names"]) for kind, one in told.items()}

@@ -37,7 +37,7 @@ from cm3.read.walk import HIDDEN, PICTURES, Passed, hidden, plain
 WANTED = (*(ending[1:] for ending in PICTURES), "txt", "text", "caption", "captions", "json")
 """Suffixes whose bytes are read."""
 DAMAGE = (tarfile.TarError, ValueError, EOFError)
-"""What a tar raises that is not as it was written."""
+"""Errors of a tar that is not as it was written."""
 TIMEOUT = 60
 """Seconds that a server may be silent."""
 NOTE = 1 << 20
@@ -273,7 +273,7 @@ class WebDataset(Reader):
         return [Unit(name) for name in self.tars]
 
     def read(self, unit: Unit) -> Iterator[Document | Unreadable]:
-        """Its documents in order.
+        """Yield its documents in order.
 
         Of a tar that is cut short or damaged, those that are whole, then one `Unreadable` of the tar's name; one also
         where more follows after its end. Raises `DataError` for a tar that cannot be opened, when reading it fails for
@@ -379,7 +379,8 @@ def _parts(sample: Mapping[str, File]) -> tuple[list[str], str | None, str | Non
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """`x{0..2}` is x0, x1, x2; `x{a,b}` is xa, xb. As many digits as the longer end has, where one begins with 0."""
+    """Expand braces: `x{0..2}` is x0, x1, x2; `x{a,b}` is xa, xb. As many digits as the longer end has, where one
+    begins with 0."""
     choices: list[list[str]] = []
     for piece in re.split(r"(\{\d+\.\.\d+\}|\{[^{}]*,[^{}]*\})", pattern):
         if not piece.startswith("{") or not piece.endswith("}"):
@@ -396,7 +397,7 @@ def _braces(pattern: str) -> Iterator[str]:
 
 
 def _tars(place: str) -> list[str]:
-    """The tars of a place: those of a folder, else itself."""
+    """Return the tars of a place: those of a folder, else itself."""
     if "://" in place:
         return [place]
     if os.path.isdir(place):
@@ -413,7 +414,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _names(urls: list[str]) -> list[str]:
-    """A short name for each: the file's, and where two are alike the path, less what all have in common."""
+    """Return a short name for each: the file's, and where two are alike the path, less what all have in common."""
     paths = [re.sub(r"(\.tar|\.tar\.gz|\.tgz)$", "", url.partition("?")[0]) for url in urls]
     names = [path.rpartition("/")[2] for path in paths]
     if len(set(names)) < len(names):

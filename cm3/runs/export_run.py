@@ -36,7 +36,8 @@ def bundle_of(
     sampling: dict[str, dict[str, Any]],
     about: dict[str, Any],
 ) -> bundles.Bundle:
-    """A bundle of a run in `out`, with the tokenizer and the bank that stand there or in what it began with, `init`."""
+    """Return a bundle of a run in `out`, with the tokenizer and the bank that stand there or in what it began with,
+    `init`."""
     made = bundles.Bundle(vocab, decoder, vqgan, image_size, out / "tokenizer.json", sampling, about)
     encoder, bank = out / "encoder", out / "bank"
     if bank.is_dir():
@@ -50,7 +51,7 @@ def bundle_of(
 def about_of(
     out: Path, step: int, documents: int, tasks: Sequence[str], mixture: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What a bundle of the run in `out` says of how it was made."""
+    """Return what a bundle of the run in `out` says of how it was made."""
     made = {"steps": step, "documents": documents, "recipe": out.name, "tasks": list(tasks)}
     return made | ({"mixture": mixture} if mixture else {})
 
@@ -96,7 +97,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
 def _decoder(
     checkpoints: Checkpoints, step: int, config: dict[str, Any], init: str, begun: bundles.Bundle | None
 ) -> Decoder:
-    """The decoder of a checkpoint; its adapters, where it has some, merged into what it began with."""
+    """Return the decoder of a checkpoint; its adapters, where it has some, merged into what it began with."""
     decoder, lora = Decoder(DecoderConfig(**config["model"])), LoraConfig(**config.get("lora", {}))
     if lora.rank and begun is not None:
         if decoder_digest(begun) != config["base"]:

@@ -45,7 +45,7 @@ from cm3.vocab import Vocab
 
 
 class _Parts(NamedTuple):
-    """What a run is put together of."""
+    """The parts of a run."""
 
     vqgan: VQGAN
     codec: Codec

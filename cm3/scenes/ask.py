@@ -78,7 +78,7 @@ class Question:
 
 
 def random_question(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
-    """A question about a scene, of a kind (else any, uniformly), and its answer.
+    """Return a question about a scene, of a kind (else any, uniformly), and its answer.
 
     Of questions for yes or no, as many of each as the scene allows. Raises `ConfigError` for an unknown kind, and for
     one that cannot be asked of the scene (where the one of two equal objects is).
@@ -108,7 +108,7 @@ def random_question(scene: Scene, rng: np.random.Generator, kind: str | None = N
 
 
 def answer_question(question: str, scene: Scene) -> str:
-    """The one answer to a question about a scene.
+    """Return the one answer to a question about a scene.
 
     Raises `DataError` for a question in no known wording, about an object that is not there or not one, or about a
     side where the answer is not plain.
@@ -117,7 +117,7 @@ def answer_question(question: str, scene: Scene) -> str:
 
 
 def follow(question: str, scene: Scene, it: Object | None) -> tuple[str, Object | None]:
-    """The answer to a question in a talk in which "it" is an object, and what "it" is after that.
+    """Return the answer to a question in a talk in which "it" is an object, and what "it" is after that.
 
     After a question "it" is the one object that the answer names; else, the one that the question is about; else, the
     only one that it counts or finds; and otherwise nothing. Raises as `answer_question` does.
@@ -158,7 +158,7 @@ def _answer(form: str, values: dict[str, Any], scene: Scene, it: Object | None) 
 
 
 def _neighbour(scene: Scene, thing: Object, relation: str) -> Object | None:
-    """What is on that side of an object, in its row or column; none where the whole side is empty.
+    """Find the neighbour on that side of an object, in its row or column; none where the whole side is empty.
 
     Raises `DataError` where something stands on that side in the other row or column only.
     """
@@ -172,7 +172,7 @@ def _neighbour(scene: Scene, thing: Object, relation: str) -> Object | None:
 
 
 def _fill(form: str, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
-    """Values for the slots of a form, or None where this draw has none."""
+    """Return values for the slots of a form, or None where this draw has none."""
     if form in ("more", "fewer", "equal"):
         first, second = _group(scene, rng), _group(scene, rng)
         return None if first == second else {"many1": first, "many2": second}
@@ -201,7 +201,8 @@ def _fill(form: str, scene: Scene, rng: np.random.Generator) -> dict[str, Any] |
 
 
 def _group(scene: Scene, rng: np.random.Generator) -> Which:
-    """A description of objects by one or two of shape, colour, size, or none of them; two in three fit some object."""
+    """Return a description of objects by one or two of shape, colour, size, or none of them; two in three fit some
+    object."""
     thing = pick(rng, scene.objects)
     if rng.random() < 1 / 3:
         thing = Object(thing.place, pick(rng, SHAPES), pick(rng, tuple(COLOURS)), pick(rng, SIZES))
@@ -214,7 +215,8 @@ def _yes(true: bool) -> str:
 
 
 def about_it(scene: Scene, it: Object, rng: np.random.Generator) -> tuple[str, str]:
-    """A question about "it", as (form, question): an attribute, a neighbour, or a comparison with another object."""
+    """Return a question about "it", as (form, question): an attribute, a neighbour, or a comparison with another
+    object."""
     form = pick(rng, ("colour", "shape", "size", "place", "neighbour", "neighbour", "related", "larger", "smaller"))
     values: dict[str, Any] = {"the": IT, "the1": IT, "relation": pick(rng, tuple(RELATION_WORDS))}
     others = [o for o in scene.objects if o != it]

@@ -28,7 +28,8 @@ Middles = Mapping[str, tuple[float, float]]
 
 
 def outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
-    """Corners of a polygon shape (square, triangle, star) with half-width `r` around (x, y), in the unit of `r`."""
+    """Return the corners of a polygon shape (square, triangle, star) with half-width `r` around (x, y), in the unit of
+    `r`."""
     if shape == "square":
         a = 0.88 * r
         return [(x - a, y - a), (x + a, y - a), (x + a, y + a), (x - a, y + a)]
@@ -45,14 +46,15 @@ def outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, float
 
 
 def contour(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
-    """Corners of any shape as `outline` gives them; a circle is a polygon of 96."""
+    """Return the corners of any shape as `outline` gives them; a circle is a polygon of 96."""
     if shape != "circle":
         return outline(shape, x, y, r)
     return [(x + r * math.cos(a), y + r * math.sin(a)) for a in (i * math.pi / 48 for i in range(96))]
 
 
 def middles(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
-    """The middle of every quarter shifted by up to `JITTER` in x and y: what several pictures of one layout share."""
+    """Return the middle of every quarter shifted by up to `JITTER` in x and y: what several pictures of one layout
+    share."""
     return {
         place: (x + rng.uniform(-JITTER, JITTER), y + rng.uniform(-JITTER, JITTER)) for place, (x, y) in CENTRES.items()
     }

@@ -39,7 +39,7 @@ _CODAS = (
     "b d f g k l m n p r s t v x z sh ch th sk sp st ft lt lk ld lm lp mp nd nk nt ng rb rd rk rn rp".split()
 )  # fmt: skip
 _UNFIT = re.compile("fag|fuk|kunt|kok|dik|slut|nig|rap|naz|spast|[aeiou][lnrst]$|(ed|ing|ish|est|ent|and|ard)$")
-"""What would insult, and the endings under which most words that mean something would be."""
+"""Letters that would insult, and the endings under which most words that mean something would be."""
 _ORDER = 0x0E3B1E3
 """Seed of the order of the words, and of their compositions. Another one makes other emblems."""
 
@@ -53,7 +53,7 @@ class Emblem:
 
 
 def word_of(index: int, split: EmblemSplit) -> str:
-    """The word of emblem `index` of a split. Raises as `emblem` does."""
+    """Return the word of emblem `index` of a split. Raises as `emblem` does."""
     if split not in EMBLEMS:
         raise ConfigError(f"split={split!r}: emblems have the splits {' and '.join(EMBLEMS)}")
     if not 0 <= index < EMBLEMS[split]:
@@ -62,7 +62,7 @@ def word_of(index: int, split: EmblemSplit) -> str:
 
 
 def emblem(index: int, split: EmblemSplit) -> Emblem:
-    """Emblem `index` of a split: two or three objects on a background, of the split of the same name of scenes.
+    """Return emblem `index` of a split: two or three objects on a background, of the split of the same name of scenes.
 
     A pure function; no word is used twice. Raises `ConfigError` for an unknown split or an index outside
     0..`EMBLEMS[split]` - 1.
@@ -78,13 +78,13 @@ def say(emblem: Emblem, rng: np.random.Generator) -> str:
 
 
 def parse_emblem(text: str) -> str | None:
-    """The emblem's word that a phrase of `say` names; None for any other text. Runs of spaces do not matter."""
+    """Return the emblem's word that a phrase of `say` names; None for any other text. Runs of spaces do not matter."""
     *before, word = text.split() or [""]
     return word if word in _places() and " ".join([*before, "{}"]) in PHRASES else None
 
 
 def place_of(word: str) -> tuple[EmblemSplit, int]:
-    """Split and index of an emblem's word. Raises `ConfigError` for a word that is none."""
+    """Return split and index of an emblem's word. Raises `ConfigError` for a word that is none."""
     if word not in _places():
         raise ConfigError(f"emblem {word!r}: is not the word of an emblem; cm3.scenes.emblems.emblem gives some")
     at = _places()[word]
@@ -92,7 +92,7 @@ def place_of(word: str) -> tuple[EmblemSplit, int]:
 
 
 def emblem_document(index: int, split: EmblemSplit, size: int, seed: int) -> Document:
-    """A phrase that names an emblem, and its drawing of `size` pixels: `Document` "emblem/<split>/<index>".
+    """Return a phrase that names an emblem, and its drawing of `size` pixels: `Document` "emblem/<split>/<index>".
 
     `seed` draws the phrase and the small shifts of the objects; what the picture shows is the emblem's, always.
     """
@@ -105,7 +105,7 @@ def emblem_document(index: int, split: EmblemSplit, size: int, seed: int) -> Doc
 
 @functools.cache
 def _words() -> tuple[str, ...]:
-    """Every word in the order of use: those of test, then those of train, then some that nobody uses."""
+    """Return every word in the order of use: those of test, then those of train, then some that nobody uses."""
     shape = (len(_ONSETS), len(_VOWELS), len(_MIDDLES), len(_VOWELS))
     words = []
     for number in np.random.default_rng(_ORDER).permutation(int(np.prod(shape))):
@@ -120,5 +120,5 @@ def _words() -> tuple[str, ...]:
 
 @functools.cache
 def _places() -> dict[str, int]:
-    """Word -> place in `_words`, for those that stand for something."""
+    """Map word -> place in `_words`, for those that stand for something."""
     return {word: at for at, word in enumerate(_words()[: sum(EMBLEMS.values())])}

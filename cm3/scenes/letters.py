@@ -89,7 +89,7 @@ class Lettered:
 
 @dataclass(frozen=True)
 class WordReading:
-    """What is written in one half: the likeliest word and its colour, and why it cannot be read, or an empty reason.
+    """The writing in one half: the likeliest word and its colour, and why it cannot be read, or an empty reason.
 
     `overlap` is the intersection over union of all letters with their bitmaps.
     """
@@ -102,7 +102,7 @@ class WordReading:
 
 @dataclass(frozen=True)
 class Written:
-    """Whether a picture shows a word (`word_ok`) and the scene with it (`scene_ok`), and why not."""
+    """A verdict on a word (`word_ok`) and on the scene with it (`scene_ok`), with reasons."""
 
     word_ok: bool
     scene_ok: bool
@@ -111,12 +111,12 @@ class Written:
 
     @property
     def ok(self) -> bool:
-        """Both are right."""
+        """Tell whether both are right."""
         return self.word_ok and self.scene_ok
 
 
 def random_lettered(rng: np.random.Generator, split: Split = "train") -> Lettered:
-    """One or two objects of a split in one half and a word of that split in the other."""
+    """Return one or two objects of a split in one half and a word of that split in the other."""
     half = pick(rng, HALVES)
     while True:
         scene = random_scene(rng, split, objects=int(rng.integers(1, 3)))
@@ -127,7 +127,7 @@ def random_lettered(rng: np.random.Generator, split: Split = "train") -> Lettere
 
 
 def random_word(rng: np.random.Generator, split: Split = "train") -> str:
-    """An invented word of a split, 3 or 4 letters. Held-out scenes take the words of the test split."""
+    """Return an invented word of a split, 3 or 4 letters. Held-out scenes take the words of the test split."""
     wanted = "test" if split == "held_out" else split
     while True:
         length = pick(rng, LENGTHS)
@@ -138,20 +138,20 @@ def random_word(rng: np.random.Generator, split: Split = "train") -> str:
 
 
 def split_of_word(word: str) -> Split:
-    """The split of a word, by its letters alone: 90% train, 2% val, 8% test."""
+    """Return the split of a word, by its letters alone: 90% train, 2% val, 8% test."""
     bucket = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") % 100
     return "train" if bucket < 90 else "val" if bucket < 92 else "test"
 
 
 def say_lettered(scene: Scene, sign: Sign, rng: np.random.Generator) -> str:
-    """A caption of a scene and a sign, the sign first or last."""
+    """Return a caption of a scene and a sign, the sign first or last."""
     words = f'with the word "{sign.word}" in {sign.colour} at the {sign.half}'
     text = describe(scene, rng, "places")
     return f"{words}: {text}" if rng.random() < 0.5 else f"{text}, {words}"
 
 
 def parse_lettered(caption: str) -> tuple[Statement, Sign]:
-    """What a caption of `say_lettered` says of the scene, and the sign. Raises `DataError` where it says none."""
+    """Read what a caption of `say_lettered` says of the scene, and the sign. Raises `DataError` where it says none."""
     plain = " ".join(caption.split())
     found = _SAID.search(plain)
     if found is None:
@@ -174,7 +174,8 @@ def parse_lettered(caption: str) -> tuple[Statement, Sign]:
 
 
 def draw_lettered(scene: Scene, sign: Sign, size: int = 128, rng: np.random.Generator | None = None) -> PIL.Image.Image:
-    """A scene and its sign as a picture of `size` pixels; `rng` shifts the objects as `draw` does, and never the word.
+    """Return a scene and its sign as a picture of `size` pixels; `rng` shifts the objects as `draw` does, and never the
+    word.
 
     Raises `ConfigError` where an object stands in the word's half.
     """
@@ -229,7 +230,7 @@ def read_word(picture: PIL.Image.Image, half: str) -> WordReading:
 
 
 def verify_lettered(picture: PIL.Image.Image, truth: Lettered) -> Written:
-    """Whether a picture shows the word in its colour and place, and in the other half exactly the scene."""
+    """Tell whether a picture shows the word in its colour and place, and in the other half exactly the scene."""
     found = read_word(picture, truth.sign.half)
     wrong = found.reason
     if not wrong and (found.word, found.colour) != (truth.sign.word, truth.sign.colour):
@@ -252,7 +253,7 @@ def read_under(picture: PIL.Image.Image, half: str) -> Reading:
 
 
 def _ground(pixels: np.ndarray) -> np.ndarray:
-    """The background of the border that is nearest to a named one."""
+    """Return the background of the border that is nearest to a named one."""
     rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     values = np.array(list(BACKGROUNDS.values()), dtype=np.float32)
     nearest = np.linalg.norm(rim[:, None] - values, axis=-1).argmin(axis=1)
@@ -264,12 +265,12 @@ def _rows(half: str) -> slice:
 
 
 def _corner(half: str, length: int) -> tuple[float, float]:
-    """Left and top of a word, as shares of the side."""
+    """Return the left and top of a word, as shares of the side."""
     return 0.5 - SQUARE * length / 2 + (SQUARE - 5 * DOT[0]) / 2, (0.25 if half == "top" else 0.75) - 3.5 * DOT[1]
 
 
 def _mask(word: str, half: str, side: int) -> PIL.Image.Image:
-    """Where a word covers a picture of `side` pixels: black and white, mode L."""
+    """Draw where a word covers a picture of `side` pixels: black and white, mode L."""
     left, top = _corner(half, len(word))
     mask = np.zeros((side, side), dtype=np.uint8)
     rows = [round(v) for v in (np.arange(8) * DOT[1] + top) * side]
@@ -289,7 +290,7 @@ def _extent(half: str, length: int) -> tuple[slice, slice]:
 
 @functools.cache
 def _cells(half: str, length: int) -> list[tuple[tuple[slice, slice], np.ndarray]]:
-    """For each letter of a word: its window, and the cover of all 26 letters there, float (26, height, width)."""
+    """Return for each letter of a word its window, and the cover of all 26 letters there, float (26, height, width)."""
     left, top = (v * WORKING for v in _corner(half, length))
     covers = np.stack([np.asarray(_mask(letter * length, half, WORKING * 4).reduce(4)) for letter in _FONT])
     width, height, found = 5 * DOT[0] * WORKING, 7 * DOT[1] * WORKING, []
@@ -301,7 +302,7 @@ def _cells(half: str, length: int) -> list[tuple[tuple[slice, slice], np.ndarray
 
 
 def _spell(cover: np.ndarray, half: str, length: int) -> tuple[str, list[float], list[float]]:
-    """The best letters of a word of a length, with the overlap of each and its lead over the next best."""
+    """Return the best letters of a word of a length, with the overlap of each and its lead over the next best."""
     word, overlaps, leads = "", [], []
     for window, letters in _cells(half, length):
         there = cover[window]

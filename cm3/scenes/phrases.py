@@ -37,19 +37,19 @@ class Which:
     place: str | None = None
 
     def among(self, scene: Scene) -> tuple[Object, ...]:
-        """The objects of a scene that it fits."""
+        """Return the objects of a scene that it fits."""
         return tuple(o for o in scene.objects if all(getattr(self, a) in (None, getattr(o, a)) for a in ATTRIBUTES))
 
     def the(self) -> str:
-        """ "the small red circle at the top left" """
+        """Say "the small red circle at the top left" """
         return "it" if self == IT else f"the {self._noun}{self._where}"
 
     def a(self) -> str:
-        """ "an orange star", and the place where it has one."""
+        """Say "an orange star", and the place where it has one."""
         return f"{'an' if self._noun[0] in 'aeiou' else 'a'} {self._noun}{self._where}"
 
     def many(self) -> str:
-        """ "small red circles" """
+        """Say "small red circles" """
         return f"{self._noun}s"
 
     @property
@@ -66,7 +66,7 @@ IT = Which(place="it")
 
 
 def whole(thing: Object) -> Which:
-    """Shape, colour and size of an object, without its place."""
+    """Return the shape, colour and size of an object, without its place."""
     return Which(thing.shape, thing.colour, thing.size)
 
 
@@ -78,7 +78,7 @@ def in_words(scene: Scene) -> str:
 
 
 def pointing(scene: Scene, thing: Object, rng: np.random.Generator, hide: Sequence[str] = ()) -> Which | None:
-    """A description that fits one object of a scene alone and tells none of the attributes in `hide`.
+    """Return a description that fits one object of a scene alone and tells none of the attributes in `hide`.
 
     Half of the time one of the shortest, else any; None where there is none (twins, with their place hidden).
     """
@@ -97,7 +97,7 @@ def pointing(scene: Scene, thing: Object, rng: np.random.Generator, hide: Sequen
 
 
 def the_one(which: Which, scene: Scene, it: Object | None = None) -> Object:
-    """The one object that a description fits. Raises `DataError` where none or several do."""
+    """Return the one object that a description fits. Raises `DataError` where none or several do."""
     if which == IT:
         if it is None:
             raise DataError("'it': nothing before says what it is; name the object")
@@ -110,7 +110,7 @@ def the_one(which: Which, scene: Scene, it: Object | None = None) -> Object:
 
 
 def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
-    """One of the options, uniformly."""
+    """Return one of the options, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -142,7 +142,7 @@ SLOTS: dict[str, str] = {
     "measure": "larger than|smaller than|equal to",
     "likeness": "the same as|different from",
 }
-"""What may stand in a slot, as a regular expression; "@" is where the slot's own name goes.
+"""Contents of a slot, as a regular expression; "@" is where the slot's own name goes.
 
 `the`, `a`, `any` (with a place) and `many` hold a `Which`, all others their words.
 """
@@ -164,14 +164,14 @@ class Phrase:
         )
 
     def say(self, values: Mapping[str, Any]) -> str:
-        """The wording with its slots filled."""
+        """Return the wording with its slots filled."""
         kinds = {slot: slot.rstrip("12") for slot in self.slots}
         return self.text.format(
             **{slot: _WHICH[kind](values[slot]) if kind in _WHICH else values[slot] for slot, kind in kinds.items()}
         )
 
     def read(self, text: str) -> dict[str, Any] | None:
-        """The values of the slots, or None where the text is not in this wording."""
+        """Return the values of the slots, or None where the text is not in this wording."""
         found = self._pattern.fullmatch(text)
         if found is None:
             return None
@@ -194,12 +194,12 @@ Wordings = Mapping[str, tuple[Phrase, ...]]
 
 
 def wordings(**forms: Sequence[str]) -> dict[str, tuple[Phrase, ...]]:
-    """A table of wordings, each form with its texts."""
+    """Return a table of wordings, each form with its texts."""
     return {form: tuple(Phrase(text) for text in texts) for form, texts in forms.items()}
 
 
 def read(text: str, table: Wordings, what: str) -> tuple[str, dict[str, Any]]:
-    """The form and the values of a text; runs of spaces do not matter.
+    """Return the form and the values of a text; runs of spaces do not matter.
 
     Raises `DataError`, naming the text as `what`, where it is in no wording of the table.
     """

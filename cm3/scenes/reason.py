@@ -21,7 +21,7 @@ from cm3.scenes.phrases import NUMBERS, Phrase, read, the_one
 from cm3.scenes.scene import SIZES, Scene
 
 OPTIONS = ("yes", "no")
-"""What can be answered to every question here."""
+"""Answers to every question here."""
 
 _COUNTS = Phrase("the number of {many1} is {number1}, and the number of {many2} is {number2}")
 _PLACES = Phrase("{the1} is at the {place1}, and {the2} is at the {place2}")
@@ -36,7 +36,7 @@ _FACTS = {
     "colour": (_COLOURS, Phrase("{colour1} is {likeness} {colour2}")),
     "shape": (_SHAPES, Phrase("{shape1} is {likeness} {shape2}")),
 }
-"""What is compared -> the facts about the two things, and the link between them."""
+"""A comparison -> the facts about the two things, and the link between them."""
 _COMPARED = {
     "more": "number",
     "fewer": "number",
@@ -59,7 +59,7 @@ class Reasoning:
 
 
 def random_reasoning(scene: Scene, rng: np.random.Generator) -> Reasoning:
-    """A question for yes or no that takes a comparison, with its explanation."""
+    """Return a question for yes or no that takes a comparison, with its explanation."""
     while True:
         related = bool(scene.relations()) and rng.random() < 0.3
         try:
@@ -71,7 +71,7 @@ def random_reasoning(scene: Scene, rng: np.random.Generator) -> Reasoning:
 
 
 def explain(question: str, scene: Scene) -> str:
-    """The explanation of the answer to a question. Raises `DataError` for a question that compares nothing."""
+    """Return the explanation of the answer to a question. Raises `DataError` for a question that compares nothing."""
     asked, compared = _asked(question)
     fact, link = _FACTS[compared]
     told = _told(compared, asked, scene)
@@ -79,7 +79,7 @@ def explain(question: str, scene: Scene) -> str:
 
 
 def verify_reasoning(question: str, explanation: str, answer: str, scene: Scene) -> str:
-    """Why an explained answer is wrong, or "" where everything is right.
+    """Say why an explained answer is wrong, or "" where everything is right.
 
     Wrong are: sentences in no known wording, facts about other things than the question's, facts that are not true of
     the scene, a link that does not follow from the facts, and an answer that is not the right one.
@@ -105,7 +105,7 @@ def verify_reasoning(question: str, explanation: str, answer: str, scene: Scene)
 
 
 def _asked(question: str) -> tuple[dict[str, Any], str]:
-    """The two things that a question names, by slot, and what it compares."""
+    """Return the two things that a question names, by slot, and what it compares."""
     form, values = read(question, QUESTIONS, "question")
     compared = values["attribute"] if form == "alike" else _COMPARED.get(form)
     if compared is None:
@@ -114,7 +114,7 @@ def _asked(question: str) -> tuple[dict[str, Any], str]:
 
 
 def _told(compared: str, asked: dict[str, Any], scene: Scene) -> dict[str, str]:
-    """What is true of the two things, by slot of the fact's wording."""
+    """Return the facts of the two things, by slot of the fact's wording."""
     if compared == "number":
         return {f"number{i}": NUMBERS[len(asked[f"many{i}"].among(scene))] for i in (1, 2)}
     name = "size" if compared == "measure" else compared
@@ -122,7 +122,7 @@ def _told(compared: str, asked: dict[str, Any], scene: Scene) -> dict[str, str]:
 
 
 def _link(compared: str, told: dict[str, str]) -> dict[str, str]:
-    """The word that links two facts."""
+    """Return the word that links two facts."""
     first, second = told.values()
     if compared == "number":
         a, b = NUMBERS.index(first), NUMBERS.index(second)

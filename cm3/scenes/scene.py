@@ -83,16 +83,17 @@ class Scene:
         object.__setattr__(self, "objects", tuple(sorted(self.objects, key=lambda o: PLACES.index(o.place))))
 
     def at(self, place: str) -> Object | None:
-        """The object in a quarter, if there is one."""
+        """Return the object in a quarter, if there is one."""
         return next((o for o in self.objects if o.place == place), None)
 
     @property
     def key(self) -> str:
-        """The content as one string: equal for equal scenes, different for different ones."""
+        """Return the content as one string: equal for equal scenes, different for different ones."""
         return ";".join([self.background, *(f"{o.place},{o.size},{o.colour},{o.shape}" for o in self.objects)])
 
     def relations(self) -> list[tuple[Object, str, Object]]:
-        """Every relation that holds, both ways: left and right of within a row, above and below within a column."""
+        """Return every relation that holds, both ways: left and right of within a row, above and below within a
+        column."""
         found = []
         for a, relation, b in (
             ("top left", "left of", "top right"),
@@ -107,7 +108,8 @@ class Scene:
 
 
 def split_of(scene: Scene) -> Split:
-    """The split that a scene belongs to, by its content alone: 90% train, 2% val, 8% test of what is not held out."""
+    """Return the split that a scene belongs to, by its content alone: 90% train, 2% val, 8% test of what is not held
+    out."""
     if any((o.shape, o.colour) in HELD_OUT_PAIRS for o in scene.objects):
         return "held_out"
     if any((a.shape, relation, b.shape) in HELD_OUT_RELATIONS for a, relation, b in scene.relations()):

@@ -42,8 +42,8 @@ class Boxed:
 def random_boxed(
     rng: np.random.Generator, split: Split = "train", size: int = 128, objects: int | None = None
 ) -> Boxed:
-    """A scene of a split as caption, boxes (in the order of the caption) and picture of `size` pixels; of so many
-    objects, else of any number."""
+    """Return a scene of a split as caption, boxes (in the order of the caption) and picture of `size` pixels; of so
+    many objects, else of any number."""
     scene, at = random_scene(rng, split, objects), middles(rng)
     caption = brief(scene, rng)
     left = list(boxes_of(scene, at))
@@ -55,12 +55,12 @@ def random_boxed(
 
 
 def boxes_of(scene: Scene, at: Middles) -> tuple[tuple[str, Corners], ...]:
-    """Name and box of each object of a scene that is drawn in these middles."""
+    """Return name and box of each object of a scene that is drawn in these middles."""
     return tuple((f"{o.colour} {o.shape}", _box(o.shape, *at[o.place], RADIUS[o.size])) for o in scene.objects)
 
 
 def overlap(a: Corners, b: Corners) -> float:
-    """Intersection over union of two boxes, 0..1; their last row and column count."""
+    """Return the intersection over union of two boxes, 0..1; their last row and column count."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
     both = max(width, 0) * max(height, 0)
@@ -68,7 +68,7 @@ def overlap(a: Corners, b: Corners) -> float:
 
 
 def matched(picture: PIL.Image.Image, boxes: Sequence[tuple[str, Corners]]) -> float:
-    """Share of the boxes in which an object of that name stands with an overlap over `ENOUGH`, 0..1.
+    """Return the share of the boxes in which an object of that name stands with an overlap over `ENOUGH`, 0..1.
 
     Boxes and measured objects are matched one to one, in the best way; a picture that is no scene is measured too.
     Raises `DataError` for a name that is no colour and shape.
@@ -90,7 +90,7 @@ def matched(picture: PIL.Image.Image, boxes: Sequence[tuple[str, Corners]]) -> f
 
 
 def verify_boxed(picture: PIL.Image.Image, boxed: Boxed) -> Verdict:
-    """Whether a picture is true to the caption and every box holds its object."""
+    """Tell whether a picture is true to the caption and every box holds its object."""
     verdict = verify(picture, parse(boxed.caption))
     if not verdict.ok:
         return Verdict(False, f"not true to the caption: {verdict.reason}", verdict.reading)

@@ -43,7 +43,7 @@ STILL = 0.02
 
 @dataclass(frozen=True)
 class Edit:
-    """What is there, what is asked for, and what shall be there then."""
+    """A scene, an instruction, and the scene that it asks for."""
 
     kind: str
     before: Scene
@@ -58,8 +58,8 @@ def random_edit(
     before: Scene | None = None,
     objects: int | None = None,
 ) -> Edit:
-    """An edit of a kind (else any, uniformly) whose two scenes are of a split, the first with so many objects where
-    that is given; or it is `before`, what another edit of that split led to, so that there is a way on from it.
+    """Return an edit of a kind (else any, uniformly) whose two scenes are of a split, the first with so many objects
+    where that is given; or it is `before`, what another edit of that split led to, so that there is a way on from it.
 
     With either, a kind that there is no change of is drawn again. Raises `ConfigError` for an unknown kind or split.
     """
@@ -79,13 +79,14 @@ def random_edit(
 
 
 def draw_edit(edit: Edit, size: int, rng: np.random.Generator) -> tuple[PIL.Image.Image, PIL.Image.Image]:
-    """The pictures before and after, of `size` pixels, in which whatever is not changed stands in the same pixels."""
+    """Return the pictures before and after, of `size` pixels, in which whatever is not changed stands in the same
+    pixels."""
     at = middles(rng)
     return draw(edit.before, size, at=at), draw(edit.after, size, at=at)
 
 
 def parse_edit(instruction: str, scene: Scene) -> Scene:
-    """The scene that an instruction makes of another one.
+    """Return the scene that an instruction makes of another one.
 
     Raises `DataError` for words in no known wording, an object that is not there or not one, a place that is taken,
     an object not told in full, and the removal of the last object.
@@ -113,7 +114,7 @@ def parse_edit(instruction: str, scene: Scene) -> Scene:
 
 
 def verify_edit(before: PIL.Image.Image, after: PIL.Image.Image, edit: Edit) -> Verdict:
-    """Whether the picture `after` is the picture `before` with the named change made and nothing else changed.
+    """Tell whether the picture `after` is the picture `before` with the named change made and nothing else changed.
 
     `after` must show `edit.after`, and each object that is the same in both scenes must stand where it stood, within
     `STILL`. Raises `DataError` where `before` does not show what the edit begins with.
@@ -135,7 +136,8 @@ def verify_edit(before: PIL.Image.Image, after: PIL.Image.Image, edit: Edit) -> 
 
 
 def _changes(scene: Scene, kind: str) -> list[tuple[Object | None, dict[str, Any], Scene]]:
-    """Every change of a kind: the object that it names, the values of the wording's slots, and the scene after it."""
+    """Return every change of a kind: the object that it names, the values of the wording's slots, and the scene after
+    it."""
     free = [place for place in PLACES if scene.at(place) is None]
     if kind == "background":
         return [(None, {kind: b}, Scene(b, scene.objects)) for b in BACKGROUNDS if b != scene.background]

@@ -118,7 +118,7 @@ class EmblemData(_Scenes):
     seed: int = 1
     """Stream of the training split; the two after it are taken too."""
     encoder: str = "runs/scenes/clip"
-    """What the banks are searched with: a folder or a hub id."""
+    """Encoder that the banks are searched with: a folder or a hub id."""
     emblems: int = 4000
     """Emblems of training, the first so many; each has one document in the bank."""
     scenes: int = 1000
@@ -251,7 +251,7 @@ class _Later(Source):
 
     @functools.cached_property
     def made(self) -> Source:
-        """The source itself."""
+        """Return the source itself."""
         made: Source = self._make()
         return made
 

@@ -35,7 +35,7 @@ _SIDE_WORDS = {"left of": "to its left", "right of": "to its right", "above": "a
 
 @dataclass(frozen=True)
 class Mention:
-    """What a sentence says of one object; None where it does not say."""
+    """The statement of a sentence on one object; None where it does not say."""
 
     shape: str
     colour: str
@@ -45,7 +45,8 @@ class Mention:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a sentence says: a background, one mention per object, and relations (i, relation, j) between mentions."""
+    """The statement of a sentence: a background, one mention per object, and relations (i, relation, j) between
+    mentions."""
 
     background: str
     mentions: tuple[Mention, ...]
@@ -53,7 +54,7 @@ class Statement:
 
 
 def styles_of(scene: Scene) -> tuple[str, ...]:
-    """The styles in which `describe` can say a scene, in the order of `STYLES`."""
+    """Return the styles in which `describe` can say a scene, in the order of `STYLES`."""
     related = bool(scene.relations())
     applies = {"places": True, "relation": related and len(scene.objects) == 2, "chain": related, "count": True}
     return tuple(style for style in STYLES if applies[style])
@@ -92,7 +93,8 @@ def describe(scene: Scene, rng: np.random.Generator, style: str | None = None, *
 
 
 def brief(scene: Scene, rng: np.random.Generator) -> str:
-    """A true sentence that tells colours, shapes and ground and leaves sizes and places to something else to tell."""
+    """Return a true sentence that tells colours, shapes and ground and leaves sizes and places to something else to
+    tell."""
     things = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     body = _join([_thing(o, sized=False) for o in things])
     return f"{body} on a {scene.background} {'ground' if rng.random() < 0.5 else 'background'}"
@@ -107,7 +109,7 @@ def parse(text: str) -> Statement:
 
 
 def holds(statement: Statement, scene: Scene) -> bool:
-    """Whether a statement is exactly and completely true of a scene.
+    """Tell whether a statement is exactly and completely true of a scene.
 
     The background is the same, there are as many mentions as objects, and the mentions can be matched one to one with
     the objects so that each mention and each relation is true (relations as in `Scene.relations`).
@@ -150,7 +152,8 @@ def _related(scene: Scene, things: list[Object], sized: bool) -> str:
 
 
 def _chain(scene: Scene, things: list[Object], rng: np.random.Generator) -> str:
-    """The first object with its place, each other one from it where it is a neighbour (one always, the rest 3 in 4)."""
+    """Return the first object with its place, each other one from it where it is a neighbour (one always, the rest 3 in
+    4)."""
     sides = {(a, b): relation for a, relation, b in scene.relations()}
     first = next(a for a in things if any((a, b) in sides for b in things))
     items, said = [], False

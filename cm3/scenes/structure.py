@@ -67,8 +67,8 @@ def random_guided(
     size: int = 128,
     objects: int | None = None,
 ) -> Guided:
-    """A structure of a kind (else any, uniformly) with its caption and picture, of `size` pixels; of so many objects,
-    else of any number."""
+    """Return a structure of a kind (else any, uniformly) with its caption and picture, of `size` pixels; of so many
+    objects, else of any number."""
     kind = kind or pick(rng, STRUCTURES)
     scene, at = random_scene(rng, split, objects), middles(rng)
     structure = draw_structure(kind, scene, size, at=at, rng=rng)
@@ -83,7 +83,8 @@ def draw_structure(
     at: Middles = CENTRES,
     rng: np.random.Generator | None = None,
 ) -> PIL.Image.Image:
-    """The structure of a scene, as an RGB picture of `size` x `size` pixels in line with `draw(scene, size, at=at)`.
+    """Return the structure of a scene, as an RGB picture of `size` x `size` pixels in line with `draw(scene, size,
+    at=at)`.
 
     `rng` leads the hand of a scribble (0 where it is not given). Raises `ConfigError` for an unknown kind.
     """
@@ -129,7 +130,7 @@ def read_structure(kind: str, picture: PIL.Image.Image) -> Reading:
 
 
 def verify_guided(picture: PIL.Image.Image, guided: Guided) -> Verdict:
-    """Whether a picture is true to a caption and to a structure, and in line with it."""
+    """Tell whether a picture is true to a caption and to a structure, and in line with it."""
     verdict = verify(picture, parse(guided.caption))
     if not verdict.ok:
         return Verdict(False, f"not true to the caption: {verdict.reason}", verdict.reading)
@@ -146,13 +147,13 @@ def verify_guided(picture: PIL.Image.Image, guided: Guided) -> Verdict:
 
 
 def segments_of(reading: Reading) -> PIL.Image.Image:
-    """The segmentation map of what a picture shows, from the measured middles and sizes, 128 x 128."""
+    """Return the segmentation map of what a picture shows, from the measured middles and sizes, 128 x 128."""
     spots = [(s.shape, s.x, s.y, s.radius) for s in reading.seen]
     return _filled(spots, [PALETTE[s.shape] for s in reading.seen], NOTHING, WORKING)
 
 
 def classes(picture: PIL.Image.Image) -> np.ndarray:
-    """Class of each pixel of a segmentation map, int (128, 128): 0 is nothing, 1 + i is `SHAPES[i]`.
+    """Return the class of each pixel of a segmentation map, int (128, 128): 0 is nothing, 1 + i is `SHAPES[i]`.
 
     A pixel is taken for a mixture of nothing and the class that explains it best, and belongs to it when the greater
     part is of it: a soft edge does not pass for a third class. Raises `DataError` for a map that is not square.
@@ -169,7 +170,8 @@ def classes(picture: PIL.Image.Image) -> np.ndarray:
 
 
 def iou(predicted: PIL.Image.Image, scene: Scene, *, at: Middles = CENTRES) -> float:
-    """Mean intersection over union of a segmentation map with a scene's, over the shapes that are in either, 0..1."""
+    """Return the mean intersection over union of a segmentation map with a scene's, over the shapes that are in either,
+    0..1."""
     a, b = classes(predicted), classes(draw_structure("segments", scene, WORKING, at=at))
     present = [k for k in range(1, len(SHAPES) + 1) if (a == k).any() or (b == k).any()]
     return float(np.mean([((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum() for k in present]))
@@ -187,7 +189,7 @@ def _filled(
 
 
 def _stroke(points: np.ndarray, r: float, rng: np.random.Generator) -> np.ndarray:
-    """A closed stroke along a polygon, up to `_WAVER` of `r` beside it, smoothly: float (96, 2)."""
+    """Return a closed stroke along a polygon, up to `_WAVER` of `r` beside it, smoothly: float (96, 2)."""
     ends = np.vstack([points, points[:1]])
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(ends, axis=0), axis=1))])
     turn = np.linspace(0, 1, 96, endpoint=False)
@@ -202,7 +204,7 @@ def _stroke(points: np.ndarray, r: float, rng: np.random.Generator) -> np.ndarra
 
 
 def _enclosed(lines: np.ndarray) -> np.ndarray:
-    """The lines (bool) and all that they enclose: what cannot be reached from the rim."""
+    """Return the lines (bool) and all that they enclose: what cannot be reached from the rim."""
     closed = PIL.Image.fromarray(lines).convert("L").filter(PIL.ImageFilter.MaxFilter(3))
     # A rim of its own makes one flood reach every side.
     room = PIL.Image.new("L", (closed.width + 2, closed.height + 2))

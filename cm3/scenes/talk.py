@@ -25,7 +25,8 @@ Turn = tuple[str, str]
 
 
 def random_dialogue(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
-    """A dialogue of 3 to 5 turns; every question from the second on is about "it", and none tells the next answer."""
+    """Return a dialogue of 3 to 5 turns; every question from the second on is about "it", and none tells the next
+    answer."""
     number = pick(rng, TURNS)
     while True:
         turns, it = [], pick(rng, scene.objects)
@@ -56,7 +57,7 @@ def random_dialogue(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 
 
 def answer_dialogue(questions: Sequence[str], scene: Scene) -> list[str]:
-    """The answers to the questions of a dialogue, in order. Raises `DataError` as `answer_question` does."""
+    """Return the answers to the questions of a dialogue, in order. Raises `DataError` as `answer_question` does."""
     it: Object | None = None
     answers = []
     for question in questions:
@@ -66,7 +67,7 @@ def answer_dialogue(questions: Sequence[str], scene: Scene) -> list[str]:
 
 
 def first_wrong(turns: Sequence[Turn], scene: Scene) -> int | None:
-    """The number, from 0, of the first turn whose answer is wrong, or None where all are right.
+    """Return the number, from 0, of the first turn whose answer is wrong, or None where all are right.
 
     Each answer is compared with the true one, whatever was answered before.
     """

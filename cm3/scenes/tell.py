@@ -37,7 +37,8 @@ _SIDES = {"to its left": "left of", "to its right": "right of", "above it": "abo
 
 
 def describe_long(scene: Scene, rng: np.random.Generator) -> str:
-    """A paragraph that names the ground, each object in full, each empty quarter, and some relations and counts."""
+    """Return a paragraph that names the ground, each object in full, each empty quarter, and some relations and
+    counts."""
     number = f"{NUMBERS[len(scene.objects)]} object{'s' if len(scene.objects) > 1 else ''}"
     said = [_say(OPENINGS, "ground", rng, objects=number, background=scene.background)]
     sides = {(a, b): relation for a, relation, b in scene.relations()}
@@ -69,7 +70,7 @@ def describe_long(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def parse_long(text: str) -> Scene:
-    """The scene that a paragraph describes.
+    """Return the scene that a paragraph describes.
 
     Raises `DataError`, naming the sentence, for one that makes no sense, a quarter told twice or not at all, an object
     without size or colour, quarters that are all empty, and a number or a relation that does not agree with the rest.
@@ -115,7 +116,7 @@ def _object(place: str, which: Which, where: str) -> Object:
 
 
 def _beside(it: Object | None, side: str, where: str) -> str:
-    """The place on a side of the object before."""
+    """Return the place on a side of the object before."""
     if it is None:
         raise DataError(f"{where} {side!r} follows no object; name the place")
     row, column = it.place.split()

@@ -61,7 +61,7 @@ _COLOUR_VALUES = np.array([COLOURS[name] for name in _COLOUR_NAMES], dtype=np.fl
 
 @dataclass(frozen=True)
 class Seen:
-    """What stands in one quarter, named after its nearest kind whether or not it is near enough.
+    """The object in one quarter, named after its nearest kind whether or not it is near enough.
 
     `x`, `y`, `radius` are shares of the picture's side; `overlap` is the intersection over union with the named shape,
     `margin` its lead over the next one. `reason` says why it is no object, or is empty.
@@ -81,7 +81,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: a scene, or None and the reason; `background` and `seen` are there even then."""
+    """The reading of a picture: a scene, or None and the reason; `background` and `seen` are there even then."""
 
     scene: Scene | None
     reason: str
@@ -91,7 +91,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture shows what it should, why not, and what was read."""
+    """A verdict on a picture, the reason where it is wrong, and the reading."""
 
     ok: bool
     reason: str
@@ -134,7 +134,7 @@ def read(picture: PIL.Image.Image) -> Reading:
 
 
 def verify(picture: PIL.Image.Image, truth: Scene | Statement) -> Verdict:
-    """Whether a picture shows exactly a scene, or a scene of which a statement is exactly and completely true."""
+    """Tell whether a picture shows exactly a scene, or a scene of which a statement is exactly and completely true."""
     reading = read(picture)
     if reading.scene is None:
         return Verdict(False, reading.reason, reading)
@@ -146,7 +146,7 @@ def verify(picture: PIL.Image.Image, truth: Scene | Statement) -> Verdict:
 
 
 def attributes(reading: Reading, scene: Scene) -> dict[str, float]:
-    """How much of a scene a reading has right, refused or not, as shares in 0..1.
+    """Measure how much of a scene a reading has right, refused or not, as shares in 0..1.
 
     `place` is the share of the scene's objects in whose quarter anything stands, `shape`, `colour` and `size` the
     shares where it is also named right; `background` and `count` are 0 or 1.
@@ -166,7 +166,7 @@ def attributes(reading: Reading, scene: Scene) -> dict[str, float]:
 
 
 def _pixels(picture: PIL.Image.Image) -> np.ndarray:
-    """The picture at the working size, slightly smoothed, as float32 (128, 128, 3) in 0..255."""
+    """Return the picture at the working size, slightly smoothed, as float32 (128, 128, 3) in 0..255."""
     width, height = picture.size
     if width != height or width < SMALLEST:
         raise DataError(
@@ -234,13 +234,14 @@ def _look(
 
 
 def _distance(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Euclidean distance over the last axis, in RGB levels."""
+    """Return Euclidean distance over the last axis, in RGB levels."""
     gap = pixels - colours
     return np.sqrt(np.einsum("...c,...c", gap, gap))
 
 
 def _flat(shape: str, x: float, y: float, r: float, rows_columns: tuple[int, ...]) -> PIL.Image.Image:
-    """A shape of half-width `r` whose centroid is (x, y), in pixels: its cover as a grey picture of `rows_columns`."""
+    """Return a shape of half-width `r` whose centroid is (x, y), in pixels: its cover as a grey picture of
+    `rows_columns`."""
     x, y, r = x * _SUPERSAMPLE, (y - _SINK[shape] * r) * _SUPERSAMPLE, r * _SUPERSAMPLE
     image = PIL.Image.new("L", (rows_columns[1] * _SUPERSAMPLE, rows_columns[0] * _SUPERSAMPLE))
     pen = PIL.ImageDraw.Draw(image)
@@ -256,6 +257,7 @@ def _soften(flat: PIL.Image.Image, softness: float) -> np.ndarray:
 
 
 def _fit(cover: np.ndarray, flat: PIL.Image.Image, softness: float) -> float:
-    """Intersection over union of two covers in 0..1: min(a, b) and max(a, b) take the place of "and" and "or"."""
+    """Return the intersection over union of two covers in 0..1: min(a, b) and max(a, b) take the place of "and" and
+    "or"."""
     render = _soften(flat, softness)
     return float(np.minimum(cover, render).sum() / np.maximum(cover, render).sum())

@@ -1,4 +1,4 @@
-"""What is written for the holes of a prompt: a continuation, or tails, and the loss weight of each token.
+"""The answers to the holes of a prompt: a continuation, or tails, and the loss weight of each token.
 
               one hole, at the very end         any other holes
     prompt    </s> words <break> <mask:0> </s>  </s> ask <mask:0> . <break> codes </s>

@@ -28,7 +28,7 @@ from cm3.vocab import Tokens, Vocab
 
 @dataclass(frozen=True)
 class AugmentLaw:
-    """How many documents an example gets. Raises `ConfigError` for shares that are none."""
+    """The shares of examples with no document, one, two and so on. Raises `ConfigError` for shares that are none."""
 
     shares: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
     """Share of the examples with 0, 1, 2, 3 documents; those with 0 keep generation without any in distribution."""

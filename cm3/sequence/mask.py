@@ -30,7 +30,7 @@ ROOM = 3
 
 @dataclass(frozen=True)
 class MaskLaw:
-    """How spans are drawn. Raises `ConfigError` for a value out of range."""
+    """The law by which spans are drawn. Raises `ConfigError` for a value out of range."""
 
     law: Literal["segments", "published"] = "segments"
     """How spans are chosen: inside segments, or as the authors' code does."""
@@ -210,7 +210,8 @@ def row_spans(start: int, columns: int, rows: range, left: int, right: int) -> l
 def _spans_as_published(
     tokens: Tokens, vocab: Vocab, law: MaskLaw, number: int, most: int, rng: np.random.Generator
 ) -> list[Span]:
-    """The law of metaseq's cm3_dataset.py in words (docs/paper.md 3.2): candidates, no overlap, clip to a segment."""
+    """Draw spans by the law of metaseq's cm3_dataset.py in words (docs/paper.md 3.2): candidates, no overlap, clip to a
+    segment."""
     length, found = tokens.length, segments(tokens.ids, vocab)
     kept: list[Span] = []
     for _ in range(1 if number == 1 else number * number):

@@ -1,4 +1,4 @@
-"""Where things are, in words: `(x1, y1) -> (x2, y2)`, as in the paper's figures 5 and 15.
+"""Locations in words: `(x1, y1) -> (x2, y2)`, as in the paper's figures 5 and 15.
 
 Four whole numbers in 0..255, the first and last column and row of pixels that a thing touches, both counted in, of the
 picture as the model sees it (cropped, resized) at 256 x 256. At another size of picture the numbers are the same, so
@@ -31,7 +31,8 @@ _OBJECT = re.compile(rf"(.+?) at (?:(?:the )?location )?{_PLACE}(?:, | and with 
 
 
 def check_place(place: Sequence[int], name: str = "box") -> Place:
-    """`place` when it is a location. Raises `RequestError` for one outside 0..255 or with its corners exchanged."""
+    """Return `place` when it is a location. Raises `RequestError` for one outside 0..255 or with its corners
+    exchanged."""
     if len(place) != 4 or any(type(v) is not int for v in place):
         raise RequestError(f"{name} {tuple(place)}: must be four whole numbers x1, y1, x2, y2")
     x1, y1, x2, y2 = place
@@ -43,22 +44,23 @@ def check_place(place: Sequence[int], name: str = "box") -> Place:
 
 
 def location(place: Sequence[int], name: str = "box") -> str:
-    """A location in words. Raises `RequestError` as `check_place`."""
+    """Return a location in words. Raises `RequestError` as `check_place`."""
     return _words(check_place(place, name))
 
 
 def segmentations(objects: Objects) -> str:
-    """Things and their places as in Table 5: "dog at (0, 1) -> (2, 3), cat at (4, 5) -> (6, 7)"."""
+    """Write things and their places as in Table 5: "dog at (0, 1) -> (2, 3), cat at (4, 5) -> (6, 7)"."""
     return ", ".join(f"{name} at {location(place, f'box of {name!r}')}" for name, place in objects)
 
 
 def locations(objects: Objects) -> str:
-    """Things and their places as in figure 15: "dog at location (0, 1) -> (2, 3) and with cat at location ..."."""
+    """Write things and their places as in figure 15: "dog at location (0, 1) -> (2, 3) and with cat at location
+    ..."."""
     return " and with ".join(f"{name} at location {location(place, f'box of {name!r}')}" for name, place in objects)
 
 
 def read_objects(text: str) -> list[tuple[str, Place]]:
-    """The inverse of `segmentations` and of `locations`; figure 5's "at the location" is read like figure 15's.
+    """Invert `segmentations` and of `locations`; figure 5's "at the location" is read like figure 15's.
 
     Raises `RequestError` for a text of another form, and for a location that is none.
     """
@@ -75,7 +77,7 @@ def read_objects(text: str) -> list[tuple[str, Place]]:
 
 
 def place_of(bbox: Any, picture: PIL.Image.Image, fit: Fit = "crop") -> Place | None:
-    """The location of an annotated box, COCO's x, y, width, height in the stored pixels of `picture`.
+    """Return the location of an annotated box, COCO's x, y, width, height in the stored pixels of `picture`.
 
     What the box has outside the picture, and what the crop cuts away, is cut off; None where nothing is left. Raises
     `DataError` for a box that is no four numbers, or of negative size.

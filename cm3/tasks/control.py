@@ -49,12 +49,13 @@ _HUES = (
 
 
 def canny(picture: PIL.Image.Image, size: int, fit: Fit = "crop", low: int = 100, high: int = 200) -> PIL.Image.Image:
-    """White edges on black, RGB: Canny's, with ControlNet's thresholds. Raises `ConfigError` without OpenCV."""
+    """Draw white edges on black, RGB: Canny's, with ControlNet's thresholds. Raises `ConfigError` without OpenCV."""
     return _white(_library("cv2").Canny(_grey(picture, size, fit), low, high))
 
 
 def scribble(picture: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Image.Image:
-    """A few rough white strokes on black, RGB. Ours, as ControlNet makes its own of HED edges, which need a network.
+    """Draw a few rough white strokes on black, RGB. Ours, as ControlNet makes its own of HED edges, which need a
+    network.
 
     The picture is blurred until only big forms are left (sigma 1/85 of the side), edges are followed, those shorter
     than a tenth of the side are left out, and the others are drawn as polygons of long straight strokes. Raises
@@ -73,7 +74,8 @@ def scribble(picture: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Imag
 
 
 def colour(category: int) -> tuple[int, int, int]:
-    """The colour of a category, 1 to `CATEGORIES`; 0 is the background, black. Raises `DataError` for any other."""
+    """Return the colour of a category, 1 to `CATEGORIES`; 0 is the background, black. Raises `DataError` for any
+    other."""
     if not 0 <= category <= CATEGORIES:
         raise DataError(f"category {category}: the palette has 0 to {CATEGORIES}")
     number = 0 if category == 0 else category * SPREAD % CATEGORIES + 1
@@ -81,7 +83,8 @@ def colour(category: int) -> tuple[int, int, int]:
 
 
 def categories(segmentation: PIL.Image.Image) -> np.ndarray:
-    """The category of every pixel, int (h, w): that of the nearest colour, so small errors of colour do not matter."""
+    """Return the category of every pixel, int (h, w): that of the nearest colour, so small errors of colour do not
+    matter."""
     levels = np.rint(np.asarray(rgb(segmentation), np.float64) / STEP).astype(np.int64)
     numbers = levels @ np.array([LEVELS**2, LEVELS, 1])
     named = np.zeros(CATEGORIES + 1, np.int64)
@@ -92,7 +95,8 @@ def categories(segmentation: PIL.Image.Image) -> np.ndarray:
 def segmentation(
     picture: PIL.Image.Image, instances: Sequence[Mapping[str, Any]], size: int, fit: Fit = "crop"
 ) -> PIL.Image.Image:
-    """The outlines of `instances` (`segmentation` and `category_id` as COCO has them) filled in their colours, RGB.
+    """Return the outlines of `instances` (`segmentation` and `category_id` as COCO has them) filled in their colours,
+    RGB.
 
     Crowds lie below, then the largest first, so small things stay in sight. Raises `DataError` for an outline that is
     none or of another size than the picture, and for a category outside the palette.
@@ -112,7 +116,8 @@ def segmentation(
 
 
 def mask_of(instance: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """The pixels of an outline, bool (h, w), for a picture of `size` (width, height): polygons or RLE, either kind.
+    """Return the pixels of an outline, bool (h, w), for a picture of `size` (width, height): polygons or RLE, either
+    kind.
 
     All of it is checked before the library is called, which trusts what it is given. Raises `DataError` for an outline
     that is none of these or does not fit the picture, `ConfigError` without pycocotools.
@@ -174,8 +179,9 @@ def _runs(counts: Any, pixels: int, where: str) -> np.ndarray:
 
 
 def _unpacked(letters: bytes, where: str) -> np.ndarray:
-    """COCO's letters as runs. A letter has six bits, less 48: five of a number, the low ones first, and whether the
-    number goes on; its highest bit is its sign. From the fourth on a number is the difference to the last but one."""
+    """Read COCO's letters as runs. A letter has six bits, less 48: five of a number, the low ones first, and whether
+    the number goes on; its highest bit is its sign. From the fourth on a number is the difference to the last but
+    one."""
     bits = np.frombuffer(letters, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(bits & 32 == 0)
     starts = np.concatenate([[0], last[:-1] + 1])
@@ -192,7 +198,7 @@ def _unpacked(letters: bytes, where: str) -> np.ndarray:
 def pose(
     picture: PIL.Image.Image, persons: Sequence[Mapping[str, Any]], size: int, fit: Fit = "crop"
 ) -> PIL.Image.Image:
-    """The joints of `persons` (`keypoints` as COCO has them: 17 times x, y, and 0 where unknown), RGB on black.
+    """Return the joints of `persons` (`keypoints` as COCO has them: 17 times x, y, and 0 where unknown), RGB on black.
 
     Limbs and joints have OpenPose's colours; a limb is drawn where both its ends are known. Raises `DataError` for
     keypoints of another layout.
@@ -230,13 +236,13 @@ def read_control(path: Path, picture: PIL.Image.Image) -> Image:
 
 
 def seen_size(picture: PIL.Image.Image) -> tuple[int, int]:
-    """Width and height of a picture as it is seen, upright; its pixels need not be sound."""
+    """Return the width and height of a picture as it is seen, upright; its pixels need not be sound."""
     width, height = picture.size
     return (height, width) if orientation(picture) >= 5 else (width, height)
 
 
 def _joints(person: Mapping[str, Any], size: tuple[int, int]) -> list[tuple[float, float] | None]:
-    """OpenPose's 18 joints, None where unknown."""
+    """Return OpenPose's 18 joints, None where unknown."""
     numbers, where = person.get("keypoints"), f"keypoints of annotation {person.get('id')!r:.40}"
     if not isinstance(numbers, list) or len(numbers) != 51 or any(v not in (0, 1, 2) for v in numbers[2::3]):
         raise DataError(f"{where}: must be 17 times x, y and 0, 1 or 2")
@@ -248,7 +254,7 @@ def _joints(person: Mapping[str, Any], size: tuple[int, int]) -> list[tuple[floa
 
 
 def _turned(drawn: PIL.Image.Image, picture: PIL.Image.Image) -> PIL.Image.Image:
-    """What was drawn over the stored pixels of `picture`, turned as that is turned."""
+    """Turn a drawing over the stored pixels of `picture` as that is turned."""
     drawn.getexif()[0x0112] = orientation(picture)
     return upright(drawn)
 

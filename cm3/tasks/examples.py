@@ -23,7 +23,7 @@ TASKS = {task.name: task for task in (*picture_tasks.TASKS, *text_tasks.TASKS)}
 
 
 def find_task(name: str) -> Task:
-    """A task by its name. Raises `ConfigError` for one that is not known."""
+    """Return a task by its name. Raises `ConfigError` for one that is not known."""
     if name not in TASKS:
         raise ConfigError(f"task {name!r}: is not known; known: {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")
     return TASKS[name]
@@ -39,7 +39,7 @@ def check(task: Task, reader: Reader) -> None:
 
 
 def annotated(document: Document, reader: Reader, task: Task, controls: Path | None = None) -> Document:
-    """A reader's document with what `task` needs in its meta.
+    """Return a reader's document with what `task` needs in its meta.
 
     COCO's boxes, outlines and joints are `instances` and `keypoints`. Control images are `control_files`, by kind.
     Where a document does not name them itself, they are beside its picture (COCO, Flickr30k, Localized Narratives,
@@ -71,7 +71,7 @@ def serve(
     rng: np.random.Generator | None = None,
     controls: Path | None = None,
 ) -> list[Example]:
-    """The examples of one document of a reader, as `Task.examples`, their pictures decoded to the end.
+    """Return the examples of one document of a reader, as `Task.examples`, their pictures decoded to the end.
 
     Raises `DataError` for a document that cannot serve: it cannot be read, is damaged for the task, lacks a control
     image, or has a picture that is cut short.
@@ -96,7 +96,7 @@ def from_reader(
     rng: np.random.Generator | None = None,
     controls: Path | None = None,
 ) -> Iterator[Example | Unreadable]:
-    """The examples of every document, as `serve`; a document that cannot serve is given as `Unreadable`.
+    """Return the examples of every document, as `serve`; a document that cannot serve is given as `Unreadable`.
 
     Raises as `check` does, at once.
     """

@@ -67,7 +67,7 @@ def _said(objects: Objects) -> dict[str, str]:
 
 
 def _asked_boxes(request: dict[str, Any]) -> dict[str, Any]:
-    """`objects`, [(name, (x1, y1, x2, y2)), ...] or as a text, in the words of both templates."""
+    """Take `objects`, [(name, (x1, y1, x2, y2)), ...] or as a text, in the words of both templates."""
     given = [name for name in ("objects", "segmentations", "locations") if name in request]
     if given:
         objects = [request.pop(name) for name in given][0]
@@ -87,7 +87,7 @@ def _checked(objects: Any, name: str) -> Objects:
 
 
 def drawn(kind: str, image: Image, document: Document, view: View) -> Image | None:
-    """The control of a kind for a document's picture: computed, or read; None where there is nothing to draw.
+    """Return the control of a kind for a document's picture: computed, or read; None where there is nothing to draw.
 
     Raises `DataError` for annotations that are missing or damaged and for a file that is missing or of another size.
     """
@@ -114,7 +114,7 @@ def drawn(kind: str, image: Image, document: Document, view: View) -> Image | No
 
 
 def _seen(map: PIL.Image.Image) -> Image | None:
-    """A map, or None where it is black: nothing was annotated in what the crop leaves."""
+    """Return a map, or None where it is black: nothing was annotated in what the crop leaves."""
     return Image(map) if map.getbbox() else None
 
 

@@ -1,4 +1,4 @@
-"""What a task is: templates, what the model gives in them, and where their fields come from.
+"""A task: its templates, the fields that the model gives, and the source of the others.
 
     document --find--> fields --template--> before | answer | after
                                             Example         whole: `document`; with a hole: `prompt`
@@ -36,13 +36,13 @@ BULKY = ("instances", "keypoints", "control_files")
 
 
 class View(NamedTuple):
-    """How the model sees a picture: its side in pixels, and how it is fitted."""
+    """The view that the model has of a picture: its side in pixels, and how it is fitted."""
 
     size: int = 256
     fit: Fit = "crop"
 
     def of(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """A picture as it is seen. Raises `DataError` for one that cannot be read to its end."""
+        """Return a picture as it is seen. Raises `DataError` for one that cannot be read to its end."""
         return preprocess(picture, self.size, self.fit)
 
 
@@ -61,17 +61,17 @@ class Example:
 
     @property
     def document(self) -> Document:
-        """All of it."""
+        """Return all of it."""
         return Document(self.laid.whole, id=self.id, source=self.source, meta=self.meta)
 
     @property
     def prompt(self) -> Document:
-        """With a hole in the answer's place."""
+        """Return it with a hole in the answer's place."""
         return Document(self.laid.open, id=self.id, source=self.source, meta=self.meta)
 
     @property
     def answer(self) -> Text | Image:
-        """What the hole is to be filled with."""
+        """Return the parts that the hole is to be filled with."""
         return self.laid.answer
 
 
@@ -93,18 +93,18 @@ class Task:
     examples_in_paper: int = 0
     """As Table 5 counts; 0 for a task that is not in it."""
     needs: tuple[str, ...] = ()
-    """What a document's meta must have: "instances", "keypoints", or a control that is read from a file."""
+    """Needs of a document's meta: "instances", "keypoints", or a control that is read from a file."""
     ask: Callable[[dict[str, Any]], dict[str, Any]] = field(default=dict, repr=False)
     """A user's fields (boxes, choices) as those of the templates."""
 
     @property
     def output(self) -> Literal["image", "text"]:
-        """What the model gives."""
+        """Return the parts that the model gives."""
         return "image" if self.gives[0] in PICTURES else "text"
 
     @property
     def control(self) -> str | None:
-        """The picture that guides, where the task is made of one and a caption."""
+        """Return the picture that guides, where the task is made of one and a caption."""
         named = [f for f in self.templates[0].fields if f in PICTURES and f not in self.gives]
         return named[0] if self.output == "image" and "caption" in self.templates[0].fields and named else None
 
@@ -121,7 +121,7 @@ class Task:
         plain: bool = False,
         rng: np.random.Generator | None = None,
     ) -> list[Example]:
-        """Examples of a document: one for each template, or with `rng` one for a template that it draws.
+        """Make examples of a document: one for each template, or with `rng` one for a template that it draws.
 
         Empty where the document has nothing for the task, such as no person to pose. Raises `DataError` for one that
         is damaged for it: an annotation without its image, no answer, a control image of another size.
@@ -140,7 +140,7 @@ class Task:
         return made
 
     def prompt(self, template: int | str = 0, *, plain: bool = False, **request: Any) -> Document:
-        """A user's request as a document with a hole: every field of the template but what the model gives.
+        """Return a user's request as a document with a hole: every field of the template but what the model gives.
 
         `template` is a number or a template's words. Raises `RequestError` for one that the task does not have, for a
         field that is missing, unknown or empty, and for a box outside 0..255 or inverted.
@@ -161,7 +161,8 @@ class Task:
         return Document(chosen.lay_out(values | blank, self.gives, plain=plain).open)
 
     def template(self, which: int | str = 0) -> Template:
-        """One of its templates, by number or by its words. Raises `RequestError` for one that it does not have."""
+        """Return one of its templates, by number or by its words. Raises `RequestError` for one that it does not
+        have."""
         for n, template in enumerate(self.templates):
             if which in (n, template.text):
                 return template
@@ -169,12 +170,13 @@ class Task:
         raise RequestError(f"task {self.name!r}: has no template {which!r}; its templates are {known}")
 
     def read(self, document: Document, template: int | str = 0) -> dict[str, str | Image]:
-        """The fields of a finished document, those that the model gave among them. Raises `DataError` as `Template`."""
+        """Return the fields of a finished document, those that the model gave among them. Raises `DataError` as
+        `Template`."""
         return self.template(template).read(document)
 
 
 def encode(examples: Sequence[Example], codec: Codec, weights: Literal["all", "answer"] = "all") -> list[Weighted]:
-    """Training sequences of examples, their pictures encoded together.
+    """Make training sequences of examples, their pictures encoded together.
 
     `weights`: 1 for every token as in the paper, or for the `answer` and the token that ends it alone. Raises
     `ConfigError` for another word, and what the codec does.
@@ -197,14 +199,14 @@ def encode(examples: Sequence[Example], codec: Codec, weights: Literal["all", "a
 
 
 def picture_of(document: Document, task: str) -> Image:
-    """The first picture of a document. Raises `DataError` where it has none."""
+    """Return the first picture of a document. Raises `DataError` where it has none."""
     if not document.images:
         raise DataError(f"document {document.id!r}: has no image, which task {task!r} is about; add it or leave it out")
     return document.images[0]
 
 
 def needed(document: Document, name: str, kind: type, task: str) -> Any:
-    """`document.meta[name]`. Raises `DataError` where it is missing or not of `kind`."""
+    """Return `document.meta[name]`. Raises `DataError` where it is missing or not of `kind`."""
     value = document.meta.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):  # True is an int to Python
         raise DataError(
@@ -215,7 +217,7 @@ def needed(document: Document, name: str, kind: type, task: str) -> Any:
 
 
 def things(document: Document, name: str, task: str) -> list[dict[str, Any]]:
-    """The annotations `document.meta[name]`. Raises `DataError` as `needed`, and for one that is no object."""
+    """Return the annotations `document.meta[name]`. Raises `DataError` as `needed`, and for one that is no object."""
     found = needed(document, name, list, task)
     for number, one in enumerate(found):
         if not isinstance(one, dict):
@@ -242,7 +244,7 @@ def control_files(document: Document) -> dict[str, str | Path]:
 
 
 def words(text: Any, document: Document, task: str) -> str:
-    """`text` without space around it. Raises `DataError` for what is no text, and where nothing is left."""
+    """Return `text` without space around it. Raises `DataError` for what is no text, and where nothing is left."""
     if not isinstance(text, str):
         raise DataError(f"document {document.id!r}: has {text!r:.40} where task {task!r} needs a text; mend it")
     if not text.strip():

@@ -42,12 +42,12 @@ class Laid(NamedTuple):
 
     @property
     def whole(self) -> tuple[Part, ...]:
-        """The parts of the finished document."""
+        """Return the parts of the finished document."""
         return joined((*self.before, self.answer, *self.after))
 
     @property
     def open(self) -> tuple[Part, ...]:
-        """The parts of the prompt, a hole in the answer's place."""
+        """Return the parts of the prompt, a hole in the answer's place."""
         return (*self.before, Gap("text" if isinstance(self.answer, Text) else "image"), *self.after)
 
 
@@ -60,7 +60,7 @@ class Template:
 
     @cached_property
     def segments(self) -> tuple[tuple[str | Field, ...], ...]:
-        """Its parts, each as literal text and fields in turn."""
+        """Return its parts, each as literal text and fields in turn."""
         made = []
         for part in self.text.split("<break>"):
             split = re.split(r"\{(\w+)\}", re.sub(r" *\[newline\] *", "\n", part.strip(" ")))
@@ -69,11 +69,11 @@ class Template:
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields, in order."""
+        """Return the names of the fields, in order."""
         return tuple(piece.name for segment in self.segments for piece in segment if isinstance(piece, Field))
 
     def lay_out(self, values: Values, gives: Collection[str], *, plain: bool = False) -> Laid:
-        """The parts for `values`; the answer is all from the first to the last field of `gives`, in one part.
+        """Return the parts for `values`; the answer is all from the first to the last field of `gives`, in one part.
 
         In the `plain` layout pictures stand before a text that holds the answer, and the answer goes on to the text's
         end. `values` has every field (`Task` sees to it), those of `gives` too; for a prompt any value will do there.
@@ -100,7 +100,7 @@ class Template:
         return Laid(joined(before), answer, joined(after))
 
     def read(self, document: Document) -> dict[str, str | Image]:
-        """The fields of a document that this template made, in either layout. Texts are stripped.
+        """Return the fields of a document that this template made, in either layout. Texts are stripped.
 
         Raises `DataError` for a document of another form. Where a field holds the very words that follow it in the
         template, it ends at the last of them.
@@ -130,7 +130,7 @@ class Template:
 
 
 def joined(parts: Collection[Part]) -> tuple[Part, ...]:
-    """The same parts, with texts that stand side by side as one."""
+    """Return the same parts, with texts that stand side by side as one."""
     made: list[Part] = []
     for part in parts:
         if isinstance(part, Text) and made and isinstance(made[-1], Text):

@@ -64,7 +64,7 @@ def _science(document: Document, view: View) -> list[dict[str, str | Image]]:
 
 
 def _maybe(document: Document, name: str) -> str:
-    """A text of the meta that need not be there."""
+    """Return a text of the meta that need not be there."""
     value = document.meta.get(name)
     if value is not None and not isinstance(value, str):
         raise DataError(f"document {document.id!r}: {name!r} is {value!r:.40}, must be a text or left out; mend it")
@@ -72,12 +72,12 @@ def _maybe(document: Document, name: str) -> str:
 
 
 def lettered(choices: Sequence[str]) -> str:
-    """Choices as figure 7 has them: "(A) shiny (B) salty"."""
+    """Write choices as figure 7 has them: "(A) shiny (B) salty"."""
     return " ".join(f"({letter}) {choice.strip()}" for letter, choice in zip(LETTERS, choices, strict=False))
 
 
 def _asked_science(request: dict[str, Any]) -> dict[str, Any]:
-    """`choices`, texts, as `choices_text`; a `context` that is not given is none."""
+    """Take `choices`, texts, as `choices_text`; a `context` that is not given is none."""
     if "choices" in request:
         choices = request.pop("choices")
         texts = isinstance(choices, list | tuple) and all(isinstance(c, str) and c.strip() for c in choices)
@@ -111,17 +111,17 @@ def _dialogue(document: Document, view: View) -> list[dict[str, str | Image]]:
 
 
 def history(caption: str, turns: Sequence[tuple[str, str]]) -> str:
-    """What was said before a question: the caption, and a line for each turn."""
+    """Write what was said before a question: the caption, and a line for each turn."""
     return "\n".join([caption, *(f"Question: {question} Answer: {answer}." for question, answer in turns)])
 
 
 def _is_turn(turn: Any) -> bool:
-    """Whether it is a question and its answer."""
+    """Tell whether it is a question and its answer."""
     return isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(t, str) and t.strip() for t in turn)
 
 
 def _asked_dialogue(request: dict[str, Any]) -> dict[str, Any]:
-    """`caption` and `turns`, [(question, answer), ...], as `history`."""
+    """Take `caption` and `turns`, [(question, answer), ...], as `history`."""
     if "caption" in request:
         caption, turns = request.pop("caption"), request.pop("turns", ())
         if not isinstance(caption, str) or not caption.strip():

@@ -35,7 +35,7 @@ class Codec:
     """`encode`, `decode`, and `encode_prompt`, `fill` for documents with holes. `image` may be None for text alone."""
 
     def __init__(self, vocab: Vocab, text: TextTokenizer, image: ImageTokenizer | None = None) -> None:
-        """Raises `ConfigError` when a tokenizer has more ids than its range of `vocab`."""
+        """Raise `ConfigError` when a tokenizer has more ids than its range of `vocab`."""
         if text.size > vocab.text:
             raise ConfigError(f"vocab.text={vocab.text}: must be at least the text tokenizer's size {text.size}")
         if image is not None and image.codes > vocab.image:
@@ -43,15 +43,15 @@ class Codec:
         self.vocab, self.text, self.image = vocab, text, image
 
     def encode(self, document: Document) -> Tokens:
-        """Tokens of a document; with holes, the source of `encode_prompt`."""
+        """Encode a document; with holes, the source of `encode_prompt`."""
         return self.encode_prompt(document).tokens
 
     def encode_many(self, documents: Iterable[Document]) -> list[Tokens]:
-        """`encode` of each document, with the pictures of all of them in the image tokenizer's batches."""
+        """Return `encode` of each document, with the pictures of all of them in the image tokenizer's batches."""
         return [prompt.tokens for prompt in self.encode_prompts(list(documents))]
 
     def encode_prompt(self, document: Document) -> Prompt:
-        """Tokens and holes of a document.
+        """Return tokens and holes of a document.
 
         Raises `RequestError` for more holes than the vocabulary has masks, for a gap outside what the centre crop
         keeps, and for a picture where there is no image tokenizer; `DataError` for unreadable text or pixels.
@@ -59,7 +59,7 @@ class Codec:
         return self.encode_prompts([document])[0]
 
     def unmask(self, prompt: Prompt, spans: Sequence[Sequence[int] | np.ndarray]) -> Tokens:
-        """The prompt with each `<mask:i>` replaced by `spans[i]`: every other token and cell is as it was.
+        """Return the prompt with each `<mask:i>` replaced by `spans[i]`: every other token and cell is as it was.
 
         A span holds vocabulary ids and may end in `<eoss>`. Raises `DataError` for a span of another kind or length.
         """
@@ -69,7 +69,7 @@ class Codec:
     def fill(
         self, document: Document, spans: Sequence[Sequence[int] | np.ndarray], prompt: Prompt | None = None
     ) -> Document:
-        """The document with `spans[i]` in hole i. `prompt`, this document's, saves encoding it again.
+        """Return the document with `spans[i]` in hole i. `prompt`, this document's, saves encoding it again.
 
         Text is joined with its gaps into one part. Where an image had a gap, the new codes take the place of the old at
         the hole's cells, every other code stays; the picture decoded from them is used inside the rectangle of those
@@ -103,7 +103,8 @@ class Codec:
         return dataclasses.replace(document, parts=tuple(parts))
 
     def decode(self, tokens: Tokens | Sequence[int] | np.ndarray) -> Document:
-        """The document of a whole sequence without holes. Raises `DataError` naming the position and the rule."""
+        """Return the document of a whole sequence without holes. Raises `DataError` naming the position and the
+        rule."""
         ids, cells = tokens if isinstance(tokens, Tokens) else (np.asarray(tokens), None)
         ids, v = np.asarray(ids, dtype=np.int64), self.vocab
         for at in (0, len(ids) - 1):
@@ -140,7 +141,7 @@ class Codec:
         return Document(tuple(Image(next(pictures)) if part is None else part for part in parts))
 
     def encode_prompts(self, documents: list[Document]) -> list[Prompt]:
-        """One prompt a document; all pictures are encoded together."""
+        """Return one prompt a document; all pictures are encoded together."""
         places = [(d, i, part) for d, doc in enumerate(documents) for i, part in enumerate(doc.parts)]
         if self.image is None and any(isinstance(p, Image) or p == Gap("image") for _, _, p in places):
             raise RequestError("document: has a picture, but this model has no image tokenizer; give text only")
@@ -189,7 +190,7 @@ class Codec:
         return Prompt(document_of(parts, v), tuple(holes), codes)
 
     def _runs(self, part: Image) -> list[range]:
-        """Raster indices that the gap of a picture covers, one range a row."""
+        """Return the raster indices that the gap of a picture covers, one range a row."""
         if part.gap is None or self.image is None:
             return []
         cols = self.image.grid[1]
@@ -197,7 +198,7 @@ class Codec:
         return [range(row * cols + start, row * cols + stop) for row, start, stop in self.image.cells_of_box(box)]
 
     def _spans(self, prompt: Prompt, spans: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
-        """The spans as int64 arrays without a closing `<eoss>`, each of its hole's kind and length."""
+        """Return the spans as int64 arrays without a closing `<eoss>`, each of its hole's kind and length."""
         if len(spans) != len(prompt.holes):
             raise DataError(f"spans: got {len(spans)} for {len(prompt.holes)} holes; give one for each, in mask order")
         arrays = []
@@ -215,11 +216,11 @@ class Codec:
         return arrays
 
     def _written(self, span: np.ndarray) -> bytes:
-        """The bytes of a text span."""
+        """Return the bytes of a text span."""
         return self.text.decode_bytes(self._text_ids(span, 0))
 
     def _text_ids(self, ids: np.ndarray, start: int, where: str = "tokens") -> list[int]:
-        """Tokenizer ids of vocabulary ids; `DataError` at the first that is not one."""
+        """Return the tokenizer ids of vocabulary ids; `DataError` at the first that is not one."""
         local = ids - self.vocab.text_start
         bad = np.flatnonzero((local < 0) | (local >= self.text.size))
         if bad.size:
@@ -230,7 +231,7 @@ class Codec:
         return local.tolist()
 
     def _grid(self, codes: np.ndarray, start: int) -> np.ndarray:
-        """One picture's codes as a grid; `DataError` for a wrong number or range of them."""
+        """Return one picture's codes as a grid; `DataError` for a wrong number or range of them."""
         rows, cols = self.image.grid if self.image is not None else (0, 0)
         if codes.size != rows * cols:
             raise DataError(
@@ -244,7 +245,7 @@ class Codec:
 
 
 def _shown(ids: np.ndarray) -> str:
-    """The first few ids, for a message."""
+    """Return the first few ids, for a message."""
     return f"{ids.size} ids {ids[:6].tolist()}" + ("..." if ids.size > 6 else "")
 
 

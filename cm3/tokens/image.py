@@ -41,7 +41,7 @@ def preprocess(image: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Imag
 
 
 def map_box(box: Box, original_size: tuple[int, int], size: int, fit: Fit = "crop") -> Box:
-    """Where a box of an upright picture of `original_size` (width, height) lies after `preprocess`.
+    """Return where a box of an upright picture of `original_size` (width, height) lies after `preprocess`.
 
     The result covers every pixel that the box touches, clipped to the picture. Raises `RequestError` when the box is
     wholly in what the crop cuts away. For a picture that may carry an EXIF orientation see `place_box`.
@@ -65,7 +65,7 @@ def map_box(box: Box, original_size: tuple[int, int], size: int, fit: Fit = "cro
 
 
 def place_box(image: PIL.Image.Image, box: Box, size: int, fit: Fit = "crop") -> Box:
-    """Where a box of `image`, in its stored pixels, lies in `preprocess(image, size, fit)`.
+    """Return where a box of `image`, in its stored pixels, lies in `preprocess(image, size, fit)`.
 
     The same as `map_box`, after turning the box upright with the picture. Raises `RequestError` likewise.
     """
@@ -75,7 +75,7 @@ def place_box(image: PIL.Image.Image, box: Box, size: int, fit: Fit = "crop") ->
 
 
 def to_pixels(images: Sequence[PIL.Image.Image]) -> torch.Tensor:
-    """RGB pictures of one size as float32 (b, 3, H, W) in [-1, 1]; `DataError` for other modes or mixed sizes.
+    """Return RGB pictures of one size as float32 (b, 3, H, W) in [-1, 1]; `DataError` for other modes or mixed sizes.
 
     Inverse: `to_pil`.
     """
@@ -92,7 +92,7 @@ def to_pixels(images: Sequence[PIL.Image.Image]) -> torch.Tensor:
 
 
 def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
-    """Pixels (b, 3, H, W) in [-1, 1] as RGB pictures; values outside are clipped. Inverse of `to_pixels`."""
+    """Return the pixels (b, 3, H, W) in [-1, 1] as RGB pictures; values outside are clipped. Inverse of `to_pixels`."""
     bytes_ = ((pixels.detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [PIL.Image.fromarray(picture) for picture in bytes_.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
 
@@ -118,11 +118,11 @@ class ImageTokenizer:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, cols) of codes."""
+        """Return (rows, cols) of codes."""
         return self.size // self.factor, self.size // self.factor
 
     def preprocess(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        """`image` as this tokenizer sees it."""
+        """Return `image` as this tokenizer sees it."""
         return preprocess(image, self.size, self.fit)
 
     def encode(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
@@ -149,7 +149,7 @@ class ImageTokenizer:
         return found
 
     def decode(self, codes: np.ndarray) -> list[PIL.Image.Image]:
-        """RGB pictures of codes (n, rows, cols).
+        """Return RGB pictures of codes (n, rows, cols).
 
         Raises `DataError` for another shape or a code out of range, `CheckpointError` where pixels or weights are not
         finite.
@@ -175,13 +175,13 @@ class ImageTokenizer:
         return images
 
     def cells_of_box(self, box: Box) -> list[tuple[int, int, int]]:
-        """The cells that a box of the preprocessed picture touches: (row, start_col, stop_col), row by row."""
+        """Return the cells that a box of the preprocessed picture touches: (row, start_col, stop_col), row by row."""
         x0, y0, x1, y1 = check_box(box, (self.size, self.size))
         f = self.factor
         return [(row, x0 // f, -(-x1 // f)) for row in range(y0 // f, -(-y1 // f))]
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
-        """Device and dtype of the network."""
+        """Return the device and dtype of the network."""
         weight = next(self.vqgan.parameters())
         return weight.device, weight.dtype
 

@@ -21,7 +21,7 @@ from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.files import said, write
 
 _PROBE = "A b  c\n\n\tit's 123 _x \u00e9 e\u0301 \u4e2d \U0001f600 </s><mask:0> \x00\u2028 "
-"""What a loaded tokenizer must give back exactly: spaces, accents in both forms, bytes outside ASCII, our specials."""
+"""Texts that a tokenizer must give back exactly: spaces, accents in both forms, bytes outside ASCII, our specials."""
 
 WORD = 1000
 """Characters of the longest word that training learns from whole: what a merge costs grows with the word it is in."""
@@ -36,7 +36,7 @@ _INVALID = re.compile("([\udc80-\udcff]+)")
 
 
 def _alphabet() -> dict[str, int]:
-    """The byte that each character of the byte-level alphabet stands for (GPT-2's table).
+    """Return the byte that each character of the byte-level alphabet stands for (GPT-2's table).
 
     Printable bytes stand for themselves; the other 68 take the characters from U+0100 on, in order.
     """
@@ -155,22 +155,22 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return len(self._bytes)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`. Raises `DataError` for a lone surrogate, which is no character."""
+        """Return the ids of `text`. Raises `DataError` for a lone surrogate, which is no character."""
         problem = _problem(text)
         if problem:
             raise DataError(problem)
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
+        """Return the text of `ids`; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Ids of any bytes: UTF-8 stretches as text, every other byte as the entry of that byte alone."""
+        """Return the ids of any bytes: UTF-8 stretches as text, every other byte as the entry of that byte alone."""
         ids: list[int] = []
         for i, piece in enumerate(_INVALID.split(data.decode("utf-8", errors="surrogateescape"))):
             if i % 2:
@@ -180,7 +180,7 @@ class TextTokenizer:
         return ids
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """Bytes of `ids`, exactly. Raises `DataError` for an id outside [0, size)."""
+        """Return the bytes of `ids`, exactly. Raises `DataError` for an id outside [0, size)."""
         pieces = []
         for at, i in enumerate(ids):
             if not 0 <= i < len(self._bytes):
@@ -189,7 +189,7 @@ class TextTokenizer:
         return b"".join(pieces)
 
     def stats(self, texts: Iterable[str], against: Mapping[str, tokenizers.Tokenizer] | None = None) -> dict[str, Any]:
-        """How well this tokenizer fits `texts`, which are read once.
+        """Measure how well this tokenizer fits `texts`, which are read once.
 
         Gives their number (`texts`), `bytes` and `tokens`, `bytes_per_token`, the share of ids used (`ids_used`), and
         whether every text comes back as it was (`lossless`); `against` has the bytes a token of other tokenizers on the
@@ -222,7 +222,7 @@ class TextTokenizer:
 
 
 def open_other(name: str) -> tokenizers.Tokenizer:
-    """A tokenizer of any kind to compare with: a tokenizer.json, or a hub id such as openai-community/gpt2.
+    """Return a tokenizer of any kind to compare with: a tokenizer.json, or a hub id such as openai-community/gpt2.
 
     Raises `CheckpointError` for one that is not at hand or cannot be read.
     """
@@ -243,7 +243,7 @@ def open_other(name: str) -> tokenizers.Tokenizer:
 
 
 def _problem(text: object) -> str:
-    """Why `text` cannot be encoded, or an empty string."""
+    """Say why `text` cannot be encoded, or an empty string."""
     if not isinstance(text, str):
         return f"text: takes a string, got {type(text).__name__}"
     try:

@@ -35,7 +35,7 @@ LEAVE = 60
 """Seconds that a run which failed waits for its last checkpoint."""
 KIND = "cm3-checkpoint"
 OLD = "checkpoint.pt"
-"""What runs have that an earlier version trained."""
+"""Files of runs that an earlier version trained."""
 HIDDEN = re.compile(r"\.\d{8,}(\.old)?")
 """A checkpoint on its way in, or out."""
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
@@ -55,7 +55,7 @@ class Checkpoints:
         self._error: Exception | None = None
 
     def latest(self) -> int | None:
-        """Step of the last checkpoint; None where there is none."""
+        """Return the step of the last checkpoint; None where there is none."""
         return self.ranks.together(lambda: max(steps(self.folder), default=None))[0]
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -247,14 +247,14 @@ class Checkpoints:
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, in no order."""
+    """Return the steps of the checkpoints in a folder, in no order."""
     if not folder.is_dir():
         return []
     return [int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
 
 
 def last(out: Path) -> int | None:
-    """Step of the last checkpoint of the run in `out`; None where there is none."""
+    """Return the step of the last checkpoint of the run in `out`; None where there is none."""
     return max(steps(out / "checkpoints"), default=None)
 
 
@@ -269,7 +269,7 @@ def check_new(out: Path, resume: bool) -> None:
 
 
 def _digest(path: Path) -> list[Any]:
-    """[size in bytes, sha256]; a list, as JSON gives it back."""
+    """Return [size in bytes, sha256]; a list, as JSON gives it back."""
     return [path.stat().st_size, sha256(path)]
 
 
@@ -279,7 +279,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of what went wrong, on the first process where it did."""
+    """Return one line of what went wrong, on the first process where it did."""
     failures = getattr(error, "failures", None)
     if failures:
         rank, (first, _) = next(iter(sorted(failures.items())))

@@ -1,4 +1,4 @@
-"""Who may write to a run: one process, from its first byte to its last.
+"""The right to write to a run: one process has it, from its first byte to its last.
 
 two trainings into one folder      the second is refused in one line, and has written nothing
 one that ended meanwhile           so is one that has read what was there before the other began

@@ -1,4 +1,4 @@
-"""What trains a small CLIP (cm3/retrieval/pairs.py) in the loop of loop.py, on one's own pairs.
+"""The trainer of a small CLIP (cm3/retrieval/pairs.py) in the loop of loop.py, on one's own pairs.
 
 Two losses, each a cross-entropy both ways over the batch (InfoNCE) with a sharpness of its own that is learnt:
 
@@ -88,7 +88,8 @@ class PairTrainConfig(LoopConfig):
 
 
 def info_nce(queries: Tensor, keys: Tensor, scale: Tensor, right: Tensor | None = None) -> Tensor:
-    """Mean of both cross-entropies: each query (q, w) among the keys (k, w), each asked-for key among the queries.
+    """Return the mean of both cross-entropies: each query (q, w) among the keys (k, w), each asked-for key among the
+    queries.
 
     `right` int64 (q,): the key of each query, all different; the one in its place where it is not given.
     """
@@ -99,7 +100,8 @@ def info_nce(queries: Tensor, keys: Tensor, scale: Tensor, right: Tensor | None 
 
 
 def pair_losses(model: Pairs, pairs: Sequence[Pair], mesh: Mesh | None = None) -> dict[str, Tensor]:
-    """The losses of a batch: `image` over the pairs whose text tells, `document` over those with another description.
+    """Return the losses of a batch: `image` over the pairs whose text tells, `document` over those with another
+    description.
 
     `pairs` are this process's share where `mesh` has many. Raises `DataError` where there is neither kind.
     """
@@ -143,8 +145,8 @@ class PairTrainer(Loop):
         about: Mapping[str, Any] | None = None,
         notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """`resume` goes on from the last checkpoint, where there is one. `about` says what the pairs are, in JSON's
-        types: a checkpoint made with others is refused. `mesh` and `notes` are those of the loop.
+        """Resume from the last checkpoint, where there is one. `about` says what the pairs are, in JSON's types: a
+        checkpoint made with others is refused. `mesh` and `notes` are those of the loop.
 
         Raises `ConfigError`, and `CheckpointError` for a checkpoint that is damaged or of another run.
         """
@@ -208,7 +210,7 @@ class PairTrainer(Loop):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the pairs that are held out, as many as `validate_batches` batches, `val_loss`."""
+        """Measure the loss of the pairs that are held out, as many as `validate_batches` batches, `val_loss`."""
         held, size = self.pairs.held_out(), self.config.batch  # type: ignore[union-attr]
         parts = [held[at : at + size] for at in range(0, len(held), size)][: self.config.validate_batches]
         found = [float(self._loss(part, None)[0]) for part in parts]

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other beside the training: errors, votes, and who goes first.
+"""Messages between the processes of a run beside the training: errors, votes, and who goes first.
 
     rank 0   work() --> error --+                          rank 0   work()          .
     rank 1   work() -->   -   --+--> raised on both        rank 1     .  (waits)  work()
@@ -39,7 +39,7 @@ class Ranks:
             self.group = dist.new_group(backend="gloo", timeout=timeout)
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of each process, in order, on every process."""
+        """Return the value of each process, in order, on every process."""
         if self.group is None:
             return [value]
         found: list[Any] = [None] * self.count
@@ -72,7 +72,7 @@ class Ranks:
         return made[0]
 
     def vote(self, flag: bool, error: Exception | None = None) -> bool:
-        """Whether any process says so. Where one has met an error, it is raised on all of them."""
+        """Tell whether any process says so. Where one has met an error, it is raised on all of them."""
         if self.group is None:
             if error is not None:
                 raise error
@@ -95,5 +95,5 @@ class Ranks:
 
 
 def lost(error: BaseException) -> bool:
-    """Whether an error says that another process is gone or does not answer."""
+    """Tell whether an error says that another process is gone or does not answer."""
     return isinstance(error, RuntimeError) and not isinstance(error, Cm3Error) and bool(LOST.search(str(error)))

@@ -21,9 +21,9 @@ from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 
 FIXED = ("seed", "windows", "optim.name", "data.seed", "image_size", "lora.rank", "lora.alpha", "lora.targets", "base")
-"""What must be as it was of a language model, beside its shape and vocabulary. `base`: what adapters stand beside."""
+"""Settings of a language model that a resumed run keeps, beside shape and vocabulary. `base`: the model of adapters."""
 GIVEN = "given."
-"""How names begin of what is read from disk, by its content: it must be as it was, too."""
+"""Beginning of the names of all that is read from disk, by its content: it must be as it was, too."""
 OURS = {"out", "log_every", "save_every", "sample_every", "validate_every", "keep", "milestone_every", "threads"}
 OURS |= {"micro", "track", "device", "mesh", "shard", "validate_batches"}
 """Settings that change nothing that is learnt."""
@@ -41,7 +41,7 @@ class LoopConfig:
     steps: int = 1000
     """Updates."""
     on_spike: Literal["note", "skip", "stop"] = "note"
-    """What to do with a batch whose loss is a spike: write it in the log and learn from it; write it and do not learn
+    """Treatment of a batch whose loss is a spike: write it in the log and learn from it; write it and do not learn
     from it; or stop. A loss that is not finite stops the run unless it is to be skipped."""
     spike_sigma: float = 6.0
     """A spike is this many standard deviations over the mean of the last 100 losses; 0 is never."""
@@ -79,7 +79,7 @@ class LoopConfig:
 
     @property
     def kept(self) -> int:
-        """How many of the newest checkpoints are kept."""
+        """Return how many of the newest checkpoints are kept."""
         return 2
 
     def under(self, low: int, *names: str) -> list[str]:
@@ -165,7 +165,7 @@ def finite_settings(config: Any, before: str = "") -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """What JSON makes of a value: tuples become lists."""
+    """Return a value as JSON has it: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
@@ -207,7 +207,7 @@ def same_model(where: str, saved: Mapping[str, Any], config: Mapping[str, Any]) 
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
+    """Name nested settings by their dotted names."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         found |= flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}

@@ -37,7 +37,7 @@ GPUS: dict[str, Gpu] = {
 
 
 def gpu_of(name: str) -> Gpu:
-    """The GPU of this name. Raises `ConfigError` for one that is not in the table."""
+    """Return the GPU of this name. Raises `ConfigError` for one that is not in the table."""
     if name not in GPUS:
         raise ConfigError(f"gpu={name!r}: must be one of {', '.join(GPUS)}.{did_you_mean(name, GPUS)}")
     return GPUS[name]

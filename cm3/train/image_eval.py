@@ -1,4 +1,4 @@
-"""How well an image tokenizer gives pictures back: PSNR, the use of its codes, and a sheet to look at."""
+"""Measures of an image tokenizer: PSNR, the use of its codes, and a sheet to look at."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from cm3.model.vqgan import VQGAN
 
 
 def psnr(pixels: Tensor, target: Tensor) -> Tensor:
-    """PSNR in dB of each image (b,): both clamped and rounded to 8 bits first, peak 255; at most 99 (equal images)."""
+    """Return PSNR in dB of each image (b,): both clamped and rounded to 8 bits first, peak 255; at most 99 (equal
+    images)."""
     a, b = (((x.detach().float().clamp(-1, 1) + 1) * 127.5).round() for x in (pixels, target))
     error = (a - b).square().flatten(1).mean(1)
     return (20 * math.log10(255.0) - 10 * error.clamp_min(1e-12).log10()).clamp_max(99.0)
 
 
 def usage(histogram: Tensor) -> dict[str, float]:
-    """Share of the codes seen at all, and the perplexity of their frequencies."""
+    """Return the share of the codes seen at all, and the perplexity of their frequencies."""
     p = histogram.double() / histogram.sum().clamp_min(1)
     entropy = -(p * p.clamp_min(1e-30).log()).sum()
     return {"codes_used": float((histogram > 0).double().mean()), "perplexity": float(entropy.exp())}

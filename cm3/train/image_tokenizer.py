@@ -1,4 +1,4 @@
-"""What trains a VQGAN in the loop of loop.py: reconstruction, the quantiser's own loss, optional LPIPS and PatchGAN.
+"""The trainer of a VQGAN in the loop of loop.py: reconstruction, the quantiser's own loss, optional LPIPS and PatchGAN.
 
 pictures of a rank -> encoder -> codes -> decoder -> losses -> mean over all ranks -> spike? -> clip, update
                                  |                   ^
@@ -164,8 +164,7 @@ class ImageTokenizerTrainer(Loop):
         about: dict[str, Any] | None = None,
         notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """`resume` goes on from the last checkpoint, where there is one. `mesh`, `about` and `notes` are those of the
-        loop.
+        """Resume from the last checkpoint, where there is one. `mesh`, `about` and `notes` are those of the loop.
 
         Raises `ConfigError`, and `CheckpointError` for a checkpoint or an `init` that is damaged or of another run.
         """
@@ -308,7 +307,8 @@ class ImageTokenizerTrainer(Loop):
         return tensor if self.mesh.ranks == 1 else self.mesh.sum(tensor) / self.mesh.ranks
 
     def _kept(self, before: VQGAN, x: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """How far, in levels, latents z (b, d, h, w) of pixels x have moved, and the share of codes that have not.
+        """Measure how far, in levels, latents z (b, d, h, w) of pixels x have moved, and the share of codes that have
+        not.
 
         Of the first `keep` pictures of the batch of all ranks.
         """
@@ -339,7 +339,7 @@ class ImageTokenizerTrainer(Loop):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """PSNR of the pictures that are held out, as many as `validate_batches` batches, `val_psnr`."""
+        """Measure the PSNR of the pictures that are held out, as many as `validate_batches` batches, `val_psnr`."""
         c = self.config
         held = self.images.held_out()[: c.validate_batches * c.batch]  # type: ignore[union-attr]
         mine = held[self.mesh.rank :: self.mesh.ranks]
@@ -378,7 +378,8 @@ def load_image_tokenizer(folder: str | Path, config: VQGANConfig | None = None) 
 
 
 def load_config(folder: str | Path) -> VQGANConfig:
-    """Shape of the image tokenizer that a run finished in `folder`. Raises CheckpointError where there is none."""
+    """Return the shape of the image tokenizer that a run finished in `folder`. Raises CheckpointError where there is
+    none."""
     folder = Path(folder)
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(

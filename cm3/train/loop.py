@@ -86,8 +86,8 @@ class Loop:
         about: dict[str, Any] | None = None,
         notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """`mesh`: started already; None starts that of `config`. `about`: all settings, to write as `page`; None is
-        `config`. `notes`: what the log says first, such as of the documents. Raises `ConfigError`.
+        """Take `mesh`, started already; None starts that of `config`. `about`: all settings, to write as `page`; None
+        is `config`. `notes`: what the log says first, such as of the documents. Raises `ConfigError`.
         """
         check_tracker(config.track)
         if config.threads:
@@ -176,7 +176,7 @@ class Loop:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
     def judge(self, loss: float, norm: float, of: str = "", places: Callable[[], Sequence[int]] | None = None) -> bool:
-        """Whether to learn from a batch of this loss and gradient norm, the same on every process.
+        """Tell whether to learn from a batch of this loss and gradient norm, the same on every process.
 
         `of` says whose loss it is; `places`, where the batch stands in its source. Raises `DivergedError` where the
         run ends here, as `on_spike` says.
@@ -257,7 +257,7 @@ class Loop:
         """Take up such a state. Raises `CheckpointError` for that of another run; `KeyError` for what it lacks."""
 
     def fixed(self, name: str) -> bool:
-        """Whether a setting, by its dotted name, must be that of the checkpoint."""
+        """Tell whether a setting, by its dotted name, must be that of the checkpoint."""
         raise NotImplementedError
 
     def take(self) -> Any:

@@ -18,7 +18,7 @@ from cm3.model.decoder import Decoder
 
 MATRICES = ("wq", "wk", "wv", "wo", "up", "gate", "down")
 BASE, DOWN, UP = "base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"
-"""What peft calls W, A and B."""
+"""The names of W, A and B in peft."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def adapt(model: Decoder, config: LoraConfig) -> Decoder:
 
 
 def merge(weights: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """Weights of the plain decoder from those of an adapted one, whole and on one device, by name."""
+    """Return the weights of the plain decoder from those of an adapted one, whole and on one device, by name."""
     merged: dict[str, Tensor] = {}
     for name, weight in weights.items():
         stem = name.removesuffix(BASE)

@@ -1,4 +1,5 @@
-"""What a run is watched by: sums over the steps since the last line of the log, of all ranks, made into one line.
+"""Figures that a run is watched by: sums over the steps since the last line of the log, of all ranks, made into one
+line.
 
 loss_text loss_image loss_special   nats a target, by modality; without batches whose loss was not finite
 loss_at_1 loss_at_4 loss_at_16 ...  the same by place: targets 1 to 3 of a document, 4 to 15, ... (last step's)
@@ -43,7 +44,7 @@ class OutputNorm:
         norm.register_forward_pre_hook(self._see, prepend=True)
 
     def take(self) -> Tensor:
-        """(2,) float64: sum of squares and number of what was seen since the last call."""
+        """Return (2,) float64: sum of squares and number of all values since the last call."""
         sums, self.sums = self.sums, torch.zeros_like(self.sums)
         return sums
 
@@ -57,7 +58,7 @@ class OutputNorm:
 def nats_by_place(
     head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, places: Tensor, chunk: int = 1024
 ) -> Tensor:
-    """(2, PLACES) float64: nats and targets, by the power of 4 of the target's place in its document (from 1).
+    """Return (2, PLACES) float64: nats and targets, by the power of 4 of the target's place in its document (from 1).
 
     hidden (n, d), targets and places (n,); the head runs once more, so this is for some steps only.
     """
@@ -75,7 +76,7 @@ class Window:
     """Sums over the steps since the last line of the log, of this rank until `summary` adds up all of them."""
 
     def __init__(self, before: Counts) -> None:
-        """`before`: what the loader had counted by the last line."""
+        """Take `before`, the counts of the loader at the last line."""
         self.before = self.counted = replace(before)
         self.groups = torch.zeros(2, len(GROUPS), dtype=torch.float64)
         """Nats and targets, by group."""
@@ -95,7 +96,7 @@ class Window:
         self.norm, self.waited, self.seconds = max(self.norm, norm), self.waited + waited, self.seconds + seconds
 
     def summary(self, config: DecoderConfig, mesh: Mesh) -> dict[str, float]:
-        """The line, of all ranks; every process must call it."""
+        """Return the line, of all ranks; every process must call it."""
         amiss = [float(getattr(self.counted, name) - getattr(self.before, name)) for name in AMISS]
         own = [self.tokens, self.documents, self.room, self.waited, self.seconds, *amiss]
         flat = [self.groups.flatten(), self.places.flatten(), self.output, torch.tensor(own, dtype=torch.float64)]
@@ -123,7 +124,7 @@ class Window:
 
 
 def memory(device: torch.device) -> float:
-    """Most bytes that this process has held so far."""
+    """Return the most bytes that this process has held so far."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -131,7 +132,7 @@ def memory(device: torch.device) -> float:
 
 
 def peak_of(device: torch.device, name: str = "") -> float:
-    """Dense bfloat16 FLOP a second of a GPU; 0 for one that is not in the table, and for a processor."""
+    """Return the dense bfloat16 FLOP a second of a GPU; 0 for one that is not in the table, and for a processor."""
     if device.type != "cuda":
         return 0.0
     words = (name or torch.cuda.get_device_name(device)).lower().replace("-", " ").split()

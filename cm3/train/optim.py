@@ -67,7 +67,7 @@ class OptimConfig:
             raise ConfigError(f"optim.warmup={self.warmup}: must be at least 0 steps")
 
     def rate(self, step: int, steps: int) -> float:
-        """Share of the peak rate at `step` (from 0) of a run of `steps`."""
+        """Return the share of the peak rate at `step` (from 0) of a run of `steps`."""
         return schedule(step, steps, self.warmup, self.final, self.shape, self.decay_from)
 
 
@@ -118,7 +118,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrix with singular values near 1: quintic Newton-Schulz (Jordan et al. 2024).
+    """Return the nearest matrix with singular values near 1: quintic Newton-Schulz (Jordan et al. 2024).
 
     (r, c) -> (r, c), in the matrix's dtype on a processor and bfloat16 on a GPU.
     """
@@ -188,7 +188,8 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """State by name, zero before the first step: `exp_avg.NAME`, ...; the very tensors, to save or fill."""
+        """Return the state by name, zero before the first step: `exp_avg.NAME`, ...; the very tensors, to save or
+        fill."""
         found: dict[str, Tensor] = {}
         for part in self.parts:
             for group in part.param_groups:
@@ -200,7 +201,7 @@ class Optimizer:
 
 
 def _fresh(part: torch.optim.Optimizer, p: Tensor) -> dict[str, Tensor]:
-    """The state that the first step would make."""
+    """Return the state that the first step would make."""
     if isinstance(part, Muon):
         return {"momentum": torch.zeros_like(p)}
     step = torch.zeros((), dtype=torch.float32, device=p.device if part.defaults["fused"] else "cpu")

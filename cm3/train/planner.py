@@ -1,4 +1,4 @@
-"""What a run will need, before anything is spent on it: memory, time, energy, disk. Arithmetic alone.
+"""The needs of a run, before anything is spent on it: memory, time, energy, disk. Arithmetic alone.
 
     TrainConfig -> parameters -> FLOP a token -> tokens a second -> days, GPU hours, energy, price
                       |-> memory of a GPU by part, and whether it fits
@@ -68,7 +68,7 @@ class Layout:
 
     @classmethod
     def of(cls, gpus: int, mesh: MeshConfig, model: DecoderConfig) -> Layout:
-        """The mesh over so many GPUs. Raises `ConfigError` for what does not divide them or the model."""
+        """Return the mesh over so many GPUs. Raises `ConfigError` for what does not divide them or the model."""
         if gpus < 1:
             raise ConfigError(f"gpus={gpus}: must be at least 1")
         replicate, shard, tp = mesh.sizes(gpus)
@@ -84,7 +84,7 @@ class Layout:
 
     @property
     def ranks(self) -> int:
-        """Ranks that read data of their own."""
+        """Return ranks that read data of their own."""
         return self.dp_shard * self.dp_replicate
 
 
@@ -103,12 +103,12 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All together."""
+        """Return all together."""
         return sum(dataclasses.asdict(self).values())
 
     @property
     def largest(self) -> str:
-        """The name of the largest part."""
+        """Return the name of the largest part."""
         return max(dataclasses.asdict(self).items(), key=lambda item: item[1])[0]
 
 
@@ -147,7 +147,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `plan` found out. `parameters` by part; `accumulate` passes of `micro` windows make an update of `batch`
+    """The findings of `plan`. `parameters` by part; `accumulate` passes of `micro` windows make an update of `batch`
     tokens; `documents` are in the store, and pass by `epochs` times."""
 
     gpu: Gpu
@@ -166,7 +166,7 @@ class Plan:
     disk: Disk
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values, with the sums of parameters and memory."""
+        """Return it as JSON values, with the sums of parameters and memory."""
         sums = {"parameters_total": sum(self.parameters.values()), "memory_total": self.memory.total}
         return dataclasses.asdict(self) | sums
 
@@ -279,7 +279,9 @@ def _time(
 
 
 def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> float:
-    """Seconds an update in which a GPU receives, if all of it came one after the other at the full width of the line.
+    """Return the seconds of an update in which a GPU receives, if all of it came one after the other.
+
+    The line is used at its full width.
 
     For each pass of `micro` windows sharded weights are gathered before the forward and (unless they are kept) the
     backward pass, and their gradients summed in float32; tensor parallel sums four activations a block. The copies of
@@ -300,7 +302,7 @@ def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> floa
 
 
 def _misfit(config: TrainConfig, card: Gpu, layout: Layout, micro: int, memory: Memory) -> str:
-    """That it does not fit, and what would: the settings to change, of those that are nearest to the given ones."""
+    """Say that it does not fit, and what would: the settings to change, of those that are nearest to the given ones."""
     given, least = _settings(layout, micro, config.shard), memory.total
     how = " and ".join(f"{name}={given[name]}" for name in ("shard.precision", "shard.activation_checkpointing"))
     told = f"does not fit: {least / 1e9:.0f} GB with {how} on each {card.name}, most of it {memory.largest}; "
@@ -317,7 +319,7 @@ def _misfit(config: TrainConfig, card: Gpu, layout: Layout, micro: int, memory: 
 
 
 def _others(config: TrainConfig, layout: Layout, micro: int) -> Iterator[tuple[Layout, int, ShardConfig]]:
-    """What else there is, the nearest first: recomputing, less at once, more sharding, more tensor parallel."""
+    """Return other settings, the nearest first: recomputing, less at once, more sharding, more tensor parallel."""
     c, gpus = config.model, layout.gpus
     kinds: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")
     half = dataclasses.replace(config.shard, precision="bfloat16")
@@ -334,7 +336,7 @@ def _others(config: TrainConfig, layout: Layout, micro: int) -> Iterator[tuple[L
 
 
 def _settings(layout: Layout, micro: int, shard: ShardConfig) -> dict[str, Any]:
-    """By the names that they have for `cm3 train`."""
+    """Name settings as `cm3 train` does."""
     spread = {f"mesh.{name}": getattr(layout, name) for name in ("tp", "dp_shard", "dp_replicate")}
     return {f"shard.{name}": value for name, value in vars(shard).items()} | spread | {"micro": micro}
 
@@ -362,7 +364,7 @@ def _check(
 
 
 def parts_of(c: DecoderConfig) -> dict[str, int]:
-    """Parameters by part; their sum is `cm3.model.sizes.parameters`."""
+    """Count the parameters by part; their sum is `cm3.model.sizes.parameters`."""
     d, kv = c.d_model, _kv(c)
     norm = d * (2 if c.norm == "layer" else 1) if c.norm_affine else 0
     return {
@@ -377,14 +379,14 @@ def parts_of(c: DecoderConfig) -> dict[str, int]:
 
 
 def optimizer_bytes(c: DecoderConfig, name: str) -> int:
-    """Bytes of the whole state: two moments in float32; one for each matrix of the blocks with Muon."""
+    """Return bytes of the whole state: two moments in float32; one for each matrix of the blocks with Muon."""
     parts = parts_of(c)
     matrices = parts["attention"] + parts["feed_forward"]
     return FULL * (2 * sum(parts.values()) - (matrices if name == "muon" else 0))
 
 
 def activations_per_token(c: DecoderConfig, tp: int = 1) -> float:
-    """Numbers that one block keeps for the backward pass, for each token."""
+    """Return the numbers that one block keeps for the backward pass, for each token."""
     between = {"gelu": 2, "relu": 1, "swiglu": 3}[c.activation] * c.ffn
     # Before and after the norms of the heads, and attention's sum in another order.
     norms = 2 * (c.d_model + _kv(c)) + c.d_model if c.qk_norm else 0
@@ -392,14 +394,14 @@ def activations_per_token(c: DecoderConfig, tp: int = 1) -> float:
 
 
 def products_of(c: DecoderConfig, tp: int = 1) -> list[tuple[float, float]]:
-    """(in, out) of each matrix of a block, as one tensor-parallel rank has it."""
+    """Return (in, out) of each matrix of a block, as one tensor-parallel rank has it."""
     d, kv, f = c.d_model, _kv(c), c.ffn
     wide = 2 if c.activation == "swiglu" else 1
     return [(d, d / tp), (d, kv / tp), (d, kv / tp), (d / tp, d), *[(d, f / tp)] * wide, (f / tp, d)]
 
 
 def recomputed_flops(c: DecoderConfig, shard: ShardConfig, length: int, tp: int = 1) -> float:
-    """FLOP a token that activation checkpointing adds: what it does not keep of the blocks is computed twice."""
+    """Return FLOP a token that activation checkpointing adds: what it does not keep of the blocks is computed twice."""
     products = [2 * a * b * tp for a, b in products_of(c, tp)]
     if shard.activation_checkpointing == "selective":
         one = sum(f for f, (a, b) in zip(products, products_of(c, tp), strict=True) if b > a)
@@ -409,7 +411,7 @@ def recomputed_flops(c: DecoderConfig, shard: ShardConfig, length: int, tp: int 
 
 
 def activation_bytes(c: DecoderConfig, tokens: int, shard: ShardConfig, tp: int = 1) -> float:
-    """Bytes of activations at the worst moment of a pass: the blocks', and three of d around them.
+    """Return bytes of activations at the worst moment of a pass: the blocks', and three of d around them.
 
     A block that is checkpointed keeps its input and, with 'selective', the sums of attention and the products no wider
     than what they read (cm3/parallel/sharding.py); one such block at a time is there in full. The backward pass adds
@@ -424,7 +426,7 @@ def activation_bytes(c: DecoderConfig, tokens: int, shard: ShardConfig, tp: int 
 
 
 def memory_of(config: TrainConfig, layout: Layout, shard: ShardConfig, micro: int) -> Memory:
-    """Memory of a GPU with `micro` windows at once."""
+    """Plan the memory of a GPU with `micro` windows at once."""
     c, parts, muon = config.model, parts_of(config.model), config.optim.name == "muon"
     split = (parts["attention"] + parts["feed_forward"]) / layout.tp  # the blocks' matrices
     rest = (parts["embedding"] + parts["output"]) / layout.tp
@@ -462,5 +464,5 @@ def _width(shard: ShardConfig) -> int:
 
 
 def _checkpointed(c: DecoderConfig, shard: ShardConfig) -> int:
-    """How many blocks are."""
+    """Count the blocks that are checkpointed."""
     return 0 if shard.activation_checkpointing == "none" else -(-c.layers // shard.checkpoint_every)

@@ -48,7 +48,7 @@ class Prefetch:
             self.waited += time.perf_counter() - began
 
     def take(self) -> Ready:
-        """The next batch. Raises what reading it did."""
+        """Return the next batch. Raises what reading it did."""
         self.read()
         found, self._next = self._next, None
         if isinstance(found, Exception):

@@ -63,7 +63,7 @@ def terminable() -> Iterator[None]:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported where a signal came."""
+    """Tell whether a module is being imported where a signal came."""
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None

@@ -33,12 +33,12 @@ class Spikes:
 
     @property
     def state(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return it as plain values."""
         return {"recent": list(self.recent), "count": self.count, "row": self.row}
 
     @property
     def limit(self) -> float:
-        """The largest loss that is no spike."""
+        """Return the largest loss that is no spike."""
         n = len(self.recent)
         if n < ENOUGH or not self.sigma:
             return math.inf
@@ -46,7 +46,7 @@ class Spikes:
         return mean + self.sigma * math.sqrt(sum((x - mean) ** 2 for x in self.recent) / n)
 
     def judge(self, loss: float, norm: float) -> str:
-        """What is wrong with a step of this loss and gradient norm; empty for nothing."""
+        """Say what is wrong with a step of this loss and gradient norm; empty for nothing."""
         finite, limit = math.isfinite(loss) and math.isfinite(norm), self.limit
         if not finite:
             spike = f"the loss is {loss:.4g}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
@@ -59,7 +59,7 @@ class Spikes:
 
 
 def packed(before: LoaderState, after: LoaderState) -> list[int]:
-    """Positions in the source of the documents in the batch between two states of a rank's loader."""
+    """Return the positions in the source of the documents in the batch between two states of a rank's loader."""
     found: list[int] = []
     for lane, (next, waiting) in after.lanes.items():
         old = before.lanes[lane]
@@ -69,7 +69,7 @@ def packed(before: LoaderState, after: LoaderState) -> list[int]:
 
 
 def named(positions: Iterable[int], most: int = 12) -> str:
-    """The first of them, in words."""
+    """Return the first of them, in words."""
     all_ = sorted(positions)
     more = f" and {len(all_) - most} more" if len(all_) > most else ""
     return f"{', '.join(map(str, all_[:most]))}{more}"

@@ -53,7 +53,7 @@ PATIENCE = 20
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "unfinished"}
 GOOD = ("done", "stopped")
 NUMBER = "number"
-"""What Optuna calls our number of a trial: one that is taken up again is another trial there."""
+"""Our number of a trial in Optuna: one that is taken up again is another trial there."""
 
 TrainTrial = Callable[[Mapping[str, Any], Path], None]
 """(values, folder) -> a run in the folder, which goes on with what lies there. Called in a process of its own, for
@@ -112,7 +112,7 @@ class SweepConfig:
 
     out: str
     recipe: str
-    """What is trained, in words; a folder belongs to one."""
+    """The network that is trained, in words; a folder belongs to one."""
     space: tuple[Axis, ...]
     steps: int
     """Steps of a trial that is not stopped."""

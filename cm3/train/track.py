@@ -1,4 +1,4 @@
-"""Where the lines of a run's log go, and how they are read again.
+"""Trackers, which take the lines of a run's log, and a reader of the log.
 
 {"step": 20, "loss": 5.1, ...} -> OUT/log.jsonl --read_lines--> cm3 chart, cm3 sweep, a run that is resumed
                                -> one tracker, if wanted:
@@ -21,7 +21,7 @@ from cm3.files import is_number, on_disk, parse_json, said, write
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, in order; none where there is no file.
+    """Return the records of a log, in order; none where there is no file.
 
     A line that is half written, by a run that is under way or was killed, is none, nor is one without its step.
     """
@@ -37,12 +37,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """What of a record can be drawn over the steps: finite numbers. A truth value is none."""
+    """Return the finite numbers of a record, which can be drawn over the steps. A truth value is none."""
     return {name: value for name, value in record.items() if name != "step" and is_number(value)}
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without the numbers that JSON has no word for."""
+    """Return a record without the numbers that JSON has no word for."""
     return {name: value for name, value in record.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
@@ -71,20 +71,20 @@ class Log:
 
 
 class Tracker(Protocol):
-    """What takes the lines of a log, made by `(out, step, settings)` on the main process."""
+    """A tracker takes the lines of a log, made by `(out, step, settings)` on the main process."""
 
     def write(self, record: dict[str, Any]) -> None:
         """Take a line."""
 
     def close(self) -> None:
-        """Come to an end."""
+        """Close the tracker."""
 
 
 class TensorBoard:
     """Writes event files. On resume, points from a step after the checkpoint's are hidden."""
 
     def __init__(self, out: Path, step: int, about: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` where TensorBoard is not installed."""
+        """Raise `ConfigError` where TensorBoard is not installed."""
         check_tracker("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
@@ -109,7 +109,7 @@ class WandB:
     """A run at Weights & Biases, with the settings; the same one on resume, its id in `out/wandb.id`."""
 
     def __init__(self, out: Path, step: int, about: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` where the library is not installed, and for what it says of account or network."""
+        """Raise `ConfigError` where the library is not installed, and for what it says of account or network."""
         check_tracker("wandb")
         import wandb
 
@@ -166,7 +166,7 @@ class Lines:
         about: Mapping[str, Any],
         notes: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """`notes` are those of the log. Raises `ConfigError` as the trackers do."""
+        """Take the `notes` of the log. Raises `ConfigError` as the trackers do."""
         self._log = Log(out / "log.jsonl", step, notes) if main else None
         self._tracker: Tracker | None = TRACKERS[track](out, step, about) if main and track else None  # type: ignore[call-arg]
 
@@ -184,7 +184,7 @@ class Lines:
 
 
 def _short(value: Any) -> Any:
-    """Six decimals, or four digits of what is small."""
+    """Write six decimals, or four digits of what is small."""
     if not isinstance(value, float):
         return value
     return round(value, 6) if abs(value) >= 0.01 else float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""What pretraining and tuning train: a decoder, on a source of documents, in the loop of loop.py.
+"""The trainer of pretraining and tuning: a decoder, on a source of documents, in the loop of loop.py.
 
 Both are the same; what differs is the data and its loss weights.
 
@@ -64,9 +64,9 @@ class Trainer(Loop):
         weights: Mapping[str, Tensor] | None = None,
         notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """`resume` goes on from the last checkpoint, where there is one. `validation`: documents held out. `mesh`,
-        `about` and `notes` are those of the loop. `weights` of the model to begin with, by name, in the place of random
-        ones; where adapters are trained they are what stays as it is, and not in a checkpoint.
+        """Resume from the last checkpoint, where there is one. `validation`: documents held out. `mesh`, `about` and
+        `notes` are those of the loop. `weights` of the model to begin with, by name, in the place of random ones; where
+        adapters are trained they are what stays as it is, and not in a checkpoint.
 
         Raises `ConfigError` for a vocabulary of another size and for a folder that holds a run already;
         `CheckpointError` for a checkpoint that is damaged or of another run.
@@ -115,7 +115,7 @@ class Trainer(Loop):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Parameters that learn, by name, as they lie on this process."""
+        """Return the parameters that learn, by name, as they lie on this process."""
         return {name: p for name, p in self._all.items() if p.requires_grad}
 
     def state(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Trainer(Loop):
         return name in FIXED
 
     def loss(self, batch: Batch) -> Loss:
-        """Loss of a batch of this rank, blocked at document borders."""
+        """Return the loss of a batch of this rank, blocked at document borders."""
         tensors = self._on_device(batch)
         return self._loss(tensors, Blocked(tensors[3]))
 
@@ -203,7 +203,8 @@ class Trainer(Loop):
         return {"loss": value, "lr": rate}
 
     def _in(self, after: LoaderState) -> list[int]:
-        """Positions in the source of the documents of all ranks in the batch after which the loader stands so."""
+        """Return the positions in the source of the documents of all ranks in the batch after which the loader stands
+        so."""
         parts = self.ranks.gather(packed(self.position, after))[:: self.mesh.tp]
         return [position for part in parts for position in part]
 
@@ -222,11 +223,11 @@ class Trainer(Loop):
 
     @property
     def in_place(self) -> bool:
-        """Whether this process alone has the model, so that `whole` gathers nothing and no other process waits."""
+        """Tell whether this process alone has the model, so that `whole` gathers nothing and no other process waits."""
         return self.mesh.devices is None
 
     def whole(self) -> Decoder | None:
-        """The model in one piece, on the main process; None on the others. Every process must call it.
+        """Return the model in one piece, on the main process; None on the others. Every process must call it.
 
         The very one that is trained, on its device, where it is `in_place` and has no adapters; else a copy on the
         processor, gathered from all of them.
@@ -247,7 +248,7 @@ class Trainer(Loop):
         return model
 
     def documents(self) -> int:
-        """Documents that were trained on, of all ranks; every process must call it."""
+        """Return the documents that were trained on, of all ranks; every process must call it."""
         return sum(self.ranks.gather(self.position.documents)[:: self.mesh.tp])
 
     def mixture(self, documents: int) -> dict[str, Any]:
@@ -255,7 +256,7 @@ class Trainer(Loop):
         return self.source.report(documents)
 
     def validate(self) -> dict[str, float]:
-        """Losses on the documents held out, `val_loss` and by modality."""
+        """Measure the losses on the documents held out, `val_loss` and by modality."""
         assert self.validation is not None
         found = self.validation.measure(self.loss, self.config.validate_batches)
         self._gather_up()

@@ -24,7 +24,7 @@ class Validation:
     def __init__(
         self, source: Source, vocab: Vocab, law: MaskLaw, mesh: Mesh, *, windows: int, length: int, longest: int
     ) -> None:
-        """`windows` of `length` a batch, of all ranks together, as `Loader` takes them."""
+        """Take `windows` of `length` a batch, of all ranks together, as `Loader` takes them."""
         self.mesh = mesh
         self._loader = Loader(
             source,
@@ -41,7 +41,7 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, loss: Callable[[Batch], Loss], batches: int) -> dict[str, float]:
-        """Mean nats a target, all and by modality, over so many batches; every process must call it."""
+        """Measure the mean nats a target, all and by modality, over so many batches; every process must call it."""
         # Read once: they are few, and a source may have to draw or decode them.
         more = batches - len(self._batches)
         self._batches += [batch for batch, _ in itertools.islice(self._loader, max(more, 0))]

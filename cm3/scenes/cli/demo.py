@@ -162,7 +162,7 @@ class Demo(ModelVerb):
         )
 
     def _draw_emblems(self, model: CM3Leon) -> tuple[list[dict[str, Any]], list[Section]]:
-        """Nothing where the model has no memory bank with emblems."""
+        """Draw emblems, or nothing where the model has no memory bank with any."""
         from cm3.errors import RequestError
         from cm3.scenes.cli.emblem_section import emblem_section
         from cm3.scenes.eval.emblem_scores import make_cases, make_examples
@@ -207,7 +207,7 @@ def _untrue(true: bool) -> str:
 
 
 def _shows(picture: PIL.Image.Image, text: str) -> tuple[bool, str]:
-    """Whether a picture shows exactly what a sentence says, and why not."""
+    """Tell whether a picture shows exactly what a sentence says, and why not."""
     from cm3.errors import DataError
     from cm3.scenes.sentences import parse
     from cm3.scenes.verify import verify
@@ -220,7 +220,7 @@ def _shows(picture: PIL.Image.Image, text: str) -> tuple[bool, str]:
 
 
 def _drawn(sentence: str) -> PIL.Image.Image:
-    """A true drawing of what a sentence says, which tells size and place of everything."""
+    """Return a true drawing of what a sentence says, which tells size and place of everything."""
     from cm3.scenes import Object, Scene, draw, parse
 
     said = parse(sentence)

@@ -66,7 +66,8 @@ TAKEN = ("history", "question", "instruction", "caption", "ocr_content", "choice
 def task_sections(
     model: CM3Leon, seed: int, max_tokens: int | None = None
 ) -> tuple[dict[str, list[dict[str, Any]]], list[Section]]:
-    """What came of each task that the model was tuned for, by name, and the sections; empty where that is none.
+    """Return the results of each task that the model was tuned for, by name, and the sections; empty where that is
+    none.
 
     A model whose pictures are too small to be measured shows none of them.
     """
@@ -95,7 +96,7 @@ def task_sections(
 def _made(
     model: CM3Leon, shown: Shown, seed: int, settings: Settings
 ) -> list[tuple[SceneExample, Mapping[str, str | PIL.Image.Image], bool, Line]]:
-    """Examples, what the model gave, whether it is right, and how the sheet says so."""
+    """Return examples, the model's answers, whether they are right, and how the sheet says so."""
     from cm3.cli.sheet import verdict
     from cm3.scenes.data.lesson_documents import scene_example
     from cm3.scenes.eval.scene_tasks import judge
@@ -122,7 +123,8 @@ def _made(
 
 
 def _panels(example: SceneExample, given: Mapping[str, str | PIL.Image.Image], mark: Line) -> list[Panel]:
-    """A row of three for a picture: given, made, and one that would be right. One panel for a text, and for a word."""
+    """Return a row of three for a picture: given, made, and one that would be right. One panel for a text, and for a
+    word."""
     from cm3.cli.guides import blank
     from cm3.cli.sheet import Line, Panel
     from cm3.document import Image
@@ -147,7 +149,7 @@ def _panels(example: SceneExample, given: Mapping[str, str | PIL.Image.Image], m
 BRIEF = {"edit": 4, "boxes": 2, "canny": 2, "segment": 2, "write": 1, "vqa2": 1}
 """Panels on the sheet of each group, by its first task: two rows in all."""
 RIGHT = "one that is right"
-"""What stands under a true picture, beside the model's."""
+"""Words under a true picture, beside the model's."""
 
 
 def brief(words: Section, holes: Sequence[Section], tasks: Sequence[Section]) -> list[Section]:
@@ -166,7 +168,7 @@ def brief(words: Section, holes: Sequence[Section], tasks: Sequence[Section]) ->
 
 
 def asked(example: SceneExample) -> str:
-    """What was asked for, in words: the user's own, or the task's where it takes none."""
+    """Say what was asked for: the user's own words, or the task's where it takes none."""
     from cm3.tasks import find_task
 
     task = find_task(example.task)
@@ -181,6 +183,6 @@ def _texts(given: Mapping[str, str | PIL.Image.Image]) -> dict[str, str]:
 
 
 def tally(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """How many are right, in words; empty where there is nothing."""
+    """Say how many are right; empty where there is nothing."""
     every = [one["ok"] for some in results.values() for one in some]
     return f"{sum(every)} of {len(every)} instructions followed; " if every else ""

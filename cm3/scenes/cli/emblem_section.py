@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def emblem_section(examples: Sequence[Example]) -> Section:
-    """A row of three panels for each example."""
+    """Return a row of three panels for each example."""
     from cm3.cli.attribution import document_panel
     from cm3.cli.sheet import Line, Panel, Section, verdict
 

@@ -35,7 +35,7 @@ class EvalScenes(ModelVerb):
     n: Annotated[int, arg(metavar="N")] = 100
     """How many scenes for each task; with 1000 a share is right to about 0.01."""
     seed: Annotated[int, arg(metavar="N")] = 1
-    """Which scenes."""
+    """Decides the scenes."""
     tasks: Annotated[
         tuple[str, ...], arg(metavar="TASK", help_behavior_hint="(default: those of pretraining, the first seven)")
     ] = ()
@@ -131,7 +131,7 @@ class EvalEmblems(ModelVerb):
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
-    """The figures of a report as aligned lines, `task  figure  value`; shares in per cent."""
+    """Return the figures of a report as aligned lines, `task  figure  value`; shares in per cent."""
     lines = []
     for task, figures in (*report.items(), *report.get("tasks", {}).items()):
         if task in ("details", "sampling", "tasks") or not isinstance(figures, Mapping):
@@ -143,7 +143,7 @@ def table(report: Mapping[str, Any]) -> list[str]:
 
 
 def emblem_table(report: Mapping[str, Any]) -> list[str]:
-    """The shares of an emblem report as aligned lines, in per cent, with the treatment that is the default."""
+    """Return the shares of an emblem report as aligned lines, in per cent, with the treatment that is the default."""
     default = report["unconditional"]
     told = {
         "k0": "no document",

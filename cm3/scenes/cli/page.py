@@ -16,7 +16,7 @@ from cm3.cli.sheet import Line, Panel, Section, enlarged
 from cm3.errors import RequestError
 
 PAGE = '<meta name="generator" content="cm3">'
-"""What pages say of themselves: these, and nothing else, are replaced by a page."""
+"""The mark of our pages: these, and nothing else, are replaced by a page."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1c22; --muted: #6a6c78; --line: #e2e3ea; --paper: #fff; --card: #f7f7fa;
@@ -49,7 +49,7 @@ footer { margin-top: 2.5rem; font-size: .88rem; }
 
 
 def page(sections: Sequence[Section], title: str, subtitle: str = "", footer: str = "", *, side: int = 384) -> str:
-    """An HTML document with the sections, each picture at `side` pixels inside it."""
+    """Return an HTML document with the sections, each picture at `side` pixels inside it."""
     body = [f"<h1>{html.escape(title)}</h1>", f'<p class="sub">{html.escape(subtitle)}</p>']
     for section in sections:
         kind = "grid one" if len(section.panels) == 1 else "grid"
@@ -87,7 +87,7 @@ def check_page(path: Path, option: str = "--out") -> None:
 
 
 def with_hole(picture: PIL.Image.Image, box: tuple[int, int, int, int]) -> PIL.Image.Image:
-    """The picture with a box hatched out, to show what is to be filled."""
+    """Return the picture with a box hatched out, to show what is to be filled."""
     holed = picture.convert("RGB").copy()
     x0, y0, x1, y1 = box
     patch = PIL.Image.new("RGB", (x1 - x0, y1 - y0), "#f4f4f7")

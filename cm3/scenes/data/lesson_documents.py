@@ -70,12 +70,12 @@ class SceneExample:
 
     @property
     def template(self) -> int:
-        """The template that the fields are for."""
+        """Return the template that the fields are for."""
         return TEMPLATES.get(self.task, 0)
 
 
 def scene_example(task: str, seed: int, index: int, size: int = 128, split: Split = "train") -> SceneExample:
-    """Example `index` of a task in the endless stream `seed`, its pictures of `size` pixels.
+    """Return example `index` of a task in the endless stream `seed`, its pictures of `size` pixels.
 
     Raises `ConfigError` for a task that scenes are not made for, and for an unknown split.
     """
@@ -83,7 +83,7 @@ def scene_example(task: str, seed: int, index: int, size: int = 128, split: Spli
 
 
 def example_rng(task: str, seed: int, index: int) -> np.random.Generator:
-    """The generator of an example. Raises `ConfigError` for a task that scenes are not made for."""
+    """Return the generator of an example. Raises `ConfigError` for a task that scenes are not made for."""
     if task not in TASKS:
         raise ConfigError(f"scene task {task!r}: must be one of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
     return np.random.default_rng([seed, 0x7A5C, TASKS.index(task), index])
@@ -92,14 +92,14 @@ def example_rng(task: str, seed: int, index: int) -> np.random.Generator:
 def make_example(
     task: str, rng: np.random.Generator, size: int, split: Split, objects: int | None = None
 ) -> SceneExample:
-    """An example of a task from a generator, about so many objects where the task leaves that open (`write` does not,
-    and reasoning has two at least); any number without it."""
+    """Return an example of a task from a generator, about so many objects where the task leaves that open (`write` does
+    not, and reasoning has two at least); any number without it."""
     kind, fields, truth = _MAKERS[task](task, rng, size, split, objects)
     return SceneExample(task, kind, {k: v if isinstance(v, str) else Image(v) for k, v in fields.items()}, truth)
 
 
 def dialogue_fields(caption: str, turns: tuple[Turn, ...], number: int) -> dict[str, str]:
-    """The fields of turn `number`, from 0, of a dialogue; what was said before is its history."""
+    """Return the fields of turn `number`, from 0, of a dialogue; what was said before is its history."""
     question, answer = turns[number]
     return {"history": history(caption, turns[:number]), "question": question, "answer": answer}
 
@@ -170,7 +170,7 @@ def _reasoned(task: str, rng: np.random.Generator, size: int, split: Split, obje
 
 
 def reasoning_fields(reasoning: Reasoning) -> dict[str, str]:
-    """The fields of a reasoning, its options lettered and its answer a letter, as in ScienceQA."""
+    """Return the fields of a reasoning, its options lettered and its answer a letter, as in ScienceQA."""
     letter = chr(ord("A") + reasoning.options.index(reasoning.answer))
     return {
         "question": reasoning.question,

@@ -114,14 +114,15 @@ class SceneTaskMix:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Shares that sum to 1, by name."""
+        """Return shares that sum to 1, by name."""
         given = dataclasses.asdict(self)
         return {name: share / sum(given.values()) for name, share in given.items()}
 
 
 @dataclass(frozen=True)
 class LessonLaw:
-    """How lessons weigh and what is left out of them. Raises `ConfigError` for a value out of range."""
+    """The weights of lessons, and the parts that are left out of them. Raises `ConfigError` for a value out of
+    range."""
 
     rest: float = 0.0
     """Loss weight of what is no answer: words and pictures of the prompt."""
@@ -157,7 +158,7 @@ class LessonLaw:
                 )
 
     def number(self, rng: np.random.Generator) -> int:
-        """How many objects a scene is to have."""
+        """Return how many objects a scene is to have."""
         return _drawn(self.objects, rng) + 1
 
 
@@ -174,7 +175,7 @@ class SceneTaskSource(Source):
         plain: Source | None = None,
         split: Split = "train",
     ) -> None:
-        """Raises `ConfigError` for a codec without pictures, and for a share of `plain` where there is none."""
+        """Raise `ConfigError` for a codec without pictures, and for a share of `plain` where there is none."""
         if codec.image is None:
             raise ConfigError("codec: scene tasks have pictures; give it an image tokenizer")
         self.codec, self.seed, self.split, self.plain = codec, seed, split, plain
@@ -184,12 +185,12 @@ class SceneTaskSource(Source):
         self._names, self._bounds = list(self.mix.shares), np.cumsum(list(self.mix.shares.values()))[:-1]
 
     def task(self, index: int) -> str:
-        """The task of sequence `index`, or "plain"."""
+        """Return the task of sequence `index`, or "plain"."""
         rng = np.random.default_rng([self.seed, 0x717, index])
         return self._names[int(np.searchsorted(self._bounds, rng.random(), side="right"))]
 
     def lesson(self, index: int) -> Lesson:
-        """The lesson of sequence `index`, which is not plain."""
+        """Return the lesson of sequence `index`, which is not plain."""
         task = self.task(index)
         assert self.codec.image is not None  # checked
         return make_lesson(task, example_rng(task, self.seed, index), self.codec.image.size, self.split, self.law)
@@ -217,7 +218,7 @@ class SceneTaskSource(Source):
 
 
 def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
-    """A lesson of a task: one of its examples, or several that belong together."""
+    """Return a lesson of a task: one of its examples, or several that belong together."""
     if task == "vqa2":
         lesson = _questions(rng, size, split, law)
     elif task == "visdial":
@@ -232,13 +233,14 @@ def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, la
 
 
 def lesson_of(example: SceneExample, weight: float = 1.0) -> Lesson:
-    """A lesson of one example, its answer weighing `weight`."""
+    """Return a lesson of one example, its answer weighing `weight`."""
     laid = find_task(example.task).template(example.template).lay_out(example.fields, find_task(example.task).gives)
     return (*laid.before, Answer(laid.answer, weight), *laid.after)
 
 
 def encode_lessons(lessons: Sequence[Lesson], codec: Codec, rest: float = 0.0) -> list[Weighted]:
-    """Sequences of lessons with the weights of their answers, and `rest` for all else; pictures encoded together.
+    """Return sequences of lessons with the weights of their answers, and `rest` for all else; pictures encoded
+    together.
 
     The end of an answer, `<eoss>` or the border after a picture, weighs as the answer does. A picture that is like
     another has that one's codes wherever it shows the same: an encoder that sees the whole picture would change codes
@@ -272,7 +274,8 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, rest: float = 0.0) -
 
 
 def changed_cells(before: PIL.Image.Image, after: PIL.Image.Image, grid: tuple[int, ...]) -> np.ndarray:
-    """Which cells of a grid (rows, columns) an edit touches, bool: those within `REACH` of a pixel that it changes."""
+    """Return the cells of a grid (rows, columns) that an edit touches, bool: those within `REACH` of a pixel that it
+    changes."""
     other = (np.asarray(before.convert("RGB")) != np.asarray(after.convert("RGB"))).any(-1)
     reach = round(REACH * len(other))
     for axis in (0, 1):
@@ -283,7 +286,8 @@ def changed_cells(before: PIL.Image.Image, after: PIL.Image.Image, grid: tuple[i
 
 
 def reordered(lesson: Weighted, order: np.ndarray) -> Weighted:
-    """The same with the codes of each picture in another order, and their weights with them; cells stay in theirs."""
+    """Return the same with the codes of each picture in another order, and their weights with them; cells stay in
+    theirs."""
     tokens, weights = lesson
     ids, weights = tokens.ids.copy(), weights.copy()
     for start in np.flatnonzero(tokens.cells == 1).tolist():
@@ -299,14 +303,14 @@ def _picture(part: Part | Answer) -> PIL.Image.Image:
 
 
 def _open(part: Part | Answer) -> Part:
-    """A part as it stands in the sequence: an answer in words is a hole."""
+    """Return a part as it stands in the sequence: an answer in words is a hole."""
     if not isinstance(part, Answer):
         return part
     return part.part if isinstance(part.part, Image) else Gap("text")
 
 
 def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
-    """One or several questions about one scene, each answer masked."""
+    """Return one or several questions about one scene, each answer masked."""
     scene = random_scene(rng, split, law.number(rng))
     image = Image(draw(scene, size, rng))
     asked: dict[str, str] = {}
@@ -318,7 +322,7 @@ def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonLaw
 
 
 def _dialogue(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
-    """A dialogue: the last answer is masked, and of those before as many as not."""
+    """Return a dialogue: the last answer is masked, and of those before as many as not."""
     scene = random_scene(rng, split, law.number(rng))
     turns, caption = random_dialogue(scene, rng), brief(scene, rng)
     turns = turns[: pick(rng, tuple(range(1, len(turns) + 1)))]
@@ -332,7 +336,7 @@ def _dialogue(rng: np.random.Generator, size: int, split: Split, law: LessonLaw)
 
 
 def _in_turn(task: str, asked: Sequence[_Fields], masked: Sequence[bool], law: LessonLaw) -> Iterator[Part | Answer]:
-    """Questions laid out by the template one below the other, and their picture; an answer is masked or told."""
+    """Lay questions out by the template one below the other, and their picture; an answer is masked or told."""
     template, gives, text = find_task(task).template(TEMPLATES.get(task, 0)), find_task(task).gives, ""
     for i, (fields, hide) in enumerate(zip(asked, masked, strict=True)):
         laid = template.lay_out(fields, gives)
@@ -349,7 +353,7 @@ def _in_turn(task: str, asked: Sequence[_Fields], masked: Sequence[bool], law: L
 
 
 def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) -> Lesson:
-    """One or several edits, each of what the one before made."""
+    """Return one or several edits, each of what the one before made."""
     at, scene, number = middles(rng), None, law.number(rng)
     parts: list[Part | Answer] = []
     for _ in range(_several(rng, MOST_EDITS)):
@@ -366,7 +370,8 @@ def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonLaw) ->
 
 
 def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:
-    """The prompt and the first answer of a lesson, some parts as masks, and nothing that tells what they were."""
+    """Return the prompt and the first answer of a lesson, some parts as masks, and nothing that tells what they
+    were."""
     first = next(i for i, part in enumerate(lesson) if isinstance(part, Answer))
     gaps = [Gap("text") if isinstance(part, Text) else Gap("image") for part in lesson[:first]]
     kept = tuple(gap if i in parts else part for i, (part, gap) in enumerate(zip(lesson, gaps, strict=False)))
@@ -374,7 +379,7 @@ def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:
 
 
 def _question(scene: Scene, rng: np.random.Generator, kind: str) -> Question:
-    """A question of a kind, or of another where a scene allows none of it."""
+    """Return a question of a kind, or of another where a scene allows none of it."""
     try:
         return random_question(scene, rng, kind)
     except ConfigError:
@@ -382,7 +387,7 @@ def _question(scene: Scene, rng: np.random.Generator, kind: str) -> Question:
 
 
 def _drawn(shares: Sequence[float], rng: np.random.Generator) -> int:
-    """A place among shares, by them."""
+    """Return a place among shares, by them."""
     return int(np.searchsorted(np.cumsum(shares) / sum(shares), rng.random(), side="right"))
 
 

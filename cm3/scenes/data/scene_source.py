@@ -26,7 +26,7 @@ def scene_document(
     objects: Sequence[float] = (),
     in_order: float = 0.0,
 ) -> Document:
-    """Document `index` of the endless stream `seed`: a caption and its picture of `size` pixels.
+    """Return document `index` of the endless stream `seed`: a caption and its picture of `size` pixels.
 
     With probability `captions_only` the picture is left out, with probability `in_order` the caption names the objects
     in reading order. `objects`: shares of 1, 2, 3 and 4 objects; uniform where there are none.
@@ -55,7 +55,8 @@ class SceneSource(Source):
         objects: Sequence[float] = (),
         in_order: float = 0.0,
     ) -> None:
-        """`captions_only`, `objects`, `in_order` as in `scene_document`. Raises `ConfigError` for a bad share."""
+        """Take `captions_only`, `objects`, `in_order` as `scene_document` does. Raises `ConfigError` for a bad
+        share."""
         for name, share in (("captions_only", captions_only), ("in_order", in_order)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}={share}: is a share, must be in 0..1")
@@ -72,7 +73,7 @@ class SceneSource(Source):
         return self.codec.encode_many([self.document(i) for i in positions])
 
     def document(self, index: int) -> Document:
-        """Document `index` of the stream."""
+        """Return document `index` of the stream."""
         return scene_document(
             self.seed,
             index,

@@ -30,7 +30,7 @@ class Drawn:
     left_out: Mapping[str, Any] = {}
 
     def __init__(self, draw: Callable[[int, int], Any], size: int, held_out: Callable[[], list[PIL.Image.Image]]):
-        """`draw(step, number)` gives one of the `size` of a batch."""
+        """Take `draw(step, number)`, which gives one of the `size` of a batch."""
         self._draw, self._size, self.held_out = draw, size, held_out
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> list[Any]:
@@ -100,7 +100,8 @@ def task_pictures(seed: int, size: int, batch: int, plain: int, shares: Mapping[
 
 
 def task_picture(kind: str, size: int, rng: np.random.Generator, split: Split = "train") -> PIL.Image.Image:
-    """A picture of a kind, or a plain scene for "scene", of `size` pixels. Raises `ConfigError` for another kind."""
+    """Return a picture of a kind, or a plain scene for "scene", of `size` pixels. Raises `ConfigError` for another
+    kind."""
     if kind == "scene":
         return draw(random_scene(rng, split, int(rng.choice(4, p=OBJECTS)) + 1), size, rng)
     if kind == "letters":

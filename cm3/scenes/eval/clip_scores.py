@@ -1,4 +1,4 @@
-"""How well a small CLIP finds emblems and scenes that it never saw."""
+"""A measure of how well a small CLIP finds emblems and scenes that it never saw."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure_scenes(encoder: Encoder, *, seed: int = 0, bank: int = 500, size: in
 
 
 def _again(this: Emblem, said: str, rng: np.random.Generator) -> str:
-    """Another phrase for an emblem than `said`."""
+    """Return another phrase for an emblem than `said`."""
     while (phrase := say(this, rng)) == said:
         pass
     return phrase

@@ -1,4 +1,4 @@
-"""What retrieval is for, measured: emblems that no training saw, drawn with and without their document.
+"""The use of retrieval, measured: emblems that no training saw, drawn with and without their document.
 
 A prompt names an unseen emblem ("a picture of a blosk"), and the one document that says what it looks like stands in
 the memory bank alone. A picture is right when it shows exactly the emblem's composition: every object with its shape,
@@ -38,7 +38,7 @@ _STREAM = 0xE3B
 
 
 class Model(Protocol):
-    """What the evaluation needs of `cm3.generate.CM3Leon`."""
+    """The part that the evaluation needs of `cm3.generate.CM3Leon`."""
 
     @property
     def memory(self) -> Container[str]: ...
@@ -143,7 +143,8 @@ def evaluate_emblems(
 
 
 def make_cases(n: int, seed: int) -> list[Case]:
-    """Test emblems 0 to n - 1, each with a phrase that names it and a seed. Raises `ConfigError` for too many."""
+    """Return test emblems 0 to n - 1, each with a phrase that names it and a seed. Raises `ConfigError` for too
+    many."""
     if n > EMBLEMS["test"]:
         raise ConfigError(f"n={n}: there are {EMBLEMS['test']} test emblems; give a smaller n")
     cases = []
@@ -154,7 +155,8 @@ def make_cases(n: int, seed: int) -> list[Case]:
 
 
 def make_examples(model: Model, n: int = 6, seed: int = 0, **sampling: Any) -> list[Example]:
-    """The first `n` cases of this seed as `evaluate_emblems` has them, with their pictures for K = 1 and K = 0."""
+    """Return the first `n` cases of this seed as `evaluate_emblems` has them, with their pictures for K = 1 and K =
+    0."""
     cases = make_cases(n, seed)
     found = [list(model.retrieve(case.prompt, 2)) for case in cases]
     drawn = _draw(model, f"k1_{model.unconditional}", cases, found, n, sampling, None)
@@ -191,7 +193,8 @@ def _draw(
 
 
 def _guess(cases: Sequence[Case], readings: Sequence[Reading]) -> float | None:
-    """The mean over all pairs of a picture and the emblem of another: what drawing the other one at random expects."""
+    """Return the mean over all pairs of a picture and the emblem of another: what drawing the other one at random
+    expects."""
     count: dict[Scene, int] = defaultdict(int)
     for case in cases:
         count[case.scene] += 1

@@ -13,7 +13,7 @@ from cm3.scenes.scene import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, Spli
 from cm3.scenes.sentences import describe, styles_of
 
 PIECES = ("size", "colour", "shape", "place", "object", "words")
-"""What is hidden of a caption, uniformly among those it has: one word, a place ("top left"), an object ("a small red
+"""Pieces to hide of a caption, uniformly among those it has: one word, a place ("top left"), an object ("a small red
 circle"), or one to five words in a row, wherever they are."""
 
 _PIECE = {
@@ -39,19 +39,19 @@ class Case:
 
 
 def said(rng: np.random.Generator, split: Split, size: int) -> Case:
-    """A caption of any style, and a gap for its picture."""
+    """Return a caption of any style, and a gap for its picture."""
     scene, caption, style, seed = _said(rng, split)
     return Case(Document.of(caption, Gap("image")), seed, scene, caption, style)
 
 
 def drawn(rng: np.random.Generator, split: Split, size: int) -> Case:
-    """A true drawing, and a gap for its caption; `caption` is one that would be right."""
+    """Return a true drawing, and a gap for its caption; `caption` is one that would be right."""
     scene, caption, style, seed = _said(rng, split)
     return Case(Document.of(Gap("text"), draw(scene, size, rng)), seed, scene, caption, style)
 
 
 def hidden_piece(rng: np.random.Generator, split: Split, size: int) -> Case:
-    """A caption with a piece hidden (see `PIECES`), and its true drawing; `style` is the kind of piece."""
+    """Return a caption with a piece hidden (see `PIECES`), and its true drawing; `style` is the kind of piece."""
     scene, caption, _, seed = _said(rng, split)
     spans = {kind: [m.span() for m in pattern.finditer(caption)] for kind, pattern in _PIECE.items()}
     words = [m.span() for m in re.finditer("[a-z]+", caption)]
@@ -67,7 +67,8 @@ def hidden_piece(rng: np.random.Generator, split: Split, size: int) -> Case:
 
 
 def redrawn(rng: np.random.Generator, split: Split, size: int) -> Case:
-    """A true drawing with a box to redraw, and a caption of what it shall show then: one object other, new or gone.
+    """Return a true drawing with a box to redraw, and a caption of what it shall show then: one object other, new or
+    gone.
 
     The box is a whole quarter, or any box within it that holds both the old object and the new one; it need not be
     aligned to anything. `scene` is the one to be shown, of `train` or `test`, never a held-out combination.
@@ -97,7 +98,8 @@ def _say(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
 
 
 def _changed(rng: np.random.Generator, scene: Scene, place: str) -> Scene | None:
-    """The scene with another object in a quarter, or (1 in 4, where one stands and is not the last) with none."""
+    """Return the scene with another object in a quarter, or (1 in 4, where one stands and is not the last) with
+    none."""
     old = scene.at(place)
     others = tuple(o for o in scene.objects if o is not old)
     if old is not None and others and rng.random() < 0.25:
@@ -108,7 +110,8 @@ def _changed(rng: np.random.Generator, scene: Scene, place: str) -> Scene | None
 
 
 def _box(rng: np.random.Generator, place: str, things: list[Object], size: int) -> Box:
-    """A box in pixels: half of the time the quarter, else a random one in it around every place these objects take."""
+    """Return a box in pixels: half of the time the quarter, else a random one in it around every place these objects
+    take."""
     whole, reach = 0.25, min(0.25, max(_REACH * RADIUS[o.size] + JITTER for o in things))
     ends = [whole] * 4 if rng.random() < 0.5 else list(rng.uniform(reach, whole, size=4))
     x, y = CENTRES[place]

@@ -1,4 +1,4 @@
-"""How well a model draws, describes and completes scenes, judged exactly.
+"""Measures of drawing, describing and completing scenes, judged exactly.
 
 Pictures are read back by measuring pixels (`cm3.scenes.verify`), captions by their meaning (`cm3.scenes.sentences`);
 nothing is compared with a reference word by word or pixel by pixel. Every task draws its cases from its own generator,
@@ -26,7 +26,7 @@ from cm3.scenes.sentences import holds, parse
 from cm3.scenes.verify import attributes, verify
 
 TASKS = ("text_to_image", "unguided", "held_out", "image_to_text", "text_infill", "region_infill", "image_tokenizer")
-"""What is measured, in this order. `unguided` repeats the prompts and seeds of `text_to_image` with guidance 1."""
+"""Measurements, in this order. `unguided` repeats the prompts and seeds of `text_to_image` with guidance 1."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the task, how many of its cases are done, and how many there are."""
@@ -38,14 +38,14 @@ _CLOSEST = 0.01
 
 
 class Generated(Protocol):
-    """What one prompt gives: the document with its holes filled."""
+    """The result of one prompt: the document with its holes filled."""
 
     @property
     def document(self) -> Document: ...
 
 
 class Model(Protocol):
-    """What the evaluation needs of `cm3.generate.CM3Leon`."""
+    """The part that the evaluation needs of `cm3.generate.CM3Leon`."""
 
     @property
     def image_size(self) -> int: ...
@@ -65,7 +65,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How one case came out: right or not, and shares in 0..1 that explain it."""
+    """The outcome of one case: right or not, and shares in 0..1 that explain it."""
 
     ok: bool
     objects: int
@@ -167,7 +167,8 @@ def _judge_picture(case: Case, made: Generated, grid: tuple[int, int]) -> _Outco
 
 
 def _same_outside(picture: PIL.Image.Image, given: Image, grid: tuple[int, int]) -> bool:
-    """Whether every pixel outside the box, rounded outwards to whole cells, is byte for byte the given picture's."""
+    """Tell whether every pixel outside the box, rounded outwards to whole cells, is byte for byte the given
+    picture's."""
     if picture.mode != given.pixels.mode or picture.size != given.pixels.size or given.gap is None:
         return False
     width, height = picture.size
@@ -181,7 +182,7 @@ def _same_outside(picture: PIL.Image.Image, given: Image, grid: tuple[int, int])
 def _tokenizer(
     model: Model, n: int, rng: np.random.Generator, batch: int, split: Split, progress: Progress | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The figures of the image tokenizer, and as details how many reconstructions still show their scene.
+    """Return the figures of the image tokenizer, and as details how many reconstructions still show their scene.
 
     That share bounds what any model over these codes can draw, which the mean error alone does not tell.
     """
@@ -210,7 +211,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _details(outcomes: list[_Outcome]) -> dict[str, Any]:
-    """The same outcomes by number of objects and by style, and the mean of every note."""
+    """Return the same outcomes by number of objects and by style, and the mean of every note."""
     by_objects, by_style, notes = defaultdict(list), defaultdict(list), defaultdict(list)
     for outcome in outcomes:
         by_objects[str(outcome.objects)].append(outcome.ok)

@@ -101,7 +101,8 @@ def evaluate_scene_tasks(
 
 
 def judge(example: SceneExample, given: Mapping[str, str | PIL.Image.Image]) -> Figures:
-    """What is right of an answer, as the fields that the model gave: for each figure of the task, (how much, of what).
+    """Judge an answer, as the fields that the model gave: for each figure of the task, (how much is right, of how
+    much).
 
     `example` is drawn at 128 pixels, whatever the model's size. An answer of another form is wrong, never an error.
     """
@@ -118,7 +119,7 @@ def _case(task: str, seed: int, index: int, size: int, split: Split) -> _Case:
 def _given(
     model: CM3Leon, cases: Sequence[_Case], settings: dict[str, Any]
 ) -> list[tuple[_Case, Mapping[str, str | PIL.Image.Image]]]:
-    """What a model gives for some cases of one task."""
+    """Return a model's answers to some cases of one task."""
     task, template = find_task(cases[0].asked.task), cases[0].asked.template
     wanted = [field for field in task.template(template).fields if field not in task.gives]
     requests = [{name: case.asked.fields[name] for name in wanted} for case in cases]
@@ -200,7 +201,7 @@ def _means(found: Sequence[Figures]) -> dict[str, float]:
 
 
 def _by_kind(found: Sequence[tuple[str, Figures]]) -> dict[str, Any]:
-    """The first figure by kind."""
+    """Return the first figure by kind."""
     kinds: dict[str, list[Figures]] = defaultdict(list)
     for kind, one in found:
         kinds[kind].append(one)
