@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder, check_sheet, write_sheet
 from cm3.cli.options import HERE, Device, Flag, Verb, at_least, own_encoder, progress
-from cm3.cli.options import HERE, Device, Flag, Verb, at_least, progress
 from cm3.cli.outputs import check_folder, check_sheet, write_sheet
 from cm3.errors import CheckpointError, RequestError
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.files import check_folder
 from cm3.cli.options import HERE, Device, Verb, at_least, own_encoder, progress
+from cm3.cli.outputs import check_folder
 from cm3.errors import RequestError
 from cm3.train.signals import Terminated
 

@@ -38,7 +38,6 @@ from cm3.store.shard import is_report, page_bytes, shard_name
 from cm3.store.store import Progress, Store
 from cm3.store.write import finish, is_whole, writing
 from cm3.tokens.on_disk import MASKS, text_fingerprint
-from cm3.tokens.on_disk import MASKS, text_fingerprint
 from cm3.weights import settled
 
 MAX_TEXT = 1024

@@ -30,9 +30,8 @@ from cm3.store.manifest import PLAN, page
 from cm3.store.record import Picture, Record, Refused, check, digest, record_of
 from cm3.store.shard import Batch, Shape, Skip, write_shard
 from cm3.tokens.image import ImageTokenizer
-from cm3.tokens.load import Tokenizers, load_tokenizers
+from cm3.tokens.on_disk import Tokenizers, load_tokenizers
 from cm3.vocab import Tokens
-from cm3.tokens.on_disk import load_tokenizers
 
 TOGETHER = 64
 """Documents that are encoded together, at most,"""

@@ -17,7 +17,7 @@ class StoredDocuments(Records):
     kind = "store"
 
     def __init__(self, root: Path, split: str | None = None) -> None:
-        """Raises `DataError` for a folder that is no finished store, and for a store without pictures."""
+        """Raise `DataError` for a folder that is no finished store, and for a store without pictures."""
         self.store = Store.open(root)
         self.source = f"store/{Path(root).name}"
         if not self.store.facts.pictures:
@@ -34,7 +34,7 @@ class StoredDocuments(Records):
         return len(self.store)
 
     def name(self, index: int) -> str:
-        """Id of a document."""
+        """Return the id of a document."""
         return self.store.about(index).id
 
     def document(self, index: int) -> Document:

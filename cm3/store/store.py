@@ -173,7 +173,7 @@ class Store:
 
     @property
     def image_fingerprint(self) -> str:
-        """As `cm3.tokens.load.fingerprint` gives it. Raises as `vocab`."""
+        """As `cm3.tokens.on_disk.fingerprint` gives it. Raises as `vocab`."""
         return self._tokenized(self.facts.image_tokenizer).fingerprint
 
     @property

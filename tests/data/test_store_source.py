@@ -25,7 +25,6 @@ from cm3.retrieval.select import SelectLaw
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw, cm3_unmask
 from cm3.store.store import Store
-from cm3.tokens.load import load_tokenizers
 from cm3.tokens.on_disk import load_tokenizers
 from cm3.vocab import Tokens
 

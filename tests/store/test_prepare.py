@@ -24,7 +24,6 @@ from cm3.errors import CheckpointError, ConfigError, DataError, DiskError
 from cm3.model import bundle as bundles
 from cm3.read.walk import EMPTY, HIDDEN
 from cm3.store.store import Store
-from cm3.tokens.load import load_tokenizers
 from cm3.tokens.on_disk import load_tokenizers
 
 COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"

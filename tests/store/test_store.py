@@ -26,7 +26,6 @@ from cm3.store.record import Record
 from cm3.store.shard import Batch, Shape, facts, key, pack
 from cm3.store.store import Store
 from cm3.store.write import duplicates
-from cm3.tokens.load import fingerprint, load_tokenizers
 from cm3.tokens.on_disk import fingerprint, load_tokenizers
 from cm3.vocab import Vocab
 

@@ -24,7 +24,6 @@ from cm3.parallel import Mesh
 from cm3.retrieval.pairs import Pair, PairEncoder, PairsConfig
 from cm3.retrieval.pairs import Pairs as Towers
 from cm3.store.store import Store
-from cm3.train.clip import PairTrainConfig, PairTrainer
 from cm3.train.clip_trainer import PairTrainConfig, PairTrainer
 from cm3.train.image_eval import evaluate_image_tokenizer
 from cm3.train.image_tokenizer import ImageTokenizerConfig, ImageTokenizerTrainer
