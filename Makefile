@@ -34,8 +34,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## draw, describe and infill with the model in the package; writes demo/ (the first time fetches a gigabyte)
 	@$(BIN)/cm3 demo
 
-test: $(READY)  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 8
+# The slow ones too. A worker takes files that follow each other, so that what the tests of a file share is made once.
+test: $(READY)  ## run all tests, and say which took longest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '' -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 20
 
 check: $(READY)  ## format check, lint, types, tests: what has to pass before a commit
 	$(BIN)/ruff format --check $(wildcard $(CODE))

@@ -6,14 +6,16 @@ loads weights, of a tokenizer, a decoder, an encoder, a critic or a metric, has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, did_you_mean
 from cm3.files import said
@@ -34,8 +36,9 @@ def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
     except Exception as error:  # safetensors raises its own kinds
         raise CheckpointError(f"{where}: not a readable safetensors file ({said(error)}); restore it") from error
     with file:
-        bare = _bare(make, where)
-        wanted = bare.state_dict()
+        with bare():
+            laid_out = _made(make, where)
+        wanted = laid_out.state_dict()
         there = set(file.keys())
         for name, value in wanted.items():
             if name not in there:
@@ -57,15 +60,30 @@ def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
             weights[name] = stored.to(value.dtype, copy=True)
     check_weights(weights, where)
     # Constants that are no weights have to be made in earnest. Networks without them are not drawn for nothing.
-    constants = any(module._non_persistent_buffers_set for module in bare.modules())
-    made = _made(make, where) if constants else bare
+    constants = any(module._non_persistent_buffers_set for module in laid_out.modules())
+    made = _made(make, where) if constants else laid_out
     made.load_state_dict(weights, assign=True)
     return made.eval()
 
 
-def _bare(make: Callable[[], M], where: str) -> M:
-    with torch.device("meta"):
-        return _made(make, where)
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what only gives weights their first values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """Lay networks out on the meta device: names, shapes and kinds without memory.
+
+    Nothing is drawn: for a normal distribution there, torch imports its compiler, which takes over a second.
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def _made(make: Callable[[], M], where: str) -> M:

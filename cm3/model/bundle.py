@@ -43,6 +43,7 @@ from cm3.model.folder import (
 )
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.vocab import Vocab
+from cm3.weights import bare
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "bundles"
 PATTERNS = ("config.json", *FILES, *(f"{name}/*.{suffix}" for name in FOLDERS for suffix in SUFFIXES))
@@ -322,5 +323,5 @@ def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
 
 
 def _bare(config: DecoderConfig) -> Decoder:
-    with torch.device("meta"):
+    with bare():
         return Decoder(config)

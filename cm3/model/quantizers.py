@@ -81,17 +81,23 @@ class FSQ(nn.Module):
         self.levels = tuple(levels)
         self.codes = math.prod(levels)
         self.dim = len(levels)
-        count = torch.tensor(levels, dtype=torch.float32)
-        even = (count % 2 == 0).float()
-        # (L - 1) / 2 steps either side, a little wider so that tanh need not saturate to reach the outermost level
-        reach = (count - 1) * (1 + 1e-3) / 2
-        self.register_buffer("reach", reach.view(-1, 1, 1), persistent=False)
-        self.register_buffer("offset", (0.5 * even).view(-1, 1, 1), persistent=False)
-        self.register_buffer("shift", torch.atanh(0.5 * even / reach).view(-1, 1, 1), persistent=False)
-        self.register_buffer("half_width", torch.tensor([n // 2 for n in levels]).view(-1, 1, 1), persistent=False)
-        basis = [math.prod(levels[:i]) for i in range(len(levels))]
-        self.register_buffer("basis", torch.tensor(basis).view(-1, 1, 1), persistent=False)
-        self.register_buffer("count", torch.tensor(levels).view(-1, 1, 1), persistent=False)
+        # On the processor first: for arithmetic on meta, where networks are laid out, torch imports its compiler (1.4 s).
+        here = torch.get_default_device()
+        with torch.device("cpu"):
+            count = torch.tensor(levels, dtype=torch.float32)
+            even = (count % 2 == 0).float()
+            # (L - 1) / 2 steps either side, a little wider so that tanh need not saturate to reach the outermost level
+            reach = (count - 1) * (1 + 1e-3) / 2
+            constants = {
+                "reach": reach,
+                "offset": 0.5 * even,
+                "shift": torch.atanh(0.5 * even / reach),
+                "half_width": torch.tensor([n // 2 for n in levels]),
+                "basis": torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]),
+                "count": torch.tensor(levels),
+            }
+        for name, value in constants.items():
+            self.register_buffer(name, value.to(here).view(-1, 1, 1), persistent=False)
 
     def bound(self, z: Tensor) -> Tensor:
         """Return the values that are rounded, in levels: where in its interval of 1 each of (b, len(levels), h, w)

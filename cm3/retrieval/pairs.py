@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from cm3.errors import CheckpointError, ConfigError, DivergedError
 from cm3.files import build, read_json, said, write
 from cm3.retrieval.picture import pixels_of
-from cm3.weights import not_finite, on_device, parse_weights
+from cm3.weights import bare, not_finite, on_device, parse_weights
 
 FORMAT = "cm3-pairs"
 VERSION = 1
@@ -291,7 +291,7 @@ def _shape(values: Any, weights: Mapping[str, Tensor]) -> PairsConfig:
     shape = build(PairsConfig, values, "model")
     if shape.layers > len(weights):
         raise ValueError(f"layers={shape.layers}, of which there are no weights")
-    with torch.device("meta"):
+    with bare():
         wanted = {name: tuple(value.shape) for name, value in Pairs(shape).state_dict().items()}
     for name in sorted(wanted.keys() | weights.keys()):
         found = tuple(weights[name].shape) if name in weights else None
