@@ -46,6 +46,7 @@ def do(command: str, capfd: pytest.CaptureFixture[str]) -> str:
     return run([sys.executable if words[0].endswith("python") else words[0], *words[1:]], Path())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # eighteen commands, twice
 def test_its_commands_run_one_after_another_and_then_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

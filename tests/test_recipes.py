@@ -83,6 +83,7 @@ def test_a_plan_is_of_the_model_that_is_trained(
     assert sum(planned.parameters.values()) == sum(p.numel() for p in real.parameters())
 
 
+@pytest.mark.slow
 def test_a_plan_takes_what_is_there(tmp_path: Path) -> None:
     """Tokenizers, stores and what a run begins with decide, whatever the recipe says; then it is what is trained."""
 
@@ -143,6 +144,7 @@ def test_the_scenes_recipes_fit_each_other() -> None:
     assert tokens.data.seed != model.data.seed
 
 
+@pytest.mark.slow
 def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
     tokens = replace(
         recipe("scenes.py", "image_tokenizer")(),
@@ -168,6 +170,7 @@ def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
     assert model.generate(["a red circle", Image(picture).with_gap((0, 0, 16, 16))]).image.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_read_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cm3.scenes.scene_kinds.BANK", 4)
     clip = replace(recipe("scenes.py", "clip")(), out=str(tmp_path / "clip"), steps=1, batch=4)

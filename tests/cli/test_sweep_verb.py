@@ -82,6 +82,7 @@ def recipe(tmp_path: Path) -> str:
     return "some_recipes.py:tiny"
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_in_the_options_that_train_with_the_best(cm3: Cm3, recipe: str, tmp_path: Path) -> None:
     command = ["sweep", recipe, "--search", "optim.lr=1e-4,3e-2", "--search", "fast=true", "--metric", "loss_image"]
     made = cm3(*command, "--steps", "6", "--grace", "6", "--out", "sweep", "--json")
@@ -106,8 +107,9 @@ def test_a_sweep_ends_in_the_options_that_train_with_the_best(cm3: Cm3, recipe: 
     ).refusal  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(recipe: str, tmp_path: Path) -> None:
-    words = ["sweep", recipe, "--search", "optim.lr=3e-3", "--steps", "200", "--out", "sweep", "--json"]
+    words = ["sweep", recipe, "--search", "optim.lr=3e-3", "--steps", "100", "--out", "sweep", "--json"]
     command = [sys.executable, "-m", "cm3", *words]
     folder = tmp_path / "sweep" / "trial-0000"
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
@@ -118,12 +120,12 @@ def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(recipe: str, tmp_pat
         first.send_signal(signal.SIGTERM)
         first.communicate()
     assert first.returncode == 75
-    assert len((folder / "log.jsonl").read_text().splitlines()) < 200
+    assert len((folder / "log.jsonl").read_text().splitlines()) < 100
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
     best = json.loads(ran.stdout.splitlines()[-1])["best"]
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert best["trial"] == 0 and best["step"] == 200 and steps == list(range(1, 201))
+    assert best["trial"] == 0 and best["step"] == 100 and steps == list(range(1, 101))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,7 @@ def test_what_does_not_fit_is_refused_before_anything_trains(
     assert not Path("sweep").exists()
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_fit_together_make_a_failed_trial(cm3: Cm3, recipe: str) -> None:
     search = ["--search", "model.d_model=16,20", "--search", "model.heads=2,4", "--steps", "2", "--grace", "2"]
     made = cm3("sweep", recipe, *search, "--out", "sweep", "--json")

@@ -5,7 +5,6 @@ test --call(function, *args)--> each of N processes runs it, as torchrun would h
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import traceback
@@ -14,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from forks import forks
 from torch import Tensor
 
 from cm3.model.attention import Blocked
@@ -36,9 +36,7 @@ class Crew:
     """`call` runs a function on each of so many processes and gives their results in order."""
 
     def __init__(self, processes: int) -> None:
-        # Imports are most of the cost of a process: one server makes them, and forks.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["cm3.parallel", "cm3.model.attention", "torch.distributed.checkpoint"])
+        context = forks()
         self.ends, self.processes, self.calls = [], [], 0
         for rank in range(processes):
             ours, theirs = context.Pipe()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import store_parts
+from forks import forks
 from store_parts import contents
 
 from cm3.store.store import Store
@@ -36,29 +35,21 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def context() -> ForkServerContext:
-    """Processes forked from one that has imported everything, so that each costs milliseconds and not seconds."""
-    made = multiprocessing.get_context("forkserver")
-    rooms = ["cm3.data.prepare", "cm3.read.picture_folder", "cm3.model.bundle", "cm3.retrieval.pairs"]
-    made.set_forkserver_preload(rooms)
-    return made
-
-
 Start = Callable[..., Any]
 
 
 @pytest.fixture
-def start(parts: Path, context: ForkServerContext) -> Start:
+def start(parts: Path) -> Start:
     def begin(out: Path, target: Callable[..., None] = store_parts.run, *before: Any, **options: Any) -> Any:
         args = (*before, [str(parts / "photos")], str(out), str(parts / "model"), OPTIONS | options)
-        process = context.Process(target=target, args=args)
+        process = forks().Process(target=target, args=args)
         process.start()
         return process
 
     return begin
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_at_random_moments(parts: Path, start: Start, tmp_path: Path) -> None:
     rng = random.Random(0)

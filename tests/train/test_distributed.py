@@ -316,6 +316,7 @@ def tiny():
 """
 
 
+@pytest.mark.slow
 def test_torchrun_trains_a_recipe_and_begins_again_where_a_rank_died(tmp_path: Path) -> None:
     """The others of a rank that dies say so and end; torchrun starts all again, and they go on."""
     (tmp_path / "recipe.py").write_text(RECIPE)
