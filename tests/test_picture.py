@@ -204,7 +204,6 @@ def test_bands_change_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert rgb(image).tobytes() == whole.tobytes() and hash(Image(image)) == key
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["I;16", "F", "RGBA"])
 def test_a_deep_picture_takes_little_more_room_than_it_has(mode: str, tmp_path: Path) -> None:
     """40 million pixels: 160 MB as Pillow holds RGB and F, where float64 copies took 320 MB each."""

@@ -81,7 +81,7 @@ class FSQ(nn.Module):
         self.levels = tuple(levels)
         self.codes = math.prod(levels)
         self.dim = len(levels)
-        # On the processor first: for arithmetic on meta, where networks are laid out, torch imports its compiler (1.4 s).
+        # Not on meta, where networks are laid out: for arithmetic there torch imports its compiler, over a second.
         here = torch.get_default_device()
         with torch.device("cpu"):
             count = torch.tensor(levels, dtype=torch.float32)

@@ -176,6 +176,7 @@ def test_no_group_waits_longer_than_the_timeout(four: Crew) -> None:
     assert all(waited < 6 for waited, _ in found[1:]), "at the timeout, and not when the late one comes"
 
 
+@pytest.mark.slow
 def test_torchrun_runs_it_and_a_rank_that_raises_ends_all() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {k: v for k, v in os.environ.items() if k != "RANK"} | {"OMP_NUM_THREADS": "1"}

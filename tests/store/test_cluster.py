@@ -42,6 +42,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_cluster_goes_on_with_what_was_begun_here_and_makes_the_same_bytes(ray: object, parts: Path) -> None:
     told: list[int] = []
     sources, model = [f"{parts}/photos"], parts / "model"
