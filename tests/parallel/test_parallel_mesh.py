@@ -180,7 +180,8 @@ def test_no_group_waits_longer_than_the_timeout(four: Crew) -> None:
 def test_torchrun_runs_it_and_a_rank_that_raises_ends_all() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {k: v for k, v in os.environ.items() if k != "RANK"} | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), environment.get("PYTHONPATH", "")])
+    places = [str(HERE.parents[1]), str(HERE.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(places)
     script = str(HERE / "torchrun_script.py")
     done = subprocess.run([*command, script], env=environment, capture_output=True, text=True, timeout=110)
     ended = time.time()
