@@ -90,6 +90,7 @@ def test_the_table(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["heap"] == "kept" and found["clock"] == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
 def test_a_step_of_each_side() -> None:
     command = [sys.executable, FILE, "--windows=1", "--rounds=1", "--steps=1", "--threads=1", "--cpu"]

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_retrieval(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks/retrieval.py", "--n", "2000", "--index", "ivf", "--threads", "1"]
     ran = subprocess.run(
@@ -30,6 +31,7 @@ def test_retrieval(tmp_path: Path) -> None:
     assert report["build"]["peak_mb"] > 0
 
 
+@pytest.mark.slow
 def test_describe(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks/describe.py", "--first", "3", "--pictures", "2", "--rounds", "1"]
     command += ["--threads", "1", "--cpu", "--json"]
@@ -43,6 +45,7 @@ def test_describe(tmp_path: Path) -> None:
     assert ran.returncode == 1 and "give the root of a checkout" in ran.stderr
 
 
+@pytest.mark.slow
 def test_data(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -87,6 +90,7 @@ def test_data_without_the_peer(tmp_path: Path) -> None:
     assert made["images_s"] > 0 and made["tokenizer_share"] > 0
 
 
+@pytest.mark.slow
 def test_reliability() -> None:
     counts = {"damages": 60, "kills": 4, "loads": 30}
     command = [sys.executable, ROOT / "benchmarks/reliability.py", "--seed", "7", "--json"]

@@ -34,6 +34,7 @@ def check(kinds: dict[str, dict[str, int]]) -> None:
         assert not any(found[bad] for bad in ("wrong", "raw", "hang", "touched"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_few_damages_are_told_or_give_the_right_data() -> None:
     check(run(26))

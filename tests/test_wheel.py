@@ -56,6 +56,7 @@ def test_it_says_what_it_is(wheel: Path) -> None:
     assert "@" not in told["Author"] and told["Author-email"] is None
 
 
+@pytest.mark.slow
 def test_it_works_unpacked_anywhere(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         opened.extractall(tmp_path / "site")

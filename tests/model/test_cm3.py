@@ -44,6 +44,7 @@ def inputs(b: int = 2, t: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(b, 3, 32, 32, generator=g) * 2 - 1, torch.randint(300, (b, t), generator=g)
 
 
+@pytest.mark.slow
 def test_the_snippet_word_for_word() -> None:
     done = subprocess.run([sys.executable, "-c", SNIPPET], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
