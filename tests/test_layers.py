@@ -132,6 +132,19 @@ def test_the_design_shows_the_table() -> None:
     assert set(re.split(", | and ", nouns[0])) == NOUNS
 
 
+def test_the_design_names_the_files_that_there_are() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tree = page.split("## 3. The tree")[1].split("    recipes/  ")[0]
+    room, named = PACKAGE, []
+    for line in tree.splitlines():
+        if found := re.match(r" {6}([a-z]+)/ ", line):
+            room = PACKAGE / found[1]
+        named += [room / name for name in re.findall(r"\b[a-z_0-9]+\.py\b", line) if name != "__init__.py"]
+        named += [PACKAGE / name for name in re.findall(r"^ {6}(\w+\.py)", line)]
+    assert len(named) > 100
+    assert [path for path in named if not path.is_file()] == []
+
+
 def test_imports_follow_the_table() -> None:
     found = [line for path in modules() for line in broken(path)]
     assert not found, "\n".join(found)

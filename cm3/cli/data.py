@@ -87,7 +87,7 @@ class DataInspect(Verb):
 
 
 def names_store(path: str) -> bool:
-    """Whether a path is a store, finished or not; far away, whether it names no tar. Refuses a bank of before."""
+    """Tell whether a path is a store, finished or not; far away, whether it names no tar. Refuses a bank of before."""
     from cm3.store.manifest import is_store
     from cm3.store.old import is_bank
 
@@ -114,7 +114,7 @@ def store_info(path: str, verify: bool) -> dict[str, Any]:
 
 
 def others(kinds: Sequence[str], kind: str) -> str:
-    """The kinds that it could be read as, too."""
+    """Return the kinds that it could be read as, too."""
     more = [k for k in kinds if k != kind]
     return f" (could also be read as {', '.join(more)})" if more else ""
 
@@ -139,19 +139,19 @@ def tell(report: Report) -> None:
 
 
 def spelt(values: Mapping[str, int] | None) -> str:
-    """Quantiles in a line."""
+    """Say quantiles in a line."""
     if values is None:
         return "none"
     return f"{values['min']} to {values['max']}, median {values['median']}, 95% at most {values['p95']}"
 
 
 def counted(values: Mapping[str, int]) -> str:
-    """Names with how often they came."""
+    """Say names with how often they came."""
     return ", ".join(f"{name or 'none given'} ({count})" for name, count in values.items()) or "none"
 
 
 def contact_sheet(report: Report, title: str) -> PIL.Image.Image:
-    """The samples: picture, words, id and licence of each."""
+    """Return the samples: picture, words, id and licence of each."""
     from cm3.cli.sheet import Line, Panel, Section, sheet
     from cm3.data.inspect import license_of
 
@@ -168,7 +168,7 @@ def contact_sheet(report: Report, title: str) -> PIL.Image.Image:
 
 
 def shown(document: Document) -> PIL.Image.Image:
-    """The first pictures of a document side by side; a blank one where there is none."""
+    """Return the first pictures of a document side by side; a blank one where there is none."""
     import PIL.Image
 
     from cm3.cli.sheet import enlarged

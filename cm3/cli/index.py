@@ -232,7 +232,7 @@ class IndexInfo(Verb):
 
 
 def read(sources: Sequence[str], license: str | None, split: str | None) -> Source:
-    """The documents of sources, one after the other. `license` is of folders of pictures, `split` of COCO.
+    """Return the documents of sources, one after the other. `license` is of folders of pictures, `split` of COCO.
 
     Raises `RequestError` for no source.
     """
@@ -335,7 +335,8 @@ def list_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
 
 
 def contact_sheet(found: Sequence[tuple[Any, float]], text: str | None, query: Any) -> Any:
-    """The pictures found with their captions, scores, sources and licences; words without a picture on a blank one."""
+    """Return the pictures found with their captions, scores, sources and licences; words without a picture on a blank
+    one."""
     import PIL.Image
 
     from cm3.cli.sheet import Line, Panel, Section, sheet

@@ -1,4 +1,4 @@
-"""What verbs share: --json, --debug and --threads, --model, and how a model samples."""
+"""Options that verbs share: --json, --debug and --threads, --model, and those of sampling."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ OWN = arg(help_behavior_hint="(default: the model's own)", metavar="NUMBER")
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads() -> int:
-    """Two at most: small models gain nothing from a third, and OpenMP threads on busy cores spin against each other.
+    """Return two at most: small models gain nothing from a third, and OpenMP threads on busy cores spin against
+    each other.
 
     OMP_NUM_THREADS, where it is set, is taken instead.
     """
@@ -41,7 +42,7 @@ def default_threads() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every verb takes."""
+    """Options of every verb."""
 
     json: Annotated[Flag, arg(help="The last line of stdout is one JSON object; all else goes to stderr.")] = False
     debug: Annotated[Flag, arg(help="Show the traceback of an error.")] = False
@@ -76,7 +77,7 @@ class Verb:
 
 @dataclass(frozen=True, kw_only=True)
 class Bank:
-    """Where documents to draw on come from."""
+    """The bank of documents to draw on."""
 
     memory: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="(default: the model's own)")] = None
     """Folder of a memory bank, as `cm3 index build` writes it."""
@@ -88,7 +89,7 @@ class Bank:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where networks run."""
+    """The device of networks."""
 
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
     """Where networks run: cpu, cuda, cuda:1, mps; auto is a GPU where there is one."""
@@ -96,7 +97,7 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision(Device):
-    """Where networks run, and in which precision."""
+    """The device of networks, and their precision."""
 
     dtype: Annotated[str, arg(metavar="DTYPE")] = "auto"
     """Precision of the language model, or of the image tokenizer that is measured: float32, bfloat16, float16; auto is
@@ -140,7 +141,7 @@ class ModelVerb(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a model samples."""
+    """Settings of sampling."""
 
     seed: Annotated[int, arg(metavar="N")] = 0
     """The same seed gives the same output."""
@@ -155,7 +156,7 @@ class Sampling:
     """Make so many and keep the one whose whole document is the likeliest; with a temperature over 0."""
 
     def arguments(self) -> dict[str, Any]:
-        """Those that were given, as arguments of `CM3Leon.generate`. Raises `RequestError` for no tokens."""
+        """Return those that were given, as arguments of `CM3Leon.generate`. Raises `RequestError` for no tokens."""
         for name in ("max_tokens", "candidates"):
             at_least(1, **{name: 1 if getattr(self, name) is None else getattr(self, name)})
         return {name: value for name, value in vars(self).items() if value not in (None, "none")}
@@ -163,7 +164,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Guided(Sampling):
-    """How a model samples, with the prompt weighed against no prompt."""
+    """Settings of sampling, with the prompt weighed against no prompt."""
 
     guidance: Annotated[float | None, OWN] = None
     """How far to push towards the prompt; 1 is no guidance."""
@@ -178,7 +179,7 @@ class Guided(Sampling):
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Bank):
-    """How many documents to draw on, and how."""
+    """Documents to draw on: their number, and the way."""
 
     retrieve: Annotated[int, arg(metavar="K")] = 0
     """Documents to look up in the memory bank and read before drawing, 0 to 3."""
@@ -188,7 +189,7 @@ class Retrieval(Bank):
     """With guidance: whether the stream to guide away from reads the documents too."""
 
     def arguments(self) -> dict[str, Any]:
-        """As arguments of `CM3Leon.generate`. Raises `RequestError` for a number outside 0..3."""
+        """Return them as arguments of `CM3Leon.generate`. Raises `RequestError` for a number outside 0..3."""
         if not 0 <= self.retrieve <= 3:
             raise RequestError(f"--retrieve {self.retrieve}: must be 0 to 3 documents")
         return {"retrieve": self.retrieve, "unconditional": self.unconditional}
@@ -211,14 +212,15 @@ def own_encoder(name: str) -> str:
 
 
 class Progress(Protocol):
-    """What `progress` gives."""
+    """The callable that `progress` gives."""
 
     def __call__(self, done: int, total: int, label: str = "") -> None: ...
 
 
 @contextmanager
 def progress(label: str, unit: str = "token") -> Iterator[Progress]:
-    """A bar on stderr, where that is a terminal; call what it gives with (done, total) and perhaps a new label."""
+    """Return a bar on stderr, where that is a terminal; call what it gives with (done, total) and perhaps a new
+    label."""
     from cm3.bars import bar
 
     with bar(label, unit=unit) as drawn:

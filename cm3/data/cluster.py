@@ -32,7 +32,7 @@ class Job(Protocol):
 
     @property
     def device(self) -> str:
-        """Where a worker computes: each takes one GPU for `cuda`."""
+        """Say where a worker computes: each takes one GPU for `cuda`."""
         ...
 
     def open(self) -> Opened:

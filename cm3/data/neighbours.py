@@ -1,4 +1,4 @@
-"""Which documents of a bank each document of token stores may be given, worked out once and kept on disk.
+"""Tables of neighbours: the documents of a bank that each document of stores may be given, kept on disk.
 
     stores, bank -> blocks of documents, searched for here or on Ray, a part file each -> TABLE
 
@@ -72,7 +72,8 @@ class Neighbours:
     """A table of neighbours, memory-mapped. Make one with `find_neighbours`, read one with `open`."""
 
     def __init__(self, path: Path, about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        """`tensors` as stored, (n, m): `rows` int64, -1 where there is none, `scores` float32 and `kinds` uint8."""
+        """Take `tensors` as stored, (n, m): `rows` int64, -1 where there is none, `scores` float32 and `kinds`
+        uint8."""
         self.path, self.about = path, about
         self.encoder_name: str = about["encoder"]
         self.stores: list[Named] = [build(Named, one, f"neighbours {str(path)!r}") for one in about["stores"]]
@@ -125,7 +126,7 @@ class Neighbours:
         return np.bincount(found, minlength=self._rows.shape[1] + 1).tolist()
 
     def ranked(self, row: int) -> list[Candidate[int]]:
-        """All neighbours of a document, by number of the bank, best first."""
+        """Return all neighbours of a document, by number of the bank, best first."""
         found = []
         for number, score, kind in zip(self._rows[row], self._scores[row], self._kinds[row], strict=True):
             if number >= 0:
@@ -270,7 +271,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """What a process needs to search: plain values, that travel to other processes and machines (`cluster.Job`)."""
+    """All that a process needs to search: plain values, that travel to other processes and machines (`cluster.Job`)."""
 
     stores: tuple[str, ...]
     bank: str
@@ -306,7 +307,7 @@ class Searcher:
     """Stores, bank and encoder, opened once by each process."""
 
     def __init__(self, search: Search) -> None:
-        """Raises what opening stores and encoder raises."""
+        """Raise what opening stores and encoder raises."""
         self.search = search
         self.stores: list[Documents] = [Store.open(path) for path in search.stores]
         self.bank = StoreBank(Store.open(search.bank), Path(search.parts), search.index)
@@ -363,7 +364,7 @@ def _start(parts: Path, job: dict[str, Any]) -> None:
 
 
 def _as_tensors(found: list[list[Candidate[int]]], width: int) -> dict[str, torch.Tensor]:
-    """Shortlists as arrays (n, width)."""
+    """Return shortlists as arrays (n, width)."""
     tensors = {name: torch.zeros((len(found), width), dtype=dtype) for name, (_, dtype) in _LAYOUT.items()}
     tensors["rows"].fill_(-1)
     for i, row in enumerate(found):

@@ -46,7 +46,7 @@ EXAMPLES = 10
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the documents. All but `seconds` is kept in the store."""
+    """The outcome of the documents. All but `seconds` is kept in the store."""
 
     documents: int
     """Kept."""
@@ -356,12 +356,12 @@ class _Counter:
         self.finished += self.sizes[number]
 
     def done(self, number: int, report: dict[str, Any]) -> None:
-        """A unit is done."""
+        """Note that a unit is done."""
         self._count(number, report)
         self.tick(0)
 
     def tick(self, more: int) -> None:
-        """So many documents more are done, of a unit that is not."""
+        """Count so many documents more, of a unit that is not done."""
         if self.progress is None:
             return
         ended = len(self.sizes) - len(self.left)

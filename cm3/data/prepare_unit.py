@@ -42,7 +42,8 @@ _NOTHING = "its first character has more than {most} tokens, so nothing is left 
 
 @dataclass(frozen=True)
 class Work:
-    """What a process needs to prepare units of a plan: plain values, that travel to other processes and machines."""
+    """All that a process needs to prepare units of a plan: plain values, that travel to other processes and
+    machines."""
 
     out: str
     model: str | None
@@ -71,7 +72,7 @@ class Desk:
     """Tokenizers, encoder and readers, opened once by each process."""
 
     def __init__(self, work: Work) -> None:
-        """Raises what the tokenizers, the encoder and the sources raise."""
+        """Raise what the tokenizers, the encoder and the sources raise."""
         self.work, self.out = work, Path(work.out)
         self.plan = page(self.out / PLAN)
         self.tokenizers: Tokenizers | None = None
@@ -85,7 +86,7 @@ class Desk:
 
     @property
     def shape(self) -> Shape:
-        """What is kept of every document."""
+        """Return the parts that are kept of every document."""
         entries = None if self.tokenizers is None else self.codec.vocab.size
         width = None if self.encoder is None else self.encoder.width
         return Shape(entries, width, self.work.pictures or width is not None, self.work.pictures)
@@ -109,7 +110,7 @@ class OnceEach(ImageTokenizer):
         super().__init__(image.vqgan, image.size, fit=image.fit, batch=image.batch)
 
     def encode(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Codes int32 (n, rows, cols)."""
+        """Return codes int32 (n, rows, cols)."""
         different = {id(picture): picture for picture in images}
         codes = dict(zip(different, super().encode(list(different.values())), strict=True))
         return np.stack([codes[id(picture)] for picture in images])
@@ -165,7 +166,7 @@ def _encode(desk: Desk, chunk: list[Ready | Skip], batch: Batch) -> None:
 
 
 def _chunks(documents: Iterable[Document | Unreadable], desk: Desk) -> Iterator[list[Ready | Skip]]:
-    """Documents with their pictures decoded, in pieces that are encoded together."""
+    """Decode the pictures of documents, in pieces that are encoded together."""
     chunk: list[Ready | Skip] = []
     seen: dict[bytes, tuple[Picture, PIL.Image.Image, PIL.Image.Image]] = {}
     pixels = 0
@@ -221,7 +222,8 @@ def _ready(
 def _picture(
     image: Image, desk: Desk, seen: dict[bytes, tuple[Picture, PIL.Image.Image, PIL.Image.Image]]
 ) -> tuple[Picture, PIL.Image.Image, PIL.Image.Image]:
-    """A picture as it is stored, as it was read, and preprocessed; the same for the same file, with many captions."""
+    """Return a picture as it is stored, as it was read, and preprocessed; the same for the same file, with many
+    captions."""
     if image.data is not None and image.digest in seen:
         return seen[image.digest]
     small: PIL.Image.Image | None = None

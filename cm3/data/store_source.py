@@ -25,7 +25,7 @@ from cm3.vocab import Tokens
 
 
 class Retrieval(NamedTuple):
-    """Which documents stand before an example, and how many.
+    """The documents before an example, and their number.
 
     `table` names neighbours by their numbers in `bank` (`cm3.data.neighbours`), which has their tokens, `law` draws a
     number of them, and as many as `length` has room for are taken.
@@ -84,7 +84,7 @@ class StoreSource(Source):
         retrieval: Retrieval | None = None,
         most: int | None = None,
     ) -> None:
-        """`weights`: shares of the documents; none means every document as often as any other. `most`: how many
+        """Mix documents by `weights`, their shares; none means every document as often as any other. `most`: how many
         documents of each store are taken, the first; all, where it is None.
 
         Raises `DataError` for no store, an empty one, stores (the bank too) that other tokenizers made, and a table of
@@ -104,7 +104,7 @@ class StoreSource(Source):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The share of the documents that comes from each store."""
+        """Return the share of the documents that comes from each store."""
         return self.mixture.shares
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens]:

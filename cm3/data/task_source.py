@@ -36,7 +36,7 @@ TRIES = 1000
 
 @dataclass(frozen=True)
 class ExampleLaw:
-    """How examples are laid out and learnt. Raises `ConfigError` for a value out of range."""
+    """The layout and the loss weights of examples. Raises `ConfigError` for a value out of range."""
 
     answers: float = 0.5
     """Share of the examples laid out as a user asks: an answer that stands last is left to be continued, another one is
@@ -57,8 +57,8 @@ class TaskPart:
     """Examples of a task, made of the documents of a reader by their numbers."""
 
     def __init__(self, name: str, task: Task, documents: Numbered | Subset, controls: Path | None = None) -> None:
-        """Raises `ConfigError` for a kind of reader that the task is not made of; `DataError` where what it needs
-        cannot be read, and where none of its first documents serves, with the reason of the first."""
+        """Raise `ConfigError` for a kind of reader that the task is not made of; `DataError` where what it needs cannot
+        be read, and where none of its first documents serves, with the reason of the first."""
         check(task, documents.reader)
         self.name, self.task, self.documents, self.controls = name, task, documents, controls
         self.left_out: set[int] = set()
@@ -70,7 +70,8 @@ class TaskPart:
         return len(self.documents)
 
     def example(self, index: int, rng: np.random.Generator, view: View, plain: bool = False) -> Example:
-        """One example of document `index`, or of the first after it that serves; `rng` draws which, and the template.
+        """Return one example of document `index`, or of the first after it that serves; `rng` draws which, and the
+        template.
 
         Raises `DataError` where none of a thousand serves.
         """
@@ -105,7 +106,7 @@ class StorePart:
         return len(self.store)
 
     def first(self, number: int) -> StoreSource:
-        """The first `number` of them, each once an epoch, every time behind neighbours that are drawn anew."""
+        """Return the first `number` of them, each once an epoch, every time behind neighbours that are drawn anew."""
         return StoreSource([self.store], seed=self.seed, retrieval=self.retrieval, most=number)
 
 
@@ -120,7 +121,7 @@ class TaskSource(Source):
         seed: int,
         law: ExampleLaw | None = None,
     ) -> None:
-        """`mix`: of the parts' names and lengths, in their order.
+        """Take `mix`, of the parts' names and lengths, in their order.
 
         Raises `ConfigError` for a codec without pictures, for a mixture of other names, and for a share too small to be
         had.
@@ -181,8 +182,8 @@ def mixture_of(
     down: float,
     balanced: bool,
 ) -> TaskMixture:
-    """The mixture of some parts by their lengths. `balanced`: pictures, texts and stores get the same share of what the
-    weights leave. Raises as `TaskMixture` does."""
+    """Return the mixture of some parts by their lengths. `balanced`: pictures, texts and stores get the same share of
+    what the weights leave. Raises as `TaskMixture` does."""
     kinds = {part.name: part.task.output if isinstance(part, TaskPart) else "store" for part in parts}
     groups = kinds if balanced else {}
     return TaskMixture({part.name: len(part) for part in parts}, weights, caps, groups, up, down)

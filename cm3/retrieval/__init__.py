@@ -1,9 +1,11 @@
-"""Document -> neighbours: what a model is shown beside its prompt.
+"""Document -> neighbours: the documents that a model is shown beside its prompt.
 
 embed.py     Document -> vectors, by an Encoder
 clip.py      the Encoder of other people's CLIPs
-pairs.py     the Encoder of one's own: a small CLIP of torch alone; train.py trains it
-memory.py    vectors -> documents: the memory bank
+pairs.py     the Encoder of one's own: a small CLIP of torch alone (cm3/train/clip_trainer.py)
+index.py     vectors -> the nearest rows: exact, or FAISS
+memory.py    vectors -> documents: a store as a memory bank
+store_bank.py    a store as a bank for tables of neighbours
 select.py    query -> the documents worth showing
-live.py      prompt -> what is read before it, while generating
+live.py      prompt -> the documents before it, while generating
 """

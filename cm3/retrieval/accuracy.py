@@ -1,4 +1,4 @@
-"""How often a search finds the right thing: shares found first, and among the first five."""
+"""Shares of how often a search finds the right thing: shares found first, and among the first five."""
 
 from __future__ import annotations
 

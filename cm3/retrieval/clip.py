@@ -37,7 +37,7 @@ class ClipEncoder:
     """A CLIP; `load` reads one. Rows of `texts` and `images` are float32 and of length one."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, *, device: str = "cpu") -> None:
-        """A transformers CLIPModel and its tokenizer. Raises `ConfigError` for an unknown device."""
+        """Take a transformers CLIPModel and its tokenizer. Raises `ConfigError` for an unknown device."""
         self.model = on_device(model.eval(), device)
         self.tokenizer, self.name, self.device = tokenizer, name, self.model.device
         self.width = int(model.config.projection_dim)
@@ -72,7 +72,7 @@ class ClipEncoder:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (n, width) of texts."""
+        """Return unit vectors (n, width) of texts."""
         rows = []
         for start in range(0, len(texts), CHUNK):
             chunk = list(texts[start : start + CHUNK])
@@ -85,7 +85,8 @@ class ClipEncoder:
 
     @torch.no_grad()
     def images(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Unit vectors (n, width) of pictures of any mode and size. Raises `DataError` for one that cannot be read."""
+        """Return unit vectors (n, width) of pictures of any mode and size. Raises `DataError` for one that cannot be
+        read."""
         rows = []
         mean, std = (torch.tensor(x, device=self.device).view(3, 1, 1) for x in (MEAN, STD))
         for start in range(0, len(images), CHUNK):
@@ -130,7 +131,7 @@ def _fetch(repo: str, fetch: bool) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """Content hash of a folder's weights. Raises `CheckpointError` where there are none."""
+    """Return the content hash of a folder's weights. Raises `CheckpointError` where there are none."""
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise CheckpointError(f"encoder {str(folder)!r}: has no weights (model.safetensors); restore them")

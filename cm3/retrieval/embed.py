@@ -23,17 +23,17 @@ from cm3.store.record import shows as digest
 
 
 class Encoder(Protocol):
-    """What makes vectors of texts and pictures, in one space."""
+    """An encoder makes vectors of texts and pictures, in one space."""
 
     name: str
     """Its weights' identity: `clip:<hub id or content hash>`, `pairs:<content hash>`. Banks store it and insist."""
     width: int
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 (n, width)."""
+        """Return unit vectors float32 (n, width)."""
 
     def images(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Unit vectors float32 (n, width) of pictures of any mode and size."""
+        """Return unit vectors float32 (n, width) of pictures of any mode and size."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Vectors:
 
 
 def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -> Encoder:
-    """An encoder by the folder that a pairs run wrote, a folder in Hugging Face's CLIP layout, or a hub id of one.
+    """Return an encoder by the folder that a pairs run wrote, a folder in Hugging Face's CLIP layout, or a hub id of
+    one.
 
     A hub id is `openai/clip-vit-base-patch32` or, where a folder of that name is in the way, `hf://owner/name`. Without
     `fetch`, for a name that the user did not give, only what is on this machine already is taken. Raises
@@ -86,7 +87,7 @@ def folder_of(name: str) -> Path:
 
 
 def embed(encoder: Encoder, documents: Sequence[Document], *, batch: int = 64) -> Vectors:
-    """Vectors of documents; equal texts and equal pictures are encoded once, `batch` at a time.
+    """Return vectors of documents; equal texts and equal pictures are encoded once, `batch` at a time.
 
     Raises `DataError` for a document with neither text nor image, and for an image that cannot be read.
     """

@@ -42,15 +42,16 @@ ROWS_AT_ONCE, QUERIES_AT_ONCE = 65_536, 256
 
 
 class Index(Protocol):
-    """What finds rows."""
+    """An index finds rows."""
 
     def search(self, queries: np.ndarray, k: int, gone: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows (q, k), best first; k is at most the number of rows that are not `gone` (rows,) bool."""
+        """Return scores and rows (q, k), best first; k is at most the number of rows that are not `gone` (rows,)
+        bool."""
         ...
 
 
 def choose(index: str, rows: int) -> Kind:
-    """The kind of index for so many rows. Raises `ConfigError` for a name that is none."""
+    """Return the kind of index for so many rows. Raises `ConfigError` for a name that is none."""
     known = ("auto", *get_args(Kind))
     if index not in known:
         raise ConfigError(f"index {index!r}: must be one of {', '.join(known)}.{did_you_mean(index, known)}")
@@ -62,7 +63,7 @@ class Exact:
     """Every row against every query."""
 
     def __init__(self, vectors: np.ndarray) -> None:
-        """`vectors` (n, w), float32 or float16, usually memory-mapped."""
+        """Search `vectors` (n, w), float32 or float16, usually memory-mapped."""
         self.vectors = vectors
 
     def search(self, queries: np.ndarray, k: int, gone: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +93,7 @@ class Lists:
     """FAISS's inverted lists, re-ranked from the vectors."""
 
     def __init__(self, index: Any, vectors: np.ndarray, nprobe: int) -> None:
-        """`index`: one that `build` made or `open_lists` mapped; `vectors` (n, w): what it was made of."""
+        """Take `index`: one that `build` made or `open_lists` mapped; `vectors` (n, w): what it was made of."""
         self.index, self.vectors = index, vectors
         self._lists = library().extract_index_ivf(index)
         self._gone: np.ndarray | None = None
@@ -101,7 +102,7 @@ class Lists:
 
     @property
     def nprobe(self) -> int:
-        """How many lists a query visits."""
+        """Return how many lists a query visits."""
         return self._lists.nprobe
 
     @nprobe.setter
@@ -129,7 +130,7 @@ class Lists:
         return scores, rows
 
     def _candidates(self, queries: np.ndarray, ask: int, gone: np.ndarray | None) -> np.ndarray:
-        """Rows (q, ask) by the codes, -1 where the lists hold no more."""
+        """Return rows (q, ask) by the codes, -1 where the lists hold no more."""
         if gone is not self._gone:
             faiss = library()
             self._gone, self._params = gone, None
@@ -141,12 +142,12 @@ class Lists:
 
 
 def candidates(k: int) -> int:
-    """How many rows are scored again for the best `k`."""
+    """Return how many rows are scored again for the best `k`."""
     return max(16, 8 * k)
 
 
 def ranked(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best k of (q, n) candidates, best first; equal scores in the order of their rows."""
+    """Return the best k of (q, n) candidates, best first; equal scores in the order of their rows."""
     order = np.lexsort((rows, -scores), axis=-1)[:, :k]
     line = np.arange(len(rows))[:, None]
     return scores[line, order], rows[line, order]
@@ -204,12 +205,13 @@ def build_lists(vectors: Any, kind: Kind, path: Path, progress: Progress | None 
 
 
 def pieces(vectors: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Some rows, a few thousand at a time, in float32."""
+    """Return some rows, a few thousand at a time, in float32."""
     return (vectors[rows[i : i + 4096]].astype(np.float32, copy=False) for i in range(0, len(rows), 4096))
 
 
 def projection(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The directions (d, w) of most squared length of some rows: the fewest of 64, 128 ... that hold `HOLD` of it."""
+    """Return the directions (d, w) of most squared length of some rows: the fewest of 64, 128 ... that hold `HOLD` of
+    it."""
     width = vectors.shape[1]
     moment = np.zeros((width, width))
     for some in pieces(vectors, rows):
@@ -255,7 +257,7 @@ def open_lists(path: Path, vectors: np.ndarray, nprobe: int) -> Lists:
 
 
 def library() -> Any:
-    """FAISS. Raises `ConfigError` where it is not installed."""
+    """Return FAISS. Raises `ConfigError` where it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of its SWIG types, under Python 3.12 and later

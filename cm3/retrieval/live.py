@@ -39,8 +39,8 @@ class Retriever:
         check: Callable[[Path], None] = lambda folder: None,
         device: Any = "cpu",
     ) -> None:
-        """`memory`: a bank or its folder. `encoder`: one, its folder or its hub id. `device`: where one runs that is
-        opened.
+        """Take `memory`: a bank or its folder. `encoder`: one, its folder or its hub id. `device`: where one runs
+        that is opened.
 
         Without an encoder, that of the hub is taken if the bank names one and it is on this machine already (a bank may
         come from a stranger, so its word fetches nothing), else `own`, the folder of the model's. `check` is called
@@ -51,12 +51,12 @@ class Retriever:
 
     @property
     def memory(self) -> Memory:
-        """The bank. Raises `RequestError` where there is none, and what opening it raises."""
+        """Return the bank. Raises `RequestError` where there is none, and what opening it raises."""
         return self._open()[0]
 
     @property
     def encoder(self) -> Encoder:
-        """What the bank was made with, or should have been; without a bank, the one given, else the model's own.
+        """Return the encoder of the bank; without a bank, the one given, else the model's own.
 
         Raises `RequestError` where there is none, and what opening it raises.
         """
@@ -72,7 +72,7 @@ class Retriever:
         return self._encoder
 
     def search(self, prompt: Document, k: int) -> list[Retrieved]:
-        """Up to `k` documents of the bank for a prompt, most relevant first, never the prompt itself.
+        """Return up to `k` documents of the bank for a prompt, most relevant first, never the prompt itself.
 
         Raises `RequestError` for `k` outside 0..3, no bank or an empty one, and a prompt with nothing to search with;
         `CheckpointError` for a bank of another encoder.
@@ -83,7 +83,7 @@ class Retriever:
     def find(
         self, prompts: Sequence[Document], k: int, by_hand: Sequence[Sequence[Document | Retrieved]] | None = None
     ) -> list[list[Retrieved]]:
-        """The documents of each prompt: those given by hand, else what `search` finds, once for equal prompts.
+        """Return the documents of each prompt: those given by hand, else what `search` finds, once for equal prompts.
 
         Raises `RequestError` as `search` does, for both ways at once, and for a document that cannot be read.
         """
@@ -134,7 +134,7 @@ def check_number(name: str, k: int) -> int:
 
 
 def query_of(prompt: Document) -> Document:
-    """What a prompt is searched with: its words as one text, and its pictures; perhaps no part at all.
+    """Return the parts that a prompt is searched with: its words as one text, and its pictures; perhaps no part at all.
 
     Gaps are left out. A picture's own gap is painted over in the mean colour around it, for what is to be drawn anew
     should not be searched for; a picture that is all gap is left out.
@@ -147,7 +147,7 @@ def query_of(prompt: Document) -> Document:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What is read before one prompt: `tokens`, to stand after its `</s>`, of the documents `used`, in this order.
+    """The documents before one prompt: `tokens`, to stand after its `</s>`, of the documents `used`, in this order.
 
     `left_out` are those for which there was no room.
     """
@@ -174,7 +174,7 @@ def layout(found: Sequence[Retrieved], documents: Sequence[Tokens], vocab: Vocab
 
 
 def attribution(found: Sequence[Retrieved]) -> list[dict[str, Any]]:
-    """What was drawn on, as JSON holds it: id, score, by, source, license and text of each document."""
+    """List the documents that were drawn on, as JSON has them: id, score, by, source, license and text of each."""
     return [
         {
             "id": f.document.id,

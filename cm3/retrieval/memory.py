@@ -46,7 +46,7 @@ class Memory:
     """What the last `build` or `add` of this object did."""
 
     def __init__(self, store: Store | Bank) -> None:
-        """Raises `DataError` for a store without vectors."""
+        """Raise `DataError` for a store without vectors."""
         self._load(store)
 
     def _load(self, store: Store | Bank) -> None:
@@ -113,15 +113,16 @@ class Memory:
         return isinstance(id, str) and len(self.store.find(id)) == 1
 
     def __iter__(self) -> Iterator[str]:
-        """Ids, in the order in which they were added."""
+        """Return ids, in the order in which they were added."""
         return self.store.ids()
 
     def __getitem__(self, id: str) -> Document:
-        """A document; its pictures are decoded when their pixels are first asked for. Raises `DataError`."""
+        """Return a document; its pictures are decoded when their pixels are first asked for. Raises `DataError`."""
         return self.store.document(self._numbers([id])[0])
 
     def _numbers(self, ids: Sequence[str]) -> list[int]:
-        """Numbers of documents. Raises `DataError` naming the ids that are not there, and one that names several."""
+        """Return numbers of documents. Raises `DataError` naming the ids that are not there, and one that names
+        several."""
         found = self.store.find_all(ids)
         if missing := [id for id, numbers in zip(ids, found, strict=True) if not numbers]:
             told = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -135,7 +136,8 @@ class Memory:
         return [numbers[0] for numbers in found]
 
     def search(self, vectors: np.ndarray, k: int, by: By = "both") -> tuple[list[list[str]], np.ndarray]:
-        """The k documents of greatest inner product for each query of (q, width): ids, scores (q, k), best first.
+        """Return the k documents of greatest inner product for each query of (q, width): ids, scores (q, k), best
+        first.
 
         `by`: with the documents' vectors, or with those of their words or of their pictures alone. A `k` larger than
         the bank gives all of it. Raises `DataError` for an empty bank and for queries of another width, of zeros or not
@@ -200,7 +202,7 @@ class Memory:
         return queries
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """The vectors (n, width) float32 of documents. Raises `DataError` for an id that is not there."""
+        """Return the vectors (n, width) float32 of documents. Raises `DataError` for an id that is not there."""
         self._means = self._means or Means(self.rows("text"), self.rows("image"))
         return self._means[np.array(self._numbers(ids), np.int64)]
 
@@ -213,7 +215,7 @@ class Memory:
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
     def rows(self, what: Literal["text", "image"]) -> Rows:
-        """Vectors of the words or of the pictures of all documents, by number."""
+        """Return vectors of the words or of the pictures of all documents, by number."""
         if what not in self._vectors:
             found = self.store.vectors(what)
             assert found is not None  # a bank has them
@@ -221,7 +223,7 @@ class Memory:
         return self._vectors[what]
 
     def pictures(self, ids: Sequence[str]) -> list[frozenset[bytes]]:
-        """Of each document what its pictures show (`cm3.store.record.shows`). Raises `DataError` as `images`."""
+        """Return digests of each document's pictures (`cm3.store.record.shows`). Raises `DataError` as `images`."""
         return self.store.pixels(self._numbers(ids))
 
     def whole(self, ids: Sequence[str]) -> list[bool]:
@@ -330,7 +332,7 @@ class Memory:
         return cls.open(out)
 
     def info(self) -> dict[str, Any]:
-        """What it holds and how: counts, sources, licences, kinds of index, bytes on disk, what was skipped."""
+        """Return its contents: counts, sources, licences, kinds of index, bytes on disk, and those skipped."""
         facts, kept = self.store.facts, self.store.kept
         sizes = {"documents": sum(s["bytes"] for s in facts.shards)}
         sizes["pictures"] = sum(s["pictures"]["bytes"] for s in facts.shards if s["pictures"])
@@ -356,7 +358,7 @@ class Memory:
         }
 
     def skipped(self) -> list[Unreadable]:
-        """What could not be kept when the bank was made, as far as the reports of its shards are there."""
+        """Return what could not be kept when the bank was made, as far as the reports of its shards are there."""
         reports = (page(self.folder / shard_name(n, "json")) for n in range(len(self.store.facts.shards)))
         found = (s for report in reports for s in report.get("skipped", ()))
         return [Unreadable(str(s["id"]), str(s["reason"])) for s in found]
@@ -370,7 +372,7 @@ def _opened(folder: str | Path) -> Store | Bank:
 
 
 def _fields(encoder: str, width: int, index: str, about: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a new bank's manifest."""
+    """Return the fields of a new bank's manifest."""
     tokens: dict[str, Any] = {"vocab": None, "text_tokenizer": None, "image_tokenizer": None}
     kept = {"words": True, "pictures": True, "index": index}
     return {"encoder": encoder, "width": width, "about": about, **tokens, **kept}

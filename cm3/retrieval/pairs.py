@@ -97,7 +97,8 @@ class PairsConfig:
 
 
 def words_of(texts: Sequence[str], config: PairsConfig) -> tuple[Tensor, Tensor]:
-    """Texts as letters int64 (u, letters), the bytes of each distinct word, and words int64 (n, w), rows of those.
+    """Return texts as letters int64 (u, letters), the bytes of each distinct word, and words int64 (n, w), rows of
+    those.
 
     Row 0 is no word: it fills the shorter texts. Letters are lower case, and 0 where a word is short.
     """
@@ -131,7 +132,7 @@ class _Block(nn.Module):
         self.up, self.down = nn.Linear(d, 2 * d), nn.Linear(2 * d, d)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (n, s, d); mask bool (n, 1, 1, s), true where there is a word."""
+        """Read x (n, s, d); mask bool (n, 1, 1, s), true where there is a word."""
         n, s, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(n, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (n, h, s, d / h)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -155,7 +156,7 @@ class TextTower(nn.Module):
         self.head = nn.Linear(d, config.width)
 
     def forward(self, letters: Tensor, index: Tensor) -> Tensor:
-        """letters (u, letters) and index (n, w) as `words_of` gives them."""
+        """Map letters (u, letters) and index (n, w) as `words_of` gives them."""
         words = self.word(self.letter(letters).flatten(1))  # (u, d)
         lengths = (index != 0).sum(1)
         order = lengths.argsort()
@@ -187,7 +188,7 @@ class ImageTower(nn.Module):
         self.head = nn.Linear(32 * (config.image_size // 16) ** 2, config.width)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels as above, of the configured size."""
+        """Map pixels as above, of the configured size."""
         cells = self.cells(pixels.contiguous(memory_format=torch.channels_last))
         return self.head(F.gelu(cells).flatten(1))
 
@@ -202,13 +203,13 @@ class Pairs(nn.Module):
         self.log_scale = nn.Parameter(torch.full((2,), -math.log(temperature)))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (n, width), n at least 1."""
+        """Return unit vectors (n, width), n at least 1."""
         letters, index = words_of(texts, self.config)
         device = self.log_scale.device
         return F.normalize(self.text(letters.to(device), index.to(device)), dim=-1)
 
     def encode_images(self, images: Sequence[PIL.Image.Image]) -> Tensor:
-        """Unit vectors (n, width) of pictures of any mode and size, n at least 1."""
+        """Return unit vectors (n, width) of pictures of any mode and size, n at least 1."""
         pixels = torch.from_numpy(pixels_of(images, self.config.image_size)).to(self.log_scale.device)
         return F.normalize(self.image(pixels.float() / 127.5 - 1), dim=-1)
 
@@ -217,7 +218,7 @@ class PairEncoder:
     """The `Encoder` of a trained network, in eval mode."""
 
     def __init__(self, model: Pairs, name: str, *, device: str = "cpu") -> None:
-        """Raises `ConfigError` for an unknown device."""
+        """Raise `ConfigError` for an unknown device."""
         self.model, self.name, self.width = on_device(model.eval(), device), name, model.config.width
 
     @classmethod
@@ -249,12 +250,12 @@ class PairEncoder:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 (n, width) of texts."""
+        """Return unit vectors float32 (n, width) of texts."""
         return self._rows(self.model.encode_texts, texts)
 
     @torch.no_grad()
     def images(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Unit vectors float32 (n, width) of pictures. Raises `DataError` for one that cannot be read."""
+        """Return unit vectors float32 (n, width) of pictures. Raises `DataError` for one that cannot be read."""
         return self._rows(self.model.encode_images, images)
 
     def _rows(self, encode: Callable[[Any], Tensor], items: Sequence[Any]) -> np.ndarray:

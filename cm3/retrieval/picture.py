@@ -11,7 +11,7 @@ import cm3.picture
 
 
 def square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
-    """`image` upright, RGB, its short side brought to `size` by bicubic scaling, and the middle square of it.
+    """Return `image` upright, RGB, its short side brought to `size` by bicubic scaling, and the middle square of it.
 
     Raises `DataError` for a picture that is empty or cannot be read.
     """
@@ -19,6 +19,6 @@ def square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
 
 
 def pixels_of(images: Sequence[PIL.Image.Image], size: int) -> np.ndarray:
-    """Pictures as uint8 (n, 3, size, size)."""
+    """Return pictures as uint8 (n, 3, size, size)."""
     stacked = np.stack([np.asarray(square(image, size)) for image in images])  # (n, size, size, 3)
     return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))

@@ -1,4 +1,5 @@
-"""Which documents of a bank a query gets: relevant, whole, and unlike each other (paper section 2.1, after RA-CM3).
+"""The choice of documents of a bank for a query: relevant, whole, and unlike each other (paper section 2.1, after
+RA-CM3).
 
     query -> its words less 20% -> candidates by text, candidates by picture -> at most two of each -> K of those
 
@@ -54,23 +55,23 @@ class Bank(Protocol[K]):
     def encoder_name(self) -> str: ...
     def __len__(self) -> int: ...
     def search(self, vectors: np.ndarray, k: int, /) -> tuple[list[list[K]], np.ndarray]:
-        """Names and scores (n, k) of the documents nearest to each of n vectors, best first."""
+        """Return names and scores (n, k) of the documents nearest to each of n vectors, best first."""
         ...
 
     def vectors(self, ids: Sequence[K], /) -> np.ndarray:
-        """Means of the unit vectors of text and pictures."""
+        """Return means of the unit vectors of text and pictures."""
         ...
 
     def images(self, ids: Sequence[K], /) -> np.ndarray:
-        """Unit vectors of pictures alone, zeros where there are none."""
+        """Return unit vectors of pictures alone, zeros where there are none."""
         ...
 
     def pictures(self, ids: Sequence[K], /) -> Sequence[Set[bytes]]:
-        """Digests of each document's pictures, and whatever else it shares with none but its copies."""
+        """Return digests of each document's pictures, and whatever else it shares with none but its copies."""
         ...
 
     def whole(self, ids: Sequence[K], /) -> Sequence[bool]:
-        """Whether documents have text and a picture."""
+        """Tell whether documents have text and a picture."""
         ...
 
 
@@ -104,7 +105,8 @@ class Candidate(Generic[K]):
 
 @dataclass(frozen=True)
 class SelectLaw:
-    """How documents are selected; the defaults are the paper's. Raises `ConfigError` for a value out of range."""
+    """The law by which documents are selected; the defaults are the paper's. Raises `ConfigError` for a value out of
+    range."""
 
     by_text: int = 2
     """Most documents found by the query's text."""
@@ -144,7 +146,7 @@ def select(
     rng: np.random.Generator | None = None,
     exclude: Iterable[str] = (),
 ) -> list[Retrieved]:
-    """At most `k` documents of a bank for a query, which may have text, pictures and gaps.
+    """Return at most `k` documents of a bank for a query, which may have text, pictures and gaps.
 
     Without `rng` (generation): the best first, those that are whole before those that are not. With `rng` (training):
     some of the query's words are left out, and `k` of the up to four found come in an order by chance; the same
@@ -176,7 +178,8 @@ def check(memory: Bank[K], encoder_name: str) -> None:
 
 
 def as_query(document: Document, law: SelectLaw, rng: np.random.Generator | None = None) -> Document:
-    """What of a document is searched with: its text, less the words that `rng` drops, and its pictures without gaps.
+    """Return the parts of a document to search with: its text, less the words that `rng` drops, and its pictures
+    without gaps.
 
     Raises `RequestError` where there is neither text nor picture.
     """
@@ -190,14 +193,16 @@ def as_query(document: Document, law: SelectLaw, rng: np.random.Generator | None
 
 
 def drop_words(text: str, share: float, rng: np.random.Generator) -> str:
-    """The text without some of its words, each left out with probability `share`; one stays where all would go."""
+    """Return the text without some of its words, each left out with probability `share`; one stays where all would
+    go."""
     words = text.split()
     kept = [word for word, keep in zip(words, rng.random(len(words)) >= share, strict=True) if keep]
     return " ".join(kept or words[int(rng.integers(len(words))) :][:1])
 
 
 def choose(found: Sequence[Candidate[K]], k: int, rng: np.random.Generator | None = None) -> list[Candidate[K]]:
-    """At most `k` of a shortlist: in its order, or by chance; one that is not whole only where no whole one is left.
+    """Return at most `k` of a shortlist: in its order, or by chance; one that is not whole only where no whole one is
+    left.
 
     Generation takes the best, best first, as a user wants what is most relevant (paper.md 1.5). Training takes an order
     by chance, as the authors' code does: a model that always saw the best document at one place would learn to copy
@@ -218,7 +223,7 @@ def shortlists(
     pictures: Sequence[Set[bytes]] = (),
     own: np.ndarray | None = None,
 ) -> list[list[Candidate[K]]]:
-    """For each of n queries the documents that it may get, best first, at most `by_text + by_image` of them.
+    """Return for each of n queries the documents that it may get, best first, at most `by_text + by_image` of them.
 
     `texts` and `images` (n, w) are the queries' unit vectors, zeros for what a query does not have; `skip` (n) the
     names that it must not get; `pictures` (n) what it is known by, as `Bank.pictures`. `own` (n, w), of queries that
@@ -278,7 +283,7 @@ class _Known(Generic[K]):
 
 
 def _candidates(memory: Bank[K], texts: np.ndarray, images: np.ndarray, window: int) -> list[list[tuple[K, float, By]]]:
-    """For each query what its text and its pictures find, best first; equal scores in order of name."""
+    """Return for each query what its text and its pictures find, best first; equal scores in order of name."""
     merged: list[list[tuple[K, float, By]]] = [[] for _ in texts]
     by: By
     for by, vectors in (("text", texts), ("image", images)):

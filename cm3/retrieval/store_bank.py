@@ -29,7 +29,7 @@ ROWS = 65_536
 
 
 class About(Protocol):
-    """Where a document came from. `pictures`: digests of its pictures."""
+    """The origin of a document. `pictures`: digests of its pictures."""
 
     @property
     def id(self) -> str: ...
@@ -140,7 +140,7 @@ class StoreBank:
     """A store as a bank to choose from (`cm3.retrieval.select.Bank`): its documents are named by their numbers."""
 
     def __init__(self, store: Documents, parts: Path, kind: str) -> None:
-        """`parts`, `kind`: as they were given to `lay_bank`."""
+        """Take `parts` and `kind` as they were given to `lay_bank`."""
         self.store, self.encoder_name = store, str(store.encoder_name)
         # Mapped "c", as torch takes no array that it may not write.
         self._means, self._images, self._has = (np.asarray(np.load(parts / name, mmap_mode="c")) for name in _LAID)
@@ -151,7 +151,7 @@ class StoreBank:
 
     @cached_property
     def _gone(self) -> np.ndarray | None:
-        """Documents without a vector, bool (n,); None where every one has one."""
+        """Return documents without a vector, bool (n,); None where every one has one."""
         gone = self._has == 0
         return gone if gone.any() else None
 
@@ -159,20 +159,20 @@ class StoreBank:
         return len(self._means) - (0 if self._gone is None else int(self._gone.sum()))
 
     def search(self, vectors: np.ndarray, k: int) -> tuple[list[list[int]], np.ndarray]:
-        """Numbers and scores (n, k) of the documents nearest to each of n vectors, best first."""
+        """Return numbers and scores (n, k) of the documents nearest to each of n vectors, best first."""
         scores, rows = self._index.search(vectors, k, self._gone)
         return rows.tolist(), scores
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
-        """Means of the unit vectors of text and pictures, float32 (n, width)."""
+        """Return means of the unit vectors of text and pictures, float32 (n, width)."""
         return self._means[np.asarray(ids, np.int64)].astype(np.float32)
 
     def images(self, ids: Sequence[int]) -> np.ndarray:
-        """Unit vectors of pictures alone, float32 (n, width), zeros where there are none."""
+        """Return unit vectors of pictures alone, float32 (n, width), zeros where there are none."""
         return self._images[np.asarray(ids, np.int64)].astype(np.float32)
 
     def pictures(self, ids: Sequence[int]) -> list[frozenset[bytes]]:
-        """What documents are known by (`known_by`)."""
+        """Return what documents are known by (`known_by`)."""
         return [known_by(self.store.about(id)) for id in ids]
 
     def whole(self, ids: Sequence[int]) -> list[bool]:

@@ -1,4 +1,4 @@
-"""What a store's manifest says, checked before a number of it is used, and which files a store has.
+"""The manifest of a store, checked before a number of it is used, and the names of a store's files.
 
 The manifest has the size and checksum of every other file, and one of itself. It names no file: those of a store have
 the names that are written down here. It is replaced whole; what it counts on is written before it and never changed
@@ -30,7 +30,7 @@ _SHA = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Which image tokenizer made a store, the side of its pictures in pixels, and how they are made square."""
+    """The image tokenizer of a store, the side of its pictures in pixels, and how they are made square."""
 
     fingerprint: str
     size: int
@@ -39,7 +39,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Built:
-    """How the vectors of a segment are searched (`cm3.retrieval.index.build_lists`)."""
+    """The index of a segment's vectors (`cm3.retrieval.index.build_lists`)."""
 
     kind: Literal["exact", "ivf", "pq"] = "exact"
     lists: int = 1
@@ -55,7 +55,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Segment:
-    """What one command added: so many shards, and how they are searched."""
+    """A segment, which one command added: so many shards, and how they are searched."""
 
     shards: int
     index: Built = field(default_factory=Built)
@@ -135,22 +135,22 @@ class Manifest:
 
     @property
     def shape(self) -> Shape:
-        """What is known of every document."""
+        """Return the parts that are known of every document."""
         return Shape(None if self.vocab is None else self.vocab.size, self.width, self.words, self.pictures)
 
 
 def index_name(change: int) -> str:
-    """The file of the index after so many changes."""
+    """Return the file of the index after so many changes."""
     return "index.safetensors" if change == 0 else f"index.{change:06d}.safetensors"
 
 
 def lists_name(segment: int) -> str:
-    """The file of the inverted lists that a segment is searched by."""
+    """Return the file of the inverted lists that a segment is searched by."""
     return f"lists-{segment:04d}.faiss"
 
 
 def files_of(manifest: dict[str, Any]) -> list[str]:
-    """The files that a manifest counts on, beside the shards."""
+    """Return the files that a manifest counts on, beside the shards."""
     found = [index_name(manifest["change"])]
     exact = [segment.get("index", {}).get("kind", "exact") == "exact" for segment in manifest["segments"]]
     found += [lists_name(number) for number, plain in enumerate(exact) if not plain]
@@ -185,7 +185,7 @@ def page(path: Path) -> dict[str, Any]:
 
 
 def is_store(folder: str | Path) -> bool:
-    """Whether a folder is a store, finished or not, or one of format 1: tokens, or a memory bank."""
+    """Tell whether a folder is a store, finished or not, or one of format 1: tokens, or a memory bank."""
     kinds = (KIND, TOKENS, BANK)
     return any(page(Path(folder) / name).get("kind") in kinds for name in (NAME, PLAN))
 

@@ -123,7 +123,7 @@ class Page:
 
 
 def is_bank(folder: str | Path) -> bool:
-    """Whether a folder is a memory bank of format 1."""
+    """Tell whether a folder is a memory bank of format 1."""
     return "://" not in str(folder) and page(Path(folder) / NAME).get("kind") == BANK
 
 
@@ -131,7 +131,7 @@ class Bank:
     """A memory bank of format 1, as `cm3.retrieval.memory.Memory` reads a store. All its rows are searched."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `DataError` for one that is damaged, or names what no bank has."""
+        """Raise `DataError` for one that is damaged, or names what no bank has."""
         self.path, what = str(folder), f"memory bank {str(folder)!r}"
         self.manifest = read_json(inside(folder, NAME, what), what, DataError)
         self.fingerprint = str(self.manifest.get("sha256"))
@@ -177,7 +177,7 @@ class Bank:
         return part.row(row)
 
     def spans(self) -> list[tuple[int, int, Built]]:
-        """One segment."""
+        """Return one segment."""
         return [(0, int(self._starts[-1]), Built())]
 
     def rows(self, what: str, begin: int, end: int) -> Vectors:
@@ -314,7 +314,7 @@ class _Part:
         return path
 
     def vectors(self, what: str) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors (rows, width) float32 of words or pictures, and which rows have one.
+        """Return vectors (rows, width) float32 of words or pictures, and which rows have one.
 
         Where a picture's is not known, the mean stands for that of the words.
         """

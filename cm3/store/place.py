@@ -1,4 +1,4 @@
-"""Where a store is, and how its files are read: mapped from a folder, or by byte ranges from object storage.
+"""The place of a store, and the reading of its files: mapped from a folder, or by byte ranges from object storage.
 
 A safetensors file is read by name and by part. Nothing that a header, a name or a link says leads outside the store.
 """
@@ -34,10 +34,10 @@ DTYPES: dict[str, type[np.generic]] = {
 
 
 class Place:
-    """Where a store is: a folder, mapped into memory, or an address of fsspec's, read by byte ranges."""
+    """The place of a store: a folder, mapped into memory, or an address of fsspec's, read by byte ranges."""
 
     def __init__(self, address: str | Path) -> None:
-        """Raises `DataError` for an address that fsspec does not know or has no library for."""
+        """Raise `DataError` for an address that fsspec does not know or has no library for."""
         self.address = str(address)
         self.far: Any = None
         self.root = self.address
@@ -56,7 +56,7 @@ class Place:
 
     @property
     def said(self) -> str:
-        """How messages name it."""
+        """Return its name for messages."""
         return f"store {self.address!r}"
 
     def path(self, name: str) -> str:
@@ -93,7 +93,7 @@ class Place:
         return self._there(name, mapped)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Name -> bytes of the files of a folder of the store, `folder/` before each name. Raises `DataError`."""
+        """Map name -> bytes of the files of a folder of the store, `folder/` before each name. Raises `DataError`."""
 
         def listed() -> dict[str, int]:
             if self.far is not None:
@@ -196,7 +196,7 @@ class Tensors:
         return DataError(f"{self.place.said}: {self.name} {how}; restore it from a copy")
 
     def __getitem__(self, tensor: str) -> np.ndarray:
-        """A whole tensor; kept once it was fetched."""
+        """Return a whole tensor; kept once it was fetched."""
         if tensor not in self.known:
             dtype, shape, (start, stop) = self._where[tensor]
             data = self.place.ranges(self.name, [(self._begin + start, self._begin + stop)])[0] if stop > start else b""
@@ -207,7 +207,8 @@ class Tensors:
         return tensor in self._where
 
     def borders(self, starts: str, tensor: str) -> np.ndarray:
-        """`starts`, where each document begins in `tensor`. Raises `DataError` where those are no places of it."""
+        """Return `starts`, where each document begins in `tensor`. Raises `DataError` where those are no places of
+        it."""
         if starts not in self._borders:
             found, end = self[starts], self._where[tensor][1][0]
             if found[0] != 0 or found[-1] != end or bool((found[1:] < found[:-1]).any()):
@@ -216,7 +217,7 @@ class Tensors:
         return self._borders[starts]
 
     def parts(self, tensor: str, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Rows `start` to `stop` of a tensor, for each span; where the file is far, nothing else is fetched."""
+        """Return rows `start` to `stop` of a tensor, for each span; where the file is far, nothing else is fetched."""
         if tensor in self.known:
             whole = self.known[tensor]
             return [whole[a:b] for a, b in spans]

@@ -46,11 +46,11 @@ class Record:
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        """Its pictures."""
+        """Return its pictures."""
         return tuple(p for p in self.parts if isinstance(p, Picture))
 
     def json(self, words: bool) -> bytes:
-        """Where it came from, and with `words` what it says, as a shard has it."""
+        """Return its origin, and with `words` its words, as a shard has it."""
         told: dict[str, Any] = {"id": self.id, "source": self.source, "meta": self.meta}
         if words:
             numbers = iter(range(len(self.parts)))
@@ -118,7 +118,8 @@ def record_of(document: Document) -> tuple[Record, Document]:
 
 
 def encode(image: Image) -> bytes:
-    """The bytes to keep of a picture: its file's, where it is of one. Raises Pillow's errors for a damaged one."""
+    """Return the bytes to keep of a picture: its file's, where it is of one. Raises Pillow's errors for a damaged
+    one."""
     if image.data is not None:
         return image.data
     picture = image.pixels

@@ -41,7 +41,7 @@ VECTORS = ("text", "image")
 
 
 class Shape(NamedTuple):
-    """What is known of every document of a store."""
+    """The parts that are known of every document of a store."""
 
     entries: int | None
     """Entries of the vocabulary of its tokens; None without tokens."""
@@ -81,7 +81,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What became of a shard's documents: the fields of shards/NNNNN.json. `bytes` and `sha256` are the shard's."""
+    """The outcome of a shard's documents: the fields of shards/NNNNN.json. `bytes` and `sha256` are the shard's."""
 
     documents: int
     bytes: int
@@ -108,7 +108,7 @@ def is_report(page: dict[str, Any]) -> bool:
 
 
 def shard_name(number: int, end: str = "safetensors") -> str:
-    """The file of a shard."""
+    """Return the file of a shard."""
     return f"shards/{number:05d}.{end}"
 
 
@@ -136,7 +136,7 @@ def write_shard(out: Path, number: int, batch: Batch, shape: Shape, passed: dict
 
 
 def pack(batch: Batch, shape: Shape) -> tuple[dict[str, np.ndarray], bytes]:
-    """The tensors of a shard, and the bytes of its pictures."""
+    """Return the tensors of a shard, and the bytes of its pictures."""
     names = [r.json(shape.words) for r in batch.records]
     every = [p for r in batch.records for p in r.pictures]
     if shape.entries is None:
@@ -207,7 +207,7 @@ def digest(ids: np.ndarray) -> bytes:
 
 
 def key(name: str | bytes) -> int:
-    """64 bits of a hash of an id, of a source, or of a name's bytes."""
+    """Return 64 bits of a hash of an id, of a source, or of a name's bytes."""
     data = name if isinstance(name, bytes) else name.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
@@ -219,23 +219,23 @@ def names_sum(shard: Tensors) -> str:
 
 
 def license_of(meta: dict[str, Any]) -> str:
-    """The licence that is noted of a document, empty for none."""
+    """Return the licence that is noted of a document, empty for none."""
     known = meta.get("license")
     return "" if known is None else str(known)
 
 
 def facts(data: bytes) -> dict[str, Any]:
-    """What a store keeps of a file."""
+    """Return the facts that a store keeps of a file."""
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def page_bytes(page: dict[str, Any]) -> bytes:
-    """A JSON object as the bytes of its file."""
+    """Return a JSON object as the bytes of its file."""
     return (json.dumps(page, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _shown(record: Record, shape: Shape) -> bytes:
-    """The digests of a document's pictures, as a shard has them."""
+    """Return the digests of a document's pictures, as a shard has them."""
     pixels = [p.pixels for p in record.pictures] if shape.words else []
     return b"".join([*(p.digest for p in record.pictures), *pixels])
 

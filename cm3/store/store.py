@@ -52,7 +52,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class About(NamedTuple):
-    """Where a document came from."""
+    """The origin of a document."""
 
     id: str
     """Its id in its source; SOURCE#ID where the store has it of several sources."""
@@ -63,7 +63,7 @@ class About(NamedTuple):
 
     @property
     def picture(self) -> str:
-        """The digest of its first picture; empty where it has none."""
+        """Return the digest of its first picture; empty where it has none."""
         return self.pictures[0] if self.pictures else ""
 
 
@@ -153,32 +153,32 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """A name for what it holds, sha256 in hexadecimal: of its manifest, which has the checksum of each file."""
+        """Return a name for what it holds, sha256 in hexadecimal: of its manifest, which has the checksum of each file."""
         return checksum(self.manifest)
 
     @property
     def has_tokens(self) -> bool:
-        """Whether it has tokens, and so a vocabulary and tokenizers."""
+        """Tell whether it has tokens, and so a vocabulary and tokenizers."""
         return self.facts.vocab is not None
 
     @property
     def vocab(self) -> Vocab:
-        """Of its tokens. Raises `DataError` where it has none."""
+        """Return the vocabulary of its tokens. Raises `DataError` where it has none."""
         return self._tokenized(self.facts.vocab)
 
     @property
     def text_fingerprint(self) -> str:
-        """sha256 of tokenizer.json. Raises as `vocab`."""
+        """Return sha256 of tokenizer.json. Raises as `vocab`."""
         return self._tokenized(self.facts.text_tokenizer)
 
     @property
     def image_fingerprint(self) -> str:
-        """As `cm3.tokens.on_disk.fingerprint` gives it. Raises as `vocab`."""
+        """Return the fingerprint of its image tokenizer (`cm3.tokens.on_disk.fingerprint`). Raises as `vocab`."""
         return self._tokenized(self.facts.image_tokenizer).fingerprint
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the pictures that were tokenized. Raises as `vocab`."""
+        """Return the side in pixels of the pictures that were tokenized. Raises as `vocab`."""
         return self._tokenized(self.facts.image_tokenizer).size
 
     def _tokenized(self, value: Any) -> Any:
@@ -188,17 +188,17 @@ class Store:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each document, int32 (n,)."""
+        """Count the tokens of each document, int32 (n,)."""
         return self._index["lengths"][: len(self)]
 
     @property
     def kept(self) -> np.ndarray:
-        """Place of each document among all that is in the shards, int64 (n,), rising."""
+        """Return the place of each document among all that is in the shards, int64 (n,), rising."""
         return self._index["kept"][: len(self)]
 
     @property
     def has(self) -> np.ndarray:
-        """Which vectors each document has, uint8 (n,): bit 0 of words, bit 1 of pictures."""
+        """Return which vectors each document has, uint8 (n,): bit 0 of words, bit 1 of pictures."""
         return self._index["has"][: len(self)]
 
     def tokens(self, numbers: Sequence[int] | np.ndarray) -> list[Tokens]:
@@ -228,7 +228,7 @@ class Store:
         return [Tokens(ids[a:b], cells[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
     def vectors(self, what: str) -> Stored | None:
-        """Vectors of all documents, of their "text" or of their "image"; None for a store without.
+        """Return vectors of all documents, of their "text" or of their "image"; None for a store without.
 
         Raises `DataError` for another word.
         """
@@ -249,7 +249,7 @@ class Store:
         return About(self._id(name), name["source"], name["meta"], pictures)
 
     def _id(self, name: dict[str, Any]) -> str:
-        """An id as the store names it."""
+        """Return an id as the store names it."""
         id: str = name["id"]
         return id if self._count(key(id)) <= 1 else f"{name['source']}#{id}"
 
@@ -262,7 +262,7 @@ class Store:
         return self._names([number])[0]
 
     def _names(self, numbers: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """What shards say of documents, checked."""
+        """Return what shards say of documents, checked."""
         layout = self._layout(0, self.facts.shape)
         names = self._parts("names", "name_starts", numbers)
         told = [part.tobytes() for part in names]
@@ -287,7 +287,7 @@ class Store:
         return found
 
     def _of(self, number: int, tensor: str, starts: str | None) -> np.ndarray:
-        """The part of a tensor that belongs to a document; nothing where the store has no such tensor."""
+        """Return the part of a tensor that belongs to a document; nothing where the store has no such tensor."""
         if tensor not in self._layout(0, self.facts.shape):
             return np.zeros(0, np.uint8)
         return self._parts(tensor, starts, [number])[0]
@@ -359,7 +359,7 @@ class Store:
         return [frozenset(p.tobytes() for p in part) for part in parts]
 
     def number(self, id: str, source: str | None = None) -> int:
-        """The number of a document, by ID, or by SOURCE#ID where several sources have it.
+        """Return the number of a document, by ID, or by SOURCE#ID where several sources have it.
 
         Raises `DataError` for one that is not there, and for an id that is not enough.
         """
@@ -374,20 +374,20 @@ class Store:
         )
 
     def id_keys(self) -> np.ndarray:
-        """Hashes of the documents' ids, uint64 (n,)."""
+        """Return hashes of the documents' ids, uint64 (n,)."""
         found = np.empty(self.facts.documents, np.uint64)
         found[self._index["numbers"]] = self._index["keys"]
         return found
 
     def image_tokens(self) -> np.ndarray:
-        """How many of each document's tokens are image codes, int32 (n,)."""
+        """Count the image codes among each document's tokens, int32 (n,)."""
         found = np.zeros(len(self), np.int32)
         for number, mine, row in self.by_shard(self.kept if self.has_tokens else self.kept[:0]):
             found[mine] = self.shard(number)["images"][row]
         return found
 
     def spans(self) -> list[tuple[int, int, Built]]:
-        """First place, last place + 1, and index of each segment, among all that is in the shards."""
+        """Return first place, last place + 1, and index of each segment, among all that is in the shards."""
         shards = np.cumsum([0, *(s.shards for s in self.facts.segments)])
         ends = [(int(self.begins[a]), int(self.begins[b])) for a, b in itertools.pairwise(shards.tolist())]
         return [(*both, s.index) for both, s in zip(ends, self.facts.segments, strict=True)]
@@ -437,7 +437,7 @@ class Store:
 
     @cached_property
     def tokenizer_path(self) -> Path:
-        """The text tokenizer's file; for a store far away, a copy that goes with this object.
+        """Return the text tokenizer's file; for a store far away, a copy that goes with this object.
 
         Raises `DataError` for a file that is not as it was written, and as `vocab`.
         """
@@ -453,7 +453,7 @@ class Store:
         return path
 
     def info(self) -> dict[str, Any]:
-        """What it holds, as plain values: totals, duplicates, what was skipped, sources and licences."""
+        """Return its contents, as plain values: totals, duplicates, what was skipped, sources and licences."""
         left = ("shards", "files", "sha256", "kind")
         shards = self.manifest["shards"]
         size = sum(s["bytes"] for s in shards) + sum(f["bytes"] for f in self.manifest["files"].values())
@@ -498,7 +498,7 @@ class Store:
 
     @cached_property
     def _index(self) -> dict[str, np.ndarray]:
-        """The index, which is read whole, and checked."""
+        """Return the index, which is read whole, and checked."""
         about = self.facts
         name = index_name(about.change)
         raw = self.place.array(name)
@@ -547,7 +547,8 @@ class Store:
             yield number, mine, places[mine] - self.begins[number]
 
     def _parts(self, tensor: str, starts: str | None, numbers: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """The rows of a tensor that belong to each of these documents; a row each, where there are no `starts`."""
+        """Return the rows of a tensor that belong to each of these documents; a row each, where there are no
+        `starts`."""
         wanted = np.asarray(numbers, dtype=np.int64).reshape(-1)
         if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
             raise IndexError(

@@ -34,7 +34,7 @@ class Stored:
     def __init__(
         self, store: Shards, what: str, shape: tuple[int, int], begin: int, places: np.ndarray | None, has: np.ndarray
     ) -> None:
-        """`places` of the rows in the shards of a store; without them, the rows from place `begin` on."""
+        """Take `places` of the rows in the shards of a store; without them, the rows from place `begin` on."""
         self._store, self._what, self._begin, self._places = store, what, begin, places
         self.shape, self.dtype = shape, np.dtype(np.float16)
         self.has = has
@@ -68,7 +68,7 @@ class Stored:
         return found.reshape(*wanted.shape, self.shape[1])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All rows, in memory."""
+        """Return all rows, in memory."""
         return self[:].astype(dtype or self.dtype, copy=bool(copy))
 
 

@@ -1,4 +1,4 @@
-"""How a store comes to be and changes: shards first, then the index, then the manifest that counts on both.
+"""Writing a store: shards first, then the index, then the manifest that counts on both.
 
 finish     a store of the units that `cm3 prepare` made
 Draft      a segment of documents in their order, which goes on after a kill
@@ -129,7 +129,7 @@ def opened(place: Place, number: int, report: dict[str, Any], shape: Shape) -> T
 
 
 def name_of(shard: Tensors, row: int) -> dict[str, Any]:
-    """The JSON of a document of a shard that was written here."""
+    """Return the JSON of a document of a shard that was written here."""
     begins = shard.borders("name_starts", "names")
     found: dict[str, Any] = json.loads(shard["names"][begins[row] : begins[row + 1]].tobytes())
     return found
@@ -190,7 +190,7 @@ class Counts:
         self.licenses[license_of(name["meta"])] -= 1
 
     def json(self) -> dict[str, dict[str, int]]:
-        """Those that are left, as the manifest has them."""
+        """Return those that are left, as the manifest has them."""
         both = {"sources": self.sources, "licenses": self.licenses}
         return {what: {name: n for name, n in sorted(counts.items()) if n} for what, counts in both.items()}
 
@@ -216,7 +216,7 @@ def skips(reports: Iterable[dict[str, Any]], examples: int) -> dict[str, dict[st
 
 
 def duplicates(digests: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Why each document is dropped, uint8 (n,): 0 it is kept, 1 for its content, 2 for its id.
+    """Return why each document is dropped, uint8 (n,): 0 it is kept, 1 for its content, 2 for its id.
 
     `digests` uint8 (n, 16), `keys` uint64 (n, 2). Only those that share a content or an id with another are looked at
     one by one.
@@ -311,7 +311,7 @@ def _plain(manifest: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the documents of a build or of an `add`."""
+    """The outcome of the documents of a build or of an `add`."""
 
     added: int
     skipped: tuple[Unreadable, ...] = ()
@@ -347,7 +347,7 @@ class Draft:
 
     @property
     def documents(self) -> int:
-        """How many are kept so far."""
+        """Count the documents that are kept so far."""
         return sum(r["documents"] for r in self.reports)
 
     def _drop(self, first: int) -> None:
@@ -489,7 +489,7 @@ class Draft:
 
     @property
     def skipped(self) -> tuple[Unreadable, ...]:
-        """What is left out so far."""
+        """Return what is left out so far."""
         return tuple(Unreadable(s["id"], s["reason"]) for r in self.reports for s in r["skipped"])
 
     def check_kept(self) -> None:

@@ -37,7 +37,7 @@ def build_emblem_bank(
 
 
 def emblem_bank_documents(test: int, train: int, scenes: int, size: int, seed: int = SEED) -> Iterator[Document]:
-    """The documents of `build_emblem_bank`, in order: those that training has never seen first."""
+    """Yield the documents of `build_emblem_bank`, in order: those that training has never seen first."""
     for i in range(test):
         yield emblem_document(i, "test", size, seed)
     yield from bank_documents(train, scenes, size, seed)

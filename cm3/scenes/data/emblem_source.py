@@ -49,7 +49,7 @@ _EMBLEM, _SCENE = "query/emblem/train/", "query/scene/"
 
 @dataclass(frozen=True)
 class EmblemMix:
-    """What the examples are. Raises `ConfigError` for shares that are none."""
+    """The mix of the examples. Raises `ConfigError` for shares that are none."""
 
     plain: float = 0.4
     """Share of scenes by themselves."""
@@ -101,7 +101,8 @@ class Example:
 
 
 def bank_documents(emblems: int, scenes: int, size: int, seed: int) -> Iterator[Document]:
-    """What a training bank holds: train emblems 0 to `emblems` - 1, and `scenes` captioned scenes, `size` pixels."""
+    """Return the documents of a training bank: train emblems 0 to `emblems` - 1, and `scenes` captioned scenes, `size`
+    pixels."""
     for i in range(emblems):
         yield emblem_document(i, "train", size, seed)
     for i in range(scenes):
@@ -128,7 +129,8 @@ def emblem_neighbours(
     law: SelectLaw | None = None,
     progress: Progress | None = None,
 ) -> EmblemTable:
-    """The table for `EmblemSource`: neighbours of every train emblem of a bank, and of `scenes` other train scenes.
+    """Return the table for `EmblemSource`: neighbours of every train emblem of a bank, and of `scenes` other train
+    scenes.
 
     An emblem is searched for by a phrase that its document in the bank does not use, as a prompt would be; a scene by
     its caption less `law.dropout` of its words, and by its picture of `size` pixels. Written to the file `path`, and
@@ -196,7 +198,8 @@ class EmblemSource(Source):
         mix: EmblemMix | None = None,
         length: int | None = None,
     ) -> None:
-        """`neighbours`: of `emblem_neighbours` for this bank. `length`: most tokens of an example (`with_documents`).
+        """Take `neighbours` of `emblem_neighbours` for this bank. `length`: most tokens of an example
+        (`with_documents`).
 
         Raises `ConfigError` as `SceneSource` does; `DataError` for a table of documents that the bank lacks, or
         has no queries of a kind that `mix` asks for.
@@ -246,7 +249,7 @@ class EmblemSource(Source):
         return Tokens(ids, tokens.cells)
 
     def example(self, index: int) -> Example:
-        """What example `index` is made of: a function of the seed and the number alone."""
+        """Return the parts of example `index`: a function of the seed and the number alone."""
         rng = np.random.default_rng([self.seed, 0xE3, index])
         mix, kinds = self.mix, get_args(Kind)
         shares = np.array([getattr(mix, kind) for kind in kinds])
