@@ -67,7 +67,7 @@ def config_of(spec: str, recipe: Recipe) -> Any:
     if not dataclasses.is_dataclass(config) or isinstance(config, type) or not callable(getattr(config, "run", None)):
         raise ConfigError(
             f"recipe {spec!r}: returned a {type(config).__name__}; "
-            "must return a dataclass with run(progress, resume), such as a PretrainConfig"
+            "must return a dataclass with run(progress, resume), such as a PretrainRun"
         )
     return config
 

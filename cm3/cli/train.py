@@ -55,7 +55,10 @@ class RecipeVerb(Verb):
         run: Any = parse(form, rest, prog=f"{prog} {spec}", description=cls.about(recipe))
         found = {f.name: getattr(run, f.name) for f in mine}
         shared_ = Common(**{f.name: getattr(run, f.name) for f in shared})
-        return cls(recipe=spec, config=run.config, common=shared_, **found)
+        made = run.config
+        if hasattr(made, "given_init"):
+            made = made.given_init(config)
+        return cls(recipe=spec, config=made, common=shared_, **found)
 
     @classmethod
     def check(cls, spec: str, config: Any) -> Any:

@@ -42,24 +42,28 @@ class Subset:
         return self.documents[int(self.numbers[index])]
 
 
-def split(documents: Numbered, share: float, where: str = "data.held_out") -> tuple[Subset, Subset]:
-    """Return the documents to train on, and those held out: about `share` of the pictures, at least one document.
+def split(sources: Sequence[Numbered], share: float) -> list[tuple[Subset, Subset]]:
+    """Return of each source the documents to train on, and those held out: about `share` of the pictures, one at least.
 
-    Which are held out follows from the pictures alone, whatever else the source holds. Raises `ConfigError` for a
-    `share` outside 0..0.5, and for a source that has nothing left on one side.
+    Which are held out follows from the pictures alone, so that one that lies in two sources is on one side. Raises
+    `ConfigError` for a `share` outside 0..0.5, and where nothing is left on one side.
     """
     if not 0 <= share <= 0.5:
-        raise ConfigError(f"{where}={share}: is a share, must be in 0..0.5")
-    numbers = np.arange(len(documents))
-    if not share:
-        return Subset(documents, numbers), Subset(documents, numbers[:0])
-    chance = np.array([_chance(documents[i]) for i in range(len(documents))])
-    held = chance < share
-    if not held.any() and len(set(chance.tolist())) > 1:
-        held = chance == chance.min()
-    if not held.any() or held.all():
-        raise ConfigError(f"{where}={share}: {documents.name!r} has one picture; give more, or 0")
-    return Subset(documents, numbers[~held]), Subset(documents, numbers[held])
+        raise ConfigError(f"data.holdout={share}: is a share, must be in 0..0.5")
+    numbers = [np.arange(len(documents)) for documents in sources]
+    if not (share and any(map(len, sources))):
+        return [(Subset(source, all_), Subset(source, all_[:0])) for source, all_ in zip(sources, numbers, strict=True)]
+    chances = [np.array([_chance(source[i]) for i in range(len(source))]) for source in sources]
+    # Of few pictures chance may hold out none, or all.
+    least, most = (f([c for part in chances for c in part], default=0.0) for f in (min, max))
+    if least == most:
+        told = ", ".join(repr(source.name) for source in sources)
+        raise ConfigError(f"data.holdout={share}: {told}: has one picture; give more, or 0")
+    border = min(max(share, np.nextafter(least, 1)), most)
+    return [
+        (Subset(source, all_[chance >= border]), Subset(source, all_[chance < border]))
+        for source, all_, chance in zip(sources, numbers, chances, strict=True)
+    ]
 
 
 def _chance(document: Document | Unreadable) -> float:

@@ -71,7 +71,13 @@ class Batches(Protocol):
         """Return `{"left_out": ...}` for those that could not be read so far, else nothing."""
         ...
 
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """Names of what is read from disk, by content: a run that goes on must have the same."""
+        ...
 
+
+@dataclass(frozen=True)
 class Data:
     """Base of the kinds. Each is a frozen dataclass of plain settings."""
 

@@ -9,6 +9,7 @@ docs/training.md says which suits what; cm3/data/kind.py says what each must giv
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,25 +55,25 @@ class DocumentData(Data):
 
     def texts(self) -> Iterator[str]:
         """Yield the words of all documents that are trained on."""
-        for part in self._parts()[0]:
+        for part in self._parts[0]:
             for i in range(len(part)):
                 if isinstance(found := part[i], Document):
                     yield found.text
 
     def source(self, run: Context) -> DocumentSource:
         """Return the documents that are trained on."""
-        return DocumentSource(self._parts()[0], run.codec, self.seed)
+        return DocumentSource(self._parts[0], run.codec, self.seed)
 
     def held_out(self, run: Context) -> DocumentSource:
         """Return those that are not. Raises `ConfigError` where there are none."""
         if not self.holdout:
             raise ConfigError("validate_every: nothing is held out; give --data.holdout 0.02, or 0")
-        return DocumentSource(self._parts()[1], run.codec, self.seed)
+        return DocumentSource(self._parts[1], run.codec, self.seed)
 
     def prompts(self, run: Context, number: int = 8) -> list[Document]:
         """Return documents held out, or spread over those that are trained on."""
-        trained, held = self._parts()
-        part = held[0] if len(held[0]) else trained[0]
+        trained, held = self._parts
+        part = next(part for part in [*held, *trained] if len(part))
         some = [part[i] for i in range(0, len(part), max(1, len(part) // number))]
         return [d for d in some if isinstance(d, Document) and d.text.strip() and _shown(d)][:number]
 
@@ -80,13 +81,13 @@ class DocumentData(Data):
         """Return the pictures, each once an epoch."""
         from cm3.data.pictures import Pictures
 
-        return Pictures(self.sources, size, batch, self.seed, holdout=self.holdout, workers=self.workers)
+        return Pictures(self._named(), size, batch, self.seed, holdout=self.holdout, workers=self.workers)
 
     def pairs(self, size: int, batch: int) -> Batches:
         """Return the pictures, each with two of its captions."""
         from cm3.data.pictures import Pairs
 
-        return Pairs(self.sources, size, batch, self.seed, holdout=self.holdout, workers=self.workers)
+        return Pairs(self._named(), size, batch, self.seed, holdout=self.holdout, workers=self.workers)
 
     def measure(self, encoder: Encoder, pairs: Batches, seed: int) -> dict[str, float]:
         """Return how often a caption finds its picture, first or among five, of at most 100, by pictures alone.
@@ -95,18 +96,23 @@ class DocumentData(Data):
         """
         some = pairs.held_out() or pairs.batch(0)
         texts, images = encoder.texts([pair.text for pair in some]), encoder.images([pair.image for pair in some])
-        return among_hundred("held_out" if pairs.held_out() else "training", texts, images)
+        name = "held_out" if pairs.held_out() else "training"
+        return {**among_hundred(name, texts, images), f"{name}_pairs": len(some)}
 
     def given(self, source: Source) -> dict[str, Any]:
         """Return a name for the documents."""
         assert isinstance(source, DocumentSource)
         return {"documents": [documents_digest(part) for part in source.parts]}
 
-    def _parts(self) -> tuple[list[Subset], list[Subset]]:
-        """Return what is trained on and what is held out, a part for each source."""
+    def _named(self) -> tuple[str, ...]:
         if not self.sources:
             raise ConfigError("data.sources: there are none; give some, each [KIND:]PATH[@SPLIT]")
-        both = [split(Numbered(open_reader(s), s), self.holdout, "data.holdout") for s in self.sources]
+        return self.sources
+
+    @functools.cached_property
+    def _parts(self) -> tuple[list[Subset], list[Subset]]:
+        """What is trained on and what is held out, a part for each source; read once, as each picture's file is."""
+        both = split([Numbered(open_reader(source), source) for source in self._named()], self.holdout)
         return [one for one, _ in both], [other for _, other in both]
 
 
@@ -241,6 +247,8 @@ class TaskData(Data):
         elif self.holdout:
             parts = self._opened(self.sources, "data.sources", run, held_out=True)
         else:
+            parts = []
+        if not parts:  # a store has nothing held out
             raise ConfigError(
                 "validate_every: there are no documents held out; give --data.holdout 0.02, --data.validation "
                 "with sources of others, or 0"
@@ -295,8 +303,7 @@ class TaskData(Data):
                 continue
             wanted = find_task(task)
             if path not in opened:
-                both = split(Numbered(open_reader(path), path), share, "data.holdout")
-                opened[path] = both[held_out]
+                opened[path] = split([Numbered(open_reader(path), path)], share)[0][held_out]
             parts.append(TaskPart(name, wanted, opened[path], controls))
         return parts
 

@@ -125,15 +125,16 @@ class PictureIndex:
         made.paths, made.places = self.paths, self.places
         return made
 
-    def held_out(self, share: float) -> np.ndarray:
-        """Return which pictures, bool (n,), are held out from training: about a `share`, one at least if it is not 0.
+    def held_out(self, share: float, usable: np.ndarray) -> np.ndarray:
+        """Return which pictures, bool (n,), are held out from training: about a `share`, if it is not 0 at least one of
+        those that are `usable`, bool (n,).
 
         What a picture is decides it, so one that is added or taken away moves no other.
         """
         values = np.ascontiguousarray(self.digests[:, :8]).view(">u8")[:, 0].astype(np.float64) / 2**64
         held = values < share
-        if share and not held.any():
-            held[int(values.argmin())] = True
+        if share and usable.any() and not (held & usable).any():
+            held[int(np.where(usable, values, 1).argmin())] = True
         return held
 
     def name(self, number: int) -> str:
@@ -202,7 +203,7 @@ class _Decoder(Dataset):
             return said(error)
 
     def make(self, positions: np.ndarray) -> _Made:
-        """Raise `DataError` where no picture at all can be read."""
+        """Return the pictures of positions. Raises `DataError` where none at all can be read."""
         made, numbers, wrong = [], [], dict[int, str]()
         for position, at in zip(positions.tolist(), self._order.locate(positions).indices.tolist(), strict=True):
             for after in range(len(self.numbers)):
@@ -260,27 +261,33 @@ class _Stream:
         wrong = [
             f"{k}={v}: must be at least 1" for k, v in {"size": size, "batch": batch, "ahead": ahead}.items() if v < 1
         ]
-        wrong += [f"workers={workers}: must be 0 (none) or more"] if workers < 0 else []
-        wrong += [f"holdout={holdout}: is a share, must be in 0..0.5"] if not 0 <= holdout <= 0.5 else []
+        wrong += [f"data.workers={workers}: must be 0 (none) or more"] if workers < 0 else []
+        wrong += [f"data.holdout={holdout}: is a share, must be in 0..0.5"] if not 0 <= holdout <= 0.5 else []
         if wrong:
             raise ConfigError("; ".join(wrong))
         self.sources = (sources,) if isinstance(sources, str) else tuple(sources)
         self.index = index if index is not None else PictureIndex.of(self.sources, texts=texts, tick=tick)
         self.workers, self.ahead = workers, ahead
-        held = self.index.held_out(holdout)
-        usable = np.array([bool(found) for found in self.index.texts]) if texts else np.ones(len(held), bool)
+        usable = np.array([bool(found) for found in self.index.texts]) if texts else np.ones(len(self.index), bool)
+        if not usable.any():
+            raise DataError(
+                f"{', '.join(self.sources)}: none of {len(usable)} pictures has words to be paired with; give pictures "
+                "with captions, such as NAME.txt beside NAME.jpg"
+            )
+        held = self.index.held_out(holdout, usable)
         self.held, self.numbers = np.flatnonzero(held & usable), np.flatnonzero(~held & usable)
         """Numbers of the pictures that are held out, and of those to train on."""
         if not len(self.numbers):
             what = "picture with words" if texts else "picture"
             raise DataError(
                 f"{', '.join(self.sources)}: has no {what} to train on, and {len(self.held)} held out; give more, or "
-                "holdout=0"
+                "data.holdout=0"
             )
         self.seed, self.size, self.together = seed, size, batch
         about = {"size": size, "fit": fit, "seed": seed, "random_crop": random_crop, "flip": flip}
         self._decoder = _Decoder(self.index, self.numbers, about)
         self._wrong: dict[int, str] = {}
+        self._decoded: list[tuple[int, PIL.Image.Image]] | None = None
         self._running: Iterator[_Made | str] | None = None
         self._next: tuple[int, int, int] | None = None
 
@@ -288,9 +295,9 @@ class _Stream:
         return len(self.numbers)
 
     @property
-    def fingerprint(self) -> str:
+    def given(self) -> dict[str, Any]:
         """Return a name for the pictures that are trained on, by their content, in their order."""
-        return hashlib.sha256(self.index.digests[self.numbers].tobytes()).hexdigest()
+        return {"pictures": hashlib.sha256(self.index.digests[self.numbers].tobytes()).hexdigest()}
 
     @property
     def left_out(self) -> dict[str, Any]:
@@ -321,7 +328,10 @@ class _Stream:
 
     def _made(self, step: int, rank: int, ranks: int) -> tuple[list[int], list[PIL.Image.Image]]:
         if not 0 <= rank < ranks or self.together % ranks:
-            raise ConfigError(f"batch={self.together}: must be a multiple of the number of ranks, {ranks}")
+            raise ConfigError(
+                f"batch={self.together}: must be a multiple of the number of ranks, {ranks}; it is what was asked for, "
+                "or as many pairs as there are"
+            )
         if not self.workers:
             made: _Made | str = self._decoder.make(self.positions(step, rank, ranks))
         else:
@@ -364,12 +374,16 @@ class _Stream:
                 "is memory, also in /dev/shm, or set workers to 0"
             ) from error
 
-    def _held(self, most: int) -> Iterator[tuple[int, PIL.Image.Image]]:
-        for number in self.held[:most].tolist():
-            try:
-                yield number, self._decoder.picture(number)
-            except DataError as error:
-                self._wrong[number] = str(error)
+    def _held(self) -> list[tuple[int, PIL.Image.Image]]:
+        """Return the numbers and pictures of the first that are held out, decoded once."""
+        if self._decoded is None:
+            self._decoded = []
+            for number in self.held[:MEASURED].tolist():
+                try:
+                    self._decoded.append((number, self._decoder.picture(number)))
+                except DataError as error:
+                    self._wrong[number] = str(error)
+        return self._decoded
 
 
 class Pictures(_Stream):
@@ -390,9 +404,9 @@ class Pictures(_Stream):
         """
         return self._made(step, rank, ranks)[1]
 
-    def held_out(self, most: int = MEASURED) -> list[PIL.Image.Image]:
-        """Return the pictures held out, the first so many, neither cropped nor mirrored by chance."""
-        return [picture for _, picture in self._held(most)]
+    def held_out(self) -> list[PIL.Image.Image]:
+        """Return the first pictures that are held out, neither cropped nor mirrored by chance."""
+        return [picture for _, picture in self._held()]
 
 
 class Pairs(_Stream):
@@ -418,9 +432,9 @@ class Pairs(_Stream):
         at = self.positions(step, rank, ranks).tolist()
         return [self._pair(*one) for one in zip(numbers, pictures, at, strict=True)]
 
-    def held_out(self, most: int = MEASURED) -> list[Pair]:
-        """Return the pairs held out, the first so many."""
-        return [self._pair(number, picture, number) for number, picture in self._held(most)]
+    def held_out(self) -> list[Pair]:
+        """Return the first pairs that are held out."""
+        return [self._pair(number, picture, number) for number, picture in self._held()]
 
     def _pair(self, number: int, picture: PIL.Image.Image, position: int) -> Pair:
         texts = self.index.texts[number]

@@ -21,7 +21,7 @@ from cm3 import files
 from cm3.data.kind import Context, Data, Made
 from cm3.data.kinds import StoreData
 from cm3.data.load import Source
-from cm3.document import Document, left_out
+from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
@@ -87,8 +87,10 @@ class PretrainRun(TrainConfig):
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
         """Train, and write `out/bundle`. Stopped by a signal, returns with "stopped" and a checkpoint in its place."""
+        # Data of this run's own: what it opens and keeps is as it lies there now, and goes with the run.
+        run = dataclasses.replace(self, data=dataclasses.replace(self.data))
         with start(self.mesh, self.device) as mesh:
-            return self._train(mesh, progress, resume)
+            return run._train(mesh, progress, resume)
 
     def _train(self, mesh: Mesh, progress: bool, resume: bool) -> dict[str, Any]:
         # All that can be refused comes first; what is written comes after, by one process alone.
@@ -191,9 +193,16 @@ class PretrainRun(TrainConfig):
             return {"out": self.out} | record
         on_main(sheet if self.sample_every else export)
         mixture = trainer.mixture(trainer.documents())
-        left = parts.source.left_out()
         made = {"out": self.out, "bundle": str(out / "bundle")} | record
-        return made | ({"left_out": left_out(left)} if left else {}) | ({"mixture": mixture} if mixture else {})
+        return made | dict(trainer.left_out()) | ({"mixture": mixture} if mixture else {})
+
+    def given_init(self, recipe: PretrainRun) -> PretrainRun:
+        """Return the run without the model and size of its `recipe`, where it begins with another bundle."""
+        if not self.init or self.init == recipe.init:
+            return self
+        model = DecoderConfig() if self.model == recipe.model else self.model
+        size = 0 if self.image_size == recipe.image_size else self.image_size
+        return dataclasses.replace(self, model=model, image_size=size)
 
     def settled(self) -> PretrainRun:
         """Return the run with the model that it will build.

@@ -153,7 +153,7 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Return a name for what it holds, sha256 in hexadecimal: of its manifest, which has the checksum of each file."""
+        """Return a name for what it holds: the sha256 of its manifest, which has the checksum of each file."""
         return checksum(self.manifest)
 
     @property

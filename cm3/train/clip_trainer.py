@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cm3.data.kind import Batches
-from cm3.errors import DataError
+from cm3.errors import ConfigError, DataError
 from cm3.parallel import Mesh, gathered, mean_gradients, start
 from cm3.retrieval.pairs import Pair, Pairs, PairsConfig, save
 from cm3.train.config import OURS, LoopConfig
-from cm3.train.loop import Loop, check_copies, check_held_out, share_of
+from cm3.train.loop import Loop, check_copies, check_held_out, given, share_of
 from cm3.train.optim import Optimizer, schedule
 
 NOTHING = "pairs: no text tells what its picture shows, and none has another description; give either"
@@ -143,16 +143,20 @@ class PairTrainer(Loop):
         resume: bool = True,
         mesh: Mesh | None = None,
         about: Mapping[str, Any] | None = None,
-        notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Resume from the last checkpoint, where there is one. `about` says what the pairs are, in JSON's types: a
-        checkpoint made with others is refused. `mesh` and `notes` are those of the loop.
+        """Resume from the last checkpoint, where there is one. `about` says what the pairs are, in JSON's
+        types: a checkpoint made with others is refused. `mesh` is that of the loop.
 
         Raises `ConfigError`, and `CheckpointError` for a checkpoint that is damaged or of another run.
         """
         c = config
         check_held_out(c, pairs)
-        super().__init__(c, mesh=mesh, about={**asdict(c), "pairs": dict(about or {})}, notes=notes)
+        if c.validate_every and len(pairs.held_out()) < 2:  # type: ignore[union-attr]
+            raise ConfigError(
+                f"validate_every={c.validate_every}: one pair is held out, and is told from others; give a larger "
+                "--data.holdout, or 0"
+            )
+        super().__init__(c, mesh=mesh, about={**asdict(c), "pairs": dict(about or {}), **given(pairs)})
         check_copies(c, c.batch, self.mesh)
         self.pairs = pairs
         with torch.random.fork_rng():
@@ -178,6 +182,10 @@ class PairTrainer(Loop):
     def fixed(self, name: str) -> bool:
         """See the loop."""
         return name.split(".")[0] not in FREE | OURS
+
+    def left_out(self) -> Mapping[str, Any]:
+        """See the loop."""
+        return getattr(self.pairs, "left_out", {})
 
     def take(self) -> Sequence[Pair]:
         """See the loop. Raises `DataError` for a batch that nothing can be learnt from."""
@@ -213,7 +221,7 @@ class PairTrainer(Loop):
         """Measure the loss of the pairs that are held out, as many as `validate_batches` batches, `val_loss`."""
         held, size = self.pairs.held_out(), self.config.batch  # type: ignore[union-attr]
         parts = [held[at : at + size] for at in range(0, len(held), size)][: self.config.validate_batches]
-        found = [float(self._loss(part, None)[0]) for part in parts]
+        found = [float(self._loss(part, None)[0]) for part in parts if len(part) > 1]
         return {"val_loss": sum(found) / len(found)}
 
     def finish(self) -> None:
@@ -229,7 +237,6 @@ def train_pairs(
     progress: bool = True,
     stopping: Callable[[int], bool] | None = None,
     about: Mapping[str, Any] | None = None,
-    notes: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Train until `config.steps`, resuming from `config.out` if a checkpoint is there; returns the encoder's folder.
 
@@ -237,6 +244,6 @@ def train_pairs(
     it so too. Raises as `PairTrainer` and its `run` do, and `DataError` for pairs that nothing can be learnt from.
     """
     with start(config.mesh, config.device) as mesh:
-        trainer = PairTrainer(config, pairs, mesh=mesh, about=about, notes=notes)
+        trainer = PairTrainer(config, pairs, mesh=mesh, about=about)
         trainer.run(progress=progress, stopping=stopping)
     return trainer.out

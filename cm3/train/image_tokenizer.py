@@ -15,7 +15,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from cm3.model.vqgan import VQGAN, VQGANConfig, small
 from cm3.parallel import Mesh, mean_gradients, share_norms, start
 from cm3.train.config import OURS, LoopConfig
 from cm3.train.image_eval import psnr, usage, write_sheet
-from cm3.train.loop import Loop, check_copies, check_held_out, share_of
+from cm3.train.loop import Loop, check_copies, check_held_out, given, share_of
 from cm3.train.optim import Muon, Optimizer, schedule
 from cm3.weights import load_into
 
@@ -162,15 +162,14 @@ class ImageTokenizerTrainer(Loop):
         resume: bool = True,
         mesh: Mesh | None = None,
         about: dict[str, Any] | None = None,
-        notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Resume from the last checkpoint, where there is one. `mesh`, `about` and `notes` are those of the loop.
+        """Resume from the last checkpoint, where there is one. `mesh` and `about` are those of the loop.
 
         Raises `ConfigError`, and `CheckpointError` for a checkpoint or an `init` that is damaged or of another run.
         """
         c = config
         check_held_out(c, images)
-        super().__init__(c, mesh=mesh, about=about, notes=notes)
+        super().__init__(c, mesh=mesh, about={**(about or asdict(c)), **given(images)})
         check_copies(c, c.batch, self.mesh)
         self.images, device = images, self.mesh.device
         with torch.random.fork_rng():
@@ -231,6 +230,10 @@ class ImageTokenizerTrainer(Loop):
     def fixed(self, name: str) -> bool:
         """See the loop."""
         return name == "keep" or name.split(".")[0] not in FREE | OURS
+
+    def left_out(self) -> Mapping[str, Any]:
+        """See the loop."""
+        return getattr(self.images, "left_out", {})
 
     def take(self) -> Tensor:
         """See the loop. Raises `DataError` for pictures of another shape."""
@@ -384,7 +387,7 @@ def load_config(folder: str | Path) -> VQGANConfig:
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(
             f"image tokenizer {str(folder)!r}: has no {WEIGHTS}; train one first with "
-            "`cm3 train scenes:image_tokenizer`, then :image_decoder and :image_details, or give the folder of one"
+            "`cm3 train photos:image_tokenizer`, or give the folder of one"
         )
     what = f"image tokenizer {str(folder)!r}"
     page = files.read_json(folder / "config.json", what)
@@ -397,15 +400,14 @@ def train_image_tokenizer(
     *,
     progress: bool = True,
     stopping: Callable[[int], bool] | None = None,
-    notes: Sequence[Mapping[str, Any]] = (),
 ) -> VQGAN:
     """Train until `config.steps`, resuming from `config.out` if a checkpoint is there; returns the VQGAN in eval mode.
 
     `stopping(step)` is asked after each step whether to end here, at a checkpoint and without weights written; a signal
-    ends it so too. Settings of `FREE` may be others than the checkpoint's; the log says so, and begins with `notes`.
+    ends it so too. Settings of `FREE` may be others than the checkpoint's; the log says so.
     Raises as `ImageTokenizerTrainer` and its `run` do, and `DataError` for wrong images.
     """
     with start(config.mesh, config.device) as mesh:
-        trainer = ImageTokenizerTrainer(config, images, mesh=mesh, notes=notes)
+        trainer = ImageTokenizerTrainer(config, images, mesh=mesh)
         trainer.run(progress=progress, stopping=stopping)
     return trainer.vqgan.eval()

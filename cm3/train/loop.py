@@ -48,10 +48,19 @@ def share_of(source: Any, step: int, mesh: Mesh) -> Any:
     return whole[mesh.rank * each : (mesh.rank + 1) * each]
 
 
+def given(source: Any) -> dict[str, Any]:
+    """Return names of what a source reads from disk, as a run's settings have them: {"given": ...}, or nothing."""
+    found = dict(getattr(source, "given", {}))
+    return {"given": found} if found else {}
+
+
 def check_held_out(config: LoopConfig, source: Any) -> None:
     """Raise `ConfigError` where a run is to measure what is held out, and nothing is."""
     if config.validate_every and not (hasattr(source, "held_out") and len(source.held_out())):
-        raise ConfigError(f"{config.BEFORE}validate_every={config.validate_every}: nothing is held out; give 0")
+        raise ConfigError(
+            f"{config.BEFORE}validate_every={config.validate_every}: nothing is held out; give 0, or a source "
+            "with a --data.holdout"
+        )
 
 
 def check_copies(config: LoopConfig, batch: int, mesh: Mesh) -> None:
@@ -84,16 +93,15 @@ class Loop:
         *,
         mesh: Mesh | None = None,
         about: dict[str, Any] | None = None,
-        notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Take `mesh`, started already; None starts that of `config`. `about`: all settings, to write as `page`; None
-        is `config`. `notes`: what the log says first, such as of the documents. Raises `ConfigError`.
+        """Take `mesh`, started already; None starts that of `config`. `about`: all settings, to write as `page`; None is
+        `config`. Raises `ConfigError`.
         """
         check_tracker(config.track)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config, self.out = config, Path(config.out)
-        self.about, self._first = plain(about or asdict(config)), notes
+        self.about = plain(about or asdict(config))
         self.mesh = mesh or start(config.mesh, config.device)
         self.ranks = Ranks(self.mesh)
         self._votes = Ranks(self.mesh, timedelta(seconds=config.mesh.timeout_s))
@@ -102,7 +110,7 @@ class Loop:
         self.spikes = Spikes(config.spike_sigma, config.on_spike == "note")
         self.step, self.stopping, self.changed = 0, False, dict[str, list[Any]]()
         self.seen: int | None = None
-        self._saved, self._batch = -1, None
+        self._saved, self._batch, self._left = -1, None, 0
         self._asked: Callable[[int], bool] = lambda step: False
         self._signals, self._notes = Signals(), list[dict[str, Any]]()
         self._lines: Lines | None = None
@@ -131,6 +139,7 @@ class Loop:
                 drawn.update()
                 if self._due("log_every"):
                     record = self._write(metrics | self.summary())
+                    self._tell_left_out()
                     drawn.set_postfix_str(self._short(record))
                 if self._due("save_every"):
                     self.save()
@@ -242,6 +251,10 @@ class Loop:
 
     # ---- what a subclass gives ----
 
+    def left_out(self) -> Mapping[str, Any]:
+        """Return `{"left_out": {"count": ..., "first": ...}}` of what could not be read so far, else nothing."""
+        return {}
+
     def tensors(self) -> dict[str, Tensor]:
         """Return all that is learnt and drawn from, by name: the very tensors, to save or to fill."""
         raise NotImplementedError
@@ -295,7 +308,7 @@ class Loop:
                 if self.mesh.main:
                     self.describe()
                 c = self.config
-                self._lines = Lines(self.out, self.step, c.track, self.mesh.main, self.about, self._first)
+                self._lines = Lines(self.out, self.step, c.track, self.mesh.main, self.about)
                 held.callback(self._lines.close)
                 if self.changed:
                     self._write({"step": self.step, "changed": self.changed})
@@ -330,6 +343,13 @@ class Loop:
         """Write the notes of a step, where the log is open."""
         while self._lines is not None and self._notes:
             self._lines.write(self._notes.pop(0))
+
+    def _tell_left_out(self) -> None:
+        """Write which documents of the main process cannot be read, where there are more than were told."""
+        told = self.left_out()
+        if told and told["left_out"]["count"] > self._left:
+            self._left = told["left_out"]["count"]
+            self._write({"step": self.step, **told})
 
     def _good(self) -> str:
         if last(self.out) is None:

@@ -12,7 +12,7 @@ import importlib
 import json
 import math
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,22 +47,15 @@ def finite(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Log:
-    """One JSON object a line. On resume, lines from a step after the checkpoint's are dropped.
+    """One JSON object a line. On resume, lines from a step after the checkpoint's are dropped."""
 
-    A log begins with `notes`, at step 0, of which those that stand in it already are not written again.
-    """
-
-    def __init__(self, path: Path, step: int, notes: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, path: Path, step: int) -> None:
         self.path = path
         with on_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             kept = [record for record in read_lines(path) if record["step"] <= step]
             write(path, "".join(json.dumps(finite(record)) + "\n" for record in kept))
-        known = read_lines(path)
-        for note in notes:
-            if (line := {"step": 0, **note}) not in known:
-                self.write(line)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record, without what is not finite. Raises `DiskError`."""
@@ -164,10 +157,9 @@ class Lines:
         track: str,
         main: bool,
         about: Mapping[str, Any],
-        notes: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """Take the `notes` of the log. Raises `ConfigError` as the trackers do."""
-        self._log = Log(out / "log.jsonl", step, notes) if main else None
+        """Raise `ConfigError` as the trackers do."""
+        self._log = Log(out / "log.jsonl", step) if main else None
         self._tracker: Tracker | None = TRACKERS[track](out, step, about) if main and track else None  # type: ignore[call-arg]
 
     def write(self, record: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from cm3.data.lanes import LoaderState, merge_states
 from cm3.data.load import Loader, Source
 from cm3.data.pack import Batch
+from cm3.document import left_out
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder
@@ -62,11 +63,10 @@ class Trainer(Loop):
         validation: Source | None = None,
         about: dict[str, Any] | None = None,
         weights: Mapping[str, Tensor] | None = None,
-        notes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Resume from the last checkpoint, where there is one. `validation`: documents held out. `mesh`, `about` and
-        `notes` are those of the loop. `weights` of the model to begin with, by name, in the place of random ones; where
-        adapters are trained they are what stays as it is, and not in a checkpoint.
+        """Resume from the last checkpoint, where there is one. `validation`: documents held out. `mesh`
+        and `about` are those of the loop. `weights` of the model to begin with, by name, in the place of random
+        ones; where adapters are trained they are what stays as it is, and not in a checkpoint.
 
         Raises `ConfigError` for a vocabulary of another size and for a folder that holds a run already;
         `CheckpointError` for a checkpoint that is damaged or of another run.
@@ -78,8 +78,8 @@ class Trainer(Loop):
         lora = config.lora
         if lora.rank and weights is None:
             raise ConfigError(f"lora.rank={lora.rank}: adapters need a model to stand beside; give init, or rank 0")
-        super().__init__(config, mesh=mesh, about=about, notes=notes)
-        self.vocab, self.source = vocab, source
+        super().__init__(config, mesh=mesh, about=about)
+        self.vocab, self.source, self._held_out = vocab, source, validation
         if self.mesh.device.type == "cpu":
             keep_freed()
         if lora.rank and self.mesh.tp > 1:
@@ -163,6 +163,12 @@ class Trainer(Loop):
             places = positions.flatten()[keep] + 1
             self._since.places += nats_by_place(self.model.head, flat[0].detach()[keep], flat[1][keep], places)
         return next_token_loss(self.model.head, *flat, self.vocab, z_loss=self.config.z_loss)
+
+    def left_out(self) -> Mapping[str, Any]:
+        """See the loop."""
+        held = self._held_out.left_out() if self._held_out else ()
+        found = [*self.source.left_out(), *held]
+        return {"left_out": left_out(found)} if found else {}
 
     def take(self) -> Ready:
         """See the loop."""

@@ -233,6 +233,8 @@ def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_pa
         for resume in (False, True):
             result = run.run(progress=False, resume=resume)
             assert result["left_out"]["count"] == 3
+            log = [json.loads(line) for line in (Path(run.out) / "log.jsonl").read_text().splitlines()]
+            assert [line["left_out"] for line in log if "left_out" in line] == [result["left_out"]]
         picture = "cut.png" if run is made[0] else "80"  # an image tokenizer knows pictures, not their captions
         assert {one["id"] for one in result["left_out"]["first"]} == {picture, "90", "91"}
     report = EvalCaptions.parse([data.sources[0], "--model", made[1].out + "/bundle"], "cm3 eval captions").run()

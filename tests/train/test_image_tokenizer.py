@@ -143,7 +143,9 @@ def test_held_out_pictures_are_measured(tmp_path: Path) -> None:
     assert told[-1]["val_psnr"] == pytest.approx(wanted, abs=1e-4)
     train_image_tokenizer(config(tmp_path / "b", steps=4), images, progress=False)
     assert same_bits(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(ConfigError, match="image_tokenizer.validate_every=2: nothing is held out; give 0"):
+    with pytest.raises(
+        ConfigError, match="image_tokenizer.validate_every=2: nothing is held out; give 0, or a source with"
+    ):
         ImageTokenizerTrainer(c, images)
 
 

@@ -28,6 +28,7 @@ class Drawn:
     """Batches (`cm3.data.kind.Batches`) of what is drawn by step and number: pictures, or pairs."""
 
     left_out: Mapping[str, Any] = {}
+    given: Mapping[str, Any] = {}
 
     def __init__(self, draw: Callable[[int, int], Any], size: int, held_out: Callable[[], list[PIL.Image.Image]]):
         """Take `draw(step, number)`, which gives one of the `size` of a batch."""
