@@ -73,7 +73,7 @@ class Batches(Protocol):
 
     @property
     def given(self) -> Mapping[str, Any]:
-        """Names of what is read from disk, by content: a run that goes on must have the same."""
+        """Return names of what is read from disk, by content: a run that goes on must have the same."""
         ...
 
 

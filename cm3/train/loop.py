@@ -94,8 +94,8 @@ class Loop:
         mesh: Mesh | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        """Take `mesh`, started already; None starts that of `config`. `about`: all settings, to write as `page`; None is
-        `config`. Raises `ConfigError`.
+        """Take `mesh`, started already; None starts that of `config`. `about`: all settings, to write as `page`; None
+        is `config`. Raises `ConfigError`.
         """
         check_tracker(config.track)
         if config.threads:
