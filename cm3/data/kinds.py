@@ -111,7 +111,7 @@ class DocumentData(Data):
 
     @functools.cached_property
     def _parts(self) -> tuple[list[Subset], list[Subset]]:
-        """Return what is trained on and what is held out, a part for each source; read once, as each picture's file is."""
+        """Return what is trained on and what is held out, a part for each source; read once."""
         both = split([Numbered(open_reader(source), source) for source in self._named()], self.holdout)
         return [one for one, _ in both], [other for _, other in both]
 
