@@ -102,6 +102,25 @@ def test_a_bundle_becomes_a_tuned_bundle(base: Path, data: TaskData, tmp_path: P
     assert bundles.load(tmp_path / "early").about["tasks"] == ["vqa2", "write"]
 
 
+def test_a_bundle_with_reserved_ids_is_tuned(data: TaskData, tmp_path: Path) -> None:
+    """It says all that it is: nothing of its model, vocabulary, masks or pictures is given again."""
+    made = tiny_model.bundle()
+    vocab = replace(made.vocab, reserved=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = Decoder(replace(made.decoder.config, vocab_size=vocab.size))
+    bundles.save(replace(made, vocab=vocab, decoder=decoder), tmp_path / "base", torch.float32)
+    run = PretrainRun(
+        out=str(tmp_path / "out"), init=str(tmp_path / "base"), windows=2, length=160, steps=2, log_every=1,
+        sample_every=0, validate_every=2, validate_batches=1, data=replace(data, holdout=0.4),
+    )  # fmt: skip
+    record = run.run(progress=False)
+    tuned_model = bundles.load(record["bundle"])
+    assert tuned_model.vocab == vocab and tuned_model.decoder.config == decoder.config
+    assert tuned_model.image_size == tiny_model.SIZE and record["val_loss"] > 0
+    assert sum(one["documents"] for one in record["mixture"].values()) < 6, "some of three pictures are held out"
+
+
 def test_a_tuning_run_that_stopped_goes_on(base: Path, data: TaskData, tmp_path: Path) -> None:
     # A rate that does not depend on how long the run is.
     flat = {"optim": OptimConfig(lr=1e-3, warmup=0, decay_from=1.0)}

@@ -330,6 +330,24 @@ def test_a_run_is_exported_from_its_checkpoints(tokenizer: Path, out: Path, tmp_
     assert not (tmp_path / "none").exists()
 
 
+def test_a_run_of_before_the_kinds_is_exported(tokenizer: Path, out: Path, tmp_path: Path) -> None:
+    """Its config.json says `redrawn`, and an image tokenizer also where that of init was taken."""
+    first = Path(pretrain_run(out, tokenizer, steps=1).run(progress=False)["bundle"])
+    other = tmp_path / "other"
+    image_run(other, steps=1).run(progress=False)
+    for replaced in ("", str(other)):
+        run = tmp_path / f"run{bool(replaced)}"
+        changed = pretrain_run(run, tokenizer, init=str(first), replace_image_tokenizer=replaced, steps=1)
+        made = Path(changed.run(progress=False)["bundle"])
+        config = json.loads((run / "config.json").read_text())
+        config |= {"redrawn": config.pop("replace_image_tokenizer"), "image_tokenizer": "runs/scenes/image_tokenizer"}
+        config["data"] = {"seed": 1, "captions_only": 0.05, "mix": [], "in_order": 0.0, "objects": [], "focus": []}
+        (run / "config.json").write_text(json.dumps(config))
+        export_run(run, tmp_path / f"exported{bool(replaced)}")
+        weights = (made / "image_tokenizer.safetensors").read_bytes()
+        assert (tmp_path / f"exported{bool(replaced)}" / "image_tokenizer.safetensors").read_bytes() == weights
+
+
 def test_a_run_from_a_bundle_is_exported_with_its_tokenizers(tokenizer: Path, out: Path, tmp_path: Path) -> None:
     pretrain_run(out, tokenizer, steps=1).run(progress=False)
     second = pretrain_run(tmp_path / "second", tmp_path / "none", init=str(out / "bundle"), steps=1)
