@@ -45,7 +45,7 @@ from cm3.data.prepare import prepare
 from cm3.errors import Cm3Error
 from cm3.files import checksum
 from cm3.model.bundle import find
-from cm3.retrieval.index import Progress
+from cm3.retrieval.nearest import Progress
 from cm3.retrieval.select import SelectLaw
 from cm3.store.shard import facts
 from cm3.store.store import Store

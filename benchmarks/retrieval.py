@@ -128,8 +128,8 @@ def stage_search(work: Path, n: int, index: str) -> dict[str, Any]:
     """Queries a second, recall and opening, ours and the peers' by turns."""
     import faiss
 
-    from cm3.retrieval.index import candidates
     from cm3.retrieval.memory import Memory
+    from cm3.retrieval.nearest import candidates
 
     queries = np.load(work / "queries.npy")
     flat = faiss.IndexFlatIP(WIDTH)

@@ -31,8 +31,8 @@ from cm3.data.cluster import map_units
 from cm3.errors import CheckpointError, ConfigError, DataError, RequestError
 from cm3.files import build, locked, on_disk, parse_json, replacing, said, write
 from cm3.retrieval.embed import Encoder, load_encoder
-from cm3.retrieval.index import Progress
-from cm3.retrieval.index import choose as kind_of_index
+from cm3.retrieval.nearest import Progress
+from cm3.retrieval.nearest import choose as kind_of_index
 from cm3.retrieval.select import MOST, By, Candidate, SelectLaw, choose, drop_words
 from cm3.retrieval.store_bank import ROWS, Documents, StoreBank, lay_bank, neighbours_of, unit_vectors
 from cm3.store.store import Store

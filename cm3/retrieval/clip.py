@@ -22,7 +22,7 @@ from cm3.errors import CheckpointError, ConfigError
 from cm3.files import said
 from cm3.retrieval.embed import folder_of
 from cm3.retrieval.pairs import CHUNK
-from cm3.retrieval.picture import pixels_of
+from cm3.retrieval.pixels import pixels_of
 from cm3.weights import check_weights, on_device
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -19,7 +19,7 @@ import numpy as np
 from cm3.document import Document, Unreadable
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DataError, DiskError
 from cm3.files import replacing
-from cm3.retrieval.index import Exact, Index, Progress, build_lists, choose, open_lists, ranked
+from cm3.retrieval.nearest import Exact, Index, Progress, build_lists, choose, open_lists, ranked
 from cm3.store.manifest import WORDS, lists_name, page
 from cm3.store.record import Record
 from cm3.store.shard import Batch, Shape, shard_name
@@ -90,7 +90,7 @@ class Memory:
     ) -> Memory:
         """Make a bank. It appears whole or not at all; a build that was killed goes on where it was.
 
-        `index`: auto, exact, ivf or pq (`cm3.retrieval.index`); `about`: anything to keep beside it. Damaged pictures
+        `index`: auto, exact, ivf or pq (`cm3.retrieval.nearest`); `about`: anything to keep beside it. Damaged pictures
         are left out and listed in `report`. Raises `DataError` for ids that come twice in one source and for a source
         without documents, `ConfigError` for a folder that is there.
         """

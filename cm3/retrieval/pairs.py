@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from cm3.errors import CheckpointError, ConfigError, DivergedError
 from cm3.files import build, read_json, said, write
-from cm3.retrieval.picture import pixels_of
+from cm3.retrieval.pixels import pixels_of
 from cm3.weights import bare, not_finite, on_device, parse_weights
 
 FORMAT = "cm3-pairs"

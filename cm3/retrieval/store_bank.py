@@ -17,7 +17,7 @@ import numpy as np
 
 from cm3.errors import CheckpointError
 from cm3.files import checksum, read_json, replacing, sha256, write
-from cm3.retrieval.index import Exact, Index, Progress, build_lists, open_lists
+from cm3.retrieval.nearest import Exact, Index, Progress, build_lists, open_lists
 from cm3.retrieval.select import By, Candidate, SelectLaw, shortlists
 from cm3.vocab import Tokens, Vocab
 

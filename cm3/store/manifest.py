@@ -39,7 +39,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Built:
-    """The index of a segment's vectors (`cm3.retrieval.index.build_lists`)."""
+    """The index of a segment's vectors (`cm3.retrieval.nearest.build_lists`)."""
 
     kind: Literal["exact", "ivf", "pq"] = "exact"
     lists: int = 1

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.retrieval.pairs import WEIGHTS, PairEncoder, Pairs, PairsConfig, save, words_of
-from cm3.retrieval.picture import pixels_of, square
+from cm3.retrieval.pixels import pixels_of, square
 
 TINY = PairsConfig(width=16, words=8, letters=4, letter_dim=4, d_model=16, layers=1, heads=2, channels=(8, 8, 16))
 

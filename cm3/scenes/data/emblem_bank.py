@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cm3.document import Document
 from cm3.retrieval.embed import Encoder
-from cm3.retrieval.index import Progress
 from cm3.retrieval.memory import Memory
+from cm3.retrieval.nearest import Progress
 from cm3.scenes.data.emblem_source import bank_documents
 from cm3.scenes.emblems import emblem_document
 

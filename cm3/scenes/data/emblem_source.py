@@ -27,8 +27,8 @@ from cm3.document import Document
 from cm3.errors import ConfigError, DataError
 from cm3.files import parse_json, write
 from cm3.retrieval.embed import Encoder, Vectors, embed
-from cm3.retrieval.index import Progress
 from cm3.retrieval.memory import Memory
+from cm3.retrieval.nearest import Progress
 from cm3.retrieval.select import Candidate, SelectLaw, as_query, choose, shortlists
 from cm3.scenes.data.scene_source import SceneSource, scene_document
 from cm3.scenes.drawing import draw

@@ -12,9 +12,9 @@ from hashing import unit
 
 from cm3.document import Document
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.retrieval import index as module
-from cm3.retrieval.index import EXACT_ROWS, Exact, Lists, build_lists, choose, open_lists, projection, ranked
+from cm3.retrieval import nearest as module
 from cm3.retrieval.memory import Memory
+from cm3.retrieval.nearest import EXACT_ROWS, Exact, Lists, build_lists, choose, open_lists, projection, ranked
 
 
 def clustered(rows: int, seed: int, width: int = 96) -> np.ndarray:
