@@ -47,14 +47,14 @@ class IndexBuild(Verb):
     out: Annotated[Path, arg(metavar="DIR")] = Path("bank")
     """Folder for the bank."""
     encoder: Annotated[str, arg(metavar="ENCODER")] = CLIP
-    """What makes vectors: a CLIP's hub id, its folder, a folder that a clip recipe wrote, or a model with its own
+    """Encoder of the vectors: a CLIP's hub id, its folder, a folder that a clip recipe wrote, or a model with its own
     (scenes, which knows nothing but scenes)."""
     index: Annotated[Literal["auto", "exact", "ivf", "pq"], arg(metavar="auto|exact|ivf|pq")] = "auto"
     """auto: every document is looked at up to 100,000, inverted lists above; pq: half their memory, slower."""
     license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
     """Licence to note for the documents of folders; it is shown with whatever draws on them."""
     split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="(default: train2017, if it is there)")] = None
-    """Which of COCO's captions, where a source does not say."""
+    """Split of COCO's captions, where a source does not say one."""
     place: Annotated[Device, HERE] = Device()
 
     def run(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class IndexAdd(Verb):
     license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
     """Licence to note for the documents of folders."""
     split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="(default: train2017, if it is there)")] = None
-    """Which of COCO's captions, where a source does not say."""
+    """Split of COCO's captions, where a source does not say one."""
     place: Annotated[Device, HERE] = Device()
 
     def run(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Bank:
     encoder: Annotated[
         str | None, arg(metavar="ENCODER", help_behavior_hint="(default: the bank's or the model's)")
     ] = None
-    """What the bank was made with: a folder, or a hub id such as openai/clip-vit-base-patch32."""
+    """Encoder that the bank was made with: a folder, or a hub id such as openai/clip-vit-base-patch32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class ModelVerb(Verb):
     """A verb that uses a model."""
 
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
-    """Which model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
+    """The model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
     place: Annotated[Precision, HERE] = Precision()
 
     def open_model(self, bank: Bank | None = None, task: str | None = None) -> CM3Leon:

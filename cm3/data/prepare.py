@@ -62,7 +62,7 @@ class Report:
     skipped: dict[str, dict[str, Any]]
     """By kind of problem: `count`, and `examples`, the first ids with reasons."""
     passed: dict[str, dict[str, Any]]
-    """What the readers passed over, which is no document: by kind, `count` and the first `names`."""
+    """Files that the readers passed over, which are no documents: by kind, `count` and the first `names`."""
     seconds: float
 
 

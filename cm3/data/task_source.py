@@ -42,7 +42,7 @@ class ExampleLaw:
     """Share of the examples laid out as a user asks: an answer that stands last is left to be continued, another one is
     masked. Of the others the mask law hides what it draws, as in pretraining."""
     loss: Literal["all", "answer"] = "all"
-    """What has weight in those: everything, as in the paper, or the answer alone."""
+    """Whose loss counts in those: that of everything, as in the paper, or of the answer alone."""
     plain: bool = False
     """Pictures before the text, so that an answer in words is continued and not masked."""
 

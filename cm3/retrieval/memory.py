@@ -43,7 +43,7 @@ class Memory:
     """A memory bank on disk, memory-mapped. `build`, `open` and `merge` make one."""
 
     report: Report | None = None
-    """What the last `build` or `add` of this object did."""
+    """Report of the last `build` or `add` of this object."""
 
     def __init__(self, store: Store | Bank) -> None:
         """Raise `DataError` for a store without vectors."""

@@ -84,7 +84,7 @@ class Manifest:
     encoder: str | None
     width: int | None
     index: str = "auto"
-    """Which kind of index is built for what is added."""
+    """Kind of index that is built for new documents."""
     words: bool
     pictures: bool
     documents: int

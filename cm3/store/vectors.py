@@ -14,7 +14,7 @@ class Rows(Protocol):
     """Vectors of words or of pictures (n, width)."""
 
     has: np.ndarray
-    """Which rows have one, bool (n,); the others are zeros."""
+    """Rows that have one, bool (n,); the others are zeros."""
     shape: tuple[int, int]
 
     def __len__(self) -> int: ...
@@ -38,7 +38,7 @@ class Stored:
         self._store, self._what, self._begin, self._places = store, what, begin, places
         self.shape, self.dtype = shape, np.dtype(np.float16)
         self.has = has
-        """Which rows have a vector, bool (n,); the others are zeros."""
+        """Return the rows that have a vector, bool (n,); the others are zeros."""
 
     def __len__(self) -> int:
         return self.shape[0]
