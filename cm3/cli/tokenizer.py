@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import ModelVerb, Verb, at_least, progress
-from cm3.cli.outputs import check_folder
+from cm3.cli.outputs import check_folder, check_sheet, write_sheet
 from cm3.cli.train import Train
 from cm3.errors import CheckpointError, DataError, RequestError
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from cm3.data.text_stream import TextStream
     from cm3.read.base import Reader
     from cm3.tokens.image import ImageTokenizer
+
+SHOWN = 8
+"""Pictures on a sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +136,7 @@ class ImageEval(ModelVerb):
 
     examples:
       cm3 tokenizer image eval photos/ --n 200
-      cm3 tokenizer image eval photos/ --n 200 --size 256
+      cm3 tokenizer image eval photos/ --n 200 --size 256 --sheet look.png
       cm3 tokenizer image eval a.png b.jpg --model runs/scenes/image_tokenizer --json
     """
 
@@ -143,15 +146,20 @@ class ImageEval(ModelVerb):
     """At most this many, spread evenly over their names."""
     size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="(default: the model's own)")] = None
     """Side to measure at, a multiple of the tokenizer's factor; its weights serve every size."""
+    sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Also write a sheet, a PNG: the first eight pictures over what comes back of them."""
 
     def run(self) -> dict[str, Any]:
         """Encode and decode every picture."""
         from cm3.tokens.image import to_pixels
-        from cm3.train.image_eval import evaluate_image_tokenizer
+        from cm3.train.image_eval import evaluate_image_tokenizer, over
         from cm3.weights import on_device
 
         at_least(1, n=1 if self.n is None else self.n, size=1 if self.size is None else self.size)
+        if self.sheet is not None:
+            check_sheet(self.sheet)
         pictures = Pictures(self.pictures, self.n)
+        shown: list[PIL.Image.Image] = []
         image = open_image_tokenizer(self.model, self.size)
         on_device(image.vqgan, self.place.device, "float32" if self.place.dtype == "auto" else self.place.dtype)
 
@@ -159,10 +167,13 @@ class ImageEval(ModelVerb):
             found = iter(pictures)
             with progress("pictures", unit="picture") as update:
                 while chunk := [image.preprocess(picture) for picture in itertools.islice(found, image.batch)]:
+                    shown.extend(chunk[: SHOWN - len(shown)])
                     yield to_pixels(chunk)
                     update(pictures.seen, pictures.total)
 
         result = evaluate_image_tokenizer(image.vqgan, batches())
+        if self.sheet is not None:
+            write_sheet(self.sheet, over(to_pixels(shown), to_pixels(image.decode(image.encode(shown)))))
         print(f"PSNR         {result['psnr_db']:.2f} dB over {pictures.seen} pictures of {image.size}x{image.size}")
         print(f"codes used   {result['codes_used']:.1%} of {image.codes}, perplexity {result['perplexity']:.0f}")
         if pictures.skipped:

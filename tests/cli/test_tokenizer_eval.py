@@ -6,10 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 from command import Cm3
 
 from cm3.scenes.cli.eval_verbs import table
+from cm3.tokens.image import preprocess
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,22 @@ def test_image_eval(cm3: Cm3, tiny: Path, picture: Path) -> None:
     assert 0 < made["psnr_db"] < 40 and 0 < made["codes_used"] <= 1
     one = cm3("tokenizer", "image", "eval", picture.parent, picture, "--model", tiny, "--n", "1", "--json").json
     assert one["n"] == 1 and one["psnr_db"] == pytest.approx(made["psnr_db"])  # the same picture twice
+
+
+def test_image_eval_shows_pictures_over_what_comes_back(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "look.png"
+    ask = ("tokenizer", "image", "eval", picture, picture, "--model", tiny, "--sheet", sheet)
+    assert cm3(*ask).code == cm3(*ask).code == 0  # its own sheet is replaced
+    shown = np.asarray(PIL.Image.open(sheet))
+    given = np.asarray(preprocess(PIL.Image.open(picture), 64))
+    assert shown.shape == (2 * 64 + 4, 2 * 64 + 4, 3)
+    np.testing.assert_array_equal(shown[:64, :64], given)
+    np.testing.assert_array_equal(shown[:, :64], shown[:, 68:])
+    assert (shown[68:, :64] != given).any()
+    other = tmp_path / "mine.png"
+    shutil.copyfile(picture, other)
+    assert "is no sheet that cm3 wrote" in cm3(*ask[:-1], other).refusal
+    assert other.read_bytes() == picture.read_bytes()
 
 
 def test_image_eval_takes_a_run(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path) -> None:
