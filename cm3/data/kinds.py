@@ -90,9 +90,9 @@ class DocumentData(Data):
         return Pairs(self._named(), size, batch, self.seed, holdout=self.holdout, workers=self.workers)
 
     def measure(self, encoder: Encoder, pairs: Batches, seed: int) -> dict[str, float]:
-        """Return how often a caption finds its picture, first or among five, of at most 100, by pictures alone.
+        """Return the number of pairs, and how often a caption finds its picture, first or among five of at most 100.
 
-        The pictures are those held out; where none are, those of a batch of training, learnt by heart.
+        The pairs are those held out; where none are, those of a batch of training, learnt by heart.
         """
         some = pairs.held_out() or pairs.batch(0)
         texts, images = encoder.texts([pair.text for pair in some]), encoder.images([pair.image for pair in some])
@@ -173,11 +173,11 @@ class StoreData(Data):
         return StoreSource([Store.open(self.validation)], seed=self.seed)
 
     def prompts(self, run: Context, number: int = 8) -> list[Document]:
-        """Return the first documents that have words and a picture."""
+        """Return documents that have words and a picture, spread over the first store: not a picture's captions."""
         store = self.opened()[0]
-        some, v = store.tokens(range(min(len(store), 256))), store.vocab
+        some, v = store.tokens(range(0, len(store), max(1, len(store) // 256))), store.vocab
         both = [t for t in some if v.is_image(t.ids).any() and v.is_text(t.ids).any()]
-        return [run.codec.decode(t) for t in both[:number]]
+        return [run.codec.decode(t) for t in both[:: max(1, len(both) // number)][:number]]
 
     def given(self, source: Source) -> dict[str, Any]:
         """Return names of the stores and of the table."""

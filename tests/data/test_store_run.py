@@ -13,6 +13,7 @@ import tiny_model
 import torch
 
 from cm3.cli.main import main
+from cm3.data.kind import Context
 from cm3.data.kinds import StoreData
 from cm3.data.neighbours import find_neighbours
 from cm3.data.prepare import prepare
@@ -24,6 +25,9 @@ from cm3.retrieval.select import SelectLaw
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw
+from cm3.tokens.codec import Codec
+from cm3.tokens.image import ImageTokenizer
+from cm3.tokens.text import TextTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = tiny_model.SIZE
@@ -50,6 +54,17 @@ def run(root: Path, out: Path, **changes: Any) -> PretrainRun:
 
 def weights(bundle: str) -> dict[str, torch.Tensor]:
     return bundles.load(bundle).decoder.state_dict()
+
+
+def test_samples_are_of_documents_all_over_a_store(root: Path) -> None:
+    """The first ones would be five captions of one picture."""
+    data = StoreData(stores=(str(root / "store"),))
+    store = data.opened()[0]
+    text, image = TextTokenizer.load(store.tokenizer_path), ImageTokenizer(tiny_model.vqgan(), SIZE)
+    context = Context(root, Codec(store.vocab, text, image), store.tokenizer_path, 96, 300)
+    every = [d.text for d in data.prompts(context, 12)]
+    assert len(every) == 12
+    assert [d.text for d in data.prompts(context, 4)] == every[::3]
 
 
 def test_a_store_becomes_a_model(root: Path, tmp_path: Path) -> None:
