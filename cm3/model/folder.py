@@ -28,7 +28,7 @@ from cm3.weights import load_into
 FORMAT = 1
 FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
 FOLDERS = ("encoder", "memory")
-SUFFIXES = ("json", "safetensors", "txt", "md", "sqlite", "f32", "f16", "faiss")
+SUFFIXES = ("json", "safetensors", "txt", "md", "sqlite", "f32", "f16", "faiss", "pictures")
 """Files that may lie in the folders: data and words, nothing that is run when it is read."""
 FIELDS = ("format", "vocab", "decoder", "image_tokenizer", "image_size", "sampling", "about", "files", "checksum")
 

@@ -92,6 +92,9 @@ class PairsConfig:
             wrong.append(f"pairs.image_size={self.image_size}: must be a multiple of 16")
         if len(self.channels) != 3 or min(self.channels) < 8 or any(c % 8 for c in self.channels):
             wrong.append(f"pairs.channels={self.channels}: must be three multiples of 8")
+        elif self.image_size == 16 and self.channels[2] == 8:
+            # The last map is one pixel, and a norm over a group of one value is not defined.
+            wrong.append("pairs.image_size=16: is too small for channels that end in 8; give 32 pixels or 16 channels")
         if wrong:
             raise ConfigError("; ".join(wrong))
 

@@ -212,6 +212,7 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
         ({"width": 0}, "pairs.width=0: must be at least 1"),
         ({"heads": 3}, "pairs.d_model=128: must be a multiple of pairs.heads=3"),
         ({"image_size": 50}, "pairs.image_size=50: must be a multiple of 16"),
+        ({"image_size": 16, "channels": (8, 8, 8)}, "pairs.image_size=16: is too small for channels that end in 8"),
         ({"channels": (8, 8)}, "pairs.channels=.*: must be three multiples of 8"),
         ({"letters": 0, "words": 0}, "pairs.words=0.*; pairs.letters=0"),
     ],
