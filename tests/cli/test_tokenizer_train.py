@@ -144,7 +144,7 @@ def test_pictures_of_a_dataset(cm3: Cm3, tiny: Path, coco: Path) -> None:
         (["text", "train", "blank.txt"], "blank.txt: no text in the first 500000000 bytes; give files or"),
         (["text", "eval", "t.json", "blank.txt"], "blank.txt: no text in the first 50000000 bytes; give files or"),
         (["text", "train", "bad.txt"], "'bad.txt': not UTF-8 at byte 2"),
-        (["text", "train", "cocoa:good.txt"], "no reader is called 'cocoa'; known: coco"),
+        (["text", "train", "cocoa:good.txt"], "no reader is called 'cocoa'; known: "),
         (["text", "train", "good.txt", "--entries", "3"], "--entries 3: must be at least 256"),
         (["text", "train", "good.txt", "--limit", "0"], "--limit 0: must be at least 1"),
         (["text", "train", "good.txt", "--seed", "-1"], "--seed -1: must be at least 0"),
