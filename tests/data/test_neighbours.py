@@ -312,6 +312,7 @@ def test_training_draws_some_of_them(root: Path, tmp_path: Path) -> None:
         table.of(row, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_finds_what_this_machine_finds(root: Path, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_other_processes_make_the_same_and_end(folder: str) -> None:
     assert signal.getsignal(signal.SIGCHLD) == before
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told_in_one_line(folder: str) -> None:
     with Pictures(folder, SIZE, 6, workers=1, ahead=1) as pictures:
         pictures.batch(0)

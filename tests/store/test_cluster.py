@@ -59,6 +59,7 @@ def test_a_cluster_goes_on_with_what_was_begun_here_and_makes_the_same_bytes(ray
     assert report.documents == 19 and sorted(told) == [8, 12, 16, 20]
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_there_is_told_here(ray: object, parts: Path) -> None:
     work = Work(str(parts / "alone"), str(parts / "no-model"), None, 32, None, "cpu")
     with pytest.raises(DataError, match="tokenizers .*no-model': config.json cannot be read"):

@@ -97,6 +97,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES | COPIES)
 def test_two_processes_have_the_losses_of_one(
     two: Crew, whole: list[dict[str, float]], tmp_path: Path, name: str
