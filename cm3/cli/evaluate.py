@@ -188,7 +188,9 @@ def _panels(task: Task, case: Case, given: Given, size: int) -> list[Panel]:
     if task.output == "text":
         said = flat(" / ".join(dict.fromkeys(case.said)))
         answer = Line(flat(str(given[task.gives[-1]])), "prompt")
-        return [Panel(pictures[0], (asked, Line("answered", "label"), answer, Line("people said", "label"), Line(said)))]
+        return [
+            Panel(pictures[0], (asked, Line("answered", "label"), answer, Line("people said", "label"), Line(said)))
+        ]
     boxes = str(case.request.get("segmentations") or case.request.get("locations") or "")
     if not pictures:
         pictures = [blank(read_objects(boxes)) if boxes else PIL.Image.new("RGB", (size, size), "#f4f4f7")]
