@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ import PIL.Image
 
 from cm3.errors import DataError, RequestError
 from cm3.files import said
-from cm3.picture import BYTES, Square, bands, open_picture, square, square_of_file
+from cm3.picture import BYTES, Square, bands, open_picture, rgb, square, square_of_file
 
 Box = tuple[int, int, int, int]
 """Pixels (x0, y0, x1, y1), origin at the top left, x1 and y1 exclusive."""
@@ -117,6 +118,14 @@ class Image:
         if self.data is None:
             return square(self.pixels, size, fit)
         return square_of_file(self.data, size, fit, name=self.name)
+
+    def file(self) -> bytes:
+        """Return the bytes of its file; of one that is of none, of a PNG of it, upright and RGB. Raises `DataError`."""
+        if self.data is not None:
+            return self.data
+        saved = io.BytesIO()
+        rgb(self.pixels).save(saved, "PNG")
+        return saved.getvalue()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):

@@ -20,6 +20,7 @@ from cm3 import files
 from cm3.data.documents import DocumentSource, Subset, split
 from cm3.data.kind import Batches, Context, Data, Made
 from cm3.data.load import Source
+from cm3.data.pictures import Pairs, Pictures
 from cm3.data.store_source import Retrieval, StoreSource
 from cm3.data.task_source import ExampleLaw, StorePart, TaskPart, TaskSource, mixture_of
 from cm3.document import Document
@@ -35,9 +36,9 @@ from cm3.tasks.examples import find_task
 from cm3.tokens.on_disk import fingerprint, text_fingerprint
 
 STORE = "store"
-"""What stands for a task where the source is a token store."""
+"""Stands for a task where the source is a token store."""
 WRITTEN = "TASK=[KIND:]PATH[@SPLIT]"
-"""How a dataset of a task is written."""
+"""The form of a dataset of a task."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,10 @@ class DocumentData(Data):
 
     def pictures(self, size: int, batch: int, keep: int = 0) -> Batches:
         """Return the pictures, each once an epoch."""
-        from cm3.data.pictures import Pictures
-
         return Pictures(self._named(), size, batch, self.seed, holdout=self.holdout, workers=self.workers)
 
     def pairs(self, size: int, batch: int) -> Batches:
         """Return the pictures, each with two of its captions."""
-        from cm3.data.pictures import Pairs
-
         return Pairs(self._named(), size, batch, self.seed, holdout=self.holdout, workers=self.workers)
 
     def measure(self, encoder: Encoder, pairs: Batches, seed: int) -> dict[str, float]:
@@ -149,17 +146,11 @@ class StoreData(Data):
         Raises `ConfigError` where another tokenizer made them than the run has.
         """
         stores, retrieval = self.opened(), None
-        assert run.codec.image is not None  # a run has pictures
-        for what, known, ours in (
-            ("text tokenizer", stores[0].text_fingerprint, text_fingerprint(run.tokenizer)),
-            ("image tokenizer or size", stores[0].image_fingerprint, fingerprint(run.codec.image)),
-            ("vocabulary", stores[0].vocab, run.codec.vocab),
-        ):
-            if known != ours:
-                raise ConfigError(
-                    f"data.stores={self.stores}: were prepared with another {what} than this run has; give init, "
-                    f"image_tokenizer and image_size (theirs is {stores[0].image_size}) as they were, or prepare again"
-                )
+        if other := _other(stores[0], run):
+            raise ConfigError(
+                f"data.stores={self.stores}: were prepared with another {other} than this run has; give init, "
+                f"image_tokenizer and image_size (theirs is {stores[0].image_size}) as they were, or prepare again"
+            )
         if self.neighbours:
             retrieval = Retrieval.open(self.neighbours, self.bank, stores, self.documents, run.context)
         return StoreSource(stores, self.weights, self.seed, retrieval)
@@ -243,7 +234,7 @@ class TaskData(Data):
     def held_out(self, run: Context) -> TaskSource:
         """Return the sources `validation`, or what is held out of each dataset, every source by its size."""
         if self.validation:
-            parts = self._opened(self.validation, "data.validation", run, share=0.0)
+            parts = self._opened(self.validation, "data.validation", run)
         elif self.holdout:
             parts = self._opened(self.sources, "data.sources", run, held_out=True)
         else:
@@ -270,14 +261,13 @@ class TaskData(Data):
         named = dict.fromkeys(source.partition("=")[0] for source in self.sources)
         return tuple(task for task in named if task != STORE)
 
+    @functools.cached_property
+    def _datasets(self) -> dict[str, tuple[Subset, Subset]]:
+        """Return what is trained on and what is held out of each dataset of `sources`; read once, split together."""
+        return _split_by_path(_paths(self.sources), self.holdout)
+
     def _opened(
-        self,
-        sources: Sequence[str],
-        where: str,
-        run: Context,
-        *,
-        share: float | None = None,
-        held_out: bool = False,
+        self, sources: Sequence[str], where: str, run: Context, *, held_out: bool = False
     ) -> list[TaskPart | StorePart]:
         """Return a part for each source: what is trained on, or `held_out`; a store has nothing held out."""
         if not sources:
@@ -292,19 +282,15 @@ class TaskData(Data):
                 )
             opened_stores = list(stores.values())
             retrieval = Retrieval.open(self.neighbours, self.bank, opened_stores, self.documents, run.context)
-        share = self.holdout if share is None else share
         controls = Path(self.controls) if self.controls else None
+        wanted = {name: find_task(task) for task, name, _ in named if task != STORE}
+        datasets = self._datasets if where == "data.sources" else _split_by_path(_paths(sources), 0.0)
         parts: list[TaskPart | StorePart] = []
-        opened: dict[str, Subset] = {}  # a dataset of several tasks is read once
         for task, name, path in named:
-            if task == STORE:
-                if not held_out:
-                    parts.append(StorePart(name, stores[name], self.seed, retrieval))
-                continue
-            wanted = find_task(task)
-            if path not in opened:
-                opened[path] = split([Numbered(open_reader(path), path)], share)[0][held_out]
-            parts.append(TaskPart(name, wanted, opened[path], controls))
+            if task != STORE:
+                parts.append(TaskPart(name, wanted[name], datasets[path][held_out], controls))
+            elif not held_out:
+                parts.append(StorePart(name, stores[name], self.seed, retrieval))
         return parts
 
 
@@ -322,6 +308,16 @@ def named_sources(sources: Sequence[str], where: str, written: str = WRITTEN) ->
         number = sum(task == other for other, _, _ in named) + 1
         named.append((task, f"{task}#{number}" if number > 1 else task, path))
     return named
+
+
+def _paths(sources: Sequence[str]) -> list[str]:
+    """Return the datasets of sources of tasks, each once: one may serve several tasks."""
+    return list(dict.fromkeys(path for task, _, path in named_sources(sources, "data.sources") if task != STORE))
+
+
+def _split_by_path(paths: Sequence[str], share: float) -> dict[str, tuple[Subset, Subset]]:
+    """Open datasets, and split them together, so that a picture of two of them is on one side."""
+    return dict(zip(paths, split([Numbered(open_reader(path), path) for path in paths], share), strict=True))
 
 
 def _shown(document: Document) -> bool:
@@ -348,12 +344,17 @@ def _store(path: str, run: Context) -> Store:
     store = Store.open(path)
     if not len(store):
         raise DataError(f"store {path!r}: has no document; leave it out")
-    assert run.codec.image is not None  # a run that is tuned has pictures
-    for what, theirs, ours in (
-        ("vocabulary", store.vocab, run.codec.vocab),
-        ("text tokenizer", store.text_fingerprint, text_fingerprint(run.tokenizer)),
-        ("image tokenizer or size", store.image_fingerprint, fingerprint(run.codec.image)),
-    ):
-        if theirs != ours:
-            raise ConfigError(f"store {path!r}: was prepared with another {what} than this run has; prepare it again")
+    if other := _other(store, run):
+        raise ConfigError(f"store {path!r}: was prepared with another {other} than this run has; prepare it again")
     return store
+
+
+def _other(store: Store, run: Context) -> str:
+    """Name what of a run's tokenizers a store was not prepared with; nothing where all are the same."""
+    assert run.codec.image is not None  # a run has pictures
+    pairs = {
+        "text tokenizer": (store.text_fingerprint, text_fingerprint(run.tokenizer)),
+        "image tokenizer or size": (store.image_fingerprint, fingerprint(run.codec.image)),
+        "vocabulary": (store.vocab, run.codec.vocab),
+    }
+    return next((what for what, (theirs, ours) in pairs.items() if theirs != ours), "")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import itertools
 import signal
 import tempfile
@@ -30,11 +29,12 @@ from PIL.Image import Transpose
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cm3.data.documents import chances, check_holdout
 from cm3.data.order import Mixture, Permutation
 from cm3.document import Image, Place, Unreadable
 from cm3.errors import ConfigError, DataError
 from cm3.files import on_disk, said
-from cm3.picture import Square, open_picture, orientation, rgb, square_of_file
+from cm3.picture import Square, open_picture, orientation, square_of_file
 from cm3.read.find import open_reader
 from cm3.retrieval.pairs import Pair
 
@@ -59,9 +59,9 @@ class PictureIndex:
         self.texts: list[list[str]] = []
         """Of each picture the texts of its documents of one picture, each once."""
         self.left: list[Unreadable] = []
-        """The first documents that cannot be read,"""
+        """The first `FIRST` documents that cannot be read."""
         self.unreadable = 0
-        """and how many they are."""
+        """Number of all that cannot be read."""
 
     @classmethod
     def of(cls, sources: Sequence[str], *, texts: bool = False, tick: Callable[[int], object] = int) -> PictureIndex:
@@ -131,7 +131,7 @@ class PictureIndex:
 
         What a picture is decides it, so one that is added or taken away moves no other.
         """
-        values = np.ascontiguousarray(self.digests[:, :8]).view(">u8")[:, 0].astype(np.float64) / 2**64
+        values = chances(self.digests)
         held = values < share
         if share and usable.any() and not (held & usable).any():
             held[int(np.where(usable, values, 1).argmin())] = True
@@ -162,12 +162,7 @@ class PictureIndex:
 
 
 def _copied(image: Image, file: Any) -> Place:
-    data = image.data
-    if data is None:
-        saved = io.BytesIO()
-        rgb(image.pixels).save(saved, "PNG")
-        data = saved.getvalue()
-    offset = file.tell()
+    data, offset = image.file(), file.tell()
     with on_disk(file.name):
         file.write(data)
     return Place(file.name, offset, len(data))
@@ -262,9 +257,9 @@ class _Stream:
             f"{k}={v}: must be at least 1" for k, v in {"size": size, "batch": batch, "ahead": ahead}.items() if v < 1
         ]
         wrong += [f"data.workers={workers}: must be 0 (none) or more"] if workers < 0 else []
-        wrong += [f"data.holdout={holdout}: is a share, must be in 0..0.5"] if not 0 <= holdout <= 0.5 else []
         if wrong:
             raise ConfigError("; ".join(wrong))
+        check_holdout(holdout)
         self.sources = (sources,) if isinstance(sources, str) else tuple(sources)
         self.index = index if index is not None else PictureIndex.of(self.sources, texts=texts, tick=tick)
         self.workers, self.ahead = workers, ahead

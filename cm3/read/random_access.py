@@ -7,12 +7,10 @@ packed JSON lines, web shards, the hub      read once and kept, pictures as the 
 from __future__ import annotations
 
 import dataclasses
-import io
 from typing import NamedTuple
 
 from cm3.document import Document, Gap, Image, Unreadable
 from cm3.errors import DataError
-from cm3.picture import rgb
 from cm3.read.base import Reader, Records, Unit
 
 KEPT = 100_000
@@ -77,17 +75,8 @@ def _packed(document: Document | Unreadable) -> _Kept | Unreadable:
     if isinstance(document, Unreadable):
         return document
     try:
-        files = tuple(_file(image) for image in document.images)
+        files = tuple(image.file() for image in document.images)
     except DataError as error:
         return Unreadable(document.id, str(error))
     parts = tuple(_HOLE if isinstance(part, Image) else part for part in document.parts)
     return _Kept(dataclasses.replace(document, parts=parts), files)
-
-
-def _file(image: Image) -> bytes:
-    """Return the bytes of a picture's file; a PNG of one that is of none."""
-    if image.data is not None:
-        return image.data
-    saved = io.BytesIO()
-    rgb(image.pixels).save(saved, "PNG")
-    return saved.getvalue()

@@ -33,14 +33,14 @@ from cm3.errors import CheckpointError, ConfigError, RequestError
 from cm3.retrieval.embed import Encoder, embed
 
 By = Literal["text", "image"]
-"""What of the query found a document."""
+"""The part of the query that found a document."""
 MOST = 3
 """Most documents put before one query."""
 
 _WIDER = 16
 """How many times more candidates are looked at where the first ones leave places empty."""
 _ROUNDING = 1e-5
-"""What float32 may add to a score that is exactly `highest`."""
+"""Rounding in float32 of a score that is exactly `highest`."""
 _SAME = 1 - 1e-4
 """Cosine of two vectors of the same words, once they are rounded to float16."""
 

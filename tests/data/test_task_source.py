@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,22 @@ def opened(data: TaskData, codec: Codec, tokenizer: Path) -> TaskSource:
 def source(*sources: str, **changes: Any) -> TaskSource:
     data = TaskData(sources=sources, seed=4, law=ExampleLaw(answers=1.0))
     return opened(replace(data, **changes), tiny_model.codec(), tiny_model.tokenizer_path())
+
+
+def test_pictures_are_held_out_of_all_datasets_together(asked: Path, tmp_path: Path) -> None:
+    """A dataset that lies twice under two names is split alike, and each dataset is opened once for both sides."""
+    twice = Path(shutil.copytree(asked, tmp_path / "twice"))
+    data = TaskData((f"vqa2=jsonl:{asked}", f"vqa2=jsonl:{twice}"), seed=4, holdout=0.4)
+    run = Context(Path(), tiny_model.codec(), tiny_model.tokenizer_path(), 160, 160)
+    sides = []
+    for made in (data.source(run), data.held_out(run)):
+        sides.append([[part.documents[i].images[0].digest for i in range(len(part))] for part in made.parts])
+    (trained, again), (held, other) = sides
+    assert trained == again and held == other and len(trained) + len(held) == 5 and trained and held
+    assert not set(trained) & set(held)
+    assert data._datasets is data._datasets and data.source(run).parts[0].documents.documents is (
+        data.held_out(run).parts[0].documents.documents
+    )
 
 
 def texts(made: TaskSource, indices: Sequence[int]) -> list[str]:
