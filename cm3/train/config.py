@@ -146,7 +146,7 @@ class TrainConfig(LoopConfig):
 
 
 def finite_settings(config: Any, before: str = "") -> list[str]:
-    """Return what is wrong with the numbers of a config and its groups: those that are none (nan, inf), and seeds.
+    """Return what is wrong with the numbers of a config and its groups: those that are none (nan, inf), seeds, betas.
 
     `before` stands before their names.
     """
@@ -161,6 +161,8 @@ def finite_settings(config: Any, before: str = "") -> list[str]:
         inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else [value]
         if any(isinstance(one, float) and not math.isfinite(one) for one in inside):
             wrong.append(f"{name}={value}: must be a finite number")
+        elif field_.name == "betas" and not all(0 <= one < 1 for one in value):
+            wrong.append(f"{name}={value}: must each be from 0 to under 1")
     return wrong
 
 

@@ -60,7 +60,7 @@ class OptimConfig:
         for name in ("lr", "adam_lr", "clip"):
             if not 0 < getattr(self, name) < 100:
                 raise ConfigError(f"optim.{name}={getattr(self, name)}: must be over 0 and under 100")
-        for name in ("weight_decay", "momentum", "decay_from", "final"):
+        for name in ("eps", "weight_decay", "momentum", "decay_from", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"optim.{name}={getattr(self, name)}: must be in 0..1")
         if self.warmup < 0:

@@ -230,6 +230,7 @@ def test_the_critic_and_its_weight() -> None:
         ({"lr": 0.0}, "image_tokenizer.lr=0.0: must be above 0"),
         ({"lr": float("nan")}, "image_tokenizer.lr=nan: must be a finite number"),
         ({"betas": (0.9, float("inf"))}, r"image_tokenizer.betas=\(0.9, inf\): must be a finite number"),
+        ({"betas": (0.9, 1.0)}, r"image_tokenizer.betas=\(0.9, 1.0\): must each be from 0 to under 1"),
         ({"l1": -1.0}, "image_tokenizer.l1=-1.0: must not be negative"),
         ({"gan_start": -1}, "image_tokenizer.gan_start=-1: must not be negative"),
         ({"keep": 5, "init": "x"}, "image_tokenizer.keep=5: must be 0 \\(off\\) to batch=4"),

@@ -102,6 +102,7 @@ def test_the_schedule() -> None:
         ({"adam_lr": float("nan")}, "optim.adam_lr=nan: must be over 0"),
         ({"clip": -1.0}, "optim.clip=-1.0: must be over 0"),
         ({"weight_decay": 2.0}, "optim.weight_decay=2.0: must be in 0..1"),
+        ({"eps": -1e-8}, "optim.eps=-1e-08: must be in 0..1"),
         ({"momentum": 1.5}, "optim.momentum=1.5: must be in 0..1"),
         ({"decay_from": -0.5}, "optim.decay_from=-0.5: must be in 0..1"),
         ({"final": 1.1}, "optim.final=1.1: must be in 0..1"),

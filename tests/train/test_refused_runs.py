@@ -39,6 +39,7 @@ from cm3.train.checkpoint import last
 from cm3.train.claim import LOCK, run_claimed
 from cm3.train.image_eval import write_sheet
 from cm3.train.lora import LoraConfig
+from cm3.train.optim import OptimConfig
 from cm3.train.signals import Terminated, terminable
 from cm3.train.track import Log
 
@@ -284,6 +285,10 @@ def test_seeds_are_those_that_can_be_drawn_from(tmp_path: Path, seed: int) -> No
             make()
     with pytest.raises(ConfigError, match="clip.lr=nan: must be a finite number"):
         ClipRun(out="c", lr=float("nan"))
+    with pytest.raises(ConfigError, match=r"clip.betas=\(-0.1, 0.9\): must each be from 0 to under 1"):
+        ClipRun(out="c", betas=(-0.1, 0.9))
+    with pytest.raises(ConfigError, match=r"^optim.betas=\(0.9, 1.5\): must each be from 0 to under 1$"):
+        replace(run, optim=OptimConfig(betas=(0.9, 1.5)))
 
 
 def test_sigterm_in_the_middle_of_an_import_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
