@@ -119,12 +119,21 @@ class TextEval(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTrain(Train):
-    """Train an image tokenizer: a recipe whose settings are an ImageTokenizerConfig, as `cm3 train`.
+    """Train an image tokenizer, as `cm3 train` does; the recipe of another run is refused.
 
     examples:
       cm3 tokenizer image train recipes/scenes.py:image_tokenizer --help
       cm3 tokenizer image train recipes/scenes.py:image_tokenizer --steps 500 --out runs/try
     """
+
+    @classmethod
+    def check(cls, spec: str, config: Any) -> Any:
+        """Return the settings of an image tokenizer's run. Raises `RequestError` for another's."""
+        from cm3.train.image_tokenizer import ImageTokenizerConfig
+
+        if not isinstance(config, ImageTokenizerConfig):
+            raise RequestError(f"recipe {spec!r}: is a {type(config).__name__}; must be the run of an image tokenizer")
+        return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +223,7 @@ class Pictures:
     """
 
     def __init__(self, sources: Sequence[str], n: int | None) -> None:
+        from cm3.read.base import even
         from cm3.read.find import open_reader, parse_source, recognise
         from cm3.read.walk import PICTURES
 
@@ -229,7 +239,7 @@ class Pictures:
             readers.append(open_reader(found))
         files = expand(paths, PICTURES) if paths or not sources else []
         share = None if n is None else max(1, n // (len(readers) + bool(files)))
-        self.files = files if share is None else files[:: max(1, len(files) // share)][:share]
+        self.files = files if share is None else [files[i] for i in even(len(files), share)]
         self.readers, self.share = readers, share
         known = sum(n if share is None else min(n, share) for r in readers if (n := r.count) is not None)
         self.total, self.seen, self.skipped = len(self.files) + known, 0, 0

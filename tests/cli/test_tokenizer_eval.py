@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 from command import Cm3
 
+from cm3.cli.tokenizer import Pictures
 from cm3.scenes.cli.eval_verbs import table
 from cm3.tokens.image import preprocess
 
@@ -21,6 +22,7 @@ from cm3.tokens.image import preprocess
         (["image", "eval", "empty"], "the folder holds no file that ends in .png"),
         (["image", "eval", "good.txt", "--n", "0"], "--n 0: must be at least 1"),
         (["image", "eval", "good.txt"], "not a readable picture"),
+        (["image", "train", "scenes:clip"], "is a ClipRun; must be the run of an image tokenizer"),
     ],
 )
 def test_bad_input_is_one_line(cm3: Cm3, tiny: Path, tmp_path: Path, command: list[str], told: str) -> None:
@@ -37,6 +39,15 @@ def test_image_eval(cm3: Cm3, tiny: Path, picture: Path) -> None:
     assert 0 < made["psnr_db"] < 40 and 0 < made["codes_used"] <= 1
     one = cm3("tokenizer", "image", "eval", picture.parent, picture, "--model", tiny, "--n", "1", "--json").json
     assert one["n"] == 1 and one["psnr_db"] == pytest.approx(made["psnr_db"])  # the same picture twice
+
+
+def test_image_eval_takes_files_evenly_apart(picture: Path) -> None:
+    folder = picture.parent / "many"
+    folder.mkdir()
+    for i in range(15):
+        shutil.copyfile(picture, folder / f"{i:02}.png")
+    chosen = Pictures([str(folder)], 8)
+    assert [path.name for path in chosen.files] == [f"{i:02}.png" for i in range(0, 15, 2)] and chosen.total == 8
 
 
 def test_image_eval_shows_pictures_over_what_comes_back(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path) -> None:
