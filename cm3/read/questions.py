@@ -140,8 +140,7 @@ class CocoQuestions(Listed, Published):
     def _made(self, id: str, record: Any) -> Made:
         where, question = f"{self.files[0]}, record {record}", self.questions[record]
         number = field(question, "question_id", int, where)
-        image_id, text = field(question, "image_id", int, where), field(question, "question", str, where)
-        image_number(question, where)
+        image_id, text = image_number(question, where), field(question, "question", str, where)
         meta = {"split": self.split, "question": text, "question_id": number, "image_id": image_id}
         if isinstance(self._license, str):
             meta["license"] = self._license

@@ -32,9 +32,12 @@ from cm3.files import said
 from cm3.read.base import LARGEST, LINE, TEXT, UNIT, Reader, Unit, captioned
 from cm3.read.fields import NoRecord, read_record, text_of
 from cm3.read.picture_folder import PAGES
+from cm3.read.picture_folder import WORDS as BESIDE
 from cm3.read.walk import HIDDEN, PICTURES, Passed, hidden, plain
 
-WANTED = (*(ending[1:] for ending in PICTURES), "txt", "text", "caption", "captions", "json")
+ENDINGS, WORDS = (tuple(ending[1:] for ending in endings) for endings in (PICTURES, BESIDE))
+"""Suffixes of pictures, and of words, the best first."""
+WANTED = (*ENDINGS, *WORDS, "json")
 """Suffixes whose bytes are read."""
 DAMAGE = (tarfile.TarError, ValueError, EOFError)
 """Errors of a tar that is not as it was written."""
@@ -42,7 +45,7 @@ TIMEOUT = 60
 """Seconds that a server may be silent."""
 NOTE = 1 << 20
 """Bytes of the longest name or note of a header: tarfile reads them at once."""
-_MOST = {"json": LINE, "txt": TEXT, "text": TEXT, "caption": TEXT, "captions": TEXT}
+_MOST = {"json": LINE, **dict.fromkeys(WORDS, TEXT)}
 """Bytes of the longest file, by suffix; of others `LARGEST`."""
 _NOTES = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -238,8 +241,6 @@ def broke_off(stream: IO[bytes]) -> bool:
 
 
 TARS = (".tar", ".tar.gz", ".tgz")
-ENDINGS = tuple(ending[1:] for ending in PICTURES)
-WORDS = ("txt", "caption", "captions", "text")
 NUMBERED = re.compile(rf"(\d{{1,4}})\.({'|'.join(ENDINGS)})")
 """Suffix of one of several pictures."""
 
