@@ -51,8 +51,8 @@ class Cluster:
 class Plan(RecipeVerb):
     """Say what a run will need: memory of a GPU by part, time, energy, disk. Arithmetic; nothing is run.
 
-    What does not fit is refused, with what would. Every setting of the recipe can be replaced by its dotted name, as
-    for cm3 train: how it is spread (mesh.*), its precision and what is computed twice (shard.*) too.
+    A run that does not fit is refused, with what would. Every setting of the recipe can be replaced by its dotted name,
+    as for cm3 train: how it is spread (mesh.*), its precision and what is computed twice (shard.*) too.
 
     examples:
       cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 512

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 MOST = 1_000_000
 """Most samples, or candidates, of one prompt: each is a request that is laid out before the first is served."""
-
-
 KEPT = 1 << 30
 """Most bytes of keys and values that are kept from one call to the next."""
 

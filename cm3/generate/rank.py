@@ -1,9 +1,9 @@
 """The choice among several candidates: the one whose whole document, read left to right, is the likeliest.
 
-What fills a hole is written before the model has seen how it fits with what comes after: a caption after its picture
-was never asked how well that picture follows from it. The finished document, in its own order, asks just that, so one
-more look at it tells good candidates from bad ones (RA-CM3 keeps 1 of 32 captions by likelihood, the paper 1 of 8
-pictures by CLIP: docs/paper.md 1.9, 2).
+The filling of a hole is written before the model has seen how it fits with what comes after: a caption after its
+picture was never asked how well that picture follows from it. The finished document, in its own order, asks just that,
+so one more look at it tells good candidates from bad ones (RA-CM3 keeps 1 of 32 captions by likelihood, the paper 1 of
+8 pictures by CLIP: docs/paper.md 1.9, 2).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 A reader opens its annotations when it is made and each picture when its document is asked for; pixels are decoded by
 whoever asks for them first (`cm3.picture.rgb`), so a document costs the reading of a file. Nothing that is wrong with
-one document stops a reader: it gives an `Unreadable` with the reason. What is wrong with the dataset (a file missing,
+one document stops a reader: it gives an `Unreadable` with the reason. A fault of the dataset itself (a file missing,
 of another layout) raises `DataError` when the reader is made.
 """
 
@@ -37,8 +37,6 @@ LARGEST = 1 << 30
 """Bytes of the largest file that is read at once."""
 UNIT = 1000
 """Records of a unit, where the dataset is not in pieces of its own."""
-
-
 SPREAD = 20
 """Most pieces that a sample is taken from, where records cannot be read one by one."""
 

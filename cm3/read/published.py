@@ -477,7 +477,7 @@ class InstructPix2Pix(Listed):
 
     `id` is folder and seed ("0000000/1234"). `meta` has edit, seed, and those of input, caption and output that there
     are. The owners' own loader makes splits of fractions of seeds.json; there are none in the files, so there are none
-    here. What metadata.jsonl says of how a pair was made is not read.
+    here. How a pair was made, as metadata.jsonl says, is not read.
     """
 
     kind = source = "instructpix2pix"

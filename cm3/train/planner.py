@@ -13,7 +13,7 @@ the length.
     (pre-norm; numbers, not bytes)      q, k, v, attention's sum          4 d         split
                                         feed-forward, between its two     2 f gelu, 1 f relu, 3 f swiglu      split
 
-What is assumed is an argument or a constant with its source; docs/plan.md has the whole of it on a page.
+Each assumption is an argument or a constant with its source; docs/plan.md has the whole of it on a page.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ checkpoints.
     out/lock            held while a sweep is at work here
 
 Trial 0 has the settings that the recipe has already, so the best is never worse than what was there; it is left out
-where they lie outside of what is searched. What to try next is chosen by the tree-structured Parzen estimator (Bergstra
+where they lie outside of what is searched. The next trial is chosen by the tree-structured Parzen estimator (Bergstra
 et al. 2011); where there are no more combinations than trials, all are tried. Losers are stopped by successive halving
 (Li et al. 2020, ASHA): a trial that is not among the best third of those so far when it reaches `grace`, 3 * grace,
 9 * grace ... steps ends there.
