@@ -52,6 +52,8 @@ PATIENCE = 20
 """Seconds that a trial which is told to end has to save, before it is killed."""
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "unfinished"}
 GOOD = ("done", "stopped")
+LEFT = "stopped by a signal; the next sweep goes on with it"
+"""The reason of a trial that is unfinished. Optuna has it as failed while it waits to be taken up again."""
 NUMBER = "number"
 """Our number of a trial in Optuna: one that is taken up again is another trial there."""
 
@@ -316,7 +318,7 @@ class _Tried:
         steps, reason = trial.intermediate_values, trial.user_attrs.get("reason", "")
         value = trial.value if trial.state.name == "COMPLETE" else steps[max(steps)] if steps else None
         values = {a.name: a.read(trial.params[a.name]) for a in self.config.space if a.name in trial.params}
-        state = STATES[trial.state.name] if reason or trial.state.name != "FAIL" else "unfinished"
+        state = "unfinished" if trial.state.name == "FAIL" and reason in ("", LEFT) else STATES[trial.state.name]
         folder = _folder(self.config, trial)
         return Result(_number(trial), state, value, max(steps, default=0), values, str(folder), reason)
 
@@ -353,7 +355,7 @@ class _Trial:
         if code is None:
             return False
         if code == STOPPED:
-            self.trial.set_user_attr("reason", "stopped by a signal; the next sweep goes on with it")
+            self.trial.set_user_attr("reason", LEFT)
             return True
         if code:
             self.trial.set_user_attr("reason", _last_words(self.folder / "output.txt") or f"exit code {code}")

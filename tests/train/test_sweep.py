@@ -169,6 +169,14 @@ def test_a_trial_that_a_signal_stopped_is_unfinished_and_continued(tmp_path: Pat
     # It alone is no failure.
     [alone] = sweep(config(tmp_path / "alone", Axis("x", 8.5, (8.5,)), grace=STEPS))
     assert alone.state == "unfinished"
+    # One that waits to be taken up again has not failed meanwhile.
+    two = config(tmp_path / "two", Axis("x", 8.5, (8.5, 8.75)), grace=STEPS)
+    assert [r.state for r in sweep(two)] == ["unfinished"] * 2
+    written = []
+    sweep_(two, train, lambda _: written.append((tmp_path / "two" / "trials.jsonl").read_text().splitlines()))
+    assert [[json.loads(line)["state"] for line in lines] for lines in written] == [
+        ["done", "unfinished"], ["done", "done"],
+    ]  # fmt: skip
 
 
 def test_nothing_but_failures_stops_the_sweep(tmp_path: Path) -> None:
