@@ -54,7 +54,7 @@ class Image:
     name. `cm3.tokens.image.preprocess` brings pixels to the model's size and colours. `gap` is in pixels of this one.
 
     Two images are equal when they hold the same object or file, or pictures of one mode and size that show the same;
-    equal images hash alike. What a picture shows is looked at once, when it is first compared or hashed, and one with a
+    equal images hash alike. Its pixels are looked at once, when it is first compared or hashed, and one with a
     file stands for that file: a picture that is drawn on after that wants a new `Image`.
     """
 

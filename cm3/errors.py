@@ -33,7 +33,7 @@ class RequestError(Cm3Error, ValueError):
 
 
 class DiskError(Cm3Error, OSError):
-    """A disk that is full, or a place that may not be written to. What was there before is whole."""
+    """A disk that is full, or a place that may not be written to. Files that were there before are whole."""
 
 
 class DivergedError(Cm3Error, FloatingPointError):

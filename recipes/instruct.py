@@ -9,8 +9,8 @@ for documents that `cm3 prepare` wrote, with retrieved ones before them where --
 are up- and down-sampled with the paper's 3 / 0.3; --data.weights, --data.caps and --data.balanced say otherwise. What
 each gets is in the bundle's page, `about.mixture`.
 
-From the paper: batch, rate, warm-up, tokens, context, the objective of pretraining with every weight 1. What it leaves
-out is chosen here: betas, decay, weight decay, clip, z-loss, precision and what is computed twice as in
+From the paper: batch, rate, warm-up, tokens, context, the objective of pretraining with every weight 1. The rest is
+chosen here: betas, decay, weight decay, clip, z-loss, precision and what is computed twice as in
 recipes/pretrain.py; in half of the examples just the answer is masked, as it is asked for, in the others whatever the
 law of masks draws (--data.law.answers).
 

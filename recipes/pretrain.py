@@ -12,7 +12,7 @@ How the machines find each other: docs/cluster.md.
 
 From the paper (Table 3, sections 2.1 to 2.4): layers, widths, context, 8M tokens an update, peak rates, 1,500 updates
 of warm-up, tokens in all; no biases, no dropout, no learnt norms, learnt positions, every loss weight 1; up to three
-documents retrieved for each example. What it leaves out is chosen here:
+documents retrieved for each example. The rest is chosen here:
 
 - heads: metaseq's for these sizes. GELU, tied embeddings.
 - betas 0.9 and 0.98, clip 1, linear decay to a tenth: the scaling laws that it takes its rates from (docs/paper.md).

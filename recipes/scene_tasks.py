@@ -182,8 +182,8 @@ def instruct_more() -> PretrainRun:
 def instruct_all() -> PretrainRun:
     """The model of `instruct_more` trained on, on scenes of any number of objects, edits and boxes more often.
 
-    The rate falls from early on: what is learnt at a flat one does not show. What was changed while the shipped run
-    went on is in docs/log.md.
+    The rate falls from early on: what is learnt at a flat one does not show. Changes made while the shipped run
+    went on are in docs/log.md.
 
     Price: 1,600 steps of about 6,000 tokens at 1,400 to 1,750 a second, about 100 minutes on two cores that other work
     used a little, as two processes: torchrun --nproc-per-node 2 -m cm3 train recipes/scene_tasks.py:instruct_all.

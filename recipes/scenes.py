@@ -10,8 +10,8 @@
     cm3 train recipes/scenes.py:pretrain_copying     # reading a document: the same cell of its picture
     cm3 train recipes/scenes.py:pretrain_emblems     # the same among everything else
 
-What ships was then tuned for instructions: recipes/scene_tasks.py has those runs, `instruct` and what follows it.
-Prices are of two cores of an AVX2 processor without a GPU; docs/scenes.md has the figures that were reached.
+The shipped model was then tuned for instructions: recipes/scene_tasks.py has those runs, `instruct` and what follows
+it. Prices are of two cores of an AVX2 processor without a GPU; docs/scenes.md has the figures that were reached.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def pretrain() -> PretrainRun:
     return PretrainRun(
         out="runs/scenes/pretrain",
         model=DecoderConfig(
-            # What tokenizers come to, and a run sets anew: 389 entries, 2,560 codes, 32 masks and 6 specials; 8 x 8.
+            # From the tokenizers; a run sets them anew: 389 entries, 2,560 codes, 32 masks and 6 specials; 8 x 8.
             vocab_size=2987,
             grid=(8, 8),
             d_model=256,

@@ -29,10 +29,10 @@ class IndexBuild(Verb):
     """Make a memory bank of documents: folders of pictures, each with its caption in a .txt of the same name.
 
     Pictures without a .txt and .txt without a picture are taken too. Published datasets, web shards and JSON lines are
-    recognised; a source is [KIND:]PATH[@SPLIT]. What cannot be read is left out, and listed. Given stores with vectors
-    (memory banks, or what `cm3 prepare --encoder` made), it merges them into one, without what was deleted. A build
-    that was killed goes on where it was, when it is given again, with the very documents; of others it makes another
-    bank.
+    recognised; a source is [KIND:]PATH[@SPLIT]. A document that cannot be read is left out, and listed. Given stores
+    with vectors (memory banks, or what `cm3 prepare --encoder` made), it merges them into one, without what was
+    deleted. A build that was killed goes on where it was, when it is given again, with the very documents; of others it
+    makes another bank.
 
     examples:
       cm3 index build photos/ --out banks/photos

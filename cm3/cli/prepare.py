@@ -22,8 +22,8 @@ class Prepare(Verb):
 
     A source is [KIND:]PATH[@SPLIT]; what kind it is, is found out where it is not said. Documents that cannot be kept
     are skipped and told; those that come again are kept once. Killed at any moment, the same command goes on where it
-    was, and the store is byte for byte that of an unbroken run, with any number of workers. What was skipped stays so
-    until --retry, after it was mended. Where nothing can be kept no store is left.
+    was, and the store is byte for byte that of an unbroken run, with any number of workers. A document that was skipped
+    stays so until --retry, after it was mended. Where nothing can be kept no store is left.
 
     examples:
       cm3 prepare photos/ --out stores/photos

@@ -41,7 +41,7 @@ class Job(Protocol):
 
 
 class Worker:
-    """One of the cluster's processes. What goes wrong for the user's reasons comes back as words."""
+    """One of the cluster's processes. A fault of the user's comes back as words."""
 
     def __init__(self, job: Job) -> None:
         self.job = job

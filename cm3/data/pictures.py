@@ -129,7 +129,7 @@ class PictureIndex:
         """Return which pictures, bool (n,), are held out from training: about a `share`, if it is not 0 at least one of
         those that are `usable`, bool (n,).
 
-        What a picture is decides it, so one that is added or taken away moves no other.
+        A picture's content decides it, so one that is added or taken away moves no other.
         """
         values = chances(self.digests)
         held = values < share

@@ -339,7 +339,7 @@ def _prepare(number: int) -> dict[str, Any]:
 
 
 class _Counter:
-    """Tells progress in documents. What units of unknown length will hold is guessed from those that are done."""
+    """Tells progress in documents. The length of units that do not say it is guessed from those that are done."""
 
     def __init__(self, plan: dict[str, Any], reports: dict[int, dict[str, Any]], progress: Progress | None) -> None:
         self.sizes: dict[int, int] = {n: stop - start for n, (_, _, start, stop) in enumerate(plan["units"])}

@@ -57,10 +57,10 @@ def task_cases(
 ) -> Iterator[Case | Unreadable]:
     """Return `n` cases of a dataset in an order that `seed` draws, or all where there are fewer.
 
-    What cannot serve comes between them as `Unreadable`. To be described, pictures are told apart by meta `image_id`,
-    else by their pixels, for which all documents are read once. Raises, at the first case, as `check` does, `DataError`
-    where the dataset has nothing for the task or none of a thousand documents serves, and `RequestError` for a template
-    that the task does not have.
+    A document that cannot serve comes between them as `Unreadable`. To be described, pictures are told apart by meta
+    `image_id`, else by their pixels, for which all documents are read once. Raises, at the first case, as `check` does,
+    `DataError` where the dataset has nothing for the task or none of a thousand documents serves, and `RequestError`
+    for a template that the task does not have.
     """
     check(task, documents.reader)
     wanted = [field for field in task.template(template).fields if field not in task.gives]

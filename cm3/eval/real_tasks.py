@@ -190,7 +190,7 @@ class _Scores:
 
     def _see(self, what: str, pictures: Sequence[PIL.Image.Image]) -> None:
         assert self.encoder is not None
-        # What the crop cuts away was not to be drawn.
+        # Objects that the crop cuts away were not to be drawn.
         self.vectors[what].append(self.encoder.images([self.view.of(picture) for picture in pictures]))
 
     def figures(self) -> dict[str, float | None]:

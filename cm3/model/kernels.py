@@ -174,8 +174,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return nats (n,) of `targets` (n,) under `logits` (n, v), and log(Z) (n,).
 
     The logits' own memory becomes their exponentials, and in the backward pass their gradient, so that one (n, v) is
-    held where log-softmax and its gradient make three. What made them must not keep them for its own gradient; a matrix
-    product does not, and for one that does autograd raises an error.
+    held where log-softmax and its gradient make three. Whoever made them must not keep them for its own gradient; a
+    matrix product does not, and for one that does autograd raises an error.
     """
     return _InPlace.apply(logits, targets)
 

@@ -3,8 +3,9 @@
     rows of a rank  --gathered-->  rows of all, in order          gradients --mean_gradients--> their mean over ranks
     sums of a rank  --summed-->    sums of all                    batch norms --share_norms--> of the pictures of all
 
-What DistributedDataParallel and SyncBatchNorm do, on processors too. A loss is the mean over a rank's own even share of
-the batch. `gathered` and `summed` have the gradients of all losses, so the mean over ranks is the gradient of the mean.
+This does as DistributedDataParallel and SyncBatchNorm do, on processors too. A loss is the mean over a rank's own even
+share of the batch. `gathered` and `summed` have the gradients of all losses, so the mean over ranks is the gradient of
+the mean.
 """
 
 from __future__ import annotations

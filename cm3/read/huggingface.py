@@ -5,7 +5,7 @@ huggingface:owner/name@train           owner/name:CONFIG where it has several co
     row 1    {"image": ..., "captions": ["A boat", "At sea"]}       a document a caption
     row 2    {"image": ..., "caption_0": "A boat", "caption_1": "At sea"}    the same
 
-What columns mean is in `cm3.read.fields`; a picture and words go together as `caption, picture`. Columns that are
+The meaning of columns is in `cm3.read.fields`; a picture and words go together as `caption, picture`. Columns that are
 neither are counted in `passed`; their short values go to `meta`. Needs the library `datasets` (pip install
 datasets).
 """

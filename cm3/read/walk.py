@@ -18,7 +18,7 @@ PICTURES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".apng", ".mpo"),
 )
-"""Endings of the pictures that are read. What a file is, its bytes decide (`cm3.picture`)."""
+"""Endings of the pictures that are read. A file's kind its bytes decide (`cm3.picture`)."""
 FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 FOLDERS = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 """Files that Windows, macOS and disk stations leave among other people's files, in small letters."""

@@ -292,9 +292,9 @@ class Memory:
     ) -> Memory:
         """Make one bank of several stores with vectors, or of one anew: a single segment without what was deleted.
 
-        What was killed goes on where it was. `index` is the first bank's if None. Raises `CheckpointError` for banks of
-        different encoders, `DataError` for an id that is in two of them and for stores of different tokenizers, or that
-        keep different things; `ConfigError` for `out` that is there.
+        A merge that was killed goes on where it was. `index` is the first bank's if None. Raises `CheckpointError` for
+        banks of different encoders, `DataError` for an id that is in two of them and for stores of different
+        tokenizers, or that keep different things; `ConfigError` for `out` that is there.
         """
         if not folders:
             raise ConfigError("merge: no memory bank given; name at least one")

@@ -117,7 +117,8 @@ class PretrainRun(TrainConfig):
             mask=dataclasses.replace(self.mask, columns=ImageTokenizer(vqgan, parts.image_size).grid[1]),
             tasks=self.tasks or self.data.tasks(),
         )
-        # What adapters are of is not in their checkpoints, so it must be what it was; as must what is read from disk.
+        # The model that adapters stand beside is not in their checkpoints, so it must be what it was; as must what is
+        # read from disk.
         about = dataclasses.asdict(resolved) | {"given": given}
         if world := self.data.world():
             about["world"] = dict(world)

@@ -3,7 +3,7 @@
     "a picture of a blosk"  +  its drawing           one document of a memory bank
     "a blosk"                                        a prompt that only that document answers
 
-What a retriever and a model that reads documents are for: `train` emblems teach the use of a document, and `test`
+A retriever, and a model that reads documents, are for these: `train` emblems teach the use of a document, and `test`
 emblems, whose words and compositions no training ever saw, show whether it was learnt.
 
 A word is onset, vowel, middle, vowel, coda, and the coda is a check letter: it follows from the other four such that

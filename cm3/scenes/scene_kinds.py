@@ -213,7 +213,7 @@ class ScenePairs(Data):
                 f"data.words={self.words}: must be 1 to {EMBLEMS['train']}, as many as emblems are for training"
             )
         named = round(batch * self.emblems)
-        # What a retriever confuses is words that look alike, and a batch drawn at random has hardly any.
+        # A retriever confuses words that look alike, and a batch drawn at random has hardly any.
         words = [emblem(i, "train").word for i in range(self.words)]
         orders = [sorted(range(self.words), key=lambda i: words[i][::way]) for way in (1, -1)]
 

@@ -114,8 +114,8 @@ def draw_structure(
 def read_structure(kind: str, picture: PIL.Image.Image) -> Reading:
     """Read shapes, sizes and places from a structure; the colours and the ground of the reading mean nothing.
 
-    What lines enclose counts as an object, and so does what is lighter than half of the least depth. The measured
-    sizes decide in a depth map too, not its levels.
+    An area that lines enclose counts as an object, and so does what is lighter than half of the least depth. The
+    measured sizes decide in a depth map too, not its levels.
     """
     if kind == "segments":
         inside = classes(picture) > 0

@@ -5,7 +5,7 @@
     what is to the right of it?       a large blue star
     how large is it?                  large                "it" is the star now
 
-What "it" is follows one rule (`cm3.scenes.ask.follow`), so a dialogue has one right answer at every turn.
+The meaning of "it" follows one rule (`cm3.scenes.ask.follow`), so a dialogue has one right answer at every turn.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@
 
 Tokens, words, pictures and vectors are optional, for all documents of a store alike. A document's number is 0 to
 `len(store)` - 1. Tokens are stored unmasked, each `</s> ... </s>`, without cells, which follow from the ids: an image's
-codes stand side by side in raster order. What one command added is a segment: shards that nothing changes later.
+codes stand side by side in raster order. The documents that one command added are a segment: shards that nothing
+changes later.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ Source = Iterable[Document | Unreadable]
 Encode = Callable[[Sequence[Document]], tuple[np.ndarray, np.ndarray]]
 """Documents -> unit vectors (n, width) of their words and of their pictures, zeros for none."""
 Build = Callable[[Store], dict[str, Any]]
-"""What of a store's last segment is searched by: builds that, and returns the fields of `Built`."""
+"""Builds the index of a store's last segment, and returns the fields of `Built`."""
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def writing(folder: Path) -> Iterator[None]:
 def making(folder: Path) -> Iterator[Path]:
     """Give a hidden folder to make a store in, `.NAME.partial`; it is moved to its place when the block ends well.
 
-    What is refused leaves nothing behind; what was killed, or found the disk full, stays to go on with. Raises
+    A refused write leaves nothing behind; one that was killed, or found the disk full, stays to go on with. Raises
     `ConfigError` for a place that is taken, `DataError` while another process makes the same store, `DiskError`.
     """
     root = folder.parent / f".{folder.name}.partial"

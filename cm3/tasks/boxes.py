@@ -79,8 +79,8 @@ def read_objects(text: str) -> list[tuple[str, Place]]:
 def place_of(bbox: Any, picture: PIL.Image.Image, fit: Fit = "crop") -> Place | None:
     """Return the location of an annotated box, COCO's x, y, width, height in the stored pixels of `picture`.
 
-    What the box has outside the picture, and what the crop cuts away, is cut off; None where nothing is left. Raises
-    `DataError` for a box that is no four numbers, or of negative size.
+    The part of the box outside the picture, or in what the crop cuts away, is cut off; None where nothing is left.
+    Raises `DataError` for a box that is no four numbers, or of negative size.
     """
     numbers = [float(v) for v in bbox if is_number(v)] if isinstance(bbox, Sequence) else []
     if len(numbers) != 4 or len(bbox) != 4 or min(numbers[2:]) < 0:

@@ -45,8 +45,8 @@ def annotated(document: Document, reader: Reader, task: Task, controls: Path | N
     Where a document does not name them itself, they are beside its picture (COCO, Flickr30k, Localized Narratives,
     folders), or in the folder `controls`; there they are called as the picture's file is, for folders and other
     readers as meta `image_id`, else as the document's id without the ending of a picture, "/" as "_". Paths that a
-    JSON line names are relative to its file. What a document has already is kept. Raises `DataError` for a control
-    that is not there, and where the reader cannot read its annotations.
+    JSON line names are relative to its file. A value that a document has already is kept. Raises `DataError` for a
+    control that is not there, and where the reader cannot read its annotations.
     """
     found: dict[str, Any] = {}
     for need in task.needs:

@@ -125,7 +125,7 @@ class Loop:
     ) -> dict[str, Any]:
         """Train to the last step. Returns the last logged metrics; asked to stop by a signal, with "stopped": its name.
 
-        A callback is called on every process. What one of them does alone and slowly, it does in `ranks.together`.
+        A callback is called on every process. Work that one of them does alone and slowly, it does in `ranks.together`.
         `stopping(step)` is asked after each step whether to end there, at a checkpoint. `claimed`: the caller holds
         `run_claimed`. Raises `DivergedError`, with the last checkpoint as it was, for a loss, gradient or weights that
         are not finite, and for spikes as `on_spike` says.

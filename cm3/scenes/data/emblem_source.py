@@ -6,7 +6,7 @@
                and others that are like it in name, in retrieved order
 
 The bank holds train emblems and scenes (`bank_documents`); who is a neighbour of whom is worked out once
-(`emblem_neighbours`). What a document of the bank and the example after it share is the word and what it stands for:
+(`emblem_neighbours`). A document of the bank and the example after it share the word and what it stands for:
 the phrase and the drawing are the example's own.
 """
 

@@ -102,8 +102,8 @@ def evaluate_emblems(
                          without documents scores by chance
 
     with n, seed, sampling, and `details` by task (by number of objects, share of objects right, attributes, share right
-    where the right document was read, images_per_s, seconds). What needs a task left out of `tasks` is absent. Raises
-    `ConfigError` for an n or batch below 1, an unknown task, or a bank without the documents of these emblems.
+    where the right document was read, images_per_s, seconds). A figure that needs a task left out of `tasks` is absent.
+    Raises `ConfigError` for an n or batch below 1, an unknown task, or a bank without the documents of these emblems.
     """
     check_run(n, batch, tasks, TASKS)
     cases, model = make_cases(n, seed), model if memory is None else model.with_memory(memory, encoder)
