@@ -36,8 +36,6 @@ from cm3.retrieval.nearest import choose as kind_of_index
 from cm3.retrieval.select import MOST, By, Candidate, SelectLaw, choose, drop_words
 from cm3.retrieval.store_bank import ROWS, Documents, StoreBank, lay_bank, neighbours_of, unit_vectors
 from cm3.store.store import Store
-from cm3.tokens.text import TextTokenizer
-from cm3.vocab import Tokens, Vocab
 from cm3.weights import settled
 
 FORMAT = "cm3-neighbours-3"
@@ -196,7 +194,7 @@ def find_neighbours(
     }
     if out.exists():
         try:
-            if (done := Neighbours.open(out)).about["job"] == job:
+            if (done := Neighbours.open(out)).about.get("job") == job:
                 return done
         except CheckpointError:
             pass  # damaged: written anew
@@ -309,13 +307,12 @@ class Searcher:
     def __init__(self, search: Search) -> None:
         """Raise what opening stores and encoder raises."""
         self.search = search
-        self.stores: list[Documents] = [Store.open(path) for path in search.stores]
+        self.stores = [Store.open(path) for path in search.stores]
         self.bank = StoreBank(Store.open(search.bank), Path(search.parts), search.index)
         self.units = search.units(self.stores)
         self.encoder: Encoder | None = None
         if search.encoder is not None:
             self.encoder = load_encoder(search.encoder, device=search.device)
-        self._words: dict[int, TextTokenizer] = {}
 
     def prepare(self, number: int) -> dict[str, Any]:
         """Find the neighbours of a unit, and write its part."""
@@ -330,24 +327,16 @@ class Searcher:
         """Return vectors of what documents of a store say less some words, each drawn by the document's number."""
         assert self.encoder is not None
         store = self.stores[at]
-        if at not in self._words:
-            self._words[at] = TextTokenizer.load(store.tokenizer_path)
         found = unit_vectors(store, "text", slice(numbers.start, numbers.stop))
         rows = np.flatnonzero(found.any(axis=1))
         texts = []
-        for row, tokens in zip(rows, store.tokens((rows + numbers.start).tolist()), strict=True):
-            rng = np.random.default_rng([self.search.seed, 0xD0, numbers[row]])
-            texts.append(drop_words(_said(tokens, store.vocab, self._words[at]), self.search.law.dropout, rng))
+        for number in (rows + numbers.start).tolist():
+            rng = np.random.default_rng([self.search.seed, 0xD0, number])
+            words = " ".join(part for part in store.name(number)["parts"] if isinstance(part, str))
+            texts.append(drop_words(words, self.search.law.dropout, rng))
         for start in range(0, len(rows), 64):
             found[rows[start : start + 64]] = self.encoder.texts(texts[start : start + 64])
         return found
-
-
-def _said(tokens: Tokens, vocab: Vocab, text: TextTokenizer) -> str:
-    """Return the texts of a document, a space between."""
-    runs = np.split(tokens.ids, np.flatnonzero(~vocab.is_text(tokens.ids)))
-    ids = [run[vocab.is_text(run)] - vocab.text_start for run in runs]
-    return " ".join(text.decode(some.tolist()) for some in ids if some.size)
 
 
 def _start(parts: Path, job: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ from cm3.errors import CheckpointError
 from cm3.files import checksum, read_json, replacing, sha256, write
 from cm3.retrieval.nearest import Exact, Index, Progress, build_lists, open_lists
 from cm3.retrieval.select import By, Candidate, SelectLaw, shortlists
-from cm3.vocab import Tokens, Vocab
 
 _PARTS: tuple[By, By] = ("text", "image")
 _LAID = ("means.npy", "images.npy", "has.npy")
@@ -29,10 +28,10 @@ ROWS = 65_536
 
 
 class About(Protocol):
-    """The origin of a document. `pictures`: digests of its pictures."""
+    """The origin of a document. `own`: its id in its source; `pictures`: digests of its pictures."""
 
     @property
-    def id(self) -> str: ...
+    def own(self) -> str: ...
     @property
     def source(self) -> str: ...
     @property
@@ -56,13 +55,8 @@ class Documents(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def encoder_name(self) -> str | None: ...
-    @property
-    def vocab(self) -> Vocab: ...
-    @property
-    def tokenizer_path(self) -> Path: ...
     def __len__(self) -> int: ...
     def about(self, number: int, /) -> About: ...
-    def tokens(self, numbers: Sequence[int], /) -> list[Tokens]: ...
     def vectors(self, of: Literal["text", "image"], /) -> Rows | None: ...
 
 
@@ -82,7 +76,7 @@ def neighbours_of(
 
 def known_by(about: About) -> frozenset[bytes]:
     """Return what a document shares with none but its copies: its id in its source, and each of its pictures."""
-    name = hashlib.sha256(json.dumps([about.source, about.id]).encode()).digest()
+    name = hashlib.sha256(json.dumps([about.source, about.own]).encode()).digest()
     return frozenset({name, *(picture.encode() for picture in about.pictures)})
 
 

@@ -61,6 +61,8 @@ class About(NamedTuple):
     meta: dict[str, Any]
     pictures: tuple[str, ...] = ()
     """Digests of its pictures' files, in hexadecimal."""
+    own: str = ""
+    """Its id in its source, alone."""
 
     @property
     def picture(self) -> str:
@@ -190,17 +192,17 @@ class Store:
     @property
     def lengths(self) -> np.ndarray:
         """Count the tokens of each document, int32 (n,)."""
-        return self._index["lengths"][: len(self)]
+        return self._index["lengths"]
 
     @property
     def kept(self) -> np.ndarray:
         """Return the place of each document among all that is in the shards, int64 (n,), rising."""
-        return self._index["kept"][: len(self)]
+        return self._index["kept"]
 
     @property
     def has(self) -> np.ndarray:
         """Return which vectors each document has, uint8 (n,): bit 0 of words, bit 1 of pictures."""
-        return self._index["has"][: len(self)]
+        return self._index["has"]
 
     def tokens(self, numbers: Sequence[int] | np.ndarray) -> list[Tokens]:
         """Return tokens of documents, unmasked.
@@ -247,16 +249,15 @@ class Store:
         """Return where a document came from. Raises as `tokens` does."""
         name = self.name(number)
         pictures = tuple(d.tobytes().hex() for d in self._of(number, "shown", "shown_starts"))
-        return About(self._id(name), name["source"], name["meta"], pictures)
+        return About(self._id(name["id"], name["source"]), name["source"], name["meta"], pictures, name["id"])
 
-    def _id(self, name: dict[str, Any]) -> str:
+    def _id(self, id: str, source: str) -> str:
         """Return an id as the store names it."""
-        id: str = name["id"]
-        return id if self._count(key(id)) <= 1 else f"{name['source']}#{id}"
+        return id if self._count(key(id)) <= 1 else f"{source}#{id}"
 
     def ids_of(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
         """Return ids of documents. Raises as `tokens` does."""
-        return [self._id(name) for name in self._names(numbers)]
+        return [self._id(name["id"], name["source"]) for name in self._names(numbers)]
 
     def name(self, number: int) -> dict[str, Any]:
         """Return what a shard says of a document: `id`, `source`, `meta`, perhaps `parts`. Raises as `tokens` does."""
@@ -278,6 +279,7 @@ class Store:
             right = isinstance(page, dict) and {"id", "source", "meta"} <= page.keys() <= {*_NAME, "parts"}
             right = right and isinstance(page["meta"], dict)
             right = right and isinstance(page["id"], str) and isinstance(page["source"], str)
+            right = right and (not self.facts.words or isinstance(page.get("parts"), list))
             if right and sums is not None:
                 right = int(sums[at][0]) == key(b"".join([data, *(part[at].tobytes() for part in shown)]))
             elif right and keys is not None:
@@ -306,8 +308,6 @@ class Store:
         blobs = self._of(number, "blobs", "shown_starts") if shape.pictures else np.zeros((len(shown), 2), np.int64)
         parts: list[str | Picture] = []
         try:
-            if not isinstance(name["parts"], list):
-                raise TypeError
             for part in name["parts"]:
                 if isinstance(part, str):
                     check_text(part)
@@ -319,8 +319,6 @@ class Store:
                 else:
                     raise DataError("a part is neither words nor a picture")
             check_text(name["meta"], "its meta")
-        except (KeyError, TypeError) as error:
-            raise self._wrong([number], np.array([True]), "a name that is none") from error
         except DataError as error:
             if "restore it" in str(error):
                 raise
@@ -350,7 +348,7 @@ class Store:
         parts: list[Part] = []
         for part in record.parts:
             parts.append(Text(part) if isinstance(part, str) else Image(data=part.data))
-        return Document(tuple(parts), id=self.about(number).id, source=record.source, meta=record.meta)
+        return Document(tuple(parts), id=self._id(record.id, record.source), source=record.source, meta=record.meta)
 
     def pixels(self, numbers: Sequence[int] | np.ndarray) -> list[frozenset[bytes]]:
         """Return digests of what documents' pictures show (`cm3.store.record.shows`), where words are kept."""
@@ -412,7 +410,7 @@ class Store:
             ways = [(source, id)]
             if source is None and "#" in id:
                 ways += [(id[:cut], id[cut + 1 :]) for cut, letter in enumerate(id) if letter == "#"]
-            tries += [(at, wanted, own, n) for wanted, own in ways for n in self._with_key(key(own)) if n < len(self)]
+            tries += [(at, wanted, own, n) for wanted, own in ways for n in self._with_key(key(own))]
         found: list[set[int]] = [set() for _ in ids]
         for (at, wanted, own, number), name in zip(tries, self._names([t[3] for t in tries]), strict=True):
             if name["id"] == own and wanted in (None, name["source"]):

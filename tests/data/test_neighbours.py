@@ -21,9 +21,8 @@ from cm3.data.prepare import prepare
 from cm3.errors import CheckpointError, ConfigError, DataError, RequestError
 from cm3.files import checksum, locked, sha256
 from cm3.retrieval.select import SelectLaw
-from cm3.retrieval.store_bank import StoreBank, lay_bank, neighbours_of
+from cm3.retrieval.store_bank import StoreBank, known_by, lay_bank, neighbours_of
 from cm3.store.store import Store
-from cm3.vocab import Tokens, Vocab
 
 NUMBER = 23
 ANY = SelectLaw(highest=1)
@@ -31,7 +30,7 @@ ANY = SelectLaw(highest=1)
 
 
 class About(NamedTuple):
-    id: str
+    own: str
     source: str
     pictures: tuple[str, ...]
 
@@ -39,7 +38,7 @@ class About(NamedTuple):
 class Made:
     """A store in memory, of the vectors that a test draws: the part of a store that is read for neighbours."""
 
-    encoder_name, vocab, tokenizer_path = "made", Vocab(), Path()
+    encoder_name = "made"
 
     def __init__(self, names: Sequence[About], texts: np.ndarray, images: np.ndarray) -> None:
         self.names, self.texts, self.images = list(names), texts.astype(np.float16), images.astype(np.float16)
@@ -50,9 +49,6 @@ class Made:
 
     def about(self, number: int) -> About:
         return self.names[number]
-
-    def tokens(self, numbers: Sequence[int]) -> list[Tokens]:
-        raise NotImplementedError
 
     def vectors(self, of: Literal["text", "image"]) -> np.ndarray:
         return self.texts if of == "text" else self.images
@@ -90,7 +86,7 @@ def laid(store: Made, folder: Path, kind: str = "exact") -> StoreBank:
 
 
 def picture_of(store: Made, number: int) -> int:
-    return int(store.names[number].id.partition("#")[0])
+    return int(store.names[number].own.partition("#")[0])
 
 
 def alike(store: Made, a: int, other: Made, b: int) -> float:
@@ -209,6 +205,19 @@ def test_by_words_less_some_as_the_paper_does(root: Path, tmp_path: Path) -> Non
     found = [everything(made(root, tmp_path / f"{n}", ["two"], law=law, encoder=encoder, seed=n % 2)) for n in range(3)]
     assert found[0] == found[2] != found[1] and found[0] != everything(plain)
     assert all(n not in [c[0] for c in row] for some in found for n, row in enumerate(some))
+    # The words are those that the store keeps: it need not have tokens.
+    prepare([f"{root}/photos_two"], tmp_path / "words", None, unit=9, encoder=encoder)
+    less = find_neighbours([tmp_path / "words"], root / "two", tmp_path / "less", law=law, block=4, encoder=encoder)
+    assert everything(less) == found[0]
+
+
+def test_a_document_is_known_by_the_id_that_its_source_gave_it(root: Path, tmp_path: Path) -> None:
+    prepare([f"{root}/photos_one", f"{root}/photos_two"], tmp_path / "both", None, unit=9, encoder=root / "encoder")
+    one, both = Store.open(root / "one"), Store.open(tmp_path / "both")
+    at = both.number("000.png", "photos_one")
+    assert both.about(at).id == "photos_one#000.png" and both.about(at).own == one.about(0).id == "000.png"
+    assert known_by(both.about(at)) == known_by(one.about(0))
+    assert not known_by(one.about(0)) & known_by(both.about(both.number("000.png", "photos_two")))
 
 
 class Killed(Exception):
