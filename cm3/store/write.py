@@ -269,7 +269,11 @@ def commit(out: Path, manifest: dict[str, Any], arrays: Arrays, build: Build | N
     manifest["files"] |= {n: _facts(out / n) for n in names if n != name}
     if build is not None:
         about = checked(signed(manifest), f"store {str(out)!r}")
-        manifest["segments"][-1]["index"] = build(Store(Place(out), manifest, about, check=True))
+        try:
+            manifest["segments"][-1]["index"] = build(Store(Place(out), manifest, about, check=True))
+        except Cm3Error:
+            (out / name).unlink()  # no manifest counts on it
+            raise
         manifest["files"] |= {n: _facts(out / n) for n in files_of(manifest) if n not in names}
     write(out / NAME, shards.page_bytes(signed(manifest)))
     for old in before - set(manifest["files"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,15 @@ def test_adding(bank: Memory) -> None:
     assert len(set(found[0])) == 45 and (np.diff(scores[0]) <= 0).all(), "one order over both segments"
     opened = Memory.open(bank.folder)
     assert list(opened) == list(bank) and opened.search(vector("word7 red"), 3)[0] == [found[0][:3]]
+
+
+def test_an_add_without_faiss_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = Memory.build(tmp_path / "bank", mixed(), Hashing(), index="ivf")
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match="needs FAISS"):
+        bank.add([Document.of(f"number {n}", id=str(n)) for n in range(1000)], Hashing())
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before and len(bank) == 5
 
 
 def test_what_is_deleted_never_comes_back(bank: Memory) -> None:
