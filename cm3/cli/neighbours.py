@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.options import HERE, Device, Verb, at_least, own_encoder, progress
+from cm3.cli.options import HERE, Device, Verb, at_least, own_encoder, progress, stopped
 from cm3.cli.outputs import check_folder
 from cm3.errors import RequestError
 from cm3.train.signals import Terminated
@@ -65,9 +64,7 @@ class FindNeighbours(Verb):
         try:
             return self.found()
         except Terminated:  # raised by `main`, once
-            told = "stopped by SIGTERM; what is done stays, and the same command goes on where it was"
-            print(f"cm3: {self.out}: {told}", file=sys.stderr)
-            return {"table": str(self.out), "stopped": "SIGTERM"}
+            return {"table": str(self.out), **stopped(self.out)}
 
     def found(self) -> dict[str, Any]:
         """Make the table, and tell what it holds."""

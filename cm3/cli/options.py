@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 from tyro.conf import FlagCreatePairsOff, arg
@@ -73,6 +74,15 @@ class Verb:
     def run(self) -> dict[str, Any]:
         """Do it: print for a person, return for a machine."""
         raise NotImplementedError
+
+
+def stopped(out: Path) -> dict[str, Any]:
+    """Say that SIGTERM ended what goes on when the same command is given again; returns it for a machine."""
+    print(
+        f"cm3: {out}: stopped by SIGTERM; what is done stays, and the same command goes on where it was",
+        file=sys.stderr,
+    )
+    return {"stopped": "SIGTERM"}
 
 
 @dataclass(frozen=True, kw_only=True)

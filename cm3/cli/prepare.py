@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.options import HERE, Device, Flag, Verb, at_least, own_encoder, progress
+from cm3.cli.index import line
+from cm3.cli.options import HERE, Device, Flag, Verb, at_least, own_encoder, progress, stopped
 from cm3.cli.outputs import check_folder
 from cm3.errors import RequestError
 from cm3.train.signals import Terminated
@@ -70,9 +70,7 @@ class Prepare(Verb):
         try:
             return self.prepared()
         except Terminated:  # raised by `main`, once
-            told = "stopped by SIGTERM; what is done stays, and the same command goes on where it was"
-            print(f"cm3: {self.out}: {told}", file=sys.stderr)
-            return {"store": str(self.out), "stopped": "SIGTERM"}
+            return {"store": str(self.out), **stopped(self.out)}
 
     def prepared(self) -> dict[str, Any]:
         """Prepare, and tell what became of the documents."""
@@ -115,10 +113,10 @@ class Prepare(Verb):
         for kind, found in report.skipped.items():
             print(f"skipped     {kind} ({found['count']})")
             for one in found["examples"]:
-                print(f"            {one['id']}  {one['reason']}")
+                print(line(f"            {one['id']}  {one['reason']}"))
         if left:
             print("            mend them and add --retry to the same command; else they stay skipped")
         for kind, found in report.passed.items():
-            print(f"passed over {found['count']} x {kind}: {', '.join(found['names'])}")
+            print(line(f"passed over {found['count']} x {kind}: {', '.join(found['names'])}"))
         print(f"seconds     {report.seconds:.1f}")
         return {"store": str(self.out), **dataclasses.asdict(report)}

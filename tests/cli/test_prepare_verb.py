@@ -50,6 +50,13 @@ def test_a_store_is_made_and_told(cm3: Cm3, photos: Path, tiny: Path) -> None:
     assert "--retry" not in more.out
 
 
+def test_names_of_strangers_command_no_terminal(cm3: Cm3, photos: Path) -> None:
+    (photos / "red.png").rename(photos / "a\x1b[31m.jpg")
+    (photos / "a\x1b[31m.jpg").write_bytes(b"nothing")
+    ran = cm3("prepare", "photos", "--out", "store", "--model", "none", "--pictures")
+    assert ran.code == 0 and "\x1b" not in ran.out and "            a?[31m.jpg  " in ran.out
+
+
 def test_a_folder_without_its_pictures_leaves_nothing_that_blocks(cm3: Cm3, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"")
