@@ -47,7 +47,7 @@ class Vectors:
     images: np.ndarray
     """Unit rows, the direction of the mean where a document has several images; zeros where it has none."""
     pictures: tuple[frozenset[bytes], ...] = ()
-    """Of each document the digests of its images (`cm3.retrieval.pixels.digest`); empty where nobody knows them."""
+    """Of each document the digests of its images (`cm3.store.record.shows`); empty where nobody knows them."""
 
 
 def load_encoder(name: str | Path, *, device: str = "cpu", fetch: bool = True) -> Encoder:

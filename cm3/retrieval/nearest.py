@@ -93,7 +93,7 @@ class Lists:
     """FAISS's inverted lists, re-ranked from the vectors."""
 
     def __init__(self, index: Any, vectors: np.ndarray, nprobe: int) -> None:
-        """Take `index`: one that `build` made or `open_lists` mapped; `vectors` (n, w): what it was made of."""
+        """Take `index`: one that `build_lists` made or `open_lists` mapped; `vectors` (n, w): what it was made of."""
         self.index, self.vectors = index, vectors
         self._lists = library().extract_index_ivf(index)
         self._gone: np.ndarray | None = None
