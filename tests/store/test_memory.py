@@ -58,6 +58,7 @@ def test_documents_come_back_and_are_found(bank: Memory) -> None:
     np.testing.assert_allclose(bank.vectors(["words", "red"]), wanted.vectors, atol=1e-3)
     np.testing.assert_allclose(bank.images(["words", "red"]), wanted.images, atol=1e-3)
     assert bank.vectors([]).shape == (0, 16)
+    assert bank.whole(list(bank)) == [True] * 3 + [False] * 2 and bank.whole([]) == []
     (found,), scores = bank.search(vector("a green field"), 2)
     assert found[0] == "green" and scores.shape == (1, 2) and scores[0, 0] > scores[0, 1]
     (by_words,), scores = bank.search(embed(Hashing(), mixed()[1:2]).texts, 1, "text")
