@@ -14,6 +14,7 @@ be mistaken for one of another source, and that every document named is there is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -199,8 +200,7 @@ def find_neighbours(
         except CheckpointError:
             pass  # damaged: written anew
     parts = out.with_name(f"{out.name}.parts")
-    with locked(out.with_name(f"{out.name}.lock"), f"neighbours {str(out)!r}", DataError):
-        _start(parts, job)
+    with locked(out.with_name(f"{out.name}.lock"), f"neighbours {str(out)!r}", DataError), _started(parts, job):
         search = Search(
             tuple(str(store.path) for store in opened), str(kept.path), str(parts.resolve()), law, kind, block,
             None if encoder is None else str(encoder), seed, str(settled(device)), json.dumps(job, sort_keys=True),
@@ -339,8 +339,12 @@ class Searcher:
         return found
 
 
-def _start(parts: Path, job: dict[str, Any]) -> None:
-    """Make the folder of parts, or keep the one of a killed run of the same job; another job's is thrown away."""
+@contextlib.contextmanager
+def _started(parts: Path, job: dict[str, Any]) -> Iterator[None]:
+    """Make the folder of parts, or keep the one of a killed run of the same job; another job's is thrown away.
+
+    A job that is refused for its settings (no FAISS, no cluster) before a part is done leaves no folder.
+    """
     note, text = parts / "job.json", json.dumps(job, sort_keys=True)
     if parts.is_symlink() or parts.exists() and not parts.is_dir():
         raise DataError(f"neighbours: {str(parts)!r} is no folder of ours; move it away")
@@ -350,6 +354,12 @@ def _start(parts: Path, job: dict[str, Any]) -> None:
         if not parts.exists():
             parts.mkdir(parents=True)
             write(note, text)
+    try:
+        yield
+    except ConfigError:
+        if not any(parts.glob("[0-9]*.safetensors")):
+            shutil.rmtree(parts)
+        raise
 
 
 def _as_tensors(found: list[list[Candidate[int]]], width: int) -> dict[str, torch.Tensor]:

@@ -394,6 +394,17 @@ def test_stores_that_have_no_neighbours_are_refused(root: Path, tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["another", "bare", "other"]
 
 
+def test_without_ray_nothing_is_left(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="--cluster needs Ray"):
+        made(root, tmp_path / "t", cluster="local")
+    assert list(tmp_path.iterdir()) == []
+    killed_at(root, tmp_path / "t", 8)
+    with pytest.raises(ConfigError, match="--cluster needs Ray"):
+        made(root, tmp_path / "t", cluster="local")
+    assert len(list((tmp_path / "t.parts").glob("0*.safetensors"))) == 2
+
+
 def test_a_damaged_or_foreign_table_is_refused(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "t"
     with pytest.raises(CheckpointError, match=r"neighbours '.*': no such file; make the table first, `cm3 neighbours`"):
