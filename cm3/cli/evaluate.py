@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import OWN, Flag, ModelVerb, at_least, progress
-from cm3.cli.outputs import check_sheet, write_sheet
+from cm3.cli.outputs import check_sheet, line, write_sheet
 from cm3.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ class EvalCaptions(ModelVerb):
             report = evaluate_captions(model, documents, progress=update)
         for one in report["details"]:
             if not one["own"]:
-                print(f"not its own: {one['image']}  {one['text']}")
+                print(line(f"not its own: {one['image']}  {one['text']}"))
         print(f"own caption  {report['own_caption']:.1%} of {report['n']} pictures")
         print(f"any caption  {report['any_caption']:.1%}")
         if left := report["left_out"]:
             print(f"left out     {left['count']} documents")
             for one in left["first"]:
-                print(f"             {one['id']}  {one['reason']}")
+                print(line(f"             {one['id']}  {one['reason']}"))
         return report
 
 

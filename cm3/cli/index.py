@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import HERE, Device, Flag, Verb, at_least, own_encoder, progress
-from cm3.cli.outputs import check_folder, check_sheet, write_sheet
+from cm3.cli.outputs import check_folder, check_sheet, line, write_sheet
 from cm3.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
@@ -319,11 +319,6 @@ def told(bank: Memory, report: Report | None) -> dict[str, Any]:
         "resumed": resumed,
         "dropped": dropped,
     }
-
-
-def line(text: str) -> str:
-    """Return a stranger's words on one line, without what a terminal would take for a command."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def list_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:

@@ -31,6 +31,11 @@ LENGTH = 48
 """Most characters of a name made of words."""
 
 
+def line(text: str) -> str:
+    """Return a stranger's words on one line, without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
 def check_folder(folder: Path, option: str = "--out") -> None:
     """Raise `RequestError` where `folder` cannot be made or written to. It is tried; nothing stays behind."""
     made: list[Path] = []

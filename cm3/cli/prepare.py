@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.index import line
 from cm3.cli.options import HERE, Device, Flag, Verb, at_least, own_encoder, progress, stopped
-from cm3.cli.outputs import check_folder
+from cm3.cli.outputs import check_folder, line
 from cm3.errors import RequestError
 from cm3.train.signals import Terminated
 
