@@ -156,7 +156,20 @@ def test_what_is_wrong_is_one_line(cm3: Cm3, recipes: Path, command: list[str], 
 
 
 def test_image_tokenizers_are_trained_by_the_same_verb(cm3: Cm3, recipes: Path) -> None:
-    assert cm3("tokenizer", "image", "train", "some_recipes.py:tiny", "--steps", "3", "--json").json["steps"] == 3
+    recipe = """
+from dataclasses import dataclass
+from cm3.train.image_tokenizer import ImageTokenizerConfig
+
+@dataclass(frozen=True)
+class Run(ImageTokenizerConfig):
+    def run(self, *, progress: bool, resume: bool) -> dict:
+        return {"steps": self.steps}
+
+def tiny() -> Run:
+    return Run()
+"""
+    Path("images.py").write_text(recipe)
+    assert cm3("tokenizer", "image", "train", "images.py:tiny", "--steps", "3", "--json").json["steps"] == 3
 
 
 def test_names_of_nested_settings() -> None:
