@@ -35,7 +35,7 @@ def image_tokenizer() -> ImageTokenizerRun:
     codes used on 256 of them.
     """
     return ImageTokenizerRun(
-        vqgan=small(16, (8, 8, 8, 5), patch=8, channels=64, multipliers=(1, 2)),
+        vqgan=small(16, (8, 8, 8, 5), patch=8, channels=64, multipliers=(1, 2), norm="group", reach="wide"),
         size=128,
         batch=16,
         steps=2000,

@@ -5,8 +5,11 @@ weights load after little renaming (Make-A-Scene's tokenizer, which CM3Leon uses
 Pixels are float32 in [-1, 1], RGB, channels first: x = uint8 / 127.5 - 1. There are no positions in it, so one set of
 weights serves every height and width that `factor` divides.
 
-`patch` 2, 4 or 8 folds pixels into channels before the first convolution and unfolds them after the last, in place of
-the one, two or three levels of highest resolution: those cost most of the time, more than a CPU can pay.
+`patch` 2, 4, 8 or 16 folds pixels into channels before the first convolution and unfolds them after the last, in place
+of the one to four levels of highest resolution: those cost most of the time, more than a CPU can pay.
+
+With `reach` 'cell' a code is a function of its own factor x factor pixels alone, so that an edit changes no code of
+another cell and the same object has the same codes whatever stands around it (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ class VQGANConfig:
     `patch * 2 ** (len(multipliers) - 1)`. Each level has `blocks` residual blocks in the encoder and `decoder_blocks`
     (-1: one more than the encoder) in the decoder; `middle` adds two more at the lowest resolution, with self-attention
     between them if `attention`. `attention_levels` are the levels with attention after each block. `resample` is 'conv'
-    (the published networks) or 'shuffle' (space folded into channels and a 1x1 convolution: much cheaper).
+    (the published networks) or 'shuffle' (space folded into channels and a 1x1 convolution: much cheaper). `norm` is
+    'group' (over the whole picture, as published) or 'position' (over the channels of each position by itself), in both
+    halves. `reach` is of the encoder alone: 'wide' (3x3 convolutions, as published) or 'cell' (1x1 throughout).
 
     `quantizer` is 'fsq', 'vq', 'ema', 'l2' or 'gumbel' (see quantizers.py) and works on `code_dim` channels; FSQ works
     on one channel for each of `levels`, whose product `codes` must be. `beta`, `decay` and `restart_after` are the
@@ -67,6 +72,10 @@ class VQGANConfig:
     """Side of the squares of pixels that the first convolution takes as one."""
     resample: str = "conv"
     """'conv', or 'shuffle', which is cheaper."""
+    norm: str = "group"
+    """'group', over the whole picture, or 'position', over the channels of each position."""
+    reach: str = "wide"
+    """'wide', or 'cell': a code sees its own factor x factor pixels alone."""
     z_channels: int = 256
     """Channels before the quantiser."""
     quantizer: str = "ema"
@@ -95,8 +104,8 @@ class VQGANConfig:
         for name, most in MOST.items():
             if getattr(self, name) > most:
                 wrong.append(f"vqgan.{name}={getattr(self, name)}: must be at most {most}")
-        if self.patch not in (1, 2, 4, 8):
-            wrong.append(f"vqgan.patch={self.patch}: must be 1, 2, 4 or 8")
+        if self.patch not in (1, 2, 4, 8, 16):
+            wrong.append(f"vqgan.patch={self.patch}: must be 1, 2, 4, 8 or 16")
         if not 1 <= len(self.multipliers) <= 16 or min(self.multipliers) < 1 or max(self.multipliers) > 1024:
             raise ConfigError(
                 f"vqgan.multipliers={self.multipliers!r:.60}: needs at least one level, each at least 1; at most 16 "
@@ -114,6 +123,23 @@ class VQGANConfig:
             wrong.append(f"vqgan.attention_levels={self.attention_levels}: must be in 0..{len(self.multipliers) - 1}")
         if self.resample not in ("conv", "shuffle"):
             wrong.append(f"vqgan.resample={self.resample!r:.60}: must be 'conv' or 'shuffle'")
+        if self.norm not in ("group", "position"):
+            wrong.append(f"vqgan.norm={self.norm!r:.60}: must be 'group' or 'position'")
+        if self.reach not in ("wide", "cell"):
+            wrong.append(f"vqgan.reach={self.reach!r:.60}: must be 'wide' or 'cell'")
+        if self.reach == "cell":
+            local = {
+                "norm='position'": self.norm == "position",
+                "resample='shuffle'": self.resample == "shuffle",
+                "patch over 1": self.patch > 1,
+                "attention=False": not self.attention,
+                "attention_levels=()": not self.attention_levels,
+            }
+            if not all(local.values()):
+                missing = " and ".join(name for name, holds in local.items() if not holds)
+                wrong.append(
+                    f"vqgan.reach='cell': a code may see no other cell, which needs {missing}; or reach='wide'"
+                )
         if self.quantizer not in QUANTIZERS:
             wrong.append(f"vqgan.quantizer={self.quantizer!r:.60}: must be one of {', '.join(QUANTIZERS)}")
         if self.quantizer == "fsq" and (not self.levels or math.prod(self.levels) != self.codes):
@@ -143,8 +169,8 @@ def paper(**changes: Any) -> VQGANConfig:
 
 
 def small(factor: int = 16, levels: tuple[int, ...] = (8, 8, 8, 5), **changes: Any) -> VQGANConfig:
-    """Return a config of about 1M parameters with FSQ codes, to train on one processor core in minutes; factor 8 or
-    16."""
+    """Return a config of about 1M parameters with strictly local FSQ codes, to train on one processor core in minutes;
+    factor 8 or 16."""
     if factor not in (8, 16):
         raise ConfigError(f"factor={factor}: the small tokenizer comes as 8 or 16; write a VQGANConfig for others")
     config = VQGANConfig(
@@ -157,6 +183,8 @@ def small(factor: int = 16, levels: tuple[int, ...] = (8, 8, 8, 5), **changes: A
         attention=False,
         patch=4,
         resample="shuffle",
+        norm="position",
+        reach="cell",
         z_channels=64,
         quantizer="fsq",
         codes=math.prod(levels),
@@ -174,7 +202,18 @@ class Reconstruction(NamedTuple):
     z_q: Tensor
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+class PositionNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, c, h, w) -> same."""
+        # a view where channels come last in memory, and they do in what comes out, which convolutions like best
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _norm(channels: int, kind: str) -> nn.Module:
+    if kind == "position":
+        return PositionNorm(channels, eps=1e-6)
     # 32 groups as published wherever that leaves a group at least 4 channels, fewer in thin layers
     groups = next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
@@ -183,12 +222,12 @@ def _norm(channels: int) -> nn.GroupNorm:
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on the shortcut where channels change."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, norm: str, kernel: int):
         super().__init__()
-        self.norm1 = _norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = _norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1 = _norm(inputs, norm)
+        self.conv1 = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.norm2 = _norm(outputs, norm)
+        self.conv2 = nn.Conv2d(outputs, outputs, kernel, padding=kernel // 2)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,9 +240,9 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Residual single-head self-attention over all cells of the grid."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, norm: str):
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, norm)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -244,10 +283,12 @@ class Shuffle(nn.Module):
 
 
 class _Level(nn.Module):
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool):
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, norm: str, kernel: int):
         super().__init__()
-        self.block = nn.ModuleList(ResBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
-        self.attn = nn.ModuleList(Attention(outputs) for _ in range(blocks if attention else 0))
+        self.block = nn.ModuleList(
+            ResBlock(inputs if i == 0 else outputs, outputs, norm, kernel) for i in range(blocks)
+        )
+        self.attn = nn.ModuleList(Attention(outputs, norm) for _ in range(blocks if attention else 0))
         self.downsample: Resample | Shuffle | None = None
         self.upsample: Resample | Shuffle | None = None
 
@@ -262,11 +303,11 @@ class _Level(nn.Module):
 
 
 class _Middle(nn.Module):
-    def __init__(self, channels: int, attention: bool):
+    def __init__(self, channels: int, attention: bool, norm: str, kernel: int):
         super().__init__()
-        self.block_1 = ResBlock(channels, channels)
-        self.attn_1 = Attention(channels) if attention else None
-        self.block_2 = ResBlock(channels, channels)
+        self.block_1 = ResBlock(channels, channels, norm, kernel)
+        self.attn_1 = Attention(channels, norm) if attention else None
+        self.block_2 = ResBlock(channels, channels, norm, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block_1(x)
@@ -284,18 +325,19 @@ class Encoder(nn.Module):
         # taming's stem has the base width, whatever the first multiplier
         inputs = config.channels if config.patch == 1 else widths[0]
         # patches do not overlap: a 1x1 convolution embeds them, at a ninth of the cost
-        kernel = 3 if config.patch == 1 else 1
-        self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, inputs, kernel, padding=kernel // 2)
+        stem = 3 if config.patch == 1 else 1
+        self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, inputs, stem, padding=stem // 2)
+        kernel = 1 if config.reach == "cell" else 3
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
-            level = _Level(inputs, width, config.blocks, i in config.attention_levels)
+            level = _Level(inputs, width, config.blocks, i in config.attention_levels, config.norm, kernel)
             inputs = width if config.blocks else inputs
             if i < len(widths) - 1:
                 level.downsample = resample(inputs, up=False)
             self.down.append(level)
-        self.mid = _Middle(inputs, config.attention) if config.middle else None
-        self.norm_out = _norm(inputs)
-        self.conv_out = nn.Conv2d(inputs, config.z_channels, 3, padding=1)
+        self.mid = _Middle(inputs, config.attention, config.norm, kernel) if config.middle else None
+        self.norm_out = _norm(inputs, config.norm)
+        self.conv_out = nn.Conv2d(inputs, config.z_channels, kernel, padding=kernel // 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
@@ -316,18 +358,18 @@ class Decoder(nn.Module):
         blocks = config.blocks + 1 if config.decoder_blocks < 0 else config.decoder_blocks
         inputs = config.channels * config.multipliers[-1]
         self.conv_in = nn.Conv2d(config.z_channels, inputs, 3, padding=1)
-        self.mid = _Middle(inputs, config.attention) if config.middle else None
+        self.mid = _Middle(inputs, config.attention, config.norm, 3) if config.middle else None
         # `up` is indexed by level, as in taming: the lowest resolution is the last entry and runs first
         levels: list[_Level] = []
         for i in range(len(config.multipliers) - 1, -1, -1):
             width = config.channels * config.multipliers[i]
-            level = _Level(inputs, width, blocks, i in config.attention_levels)
+            level = _Level(inputs, width, blocks, i in config.attention_levels, config.norm, 3)
             inputs = width if blocks else inputs
             if i > 0:
                 level.upsample = resample(inputs, up=True)
             levels.insert(0, level)
         self.up = nn.ModuleList(levels)
-        self.norm_out = _norm(inputs)
+        self.norm_out = _norm(inputs, config.norm)
         self.conv_out = nn.Conv2d(inputs, config.image_channels * config.patch**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -370,7 +412,10 @@ class VQGAN(nn.Module):
 
         Weights count as half precision, so that a model which was saved so keeps the name.
         """
-        about = {"shape": asdict(self.config), **more}
+        # fields that came later count only where they say something, so that older models keep their names
+        later = {"norm": "group", "reach": "wide"}
+        shape = {name: value for name, value in asdict(self.config).items() if later.get(name) != value}
+        about = {"shape": shape, **more}
         hashed = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for name, weight in sorted(self.state_dict().items()):
             value = weight.detach().cpu()
