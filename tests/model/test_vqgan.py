@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cm3 import files
 from cm3.errors import ConfigError, DataError
-from cm3.model.vqgan import VQGAN, VQGANConfig, paper, small
+from cm3.model.vqgan import VQGAN, PositionNorm, VQGANConfig, paper, small
 
 TINY = dict(channels=4, blocks=1, z_channels=8, code_dim=4, codes=32)
+
+
+LOCAL = dict(norm="position", reach="cell", resample="shuffle", attention=False)
+"""Of a tokenizer whose codes see their own pixels alone, beside a `patch` over 1."""
+FINGERPRINT = "a275ed7c725467b551f8b8d648bb630c2ad889659eee95a6021bc4273a275911"
+"""Of the VQGAN below with weights of zero, as written before `norm` and `reach`."""
 
 
 def tiny(**changes: object) -> VQGANConfig:
@@ -26,10 +39,14 @@ def pixels(*shape: int) -> torch.Tensor:
         tiny(factor=8, multipliers=(1, 2, 2), patch=2, attention_levels=(2,), quantizer="l2"),
         tiny(factor=8, multipliers=(2, 4), patch=4, resample="shuffle", quantizer="vq"),
         tiny(factor=16, multipliers=(1, 1, 1, 2, 2), quantizer="gumbel"),
+        tiny(factor=8, multipliers=(1, 2, 2), patch=2, attention_levels=(2,), norm="position"),
+        tiny(factor=16, multipliers=(2,), patch=16, **LOCAL),
+        tiny(factor=8, multipliers=(2, 4), patch=4, blocks=0, decoder_blocks=0, middle=False, **LOCAL),
         small(16),
         small(8),
+        small(16, norm="group", reach="wide"),
     ],
-    ids=["f8", "f8-patch2", "f8-patch4", "f16", "small16", "small8"],
+    ids=["f8", "f8-patch2", "f8-patch4", "f16", "position", "patch16", "no-blocks", "small16", "small8", "small-wide"],
 )
 def test_one_set_of_weights_serves_every_size(config: VQGANConfig) -> None:
     torch.manual_seed(0)
@@ -90,7 +107,9 @@ def test_small_is_small() -> None:
     ("changes", "message"),
     [
         ({"factor": 16}, r"vqgan.factor=16: must be patch \* 2 \*\* \(len\(multipliers\) - 1\) = 8; change patch"),
-        ({"patch": 3}, r"vqgan.patch=3: must be 1, 2, 4 or 8"),
+        ({"patch": 3}, r"vqgan.patch=3: must be 1, 2, 4, 8 or 16"),
+        ({"norm": "layer"}, r"vqgan.norm='layer': must be 'group' or 'position'"),
+        ({"reach": "far"}, r"vqgan.reach='far': must be 'wide' or 'cell'"),
         ({"multipliers": ()}, r"vqgan.multipliers=\(\): needs at least one level"),
         ({"channels": 0}, r"vqgan.channels=0: must be at least 1"),
         ({"quantizer": "pq"}, r"vqgan.quantizer='pq': must be one of fsq, vq, ema, l2, gumbel"),
@@ -127,3 +146,100 @@ def test_wrong_inputs_are_refused() -> None:
         vqgan.decode(torch.tensor([[[0, 2560]]]))
     with pytest.raises(DataError, match="must be integers"):
         vqgan.decode(torch.zeros(1, 2, 2))
+
+
+LOCALS = {
+    "small16": small(16, channels=4),
+    "small8": small(8, channels=4),
+    "one-level": tiny(factor=16, multipliers=(2,), patch=16, quantizer="vq", **LOCAL),
+    "middle": tiny(factor=8, multipliers=(1, 2), patch=4, blocks=2, quantizer="l2", **LOCAL),
+}
+
+
+@pytest.mark.parametrize("name", LOCALS)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_a_local_code_depends_on_its_own_pixels_alone(name: str, seed: int, data: st.DataObject) -> None:
+    """Whatever is edited, what is quantised of a cell changes only where a pixel of the cell did."""
+    torch.manual_seed(seed)
+    vqgan, f = VQGAN(LOCALS[name]).eval(), LOCALS[name].factor
+    x = torch.rand(1, 3, 3 * f, 4 * f) * 2 - 1
+    top, left = data.draw(st.integers(0, 3 * f - 1)), data.draw(st.integers(0, 4 * f - 1))
+    bottom, right = data.draw(st.integers(top + 1, 3 * f)), data.draw(st.integers(left + 1, 4 * f))
+    y = x.clone()
+    y[..., top:bottom, left:right] -= x[..., top:bottom, left:right].sign()
+    edited = F.max_pool2d((x != y).float(), f).amax(1) > 0
+    moved = (vqgan.latents(x) != vqgan.latents(y)).any(1)
+    assert torch.equal(moved, edited)
+    assert torch.equal(vqgan.encode(x)[~edited], vqgan.encode(y)[~edited])
+
+
+@pytest.mark.parametrize("norm", ["group", "position"])
+def test_a_code_of_a_wide_encoder_depends_on_more(norm: str) -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(small(16, channels=4, reach="wide", norm=norm)).eval()
+    x = pixels(1, 3, 128, 128)
+    y = x.clone()
+    y[..., :16, :16] = -1
+    moved = (vqgan.latents(x) - vqgan.latents(y)).abs().amax(1)[0]
+    assert moved[0, 1] > 1e-4 and moved[1, 1] > 1e-4, "the cells beside it"
+    far = float(moved[-1, -1].detach())
+    assert far > 1e-5 if norm == "group" else far == 0, "a norm over the picture reaches across it"
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_norm_of_a_position_is_torchs_of_its_channels(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    norm = PositionNorm(6, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, 6, 3, 5).contiguous(memory_format=layout).requires_grad_()
+    found = norm(x)
+    wanted = torch.stack([F.layer_norm(v, (6,), norm.weight, norm.bias, 1e-6) for v in x.flatten(2).mT.reshape(-1, 6)])
+    wanted = wanted.reshape(2, 15, 6).mT.reshape(2, 6, 3, 5)
+    torch.testing.assert_close(found, wanted)
+    pull = torch.randn(found.shape)
+    ours, theirs = (torch.autograd.grad(y, (x, norm.weight, norm.bias), pull) for y in (found, wanted))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs"),
+    [
+        ({"norm": "group"}, "norm='position'"),
+        ({"resample": "conv"}, "resample='shuffle'"),
+        ({"patch": 1, "multipliers": (1, 1, 1, 1)}, "patch over 1"),
+        ({"attention": True}, "attention=False"),
+        ({"attention_levels": (0,)}, r"attention_levels=\(\)"),
+        ({"norm": "group", "attention": True}, "norm='position' and attention=False"),
+    ],
+)
+def test_a_local_encoder_refuses_what_looks_further(changes: dict[str, object], needs: str) -> None:
+    shape: dict[str, object] = {"factor": 8, "multipliers": (1, 2), "patch": 4, **LOCAL}
+    tiny(**shape)
+    message = f"vqgan.reach='cell': a code may see no other cell, which needs {needs}; or reach='wide'"
+    with pytest.raises(ConfigError, match=message):
+        tiny(**{**shape, **changes})
+
+
+@pytest.mark.parametrize("config", [*LOCALS.values(), small(16), paper()], ids=lambda c: f"{c.reach}-{c.factor}")
+def test_a_config_comes_back_from_json(config: VQGANConfig) -> None:
+    page = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert files.build(VQGANConfig, page, "here") == config
+
+
+def test_a_config_and_a_fingerprint_from_before_norm_and_reach_stay() -> None:
+    """Models on disk know neither field, and stores hold the fingerprint of the tokenizer that they were made with."""
+    page = dataclasses.asdict(tiny(factor=8, multipliers=(2, 4), patch=4))
+    del page["norm"], page["reach"]
+    config = files.build(VQGANConfig, page, "here")
+    assert (config.norm, config.reach) == ("group", "wide")
+    vqgan = VQGAN(config)
+    for weight in vqgan.state_dict().values():
+        weight.zero_()
+    assert vqgan.fingerprint() == FINGERPRINT
+    other = VQGAN(dataclasses.replace(config, norm="position"))
+    other.load_state_dict(vqgan.state_dict())
+    assert other.fingerprint() != FINGERPRINT
