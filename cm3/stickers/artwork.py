@@ -51,7 +51,9 @@ def _kinds() -> dict[str, Kind]:
     rows = json.loads((FOLDER / "things.json").read_text("utf-8"))
     kinds = [Kind(row["name"], row["plural"], row["group"]) for row in rows]
     kinds += [
-        Kind(f"{colour} {shape}", f"{colour} {shape}s", "shape", colour, shape) for shape in SHAPES for colour in COLOURS
+        Kind(f"{colour} {shape}", f"{colour} {shape}s", "shape", colour, shape)
+        for shape in SHAPES
+        for colour in COLOURS
     ]
     return {kind.name: kind for kind in kinds}
 

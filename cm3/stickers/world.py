@@ -36,9 +36,13 @@ GROUNDS: dict[str, Rgb] = {
 RELATIONS = ("left of", "right of", "above", "below")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
-HELD_OUT = (
-    ("butterfly", "crab", "flamingo", "hedgehog", "panda", "avocado", "cupcake", "pretzel", "watermelon")
-    + ("sailboat", "ufo", "tulip", "magnet", "robot", "violin")
+HELD_OUT = ("butterfly", "crab", "flamingo", "hedgehog", "panda", "avocado", "cupcake", "pretzel", "watermelon") + (
+    "sailboat",
+    "ufo",
+    "tulip",
+    "magnet",
+    "robot",
+    "violin",
 )
 """Kinds that are in no sheet of any split: only a document can show them."""
 TRAINED = tuple(name for name in KINDS if name not in HELD_OUT)
@@ -81,7 +85,9 @@ class Sheet:
         places = [s.place for s in self.stickers]
         alone = "middle" not in places or len(places) == 1
         if not 1 <= len(places) <= len(QUARTERS) or len(set(places)) != len(places) or not alone:
-            raise ConfigError(f"sheet.stickers at {places}: must be 1 to 4, each in its own quarter, or one in the middle")
+            raise ConfigError(
+                f"sheet.stickers at {places}: must be 1 to 4, each in its own quarter, or one in the middle"
+            )
         object.__setattr__(self, "stickers", tuple(sorted(self.stickers, key=lambda s: PLACES.index(s.place))))
 
     def at(self, place: str) -> Sticker | None:

@@ -1,0 +1,1 @@
+"""Stickers as data of runs."""
