@@ -1,7 +1,7 @@
 """The kinds of stickers: 165 drawings that come with the package, and plain shapes in colours.
 
-The drawings are Fluent Emoji Flat (MIT, cm3/stickers/artwork/LICENSE). `others` are 1,000 more of the same hand, which have
-no name here: an image tokenizer learns from them how anything is drawn.
+The drawings are Fluent Emoji Flat (MIT, cm3/stickers/artwork/LICENSE). `others` are 1,000 more of the same hand, which
+have no name here: an image tokenizer learns from them how anything is drawn.
 """
 
 from __future__ import annotations

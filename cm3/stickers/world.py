@@ -1,8 +1,8 @@
 """The world: a sheet is a plain ground with one to four stickers, and some sheets no training ever sees.
 
-A sticker is a kind of thing (cm3/stickers/artwork.py), small or large, in a quarter of the sheet; one that is alone may stand
-in the middle. Splits are disjoint by content: a sheet belongs to one split whatever the seed that found it. Fifteen
-kinds are in no sheet of training at all, and of every sixth kind one place.
+A sticker is a kind of thing (cm3/stickers/artwork.py), small or large, in a quarter of the sheet; one that is alone
+may stand in the middle. Splits are disjoint by content: a sheet belongs to one split whatever the seed that found it.
+Fifteen kinds are in no sheet of training at all, and of every sixth kind one place.
 """
 
 from __future__ import annotations
