@@ -29,6 +29,6 @@ def image_tokenizer() -> ImageTokenizerRun:
         log_every=50,
         save_every=200,
         sample_every=300,
-        threads=2,
+        threads=1,
         data=StickerPictures(seed=11),
     )

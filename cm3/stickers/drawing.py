@@ -48,55 +48,69 @@ def paste(ground: Rgb, stickers: Iterable[tuple[str, np.ndarray, str]], size: in
     """
     if size < 1:
         raise ConfigError(f"size={size}: a picture needs at least 1 pixel")
-    pixels = np.empty((WIDTH, WIDTH, 3), np.float32)
+    pixels = np.empty((WIDTH, WIDTH, 3), np.uint8)
     pixels[:] = ground
     for place, drawing, how_large in stickers:
         left, top = CORNER[place]
-        colour, alpha = block(drawing, how_large)
-        part = pixels[top : top + BLOCK, left : left + BLOCK]
-        part *= 1 - alpha[..., None]
-        part += colour
-    image = PIL.Image.fromarray(np.rint(pixels).astype(np.uint8))
+        cut = _cut(drawing.tobytes(), how_large)
+        start = (BLOCK - len(cut)) // 2
+        part = pixels[top + start : top + start + len(cut), left + start : left + start + len(cut)]
+        part[:] = np.rint(cut[..., :3] + part * (1 - cut[..., 3:] / np.float32(255)))
+    image = PIL.Image.fromarray(pixels)
     return image if size == WIDTH else image.resize((size, size), PIL.Image.Resampling.LANCZOS)
 
 
 def block(drawing: np.ndarray, size: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a sticker in its block: colours times opacity (128, 128, 3), and opacity (128, 128) in 0..1, float32."""
-    return _block(drawing.tobytes(), size)
+    cut = _cut(drawing.tobytes(), size)
+    start = (BLOCK - len(cut)) // 2
+    whole = np.zeros((BLOCK, BLOCK, 4), np.float32)
+    whole[start : start + len(cut), start : start + len(cut)] = cut
+    return whole[..., :3], whole[..., 3] / 255
 
 
-@functools.lru_cache(maxsize=1024)
-def _block(drawing: bytes, size: str) -> tuple[np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=4096)
+def _cut(drawing: bytes, size: str) -> np.ndarray:
+    """Return a sticker, rim and all: colours times opacity, and opacity, uint8 (side, side, 4)."""
     pixels = np.frombuffer(drawing, np.uint8).reshape(SIDE, SIDE, 4).astype(np.float32)
-    colour, alpha = pixels[..., :3] * (pixels[..., 3:] / 255), pixels[..., 3] / 255
     scale = SCALE[size]
     side = SIDE // scale
-    # means of squares: exact, and the same on every machine
-    colour = colour.reshape(side, scale, side, scale, 3).mean((1, 3))
-    alpha = alpha.reshape(side, scale, side, scale).mean((1, 3))
-    start = (BLOCK - side) // 2
-    inside = slice(start, start + side)
-    whole, over = np.zeros((BLOCK, BLOCK, 3), np.float32), np.zeros((BLOCK, BLOCK), np.float32)
-    whole[inside, inside], over[inside, inside] = colour, alpha
+    pixels[..., :3] *= pixels[..., 3:] / 255
+    # means of squares: the same on every machine
+    small = pixels.reshape(side, scale, side, scale, 4).mean((1, 3))
+    whole = np.pad(small, ((RIM, RIM), (RIM, RIM), (0, 0)))
+    over = whole[..., 3] / 255
     rim = _rim(over)
     # the drawing lies on the white sticker
-    white = rim[..., None] * np.asarray(WHITE, np.float32)
-    shown = whole + white * (1 - over[..., None])
-    opaque = rim + over - rim * over
-    shown.flags.writeable = opaque.flags.writeable = False
-    return shown, opaque
+    white = (rim * (1 - over))[..., None] * np.asarray(WHITE, np.float32)
+    made = np.concatenate([whole[..., :3] + white, 255 * (rim + over - rim * over)[..., None]], axis=-1)
+    cut = np.rint(np.minimum(made, 255)).astype(np.uint8)
+    cut.flags.writeable = False
+    return cut
 
 
 def _rim(alpha: np.ndarray) -> np.ndarray:
     """Return the opacity of the white sticker under a drawing: all that is within `RIM` pixels of it, edge softened."""
+    reach = range(-RIM, RIM + 1)
+    near = {(y, x): min(1.0, max(0.0, RIM + 0.5 - float(np.hypot(y, x)))) for y in reach for x in reach}
+    wide = np.pad(alpha, RIM)
+    side = len(alpha)
+
+    def moved(of: np.ndarray, y: int, x: int) -> np.ndarray:
+        return of[RIM + y : RIM + y + side, RIM + x : RIM + x + side]
+
+    # rows[k]: the most within k pixels to the left and right, so that a whole row of the disc is one maximum
+    rows = [wide]
+    for k in range(1, RIM + 1):
+        left, right = np.zeros_like(wide), np.zeros_like(wide)
+        left[:, k:], right[:, :-k] = wide[:, :-k], wide[:, k:]
+        rows.append(np.maximum(rows[-1], np.maximum(left, right)))
     rim = np.zeros_like(alpha)
-    for dy in range(-RIM, RIM + 1):
-        for dx in range(-RIM, RIM + 1):
-            near = min(1.0, max(0.0, RIM + 0.5 - float(np.hypot(dx, dy))))
-            if near:
-                moved = np.zeros_like(alpha)
-                rows, columns = (slice(max(0, d), BLOCK + min(0, d)) for d in (dy, dx))
-                back_rows, back_columns = (slice(max(0, -d), BLOCK + min(0, -d)) for d in (dy, dx))
-                moved[rows, columns] = alpha[back_rows, back_columns]
-                np.maximum(rim, moved * near, out=rim)
+    for y in reach:
+        whole = max((x for x in reach if near[y, x] == 1), default=None)
+        if whole is not None:
+            np.maximum(rim, moved(rows[whole], y, 0), out=rim)
+        for x in reach:
+            if 0 < near[y, x] < 1:
+                np.maximum(rim, near[y, x] * moved(wide, y, x), out=rim)
     return rim
