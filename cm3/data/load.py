@@ -30,7 +30,7 @@ from cm3.data.pack import Batch, best_fill, lay_out
 from cm3.document import Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.sequence.answers import Weighted, weigh
-from cm3.sequence.mask import MaskLaw, cm3_mask
+from cm3.sequence.mask import MaskLaw, cm3_mask, hide
 from cm3.sequence.truncate import fit
 from cm3.vocab import Tokens, Vocab
 
@@ -279,12 +279,18 @@ class Loader:
             return _Item(position, document if length <= self.longest else None, length, False, False)
 
         def masked(tokens: Tokens, longest: int | None = None) -> Tokens:
-            # A stretch of the generator's stream for each position: setting it costs a tenth of making a generator.
-            self._start["state"]["counter"][2] = position
-            self._bits.state = self._start
-            return cm3_mask(tokens, self.vocab, self.law, self._rng, longest)
+            return cm3_mask(tokens, self.vocab, self.law, self._draws(position), longest)
 
         tokens, truncated, unmasked = fit(document, self.longest, self.vocab, masked)
         if tokens is None:
             return _Item(position, None, document.length, truncated, unmasked)
-        return _Item(position, weigh(tokens, self.vocab, self.law.tail_weight), tokens.length, truncated, unmasked)
+        made = weigh(tokens, self.vocab, self.law.tail_weight)
+        made = made._replace(shown=hide(tokens, self.vocab, self.law, self._draws(position, 1)))
+        return _Item(position, made, tokens.length, truncated, unmasked)
+
+    def _draws(self, position: int, part: int = 0) -> np.random.Generator:
+        """Return the generator at the stretch of its stream that a part of a position's draws has to itself."""
+        # Setting it costs a tenth of making a generator.
+        self._start["state"]["counter"][2:] = position, part
+        self._bits.state = self._start
+        return self._rng

@@ -65,9 +65,9 @@ def lay_out(rows: Sequence[Sequence[Weighted]], length: int, vocab: Vocab) -> Ba
     count = np.arange(length)
     for i, row in enumerate(rows):
         at = 0
-        for number, (tokens, given) in enumerate(row, start=1):
+        for number, (tokens, given, shown) in enumerate(row, start=1):
             end = at + tokens.length
-            ids[i, at:end], cells[i, at:end] = tokens.ids, tokens.cells
+            ids[i, at:end], cells[i, at:end] = tokens.ids if shown is None else shown, tokens.cells
             positions[i, at:end], documents[i, at:end] = count[: end - at], number
             targets[i, at : end - 1] = tokens.ids[1:]
             weights[i, at : end - 1] = given[1:]

@@ -26,10 +26,12 @@ from cm3.vocab import Tokens, Vocab
 
 class Weighted(NamedTuple):
     """A sequence that is laid out already, masks included. `weights` float32 (s,): how much the loss of each token
-    counts, when it is the target."""
+    counts, when it is the target. `shown` int32 (s,): the ids as the model reads them, where some are hidden from it
+    (`cm3.sequence.mask.hide`); None where it reads all."""
 
     tokens: Tokens
     weights: np.ndarray
+    shown: np.ndarray | None = None
 
     @classmethod
     def of(cls, tokens: Tokens, weight: float = 1.0) -> Weighted:
@@ -39,7 +41,7 @@ class Weighted(NamedTuple):
     @classmethod
     def concat(cls, pieces: Iterable[Weighted]) -> Weighted:
         """Join pieces end to end."""
-        tokens, weights = zip(*pieces, strict=True)
+        tokens, weights, _ = zip(*pieces, strict=True)
         return cls(Tokens.concat(tokens), np.concatenate(weights))
 
 

@@ -55,6 +55,9 @@ class MaskLaw:
     """Columns of the image grid."""
     tail_weight: float = 1.0
     """Loss weight of what was moved to the end. The paper's is 1; more of it teaches filling holes sooner."""
+    hide: float = 0.0
+    """Share of documents whose last image has codes that are hidden from the model (`hide`), though it is to foretell
+    them: with fewer of the codes before to go on, it learns to listen to the words. Ours; 0 is the paper's."""
 
     def __post_init__(self) -> None:
         if self.law not in ("segments", "published"):
@@ -67,7 +70,7 @@ class MaskLaw:
             raise ConfigError(f"mask.text={self.text}: is a probability, must be in 0..1")
         if not 1 <= self.pieces <= 16:
             raise ConfigError(f"mask.pieces={self.pieces}: must be in 1..16")
-        for name in ("whole_text", "whole_image", "box"):
+        for name in ("whole_text", "whole_image", "box", "hide"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"mask.{name}={getattr(self, name)}: is a probability, must be in 0..1")
         if not 0 < self.tail_weight <= 100:
@@ -95,6 +98,25 @@ def cm3_mask(
         return tokens
     draw = _spans_by_segment if law.law == "segments" else _spans_as_published
     return move_spans(tokens, draw(tokens, vocab, law, number, most, rng), vocab)
+
+
+def hide(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -> np.ndarray | None:
+    """Return the ids of a document as a model reads them, int32 (s,), with codes of its last image as `<unk>`; None
+    where nothing is hidden.
+
+    A share `law.hide` of documents has hidden codes: half of them all, the others each with a probability that is
+    drawn uniformly. Codes keep their cells, so it is known where they stand. (Word dropout: Bowman et al. 2016,
+    arXiv:1511.06349, of captions; here of codes.)
+    """
+    if law.hide == 0 or rng.random() >= law.hide:
+        return None
+    first = np.flatnonzero(tokens.cells == 1)
+    if not len(first):
+        return None
+    rate = 1.0 if rng.random() < 0.5 else float(rng.random())
+    hidden = (tokens.cells > 0) & (rng.random(tokens.length) < rate)
+    hidden[: first[-1]] = False
+    return np.where(hidden, np.int32(vocab.unk), tokens.ids)
 
 
 def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:
