@@ -13,13 +13,13 @@ from cm3.stickers.sticker_kinds import StickerPictures
 def image_tokenizer() -> ImageTokenizerRun:
     """256 px pictures to 16 x 16 codes of 4,096 (f16, FSQ), 1.5M parameters.
 
-    Price: 1,800 steps of 12 pictures, 25 processor minutes of an AVX2 processor.
+    Price: 1,600 steps of 12 pictures, 25 processor minutes of an AVX2 processor.
     """
     return ImageTokenizerRun(
         vqgan=small(16, (8, 8, 8, 8), patch=8, channels=96, multipliers=(1, 2)),
         size=256,
         batch=12,
-        steps=1800,
+        steps=1600,
         optimizer="muon",
         lr=2e-3,
         muon_lr=5e-3,

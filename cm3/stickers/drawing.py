@@ -7,6 +7,7 @@ keeps the ground away from the drawing: only the cells that the rim's outer edge
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,8 +24,8 @@ BLOCK = 128
 RIM = 8
 """Width of the white rim around a drawing."""
 WHITE: Rgb = (252, 252, 252)
-SCALE = {"small": 2, "large": 1}
-"""How many times smaller than its artwork a sticker is."""
+DRAWN = {"small": 64, "large": SIDE}
+"""Side of a drawing in a sticker, in pixels; the rim is around it. Drawings begin where a cell of 16 pixels does."""
 CORNER: dict[str, tuple[int, int]] = {
     "top left": (0, 0),
     "top right": (BLOCK, 0),
@@ -73,11 +74,12 @@ def block(drawing: np.ndarray, size: str) -> tuple[np.ndarray, np.ndarray]:
 def _cut(drawing: bytes, size: str) -> np.ndarray:
     """Return a sticker, rim and all: colours times opacity, and opacity, uint8 (side, side, 4)."""
     pixels = np.frombuffer(drawing, np.uint8).reshape(SIDE, SIDE, 4).astype(np.float32)
-    scale = SCALE[size]
-    side = SIDE // scale
+    side = DRAWN[size]
     pixels[..., :3] *= pixels[..., 3:] / 255
-    # means of squares: the same on every machine
-    small = pixels.reshape(side, scale, side, scale, 4).mean((1, 3))
+    # means over equal parts of pixels: the same on every machine
+    parts = math.lcm(SIDE, side)
+    split = pixels.repeat(parts // SIDE, 0).repeat(parts // SIDE, 1)
+    small = split.reshape(side, parts // side, side, parts // side, 4).mean((1, 3))
     whole = np.pad(small, ((RIM, RIM), (RIM, RIM), (0, 0)))
     over = whole[..., 3] / 255
     rim = _rim(over)

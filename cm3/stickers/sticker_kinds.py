@@ -14,7 +14,7 @@ class StickerPictures(Data):
 
     seed: int = 1
     """Stream of the training split."""
-    maps: float = 0.2
+    maps: float = 0.15
     """Share of maps (edges, strokes, segments, depth)."""
     others: float = 0.4
     """Share of drawings without a name among the stickers."""
