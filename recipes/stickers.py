@@ -16,7 +16,7 @@ def image_tokenizer() -> ImageTokenizerRun:
     Price: 1,600 steps of 12 pictures, 25 processor minutes of an AVX2 processor.
     """
     return ImageTokenizerRun(
-        vqgan=small(16, (8, 8, 8, 8), patch=8, channels=96, multipliers=(1, 2)),
+        vqgan=small(16, (8, 8, 8, 8), patch=8, channels=96, multipliers=(1, 2), blocks=3),
         size=256,
         batch=12,
         steps=1600,
