@@ -24,7 +24,7 @@ import numpy as np
 
 from cm3.errors import ConfigError, DataError, did_you_mean
 from cm3.stickers.artwork import KINDS
-from cm3.stickers.phrases import RELATION_WORDS, SPELLINGS, a, at, listed
+from cm3.stickers.phrases import ANY, RELATION_WORDS, a, at, listed, tidy
 from cm3.stickers.world import GROUNDS, PLACES, SIZES, Sheet, Sticker
 
 STYLES = {"places": 4, "relations": 4, "pair": 1, "alone": 4}
@@ -37,8 +37,6 @@ STYLES = {"places": 4, "relations": 4, "pair": 1, "alone": 4}
 """
 FRONT = 0.3
 """Share of sentences that begin with the ground."""
-ANY = "sticker"
-"""Word for a sticker of any kind."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Truth:
     """Whether a statement holds; `why` is the first thing that is wrong, and empty where it holds."""
 
     why: str = ""
@@ -133,16 +131,16 @@ def parse(text: str) -> Statement:
     return _Reader(text).sentence()
 
 
-def holds(statement: Statement, sheet: Sheet) -> Verdict:
+def holds(statement: Statement, sheet: Sheet) -> Truth:
     """Decide whether a statement is true of a sheet and names every sticker of it.
 
     The ground is the same, there are as many mentions as stickers, and the mentions can be matched one to one with the
     stickers so that each mention and each relation is true (relations as in `Sheet.relations`).
     """
     if statement.ground not in (None, sheet.ground):
-        return Verdict(f"the ground is {sheet.ground}, not {statement.ground}")
+        return Truth(f"the ground is {sheet.ground}, not {statement.ground}")
     if len(statement.mentions) != len(sheet.stickers):
-        return Verdict(f"there are {len(sheet.stickers)} stickers, not {len(statement.mentions)}")
+        return Truth(f"there are {len(sheet.stickers)} stickers, not {len(statement.mentions)}")
     related = set(sheet.relations())
     best, why = -1, ""
     for things in itertools.permutations(sheet.stickers):
@@ -155,12 +153,12 @@ def holds(statement: Statement, sheet: Sheet) -> Verdict:
         ]
         right = sum(not w for w in wrong)
         if right == len(wrong):
-            return Verdict()
+            return Truth()
         # the closest match tells most; kinds come first, since a sticker of another kind is another sticker
         kinds = sum(m.kind in (None, s.kind) for m, s in zip(statement.mentions, things, strict=True))
         if kinds * 100 + right > best:
             best, why = kinds * 100 + right, next(w for w in wrong if w)
-    return Verdict(why)
+    return Truth(why)
 
 
 def _what(sticker: Sticker) -> str:
@@ -204,15 +202,13 @@ _KINDS = {tuple(name.split()): name for name in (*KINDS, ANY)}
 _LONGEST = max(map(len, _KINDS))
 _ARTICLES = ("a", "an", "another", "one", "the")
 _RELATIONS = {tuple(words.split()): name for name, words in RELATION_WORDS.items()}
-_RELATIONS |= {tuple(name.split()): name for name in RELATION_WORDS}
 
 
 class _Reader:
     """A recursive-descent reader over the words of one sentence."""
 
     def __init__(self, text: str) -> None:
-        words = re.findall(r"[,:;.]|[^\s,:;.-]+", text.strip().removesuffix(".").lower())
-        self.words = [SPELLINGS.get(word, word) for word in words]
+        self.words = re.findall(r"[,:;.]|[^\s,:;.]+", tidy(text).removesuffix("."))
         self.at = 0
         self.mentions: list[Mention] = []
         self.relations: list[tuple[int, str, int]] = []
