@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cm3.errors import DataError
+from cm3.stickers.artwork import KINDS
 from cm3.stickers.drawing import WHITE, draw
 from cm3.stickers.sticker_boxes import ENOUGH, box_of, boxes_of, matched, overlap
 from cm3.stickers.world import GROUNDS, SIZES, Sheet, Sticker, random_sheet
@@ -59,6 +60,12 @@ def test_a_box_holds_the_sticker_of_its_name_place_and_size() -> None:
             assert overlap(box_of(moved), boxes[0][1]) <= ENOUGH or "kind" in wrong
             assert matched([moved, *rest], boxes) == 2 / 3
         assert matched(rest, boxes) == 2 / 3 and matched([], boxes) == 0
+
+
+def test_a_sticker_of_the_other_size_fills_no_box() -> None:
+    for kind in KINDS:
+        small, large = (box_of(Sticker("top left", kind, size)) for size in SIZES)
+        assert 0.4 < overlap(small, large) < ENOUGH - 0.05
 
 
 def test_two_boxes_of_one_sticker_are_not_both_full() -> None:
