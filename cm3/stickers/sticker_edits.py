@@ -5,8 +5,9 @@
     replace   "replace the panda with a taxi"                recolour  "paint the star green"
     move      "move the panda to the bottom left"
 
-A kind that an edit names is on the sheet once. A replacement is as large as what it replaces unless its size is said.
-Both sheets are of one split, so a sheet to be edited or to be reached in testing is never seen in training.
+An edit names a sticker so that no other is meant (`cm3.stickers.phrases.pointing`). A replacement is as large as what
+it replaces unless its size is said. Both sheets are of one split, so a sheet to be edited or to be reached in testing
+is never seen in training.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from cm3.errors import ConfigError, DataError, did_you_mean
 from cm3.stickers.artwork import COLOURS
+from cm3.stickers.phrases import a, at, pointing
 from cm3.stickers.world import (
     GROUNDS,
     PLACES,
@@ -34,13 +36,13 @@ from cm3.stickers.world import (
 )
 
 WORDINGS: dict[str, tuple[str, ...]] = {
-    "add": ("add {a} at the {place}", "put {a} at the {place}"),
-    "remove": ("remove the {old}", "take the {old} away"),
-    "replace": ("replace the {old} with {a}", "swap the {old} for {a}"),
-    "move": ("move the {old} to the {place}", "bring the {old} to the {place}"),
-    "resize": ("make the {old} {change}", "make the {old} {size}"),
+    "add": ("add {a} {at}", "put {a} {at}"),
+    "remove": ("remove {the}", "take {the} away"),
+    "replace": ("replace {the} with {a}", "swap {the} for {a}"),
+    "move": ("move {the} to the {place}", "bring {the} to the {place}"),
+    "resize": ("make {the} {change}", "make {the} {size}"),
     "ground": ("change the ground to {ground}", "make the ground {ground}"),
-    "recolour": ("paint the {old} {colour}", "make the {old} {colour}"),
+    "recolour": ("paint {the} {colour}", "make {the} {colour}"),
 }
 """Every wording of each kind of edit."""
 EDITS = tuple(WORDINGS)
@@ -90,7 +92,7 @@ def random_edit(
         for change in _changes(sheet, kind, rng):
             after = apply(sheet, change)
             if split_of(after) == split:
-                return Edit(kind, sheet, pick(rng, sentences(sheet, change)), after)
+                return Edit(kind, sheet, say_change(sheet, change, rng), after)
         if before is not None or number is not None:
             kind, tries = pick(rng, EDITS), tries + (before is not None)
         if tries > _TRIES:
@@ -108,34 +110,26 @@ def apply(sheet: Sheet, change: Change) -> Sheet:
     return Sheet(change.ground or sheet.ground, (*kept, *([change.new] if change.new else [])))
 
 
-def sentences(sheet: Sheet, change: Change) -> tuple[str, ...]:
-    """Return every wording of a change of a sheet. Raises `DataError` for a kind that the sheet has not just once."""
+def say_change(sheet: Sheet, change: Change, rng: np.random.Generator) -> str:
+    """Return a change of a sheet in words. Raises `DataError` for a sticker that no words tell from the others."""
     kind, old, new, ground = change
-    said = {"ground": ground or "", "old": _named(sheet, old, kind == "recolour") if old else ""}
+    said = {"ground": ground or ""}
+    if old:
+        which = pointing(sheet, old, rng)
+        if which is None:
+            raise DataError(f"sheet {sheet.key}: no words tell the {old.kind} {at(old.place)} from the others")
+        said["the"] = which.the()
     if new:
-        words = new.kind if old and old.size == new.size else f"{new.size} {new.kind}"
-        said |= {"a": f"{_article(words)} {words}", "place": new.place, "colour": new.about.colour}
-        said |= {"size": new.size, "change": "larger" if new.size == "large" else "smaller"}
-    return tuple(wording.format(**said) for wording in WORDINGS[kind])
-
-
-def _article(words: str) -> str:
-    return "an" if words[0] in "aeiou" and words not in ("ufo", "unicorn") else "a"
-
-
-def _named(sheet: Sheet, sticker: Sticker, colourless: bool) -> str:
-    """Return the name of the one sticker of its kind; that of a shape may do without its colour."""
-    if sum(s.kind == sticker.kind for s in sheet.stickers) != 1:
-        raise DataError(f"sheet {sheet.key}: 'the {sticker.kind}' names not just one sticker")
-    shape = sticker.about.shape
-    alone = sum(s.about.shape == shape for s in sheet.stickers) == 1
-    return shape if colourless and alone else sticker.kind
+        said["a"] = a(new.kind if old and old.size == new.size else f"{new.size} {new.kind}")
+        said |= {"place": new.place, "at": at(new.place), "size": new.size, "colour": new.about.colour}
+        said["change"] = "larger" if new.size == "large" else "smaller"
+    return pick(rng, WORDINGS[kind]).format(**said)
 
 
 def _changes(sheet: Sheet, kind: str, rng: np.random.Generator) -> Iterator[Change]:
     """Yield the changes of a kind in any order; of those that bring a sticker, some."""
     kinds = [s.kind for s in sheet.stickers]
-    plain = [s for s in sheet.stickers if kinds.count(s.kind) == 1]
+    plain = [s for s in sheet.stickers if pointing(sheet, s, rng)]
     alone = len(kinds) == 1
     free = [place for place in (PLACES if alone else QUARTERS) if sheet.at(place) is None]
     if kind in ("add", "replace"):

@@ -6,13 +6,15 @@ StickerPictures   sheets and maps, for an image tokenizer
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cm3.data.kind import Batches, Context, Data
 from cm3.data.load import Source
 from cm3.document import Document
 from cm3.stickers.data.sheet_source import SheetLaw, SheetSource, sheet_document
+from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, TaskShares
 from cm3.stickers.data.training_pictures import training_pictures
 
 
@@ -68,3 +70,47 @@ class StickerPictures(Data):
     def pictures(self, size: int, batch: int, keep: int = 0) -> Batches:
         """Return sheets and maps."""
         return training_pictures(self.seed, size, batch, self.maps, self.others, self.grounds)
+
+
+@dataclass(frozen=True)
+class StickerLessonData(Data):
+    """Stickers for every instruction task (cm3/stickers/data/sticker_lessons.py), drawn on the fly; stream `seed` of
+    the training split, and documents of `plain` among them, so that nothing is forgotten."""
+
+    plain: Data
+    """The documents of pretraining."""
+    seed: int = 1
+    """Stream of the training split."""
+    mix: TaskShares = field(default_factory=TaskShares)
+    """Shares of the tasks; may be changed when a run is resumed."""
+    law: LessonWeights = field(default_factory=LessonWeights)
+
+    def source(self, run: Context) -> StickerLessons:
+        """Return lessons, and plain documents among them."""
+        return StickerLessons(run.codec, self.seed, self.mix, self.law, plain=self.plain.source(run))
+
+    def held_out(self, run: Context) -> StickerLessons:
+        """Return lessons and plain documents of the validation split."""
+        plain = self.plain.held_out(run)
+        return StickerLessons(run.codec, self.seed, self.mix, self.law, plain=plain, split="val")
+
+    def prompts(self, run: Context, number: int = 8) -> list[Document]:
+        """Return those of the plain documents."""
+        return self.plain.prompts(run, number)
+
+    def given(self, source: Source) -> dict[str, Any]:
+        """Return those of the plain documents."""
+        assert isinstance(source, StickerLessons) and source.plain is not None
+        return self.plain.given(source.plain)
+
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks that have a share."""
+        return tuple(name for name, share in self.mix.shares.items() if share > 0 and name != "plain")
+
+    def world(self) -> Mapping[str, Any]:
+        """Return that of the plain documents."""
+        return self.plain.world()
+
+    def begin(self, run: Context) -> None:
+        """Make what the plain documents need."""
+        self.plain.begin(run)

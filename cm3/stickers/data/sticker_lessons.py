@@ -1,0 +1,373 @@
+"""Instruction tasks as training sequences: several answers from one picture, and a loss weight for every token.
+
+    </s> Question: q1 Answer:<mask:0>. Question: q2 Answer:<mask:1>. <break> codes </s> <mask:0> a1 <eoss> <mask:1> ..
+    </s> Edit first ... <break> codes <break> instruction <break> CODES <break> instruction <break> CODES </s>
+
+A lesson is a document in which some parts are answers. Its loss is on those; an answer in words is moved to the end, as
+`cm3.tasks.encode` does, and a picture stays where it is written. Up to its first answer, a lesson is what
+`Task.prompt` makes of the same fields, token for token. More of them in one sequence, about one picture or each edit
+after the one before, is what the same computation teaches more with: a question costs 20 tokens, its picture 256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from cm3.data.load import Source
+from cm3.document import Document, Gap, Image, Part, Text
+from cm3.errors import ConfigError
+from cm3.sequence.answers import Weighted, weighted_tail
+from cm3.sequence.holes import groups, space_before
+from cm3.sequence.mask import MaskLaw, hide
+from cm3.sequence.segments import runs, text_tokens
+from cm3.sequence.unconditional import HIDDEN
+from cm3.stickers.ask import QUESTIONS, Question, random_question
+from cm3.stickers.data.sticker_examples import (
+    TASKS,
+    TEMPLATES,
+    Fields,
+    StickerExample,
+    dialogue_fields,
+    example_rng,
+    make_example,
+    picture,
+)
+from cm3.stickers.sentences import brief
+from cm3.stickers.sticker_edits import EDITS, random_edit
+from cm3.stickers.talk import random_dialogue
+from cm3.stickers.world import QUARTERS, Sheet, Split, random_sheet
+from cm3.tasks.examples import find_task
+from cm3.tokens.codec import Codec
+from cm3.vocab import Tokens
+
+ONE = 0.3
+"""Share of lessons about questions or edits that have just one, as a user asks."""
+
+
+class Answer(NamedTuple):
+    """A part that the model is to give. `like`: index of the part, a picture, that this one repeats where it can."""
+
+    part: Text | Image
+    weight: float = 1.0
+    like: int | None = None
+
+
+Lesson = tuple[Part | Answer, ...]
+
+
+@dataclass(frozen=True)
+class TaskShares:
+    """Shares of the sequences by task, in any unit; `plain` is documents as in pretraining. Raises `ConfigError`."""
+
+    plain: float = 20.0
+    """Documents as in pretraining."""
+    edit: float = 14.0
+    """A picture changed as an instruction says."""
+    boxes: float = 7.0
+    """A sheet from its stickers and their boxes."""
+    canny: float = 5.0
+    """A sheet from its edges."""
+    scribble: float = 5.0
+    """A sheet from a scribble."""
+    segmentation: float = 5.0
+    """A sheet from its map of segments."""
+    depth: float = 5.0
+    """A sheet from its map of depth."""
+    segment: float = 6.0
+    """A map of what a picture shows."""
+    coco_captions: float = 5.0
+    """A caption."""
+    image_paragraph: float = 5.0
+    """A description in several sentences."""
+    vqa2: float = 12.0
+    """An answer to a question."""
+    visdial: float = 5.0
+    """A conversation about a picture."""
+    scienceqa: float = 6.0
+    """A question with choices, and the reason of its answer."""
+
+    def __post_init__(self) -> None:
+        for name, share in dataclasses.asdict(self).items():
+            if not (np.isfinite(share) and share >= 0):
+                raise ConfigError(f"mix.{name}={share}: is a share, must be a number of 0 or more")
+        if not sum(dataclasses.asdict(self).values()) > 0:
+            raise ConfigError("mix: the shares sum to nothing; give a task one")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return shares that sum to 1, by name."""
+        given = dataclasses.asdict(self)
+        return {name: share / sum(given.values()) for name, share in given.items()}
+
+
+@dataclass(frozen=True)
+class LessonWeights:
+    """The weights of lessons, and what they are about. Raises `ConfigError` for a value out of range."""
+
+    rest: float = 0.0
+    """Loss weight of what is no answer: words and pictures of the prompt."""
+    kept: float = 0.3
+    """Loss weight of a code that is as it was before an edit: most of an edit is copying."""
+    short: float = 12.0
+    """Loss weight of answers of a few words: a picture is 256 targets, an answer 3."""
+    told: float = 4.0
+    """Loss weight of captions and explanations."""
+    long: float = 2.0
+    """Loss weight of descriptions in several sentences."""
+    unsaid: float = 0.1
+    """Share of pictures made from another one whose prompt has its words, or these and the picture, as masks: what
+    guidance guides away from (cm3/sequence/unconditional.py)."""
+    hide: float = 0.0
+    """Share of lessons that give a picture in which codes of the last one are hidden from the model that is to
+    foretell them (`cm3.sequence.mask.hide`)."""
+    most_questions: int = 8
+    """Most questions about one picture."""
+    most_edits: int = 2
+    """Most edits one after the other; each adds a picture to the sequence."""
+    stickers: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    """Shares of sheets with 1, 2, 3, 4 stickers."""
+    edits: tuple[float, ...] = (1.0,) * len(EDITS)
+    """Shares of the kinds of edit, in the order of `cm3.stickers.sticker_edits.EDITS`."""
+    questions: tuple[float, ...] = (1.0,) * len(QUESTIONS)
+    """Shares of the kinds of question, in the order of `cm3.stickers.ask.QUESTIONS`."""
+
+    def __post_init__(self) -> None:
+        for name in ("rest", "kept", "short", "told", "long"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
+        for name in ("unsaid", "hide"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
+        for name in ("most_questions", "most_edits"):
+            if not 1 <= getattr(self, name) <= 16:
+                raise ConfigError(f"law.{name}={getattr(self, name)}: must be 1 to 16, as there are masks")
+        for name, of in (("stickers", QUARTERS), ("edits", EDITS), ("questions", QUESTIONS)):
+            shares = getattr(self, name)
+            if len(shares) != len(of) or not min(shares) >= 0 or not 0 < sum(shares) < np.inf:
+                raise ConfigError(
+                    f"law.{name}={shares}: must be {len(of)} shares of 0 or more that do not sum to nothing"
+                )
+
+    def number(self, rng: np.random.Generator) -> int:
+        """Return how many stickers a sheet is to have."""
+        return _drawn(self.stickers, rng) + 1
+
+
+class StickerLessons(Source):
+    """`Source` (cm3/data/load.py) of lessons, and of the documents of `plain` among them, which are masked as ever."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        seed: int,
+        mix: TaskShares | None = None,
+        law: LessonWeights | None = None,
+        *,
+        plain: Source | None = None,
+        split: Split = "train",
+    ) -> None:
+        """Raise `ConfigError` for a codec without pictures, and for a share of `plain` where there is none."""
+        if codec.image is None:
+            raise ConfigError("codec: sticker tasks have pictures; give it an image tokenizer")
+        self.codec, self.seed, self.split, self.plain = codec, seed, split, plain
+        self.mix, self.law = mix or TaskShares(), law or LessonWeights()
+        if self.mix.plain > 0 and plain is None:
+            raise ConfigError(f"mix.plain={self.mix.plain}: there are no plain documents; give some, or a share of 0")
+        self._names, self._bounds = list(self.mix.shares), np.cumsum(list(self.mix.shares.values()))[:-1]
+
+    def task(self, index: int) -> str:
+        """Return the task of sequence `index`, or "plain"."""
+        rng = np.random.default_rng([self.seed, 0x717, index])
+        return self._names[int(np.searchsorted(self._bounds, rng.random(), side="right"))]
+
+    def lesson(self, index: int) -> Lesson:
+        """Return the lesson of sequence `index`, which is not plain."""
+        task = self.task(index)
+        assert self.codec.image is not None  # checked
+        return make_lesson(task, example_rng(task, self.seed, index), self.codec.image.size, self.split, self.law)
+
+    def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
+        """Return these sequences: lessons with their weights, and plain documents to be masked."""
+        plain = [i for i in positions if self.task(i) == "plain"]
+        documents = iter(self.plain.sequences(plain) if plain and self.plain is not None else [])
+        taught = [i for i in positions if i not in plain]
+        made = encode_lessons([self.lesson(i) for i in taught], self.codec, self.law)
+        lessons = iter([self._hidden(i, one) for i, one in zip(taught, made, strict=True)])
+        return [next(documents) if i in plain else next(lessons) for i in positions]
+
+    def _hidden(self, index: int, lesson: Weighted) -> Weighted:
+        if find_task(self.task(index)).output == "text":  # its picture is given, not foretold
+            return lesson
+        rng = np.random.default_rng([self.seed, 0x41DE, index])
+        return lesson._replace(shown=hide(lesson.tokens, self.codec.vocab, MaskLaw(hide=self.law.hide), rng))
+
+    def make(self) -> None:
+        """Make what the plain documents need."""
+        if self.plain is not None:
+            self.plain.make()
+
+
+def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return a lesson of a task: one of its examples, or several that belong together."""
+    if task == "vqa2":
+        lesson = _questions(rng, size, split, law)
+    elif task == "visdial":
+        lesson = _dialogue(rng, size, split, law)
+    elif task == "edit":
+        lesson = _edits(rng, size, split, law)
+    else:
+        weight = {"scienceqa": law.told, "coco_captions": law.told, "image_paragraph": law.long}.get(task, 1.0)
+        lesson = lesson_of(make_example(task, rng, size, split, law.number(rng)), weight)
+    hidden = HIDDEN.get("control" if find_task(task).control else task)
+    if hidden and rng.random() < law.unsaid:
+        return _hidden(lesson, hidden[int(rng.integers(len(hidden)))])
+    return lesson
+
+
+def lesson_of(example: StickerExample, weight: float = 1.0) -> Lesson:
+    """Return a lesson of one example, its answer weighing `weight`."""
+    task = find_task(example.task)
+    laid = task.template(example.template).lay_out(example.fields, task.gives)
+    return (*laid.before, Answer(laid.answer, weight), *laid.after)
+
+
+def encode_lessons(lessons: Sequence[Lesson], codec: Codec, law: LessonWeights) -> list[Weighted]:
+    """Return sequences of lessons with the weights of their answers, and `law.rest` for all else; pictures encoded
+    together.
+
+    The end of an answer, `<eoss>` or the border after a picture, weighs as the answer does. A code of a picture that
+    is like another one weighs `law.kept` where that one has the same.
+    """
+    documents = [Document(tuple(_open(part) for part in lesson)) for lesson in lessons]
+    v, made = codec.vocab, []
+    for lesson, document, prompt in zip(lessons, documents, codec.encode_prompts(documents), strict=True):
+        ids = prompt.tokens.ids
+        weights = np.full(len(ids), law.rest, np.float32)
+        pieces = [Weighted(prompt.tokens, weights)]
+        for (start, stop), group in zip(runs(ids, v)[:-1], groups(document), strict=True):
+            at = group[0][0]
+            answer = lesson[at]
+            if isinstance(answer, Answer) and isinstance(answer.part, Image):
+                weights[start : stop + 1] = answer.weight
+                if answer.like is not None:
+                    same = prompt.codes[at] == prompt.codes[answer.like]
+                    weights[start:stop] *= np.where(same, law.kept, 1.0).ravel()
+        for hole in prompt.holes:
+            answer = lesson[hole.part]
+            if isinstance(answer, Answer) and isinstance(answer.part, Text):
+                space = space_before(lesson[hole.part - 1] if hole.part else None)
+                span = text_tokens(codec.text.encode(space + answer.part.text), v)
+                pieces.append(weighted_tail(hole.mask, span, v, answer.weight, law.rest))
+        made.append(Weighted.concat(pieces))
+    return made
+
+
+def lesson_texts(seed: int, number: int) -> Iterator[str]:
+    """Yield the words of so many examples, of each task in turn: what a text tokenizer is learnt from."""
+    for i in range(number):
+        task = TASKS[i % len(TASKS)]
+        laid = lesson_of(make_example(task, example_rng(task, seed, i), 16, "train"))
+        parts = [part.part if isinstance(part, Answer) else part for part in laid]
+        yield " ".join(part.text for part in parts if isinstance(part, Text))
+
+
+def _open(part: Part | Answer) -> Part:
+    """Return a part as it stands in the sequence: an answer in words is a hole."""
+    if not isinstance(part, Answer):
+        return part
+    return part.part if isinstance(part.part, Image) else Gap("text")
+
+
+def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return one or several questions about one sheet, each answer masked."""
+    sheet = random_sheet(rng, split, law.number(rng))
+    image = picture(sheet, size)
+    asked: dict[str, str] = {}
+    for _ in range(_several(rng, law.most_questions)):
+        question = _question(sheet, rng, QUESTIONS[_drawn(law.questions, rng)])
+        asked[question.question] = question.answer
+    fields: list[Fields] = [{"question": q, "answer": a, "image": image} for q, a in asked.items()]
+    return tuple(_in_turn("vqa2", fields, [True] * len(fields), law))
+
+
+def _dialogue(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return a dialogue: the last answer is masked, and of those before as many as not."""
+    sheet = random_sheet(rng, split, law.number(rng))
+    turns, caption = random_dialogue(sheet, rng), brief(sheet, rng)
+    turns = turns[: int(rng.integers(len(turns))) + 1]
+    image = picture(sheet, size)
+    masked = [*(rng.random(len(turns) - 1) < 0.5).tolist(), True]
+    fields: list[Fields] = [
+        {**dialogue_fields(caption, turns, i), "history": "" if i else caption, "image": image}
+        for i in range(len(turns))
+    ]
+    return tuple(_in_turn("visdial", fields, masked, law))
+
+
+def _in_turn(task: str, asked: Sequence[Fields], masked: Sequence[bool], law: LessonWeights) -> Iterator[Part | Answer]:
+    """Lay questions out by the template one below the other, and their picture; an answer is masked or told."""
+    template, gives, text = find_task(task).template(TEMPLATES.get(task, 0)), find_task(task).gives, ""
+    for i, (fields, asks) in enumerate(zip(asked, masked, strict=True)):
+        laid = template.lay_out(fields, gives)
+        assert isinstance(laid.before[0], Text) and isinstance(laid.answer, Text) and isinstance(laid.after[0], Text)
+        text += ("\n" if i else "") + laid.before[0].text.lstrip("\n")
+        if asks:
+            yield Text(text)
+            yield Answer(laid.answer, law.short)
+            text = laid.after[0].text
+        else:
+            text += laid.answer.text + laid.after[0].text
+    yield Text(text)
+    yield laid.after[1]
+
+
+def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return one or several edits, each of the sheet that the one before made."""
+    sheet: Sheet | None = None
+    number = law.number(rng)
+    parts: list[Part | Answer] = []
+    for _ in range(_several(rng, law.most_edits)):
+        edit = random_edit(rng, split, EDITS[_drawn(law.edits, rng)], sheet, number)
+        sheet, after = edit.after, picture(edit.after, size)
+        if not parts:
+            before = picture(edit.before, size)
+            fields: Fields = {"image1": before, "instruction": edit.instruction, "image2": after}
+            parts += find_task("edit").template(0).lay_out(fields, ("image2",)).before
+        else:
+            parts.append(Text(edit.instruction))
+        parts.append(Answer(after, like=len(parts) - 2))
+    return tuple(parts)
+
+
+def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:
+    """Return the prompt and the first answer of a lesson, some parts as masks, and nothing that tells what they
+    were."""
+    first = next(i for i, part in enumerate(lesson) if isinstance(part, Answer))
+    gaps = [Gap("text") if isinstance(part, Text) else Gap("image") for part in lesson[:first]]
+    kept = tuple(gap if i in parts else part for i, (part, gap) in enumerate(zip(lesson, gaps, strict=False)))
+    answer = lesson[first]
+    assert isinstance(answer, Answer)
+    # an edit whose picture stays still says what it is like
+    return (*kept, answer if answer.like not in parts else answer._replace(like=None))
+
+
+def _question(sheet: Sheet, rng: np.random.Generator, kind: str) -> Question:
+    """Return a question of a kind, or of another where a sheet allows none of it."""
+    try:
+        return random_question(sheet, rng, kind)
+    except ConfigError:
+        return random_question(sheet, rng)
+
+
+def _drawn(shares: Sequence[float], rng: np.random.Generator) -> int:
+    """Return a place among shares, by them."""
+    return int(np.searchsorted(np.cumsum(shares) / sum(shares), rng.random(), side="right"))
+
+
+def _several(rng: np.random.Generator, most: int) -> int:
+    return 1 if most == 1 or rng.random() < ONE else int(rng.integers(2, most + 1))
