@@ -9,6 +9,7 @@ prompt and its pictures, holes left out. In training neighbours are computed bef
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,28 @@ class Retriever:
 def check_number(name: str, k: int) -> int:
     """Return a number of documents. Raises `RequestError` for one outside 0..3, and for what is no integer."""
     return whole_number(name, k, 0, MOST, RequestError, "documents, as in training")
+
+
+_AND = (
+    r"and|with|above|below|under|over|beside|near|behind|(?:to the )?(?:left|right) of|next to|(?:in front|on top) of"
+)
+_NEW = re.compile(
+    rf"\s*(?:[,;]|\b(?:{_AND})\b)(?:\s+(?:{_AND})\b)?\s+(?=(?:an?|another|one|two|three|four|some)\s)", re.I
+)
+_WHERE = re.compile(r"(?:on|in|at|under|over|above|below|behind|beside|near|with|from|by)\b", re.I)
+
+
+def mentions(text: str) -> list[str]:
+    """Split a prompt where it names another thing: after a comma, "and" or a word of place, by "a", "another" or a
+    number.
+
+    "on a mint ground, a panda above a cat, and a robot" -> "on a mint ground, a panda", "a cat", "a robot". What is no
+    thing, as "on a mint ground", stays with the thing beside it.
+    """
+    parts = _NEW.split(text)
+    if len(parts) > 1 and _WHERE.match(parts[0]):
+        parts[:2] = [text[: text.index(parts[1], len(parts[0])) + len(parts[1])]]
+    return parts
 
 
 def query_of(prompt: Document) -> Document:

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -80,12 +81,18 @@ def styles_of(sheet: Sheet) -> tuple[str, ...]:
     return tuple(style for style in STYLES if applies[style])
 
 
-def describe(sheet: Sheet, rng: np.random.Generator, in_order: bool = False, style: str | None = None) -> str:
+def describe(
+    sheet: Sheet,
+    rng: np.random.Generator,
+    in_order: bool = False,
+    style: str | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Say a sheet in one sentence: lower case, no full stop, 7 to 40 words.
 
     `rng` chooses the style (see `STYLES`) unless one is given, the order of the stickers (with `in_order` that of
-    `PLACES`), and where the ground is told. Every style but `pair` tells the whole content. Raises `ConfigError` for
-    a style that is unknown or does not apply to the sheet.
+    `PLACES`), and where the ground is told. Every style but `pair` tells the whole content. `names` has other names for
+    kinds. Raises `ConfigError` for a style that is unknown or does not apply to the sheet.
     """
     known = styles_of(sheet)
     if style is None:
@@ -97,7 +104,8 @@ def describe(sheet: Sheet, rng: np.random.Generator, in_order: bool = False, sty
         raise ConfigError(f"style={style!r}: does not apply to this sheet; those that do are {', '.join(known)}")
     order = rng.permutation(len(sheet.stickers))  # drawn in any case, so that the wording does not depend on it
     things = list(sheet.stickers) if in_order else [sheet.stickers[i] for i in order]
-    named = [f"another {_what(s)}" if _what(s) in map(_what, things[:i]) else a(_what(s)) for i, s in enumerate(things)]
+    whats = [f"{s.size} {names.get(s.kind, s.kind)}" for s in things]
+    named = [f"another {what}" if what in whats[:i] else a(what) for i, what in enumerate(whats)]
     sides = {(first, second): RELATION_WORDS[relation] for first, relation, second in sheet.relations()}
     if style == "alone":
         body = named[0]
@@ -106,7 +114,9 @@ def describe(sheet: Sheet, rng: np.random.Generator, in_order: bool = False, sty
     elif style == "places":
         body = listed([f"{name} {at(s.place)}" for name, s in zip(named, things, strict=True)])
     else:
-        body = listed([f"{name} {where}" for name, where in zip(named, _wheres(things, sides, rng), strict=True)])
+        body = listed(
+            [f"{name} {where}" for name, where in zip(named, _wheres(things, sides, rng, names), strict=True)]
+        )
     ground = f"on a {sheet.ground} ground"
     if rng.random() < FRONT:
         return f"{ground}, {body}"
@@ -161,12 +171,11 @@ def holds(statement: Statement, sheet: Sheet) -> Truth:
     return Truth(why)
 
 
-def _what(sticker: Sticker) -> str:
-    return f"{sticker.size} {sticker.kind}"
-
-
 def _wheres(
-    things: Sequence[Sticker], sides: dict[tuple[Sticker, Sticker], str], rng: np.random.Generator
+    things: Sequence[Sticker],
+    sides: dict[tuple[Sticker, Sticker], str],
+    rng: np.random.Generator,
+    names: Mapping[str, str],
 ) -> list[str]:
     """Return where each sticker is: from one named before where that can be said (one always, the rest 3 in 4), else
     its place."""
@@ -176,7 +185,7 @@ def _wheres(
         before = things[:i]
         kinds = [s.kind for s in before]
         options = [
-            f"{sides[thing, other]} {'it' if i == 1 else f'the {other.kind}'}"
+            f"{sides[thing, other]} {'it' if i == 1 else f'the {names.get(other.kind, other.kind)}'}"
             for other in before
             if (thing, other) in sides and kinds.count(other.kind) == 1
         ]

@@ -2,20 +2,30 @@
 
 StickerData       captioned sheets
 StickerPictures   sheets and maps, for an image tokenizer
+StickerBankData   captioned sheets, and sheets after documents of things that they show
+StickerLessonData every instruction task on sheets
+StickerPairs      documents and sheets said twice, for a small CLIP
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from cm3.data.kind import Batches, Context, Data
 from cm3.data.load import Source
 from cm3.document import Document
+from cm3.retrieval.embed import load_encoder
+from cm3.stickers.data.bank_source import BankLaw, BankSource
 from cm3.stickers.data.sheet_source import SheetLaw, SheetSource, sheet_document
-from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, TaskShares
+from cm3.stickers.data.sticker_bank import build_sticker_bank
+from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, TaskShares, lesson_texts
+from cm3.stickers.data.sticker_pairs import sticker_pairs
 from cm3.stickers.data.training_pictures import training_pictures
+from cm3.stickers.eval.bank_scores import measure_bank
 
 
 class _Stickers(Data):
@@ -24,9 +34,10 @@ class _Stickers(Data):
     seed: int
 
     def texts(self) -> Iterable[str]:
-        """Return captions alone: pictures of 16 pixels cost nothing."""
+        """Return captions, and the words of every instruction task, so that tuning needs no other entries."""
         law = SheetLaw(captions_only=1.0)
-        return [sheet_document(self.seed + 1, i, 16, law=law).text for i in range(20_000)]
+        yield from (sheet_document(self.seed + 1, i, 16, law=law).text for i in range(20_000))
+        yield from lesson_texts(self.seed + 1, 4_000)
 
     def held_out(self, run: Context) -> Source:
         """Return sheets of the validation split."""
@@ -114,3 +125,61 @@ class StickerLessonData(Data):
     def begin(self, run: Context) -> None:
         """Make what the plain documents need."""
         self.plain.begin(run)
+
+
+@dataclass(frozen=True)
+class StickerBankData(_Stickers):
+    """Captioned sheets, and sheets after documents of things that they show (cm3/stickers/data/bank_source.py).
+
+    With an encoder, the bundle comes with it and with a bank of kinds that no training saw: `out/encoder`, `out/bank`.
+    """
+
+    seed: int = 1
+    """Stream of the training split."""
+    law: BankLaw = field(default_factory=BankLaw)
+    encoder: str = ""
+    """Encoder that the bank is searched with: a folder or a hub id; without one there is no bank."""
+    trained: int = 30
+    """Kinds of training in the bank, beside those that no training saw."""
+
+    def source(self, run: Context) -> BankSource:
+        """Return sheets, most of them after documents."""
+        return BankSource(run.codec, self.seed, law=self.law, length=min(run.length, run.context))
+
+    def held_out(self, run: Context) -> BankSource:
+        """Return the same of the validation split, with drawings that no training shows."""
+        law = replace(self.law, sheets=replace(self.law.sheets, captions_only=0.0))
+        return BankSource(run.codec, self.seed, "val", law, length=min(run.length, run.context))
+
+    def given(self, source: Source) -> dict[str, Any]:
+        """Return the encoder's name."""
+        return {"encoder": load_encoder(self.encoder).name} if self.encoder else {}
+
+    def begin(self, run: Context) -> None:
+        """Make the encoder and the bank that the bundle comes with."""
+        if not self.encoder:
+            return
+        if not (run.out / "bank").is_dir():
+            build_sticker_bank(run.out / "bank", load_encoder(self.encoder), trained=self.trained, size=run.size)
+        if (folder := Path(self.encoder)).is_dir():
+            # Less what training left beside it.
+            less = shutil.ignore_patterns("*.pt", "*.jsonl", "run.json", "checkpoints", ".*")
+            shutil.copytree(folder, run.out / "encoder", dirs_exist_ok=True, ignore=less)
+
+
+@dataclass(frozen=True)
+class StickerPairs(Data):
+    """Documents of shown things and sheets of the training split without end, each said twice."""
+
+    seed: int = 3
+    """Stream of the training split."""
+    shown: float = 0.6
+    """Share of documents of one thing; the others are sheets."""
+
+    def pairs(self, size: int, batch: int) -> Batches:
+        """Return batches of pairs: documents first, then sheets. Raises `ConfigError` for a share out of range."""
+        return sticker_pairs(self.seed, size, batch, self.shown)
+
+    def measure(self, encoder: Any, pairs: Batches, seed: int) -> dict[str, float]:
+        """Return what an encoder finds in the bank that ships, and among sheets that it never saw (`measure_bank`)."""
+        return measure_bank(encoder, seed=seed)
