@@ -3,7 +3,7 @@
     </s> (text <break> image <break>)*K prompt ...
 
 Documents stand in retrieved order, best first, without a shuffle (paper.md 1.5); what searches is the words of the
-prompt and its pictures, holes left out. In training neighbours are computed beforehand (`cm3.data.neighbours`).
+prompt and its pictures, holes left out, each thing that it names by itself. In training neighbours are computed beforehand (`cm3.data.neighbours`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +76,20 @@ class Retriever:
     def search(self, prompt: Document, k: int) -> list[Retrieved]:
         """Return up to `k` documents of the bank for a prompt, most relevant first, never the prompt itself.
 
+        A prompt that names several things (`mentions`) is searched with each of them, and with the whole where it has
+        pictures: the vector of all words lies between what shows one thing and what shows another, and near neither.
+        The best for each thing come first, then the second best, and so on.
+
         Raises `RequestError` for `k` outside 0..3, no bank or an empty one, and a prompt with nothing to search with;
         `CheckpointError` for a bank of another encoder.
         """
         k = check_number("retrieve", k)
-        return select(*self._open(), query_of(prompt), k) if k else []
+        query = query_of(prompt)
+        named = mentions(query.text) if k else []
+        if len(named) < 2:
+            return select(*self._open(), query, k) if k else []
+        queries = [Document((Text(words),), id=query.id) for words in named] + [query] * bool(query.images)
+        return _in_turn([select(*self._open(), one, k) for one in queries], k)
 
     def find(
         self, prompts: Sequence[Document], k: int, by_hand: Sequence[Sequence[Document | Retrieved]] | None = None
@@ -209,6 +219,15 @@ def attribution(found: Sequence[Retrieved]) -> list[dict[str, Any]]:
         }
         for f in found
     ]
+
+
+def _in_turn(found: Sequence[Sequence[Retrieved]], k: int) -> list[Retrieved]:
+    """Return `k` documents of several searches, none twice: the first of each, the best first, then the second."""
+    chosen: dict[str, Retrieved] = {}
+    for row in zip_longest(*found):
+        for one in sorted((one for one in row if one), key=lambda one: -one.score):
+            chosen.setdefault(one.document.id, one)
+    return list(chosen.values())[:k]
 
 
 def _given(one: Document | Retrieved) -> Retrieved:

@@ -15,7 +15,7 @@ from exact_bank import Letters
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import as_document
-from cm3.retrieval.live import Retriever, layout, query_of
+from cm3.retrieval.live import Retriever, layout, mentions, query_of
 from cm3.retrieval.memory import Memory
 from cm3.retrieval.select import Retrieved
 from cm3.vocab import Tokens, Vocab
@@ -46,6 +46,57 @@ def test_what_a_picture_shows_in_its_gap_is_not_searched_for() -> None:
     assert query_of(as_document(["a cat", image])).parts == (Text("a cat"), Image(plain))
     assert query_of(Document.of(Image(odd).with_gap((0, 0, SIZE, SIZE)))).parts == ()
     assert odd.getpixel((5, 5)) == (250, 0, 0), "the prompt's own picture stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("text", "things"),
+    [
+        (
+            "a panda at the top left and a robot, on a mint ground",
+            ["a panda at the top left", "a robot, on a mint ground"],
+        ),
+        ("on a mint ground, a panda above a cat, and two owls", ["on a mint ground, a panda", "a cat", "two owls"]),
+        ("an owl to the left of another owl", ["an owl", "another owl"]),
+        ("A dog in the snow with a man on skis", ["A dog in the snow", "a man on skis"]),
+        ("on a ground, a panda", ["on a ground, a panda"]),
+        ("a black and white dog, on the grass", ["a black and white dog, on the grass"]),
+        ("a picture of a blosk", ["a picture of a blosk"]),
+        ("a panda and a cat below it", ["a panda", "a cat below it"]),
+        ("a panda and the cat", ["a panda and the cat"]),
+        ("on a mint ground", ["on a mint ground"]),
+        (", a cat", ["", "a cat"]),
+        ("", [""]),
+    ],
+)
+def test_a_prompt_is_split_where_it_names_another_thing(text: str, things: list[str]) -> None:
+    assert mentions(text) == things
+
+
+def test_each_thing_of_a_prompt_finds_its_document(tmp_path: Path) -> None:
+    """Whole, the prompt would find what is most like all of its words."""
+    both = [Document.of(f"a {name} and a {name} and a {name}", id=name * 3) for name in ("blosk", "drump")]
+    bank = Memory.build(tmp_path / "bank", [*DOCUMENTS, *both], Letters())
+    retriever = Retriever(bank, Letters())
+    for prompt in ("a drump and a fimmel", "a fimmel above a drump, on a hill"):
+        found = retriever.search(Document.of(prompt), 2)
+        assert {f.document.id.removesuffix("drumpdrump") for f in found} == {"drump", "fimmel"}
+        assert found[0].score >= found[1].score
+    three = retriever.search(Document.of("a drump and another drump and a fimmel"), 3)
+    assert len({f.document.id for f in three}) == 3, "none comes twice"
+    (one,) = retriever.search(Document.of("a drump and a fimmel"), 1)
+    assert one == found[0] or one.score >= found[1].score
+    mine = retriever.search(Document.of("a drump and a fimmel", id="fimmel"), 2)
+    assert "fimmel" not in {f.document.id for f in mine}, "never the prompt itself"
+
+
+def test_a_prompt_with_pictures_is_searched_with_them_too(tmp_path: Path) -> None:
+    other = PIL.Image.fromarray(np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+    alike = other.copy()
+    alike.putpixel((0, 0), (0, 0, 0))
+    bank = Memory.build(tmp_path / "bank", [*DOCUMENTS, Document.of("nothing", alike, id="alike")], Letters())
+    found = Retriever(bank, Letters()).search(Document.of("a drump and a fimmel", other), 3)
+    assert "drump" in {f.document.id for f in found} and "fimmel" in {f.document.id for f in found}
+    assert len(found) == 3
 
 
 V = Vocab(text=256, image=64, masks=16, reserved=0)

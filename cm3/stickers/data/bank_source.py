@@ -188,8 +188,8 @@ class BankSource(Source):
         room = self.length - query.length - sum(documents[i].length - 1 for i in own)
         if room < 0:
             raise DataError(
-                f"law.documents: a sheet of {query.length} tokens and its {len(own)} documents do not fit {self.length}; "
-                "raise the length, or ask for fewer documents"
+                f"law.documents: a sheet of {query.length} tokens and its {len(own)} documents do not fit "
+                f"{self.length}; raise the length, or ask for fewer documents"
             )
         kept = []
         for i, document in enumerate(documents):
