@@ -17,7 +17,8 @@ import PIL.Image
 
 from cm3.errors import DataError
 from cm3.stickers.artwork import KINDS, sprite
-from cm3.stickers.drawing import BLOCK, CORNER, WHITE, WIDTH, place_drawing, stick
+from cm3.stickers.drawing import BLOCK, CORNER, DRAWN, RIM, WHITE, WIDTH, block
+from cm3.stickers.sentences import Statement, holds
 from cm3.stickers.structure import NOTHING, PALETTE, groups
 from cm3.stickers.world import GROUNDS, QUARTERS, SIZES, Sheet, Sticker
 
@@ -25,6 +26,8 @@ SMALLEST = 128
 """Smallest side of a picture that is read, in its pixels; below it a small sticker is a blot."""
 GROUND_ERROR = 28.0
 """Largest distance (Euclidean, RGB levels) of the border's median from a ground; two grounds are 62 apart at least."""
+BORDER = 0.9
+"""Least share of the border that is of one colour."""
 APART = 40.0
 """A cell this far from the ground belongs to something."""
 MATCH = 0.8
@@ -80,11 +83,11 @@ class Verdict:
     """A verdict on a picture of a sheet: `exact` is all of it, the rest are shares in 0..1, refused or not.
 
     `places` is the share of the sheet's stickers in whose block anything stands, `kinds` and `sizes` the shares where
-    it is also named right; `ground` and `count` are 0 or 1. `reason` is empty where it is exact.
+    it is also named right; `ground` and `count` are 0 or 1. `why` is empty where it is exact.
     """
 
     exact: bool
-    reason: str
+    why: str
     ground: float
     count: float
     kinds: float
@@ -109,6 +112,10 @@ def read(picture: PIL.Image.Image) -> Reading:
     error = float(_far(colour, np.asarray(GROUNDS[ground], np.float32)))
     if error > GROUND_ERROR:
         problems.append(f"ground: {_rgb(colour)} is {error:.0f} levels from the nearest, {ground}")
+
+    shown = float((_far(border, colour) < GROUND_ERROR).mean())
+    if shown < BORDER:
+        problems.append(f"ground: only {shown:.0%} of the border is {_rgb(colour)}")
 
     standing = _far(cells, colour) > APART
     middle = _part(standing, "middle").sum()
@@ -159,7 +166,7 @@ def compare(reading: Reading, sheet: Sheet) -> Verdict:
     pairs = [(one, found.get(one.place)) for one in sheet.stickers]
     return Verdict(
         exact=reading.sheet == sheet,
-        reason="; ".join(wrong),
+        why="; ".join(wrong),
         ground=float(reading.ground == sheet.ground),
         count=float(len(found) == len(sheet.stickers)),
         kinds=sum(this is not None and this.kind == one.kind for one, this in pairs) / len(pairs),
@@ -167,6 +174,13 @@ def compare(reading: Reading, sheet: Sheet) -> Verdict:
         places=sum(this is not None for _, this in pairs) / len(pairs),
         reading=reading,
     )
+
+
+def why_not(statement: Statement, reading: Reading) -> str:
+    """Return why a statement is not exactly and completely true of what a picture shows, or "" where it is."""
+    if reading.sheet is None:
+        return "; ".join(reading.problems)
+    return holds(statement, reading.sheet).why
 
 
 def read_map(picture: PIL.Image.Image) -> dict[str, np.ndarray]:
@@ -282,9 +296,12 @@ def _flaws(cells: np.ndarray, expected: np.ndarray, unnamed: np.ndarray, seen: l
 
 @dataclass(frozen=True)
 class _Looks:
-    """The renderings of all looks. Of each, in `fine`, as much of its block as it may take, at half of its side: colours
-    times opacity and opacity, both uint8, and the numbers of those pixels where the drawing itself lies. All in cells:
-    colours times opacity (looks, 32, 32, 3) and opacity (looks, 32, 32, 1)."""
+    """The renderings of all looks.
+
+    Of each, in `fine`, as much of its block as it takes, by means over `FINE` x `FINE` pixels: colours times opacity
+    and opacity, both uint8, and the numbers of those pixels where the drawing itself lies. Of all, in cells: colours
+    times opacity (looks, 32, 32, 3) and opacity (looks, 32, 32, 1).
+    """
 
     fine: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     shown: np.ndarray
@@ -295,15 +312,16 @@ class _Looks:
 def _looks() -> _Looks:
     fine, cells = [], []
     for kind, size in _LOOKS:
-        whole, over = place_drawing(sprite(kind), size)
-        shown, opaque = stick(whole, over)
-        cells.append(_means(np.dstack([shown, opaque]), CELL))
-        part = _means(np.dstack([shown, opaque * 255, over]), FINE)
-        there = np.flatnonzero((part[..., 3] > 0).any(1) | (part[..., 3] > 0).any(0))
-        edge = min(int(there[0]), len(part) - 1 - int(there[-1]))
-        part = part[edge : len(part) - edge, edge : len(part) - edge]
-        levels = np.rint(part[..., :4]).astype(np.uint8)
-        fine.append((levels[..., :3], levels[..., 3:], np.flatnonzero(part[..., 4] > 0.5).astype(np.int32)))
+        drawing = sprite(kind)
+        pixels = np.dstack(block(drawing, size))
+        cells.append(_means(pixels, CELL))
+        side = DRAWN[size] // FINE
+        alone = PIL.Image.fromarray(drawing[..., 3]).resize((side, side), PIL.Image.Resampling.BOX)
+        edge, rim = (BLOCK // FINE - side) // 2, RIM // FINE
+        inside = slice(edge - rim, edge + side + rim)
+        part = np.rint(_means(pixels, FINE)[inside, inside] * (1, 1, 1, 255)).astype(np.uint8)
+        there = np.flatnonzero(np.pad(np.asarray(alone), rim) > 127).astype(np.int32)
+        fine.append((part[..., :3], part[..., 3:], there))
     return _Looks(fine, np.stack([c[..., :3] for c in cells]), np.stack([c[..., 3:] for c in cells]))
 
 
