@@ -1,0 +1,150 @@
+"""The cases that are put to a model: one function a task, each from a generator, a split and a size.
+
+Every second caption names the stickers in reading order, as in training; every fourth sheet has one sticker, two, ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cm3.document import Box, Document, Gap, Image, Text
+from cm3.stickers.artwork import KINDS
+from cm3.stickers.drawing import BLOCK, CORNER, DRAWN, RIM, WIDTH, draw
+from cm3.stickers.sentences import describe, styles_of
+from cm3.stickers.world import (
+    GROUNDS,
+    PLACES,
+    QUARTERS,
+    SIZES,
+    Sheet,
+    Split,
+    Sticker,
+    pick,
+    random_kind,
+    random_sheet,
+    split_of,
+)
+
+PIECES = ("size", "kind", "place", "ground", "sticker", "words")
+"""Pieces to hide of a caption, uniformly among those it has: a size, a kind, a place ("top left"), a ground's name, a
+sticker ("a small taxi"), or one to five words in a row, wherever they are."""
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return rf"\b({'|'.join(sorted(names, key=len, reverse=True))})\b"
+
+
+_PIECE = {
+    "size": re.compile(_one_of(SIZES)),
+    "kind": re.compile(_one_of(tuple(KINDS))),
+    "place": re.compile(_one_of(PLACES)),
+    "ground": re.compile(rf"{_one_of(tuple(GROUNDS))}(?= ground)"),
+    "sticker": re.compile(rf"\b(an?|another) {_one_of(SIZES)} {_one_of(tuple(KINDS))}"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A prompt, the seed for its generation, and the truth: the sheet, a caption that says it, and its style."""
+
+    prompt: Document
+    seed: int
+    sheet: Sheet
+    caption: str
+    style: str
+
+
+def cases(task: str, seed: int, n: int, split: Split, size: int) -> Iterator[Case]:
+    """Yield the `n` cases of a task, each from its number alone; pictures are of `size` pixels."""
+    make = {"image_to_text": drawn, "text_infill": hidden_piece, "region_infill": redrawn}.get(task, said)
+    # unguided has the very prompts and seeds of text_to_image
+    stream = _STREAMS.index("text_to_image" if task == "unguided" else task)
+    for i in range(n):
+        yield make(np.random.default_rng([seed, 0xE7A1, stream, i]), split, i % len(QUARTERS) + 1, size)
+
+
+_STREAMS = ("text_to_image", "held_out", "image_to_text", "text_infill", "region_infill")
+
+
+def said(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
+    """Return a caption of any style, and a gap for its picture."""
+    sheet, caption, style = _said(rng, split, number)
+    return Case(Document.of(caption, Gap("image")), _seed(rng), sheet, caption, style)
+
+
+def drawn(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
+    """Return a true picture, and a gap for its caption; `caption` is one that would be right."""
+    sheet, caption, style = _said(rng, split, number)
+    return Case(Document.of(Gap("text"), draw(sheet, size)), _seed(rng), sheet, caption, style)
+
+
+def hidden_piece(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
+    """Return a caption with a piece hidden (see `PIECES`), and its true picture; `style` is the kind of piece."""
+    sheet, caption, _ = _said(rng, split, number)
+    spans = {kind: [m.span() for m in pattern.finditer(caption)] for kind, pattern in _PIECE.items()}
+    words = [m.span() for m in re.finditer("[a-z]+", caption)]
+    start = int(rng.integers(len(words)))
+    stop = min(start + int(rng.integers(1, 6)), len(words))
+    spans["words"] = [(words[start][0], words[stop - 1][1])]
+    kind = pick(rng, [kind for kind in PIECES if spans[kind]])
+    a, b = spans[kind][int(rng.integers(len(spans[kind])))]
+    around: list[Text | Gap] = [Text(caption[:a]), Gap("text"), Text(caption[b:])]
+    parts = [part for part in around if part != Text("")]
+    return Case(Document.of(*parts, draw(sheet, size)), _seed(rng), sheet, caption, kind)
+
+
+def redrawn(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
+    """Return a picture of a sheet with a box in one place, and a caption of the sheet that it is to become.
+
+    There another sticker stands than before or, 1 in 4 where one stands and is not the last, none. Neither sheet is
+    held out; the first is of the split.
+    """
+    while True:
+        before = random_sheet(rng, split, number)
+        place = "middle" if before.at("middle") else pick(rng, QUARTERS)
+        after = _changed(rng, before, place)
+        if after is not None and split_of(after) in ("train", "test"):
+            break
+    caption, style = _say(rng, after)
+    box = _box(rng, place, [s for s in (before.at(place), after.at(place)) if s], size)
+    picture = Image(draw(before, size)).with_gap(box)
+    return Case(Document.of(caption, picture), _seed(rng), after, caption, style)
+
+
+def _said(rng: np.random.Generator, split: Split, number: int) -> tuple[Sheet, str, str]:
+    sheet = random_sheet(rng, split, number)
+    return sheet, *_say(rng, sheet)
+
+
+def _say(rng: np.random.Generator, sheet: Sheet) -> tuple[str, str]:
+    style = pick(rng, styles_of(sheet))
+    return describe(sheet, rng, in_order=rng.random() < 0.5, style=style), style
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**31))
+
+
+def _changed(rng: np.random.Generator, sheet: Sheet, place: str) -> Sheet | None:
+    old = sheet.at(place)
+    others = tuple(s for s in sheet.stickers if s is not old)
+    if old is not None and others and rng.random() < 0.25:
+        return Sheet(sheet.ground, others)
+    new = Sticker(place, random_kind(rng), pick(rng, SIZES))
+    return None if new == old else Sheet(sheet.ground, (*others, new))
+
+
+def _box(rng: np.random.Generator, place: str, things: list[Sticker], size: int) -> Box:
+    """Return a box in pixels: half of the time the whole block, else a random one around all that these take of it."""
+    half = BLOCK // 2
+    reach = max(DRAWN[s.size] // 2 + RIM for s in things)
+    ends = [half] * 4 if rng.random() < 0.5 else [int(v) for v in rng.integers(reach, half + 1, 4)]
+    x, y = (corner + half for corner in CORNER[place])
+    scale = size / WIDTH
+    x0, y0 = (int(np.floor(v * scale)) for v in (x - ends[0], y - ends[1]))
+    x1, y1 = (int(np.ceil(v * scale)) for v in (x + ends[2], y + ends[3]))
+    return x0, y0, x1, y1
