@@ -40,20 +40,35 @@ def image_tokenizer() -> ImageTokenizerRun:
     )
 
 
+def image_details() -> ImageTokenizerRun:
+    """The tokenizer of `image_tokenizer` trained on, with more drawings that have no name, from a lower rate.
+
+    Price: 1,600 steps of 12 pictures, 25 processor minutes of an AVX2 processor.
+    """
+    return replace(
+        image_tokenizer(),
+        out="runs/stickers/image_details",
+        init="runs/stickers/image_tokenizer",
+        lr=1.5e-3,
+        muon_lr=3e-3,
+        data=StickerPictures(seed=12, others=0.5),
+    )
+
+
 def image_decoder() -> ImageTokenizerRun:
-    """A better decoder for the codes of `image_tokenizer`, which stay as they are.
+    """A better decoder for the codes of `image_details`, which stay as they are.
 
     Price: 2,000 steps of 12 pictures, 25 processor minutes of an AVX2 processor.
     """
     return replace(
         image_tokenizer(),
         out="runs/stickers/image_decoder",
-        init="runs/stickers/image_tokenizer",
+        init="runs/stickers/image_details",
         decoder_only=True,
         steps=2000,
         lr=1e-3,
         muon_lr=3e-3,
-        data=StickerPictures(seed=12, others=0.2, grounds=0.02),
+        data=StickerPictures(seed=13, others=0.2, grounds=0.02),
     )
 
 
@@ -100,7 +115,7 @@ def pretrain() -> PretrainRun:
         sample_every=500,
         seed=0,
         threads=1,
-        image_tokenizer="runs/stickers/image_tokenizer",
+        image_tokenizer="runs/stickers/image_details",
         data=StickerData(seed=1, law=SheetLaw(number=(0.3, 0.3, 0.2, 0.2), in_order=0.7, places=0.5)),
         sampling={
             "image": {"temperature": 0.7, "guidance": 2.0},
