@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, did_you_mean
 from cm3.files import said
+from cm3.precision import DTYPES, for_drawing
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
@@ -125,10 +126,6 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
     return next((n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), "")
 
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Values that `on_device` takes as a dtype, by name or as torch's own."""
-
-
 def settled(device: str | torch.device | None) -> str | torch.device | None:
     """Return the device that "auto" is, a GPU where there is one, else the processor; any other as it is."""
     if device != "auto":
@@ -139,8 +136,8 @@ def settled(device: str | torch.device | None) -> str | torch.device | None:
 def on_device(module: M, device: str | torch.device | None, dtype: str | torch.dtype | None = None) -> M:
     """Return `module`, moved to a device and its floating-point weights to a dtype; None leaves them.
 
-    The dtype "auto" is bfloat16 on a CUDA device that computes in it, else float32. Raises `ConfigError` for a device
-    that torch does not know or that is not there, and for another dtype than `DTYPES`.
+    The dtype, a name or torch's own, is that of a network that draws (cm3/precision.py). Raises `ConfigError` for a
+    device that torch does not know or that is not there, and for another dtype than `DTYPES`.
     """
     device = settled(device)
     name = str(dtype).removeprefix("torch.")
@@ -150,10 +147,7 @@ def on_device(module: M, device: str | torch.device | None, dtype: str | torch.d
         at = next(module.parameters()).device if device is None else torch.device(device)
         if device is not None and at.type == "meta":
             raise RuntimeError("it computes nothing")
-        if name == "auto":
-            good = at.type == "cuda" and torch.cuda.get_device_capability(at) >= (8, 0)
-            name = "bfloat16" if good else "float32"
-        return module.to(at, None if dtype is None else getattr(torch, name))
+        return module.to(at, None if dtype is None else for_drawing(name, at).dtype)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
         raise ConfigError(
             f"device={str(device)!r}: cannot be used ({said(error)}); give cpu, or cuda where there is one"

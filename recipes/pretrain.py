@@ -117,6 +117,7 @@ def _run(name: str, tokens: float, lr: float, recompute: Literal["none", "select
         image_tokenizer="runs/image_tokenizer",
         image_size=256,
         cells=False,
-        shard=ShardConfig("bfloat16", activation_checkpointing=recompute),
+        dtype="bfloat16",
+        shard=ShardConfig(activation_checkpointing=recompute),
         data=StoreData(stores=("runs/store",), documents=AugmentLaw()),
     )

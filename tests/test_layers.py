@@ -19,15 +19,16 @@ PACKAGE = ROOT / "cm3"
 
 # unit -> what it may import. A dotted entry opens that module only; a dotted unit stands by itself, apart from the rest
 # of its folder. Edges within a unit are free.
-NOUNS = {"errors", "files", "weights", "document", "picture", "vocab"}
+NOUNS = {"errors", "files", "precision", "weights", "document", "picture", "vocab"}
 TABLE: dict[str, set[str]] = {
     # layer 0
     "errors": set(),
     "bars": set(),
     "registry": set(),
+    "precision": set(),
     # layer 1
     "files": {"errors"},
-    "weights": {"errors", "files"},
+    "weights": {"errors", "files", "precision"},
     "picture": {"errors", "files"},
     "document": {"errors", "files", "picture"},
     "vocab": {"errors"},

@@ -52,7 +52,7 @@ class Plan(RecipeVerb):
     """Say what a run will need: memory of a GPU by part, time, energy, disk. Arithmetic; nothing is run.
 
     A run that does not fit is refused, with what would. Every setting of the recipe can be replaced by its dotted name,
-    as for cm3 train: how it is spread (mesh.*), its precision and what is computed twice (shard.*) too.
+    as for cm3 train: how it is spread (mesh.*), its number type (dtype) and what is computed twice (shard.*) too.
 
     examples:
       cm3 plan recipes/pretrain.py:cm3leon_7b --gpus 512
@@ -86,7 +86,7 @@ def table(planned: Planned) -> str:
     parts = [(f.name, getattr(m, f.name)) for f in dataclasses.fields(m)]
     assumed = {"measured": "measured", "network": "less than assumed, moving weights takes longer"}
     told = assumed.get(
-        t.bound, "assumed" if p.shard.precision == "bfloat16" else "assumed of float32's peak, told of bfloat16's"
+        t.bound, "assumed" if p.dtype == "bfloat16" else "assumed of float32's peak, told of bfloat16's"
     )
     again = p.shard.activation_checkpointing
     rows = [
@@ -94,7 +94,7 @@ def table(planned: Planned) -> str:
         ("batch", f"{p.batch:,} tokens", f"{lay.ranks} ranks x {p.accumulate} passes of {p.micro} windows"),
         ("updates", f"{p.updates:,}", f"{count(p.tokens)} tokens, {count(p.documents)} documents {p.epochs:.2f} times"),
         ("GPUs", f"{lay.gpus} {p.gpu.name}", f"dp_shard {lay.dp_shard}, dp_replicate {lay.dp_replicate}, tp {lay.tp}"),
-        ("memory of each", size(m.total), f"of {p.gpu.memory:g} GB; {p.shard.precision}, recompute {again}"),
+        ("memory of each", size(m.total), f"of {p.gpu.memory:g} GB; {p.dtype}, recompute {again}"),
         *((f"  {name}", size(n), "") for name, n in parts),
         ("FLOP a token", count(t.flops), f"{count(t.flops_full)} at the whole context"),
         ("MFU", f"{t.mfu:.0%}", f"{told}; with what is recomputed {t.hfu:.0%}"),

@@ -6,7 +6,7 @@
 
 Processes of one `tp` row hold parts of the same matrices and read the same batches; along `dp_shard` each holds a share
 of every weight and reads its own batches (FSDP); along `dp_replicate` whole copies of that are kept (HSDP, the slow
-links between nodes). Without torchrun there is one process, and no process group (but see `Mesh.group`).
+links between nodes). Without torchrun there is one process, and no process group.
 """
 
 from __future__ import annotations
@@ -81,12 +81,6 @@ class Mesh:
         self.rank, self.ranks = place // self.tp, self.dp_replicate * self.dp_shard
         self.main, self.device, self.devices = place == 0, device, devices
 
-    def group(self) -> DeviceMesh:
-        """Return `devices`; a process that stands alone first makes a group of one, which mixed precision needs."""
-        if self.devices is None:
-            self.devices = _join((1, 1, 1), self.device, timeout_s=60, store=dist.HashStore())
-        return self.devices
-
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over the data-parallel ranks: same shape, type and device, the same bits on each."""
         if self.devices is None:
@@ -137,21 +131,16 @@ def start(config: MeshConfig | None = None, device: str = "") -> Mesh:
     return Mesh(sizes, place, where, _join(sizes, where, config.timeout_s))
 
 
-def _join(
-    sizes: tuple[int, int, int], device: torch.device, timeout_s: int, store: dist.Store | None = None
-) -> DeviceMesh:
-    """Meet the other processes; with a store of its own, a process is the only one."""
+def _join(sizes: tuple[int, int, int], device: torch.device, timeout_s: int) -> DeviceMesh:
+    """Meet the other processes."""
     timeout, cuda = timedelta(seconds=timeout_s), device.type == "cuda"
-    rank, world = 0, 1
-    if store is None:
-        met, rank, world = next(rendezvous("env://", timeout=timeout))
-        met.set_timeout(timeout)
-        store = dist.PrefixStore(_attempt(), met)
+    met, rank, world = next(rendezvous("env://", timeout=timeout))
+    met.set_timeout(timeout)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         timeout=timeout,
         device_id=device if cuda else None,
-        store=store,
+        store=dist.PrefixStore(_attempt(), met),
         rank=rank,
         world_size=world,
     )

@@ -8,12 +8,16 @@
     4. FSDP, or HSDP          each block's weights are gathered as it runs; the rest is one group, held for the whole
        (mesh.ranks > 1)       step, because the tied head reads the embedding after the last block
 
+In bfloat16 weights are kept and gradients summed in float32: FSDP gathers in the one and sums in the other, and of a
+process that stands alone a copy passes in the place of the model (`HalfCopy`).
+
 Gradients are summed over the ranks, not averaged: a rank's loss is its own share of the global mean,
 `(nats * weights).sum() / mesh.sum(weights.sum())`, so a rank with few targets does not count for more.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,8 +50,6 @@ ATTENTION = {
 class ShardConfig:
     """A plan of how the work is spread and kept small. Raises `ConfigError` for a value out of range."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and activations in the passes. Weights are kept, and gradients summed, in float32."""
     reshard_after_forward: bool = True
     """Drop a block's gathered weights between the passes: less memory, one more gathering a step."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
@@ -58,32 +60,31 @@ class ShardConfig:
     """Compile each block."""
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("precision", ("float32", "bfloat16")),
-            ("activation_checkpointing", ("none", "selective", "full")),
-        ):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"shard.{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")
+        how = self.activation_checkpointing
+        if how not in ("none", "selective", "full"):
+            raise ConfigError(f"shard.activation_checkpointing={how!r}: must be one of none, selective, full")
         if self.checkpoint_every < 1:
             raise ConfigError(f"shard.checkpoint_every={self.checkpoint_every}: must be at least 1")
 
 
-def shard(model: Decoder, mesh: Mesh, plan: ShardConfig) -> Decoder:
+def shard(model: Decoder, mesh: Mesh, plan: ShardConfig, dtype: torch.dtype = torch.float32) -> Decoder:
     """Spread a decoder over a mesh, in place, and put it on the mesh's device. Returns it.
 
+    `dtype` is that of the passes where there are other processes; one that stands alone has `HalfCopy`.
     Every process gives the same weights, or a model on the meta device, whose weights are then undefined until `fill`.
     An optimizer is made afterwards. Raises `ConfigError` where `mesh.tp` does not divide the model.
     """
     _check(model.config, mesh)
     if mesh.tp > 1:
-        _tensor_parallel(model, mesh.group()["tp"])
+        assert mesh.devices is not None
+        _tensor_parallel(model, mesh.devices["tp"])
     for i, block in enumerate(model.blocks):
         if plan.activation_checkpointing != "none" and i % plan.checkpoint_every == 0:
             block.forward = _checkpointed(block.forward, plan.activation_checkpointing == "selective")
         if plan.compile:
             block.forward = torch.compile(block.forward)
-    if mesh.ranks > 1 or plan.precision == "bfloat16":
-        _fsdp(model, mesh.group(), plan)
+    if mesh.devices is not None and (mesh.ranks > 1 or dtype != torch.float32):
+        _fsdp(model, mesh.devices, plan, dtype)
     if any(p.is_meta for p in model.parameters()):
         return model.to_empty(device=mesh.device)
     return model.to(mesh.device)
@@ -96,9 +97,12 @@ def create(
     seed: int,
     weights: Mapping[str, Tensor] | None = None,
     adapt: Callable[[Decoder], Decoder] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Decoder:
     """Return a decoder with the weights that `torch.manual_seed(seed); Decoder(config)` draws, whatever the mesh.
 
+    They are in float32. Its passes are in `dtype`; but of a process that stands alone it is then only the master
+    weights, for a `HalfCopy`, to which the plan is left too.
     `weights`, by name, take the place of those; `adapt` then changes what the decoder is made of. Only the main process
     ever holds all that it comes to, in its main memory.
     """
@@ -111,11 +115,42 @@ def create(
         return model if adapt is None else adapt(model)
 
     if mesh.devices is None:
-        return shard(made(), mesh, plan)
+        return shard(made(), mesh, plan if dtype == torch.float32 else ShardConfig())
     with torch.device("meta"):
         model = Decoder(config)
         model = model if adapt is None else adapt(model)
-    return fill(shard(model, mesh, plan), made().state_dict() if mesh.main else None)
+    return fill(shard(model, mesh, plan, dtype), made().state_dict() if mesh.main else None)
+
+
+class HalfCopy:
+    """The passes of a decoder in bfloat16, by a copy of it, in a process that stands alone.
+
+    master weights (float32) --refresh--> `model` (bfloat16) --passes--> gradients of the master weights (float32)
+
+    A gradient goes to the master weight as soon as it is whole, to be added to what is there; the copy keeps none.
+    """
+
+    def __init__(self, masters: Decoder, mesh: Mesh, plan: ShardConfig) -> None:
+        self.model = shard(copy.deepcopy(masters).to(torch.bfloat16), mesh, plan)
+        self._both = list(zip(masters.parameters(), self.model.parameters(), strict=True))
+        for master, mine in self._both:
+            if mine.requires_grad:
+                mine.register_post_accumulate_grad_hook(functools.partial(_give, master))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take the master weights. To be called after each change of them, before the next pass."""
+        for master, mine in self._both:
+            mine.copy_(master)
+
+
+def _give(master: Tensor, mine: Tensor) -> None:
+    assert mine.grad is not None, "torch calls this when there is one"
+    if master.grad is None:
+        master.grad = mine.grad.to(master.dtype)
+    else:
+        master.grad.add_(mine.grad)
+    mine.grad = None
 
 
 def before_pass(model: Decoder, last: bool) -> None:
@@ -169,10 +204,10 @@ def _check(config: DecoderConfig, mesh: Mesh) -> None:
             raise ConfigError(f"mesh.tp={mesh.tp}: does not divide model.{name}={value}")
 
 
-def _fsdp(model: Decoder, devices: DeviceMesh, plan: ShardConfig) -> None:
+def _fsdp(model: Decoder, devices: DeviceMesh, plan: ShardConfig, dtype: torch.dtype) -> None:
     policy = MixedPrecisionPolicy()
-    if plan.precision == "bfloat16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if dtype != torch.float32:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     over = devices[DATA] if devices["dp_replicate"].size() > 1 else devices["dp_shard"]
     for block in model.blocks:
         fully_shard(block, mesh=over, mp_policy=policy, reshard_after_forward=plan.reshard_after_forward)

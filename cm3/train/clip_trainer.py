@@ -19,6 +19,7 @@ On many processes each encodes its share of the batch, and tells its vectors fro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from cm3.train.loop import Loop, check_copies, check_held_out, given, share_of
 from cm3.train.optim import Optimizer, schedule
 
 NOTHING = "pairs: no text tells what its picture shows, and none has another description; give either"
-FREE = {"steps", "lr", "lr_end", "warmup", "grad_clip", "weight_decay", "on_spike", "spike_sigma"}
+FREE = {"steps", "lr", "lr_end", "warmup", "grad_clip", "weight_decay", "on_spike", "spike_sigma", "dtype"}
 """Settings that a run may change when it goes on, as one does that diverged."""
 MAX_SCALE = 100.0
 """Greatest sharpness of a loss, as in CLIP."""
@@ -99,15 +100,23 @@ def info_nce(queries: Tensor, keys: Tensor, scale: Tensor, right: Tensor | None 
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, right].T, back)) / 2
 
 
-def pair_losses(model: Pairs, pairs: Sequence[Pair], mesh: Mesh | None = None) -> dict[str, Tensor]:
+def pair_losses(
+    model: Pairs,
+    pairs: Sequence[Pair],
+    mesh: Mesh | None = None,
+    encoding: AbstractContextManager[Any] | None = None,
+) -> dict[str, Tensor]:
     """Return the losses of a batch: `image` over the pairs whose text tells, `document` over those with another
     description.
 
-    `pairs` are this process's share where `mesh` has many. Raises `DataError` where there is neither kind.
+    `pairs` are this process's share where `mesh` has many. The towers run in the context `encoding`, if any. Raises
+    `DataError` where there is neither kind.
     """
     own = [at for at, pair in enumerate(pairs) if pair.other]
-    both = model.encode_texts([*(pair.text for pair in pairs), *(pairs[at].other for at in own)])
-    texts, images = both[: len(pairs)], model.encode_images([pair.image for pair in pairs])
+    with encoding or nullcontext():
+        both = model.encode_texts([*(pair.text for pair in pairs), *(pairs[at].other for at in own)]).float()
+        images = model.encode_images([pair.image for pair in pairs]).float()
+    texts = both[: len(pairs)]
     # A row for each pair, so that all processes have as many.
     others = torch.zeros_like(texts).index_put(
         (torch.tensor(own, dtype=torch.int64).to(texts.device),), both[len(pairs) :]
@@ -199,7 +208,7 @@ class PairTrainer(Loop):
 
     def _loss(self, pairs: Sequence[Pair], mesh: Mesh | None) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a batch, of all ranks of a mesh, and its parts."""
-        losses = pair_losses(self.model, pairs, mesh)
+        losses = pair_losses(self.model, pairs, mesh, self.autocast())
         weights = {"image": 1.0, "document": self.config.document_weight}
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         return loss, {f"loss_{name}": float(value.detach()) for name, value in losses.items()}

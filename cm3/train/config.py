@@ -16,6 +16,7 @@ from typing import Any, Literal
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model.decoder import DecoderConfig
 from cm3.parallel import MeshConfig, ShardConfig
+from cm3.precision import TRAINED
 from cm3.sequence.mask import MaskLaw
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
@@ -61,6 +62,9 @@ class LoopConfig:
     """Processor threads; 0 leaves torch's choice."""
     device: Literal["", "cpu", "cuda"] = ""
     """Empty is a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number type of the passes: auto is bfloat16 on a device that computes in it, else float32. Weights, sums of
+    gradients and the optimizer's state are float32 always."""
     track: Literal["", "tensorboard", "wandb"] = ""
     """Where the log goes beside log.jsonl."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -75,6 +79,7 @@ class LoopConfig:
         found += self.under(1, "steps", "log_every", "save_every", "validate_batches")
         found += self.under(0, "validate_every", "milestone_every", "threads", "spike_sigma")
         found += self.other("on_spike", "note", "skip", "stop") + self.other("track", "", "tensorboard", "wandb")
+        found += self.other("dtype", *TRAINED)
         return found if self.out else [*found, f"{self.BEFORE}out='': must be the folder to write to"]
 
     @property

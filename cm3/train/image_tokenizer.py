@@ -45,6 +45,7 @@ Pictures = Tensor | list[Image.Image]
 Images = Batches | Callable[[int], Pictures]
 """Pictures of each step; a plain function gives those of all ranks."""
 FREE = {"steps", "lr", "muon_lr", "lr_end", "warmup", "grad_clip", "weight_decay", "gan_lr", "on_spike", "spike_sigma"}
+FREE |= {"dtype"}
 """Settings that a run may change when it goes on, as one does that diverged."""
 
 
@@ -196,7 +197,7 @@ class ImageTokenizerTrainer(Loop):
         inside = {id(p) for p in matrices}
         rest = [p for p in weights if id(p) not in inside]
         parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, c.lr, betas=c.betas, weight_decay=c.weight_decay)]
-        parts += [Muon(matrices, c.muon_lr, weight_decay=c.weight_decay)] if matrices else []
+        parts += [Muon(matrices, c.muon_lr, weight_decay=c.weight_decay, dtype=self.dtype)] if matrices else []
         self.optimizer = Optimizer(
             self.vqgan, parts, c.grad_clip, lambda step, steps: schedule(step, steps, c.warmup, c.lr_end)
         )
@@ -262,9 +263,13 @@ class ImageTokenizerTrainer(Loop):
         # A pass counts and moves codes, and norms: a batch that is skipped takes that back.
         buffers = [*vqgan.buffers(), *(self.critic.buffers() if self.critic else ())] if c.on_spike == "skip" else []
         as_before = [buffer.clone() for buffer in buffers]
-        z = vqgan.latents(x)
+        with self.autocast():
+            z = vqgan.latents(x)
+        z = z.float()  # codes and losses are those of any number type
         z_q, codes, aux = vqgan.quantize(z, self.generator)
-        y = vqgan.decoder(vqgan.post_quant_conv(z_q))
+        with self.autocast():
+            y = vqgan.decoder(vqgan.post_quant_conv(z_q))
+        y = y.float()
         parts = {"l1": (y - x).abs().mean(), "l2": (y - x).square().mean(), "quantizer": aux}
         loss = c.l1 * parts["l1"] + c.l2 * parts["l2"]
         if self.before is not None:

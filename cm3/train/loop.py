@@ -27,6 +27,7 @@ from cm3.bars import bar
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DivergedError
 from cm3.files import said, write
 from cm3.parallel import Mesh, start
+from cm3.precision import Choice, for_training
 from cm3.train.checkpoint import OLD, Checkpoints, check_new, last
 from cm3.train.claim import run_claimed
 from cm3.train.collective import Ranks, lost
@@ -104,6 +105,7 @@ class Loop:
         self.about = plain(about or asdict(config))
         self.mesh = mesh or start(config.mesh, config.device)
         self.ranks = Ranks(self.mesh)
+        self.number_type = self._agreed()
         self._votes = Ranks(self.mesh, timedelta(seconds=config.mesh.timeout_s))
         folder = self.out / "checkpoints"
         self.checkpoints = Checkpoints(folder, self.mesh, keep=config.kept, milestone=config.milestone_every)
@@ -115,6 +117,23 @@ class Loop:
         self._signals, self._notes = Signals(), list[dict[str, Any]]()
         self._lines: Lines | None = None
 
+    def _agreed(self) -> Choice:
+        """Return the number type of the passes: float32 for all where one process cannot do otherwise."""
+        own = for_training(self.config.dtype, self.mesh.device)
+        found = [Choice(*one) for one in self.ranks.gather(tuple(own))]
+        return next((one for one in found if one.name == "float32"), found[0])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the number type of the passes."""
+        return self.number_type.dtype
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which torch computes in the number type of the passes whatever gains by it."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.mesh.device.type, self.dtype)
+
     def run(
         self,
         *,
@@ -123,7 +142,8 @@ class Loop:
         stopping: Callable[[int], bool] | None = None,
         claimed: bool = False,
     ) -> dict[str, Any]:
-        """Train to the last step. Returns the last logged metrics; asked to stop by a signal, with "stopped": its name.
+        """Train to the last step. Returns the last logged metrics and the number type, `dtype`; asked to stop by a signal,
+        with "stopped": its name.
 
         A callback is called on every process. Work that one of them does alone and slowly, it does in `ranks.together`.
         `stopping(step)` is asked after each step whether to end there, at a checkpoint. `claimed`: the caller holds
@@ -134,6 +154,7 @@ class Loop:
         self._asked = stopping or self._asked
         going = self._ready()  # before anything is written: what cannot be trained on is refused without a trace
         with self._open(claimed), self._signals, self._bar(progress) as drawn:
+            drawn.set_postfix_str(f"{self.number_type.name}: {self.number_type.why}")
             while going:
                 metrics = self.advance()
                 drawn.update()
@@ -154,6 +175,7 @@ class Loop:
             self.checkpoints.wait()
             if not self.stopping:
                 self.finish()
+        record |= {"dtype": self.number_type.name}
         name = self._signals.name or ("another process" if self.ranks.count > 1 else "asked")
         return record | {"step": self.step, "stopped": name} if self.stopping else record
 
@@ -312,6 +334,8 @@ class Loop:
                 held.callback(self._lines.close)
                 if self.changed:
                     self._write({"step": self.step, "changed": self.changed})
+                if self.config.dtype == "auto":
+                    self._write({"step": self.step, "dtype": self.number_type.name, "why": self.number_type.why})
 
             self.ranks.together(begin)
             try:

@@ -2,7 +2,7 @@
 
 AdamW is the paper's kind. Muon (Jordan et al. 2024) orthogonalises the momentum of each weight matrix; embeddings and
 norms stay with AdamW beside it. torch's own Muon runs its Newton-Schulz steps in bfloat16, which a processor without
-bfloat16 arithmetic emulates at a fraction of its speed, so the step is here, in the dtype of the device
+bfloat16 arithmetic emulates at a fraction of its speed, so the step is here, in the number type of the run
 (docs/decisions/0003-muon.md).
 """
 
@@ -93,10 +93,19 @@ class Muon(torch.optim.Optimizer):
     orthogonalised whole, on every process; its momentum stays in shards.
 
     The step is scaled by 0.2 * sqrt(larger side), so that its size matches AdamW's (Liu et al. 2025, arXiv:2502.16982).
+    `dtype` is that of the Newton-Schulz steps, None the weight's; weights and momentum keep theirs.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
         for group in self.param_groups:
             if any(p.dim() < 2 for p in group["params"]):
                 raise ConfigError("Muon takes matrices and convolutions only; give vectors to AdamW")
@@ -112,17 +121,17 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 average = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(full(p.grad.lerp(average, group["momentum"])).flatten(1))
+                update = orthogonalise(full(p.grad.lerp(average, group["momentum"])).flatten(1), dtype=self.dtype)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(like(update.view(p.shape), p), alpha=-group["lr"] * 0.2 * math.sqrt(max(update.shape)))
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Return the nearest matrix with singular values near 1: quintic Newton-Schulz (Jordan et al. 2024).
 
-    (r, c) -> (r, c), in the matrix's dtype on a processor and bfloat16 on a GPU.
+    (r, c) -> (r, c), computed in `dtype`, None the matrix's, on a processor and in bfloat16 on a GPU.
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = matrix.to(torch.bfloat16 if matrix.is_cuda else dtype or matrix.dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
@@ -150,8 +159,8 @@ class Optimizer:
         self.peaks = [[g["lr"] for g in part.param_groups] for part in self.parts]
 
     @classmethod
-    def of(cls, model: nn.Module, config: OptimConfig) -> Optimizer:
-        """Return that of a decoder: matrices of the blocks, and the rest."""
+    def of(cls, model: nn.Module, config: OptimConfig, dtype: torch.dtype | None = None) -> Optimizer:
+        """Return that of a decoder: matrices of the blocks, and the rest. `dtype`: see `Muon`."""
         c, names = config, {p: n for n, p in model.named_parameters() if p.requires_grad}
         matrices = [p for p, n in names.items() if p.dim() == 2 and n.startswith("blocks.") and _is_linear(n)]
         inside = {id(p) for p in matrices}
@@ -159,7 +168,7 @@ class Optimizer:
         parts: list[torch.optim.Optimizer]
         if c.name == "muon":
             parts = [
-                Muon(matrices, c.lr, c.momentum, c.weight_decay),
+                Muon(matrices, c.lr, c.momentum, c.weight_decay, dtype),
                 torch.optim.AdamW(rest, c.adam_lr, c.betas, c.eps, 0.0, fused=True),
             ]
         else:

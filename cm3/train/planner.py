@@ -153,6 +153,7 @@ class Plan:
     gpu: Gpu
     layout: Layout
     shard: ShardConfig
+    dtype: str
     parameters: dict[str, int]
     micro: int
     accumulate: int
@@ -191,8 +192,8 @@ def plan(
     The model is that which the run will build (`TrainConfig.settled`): its vocabulary and grid are those of what it
     begins with, its stores or its tokenizers where these are there already, and else what the recipe says.
 
-    `mfu` of the peak of `config.shard.precision` is assumed; `measured`, tokens a second and GPU of this very run,
-    takes its place. `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked
+    `mfu` of the peak of the run's number type is assumed; `measured`, tokens a second and GPU of this very run, takes
+    its place. `document` is the mean length of a document in tokens, weighted by tokens, as attention is blocked
     at documents; None takes the longest there can be. `documents` are in the store (None: one epoch), each of `stored`
     tokens (None: `document`; fewer where others are retrieved for it). `load` is the share of its power limit that a
     GPU draws, `price` that of a GPU hour, `picture` the bytes of a picture file.
@@ -220,6 +221,7 @@ def plan(
         gpu=card,
         layout=layout,
         shard=config.shard,
+        dtype=dtype_of(config),
         parameters=parts_of(c),
         micro=micro,
         accumulate=config.windows // (layout.ranks * micro),
@@ -254,7 +256,7 @@ def _time(
 ) -> Time:
     c, shard, batch = config.model, config.shard, config.windows * config.length
     flops, peak = flops_per_token(c, length), layout.gpus * card.tflops * 1e12
-    share = mfu if shard.precision == "bfloat16" else mfu * FLOAT32
+    share = mfu if width_of(config) == HALF else mfu * FLOAT32
     compute, network = batch * flops / (peak * share), _network(config, card, layout, micro)
     step, bound = max(compute, network), "compute" if compute >= network else "network"
     if measured is not None:
@@ -289,7 +291,7 @@ def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> floa
     """
     c, shard, passes = config.model, config.shard, config.windows // (layout.ranks * micro)
     s, r, t = layout.dp_shard, layout.dp_replicate, layout.tp
-    local, width = parameters(c) / t, 2 if shard.precision == "bfloat16" else 4
+    local, width = parameters(c) / t, width_of(config)
 
     def line(span: int) -> float:
         return 1e9 * (card.link if span <= MACHINE else min(NETWORK, card.link))
@@ -303,14 +305,16 @@ def _network(config: TrainConfig, card: Gpu, layout: Layout, micro: int) -> floa
 
 def _misfit(config: TrainConfig, card: Gpu, layout: Layout, micro: int, memory: Memory) -> str:
     """Say that it does not fit, and what would: the settings to change, of those that are nearest to the given ones."""
-    given, least = _settings(layout, micro, config.shard), memory.total
-    how = " and ".join(f"{name}={given[name]}" for name in ("shard.precision", "shard.activation_checkpointing"))
+    given, least = _settings(dtype_of(config), layout, micro, config.shard), memory.total
+    how = " and ".join(f"{name}={given[name]}" for name in ("dtype", "shard.activation_checkpointing"))
     told = f"does not fit: {least / 1e9:.0f} GB with {how} on each {card.name}, most of it {memory.largest}; "
+    half = dataclasses.replace(config, dtype="bfloat16")
     for other, few, one in _others(config, layout, micro):
-        total = memory_of(config, other, one, few).total
+        total = memory_of(half, other, one, few).total
         least = min(least, total)
         if total <= card.memory * 1e9:
-            new = {name: value for name, value in _settings(other, few, one).items() if value != given[name]}
+            would = _settings("bfloat16", other, few, one)
+            new = {name: value for name, value in would.items() if value != given[name]}
             return f"{told}{', '.join(f'{n}={v}' for n, v in new.items())} would take {total / 1e9:.0f} GB"
     return (
         f"{told}no way to spread it over {layout.gpus} fits, the least is {least / 1e9:.0f} GB; give more of them, "
@@ -319,12 +323,12 @@ def _misfit(config: TrainConfig, card: Gpu, layout: Layout, micro: int, memory: 
 
 
 def _others(config: TrainConfig, layout: Layout, micro: int) -> Iterator[tuple[Layout, int, ShardConfig]]:
-    """Return other settings, the nearest first: recomputing, less at once, more sharding, more tensor parallel."""
+    """Return other settings, all for bfloat16, the nearest first: recomputing, less at once, more sharding, more tensor
+    parallel."""
     c, gpus = config.model, layout.gpus
     kinds: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")
-    half = dataclasses.replace(config.shard, precision="bfloat16")
-    more = kinds[kinds.index(half.activation_checkpointing) :]
-    same = [dataclasses.replace(half, activation_checkpointing=kind) for kind in more]
+    more = kinds[kinds.index(config.shard.activation_checkpointing) :]
+    same = [dataclasses.replace(config.shard, activation_checkpointing=kind) for kind in more]
     small = [dataclasses.replace(one, checkpoint_every=1, reshard_after_forward=True) for one in same]
     for t in dict.fromkeys([layout.tp, 2, 4, 8]):
         if t < layout.tp or any(n % t for n in (gpus, c.heads, c.kv_heads or c.heads, c.ffn, c.vocab_size)):
@@ -335,10 +339,11 @@ def _others(config: TrainConfig, layout: Layout, micro: int) -> Iterator[tuple[L
                     yield Layout(gpus, t, s, gpus // (t * s)), few, one
 
 
-def _settings(layout: Layout, micro: int, shard: ShardConfig) -> dict[str, Any]:
+def _settings(dtype: str, layout: Layout, micro: int, shard: ShardConfig) -> dict[str, Any]:
     """Name settings as `cm3 train` does."""
     spread = {f"mesh.{name}": getattr(layout, name) for name in ("tp", "dp_shard", "dp_replicate")}
-    return {f"shard.{name}": value for name, value in vars(shard).items()} | spread | {"micro": micro}
+    how = {f"shard.{name}": value for name, value in vars(shard).items()}
+    return {"dtype": dtype} | how | spread | {"micro": micro}
 
 
 def _check(
@@ -410,14 +415,15 @@ def recomputed_flops(c: DecoderConfig, shard: ShardConfig, length: int, tp: int 
     return _checkpointed(c, shard) * one
 
 
-def activation_bytes(c: DecoderConfig, tokens: int, shard: ShardConfig, tp: int = 1) -> float:
-    """Return bytes of activations at the worst moment of a pass: the blocks', and three of d around them.
+def activation_bytes(c: DecoderConfig, tokens: int, shard: ShardConfig, width: int, tp: int = 1) -> float:
+    """Return bytes of activations, numbers of `width` bytes, at the worst moment of a pass: the blocks', and three of d
+    around them.
 
     A block that is checkpointed keeps its input and, with 'selective', the sums of attention and the products no wider
     than what they read (cm3/parallel/sharding.py); one such block at a time is there in full. The backward pass adds
     the gradient of a feed-forward's inside and of its two ends.
     """
-    one, few, width = activations_per_token(c, tp), _checkpointed(c, shard), _width(shard)
+    one, few = activations_per_token(c, tp), _checkpointed(c, shard)
     left = float(c.d_model)
     if shard.activation_checkpointing == "selective":
         left += c.d_model / tp + sum(b for a, b in products_of(c, tp) if b <= a)
@@ -432,8 +438,10 @@ def memory_of(config: TrainConfig, layout: Layout, shard: ShardConfig, micro: in
     rest = (parts["embedding"] + parts["output"]) / layout.tp
     rest += parts["positions"] + parts["grid"] + parts["norms"]
     local = FULL * (split + rest) / layout.dp_shard
-    block, width, gathered = split / c.layers, _width(shard), 0.0
-    if layout.ranks > 1 or width == HALF:
+    block, width, gathered = split / c.layers, width_of(config), 0.0
+    if layout.gpus == 1:
+        gathered = HALF * (split + rest) if width == HALF else 0.0  # the copy that passes
+    elif layout.ranks > 1 or width == HALF:
         # The root stays gathered throughout; of the blocks one works while the next is fetched. Gradients of the one
         # and of the root, and the same in float32 to be summed.
         blocks = 2 * block if shard.reshard_after_forward else split
@@ -447,7 +455,7 @@ def memory_of(config: TrainConfig, layout: Layout, shard: ShardConfig, micro: in
         gradients=local,
         optimizer=FULL * ((1 if muon else 2) * split + 2 * rest) / layout.dp_shard,
         gathered=gathered,
-        activations=activation_bytes(c, tokens, shard, layout.tp),
+        activations=activation_bytes(c, tokens, shard, width, layout.tp),
         logits=(FULL * logits if logits <= KEEP_LOGITS else 0) + LOGIT * min(CHUNK, tokens) * c.vocab_size,
         runtime=RUNTIME,
         margin=0.0,
@@ -459,8 +467,14 @@ def _kv(c: DecoderConfig) -> int:
     return (c.kv_heads or c.heads) * c.head_dim
 
 
-def _width(shard: ShardConfig) -> int:
-    return HALF if shard.precision == "bfloat16" else FULL
+def dtype_of(config: TrainConfig) -> str:
+    """Return the number type of the passes on a GPU of the table, each of which computes in bfloat16."""
+    return "bfloat16" if config.dtype == "auto" else config.dtype
+
+
+def width_of(config: TrainConfig) -> int:
+    """Return the bytes of a number of the passes."""
+    return FULL if dtype_of(config) == "float32" else HALF
 
 
 def _checkpointed(c: DecoderConfig, shard: ShardConfig) -> int:

@@ -25,7 +25,7 @@ from cm3.errors import CheckpointError, ConfigError
 from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder
 from cm3.model.loss import GROUPS, Loss, next_token_loss
-from cm3.parallel import Mesh, before_pass, create, full
+from cm3.parallel import HalfCopy, Mesh, before_pass, create, full
 from cm3.train.config import FIXED, TrainConfig, same_model
 from cm3.train.loop import Loop
 from cm3.train.lora import adapt, merge
@@ -86,11 +86,14 @@ class Trainer(Loop):
             raise ConfigError(f"mesh.tp={self.mesh.tp}: adapters (lora.rank) are not split; give 1")
         self.model = create(
             config.model, self.mesh, config.shard, config.seed, weights,
-            (lambda model: adapt(model, lora)) if lora.rank else None,
+            (lambda model: adapt(model, lora)) if lora.rank else None, self.dtype,
         )  # fmt: skip
+        half = self.in_place and self.dtype != torch.float32
+        self._copy = HalfCopy(self.model, self.mesh, config.shard) if half else None
+        self._passing = self._copy.model if self._copy else self.model
         # Taken now: between two passes of FSDP the model's own may be the gathered ones.
         self._all = dict(self.model.named_parameters())
-        self.optimizer = Optimizer.of(self.model, config.optim)
+        self.optimizer = Optimizer.of(self.model, config.optim, self.dtype)
         self._resumed: LoaderState | None = None
         self.resume(resume)
         shape = {"windows": config.windows, "length": config.length, "longest": config.model.context}
@@ -100,7 +103,7 @@ class Trainer(Loop):
         self._batches = Prefetch(self.loader, self.mesh.device)
         self._began = self._waited = 0.0
         self.position = self.loader.state
-        self._output = OutputNorm(self.model.norm)
+        self._output = OutputNorm(self._passing.norm)
         self._since = Window(self.loader.counts)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -142,8 +145,13 @@ class Trainer(Loop):
 
     def loss(self, batch: Batch) -> Loss:
         """Return the loss of a batch of this rank, blocked at document borders."""
+        self._refresh()
         tensors = self._on_device(batch)
         return self._loss(tensors, Blocked(tensors[3]))
+
+    def _refresh(self) -> None:
+        if self._copy is not None:
+            self._copy.refresh()
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, ...]:
         ids, cells, positions, documents, targets, weights = (torch.from_numpy(a).to(self.mesh.device) for a in batch)
@@ -155,14 +163,14 @@ class Trainer(Loop):
     def _loss(self, tensors: tuple[Tensor, ...], attend: Blocked, watch: bool = False) -> Loss:
         ids, cells, positions, documents, targets, weights = tensors
         self._output.watched = documents > 0 if watch else None
-        hidden = self.model.hidden(ids, positions, attend, cells)
+        hidden = self._passing.hidden(ids, positions, attend, cells)
         self._output.watched = None
         flat = hidden.flatten(0, 1), targets.flatten(), weights.flatten()
         if watch:
             keep = flat[2] > 0
             places = positions.flatten()[keep] + 1
-            self._since.places += nats_by_place(self.model.head, flat[0].detach()[keep], flat[1][keep], places)
-        return next_token_loss(self.model.head, *flat, self.vocab, z_loss=self.config.z_loss)
+            self._since.places += nats_by_place(self._passing.head, flat[0].detach()[keep], flat[1][keep], places)
+        return next_token_loss(self._passing.head, *flat, self.vocab, z_loss=self.config.z_loss)
 
     def left_out(self) -> Mapping[str, Any]:
         """See the loop."""
@@ -188,8 +196,9 @@ class Trainer(Loop):
         parts = [tuple(t[i : i + share] for t in tensors) for i in range(0, len(windows.ids), share)]
         # All of them before the first pass: a GPU is waited for to make one.
         attends = [Blocked(part[3]) for part in parts]
+        self._refresh()
         for part, attend in zip(parts, attends, strict=True):
-            before_pass(self.model, last=attend is attends[-1])
+            before_pass(self._passing, last=attend is attends[-1])
             loss = self._loss(part, attend, watch)
             mine = loss.total * (part[-1].sum() / weight)
             mine.backward()

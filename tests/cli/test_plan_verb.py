@@ -62,13 +62,13 @@ def test_the_mesh_and_the_sharding_are_those_of_the_run(cm3: Cm3) -> None:
         "plan", SEVEN, "--gpus", "64", "--mesh.tp", "8", "--shard.activation-checkpointing", "full", "--json"
     ).json  # fmt: skip
     assert found["layout"] == {"gpus": 64, "tp": 8, "dp_shard": 8, "dp_replicate": 1} and found["accumulate"] == 64
-    assert found["shard"]["activation_checkpointing"] == "full" and found["shard"]["precision"] == "bfloat16"
+    assert found["shard"]["activation_checkpointing"] == "full" and found["dtype"] == "bfloat16"
     wide = cm3("plan", SEVEN, "--gpus", "64", "--mesh.tp", "8", "--shard.checkpoint-every", "2", "--json").json
     assert wide["memory"]["activations"] > found["memory"]["activations"]
 
 
 def test_a_plan_in_float32_says_so(cm3: Cm3) -> None:
-    done = cm3("plan", f"{ROOT}/recipes/scenes.py:pretrain", "--gpus", "1")
+    done = cm3("plan", f"{ROOT}/recipes/scenes.py:pretrain", "--gpus", "1", "--dtype", "float32")
     rows = {line[:18].strip(): line[18:].split("  ") for line in done.out.splitlines()}
     assert rows["memory of each"][-1] == "of 80 GB; float32, recompute none"
     assert "assumed of float32's peak, told of bfloat16's; with" in rows["MFU"][-1]

@@ -80,11 +80,10 @@ def test_four_processes_equal_one(four: Crew, sizes: dict[str, int]) -> None:
     agrees(four, PAPER, ShardConfig(), **sizes)
 
 
-def half(sizes: dict[str, int] | None) -> dict[str, Any]:
+def half(sizes: dict[str, int]) -> dict[str, Any]:
     """A short run in bfloat16, and what lies where."""
-    with processes.alone() if sizes is None else processes.joined(**sizes) as mesh:
-        plan = ShardConfig(precision="bfloat16")
-        model = create(PAPER, mesh, plan, seed=3)
+    with processes.joined(**sizes) as mesh:
+        model = create(PAPER, mesh, ShardConfig(), seed=3, dtype=torch.bfloat16)
         kept = {p.dtype for p in model.parameters()}
         with torch.no_grad():
             ids, positions, documents, cells, *_ = processes.batch(0, mesh)
@@ -97,10 +96,9 @@ def half(sizes: dict[str, int] | None) -> dict[str, Any]:
         return {"kept": kept, "gradients": gradients, "passes": hidden.dtype, "numbers": numbers}
 
 
-def test_bfloat16_keeps_float32_weights_and_follows_float32(two: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
+def test_bfloat16_keeps_float32_weights_and_follows_float32(two: Crew) -> None:
     _, wanted = one_process(PAPER)
-    for found in (*two.call(half, {}), *two.call(half, {"tp": 2}), half(None)):
+    for found in (*two.call(half, {}), *two.call(half, {"tp": 2})):
         assert found["kept"] == {torch.float32} == found["gradients"] and found["passes"] == torch.bfloat16
         losses = torch.tensor([n[0] for n in found["numbers"]])
         exact = torch.tensor([n[0] for n in wanted["numbers"][:8]])

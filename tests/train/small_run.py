@@ -52,7 +52,7 @@ class Others(Pairs):
 def config(out: Path, **changes: Any) -> TrainConfig:
     base = TrainConfig(
         str(out), MODEL, optim=OptimConfig(lr=1e-2, warmup=2), steps=12, windows=2, length=64, log_every=1,
-        save_every=4, sample_every=0, seed=3,
+        save_every=4, sample_every=0, seed=3, dtype="float32",
     )  # fmt: skip
     return replace(base, **changes)
 

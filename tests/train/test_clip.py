@@ -47,7 +47,7 @@ def colours(step: int) -> list[Pair]:
 
 
 def config(out: Path, **changes: Any) -> PairTrainConfig:
-    base = PairTrainConfig(str(out), TINY, steps=6, batch=4, warmup=2, log_every=2, save_every=3)
+    base = PairTrainConfig(str(out), TINY, steps=6, batch=4, warmup=2, log_every=2, save_every=3, dtype="float32")
     return replace(base, **changes)
 
 

@@ -63,7 +63,7 @@ def test_steps_of_an_image_tokenizer(tmp_path: Path, quantizer: str, more: dict[
     with SecondDevice():
         for device in (torch.device("cpu"), DEVICE):
             out = str(tmp_path / device.type)
-            c = ImageTokenizerConfig(out=out, vqgan=shape, size=32, batch=4, steps=3, log_every=1, **more)
+            c = ImageTokenizerConfig(out=out, vqgan=shape, size=32, batch=4, steps=3, dtype="float32", **more)
             trainer = ImageTokenizerTrainer(c, lambda step: PIXELS, mesh=Mesh((1, 1, 1), 0, device, None))
             records.append([trainer.advance() for _ in range(3)])
             assert trainer.vqgan.encoder.conv_in.weight.device == device
@@ -75,7 +75,7 @@ def test_steps_of_a_small_clip(tmp_path: Path) -> None:
     records = []
     with SecondDevice():
         for device in (torch.device("cpu"), DEVICE):
-            c = PairTrainConfig(out=str(tmp_path / device.type), model=TOWERS, batch=4, steps=3, log_every=1)
+            c = PairTrainConfig(out=str(tmp_path / device.type), model=TOWERS, batch=4, steps=3, dtype="float32")
             trainer = PairTrainer(c, lambda step: pairs, mesh=Mesh((1, 1, 1), 0, device, None))
             records.append([trainer.advance() for _ in range(3)])
     alike(*records)

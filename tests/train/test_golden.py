@@ -37,6 +37,7 @@ def curve(name: str, out: Path) -> dict[str, list[float]]:
     config = TrainConfig(
         str(out), model, mask=MaskLaw(box=0.5, columns=4), windows=4, length=160, steps=STEPS, z_loss=1e-4, seed=5,
         optim=OptimConfig(name=name, lr=5e-3, adam_lr=5e-3, warmup=5), log_every=1, sample_every=0, device="cpu",
+        dtype="float32",
     )  # type: ignore[arg-type]  # fmt: skip
     Trainer(config, codec.vocab, SceneSource(codec, 7)).run(progress=False)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -31,7 +31,7 @@ from cm3.train.trainer import TrainConfig, Trainer
 from cm3.vocab import Tokens, Vocab
 
 GIB = 2**30
-HALF, SELECTIVE, FULL = (ShardConfig("bfloat16", activation_checkpointing=k) for k in ("none", "selective", "full"))
+HALF, SELECTIVE, FULL = (ShardConfig(activation_checkpointing=k) for k in ("none", "selective", "full"))
 LLAMA = {"norm": "rms", "norm_affine": True, "activation": "swiglu", "positions": "rope", "tied": False}
 STYLES: list[dict[str, Any]] = [
     {}, {"activation": "relu"}, LLAMA, {"qk_norm": True}, {"kv_heads": 2}, {"grid": (4, 4)}, {"norm_order": "swin"},
@@ -42,6 +42,7 @@ def paper(name: str = "7b", tokens: float = 2.4e12, **changes: Any) -> TrainConf
     """A run of the paper's, in windows of 16,384, as in recipes/pretrain.py."""
     shard = SELECTIVE if name == "7b" else HALF
     run = TrainConfig("out", size(name), steps=round(tokens / 2**23), windows=512, length=16_384, micro=1, shard=shard)
+    run = replace(run, dtype="bfloat16")
     return replace(run, **changes)
 
 
@@ -109,13 +110,13 @@ def test_memory_by_hand() -> None:
     root, block = 69_632 * 4096, 12 * 4096**2
     assert memory.gathered == 2 * (root + 2 * block) + 6 * (root + block)
     # No checkpointing: eight d and two f a block (Korthikanti et al. 2022, equation 1, without dropout), and around it.
-    none = activation_bytes(run.model, 16_384, HALF)
+    none = activation_bytes(run.model, 16_384, HALF, 2)
     assert none == 2 * 16_384 * 4096 * (32 * 16 + 3 + 4 + 2)
     # Selective: x, q, k, v, attention, and the outputs of wo and down; the wide `up` is made again.
     assert memory.activations == 2 * 16_384 * 4096 * (32 * 7 + 15 + 9)
-    full = activation_bytes(run.model, 16_384, FULL)
+    full = activation_bytes(run.model, 16_384, FULL, 2)
     assert full == 2 * 16_384 * 4096 * (32 + 15 + 9)
-    assert activation_bytes(run.model, 16_384, replace(FULL, checkpoint_every=2)) == 2 * 16_384 * 4096 * (
+    assert activation_bytes(run.model, 16_384, replace(FULL, checkpoint_every=2), 2) == 2 * 16_384 * 4096 * (
         16 * 16 + 16 + 15 + 9
     )
     assert memory.logits == 6 * 1024 * 65_536
@@ -131,12 +132,14 @@ def test_sharding_divides_what_it_says() -> None:
     assert (split.layout.ranks, split.accumulate) == (16, 32)
     # Tables of positions are whole on each; everything else is split over all 64.
     assert split.memory.weights == pytest.approx(wide.weights + 4 * 4096**2 * 3 / 64)
-    one = activation_bytes(run.model, 100, HALF, 4) / (2 * 100 * 4096)
+    one = activation_bytes(run.model, 100, HALF, 2, 4) / (2 * 100 * 4096)
     assert one == 32 * (4 + 4 / 4 + 8 / 4) + 3 + 4 / 4 + 2
     kept = replace(HALF, reshard_after_forward=False)
     more = memory_of(run, split.layout, kept, 1).gathered - memory_of(run, split.layout, HALF, 1).gathered
     assert more == 2 * 30 * 12 * 4096**2 / 4
-    alone = memory_of(run, Layout(1, 1, 1, 1), ShardConfig(), 1)
+    alone = memory_of(replace(run, dtype="float32"), Layout(1, 1, 1, 1), ShardConfig(), 1)
+    copied = memory_of(run, Layout(1, 1, 1, 1), ShardConfig(), 1)
+    assert copied.gathered == 2 * parameters(run.model), "a copy in bfloat16"
     assert alone.gathered == 0 and alone.weights == 4 * parameters(run.model)
 
 
@@ -180,7 +183,7 @@ def test_activations_are_those_that_a_pass_keeps(kind: Any, changes: dict[str, A
     known = [ids, positions, *model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None)]
     with Live(known) as seen:
         model.hidden(ids, positions, Causal()).clone().sum().backward()
-    ratio = activation_bytes(config, ids.numel(), how) / seen.peak
+    ratio = activation_bytes(config, ids.numel(), how, 4) / seen.peak
     assert 0.97 < ratio < 1.13, ratio
 
 
@@ -286,7 +289,7 @@ def test_disk_by_hand() -> None:
         (64, {"shard": FULL}),
         (64, {"shard": replace(FULL, checkpoint_every=2)}),
         (512, {"shard": replace(SELECTIVE, reshard_after_forward=False)}),
-        (64, {"shard": replace(FULL, precision="float32")}),
+        (64, {"shard": FULL, "dtype": "float32"}),
     ],
 )
 def test_what_is_planned_is_what_the_run_says(gpus: int, changes: dict[str, Any]) -> None:
@@ -303,10 +306,10 @@ def test_what_is_planned_is_what_the_run_says(gpus: int, changes: dict[str, Any]
 
 def test_float32_is_slower_by_the_peaks_of_the_data_sheets() -> None:
     """An A100 does 19.5 TFLOP/s in float32 and 312 in bfloat16; the share is of the peak in the run's precision."""
-    half, full = (plan(paper("350m", shard=s), 64, "a100") for s in (HALF, ShardConfig()))
+    half, full = (plan(paper("350m", dtype=kind), 64, "a100") for kind in ("auto", "float32"))
     assert full.time.compute_s == pytest.approx(half.time.compute_s * 312 / 19.5)
     assert full.time.mfu == pytest.approx(0.4 * 19.5 / 312) and full.time.bound == "compute"
-    assert plan(paper("350m", shard=ShardConfig()), 64, "a100", measured=9e3).time.tokens_per_s == 64 * 9e3
+    assert plan(paper("350m", dtype="float32"), 64, "a100", measured=9e3).time.tokens_per_s == 64 * 9e3
 
 
 @pytest.mark.parametrize(
@@ -326,12 +329,12 @@ def test_float32_is_slower_by_the_peaks_of_the_data_sheets() -> None:
         ({"document": 5000}, "document=5000: must be 1 to 4096, the longest that model.context and length allow"),
         (
             {"shard": HALF},
-            "does not fit: 99 GB with shard.precision=bfloat16 and shard.activation_checkpointing=none on each H100 "
+            "does not fit: 99 GB with dtype=bfloat16 and shard.activation_checkpointing=none on each H100 "
             "SXM 80 GB, most of it activations; shard.activation_checkpointing=selective would take 59 GB",
         ),
         (
-            {"gpus": 64, "shard": ShardConfig()},
-            "166 GB with shard.precision=float32 and .*; shard.precision=bfloat16, shard.activation_checkpointing=sel",
+            {"gpus": 64, "shard": ShardConfig(), "dtype": "float32"},
+            "166 GB with dtype=float32 and .*; dtype=bfloat16, shard.activation_checkpointing=sel",
         ),
         (
             {"mesh": MeshConfig(dp_shard=1, dp_replicate=8)},
@@ -342,7 +345,7 @@ def test_float32_is_slower_by_the_peaks_of_the_data_sheets() -> None:
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], told: str) -> None:
-    run = {name: changes[name] for name in ("mesh", "shard", "micro") if name in changes}
+    run = {name: changes[name] for name in ("mesh", "shard", "micro", "dtype") if name in changes}
     cluster = {name: value for name, value in changes.items() if name not in run}
     with pytest.raises(ConfigError, match=told):
         plan(paper(**run), **({"gpus": 8} | cluster))
@@ -353,9 +356,9 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], told: str) -> None:
     [
         (8, "l40s", {}),
         (8, "l40s", {"shard": replace(FULL, checkpoint_every=32)}),
-        (64, "h100", {"shard": ShardConfig()}),
+        (64, "h100", {"shard": ShardConfig(), "dtype": "float32"}),
         (64, "h100", {"shard": replace(HALF, reshard_after_forward=False, checkpoint_every=4), "micro": 8}),
-        (64, "a100", {"mesh": MeshConfig(dp_shard=1, dp_replicate=64), "shard": ShardConfig()}),
+        (64, "a100", {"mesh": MeshConfig(dp_shard=1, dp_replicate=64), "shard": ShardConfig(), "dtype": "float32"}),
         (64, "h100", {"windows": 64, "length": 163_840}),
     ],
 )

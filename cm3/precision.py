@@ -1,0 +1,99 @@
+"""One policy of number types: which one a network computes in, by a setting, a device and what it is for.
+
+    dtype       drawing                                     training (weights and sums are float32 always)
+    float32     float32                                     float32
+    bfloat16    bfloat16                                    bfloat16 in the passes
+    float16     float16                                     refused
+    auto        bfloat16 on a GPU that computes in it,      bfloat16 where the device computes in it, a processor too,
+                else float32                                else float32
+
+A processor that has bfloat16 multiplies matrices many times as fast in it; one that has not emulates it, several times
+slower than float32. Which it is, a probe tells. Drawing on a processor multiplies by one row at a time, where nothing
+is gained (docs/speed.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Number types of a network that draws, by name."""
+TRAINED = DTYPES[:3]
+"""Those of a network that is trained."""
+ENOUGH = 2.0
+"""How many times as fast as float32 bfloat16 must be to be taken for native: 6.7 with AMX, far under 1 emulated."""
+ROWS, INSIDE, OUTSIDE = 512, 256, 1024
+TRIES, PATIENCE = 8, 0.03
+"""Tries of the probe in each type, and the seconds after which it tries no more, but for the second."""
+
+
+class Choice(NamedTuple):
+    """The number type of a run, and the reason in words."""
+
+    name: str
+    why: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return torch's own."""
+        found: torch.dtype = getattr(torch, self.name)
+        return found
+
+
+def for_training(name: str, device: torch.device) -> Choice:
+    """Return the type of the passes of a run whose setting is `name`, one of `TRAINED`."""
+    if name != "auto":
+        return Choice(name, "as set")
+    native, why = has_bfloat16(device)
+    return Choice("bfloat16" if native else "float32", why)
+
+
+def for_drawing(name: str, device: torch.device) -> Choice:
+    """Return the type of a network that draws, where the setting is `name`, one of `DTYPES`."""
+    if name != "auto":
+        return Choice(name, "as set")
+    if device.type != "cuda":
+        return Choice("float32", "decoding gains nothing from another outside of an NVIDIA GPU")
+    return for_training(name, device)
+
+
+def has_bfloat16(device: torch.device) -> tuple[bool, str]:
+    """Tell whether a device computes in bfloat16 itself, and how that is known."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native, f"the GPU {'computes' if native else 'does not compute'} in bfloat16"
+    if device.type != "cpu":
+        return False, f"not looked into on {device.type}"
+    times = probed()
+    return times > ENOUGH, f"bfloat16 is {times:.2g} times as fast as float32 on this processor"
+
+
+@functools.cache
+def probed() -> float:
+    """Return how many times as fast a linear layer is in bfloat16 as in float32, on this processor, now.
+
+    Best of `TRIES` of each, in turns, so that other work disturbs both. It draws no random number.
+    """
+    kinds = (torch.float32, torch.bfloat16)
+    made = [(torch.ones(ROWS, INSIDE, dtype=kind), torch.ones(OUTSIDE, INSIDE, dtype=kind)) for kind in kinds]
+    best, began = [float("inf")] * 2, time.perf_counter()
+    with torch.no_grad():
+        for turn in range(TRIES):
+            if turn > 1 and time.perf_counter() - began > PATIENCE:  # the first of all is to warm up
+                break
+            for which, pair in enumerate(made):
+                best[which] = min(best[which], _seconds(*pair))
+    return best[0] / best[1]
+
+
+def _seconds(x: Tensor, weight: Tensor) -> float:
+    began = time.perf_counter()
+    F.linear(x, weight)
+    return max(time.perf_counter() - began, 1e-9)
