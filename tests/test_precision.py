@@ -24,7 +24,9 @@ def test_a_type_that_is_set_is_taken(name: str) -> None:
     assert for_drawing(name, CPU).dtype == getattr(torch, name)
 
 
-@pytest.mark.parametrize(("times", "name"), [(6.7, "bfloat16"), (2.01, "bfloat16"), (2.0, "float32"), (0.13, "float32")])
+@pytest.mark.parametrize(
+    ("times", "name"), [(6.7, "bfloat16"), (2.01, "bfloat16"), (2.0, "float32"), (0.13, "float32")]
+)
 def test_a_processor_trains_in_what_the_probe_finds(monkeypatch: pytest.MonkeyPatch, times: float, name: str) -> None:
     monkeypatch.setattr(precision, "probed", lambda: times)
     found = for_training("auto", CPU)

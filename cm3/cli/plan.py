@@ -85,9 +85,7 @@ def table(planned: Planned) -> str:
     lay, shares = p.layout, {name: n for name, n in p.parameters.items() if n}
     parts = [(f.name, getattr(m, f.name)) for f in dataclasses.fields(m)]
     assumed = {"measured": "measured", "network": "less than assumed, moving weights takes longer"}
-    told = assumed.get(
-        t.bound, "assumed" if p.dtype == "bfloat16" else "assumed of float32's peak, told of bfloat16's"
-    )
+    told = assumed.get(t.bound, "assumed" if p.dtype == "bfloat16" else "assumed of float32's peak, told of bfloat16's")
     again = p.shard.activation_checkpointing
     rows = [
         ("parameters", count(sum(shares.values())), ", ".join(f"{k} {count(n)}" for k, n in shares.items())),

@@ -197,3 +197,32 @@ def test_the_kernel_for_any_lengths_is_chosen_by_device_and_precision(monkeypatc
     assert attention._varlen(cuda) is None
     assert attention._half(half) == torch.bfloat16 and attention._half(half.half()) == torch.float16
     assert attention._half(half.float()) is None and attention._half(half[..., :12]) is None, "eights of a head's width"
+
+
+def test_plain_products_are_attention_forwards_and_backwards() -> None:
+    """In double precision, as a reference; a processor takes them in bfloat16."""
+    mine, theirs = inputs(2, 7), inputs(2, 7)
+    got, want = attention.products(*mine), dense(*theirs, torch.ones(2, 7))
+    torch.testing.assert_close(got, want)
+    (got * torch.arange(7.0)[:, None]).sum().backward()
+    (want * torch.arange(7.0)[:, None]).sum().backward()
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("most", [8, 7])
+def test_a_processor_takes_them_in_bfloat16_for_short_rows(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    seen: list[int] = []
+    inner = attention.products
+    monkeypatch.setattr(attention, "products", lambda *args: (seen.append(1), inner(*args))[1])
+    monkeypatch.setattr(attention, "PRODUCTS", most)
+    q, k, v = (x.detach() for x in inputs(2, 8))
+    want = dense(q, k, v, torch.ones(2, 8))
+    k, v = (x[:, :1] for x in (k, v))  # one head of keys for three of queries
+    grouped = dense(q, k.expand_as(q), v.expand_as(q), torch.ones(2, 8))
+    half = Causal()(0, *(x.bfloat16() for x in (q, k, v)))
+    assert half.dtype == torch.bfloat16 and len(seen) == (most == 8)
+    torch.testing.assert_close(half.double(), grouped, rtol=0.05, atol=0.05)
+    assert not torch.allclose(grouped, want)
+    Causal()(0, q, k, v)
+    assert len(seen) == (most == 8)

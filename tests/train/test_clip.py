@@ -232,7 +232,9 @@ def test_the_recipe_runs_at_its_smallest(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_run_that_is_asked_to_stop_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ClipRun(out=str(tmp_path), model=TINY, steps=4, batch=4, data=ScenePairs(words=40), log_every=2)
+    run = ClipRun(
+        out=str(tmp_path), model=TINY, steps=4, batch=4, data=ScenePairs(words=40), log_every=2, dtype="float32"
+    )
     written = Log.write
 
     def send(log: Log, record: dict[str, Any]) -> None:

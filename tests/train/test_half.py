@@ -22,7 +22,7 @@ from cm3 import precision
 from cm3.errors import ConfigError
 from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder
-from cm3.parallel import HalfCopy, Mesh, MeshConfig, ShardConfig, start
+from cm3.parallel import HalfCopy, Mesh, ShardConfig
 from cm3.retrieval.pairs import Pair, PairsConfig
 from cm3.train.clip_trainer import PairTrainConfig, PairTrainer
 from cm3.train.config import LoopConfig
@@ -36,6 +36,8 @@ sys.path.append(str(Path(__file__).parents[1] / "parallel"))
 
 from processes import Crew, joined  # noqa: E402
 
+ADAMW = OptimConfig(lr=1e-2, warmup=2, eps=1e-3)
+"""A large eps: gradients that are only rounding would else move weights as far as any."""
 MUON = OptimConfig(name="muon", lr=1e-2, adam_lr=1e-2, warmup=2)
 SHAPE = replace(MODEL, d_model=32, layers=2, qk_norm=True)
 PIXELS = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -53,7 +55,7 @@ def run(out: Path, stop: int = 10**9, resume: bool = False, **changes: Any) -> T
     return trainer
 
 
-@pytest.mark.parametrize("optim", [OptimConfig(lr=1e-2, warmup=2), MUON], ids=["adamw", "muon"])
+@pytest.mark.parametrize("optim", [ADAMW, MUON], ids=["adamw", "muon"])
 def test_a_language_model_follows_float32_and_keeps_its_weights_in_it(tmp_path: Path, optim: OptimConfig) -> None:
     exact, half = (
         run(tmp_path / dtype, dtype=dtype, optim=optim, steps=30, validate_every=15) for dtype in precision.TRAINED[1:]
@@ -61,9 +63,9 @@ def test_a_language_model_follows_float32_and_keeps_its_weights_in_it(tmp_path: 
     found, wanted = records(tmp_path / "bfloat16"), records(tmp_path / "float32")
     assert wanted[-2]["loss"] < wanted[0]["loss"] - 1, "it learns, or to be close says little"
     assert [line.keys() for line in found] == [line.keys() for line in wanted]
-    names = ("loss", "loss_image", "val_loss", "loss_at_4")
+    names = ("loss", "loss_image", "val_loss", "loss_at_4", "output_norm")
     for a, b in zip(found, wanted, strict=True):
-        assert [a[n] for n in names if n in b] == pytest.approx([b[n] for n in names if n in b], abs=0.1)
+        assert [a[n] for n in names if n in b] == pytest.approx([b[n] for n in names if n in b], abs=0.15)
     assert found != wanted
     kinds = {t.dtype for name, t in weights(tmp_path / "bfloat16").items() if name != "rng"}
     assert kinds == {torch.float32} == {p.dtype for p in half.model.parameters()}
@@ -73,7 +75,7 @@ def test_a_language_model_follows_float32_and_keeps_its_weights_in_it(tmp_path: 
     assert half.whole() is half.model and exact.dtype == torch.float32 and half.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("optim", [OptimConfig(lr=1e-2, warmup=2), MUON], ids=["adamw", "muon"])
+@pytest.mark.parametrize("optim", [ADAMW, MUON], ids=["adamw", "muon"])
 def test_a_resumed_run_is_one_that_never_stopped(tmp_path: Path, optim: OptimConfig) -> None:
     changes: dict[str, Any] = {"dtype": "bfloat16", "optim": optim, "validate_every": 3}
     run(tmp_path / "one", **changes)
@@ -100,7 +102,7 @@ def test_the_copy_is_the_model_in_bfloat16_and_gives_its_gradients(tmp_path: Pat
     half = HalfCopy(masters, alone(), ShardConfig())
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
     with torch.no_grad():
-        masters.norm.weight.add_(0.5) if masters.norm.weight is not None else masters.embed.weight.mul_(1.5)
+        masters.embed.weight.mul_(1.5)
     half.refresh()
     plain = copy.deepcopy(masters).bfloat16()
     sums = [torch.zeros_like(p) for p in masters.parameters()]
@@ -108,7 +110,7 @@ def test_the_copy_is_the_model_in_bfloat16_and_gives_its_gradients(tmp_path: Pat
         ids = torch.randint(VOCAB.size, (2, 24), generator=torch.Generator().manual_seed(seed))
         positions = torch.arange(24).expand(2, -1)
         for model in (plain, half.model):
-            hidden = model.hidden(ids, positions, Blocked((positions > 9).long()), torch.zeros_like(ids))
+            hidden = model.hidden(ids, positions, Blocked((positions > 9).long()), ids % 5)
             model.head(hidden).float().logsumexp(-1).sum().backward()
         for total, p in zip(sums, plain.parameters(), strict=True):
             assert p.grad is not None
@@ -119,10 +121,9 @@ def test_the_copy_is_the_model_in_bfloat16_and_gives_its_gradients(tmp_path: Pat
         assert torch.equal(p.grad, total) and bool(total.any())
 
 
-@pytest.mark.parametrize("plan", [ShardConfig(activation_checkpointing="full"), ShardConfig(compile=False)], ids=str)
-def test_passes_in_parts_and_computed_twice_have_the_same_losses(tmp_path: Path, plan: ShardConfig) -> None:
+def test_passes_in_parts_have_the_same_losses(tmp_path: Path) -> None:
     run(tmp_path / "one", dtype="bfloat16", steps=6)
-    run(tmp_path / "two", dtype="bfloat16", steps=6, micro=1, shard=plan)
+    run(tmp_path / "two", dtype="bfloat16", steps=6, micro=1)
     losses = [[line["loss"] for line in records(tmp_path / name)] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], abs=0.03)
 
@@ -223,7 +224,9 @@ def chosen(out: str, times: list[float]) -> tuple[str, str]:
     return found.name, found.why
 
 
-@pytest.mark.parametrize(("times", "name"), [([7.0, 0.1], "float32"), ([0.1, 7.0], "float32"), ([7.0, 8.0], "bfloat16")])
+@pytest.mark.parametrize(
+    ("times", "name"), [([7.0, 0.1], "float32"), ([0.1, 7.0], "float32"), ([7.0, 8.0], "bfloat16")]
+)
 def test_processes_of_unlike_machines_compute_alike(two: Crew, tmp_path: Path, times: list[float], name: str) -> None:
     a, b = two.call(chosen, str(tmp_path), times)
     assert a == b and a[0] == name
@@ -235,14 +238,13 @@ def sharded(out: str) -> None:
         Trainer(c, VOCAB, Pairs(), mesh=mesh, validation=Others()).run(progress=False)
 
 
-def test_two_processes_have_the_losses_of_one_and_their_checkpoint_is_its(two: Crew, tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_of_one_and_one_goes_on(two: Crew, tmp_path: Path) -> None:
     """FSDP casts in one case, and a copy passes in the other."""
     two.call(sharded, str(tmp_path / "two"))
     run(tmp_path / "one", dtype="bfloat16")
     found, wanted = ([line["loss"] for line in records(tmp_path / name)] for name in ("two", "one"))
     assert found == pytest.approx(wanted, abs=0.05)
-    one, both = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert {n: (t.dtype, t.shape) for n, t in one.items()} == {n: (t.dtype, t.shape) for n, t in both.items()}
+    assert {t.dtype for n, t in weights(tmp_path / "two").items() if n != "rng"} == {torch.float32}
     assert run(tmp_path / "two", resume=True, dtype="bfloat16", steps=14).step == 14
 
 

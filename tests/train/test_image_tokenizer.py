@@ -58,7 +58,13 @@ class Held:
 
 def config(out: Path, quantizer: str = "fsq", **changes: Any) -> ImageTokenizerConfig:
     base = ImageTokenizerConfig(
-        VQGANConfig(**SHAPE, **QUANTIZERS[quantizer]), size=32, batch=4, steps=6, warmup=2, out=str(out), log_every=2,
+        VQGANConfig(**SHAPE, **QUANTIZERS[quantizer]),
+        size=32,
+        batch=4,
+        steps=6,
+        warmup=2,
+        out=str(out),
+        log_every=2,
         dtype="float32",
     )
     return replace(base, **{"save_every": 3, "sample_every": 3, **changes})

@@ -225,3 +225,19 @@ def test_a_gradient_that_is_not_finite_is_told_by_its_norm_and_can_be_dropped(ba
     assert not math.isfinite(optimizer.clip())
     optimizer.clear()
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_newton_schulz_in_bfloat16_is_that_of_float32_to_its_rounding() -> None:
+    x = torch.randn(24, 64, generator=torch.Generator().manual_seed(2))
+    exact, half = orthogonalise(x), orthogonalise(x, dtype=torch.bfloat16)
+    assert half.dtype == torch.float32 and torch.equal(half, half.bfloat16().float())
+    assert float((half - exact).norm() / exact.norm()) < 0.05
+    assert torch.equal(orthogonalise(x, dtype=torch.float32), exact)
+    weights = [nn.Parameter(torch.zeros(24, 64)) for _ in range(2)]
+    for weight, dtype in zip(weights, (None, torch.bfloat16), strict=True):
+        weight.grad = x.clone()
+        muon = Muon([weight], lr=0.1, dtype=dtype)
+        muon.step()
+        assert weight.dtype == muon.state[weight]["momentum"].dtype == torch.float32
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(weights[1].data, weights[0].data, atol=0.01, rtol=0)
