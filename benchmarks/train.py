@@ -1,20 +1,25 @@
 """The training step against Hugging Face's Chameleon: tokens a second, memory and arithmetic, measured in one run.
 
-    python benchmarks/train.py --json                              # 10m and 85m, windows of 512 and 1,024, fp32
+    python benchmarks/train.py --json                              # 10m and 85m, windows of 512 and 1,024
     python benchmarks/train.py --sizes 10m --lengths 512 --threads 1 --cpu
-    python benchmarks/train.py --device cuda --peak 989        # 350m and 760m at 4,096, bf16; 989 is an H100's TFLOP/s
+    python benchmarks/train.py --sizes 10m --lengths 512 --dtypes float32,bfloat16      # emulated too: very slow
+    python benchmarks/train.py --device cuda --peak 989        # 350m and 760m at 4,096; 989 is an H100's TFLOP/s
 
 A step is forward, loss, backward, gradient clip and AdamW (torch's, fused) on the same documents with the same weights:
-before anything is timed, both models have to give the same logits and the same loss. The decoder is configured as
-Chameleon: RMS norm with weights, SwiGLU, rotary positions, QK-norm, untied. Blocks of steps alternate, ours and the
-peer's, so that whatever disturbs the machine disturbs both; rates are of the median block. With --cpu they are by
-processor seconds, which other work on the machine disturbs little; for one thread only.
+before anything is timed, both models have to give the same logits and the same loss, in float32. The decoder is
+configured as Chameleon: RMS norm with weights, SwiGLU, rotary positions, QK-norm, untied. Blocks of steps alternate,
+ours and the peer's, so that whatever disturbs the machine disturbs both; rates are of the median block. With --cpu they
+are by processor seconds, which other work on the machine disturbs little; for one thread only.
 
 Documents are a caption of 10 to 60 tokens and a picture of a quarter of the window; with --single each fills a window.
 Ours takes them packed into windows. The peer is measured in both of these ways, and compared is the one that is faster:
 
     packed    the same windows, positions that begin again with each document, from which it makes its mask
     padded    a document a row, filled up to the longest; no mask is needed then
+
+Both are measured in float32 and, where the device computes in it (cm3/precision.py), in bfloat16: ours as the trainer
+does it, by a copy beside float32 weights, the peer under torch's autocast, as its own trainer does it. The rows without
+a number type compare the best of each side. What the processor has stands in the last line.
 
 Tokens are those of documents; padding does not count. Memory is the peak of a process that does nothing else, less what
 it had after a step of the smallest model. With --heap the C library keeps freed memory, for both sides; otherwise it
@@ -45,6 +50,8 @@ from cm3.model.attention import Blocked
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.loss import next_token_loss
 from cm3.model.sizes import flops_per_token, parameters
+from cm3.parallel import HalfCopy, Mesh, ShardConfig
+from cm3.precision import has_bfloat16
 from cm3.vocab import Vocab
 
 SHAPES: dict[str, tuple[int, int, int, int, int]] = {
@@ -55,6 +62,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int]] = {
     "350m": (1024, 24, 16, 2752, 65_536),
     "760m": (1536, 24, 16, 4096, 65_536),
 }
+WAYS, PEERS, TYPES = ("ours", "packed", "padded"), ("packed", "padded"), ("float32", "bfloat16")
 CLOSE = 1e-4
 LR, CLIP = 1e-4, 1.0
 KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40)}
@@ -116,16 +124,20 @@ def windows_of(rows: list[list[np.ndarray]], length: int, pad: int) -> dict[str,
 class Ours:
     """Our decoder and loss on windows."""
 
-    name = "ours"
-
-    def __init__(self, config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str) -> None:
+    def __init__(
+        self, config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str, dtype: str = "float32"
+    ) -> None:
+        self.name, self.way, self.dtype = f"ours {dtype}", "ours", dtype
         torch.manual_seed(0)
         self.vocab = words(config)
-        self.model: nn.Module = Decoder(config)
+        self.model = Decoder(config)
         with torch.no_grad():  # fresh, its residual outputs are zero: there would be little to compare
             for p in self.model.parameters():
                 p.copy_(torch.randn(p.shape) * 0.02 + (p == 1))
         self.model.to(device)
+        self.half: HalfCopy | None = None
+        if dtype == "bfloat16":
+            self.half = HalfCopy(self.model, Mesh((1, 1, 1), 0, torch.device(device), None), ShardConfig())
         batch = windows_of(rows, length, self.vocab.pad)
         self.batch = {k: v.to(device) for k, v in batch.items()}
         self.weights = (self.batch["targets"] >= 0).float()
@@ -137,7 +149,9 @@ class Ours:
 
     def loss(self) -> Tensor:
         b, model = self.batch, self.model
-        assert isinstance(model, Decoder)
+        if self.half is not None:
+            self.half.refresh()
+            model = self.half.model
         hidden = model.hidden(b["ids"], b["positions"], Blocked(b["documents"])).flatten(0, 1)
         targets = b["targets"].clamp_min(0).flatten()
         return next_token_loss(model.head, hidden, targets, self.weights.flatten(), self.vocab).total
@@ -146,10 +160,18 @@ class Ours:
 class Peer:
     """transformers' ChameleonForConditionalGeneration; `way` is packed or padded."""
 
-    def __init__(self, config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str, way: str) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        rows: list[list[np.ndarray]],
+        length: int,
+        device: str,
+        way: str,
+        dtype: str = "float32",
+    ) -> None:
         from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
-        self.name = way
+        self.name, self.way, self.dtype, self.device = f"{way} {dtype}", way, dtype, device
         torch.manual_seed(0)
         model: Any = ChameleonForConditionalGeneration(
             ChameleonConfig(
@@ -199,17 +221,26 @@ class Peer:
         return self.model(**self.arguments).logits[self.batch["targets"] >= 0]
 
     def loss(self) -> Tensor:
-        return self.model(**self.arguments).loss
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            return self.model(**self.arguments).loss
 
 
-def stepper(side: Ours | Peer, device: str) -> Step:
+def side_of(
+    config: DecoderConfig, rows: list[list[np.ndarray]], length: int, device: str, way: str, dtype: str
+) -> Ours | Peer:
+    """A side by its way: ours, packed or padded."""
+    if way == "ours":
+        return Ours(config, rows, length, device, dtype)
+    return Peer(config, rows, length, device, way, dtype)
+
+
+def stepper(side: Ours | Peer) -> Step:
     """One training step of a side; gives its loss."""
     parameters = [p for p in side.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LR, fused=True)
 
     def step() -> float:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = side.loss()
+        loss = side.loss()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
@@ -221,7 +252,6 @@ def stepper(side: Ours | Peer, device: str) -> Step:
 
 def check(ours: Ours, peer: Peer) -> dict[str, float]:
     """Largest difference of logits and of the loss at equal weights, in float32. Raises where they are not the same."""
-    assert isinstance(ours.model, Decoder)
     peer.take(ours.model)
     with torch.no_grad():
         apart = {
@@ -238,10 +268,13 @@ def stage_speed(args: argparse.Namespace, size: str, length: int) -> dict[str, A
     config = shape(size, length)
     rows = documents(length, args.windows, words(config), np.random.default_rng(0), args.single)
     ours = Ours(config, rows, length, args.device)
-    peers = [Peer(config, rows, length, args.device, way) for way in ("packed", "padded")]
-    apart = [check(ours, peer) for peer in peers]
-    sides: list[Ours | Peer] = [ours, *peers]
-    steps = {side.name: stepper(side, args.device) for side in sides}
+    apart = [check(ours, Peer(config, rows, length, args.device, way)) for way in PEERS]
+    sides = [side_of(config, rows, length, args.device, way, kind) for kind in args.dtypes for way in WAYS]
+    for side in sides:
+        if isinstance(side, Peer):
+            side.take(ours.model)
+    del ours
+    steps = {side.name: stepper(side) for side in sides}
     clock = time.process_time if args.cpu else time.perf_counter
     seconds: dict[str, list[float]] = {side.name: [] for side in sides}
     losses: dict[str, float] = {}
@@ -269,15 +302,13 @@ def stage_speed(args: argparse.Namespace, size: str, length: int) -> dict[str, A
     }
 
 
-def stage_memory(args: argparse.Namespace, size: str, length: int, way: str) -> dict[str, Any]:
+def stage_memory(args: argparse.Namespace, size: str, length: int, way: str, dtype: str) -> dict[str, Any]:
     """Peak memory of two steps of one side, in a process of its own; the second has the optimizer's state."""
 
     def prepared(size: str, length: int) -> Step:
         config = shape(size, length)
         rows = documents(length, args.windows, words(config), np.random.default_rng(0), args.single)
-        if way == "ours":
-            return stepper(Ours(config, rows, length, args.device), args.device)
-        return stepper(Peer(config, rows, length, args.device, way), args.device)
+        return stepper(side_of(config, rows, length, args.device, way, dtype))
 
     # What libraries load when they are first used is not the model's.
     prepared("test", 64)()
@@ -300,7 +331,7 @@ def stage(args: argparse.Namespace, *words: object) -> dict[str, Any]:
     """Run a stage in a process of its own."""
     command = [sys.executable, os.path.abspath(__file__), "--stage", " ".join(map(str, words))]
     command += [f"--{k}={getattr(args, k)}" for k in ("windows", "rounds", "steps", "threads", "device")]
-    command += ["--cpu"] * args.cpu + ["--single"] * args.single
+    command += [f"--dtypes={','.join(args.dtypes)}"] + ["--cpu"] * args.cpu + ["--single"] * args.single
     env = os.environ | {"OMP_NUM_THREADS": str(args.threads)} | (KEPT if args.heap else {})
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
     if ran.returncode:
@@ -314,33 +345,51 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for size in args.sizes:
         for length in args.lengths:
             made = stage(args, "speed", size, length)
-            way = min(("packed", "padded"), key=lambda w: made["seconds"][w])
-            memory = {side: stage(args, "memory", size, length, side)["mb"] for side in made["seconds"]}
             of = f"{size}, {length}" + ", single" * args.single
             rate = {side: made["tokens"] / made["seconds"][side] for side in made["seconds"]}
-            rows.append(row(f"tokens, {of}", rate["ours"], rate[way], "tokens/s"))
+            for kind in TYPES:
+                if kind not in args.dtypes:
+                    rows.append(untold(f"tokens, {of}, {kind}", "not native here"))
+                    continue
+                best = max(rate[f"{way} {kind}"] for way in PEERS)
+                rows.append(row(f"tokens, {of}, {kind}", rate[f"ours {kind}"], best, "tokens/s"))
+            mine = max((f"ours {kind}" for kind in args.dtypes), key=rate.__getitem__)
+            theirs = max((f"{way} {kind}" for kind in args.dtypes for way in PEERS), key=rate.__getitem__)
+            memory = {side: stage(args, "memory", size, length, side)["mb"] for side in (mine, theirs)}
+            rows.append(row(f"tokens, {of}", rate[mine], rate[theirs], "tokens/s"))
             giga = made["flops_a_token"] / 1e9
-            rows.append(row(f"arithmetic, {of}", rate["ours"] * giga, rate[way] * giga, "GFLOP/s"))
+            rows.append(row(f"arithmetic, {of}", rate[mine] * giga, rate[theirs] * giga, "GFLOP/s"))
             if args.peak:
                 share = giga / (args.peak * 1000)
-                rows.append(row(f"MFU, {of}", rate["ours"] * share, rate[way] * share, "of peak"))
-            rows.append(row(f"peak memory, {of}", memory["ours"], memory[way], "MB", less=True))
-            details.append({"size": size, "length": length, "peer": way, "rate": rate, "memory_mb": memory, **made})
+                rows.append(row(f"MFU, {of}", rate[mine] * share, rate[theirs] * share, "of peak"))
+            rows.append(row(f"peak memory, {of}", memory[mine], memory[theirs], "MB", less=True))
+            found = {"ours": mine, "peer": theirs, "rate": rate, "memory_mb": memory}
+            details.append({"size": size, "length": length, **found, **made})
     if args.device == "cpu":
-        for size in ("350m", "760m"):
-            rows.append(
-                {"name": f"tokens, {size}, 4096", "ours": None, "peer": None, "ratio": None, "unit": "tokens/s"}
-            )
+        rows += [untold(f"tokens, {size}, 4096", "no GPU") for size in ("350m", "760m")]
     return {
         "rows": rows,
         "details": details,
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
-        "dtype": "bfloat16" if args.device == "cuda" else "float32",
+        "dtypes": args.dtypes,
+        "bfloat16": has_bfloat16(torch.device(args.device))[1],
+        "flags": flags(),
         "torch": torch.__version__,
         "threads": args.threads,
         "clock": "cpu" if args.cpu else "wall",
         "heap": "kept" if args.heap else "as it comes",
     }
+
+
+def flags() -> list[str]:
+    """The instruction sets of the processor that count here."""
+    found = torch.cpu.get_capabilities()
+    return [name for name in ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16") if found.get(name)]
+
+
+def untold(name: str, why: str) -> dict[str, Any]:
+    """A line without a measurement."""
+    return {"name": name, "ours": None, "peer": None, "ratio": None, "unit": "tokens/s", "why": why}
 
 
 def row(name: str, ours: float, peer: float, unit: str, *, less: bool = False) -> dict[str, Any]:
@@ -361,6 +410,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--peak", type=float, help="the device's peak in TFLOP/s, for MFU")
     parser.add_argument("--cpu", action="store_true", help="count processor seconds, not the clock's; one thread only")
+    parser.add_argument(
+        "--dtypes", type=lambda s: s.split(","), help="of float32,bfloat16; left out, those that the device computes in"
+    )
     parser.add_argument("--single", action="store_true", help="windows of one document each, nothing to pack")
     parser.add_argument("--heap", action="store_true", help="both sides: freed memory is kept by the process")
     parser.add_argument("--json", action="store_true", help="the last line of stdout is one JSON object")
@@ -368,7 +420,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.cpu and (args.threads != 1 or args.device != "cpu"):
         parser.error("--cpu counts the seconds of all threads together; give --threads 1, and --device cpu")
+    if args.dtypes and not set(args.dtypes) <= set(TYPES):
+        parser.error(f"--dtypes {','.join(args.dtypes)}: must be of {', '.join(TYPES)}")
     torch.set_num_threads(args.threads)
+    args.dtypes = args.dtypes or list(TYPES if has_bfloat16(torch.device(args.device))[0] else TYPES[:1])
     if args.stage:
         name, size, length, *rest = args.stage.split()
         print(json.dumps(globals()[f"stage_{name}"](args, size, int(length), *rest)))
@@ -376,13 +431,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.sizes = args.sizes or (["350m", "760m"] if args.device == "cuda" else ["10m", "85m"])
     args.lengths = args.lengths or ([4096] if args.device == "cuda" else [512, 1024])
     report = measure(args)
-    print(f"{'':<30}{'ours':>14}{'peer':>14}")
+    print(f"{'':<32}{'ours':>14}{'peer':>14}")
     for r in report["rows"]:
         if r["ratio"] is None:
-            print(f"{r['name']:<30}{'not measured: no GPU':>28}")
+            print(f"{r['name']:<32}{'not measured: ' + r['why']:>28}")
         else:
-            print(f"{r['name']:<30}{r['ours']:>14}{r['peer']:>14} {r['unit']:<10} x{r['ratio']}")
-    print(f"torch {report['torch']}, {report['device']}, {report['dtype']}, {report['threads']} threads")
+            print(f"{r['name']:<32}{r['ours']:>14}{r['peer']:>14} {r['unit']:<10} x{r['ratio']}")
+    print(f"torch {report['torch']}, {report['device']}, {report['threads']} threads")
+    print(f"processor: {', '.join(report['flags'])}; {report['bfloat16']}")
     if args.json:
         print(json.dumps(report))
 

@@ -48,10 +48,12 @@ def test_what_is_not_equal_is_not_timed(bench: ModuleType) -> None:
     config = bench.shape("test", 64)
     rows = bench.documents(64, 1, bench.words(config), np.random.default_rng(0))
     ours = bench.Ours(config, rows, 64, "cpu")
-    peer = SimpleNamespace(name="packed", take=lambda model: None, logits=ours.logits, loss=ours.loss)
+    peer = SimpleNamespace(name="packed float32", take=lambda model: None, logits=ours.logits, loss=ours.loss)
     assert bench.check(ours, peer) == {"logits": 0.0, "loss": 0.0}
     peer.loss = lambda: ours.loss() + 0.01
-    with pytest.raises(SystemExit, match=r"^the two models differ: .*'loss': 0.01.*\(packed\); nothing was timed$"):
+    with pytest.raises(
+        SystemExit, match=r"^the two models differ: .*'loss': 0.01.*\(packed float32\); nothing was timed$"
+    ):
         bench.check(ours, peer)
     peer.loss = lambda: torch.tensor(float("nan"))
     with pytest.raises(SystemExit, match="the two models differ"):
@@ -70,37 +72,59 @@ def test_a_ratio_over_one_is_better(bench: ModuleType) -> None:
 
 
 def test_the_table(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compared is the faster way of the peer, in memory too."""
-    seconds = {"ours": 1.0, "packed": 2.0, "padded": 1.5}
-    speed = {"seconds": seconds, "tokens": 300, "flops_a_token": 2e9}
+    """Compared is the faster way of the peer in each number type, and the best of each side, in memory too."""
+    half = {"ours bfloat16": 0.5, "packed bfloat16": 0.8, "padded bfloat16": 4.0}
+    whole = {"ours float32": 1.0, "packed float32": 2.0, "padded float32": 1.5}
+    memory = {"ours bfloat16": 9.0, "packed bfloat16": 18.0, "ours float32": 10.0, "padded float32": 12.0}
+    seconds: dict[str, float] = {}
 
     def stage(args: Any, name: str, size: str, length: int, side: str = "") -> dict[str, Any]:
-        return dict(speed) if name == "speed" else {"mb": {"ours": 10.0, "packed": 11.0, "padded": 12.0}[side]}
+        return {"seconds": seconds, "tokens": 300, "flops_a_token": 2e9} if name == "speed" else {"mb": memory[side]}
 
     monkeypatch.setattr(bench, "stage", stage)
     settings = {"single": True, "peak": 4.0, "device": "cpu", "threads": 1, "cpu": True, "heap": True}
-    found = bench.measure(SimpleNamespace(sizes=["test"], lengths=[64], **settings))
+    seconds = whole
+    found = bench.measure(SimpleNamespace(sizes=["test"], lengths=[64], dtypes=["float32"], **settings))
     rows = {row["name"]: (row["ours"], row["peer"], row["ratio"]) for row in found["rows"]}
-    assert rows["tokens, test, 64, single"] == (300.0, 200.0, 1.5)
+    assert rows["tokens, test, 64, single"] == rows["tokens, test, 64, single, float32"] == (300.0, 200.0, 1.5)
+    assert rows["tokens, test, 64, single, bfloat16"] == (None, None, None), "what is emulated has its line"
     assert rows["arithmetic, test, 64, single"] == (600.0, 400.0, 1.5)
     assert rows["MFU, test, 64, single"] == (0.15, 0.1, 1.5)
     assert rows["peak memory, test, 64, single"] == (10.0, 12.0, 1.2)
     assert rows["tokens, 760m, 4096"] == (None, None, None), "what needs a GPU has its line"
-    assert found["details"][0]["peer"] == "padded" and found["details"][0]["rate"]["packed"] == 150.0
-    assert found["heap"] == "kept" and found["clock"] == "cpu"
+    assert found["details"][0]["peer"] == "padded float32" and found["details"][0]["rate"]["packed float32"] == 150.0
+    assert found["heap"] == "kept" and found["clock"] == "cpu" and isinstance(found["flags"], list)
+
+    seconds = whole | half
+    found = bench.measure(SimpleNamespace(sizes=["test"], lengths=[64], dtypes=["float32", "bfloat16"], **settings))
+    rows = {row["name"]: (row["ours"], row["peer"], row["ratio"]) for row in found["rows"]}
+    assert rows["tokens, test, 64, single"] == rows["tokens, test, 64, single, bfloat16"] == (600.0, 375.0, 1.6)
+    assert rows["tokens, test, 64, single, float32"] == (300.0, 200.0, 1.5)
+    assert rows["peak memory, test, 64, single"] == (9.0, 18.0, 2.0)
+
+
+def test_a_number_type_that_is_none_is_refused(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--dtypes", "float32,float8"])
+    assert "--dtypes float32,float8: must be of float32, bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
 def test_a_step_of_each_side() -> None:
     command = [sys.executable, FILE, "--windows=1", "--rounds=1", "--steps=1", "--threads=1", "--cpu"]
+    command.append("--dtypes=float32,bfloat16")
     ran = subprocess.run([*command, "--stage", "speed test 64"], capture_output=True, text=True, timeout=110)
     assert ran.returncode == 0, ran.stderr
     made = json.loads(ran.stdout.splitlines()[-1])
-    assert set(made["seconds"]) == {"ours", "packed", "padded"} and min(made["seconds"].values()) > 0
+    assert set(made["seconds"]) == {f"{w} {d}" for w in ("ours", "packed", "padded") for d in ("float32", "bfloat16")}
+    assert min(made["seconds"].values()) > 0
     assert 0 <= made["apart"]["logits"] < 1e-4 and made["apart"]["loss"] < 1e-4
     assert made["tokens"] == round(made["fill"] * 64)
     # Two steps of learning later they are still the same model.
     losses = made["loss_after"]
-    assert losses["packed"] == pytest.approx(losses["ours"], abs=1e-3)
-    assert losses["padded"] == pytest.approx(losses["ours"], abs=1e-3)
+    assert losses["packed float32"] == pytest.approx(losses["ours float32"], abs=1e-3)
+    assert losses["padded float32"] == pytest.approx(losses["ours float32"], abs=1e-3)
+    for side in ("ours", "packed", "padded"):
+        assert losses[f"{side} bfloat16"] == pytest.approx(losses["ours float32"], abs=0.05)
+        assert losses[f"{side} bfloat16"] != losses[f"{side} float32"]

@@ -142,8 +142,8 @@ class Loop:
         stopping: Callable[[int], bool] | None = None,
         claimed: bool = False,
     ) -> dict[str, Any]:
-        """Train to the last step. Returns the last logged metrics and the number type, `dtype`; asked to stop by a signal,
-        with "stopped": its name.
+        """Train to the last step. Returns the last logged metrics and "dtype", the number type; asked to stop by a
+        signal, with "stopped": its name.
 
         A callback is called on every process. Work that one of them does alone and slowly, it does in `ranks.together`.
         `stopping(step)` is asked after each step whether to end there, at a checkpoint. `claimed`: the caller holds

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_model
 import torch
@@ -27,8 +26,8 @@ from cm3.retrieval.pairs import Pair, PairsConfig
 from cm3.train.clip_trainer import PairTrainConfig, PairTrainer
 from cm3.train.config import LoopConfig
 from cm3.train.image_tokenizer import ImageTokenizerConfig, ImageTokenizerTrainer
-from cm3.train.lora import LoraConfig
 from cm3.train.loop import Loop
+from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import Trainer
 
