@@ -16,6 +16,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from cm3.picture import open_picture
+
 SIDE = 96
 """Side of a drawing, in pixels."""
 OTHERS = 1000
@@ -76,8 +78,7 @@ def other(number: int) -> np.ndarray:
 
 @functools.cache
 def _sheet(name: str) -> np.ndarray:
-    with PIL.Image.open(FOLDER / f"{name}.webp") as image:
-        pixels = np.asarray(image.convert("RGBA"))
+    pixels = np.asarray(open_picture((FOLDER / f"{name}.webp").read_bytes(), f"{name}.webp").convert("RGBA"))
     rows, columns = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
     cut = pixels.reshape(rows, SIDE, columns, SIDE, 4).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 4)
     cut.flags.writeable = False

@@ -42,7 +42,7 @@ FRONT = 0.3
 
 @dataclass(frozen=True)
 class Mention:
-    """What a sentence says of one sticker; None where it does not say."""
+    """One sticker as a sentence tells it; None where it does not say."""
 
     kind: str | None = None
     size: str | None = None
@@ -51,7 +51,8 @@ class Mention:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a sentence says: a ground or None, a mention of each sticker, and relations (i, relation, j) of mentions."""
+    """A sentence by its meaning: a ground or None, a mention of each sticker, and relations (i, relation, j) between
+    mentions."""
 
     ground: str | None
     mentions: tuple[Mention, ...]
@@ -60,7 +61,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Truth:
-    """Whether a statement holds; `why` is the first thing that is wrong, and empty where it holds."""
+    """The truth of a statement; `why` is the first thing that is wrong, and empty where it holds."""
 
     why: str = ""
 
