@@ -73,7 +73,7 @@ def image_decoder() -> ImageTokenizerRun:
 
 
 def pretrain() -> PretrainRun:
-    """A 6M decoder on captioned sheets with the CM3 objective, codes hidden in half of them (`MaskLaw.hide`).
+    """A 6M decoder on captioned sheets with the CM3 objective, codes hidden in a quarter of them (`MaskLaw.hide`).
 
     Price: 3,000 steps of about 3,400 tokens.
     """
@@ -94,7 +94,7 @@ def pretrain() -> PretrainRun:
         ),
         text_entries=1024,
         mask=MaskLaw(
-            rate=0.6, whole_text=0.5, pieces=3, whole_image=0.1, box=0.9, columns=16, tail_weight=2.0, hide=0.5
+            rate=0.6, whole_text=0.5, pieces=3, whole_image=0.1, box=0.9, columns=16, tail_weight=2.0, hide=0.25
         ),
         optim=OptimConfig(
             name="muon",

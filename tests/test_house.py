@@ -105,8 +105,8 @@ IMPERATIVES = set(
     Compute Copy Count Cut Decide Decode Delete Describe Do Draw Drop Edit Embed Encode End Exchange Expand Fill Find
     Free Gather Give Hold Initialise Invert Join Judge Keep Key Lay Learn Leave Let List Load Lock Look Make Map Mask
     Measure Meet Memory-map Mix Name Normalise Note Open Parse Pass Plan Prepare Print Project Put Quantise Queue Raise
-    Read Recognise Reconstruct Refuse Remove Replace Resume Return Rotate Round Run Say Scale Score Search See Send Serve
-    Set Share Shortlist Show Sort Spell Split Spread Step Sum Sweep Take Tell Train Truncate Turn Update
+    Read Recognise Reconstruct Refuse Remove Replace Resume Return Rotate Round Run Say Scale Score Search See Send
+    Serve Set Share Shortlist Show Sort Spell Split Spread Step Sum Sweep Take Tell Train Truncate Turn Update
     Wait Walk Work Wrap Write Yield Zero
     """.split()
 )

@@ -345,3 +345,16 @@ def test_what_is_no_state_is_refused() -> None:
 def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         loader(**changes)
+
+
+def test_hidden_codes_are_still_foretold_and_the_same_after_a_resume() -> None:
+    image = Tokens.of(range(VOCAB.image_start, VOCAB.image_start + 16), range(1, 17))
+    document = Tokens.concat([Tokens.of([VOCAB.eos, VOCAB.text_start, VOCAB.brk]), image, Tokens.of([VOCAB.eos])])
+    plain = {"source": Fixed(document), "law": MaskLaw(rate=0)}
+    hidden = plain | {"law": MaskLaw(rate=0, hide=0.5)}
+    seen, given = take(loader(**plain), 4), take(loader(**hidden), 4)
+    for (batch, _), (other, _) in zip(seen, given, strict=True):
+        assert np.array_equal(batch.targets, other.targets) and np.array_equal(batch.weights, other.weights)
+        changed = batch.ids != other.ids
+        assert changed.any() and (other.ids[changed] == VOCAB.unk).all() and (other.cells[changed] > 0).all()
+    assert same(take(loader(given[1][1], **hidden), 1)[0][0], given[2][0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sequence_parts import VOCAB, document, same
 
 from cm3.errors import ConfigError, DataError
-from cm3.sequence.mask import MaskLaw, cm3_mask, cm3_unmask, move_spans, put_back, row_spans, split_tails
+from cm3.sequence.mask import MaskLaw, cm3_mask, cm3_unmask, hide, move_spans, put_back, row_spans, split_tails
 from cm3.sequence.mask import tail as tail_of
 from cm3.sequence.segments import segments
 from cm3.vocab import Tokens, Vocab
@@ -294,3 +294,33 @@ def test_a_tail_that_does_not_answer_is_refused() -> None:
     for end in ([text], [text, v.eos], []):
         with pytest.raises(DataError, match="the span after <mask:0> does not end with <eoss>"):
             cm3_unmask(Tokens.of([v.eos, m0, v.eos, m0, *end]), v)
+
+
+@settings(max_examples=100)
+@given(PARTS, LAWS, st.integers(0, 2**32 - 1))
+def test_only_codes_of_the_last_image_are_hidden(parts: list[int], law: MaskLaw, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tokens = cm3_mask(document(*parts, seed=seed), VOCAB, law, rng)
+    shown = hide(tokens, VOCAB, replace(law, hide=1.0), rng)
+    firsts = np.flatnonzero(tokens.cells == 1)
+    if shown is None:
+        assert not len(firsts)
+        return
+    other = shown != tokens.ids
+    assert (shown[other] == VOCAB.unk).all() and (tokens.cells[other] > 0).all()
+    assert not other[: firsts[-1]].any()
+
+
+def test_codes_are_hidden_as_often_as_the_law_says() -> None:
+    tokens, rng = document(3, -8, 2, -8), np.random.default_rng(0)
+    assert hide(tokens, VOCAB, MaskLaw(), rng) is None
+    found = [hide(tokens, VOCAB, MaskLaw(hide=0.4), rng) for _ in range(2000)]
+    some = [int((shown != tokens.ids).sum()) for shown in found if shown is not None]
+    assert 0.35 < len(some) / len(found) < 0.45
+    # half of them hide all eight codes, the others a share that is drawn
+    assert 0.5 < some.count(8) / len(some) < 0.65 and len(set(some)) == 9
+
+
+def test_a_share_of_hidden_codes_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"mask.hide=1.5: is a probability, must be in 0..1"):
+        MaskLaw(hide=1.5)
