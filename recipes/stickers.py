@@ -9,10 +9,12 @@ from dataclasses import replace
 
 from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import small
-from cm3.runs import ImageTokenizerRun, PretrainRun
+from cm3.runs import ClipRun, ImageTokenizerRun, PretrainRun
+from cm3.sequence.before import AugmentLaw
 from cm3.sequence.mask import MaskLaw
+from cm3.stickers.data.bank_source import BankLaw
 from cm3.stickers.data.sheet_source import SheetLaw
-from cm3.stickers.sticker_kinds import StickerData, StickerPictures
+from cm3.stickers.sticker_kinds import StickerBankData, StickerData, StickerLessonData, StickerPairs, StickerPictures
 from cm3.train.optim import OptimConfig
 
 
@@ -122,4 +124,52 @@ def pretrain() -> PretrainRun:
             "region": {"temperature": 0.7, "guidance": 2.0},
             "text": {"temperature": 0.5},
         },
+    )
+
+
+def clip() -> ClipRun:
+    """A small CLIP on documents and sheets, each said twice: what the bank is searched with.
+
+    Price: 320 steps of 128 pairs.
+    """
+    return ClipRun(
+        out="runs/stickers/clip", steps=320, batch=128, lr=2e-3, save_every=20, threads=1, data=StickerPairs()
+    )
+
+
+def pretrain_bank() -> PretrainRun:
+    """The model of `pretrain` with documents of what is to be shown before half of its examples.
+
+    Price: 1,200 steps of about 3,400 tokens.
+    """
+    first = pretrain()
+    return replace(
+        first,
+        out="runs/stickers/pretrain_bank",
+        init="runs/stickers/pretrain/bundle",
+        mask=replace(first.mask, rate=0.4),
+        optim=replace(first.optim, lr=2e-3, adam_lr=2e-3, warmup=50, decay_from=0.4),
+        steps=1200,
+        seed=1,
+        data=StickerBankData(
+            seed=4,
+            law=BankLaw(documents=AugmentLaw((0.5, 0.2, 0.3)), sheets=SheetLaw(in_order=0.5)),
+            encoder="runs/stickers/clip",
+        ),
+    )
+
+
+def instruct() -> PretrainRun:
+    """The model of `pretrain_bank` on every instruction task, with documents of pretraining among them.
+
+    Price: 3,000 steps of about 3,400 tokens.
+    """
+    before = pretrain_bank()
+    return replace(
+        before,
+        out="runs/stickers/instruct",
+        init="runs/stickers/pretrain_bank/bundle",
+        steps=3000,
+        seed=2,
+        data=StickerLessonData(plain=before.data, seed=5),
     )
