@@ -40,6 +40,8 @@ _ORDERS = {
 }
 """Order -> what has more of it, and what less."""
 
+_WHERE = {"top": "at the top", "bottom": "at the bottom", "left": "on the left", "right": "on the right"}
+
 
 @dataclass(frozen=True)
 class Reasoning:
@@ -105,7 +107,7 @@ def _compare_two(values: dict[str, Any], sheet: Sheet) -> _Compared:
     looks = [(s, f"{at(s.place)} is {a(f'{s.size} {s.kind}' if sized else s.kind)}") for s in things]
     options = (values["the1"].the(), values["the2"].the())
     if has[0] == has[1]:
-        return options, looks, [f"both are {has[0]}"], None
+        return options, looks, [f"both are {_WHERE.get(has[0], has[0])}"], None
     return options, looks, [f"{more} is {order} than {less}"], has.index(more)
 
 

@@ -89,7 +89,7 @@ def describe(
     style: str | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Say a sheet in one sentence: lower case, no full stop, 7 to 40 words.
+    """Say a sheet in one sentence: lower case, no full stop, 7 to 50 words.
 
     `rng` chooses the style (see `STYLES`) unless one is given, the order of the stickers (with `in_order` that of
     `PLACES`), and where the ground is told. Every style but `pair` tells the whole content. `names` has other names for
@@ -266,7 +266,7 @@ class _Reader:
         if self.sees("it"):
             if index != 1:
                 said = "no sticker was named before it" if index == 0 else f"{index} stickers were named before it"
-                raise DataError(f"caption: word {self.at + 1} is 'it', but {said}; name the one that is meant")
+                raise DataError(f"caption: word {self.number(self.at)} is 'it', but {said}; name the one that is meant")
             self.at += 1
             self.relations.append((1, relation, 0))
             return
@@ -279,8 +279,8 @@ class _Reader:
             ]
             if len(found) > 1:
                 raise DataError(
-                    f"caption: word {start + 1}: 'the {kind or ANY}' fits {len(found)} stickers named before; give "
-                    "the place instead"
+                    f"caption: word {self.number(start)}: 'the {kind or ANY}' fits {len(found)} stickers named before; "
+                    "give the place instead"
                 )
             if found:
                 self.relations.append((index, relation, found[0]))
@@ -327,6 +327,10 @@ class _Reader:
         self.at += 1
         return self.words[self.at - 1]
 
+    def number(self, at: int) -> int:
+        """Count the words up to a position, from 1; signs are none."""
+        return 1 + sum(word.isalnum() for word in self.words[:at])
+
     def error(self, expected: str) -> DataError:
         found = f"{self.words[self.at]!r:.40}" if self.at < len(self.words) else "the end"
-        return DataError(f"caption: word {self.at + 1} is {found}, expected {expected}")
+        return DataError(f"caption: word {self.number(self.at)} is {found}, expected {expected}")

@@ -89,7 +89,7 @@ def parse_long(text: str) -> Sheet:
     if missing := [place for place in QUARTERS if place not in told]:
         raise DataError(f"description: says nothing of the {missing[0]}; tell all four quarters")
     stickers = tuple(s for s in told.values() if s)
-    if opening["stickers"] != _stickers(len(stickers)):
+    if NUMBERS.index(opening["stickers"].split()[0]) != len(stickers):
         raise DataError(f"description: says {opening['stickers']} but tells {len(stickers)}; make the two agree")
     try:
         sheet = Sheet(opening["ground"], stickers)

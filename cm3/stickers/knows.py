@@ -1,0 +1,43 @@
+"""The world of a model of stickers, as its bundle tells it (`about.world`, cm3/generate/known_world.py).
+
+The words are those of captions and all instruction tasks; tests hold them against what is said. Words of kinds that are
+held out of training are none of them: a model learns of those from documents alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cm3.stickers.artwork import COLOURS, KINDS, SHAPES
+from cm3.stickers.ask import GROUPS_ASKED
+from cm3.stickers.phrases import GROUP_WORDS, SPELLINGS
+from cm3.stickers.world import GROUNDS, PLACES, SIZES, TRAINED
+
+_OTHERS = """
+    a above add an and another are at away below both bring change colour do fewer for four further ground higher
+    how in is it large larger left lower make many more move neither no nothing number of on one or paint picture put
+    remove replace right see shows size small smaller somewhere sticker stickers swap take than the there three to top
+    two what where which with yes you zero
+"""
+_PHRASES = [
+    *SIZES,
+    *COLOURS,
+    *SHAPES,
+    *GROUNDS,
+    *PLACES,
+    *(words for one, many in GROUP_WORDS.values() for words in ((one, many) if one in GROUPS_ASKED else (one,))),
+    *(f"{name} {KINDS[name].plural}" for name in TRAINED),
+]
+WORDS = tuple(sorted({*_OTHERS.split(), *(word for phrase in _PHRASES for word in phrase.split())}))
+"""Every word that training showed, in small letters."""
+PICTURE_ERROR: float | None = None
+"""Mean error of colour (0 to 1) of a picture after its codes, above which it is no sheet; None until an image tokenizer
+is shipped that it can be measured with."""
+
+WORLD: dict[str, Any] = {
+    "says": f"one to four stickers of {len(TRAINED)} kinds (dog, pizza, rocket, red star, ...: README.md lists them), "
+    f"{' or '.join(SIZES)}, on a {', '.join(tuple(GROUNDS)[:-1])} or {tuple(GROUNDS)[-1]} ground",
+    "words": list(WORDS),
+    "spellings": SPELLINGS,
+    "picture_error": PICTURE_ERROR,
+}
