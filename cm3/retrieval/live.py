@@ -3,7 +3,8 @@
     </s> (text <break> image <break>)*K prompt ...
 
 Documents stand in retrieved order, best first, without a shuffle (paper.md 1.5); what searches is the words of the
-prompt and its pictures, holes left out, each thing that it names by itself. In training neighbours are computed beforehand (`cm3.data.neighbours`).
+prompt, each thing that they name by itself, and its pictures, holes left out. In training neighbours are computed
+beforehand (`cm3.data.neighbours`).
 """
 
 from __future__ import annotations

@@ -176,8 +176,9 @@ def test_documents_come_as_often_as_asked_and_are_laid_out_before_the_sheet() ->
         documents, _ = source.documents(i)
         (tokens,) = source.sequences([i])
         assert int((tokens.ids == codec().vocab.eos).sum()) == 2
-        pictures = [s for s in segments(tokens, codec().vocab) if s.kind == "image"]
-        assert len(pictures) == sum(len(d.images) for d in documents)
+        parts = segments(tokens.ids, codec().vocab)
+        assert len(parts) == sum(len(d.parts) for d in documents)
+        assert int((tokens.cells == 1).sum()) == sum(len(d.images) for d in documents)
         assert documents[-1].id == str(i) and documents[-1].source == "stickers/train"
 
 

@@ -27,6 +27,12 @@ from cm3.stickers.world import GROUNDS, HELD_OUT, SIZES, TRAINED, Sheet, Sticker
 SIZE = 32
 
 
+class Names(Letters):
+    """Hears the names of kinds and sizes most."""
+
+    common = Letters.common | set(GROUNDS) | set("ground, ground left right bottom top middle below above it".split())
+
+
 def context(out: Path) -> Context:
     return Context(out, codec(), tokenizer_path(), context=160, length=200)
 
@@ -61,14 +67,14 @@ def test_the_bank_shows_each_kind_in_both_sizes_on_two_grounds() -> None:
 @pytest.mark.parametrize("trained", [-1, len(TRAINED) + 1])
 def test_a_bank_of_more_kinds_than_there_are_is_refused(trained: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"bank.trained={trained}: must be 0 to {len(TRAINED)}"):
-        build_sticker_bank(tmp_path / "bank", Letters(), trained=trained, size=SIZE)
+        build_sticker_bank(tmp_path / "bank", Names(), trained=trained, size=SIZE)
     assert not list(tmp_path.iterdir())
 
 
 def test_each_thing_of_a_prompt_finds_its_document(tmp_path: Path) -> None:
     """By the letters of its name: no kind of training, and no word, was needed to find it."""
-    bank = build_sticker_bank(tmp_path / "bank", Letters(), trained=9, size=SIZE)
-    retriever = Retriever(bank, Letters())
+    bank = build_sticker_bank(tmp_path / "bank", Names(), trained=9, size=SIZE)
+    retriever = Retriever(bank, Names())
     prompt = "a large panda at the top left and a small robot at the bottom right, on a sky ground"
     found = [r.document.id.split("/")[:2] for r in retriever.search(Document.of(prompt), 2)]
     assert sorted(found) == [["panda", "large"], ["robot", "small"]]
@@ -104,7 +110,7 @@ def test_a_share_of_shown_things_is_one() -> None:
 
 def test_what_an_encoder_finds_is_measured(small_encoder: Path) -> None:
     """Letters find every name; weights by chance find next to none."""
-    good = measure_bank(Letters(), asked=12, trained=9, size=SIZE)
+    good = measure_bank(Names(), asked=12, trained=9, size=SIZE)
     poor = StickerPairs().measure(PairEncoder.load(small_encoder), StickerPairs().pairs(SIZE, 4), 0)
     assert set(good) == set(poor) == {"one", "beside", "two", "sheets_recall_1", "sheets_recall_5"}
     assert good["one"] > 0.9 and good["two"] > 0.9 and poor["two"] < 0.3
