@@ -16,7 +16,7 @@ from cm3.errors import ConfigError
 from cm3.stickers.artwork import KINDS
 from cm3.stickers.drawing import draw
 from cm3.stickers.eval.sticker_cases import PIECES, cases
-from cm3.stickers.eval.sticker_scores import TASKS, evaluate_stickers
+from cm3.stickers.eval.sticker_scores import PLAIN, evaluate_stickers
 from cm3.stickers.sentences import Statement, holds, parse
 from cm3.stickers.verify import read
 from cm3.stickers.world import HELD_OUT, HELD_OUT_PLACES, PLACES, SIZES, Sheet, Sticker, split_of
@@ -92,7 +92,7 @@ def perfect() -> dict[str, Any]:
 
 def test_a_generator_that_is_always_right_scores_one(perfect: dict[str, Any]) -> None:
     tasks = perfect["tasks"]
-    assert tuple(tasks) == TASKS
+    assert tuple(tasks) == PLAIN
     for task in DRAWN[:-1]:
         assert tasks[task] == WHOLE | dict.fromkeys(("kinds", "sizes", "places", "ground", "count"), 1)
     assert tasks["region_infill"]["exact"] == tasks["region_infill"]["outside_unchanged"] == 1
@@ -105,7 +105,7 @@ def test_a_generator_that_is_always_right_scores_one(perfect: dict[str, Any]) ->
     assert tasks["image_tokenizer"]["codes_used"] == 0.5
     assert (perfect["n"], perfect["seed"], perfect["split"]) == (N, 5, "test")
     for details in perfect["details"].values():
-        assert details["missed"] == [] and set(details["by_style"].values()) == {1} and details["images_per_s"] > 0
+        assert details["missed"] == [] and set(details["by_kind"].values()) == {1} and details["images_per_s"] > 0
 
 
 def without_a_corner(made: Any) -> Any:
@@ -143,7 +143,7 @@ class Mute(Oracle):
 
 
 def test_no_picture_and_no_sentence_are_wrong_and_not_an_error() -> None:
-    tasks = evaluate_stickers(Mute(), 4, seed=0, tasks=TASKS[:-1])["tasks"]
+    tasks = evaluate_stickers(Mute(), 4, seed=0, tasks=PLAIN[:-1])["tasks"]
     assert len(tasks) == 6 and all(set(figures.values()) == {0} for figures in tasks.values())
     assert "outside_unchanged" in tasks["region_infill"]
 
@@ -188,18 +188,19 @@ def test_same_seed_same_cases_alone_or_together_in_any_batch() -> None:
 
 def test_progress_counts_each_task_to_its_end() -> None:
     seen: list[tuple[str, int, int]] = []
-    evaluate_stickers(Oracle(), 5, seed=5, batch=2, tasks=TASKS[-2:], progress=lambda *a: seen.append(a))
+    evaluate_stickers(Oracle(), 5, seed=5, batch=2, tasks=PLAIN[-2:], progress=lambda *a: seen.append(a))
     assert seen == [("region_infill", i, 5) for i in (2, 4, 5)] + [("image_tokenizer", i, 10) for i in (2, 4, 6, 8, 10)]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
+    model: Any = Oracle(n=0)
     for changes, message in (
         ({"n": 0}, "n=0: must be at least 1"),
         ({"batch": 0}, "batch=0: must be at least 1"),
         ({"tasks": ["text_infil"]}, "Did you mean 'text_infill'"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate_stickers(Oracle(n=0), **{"n": 1, **changes})  # type: ignore[arg-type]
+            evaluate_stickers(model, **{"n": 1, **changes})  # type: ignore[arg-type]
     small = Oracle(64, n=0)
     with pytest.raises(
         ConfigError, match="image_size=64: pictures are measured from 128 pixels on; leave out held_out"

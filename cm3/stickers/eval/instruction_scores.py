@@ -1,0 +1,139 @@
+"""Instruction tasks, measured on sheets that training never showed.
+
+    sticker_example --fields--> ask_many --> what the model gave --judge--> what is wrong, or nothing
+            \\--truth---------------------------------------------^
+
+Nothing here knows what the model is made of; it is asked as a user asks (`CM3Leon.ask_many`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+
+from cm3.document import Image
+from cm3.errors import DataError
+from cm3.stickers.data.sticker_examples import TASKS as INSTRUCTIONS
+from cm3.stickers.data.sticker_examples import StickerExample, sticker_example
+from cm3.stickers.eval.sticker_judges import Outcome, Plan, judge_text
+from cm3.stickers.reason import verify_reasoning
+from cm3.stickers.sentences import holds, parse
+from cm3.stickers.sticker_boxes import matched
+from cm3.stickers.structure import STRUCTURES
+from cm3.stickers.tell import parse_long
+from cm3.stickers.verify import Verdict, compare, iou, read
+from cm3.stickers.world import Sticker
+from cm3.tasks.examples import find_task
+
+if TYPE_CHECKING:
+    from cm3.generate import CM3Leon
+
+Given = Mapping[str, "str | PIL.Image.Image"]
+"""An answer, as the fields that the model gave."""
+ENOUGH = 0.75
+"""Least overlap of a map with the true one for it to be right."""
+
+
+def run_instruction(model: CM3Leon, task: str, plan: Plan) -> list[Outcome]:
+    """Return the outcomes of a task."""
+    outcomes: list[Outcome] = []
+    for start in range(0, plan.n, plan.batch):
+        numbers = range(start, min(start + plan.batch, plan.n))
+        examples = [sticker_example(task, plan.seed, i, model.image_size, plan.split) for i in numbers]
+        chance = [np.random.default_rng([plan.seed, 0xE7A5, INSTRUCTIONS.index(task), i]) for i in numbers]
+        given = ask(model, examples, [int(rng.integers(2**31)) for rng in chance], dict(plan.sampling))
+        outcomes += [judge(example, one) for example, one in zip(examples, given, strict=True)]
+        plan.tell(task, len(outcomes))
+    return outcomes
+
+
+def ask(model: CM3Leon, examples: list[StickerExample], seeds: list[int], settings: dict[str, Any]) -> list[Given]:
+    """Return a model's answers to some examples of one task."""
+    task, template = find_task(examples[0].task), examples[0].template
+    wanted = [field for field in task.template(template).fields if field not in task.gives]
+    requests = [{name: example.fields[name] for name in wanted} for example in examples]
+    replies = model.ask_many(task, requests, seeds=seeds, template=template, **settings)
+    return [reply.fields for reply in replies]
+
+
+def judge(example: StickerExample, given: Given) -> Outcome:
+    """Judge an answer. One of another form is wrong, never an error."""
+    why, shares = _JUDGES[example.task](example, given)
+    return Outcome(_asked(example), why, len(example.truth.sheet.stickers), example.kind, shares)
+
+
+_Judged = tuple[str, dict[str, float]]
+
+
+def _edit(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    told = _verdict(example, given["image2"])
+    changed = told.reading.sheet != example.truth.said.before
+    return told.why if changed else f"nothing was changed: {told.why}", {"changed": float(changed)}
+
+
+def _boxes(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    told = _verdict(example, given["image"])
+    seen = [Sticker(one.place, one.kind, one.size) for one in told.reading.seen if not one.problem]
+    return told.why, {"boxes": matched(seen, example.truth.said)}
+
+
+def _guided(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    told = _verdict(example, given["image"])
+    shown = told.reading.sheet
+    return told.why, {"caption": float(shown is not None and bool(holds(parse(example.truth.said), shown)))}
+
+
+def _segment(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    share = iou(example.truth.sheet, given["seg"])
+    return "" if share >= ENOUGH else f"an overlap of {share:.2f} with the true map", {"iou": share}
+
+
+def _caption(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    return judge_text(given["caption"], example.truth.sheet).why, {}
+
+
+def _paragraph(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    try:
+        told = parse_long(given["caption"])
+    except DataError as error:
+        return str(error), {}
+    return "" if told == example.truth.sheet else f"it tells of {told.key}", {}
+
+
+def _answer(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    said, right = given["answer"].strip(), example.fields["answer"]
+    return "" if said == right else f"{said!r:.80}, not {right!r}", {}
+
+
+def _reason(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
+    why, _ = _answer(example, given)
+    asked = example.truth.said
+    wrong = verify_reasoning(asked.question, given["explanation"], asked.answer, example.truth.sheet)
+    return why, {"explained": float(not why and not wrong)}
+
+
+_JUDGES: dict[str, Callable[[StickerExample, Mapping[str, Any]], _Judged]] = {
+    "edit": _edit,
+    "boxes": _boxes,
+    **dict.fromkeys(STRUCTURES, _guided),
+    "segment": _segment,
+    "coco_captions": _caption,
+    "image_paragraph": _paragraph,
+    "vqa2": _answer,
+    "visdial": _answer,
+    "scienceqa": _reason,
+}
+
+
+def _verdict(example: StickerExample, picture: PIL.Image.Image) -> Verdict:
+    return compare(read(picture), example.truth.sheet)
+
+
+def _asked(example: StickerExample) -> str:
+    """Return the words of an example, on one line."""
+    gives = find_task(example.task).gives
+    words = [v for name, v in example.fields.items() if not isinstance(v, Image) and name not in gives]
+    return " / ".join(" ".join(word.split()) for word in words) or example.truth.sheet.key
