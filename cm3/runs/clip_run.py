@@ -35,4 +35,4 @@ class ClipRun(PairTrainConfig):
             return {"out": self.out} | {name: record[name] for name in ("step", "stopped")}
         encoder = PairEncoder.load(self.out)
         measured = self.data.measure(encoder, pairs, self.seed)
-        return {"out": self.out, "encoder": encoder.name, **measured, **pairs.left_out}
+        return {"out": self.out, "dtype": record["dtype"], "encoder": encoder.name, **measured, **pairs.left_out}

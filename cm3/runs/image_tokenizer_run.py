@@ -38,4 +38,4 @@ class ImageTokenizerRun(ImageTokenizerConfig):
         batches = [to_pixels(shown[i : i + 32]) for i in range(0, len(shown), 32)]
         measured = evaluate_image_tokenizer(trainer.vqgan, batches)
         on = "held out" if held else "training"
-        return {"out": self.out, "measured_on": on, **measured, **pictures.left_out}
+        return {"out": self.out, "dtype": record["dtype"], "measured_on": on, **measured, **pictures.left_out}

@@ -225,7 +225,7 @@ def test_the_recipe_runs_at_its_smallest(tmp_path: Path, monkeypatch: pytest.Mon
     result = run.run(progress=False)
     assert result["encoder"] == PairEncoder.load(result["out"]).name
     shares = {"emblems_first", "emblems_seen_first", "scenes_recall_1", "scenes_recall_5"}
-    assert shares == result.keys() - {"out", "encoder"} and all(0 <= result[name] <= 1 for name in shares)
+    assert shares == result.keys() - {"out", "dtype", "encoder"} and all(0 <= result[name] <= 1 for name in shares)
     with pytest.raises(ConfigError, match="holds a run already; continue it with --resume"):
         run.run(progress=False)
     assert run.run(progress=False, resume=True) == result
