@@ -33,7 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),
     "eval scenes": ("cm3.scenes.cli.eval_verbs:EvalScenes", "measure a model on scenes that it was never trained on"),
     "eval emblems": ("cm3.scenes.cli.eval_verbs:EvalEmblems", "measure drawing unseen things from one document each"),
-    "eval stickers": ("cm3.stickers.cli.eval_stickers:EvalStickers", "measure a model on sheets of stickers never seen"),
+    "eval stickers": ("cm3.stickers.cli.eval_stickers:EvalStickers", "measure a model on stickers that it never saw"),
     "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
     "eval tasks": ("cm3.cli.evaluate:EvalTasks", "measure instruction tasks on real datasets"),
 }
