@@ -26,6 +26,7 @@ from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, Tas
 from cm3.stickers.data.sticker_pairs import sticker_pairs
 from cm3.stickers.data.training_pictures import training_pictures
 from cm3.stickers.eval.bank_scores import measure_bank
+from cm3.stickers.knows import WORLD
 
 
 class _Stickers(Data):
@@ -46,6 +47,10 @@ class _Stickers(Data):
     def prompts(self, run: Context, number: int = 8) -> list[Document]:
         """Return sheets of the validation split."""
         return [sheet_document(self.seed + 2, i, run.size, "val") for i in range(number)]
+
+    def world(self) -> Mapping[str, Any]:
+        """Return what a model of stickers knows."""
+        return WORLD
 
 
 @dataclass(frozen=True)
