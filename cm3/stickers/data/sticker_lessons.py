@@ -125,7 +125,7 @@ class LessonWeights:
     hide: float = 0.0
     """Share of lessons that give a picture in which codes of the last one are hidden from the model that is to
     foretell them (`cm3.sequence.mask.hide`)."""
-    most_questions: int = 8
+    most_questions: int = 12
     """Most questions about one picture."""
     most_edits: int = 2
     """Most edits one after the other; each adds a picture to the sequence."""
