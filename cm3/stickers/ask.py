@@ -122,8 +122,8 @@ def follow(question: str, sheet: Sheet, it: Sticker | None) -> tuple[str, Sticke
 
 def about_it(sheet: Sheet, it: Sticker) -> list[tuple[str, str]]:
     """Return every question about "it" that has a plain answer, as (form or relation, question)."""
-    found = [("place", {}), ("size", {}), *(("colour", {}) for _ in range(bool(it.about.colour)))]
-    asked = [(form, WORDINGS[form][0].say({"the": IT})) for form, _ in found]
+    forms = ("place", "size", "colour") if it.about.colour else ("place", "size")
+    asked = [(form, WORDINGS[form][0].say({"the": IT})) for form in forms]
     for relation, words in RELATION_WORDS.items():
         try:
             _neighbour(sheet, it, relation)
