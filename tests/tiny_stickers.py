@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from cm3.retrieval.embed import load_encoder
 from cm3.retrieval.pairs import Pairs, PairsConfig, save
 from cm3.stickers.data.sticker_bank import build_sticker_bank
 from cm3.stickers.data.sticker_lessons import lesson_texts
+from cm3.stickers.sentences import Statement, holds
+from cm3.stickers.world import PLACES, SIZES, Sheet, Sticker
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Vocab
 
@@ -45,3 +48,18 @@ def bundle(bank: bool = True, tasks: tuple[str, ...] = (), **changes: Any) -> Bu
     found = {"encoder": folder() / "encoder", "memory": folder() / "bank"} if bank else {}
     about = {"recipe": "none", "tasks": list(tasks)}
     return Bundle(vocab, decoder, codes, SIZE, folder() / "tokenizer.json", about=about, name="tiny", **found)
+
+
+def sheet_of(statement: Statement, like: Sheet | None = None) -> Sheet:
+    """Some sheet of which a statement holds: of those, one that has the most in common with another."""
+    found = []
+    for places in itertools.permutations(PLACES, len(statement.mentions)):
+        if all(m.place in (None, p) for m, p in zip(statement.mentions, places, strict=True)):
+            if "middle" not in places or len(places) == 1:
+                things = zip(statement.mentions, places, strict=True)
+                sheet = Sheet(
+                    statement.ground or "sky", tuple(Sticker(p, m.kind or "", m.size or SIZES[0]) for m, p in things)
+                )
+                if holds(statement, sheet):
+                    found.append(sheet)
+    return max(found, key=lambda s: len({*s.stickers} & {*like.stickers}) if like else 0)

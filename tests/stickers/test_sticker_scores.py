@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from tiny_stickers import sheet_of
 
 from cm3.document import Document, Gap, Image
 from cm3.errors import ConfigError
@@ -17,9 +17,9 @@ from cm3.stickers.artwork import KINDS
 from cm3.stickers.drawing import draw
 from cm3.stickers.eval.sticker_cases import PIECES, cases
 from cm3.stickers.eval.sticker_scores import PLAIN, evaluate_stickers
-from cm3.stickers.sentences import Statement, holds, parse
+from cm3.stickers.sentences import holds, parse
 from cm3.stickers.verify import read
-from cm3.stickers.world import HELD_OUT, HELD_OUT_PLACES, PLACES, SIZES, Sheet, Sticker, split_of
+from cm3.stickers.world import HELD_OUT, HELD_OUT_PLACES, split_of
 
 N = 12
 DRAWN = ("text_to_image", "unguided", "held_out", "region_infill")
@@ -68,21 +68,6 @@ class Oracle:
         codes = np.zeros((len(pictures), *self.grid), dtype=np.int32)
         codes[:, 0] = 3
         return [self.spoil(PIL.Image.fromarray(np.asarray(p) ^ 1)) for p in pictures], codes
-
-
-def sheet_of(statement: Statement, like: Sheet | None = None) -> Sheet:
-    """Some sheet of which a statement holds: of those, one that has the most in common with another."""
-    found = []
-    for places in itertools.permutations(PLACES, len(statement.mentions)):
-        if all(m.place in (None, p) for m, p in zip(statement.mentions, places, strict=True)):
-            if "middle" not in places or len(places) == 1:
-                things = zip(statement.mentions, places, strict=True)
-                sheet = Sheet(
-                    statement.ground or "sky", tuple(Sticker(p, m.kind or "", m.size or SIZES[0]) for m, p in things)
-                )
-                if holds(statement, sheet):
-                    found.append(sheet)
-    return max(found, key=lambda s: len({*s.stickers} & {*like.stickers}) if like else 0)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ class Demo(ModelVerb):
 
     def run(self) -> dict[str, Any]:
         """Make everything, then write the sheet and the page."""
-        from cm3.scenes.cli.page import check_page
+        from cm3.cli.page import check_page
 
         check_folder(self.out)
         check_sheet(self.out / "sheet.png", "--out")
@@ -138,8 +138,8 @@ class Demo(ModelVerb):
         return {"given": asked, "text": text, "ok": ok}, section
 
     def _fill_region(self, model: CM3Leon) -> tuple[dict[str, Any], Section]:
+        from cm3.cli.page import with_hole
         from cm3.cli.sheet import Line, Panel, Section, verdict
-        from cm3.scenes.cli.page import with_hole
 
         picture = _drawn(SCENE)
         half = picture.width // 2
@@ -184,8 +184,8 @@ class Demo(ModelVerb):
         return results, [emblem_section(examples)]
 
     def _write(self, sections: list[Section], shown: list[Section], seconds: float) -> dict[str, str]:
+        from cm3.cli.page import page
         from cm3.cli.sheet import sheet
-        from cm3.scenes.cli.page import page
 
         title = "cm3: one model for words and pictures"
         subtitle = "Drawn, read and filled in by one transformer over text and image tokens. Marks: measured pixels."

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
-from cm3.document import Image
 from cm3.errors import DataError
 from cm3.stickers.data.sticker_examples import TASKS as INSTRUCTIONS
 from cm3.stickers.data.sticker_examples import StickerExample, sticker_example
-from cm3.stickers.eval.sticker_judges import Outcome, Plan, judge_text
+from cm3.stickers.eval.sticker_judges import Outcome, Plan, in_words, judge_text
 from cm3.stickers.reason import verify_reasoning
 from cm3.stickers.sentences import holds, parse
 from cm3.stickers.sticker_boxes import matched
@@ -62,7 +61,7 @@ def ask(model: CM3Leon, examples: list[StickerExample], seeds: list[int], settin
 def judge(example: StickerExample, given: Given) -> Outcome:
     """Judge an answer. One of another form is wrong, never an error."""
     why, shares = _JUDGES[example.task](example, given)
-    return Outcome(_asked(example), why, len(example.truth.sheet.stickers), example.kind, shares)
+    return Outcome(asked(example), why, len(example.truth.sheet.stickers), example.kind, shares)
 
 
 _Judged = tuple[str, dict[str, float]]
@@ -100,7 +99,7 @@ def _paragraph(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
         told = parse_long(given["caption"])
     except DataError as error:
         return str(error), {}
-    return "" if told == example.truth.sheet else f"it tells of {told.key}", {}
+    return "" if told == example.truth.sheet else f"it says {in_words(told)}", {}
 
 
 def _answer(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
@@ -132,8 +131,11 @@ def _verdict(example: StickerExample, picture: PIL.Image.Image) -> Verdict:
     return compare(read(picture), example.truth.sheet)
 
 
-def _asked(example: StickerExample) -> str:
-    """Return the words of an example, on one line."""
-    gives = find_task(example.task).gives
-    words = [v for name, v in example.fields.items() if not isinstance(v, Image) and name not in gives]
-    return " / ".join(" ".join(word.split()) for word in words) or example.truth.sheet.key
+def asked(example: StickerExample) -> str:
+    """Say what was asked for in words: the user's own, or the task's where it takes none."""
+    task = find_task(example.task)
+    fields = ("history", "question", "instruction", "caption", "choices_text")
+    said = [str(example.fields[name]) for name in fields if name in example.fields and name not in task.gives]
+    if not said:
+        said = [part for segment in task.templates[0].segments for part in segment if isinstance(part, str)]
+    return " / ".join(" ".join(words.split()) for words in said if words.strip())

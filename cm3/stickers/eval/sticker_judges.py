@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from cm3.errors import DataError
-from cm3.stickers.sentences import holds, parse
+from cm3.stickers.sentences import describe, holds, parse
 from cm3.stickers.verify import compare, read
 from cm3.stickers.world import Sheet, Split
 
@@ -79,7 +79,7 @@ def judge_text(said: str, sheet: Sheet, kind: str = "") -> Outcome:
         statement = parse(said)
     except DataError as error:
         nothing = dict.fromkeys(("readable", "kinds", "ground", "count"), 0.0)
-        return Outcome(sheet.key, f"{said!r:.200}: {error}", number, kind, nothing)
+        return Outcome(in_words(sheet), f"{said!r:.200}: {error}", number, kind, nothing)
     wanted, named = Counter(s.kind for s in sheet.stickers), Counter(m.kind for m in statement.mentions)
     shares = {
         "readable": 1.0,
@@ -88,7 +88,12 @@ def judge_text(said: str, sheet: Sheet, kind: str = "") -> Outcome:
         "count": float(len(statement.mentions) == number),
     }
     why = holds(statement, sheet).why
-    return Outcome(sheet.key, why and f"{said!r:.200}: {why}", number, kind, shares)
+    return Outcome(in_words(sheet), why and f"{said!r:.200}: {why}", number, kind, shares)
+
+
+def in_words(sheet: Sheet) -> str:
+    """Return the caption that names every sticker with its place, in reading order; the same for every call."""
+    return describe(sheet, np.random.default_rng(0), in_order=True, style="places")
 
 
 def figures_of(outcomes: Sequence[Outcome]) -> dict[str, float]:

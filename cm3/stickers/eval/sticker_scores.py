@@ -34,6 +34,7 @@ from cm3.stickers.eval.sticker_judges import (
     Progress,
     details_of,
     figures_of,
+    in_words,
     judge_picture,
     judge_text,
     means,
@@ -172,7 +173,7 @@ def _tokenizer(model: CM3Leon, plan: Plan) -> tuple[dict[str, float], list[Outco
         back, codes = model.reconstruct(pictures)
         for (which, sheet), a, b, cells in zip(some, pictures, back, codes, strict=True):
             told = compare(read(b), sheet)
-            outcomes.append(Outcome(sheet.key, told.why, len(sheet.stickers), which.strip("_") or plan.split))
+            outcomes.append(Outcome(in_words(sheet), told.why, len(sheet.stickers), which.strip("_") or plan.split))
             error = np.asarray(a, dtype=np.float64) - np.asarray(b.convert("RGB"), dtype=np.float64)
             values[f"{which}psnr_db"].append(10 * float(np.log10(255**2 / max(float(np.mean(error**2)), _CLOSEST))))
             values[f"{which}exact"].append(told.exact)
