@@ -80,9 +80,14 @@ class EvalStickers(ModelVerb):
             sampling["image_guidance"] = self.image_guidance
         with progress_by_task("sheet") as update:
             report = evaluate_stickers(
-                model, self.n, seed=self.seed, batch=self.batch, tasks=[task for task in TASKS if task in wanted], sampling=sampling,
+                model,
+                self.n,
+                seed=self.seed,
+                batch=self.batch,
+                tasks=[task for task in TASKS if task in wanted],
+                sampling=sampling,
                 progress=update,
-            )  # fmt: skip
+            )
         print("\n".join(table(report)))
         return report
 
