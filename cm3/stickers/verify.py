@@ -35,6 +35,9 @@ MATCH = 0.8
 FLAW = 48.0
 """Largest difference of the mean over 16 x 16 pixels from what the sheet that was read explains."""
 
+SPECK = 256
+"""Pixels of a segmentation map below which a group is taken for a soft edge: a code's. A sticker has 2,300."""
+
 CELL = 4
 """Side of the squares whose means are searched first, in pixels,"""
 FINE = 2
@@ -42,7 +45,7 @@ FINE = 2
 _WINDOW = 4
 """Side of the squares that `FLAW` is about, in cells."""
 _LEAST = 40
-"""Cells that stand out where a sticker stands: the smallest takes 100, a blot of 13 pixels' radius 33."""
+"""Cells that stand out where a sticker stands: the smallest takes 147, a blot of 13 pixels' radius 33."""
 _ELSEWHERE = 1 / 3
 """Largest share of what stands out that is outside of the middle, where one sticker is in the middle; of sheets with
 quarters it is two thirds at least."""
@@ -187,17 +190,19 @@ def read_map(picture: PIL.Image.Image) -> dict[str, np.ndarray]:
     """Return the pixels of each group in a segmentation map, bool (256, 256); a group that is nowhere is left out.
 
     A pixel is taken for a mixture of nothing and the group that explains it best, and belongs to it when the greater
-    part is of it: a soft edge does not pass for a third group. Raises `DataError` as `read` does.
+    part is of it: a soft edge does not pass for a third group, nor do fewer than `SPECK` pixels.
+    Raises `DataError` as `read` does.
     """
-    pixels = np.asarray(_square(picture, "segmentation map"), np.float32).reshape(-1, 3) - np.float32(NOTHING)
-    axes = np.asarray(list(PALETTE.values()), np.float32) - np.float32(NOTHING)
+    nothing = np.asarray(NOTHING, np.float32)
+    pixels = np.asarray(_square(picture, "segmentation map"), np.float32).reshape(-1, 3) - nothing
+    axes = np.asarray(list(PALETTE.values()), np.float32) - nothing
     length = np.square(axes).sum(-1)
     share = np.clip(pixels @ axes.T / length, 0, 1)
     # |p - s a|^2 without |p|^2, which is the same for all groups
     best = (share * share * length - 2 * share * (pixels @ axes.T)).argmin(-1)
     inside = np.take_along_axis(share, best[:, None], -1)[:, 0] > 0.5
     masks = {name: (inside & (best == i)).reshape(WIDTH, WIDTH) for i, name in enumerate(PALETTE)}
-    return {name: mask for name, mask in masks.items() if mask.any()}
+    return {name: mask for name, mask in masks.items() if mask.sum() >= SPECK}
 
 
 def iou(sheet: Sheet, picture: PIL.Image.Image) -> float:
