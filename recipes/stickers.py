@@ -147,6 +147,7 @@ def pretrain_bank() -> PretrainRun:
         first,
         out="runs/stickers/pretrain_bank",
         init="runs/stickers/pretrain/bundle",
+        replace_image_tokenizer="runs/stickers/image_decoder",
         mask=replace(first.mask, rate=0.4),
         optim=replace(first.optim, lr=2e-3, adam_lr=2e-3, warmup=50, decay_from=0.4),
         steps=900,
