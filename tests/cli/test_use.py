@@ -174,6 +174,7 @@ COMPUTING = {
     "eval captions": ["{folder}"],
     "eval scenes": [],
     "eval emblems": [],
+    "eval stickers": [],
     "eval tasks": None,
     "demo": [],
     "tokenizer image eval": ["{picture}"],

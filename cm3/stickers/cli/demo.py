@@ -186,21 +186,17 @@ class Demo(ModelVerb):
         with progress("words") as update:
             said = model.generate([picture], progress=update, **settings).text
         why = not_shown(picture, said)
-        told = Line("the model says", "label"), Line(line(said)), _mark(why, "true of the picture")
-        made = [Made("describe", "a picture of " + READ, why, (Panel(picture, told),), said)]
+        told = [Line("the model says", "label"), Line(line(said)), _mark(why, "true of the picture")]
+        made = [Made("describe", "a picture of " + READ, why, (Panel(picture, tuple(told)),), said)]
 
         (before, after), picture = SENTENCE, drawn_as(MISSING.join(SENTENCE), model.image_size)
         asked = f"{before}____{after}"
         with progress("words") as update:
             said = model.generate([before, Gap(), after, Image(picture)], progress=update, **settings).text
         why = not_shown(picture, said)
-        told = (
-            Line(asked, "prompt"),
-            Line("the model fills in", "label"),
-            Line(line(said)),
-            _mark(why, "true of the picture"),
-        )
-        made.append(Made("words", asked, why, (Panel(picture, told),), said))
+        told = [Line(asked, "prompt"), Line("the model fills in", "label"), Line(line(said))]
+        told.append(_mark(why, "true of the picture"))
+        made.append(Made("words", asked, why, (Panel(picture, tuple(told)),), said))
         return made
 
     def _fill(self, model: CM3Leon) -> list[Made]:
@@ -230,7 +226,7 @@ class Demo(ModelVerb):
             found = [list(model.retrieve(UNSEEN, 1)), list(model.retrieve(UNSEEN_TWO, 2))]
         except RequestError:  # there is no bank, or an empty one
             return []
-        prompts, documents = (UNSEEN, UNSEEN, UNSEEN_TWO), (found[0], [], found[1])
+        prompts, documents = (UNSEEN, UNSEEN, UNSEEN_TWO), [found[0], list["Retrieved"](), found[1]]
         with progress("drawing") as update:
             drawn = model.generate_many(
                 prompts, seeds=[self.sampling.seed] * 3, documents=documents, progress=update, **self._settings()
@@ -245,7 +241,7 @@ class Demo(ModelVerb):
         return made
 
     def _follow(self, model: CM3Leon, tasks: Sequence[Shown]) -> list[Made]:
-        """Follow instructions of these tasks, those that the model was tuned for and whose pictures can be read."""
+        """Do what instructions say, of those tasks that the model was tuned for and whose pictures can be read."""
         from cm3.stickers.data.sticker_examples import sticker_example
         from cm3.stickers.eval.instruction_scores import ask, asked, judge
         from cm3.stickers.verify import SMALLEST
@@ -287,16 +283,13 @@ class Demo(ModelVerb):
 def not_shown(picture: PIL.Image.Image, text: str) -> str:
     """Return why a picture does not show exactly what a sentence says, or "" where it does."""
     from cm3.errors import DataError
-    from cm3.stickers.sentences import holds, parse
-    from cm3.stickers.verify import read
+    from cm3.stickers.sentences import parse
+    from cm3.stickers.verify import read, why_not
 
     try:
-        said, reading = parse(text), read(picture)
+        return why_not(parse(text), read(picture))
     except DataError as error:  # not a sentence of the stickers' grammar, or not a picture that can be measured
         return str(error)
-    if reading.sheet is None:
-        return "; ".join(reading.problems)
-    return holds(said, reading.sheet).why
 
 
 def drawn_as(sentence: str, size: int) -> PIL.Image.Image:

@@ -19,11 +19,11 @@ from cm3.stickers.data.sticker_examples import TASKS as INSTRUCTIONS
 from cm3.stickers.data.sticker_examples import StickerExample, sticker_example
 from cm3.stickers.eval.sticker_judges import Outcome, Plan, in_words, judge_text
 from cm3.stickers.reason import verify_reasoning
-from cm3.stickers.sentences import holds, parse
+from cm3.stickers.sentences import parse
 from cm3.stickers.sticker_boxes import matched
 from cm3.stickers.structure import STRUCTURES
 from cm3.stickers.tell import parse_long
-from cm3.stickers.verify import Verdict, compare, iou, read
+from cm3.stickers.verify import Verdict, compare, iou, read, why_not
 from cm3.stickers.world import Sticker
 from cm3.tasks.examples import find_task
 
@@ -81,8 +81,7 @@ def _boxes(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
 
 def _guided(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
     told = _verdict(example, given["image"])
-    shown = told.reading.sheet
-    return told.why, {"caption": float(shown is not None and bool(holds(parse(example.truth.said), shown)))}
+    return told.why, {"caption": float(not why_not(parse(example.truth.said), told.reading))}
 
 
 def _segment(example: StickerExample, given: Mapping[str, Any]) -> _Judged:

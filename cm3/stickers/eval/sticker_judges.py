@@ -13,7 +13,7 @@ import PIL.Image
 
 from cm3.errors import DataError
 from cm3.stickers.sentences import describe, holds, parse
-from cm3.stickers.verify import compare, read
+from cm3.stickers.verify import compare, read, why_not
 from cm3.stickers.world import Sheet, Split
 
 Progress = Callable[[str, int, int], None]
@@ -26,7 +26,7 @@ PARTS = ("kinds", "sizes", "places", "ground", "count")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a task is measured: how many cases, of which seed and split, and with which settings of sampling."""
+    """The way to measure a task: the number of cases, their seed and split, and settings of sampling."""
 
     n: int
     seed: int
@@ -36,7 +36,7 @@ class Plan:
     progress: Progress | None = None
 
     def tell(self, task: str, done: int, total: int | None = None) -> None:
-        """Report progress."""
+        """Call `progress`, where there is one, with so many cases done."""
         if self.progress is not None:
             self.progress(task, done, total or self.n)
 
@@ -66,7 +66,7 @@ def judge_picture(picture: PIL.Image.Image | None, caption: str, sheet: Sheet, k
         return Outcome(caption, "no picture was made", number, kind, dict.fromkeys(("readable", *PARTS), 0.0))
     reading = read(picture)
     told = compare(reading, sheet)
-    right = reading.sheet is not None and bool(holds(parse(caption), reading.sheet))
+    right = not why_not(parse(caption), reading)
     names = ("ground", "count") if kind == "pair" else PARTS
     shares = {"readable": float(reading.sheet is not None), **{name: getattr(told, name) for name in names}}
     return Outcome(caption, "" if right else told.why, number, kind, shares)
@@ -80,7 +80,7 @@ def judge_text(said: str, sheet: Sheet, kind: str = "") -> Outcome:
     except DataError as error:
         nothing = dict.fromkeys(("readable", "kinds", "ground", "count"), 0.0)
         return Outcome(in_words(sheet), f"{said!r:.200}: {error}", number, kind, nothing)
-    wanted, named = Counter(s.kind for s in sheet.stickers), Counter(m.kind for m in statement.mentions)
+    wanted, named = Counter(s.kind for s in sheet.stickers), Counter(m.kind or "" for m in statement.mentions)
     shares = {
         "readable": 1.0,
         "kinds": (wanted & named).total() / number,
