@@ -12,10 +12,10 @@ import PIL.ImageFont
 import pytest
 from command import Cm3
 
+from cm3.cli.page import page, with_hole
 from cm3.cli.sheet import Line, Panel, Section, sheet, verdict, wrap
 from cm3.scenes import parse
 from cm3.scenes.cli.demo import MISSING, PROMPTS, SCENE, SENTENCE, WANTED, _drawn, _shows
-from cm3.cli.page import page, with_hole
 
 
 def test_the_prompts_are_sentences_of_the_grammar() -> None:
