@@ -7,7 +7,9 @@ Name and drawing are drawn anew for each example, so that no name can be learnt 
 says what it stands for there and nowhere else. Kinds that are trained on are shown so too, under their own name or
 as if they were unknown.
 
-A name has two or three syllables, and begins in three letters as no word of the stickers' language does.
+A name has two to four syllables, and 4 to 11 letters, and is no word of the stickers' language. It may begin as one
+does: an encoder that reads words by their letters is to tell such names apart as well, for a kind that no training saw
+is a name like any other.
 """
 
 from __future__ import annotations
@@ -30,11 +32,14 @@ KEPT = 50
 TILE = 16
 """Side of the tiles that a shuffled drawing is cut into, in pixels."""
 
-_ONSETS = ["", *"b bl br d dr f fl fr g gl gr h j k kl kr l m n p pl pr r s sk sl sm sn sp st sw t tr v w y z".split()]
-_VOWELS = "a e i o u".split()
-_MIDDLES = "b d f g k l m n p r s t v z lb ld lm mb mp nd nk nt rb rd rk rl rm rn rt sk st".split()
-_CODAS = ["", *"b d f g k l m n p r s t v x z sh ch th sk sp lk lp mp nk nt rb rk rn rp".split()]
-_UNFIT = re.compile("fag|fuk|kunt|kok|dik|slut|nig|rap|naz|spast|^.{0,4}[aeiou][lnrst]?$|(ed|ing|ish|est|ent|er|ard)$")
+_ONSETS = ["", *"b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r".split()]
+_ONSETS += "s sh sk sl sm sn sp st sw t th tr v w y z".split()
+_VOWELS = "a a e e i i o o u u ai ea ee oo".split()
+_MIDDLES = (
+    "b c ck d dg f g gn k l ll m n nn p pp r rr s ss t tt v x z ld lm lt mb mp nd nk nt rb rd rk rm rn rt st".split()
+)
+_CODAS = ["", "", *"b c ck d f g k l ll m n p r s sh ss t v x z ch th sk sp ft lk lp mp nd nk nt rb rk rn rp".split()]
+_UNFIT = re.compile("fag|fuk|kunt|kok|dik|slut|nig|rap|naz|spast|^.{0,3}$|(ed|ing|ish|est|ent|er)$")
 """Letters that would insult, and how most words that mean something end."""
 _ORDER = 0x0E3B1E4
 """Seed of the names. Another one makes other names."""
@@ -111,12 +116,12 @@ def random_shown(rng: np.random.Generator, law: ShownLaw | None = None, *, kept:
 @functools.cache
 def _names() -> tuple[str, ...]:
     words = " ".join([*KINDS, *(kind.plural for kind in KINDS.values()), *SPELLINGS, *SPELLINGS.values()]).split()
-    known = {word[:3] for word in [*words, *GROUNDS, *SIZES, *" ".join(PLACES).split(), "ground", "sticker"]}
+    known = {*words, *GROUNDS, *SIZES, *" ".join(PLACES).split(), "ground", "sticker"}
     rng = np.random.default_rng(_ORDER)
     found: dict[str, None] = {}
     while len(found) < NAMES:
-        parts = [_ONSETS, _VOWELS, *[_MIDDLES, _VOWELS] * int(rng.integers(1, 3)), _CODAS]
+        parts = [_ONSETS, _VOWELS, *[_MIDDLES, _VOWELS] * int(rng.integers(1, 4)), _CODAS]
         word = "".join(part[int(rng.integers(len(part)))] for part in parts)
-        if word[:3] not in known and not _UNFIT.search(word):
+        if len(word) <= 11 and word not in known and not _UNFIT.search(word):
             found[word] = None
     return tuple(found)

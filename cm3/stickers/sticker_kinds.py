@@ -178,7 +178,7 @@ class StickerPairs(Data):
 
     seed: int = 3
     """Stream of the training split."""
-    shown: float = 0.6
+    shown: float = 0.7
     """Share of documents of one thing; the others are sheets."""
 
     def pairs(self, size: int, batch: int) -> Batches:

@@ -111,7 +111,7 @@ def test_a_share_of_shown_things_is_one() -> None:
 def test_what_an_encoder_finds_is_measured(small_encoder: Path) -> None:
     """Letters find every name; weights by chance find next to none."""
     good = measure_bank(Names(), asked=12, trained=9, size=SIZE)
-    poor = StickerPairs().measure(PairEncoder.load(small_encoder), StickerPairs().pairs(SIZE, 4), 0)
+    poor = measure_bank(PairEncoder.load(small_encoder), asked=12, trained=9, size=SIZE)
     assert set(good) == set(poor) == {"one", "beside", "two", "sheets_recall_1", "sheets_recall_5"}
     assert good["one"] > 0.9 and good["two"] > 0.9 and poor["two"] < 0.3
 

@@ -21,7 +21,7 @@ from cm3.stickers.sentences import describe
 from cm3.stickers.shown import KEPT, NAMES, Shown, name_of
 from cm3.stickers.world import GROUNDS, SIZES, TRAINED, any_sheet, pick, random_kind, random_sheet
 
-KINDS_SHOWN = 0.3
+KINDS_SHOWN = 0.2
 """Share of the documents that show a kind of training under its own name."""
 
 

@@ -19,7 +19,7 @@ from cm3.stickers.world import HELD_OUT, Sheet, any_sheet, random_kind, random_s
 
 
 def measure_bank(
-    encoder: Encoder, *, seed: int = 0, asked: int = 200, trained: int = 30, size: int = 64
+    encoder: Encoder, *, seed: int = 0, asked: int = 100, trained: int = 30, size: int = 64
 ) -> dict[str, float]:
     """Return shares of `asked` prompts each for which a bank of `trained` kinds and the held-out ones gives what it
     should: a document of the right kind in the right size.
