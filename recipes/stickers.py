@@ -70,7 +70,7 @@ def image_decoder() -> ImageTokenizerRun:
         steps=2000,
         lr=1e-3,
         muon_lr=3e-3,
-        data=StickerPictures(seed=13, others=0.2, grounds=0.02),
+        data=StickerPictures(seed=13, others=0.4, grounds=0.02),
     )
 
 
