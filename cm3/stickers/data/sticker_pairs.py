@@ -1,7 +1,8 @@
 """Pairs for a small CLIP: documents of one thing, asked for as a prompt would, and sheets that are said twice.
 
-Names that look alike stand in one batch, in both sizes: a retriever confuses just these, and a batch drawn at random
-has hardly any.
+What a retriever confuses stands in one batch, for a batch drawn at random has hardly any of it: names that look alike,
+both sizes of a thing, and a known kind on the very ground that an unknown thing is asked for on. The picture of a known
+kind says much that words say too, that of an unknown thing says its ground and size alone, and would be outdone.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from cm3.stickers.data.training_pictures import Drawn
 from cm3.stickers.drawing import draw
 from cm3.stickers.sentences import describe
 from cm3.stickers.shown import KEPT, NAMES, Shown, name_of
-from cm3.stickers.world import GROUNDS, SIZES, TRAINED, any_sheet, pick, random_kind, random_sheet
+from cm3.stickers.world import GROUNDS, SIZES, TRAINED, Sheet, any_sheet, pick, random_kind, random_sheet
 
-KINDS_SHOWN = 0.2
-"""Share of the documents that show a kind of training under its own name."""
+KNOWN = (0.3, 0.5, 0.2)
+"""Shares of groups with no thing, one and two that are kinds of training under their own name."""
 
 
 def sticker_pairs(seed: int, size: int, batch: int, shown: float) -> Drawn:
@@ -39,25 +40,26 @@ def sticker_pairs(seed: int, size: int, batch: int, shown: float) -> Drawn:
         if i >= named:
             sheet = random_sheet(rng)
             return Pair(describe(sheet, rng), draw(sheet, size), describe(sheet, rng))
-        # Four in a row: two things in both sizes.
+        # Four in a row: two things in both sizes, each on a ground of its own, asked for on either.
         group = np.random.default_rng([seed, 0xC11C, step, i // 4])
-        thing, how_large = _things(group)[i // 2 % 2], SIZES[i % 2]
+        things, grounds = _things(group), [tuple(GROUNDS)[g] for g in group.permutation(len(GROUNDS))[:2]]
+        thing, how_large = things[i // 2 % 2], SIZES[i % 2]
         kind = thing.kind or random_kind(rng)
-        ground = pick(rng, tuple(GROUNDS))
-        document = alone(kind, how_large, ground, {kind: thing})
-        asked = _asked(rng, thing, kind, how_large, ground)
+        document = alone(kind, how_large, grounds[i // 2 % 2], {kind: thing})
+        asked = _asked(rng, thing, kind, how_large, pick(rng, grounds))
         return Pair(document.say(rng, style="alone"), document.draw(size), asked, tells=thing.kind is not None)
 
     return Drawn(pair, batch, list)
 
 
 def _things(rng: np.random.Generator) -> list[Shown]:
-    """Draw two things of like names."""
-    if rng.random() < KINDS_SHOWN:
-        return [Shown(TRAINED[i], TRAINED[i]) for i in rng.permutation(len(TRAINED))[:2]]
+    """Draw two things, in an order by chance; of like names where both are invented."""
+    known = int(rng.choice(3, p=KNOWN))
     at, way = int(rng.integers(NAMES - 1)), int(rng.integers(2))
-    drawings = rng.permutation(OTHERS - KEPT)
-    return [Shown(name, int(n)) for name, n in zip(_sorted(way)[at : at + 2], drawings, strict=False)]
+    kinds, drawings = rng.permutation(len(TRAINED))[:known], rng.permutation(OTHERS - KEPT)
+    things = [Shown(TRAINED[k], TRAINED[k]) for k in kinds]
+    things += [Shown(name, int(n)) for name, n in zip(_sorted(way)[at : at + 2 - known], drawings, strict=False)]
+    return [things[i] for i in rng.permutation(2)]
 
 
 @functools.cache
@@ -67,13 +69,11 @@ def _sorted(way: int) -> list[str]:
 
 
 def _asked(rng: np.random.Generator, thing: Shown, kind: str, size: str, ground: str) -> str:
-    """Return what a search has of a prompt for a sheet with this thing in this size: its mention alone."""
+    """Return a prompt as a search has it for a thing of this size, on this ground: its mention alone."""
     others = [k for k in (random_kind(rng) for _ in range(int(rng.integers(4)))) if k != kind]
     while True:
         sheet = any_sheet(rng, [kind, *others])
         if sheet.stickers[[s.kind for s in sheet.stickers].index(kind)].size == size:
             break
-    if rng.random() < 0.5:
-        sheet = type(sheet)(ground, sheet.stickers)
-    said = mentions(ShownSheet(sheet, {kind: thing}).say(rng))
+    said = mentions(ShownSheet(Sheet(ground, sheet.stickers), {kind: thing}).say(rng))
     return next(part for part in said if f" {size} {thing.name}" in f" {part}")
