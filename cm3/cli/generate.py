@@ -16,10 +16,11 @@ from tyro.conf import Positional, arg
 
 from cm3.cli.attribution import document_panel, told
 from cm3.cli.guides import blank, read_boxes, read_control
-from cm3.cli.options import HERE, OWN, Flag, Guided, ModelVerb, Retrieval, Sampling, at_least, progress
+from cm3.cli.options import HERE, OWN, Flag, Guided, ModelVerb, Retrieval, Sampling, at_least, progress, stopped
 from cm3.cli.outputs import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
 from cm3.document import Box, Gap, Image
 from cm3.errors import RequestError
+from cm3.train.signals import Terminated
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -63,6 +64,20 @@ class Drawing(ModelVerb):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Many:
+    """A file of prompts, in the place of one."""
+
+    prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Draw what each line of a file of JSON lines asks for (docs/batch.md), and write DIR/results.jsonl. Other options
+    are for lines that say nothing else; line i has seed N + i - 1. The same command goes on after a kill."""
+    unit: Annotated[int, arg(metavar="N")] = 64
+    """With --prompts: lines that are drawn side by side, and most that a kill loses."""
+    cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    """With --prompts: work on a Ray cluster, ray://HOST:10001, or local for one of this machine. It must see all paths
+    alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generate(Drawing):
     """Draw pictures from words, and from documents of a memory bank that are looked up for them.
 
@@ -70,6 +85,11 @@ class Generate(Drawing):
     and --control need a model that was tuned for them. A file of boxes is JSON, a list of [name, [x1, y1, x2, y2]]:
     first and last column and row, all counted in, in 0..255 from the top left, whatever the size of the picture.
     A control image must have the size of the model's pictures; hed, depth and normal may have any.
+
+    A line of --prompts is {"prompt": "a red circle"}, perhaps with "id", "n", "seed", "guidance" and other settings;
+    its prompt may be a list of words, {"gap": "text"} and {"image": FILE, "box": [X0, Y0, X1, Y1]}; or it is {"task":
+    "edit", "request": {"image1": FILE, "instruction": "paint it green"}}. A line that cannot be drawn is told, the
+    others go on, and the exit code is 2.
 
     examples:
       cm3 generate "a large red circle at the top left on a grey background"
@@ -79,9 +99,11 @@ class Generate(Drawing):
       cm3 generate "a red circle and a blue star on a grey background" --boxes boxes.json --sheet sheet.png
       cm3 generate "a red circle on a mint ground" --boxes '[["red circle", [35, 35, 92, 92]]]'
       cm3 generate "a red circle on a grey background" --control canny=edges.png
+      cm3 generate --prompts prompts.jsonl --out pictures --guidance 3 --json
+      torchrun --nproc-per-node 8 -m cm3 generate --prompts prompts.jsonl --out /shared/pictures --device cuda
     """
 
-    prompt: Annotated[Positional[str], arg(metavar="PROMPT")]
+    prompt: Annotated[Positional[str | None], arg(metavar="PROMPT", help_behavior_hint="")] = None
     """Words of the picture, in quotes."""
     n: Annotated[int, arg(metavar="N")] = 1
     """How many pictures."""
@@ -91,44 +113,89 @@ class Generate(Drawing):
     control: Annotated[str | None, arg(metavar="KIND=FILE", help_behavior_hint="")] = None
     """A picture to follow: canny, segmentation, hed, pose, depth, normal or scribble, and its file."""
     retrieval: Annotated[Retrieval, HERE] = Retrieval()
+    many: Annotated[Many, HERE] = Many()
 
     def run(self) -> dict[str, Any]:
         """Draw, then write every picture with its prompt, seed and what it drew on inside the PNG."""
-        check_prompt(self.prompt)
-        at_least(1, n=self.n)
+        at_least(1, n=self.n, unit=self.many.unit)
+        if self.many.prompts is not None:
+            return self._draw_many(self.many.prompts)
+        if self.prompt is None:
+            raise RequestError("nothing to draw; give a prompt in quotes, or --prompts FILE")
+        if self.many.cluster is not None:
+            raise RequestError(f"--cluster {self.many.cluster}: is for --prompts; leave it out")
+        return self._draw(self.prompt)
+
+    def _draw_many(self, prompts: Path) -> dict[str, Any]:
+        """Draw a file of prompts; what is there already stays."""
+        alone = {"PROMPT": self.prompt, "--boxes": self.boxes, "--control": self.control, "--sheet": self.sheet}
+        for name, given in alone.items():
+            if given is not None:
+                raise RequestError(f"{name} and --prompts: say what to draw in the lines of the file (docs/batch.md)")
+        settings = {"n": self.n, **self.sampling.arguments(), **self.retrieval.arguments()}
+        try:
+            return self._drawn(prompts, settings)
+        except Terminated:  # raised by `main`, once
+            return {"out": str(self.out), **stopped(self.out)}
+
+    def _drawn(self, prompts: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        from cm3.cli.batch import Batch, draw
+        from cm3.parallel.mesh import environment
+        from cm3.weights import settled
+
+        rank, ranks, local = environment()
+        if ranks > 1 and self.many.cluster is not None:
+            raise RequestError("--cluster and torchrun: either shares the work; take one of them")
+        bank = {"memory": self.retrieval.memory, "encoder": self.retrieval.encoder}
+        place = {**vars(self.place), "device": settled(self.place.device)}
+        if ranks > 1 and place["device"] == "cuda":
+            place["device"] = f"cuda:{local}"
+        batch = Batch.of(prompts, self.out, {"name": self.model, **bank, **place}, settings, self.many.unit)
+        with progress("drawing", unit="line") as update:
+            result = draw(batch, rank, ranks, self.many.cluster, update, lambda error: self.told([error]))
+        asked = {"prompts": str(prompts), "out": str(self.out)}
+        if result is None:
+            print(f"{self.out}: the share of process {rank} of {ranks} is done; the last one writes results.jsonl")
+            return asked | {"results": None}
+        counts = f"{result['lines']} lines, {result['pictures']} pictures, {result['texts']} texts"
+        print(f"{result['results']}: {counts}; {result['failed']} lines failed, {result['warned']} have warnings")
+        return asked | result
+
+    def _draw(self, prompt: str) -> dict[str, Any]:
+        check_prompt(prompt)
         self.check()
-        task, request, guide = self._asked()
+        task, request, guide = self._asked(prompt)
         settings: Any = self.sampling.arguments() | self.retrieval.arguments()
-        notes = {"prompt": self.prompt, "model": self.model, **self._given(settings, guide)}
+        notes = {"prompt": prompt, "model": self.model, **self._given(settings, guide)}
         model = self.open_model(self.retrieval, task)
         with progress("drawing") as update:
             settings["progress"] = update
             if task is None:
-                made = model.generate(self.prompt, n=self.n, **settings)
+                made = model.generate(prompt, n=self.n, **settings)
             else:
                 made = model.ask(task, request, self.n, **settings).generation
         drew_on = made.attribution
         more = {"attribution": json.dumps(drew_on)} if drew_on else {}
-        names = write_all(self.out, [self.prompt], self.sampling.seed, made.images, notes, **more)
+        names = write_all(self.out, [prompt], self.sampling.seed, made.images, notes, **more)
         for name in names:
             print("\n".join([name, *told(made.retrieved), *told(made.left_out, "had no room for")]))
-        result = {"prompt": self.prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
+        result = {"prompt": prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
         result |= {} if task is None else {"task": task}
         result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
-        return result | self._sheet(made, guide)
+        return result | self._sheet(prompt, made, guide)
 
-    def _asked(self) -> tuple[str | None, dict[str, Any], PIL.Image.Image | None]:
+    def _asked(self, prompt: str) -> tuple[str | None, dict[str, Any], PIL.Image.Image | None]:
         """Return the task that --boxes or --control asks for with its fields, and what is to be followed as a
         picture."""
         if self.boxes is not None and self.control is not None:
             raise RequestError("--boxes and --control: no task takes both; give one of them")
         if self.boxes is not None:
             objects = read_boxes(self.boxes)
-            return "boxes", {"caption": self.prompt, "objects": objects}, blank(objects)
+            return "boxes", {"caption": prompt, "objects": objects}, blank(objects)
         if self.control is not None:
             task, picture = read_control(self.control)
-            return task.name, {"caption": self.prompt, str(task.control): picture}, picture.pixels
+            return task.name, {"caption": prompt, str(task.control): picture}, picture.pixels
         return None, {}, None
 
     def _given(self, settings: Mapping[str, Any], guide: PIL.Image.Image | None) -> dict[str, str]:
@@ -138,15 +205,15 @@ class Generate(Drawing):
         notes = settings_note({**settings, **retrieved, "control": kind or None})
         return notes if guide is None else notes | picture_note(guide)
 
-    def _sheet(self, made: Generation, guide: PIL.Image.Image | None) -> dict[str, str]:
+    def _sheet(self, prompt: str, made: Generation, guide: PIL.Image.Image | None) -> dict[str, str]:
         given = [] if guide is None else [_panel(guide, "to be followed")]
         documents = [document_panel(r) for r in made.retrieved]
         drawn = [_panel(picture, f"drawn, number {i}") for i, picture in enumerate(made.images)]
         about = f"generate --retrieve {self.retrieval.retrieve}"
         if not documents:
-            return self.draw_sheet("Drawn", self.prompt, [*given, *drawn], about)
+            return self.draw_sheet("Drawn", prompt, [*given, *drawn], about)
         rows = [panel for one in drawn for panel in (one, *given, *documents)]
-        return self.draw_sheet("Drawn, and what it drew on", self.prompt, rows, about, 1 + len(given) + len(documents))
+        return self.draw_sheet("Drawn, and what it drew on", prompt, rows, about, 1 + len(given) + len(documents))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,7 +123,7 @@ def _run(args: list[str]) -> int:
         print(json.dumps(result))
     if "stopped" in (result or {}):
         return STOPPED
-    return 0
+    return 2 if (result or {}).get("failed") else 0
 
 
 def _words(args: Sequence[str]) -> str:

@@ -195,8 +195,7 @@ class CM3Leon:
         seed = whole_number("seed", seed, 0, 2**63 - 1)
         if options.get("documents") is not None:
             options["documents"] = [options["documents"]] * n
-        seeds = [_sub_seed(seed, i) if i else seed for i in range(n)]
-        made = self.generate_many([as_document(prompt)] * n, seeds=seeds, **options)
+        made = self.generate_many([as_document(prompt)] * n, seeds=sample_seeds(seed, n), **options)
         return replace(
             made[0],
             documents=tuple(g.document for g in made),
@@ -448,6 +447,11 @@ class CM3Leon:
         if ids.min() < 0 or ids.max() >= self.vocab.size:
             raise RequestError(f"ids from {ids.min()} to {ids.max()}: must lie in 0..{self.vocab.size - 1}")
         return Tokens.of(ids.astype(np.int32), cells_of(ids, self.vocab, self.grid[0] * self.grid[1]))
+
+
+def sample_seeds(seed: int, n: int) -> list[int]:
+    """Return the seeds of `n` samples of one prompt: the first is its own."""
+    return [_sub_seed(seed, i) if i else seed for i in range(n)]
 
 
 def _sub_seed(seed: int, i: int) -> int:

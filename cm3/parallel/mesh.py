@@ -123,7 +123,7 @@ def start(config: MeshConfig | None = None, device: str = "") -> Mesh:
     for a mesh that does not fit the world and for a device that is not there.
     """
     config = config or MeshConfig()
-    place, world, local = _environment()
+    place, world, local = environment()
     sizes = config.sizes(world)
     where = _device(device, local)
     if "RANK" not in os.environ:
@@ -164,8 +164,11 @@ def _attempt() -> str:
     return f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "attempt"
 
 
-def _environment() -> tuple[int, int, int]:
-    """Return (rank, world size, local rank) as torchrun says, or of a process that stands alone."""
+def environment() -> tuple[int, int, int]:
+    """Return (rank, world size, local rank) as torchrun says, or of a process that stands alone.
+
+    Raises `ConfigError` for half an environment.
+    """
     if "RANK" not in os.environ:
         return 0, 1, 0
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
