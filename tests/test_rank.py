@@ -99,6 +99,20 @@ def test_a_bundle_may_recommend_candidates() -> None:
     assert CM3Leon(ranked).generate([Gap("text"), picture], seed=4, max_tokens=12).text == given.text
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-310, 9e-7])
+def test_at_temperature_zero_one_candidate_is_drawn(
+    model: CM3Leon, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """Below a millionth is zero; of eight equal ones nothing is to be chosen. Just above it there are eight."""
+    served: list[int] = []
+    serve = model._serve
+    monkeypatch.setattr(model, "_serve", lambda some, progress: served.append(len(some)) or serve(some, progress))
+    made = model.generate("a red circle", seed=1, temperature=temperature, candidates=8)
+    assert made.document == model.generate("a red circle", seed=2, temperature=0.0).document
+    model.generate("a red circle", temperature=1e-6, candidates=8)
+    assert served == [1, 1, 8]
+
+
 def test_no_candidates_is_refused(model: CM3Leon) -> None:
     with pytest.raises(RequestError, match="candidates=0: must be an integer, 1 to 1000000"):
         model.generate("a red circle", candidates=0)

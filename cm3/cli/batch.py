@@ -351,9 +351,10 @@ class Desk:
             raise DataError('must have a "prompt", or a "task" and its "request", and not both')
         if (line.task is None) != (line.request is None):
             raise DataError('a "task" and its "request", the fields by name, go together; give both')
-        if line.task is None and (beside := sorted({"template", "plain"} & values.keys())):
+        given = {name: value for name, value in vars(line).items() if value is not None and name in values}
+        if line.task is None and (beside := sorted({"template", "plain", "image_guidance"} & given.keys())):
             raise DataError(f'{beside[0]}: is for a "task"; leave it out')
-        given = {**self.batch.settings, **{k: v for k, v in vars(line).items() if v is not None}}
+        given = {**self.batch.settings, **given}
         settings = {name: given[name] for name in SETTINGS if name in given}
         n = whole_number("n", given["n"], 1, MOST, DataError)
         seed = given["seed"] + (at if line.seed is None else 0)

@@ -87,9 +87,9 @@ class Generate(Drawing):
     A control image must have the size of the model's pictures; hed, depth and normal may have any.
 
     A line of --prompts is {"prompt": "a red circle"}, perhaps with "id", "n", "seed", "guidance" and other settings;
-    its prompt may be a list of words, {"gap": "text"} and {"image": FILE, "box": [X0, Y0, X1, Y1]}; or it is {"task":
-    "edit", "request": {"image1": FILE, "instruction": "paint it green"}}. A line that cannot be drawn is told, the
-    others go on, and the exit code is 2.
+    its prompt may be a list of words, {"gap": "text"} and {"image": FILE, "box": [X0, Y0, X1, Y1]}. Or it names a task:
+    {"task": "edit", "request": {"image1": FILE, "instruction": "paint it green"}}. One that cannot be drawn is told,
+    the others go on, and the exit code is 2.
 
     examples:
       cm3 generate "a large red circle at the top left on a grey background"

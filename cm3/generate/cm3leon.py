@@ -397,6 +397,11 @@ class CM3Leon:
             hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, v)) else ())
             streams = (tokens, *(without(tokens, parts, v, first) for parts in hidden))
         if len(streams) == 1:
+            if not words and settings.get("amateur_temperature") is not None:
+                raise RequestError(
+                    f"amateur_temperature={shown(settings['amateur_temperature'])}: is of the stream to lead away "
+                    "from; give guidance or contrast with it, or leave it out"
+                )
             sampling = unguided(sampling)
         if context is not None and context.length:
             treatment = unconditional or self._recommended.treatment["image" if words else kind]

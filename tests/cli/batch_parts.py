@@ -38,8 +38,8 @@ def command(*args: str | Path, env: dict[str, str] | None = None) -> None:
     os._exit(main([str(a) for a in args]))
 
 
-def command_until(place: str, count: int, after: bool, *args: str | Path) -> None:
-    """The same, killed at the `count`-th call of a function: just before that, or just after."""
+def command_until(place: str, count: int, after: bool, number: signal.Signals, *args: str | Path) -> None:
+    """The same, sent a signal at the `count`-th call of a function: just before that, or just after."""
     module, name = place.rsplit(".", 1)
     of = {"os": os, "Path": Path}[module]
     real, calls = getattr(of, name), 0
@@ -48,10 +48,10 @@ def command_until(place: str, count: int, after: bool, *args: str | Path) -> Non
         nonlocal calls
         calls += 1
         if calls == count and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = real(*given, **more)
-        if calls == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == count and after:
+            os.kill(os.getpid(), number)
         return result
 
     with mock.patch.object(of, name, counted):

@@ -66,6 +66,21 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_each_line_of_a_file_says_what_it_drew_on(cm3: Cm3, plain: Path, bank: Path, encoder: Path) -> None:
+    Path("p.jsonl").write_text(json.dumps({"prompt": PROMPT, "retrieve": 2}) + '\n{"prompt": "a red circle"}\n')
+    given = ("--model", plain, "--memory", bank, "--encoder", encoder)
+    alone = cm3("generate", PROMPT, *given, "--retrieve", "2", "--json").json
+    ran = cm3("generate", "--prompts", "p.jsonl", *given, "--out", "many", "--json")
+    assert ran.code == 0, ran.err
+    first, second = (json.loads(line) for line in Path("many/results.jsonl").read_text().splitlines())
+    assert first["attribution"] == alone["attribution"] != [] and first["left_out"] == alone["left_out"]
+    assert second["attribution"] == second["left_out"] == []
+    with PIL.Image.open(Path("many", first["files"][0])) as made:
+        assert json.loads(made.text["attribution"]) == first["attribution"]
+    told = cm3("generate", "--prompts", "p.jsonl", "--model", plain, "--out", "many").refusal
+    assert "many: was begun with another memory: " in told and "now None; give the same command" in told
+
+
 def test_every_picture_says_what_it_drew_on(cm3: Cm3, plain: Path, bank: Path, encoder: Path) -> None:
     given = ("--model", plain, "--retrieve", "2", "--memory", bank, "--encoder", encoder, "--n", "2")
     ran = cm3("generate", PROMPT, *given)

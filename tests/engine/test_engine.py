@@ -219,6 +219,33 @@ def test_foreign_ids_are_refused(one_decoder: Decoder, vocab: Vocab, tokens: Tok
         Engine(one_decoder, vocab).add(Request((tokens,), (Codes((1,)),)))
 
 
+def test_a_request_that_is_refused_when_added_leaves_the_others_alone(one_decoder: Decoder, vocab: Vocab) -> None:
+    requests = mixed(vocab)[:3]
+    expected = Engine(one_decoder, vocab).run(requests)
+    engine, plan = Engine(one_decoder, vocab, max_streams=5), (Codes.image(8),)
+    two = (prompt(vocab, 5, 1), nothing(vocab))
+    refused = [
+        (two, Sampling(contrast="kmax", k=vocab.image + 1), "sampling.k=49: must be at most 48"),
+        (two, Sampling(guidance=2.0, image_guidance=2.0), "sampling.image_guidance=2.0: needs three streams"),
+        (two[:1], Sampling(guidance=2.0), "sampling.guidance=2.0: needs a second stream"),
+        (two[:1], Sampling(contrast="max"), "sampling.contrast='max' needs a second stream"),
+        ((prompt(vocab, 190, 0),), Sampling(), r"streams\[0\] needs \d+ tokens of context"),
+        ((Tokens.of([2, 10_000]),), Sampling(), "id 10000 in streams"),
+        (two * 2, Sampling(), "4 streams; must be 1, 2 or 3"),
+    ]
+    ids, done = [engine.add(requests[0])], {}
+    for streams, sampling, message in refused:
+        with pytest.raises(RequestError, match=message):
+            engine.add(Request(streams, plan, sampling))
+        done |= engine.step()
+    ids += [engine.add(request) for request in requests[1:]]
+    while engine.busy:
+        done |= engine.step()
+    assert sorted(done) == ids
+    for id, result in zip(ids, expected, strict=True):
+        same(done[id], result)
+
+
 def test_an_engine_that_does_not_fit_its_model_is_refused(one_decoder: Decoder, vocab: Vocab) -> None:
     with pytest.raises(ConfigError, match="max_streams=0: must be an integer, at least 1"):
         Engine(one_decoder, vocab, max_streams=0)
