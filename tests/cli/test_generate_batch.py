@@ -110,14 +110,14 @@ def test_killed_at_a_write_and_given_again(
 
 
 def test_sigterm_leaves_what_is_done_and_nothing_half_done(
-    prompts: Path, tiny: Path, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    prompts: Path, tiny: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     asked = ("os.rename", 3, False, signal.SIGTERM, *args(prompts, tiny, out))
     process = forks().Process(target=command_until, args=asked)
     process.start()
     process.join()
-    assert process.exitcode == 75 and "the same command goes on where it was" in capfd.readouterr().err
+    assert process.exitcode == 75
     assert {p.name for p in out.iterdir()} == {"batch.json", "000000", "000001"}
     assert done(prompts, tiny, out) == 0
     assert contents(out) == contents(whole)
