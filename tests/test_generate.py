@@ -251,6 +251,26 @@ def test_guidance_and_contrast_change_what_is_drawn(model: CM3Leon, settings: di
     assert model.generate("a red circle", seed=1, **settings).document == guided.document
 
 
+def test_each_prompt_may_have_settings_of_its_own(model: CM3Leon) -> None:
+    each: list[dict[str, Any]] = [
+        {},
+        {"guidance": 3.0},
+        {"contrast": "kmax", "k": 8, "alpha": 0.3},
+        {"temperature": 0.0},
+    ]
+    prompts, seeds = ["a red circle"] * 4, [1, 1, 1, 1]
+    together = model.generate_many(prompts, seeds=seeds, each=each, temperature=0.8)
+    alone = [model.generate("a red circle", seed=1, **{"temperature": 0.8, **own}) for own in each]
+    assert [g.image.tobytes() for g in together] == [g.image.tobytes() for g in alone]
+    assert len({g.image.tobytes() for g in together}) == 4
+    with pytest.raises(RequestError, match="each: 3 for 4 prompts; give one for each"):
+        model.generate_many(prompts, seeds=seeds, each=each[1:])
+    with pytest.raises(RequestError, match="each: retrieve is no setting of how to sample; give it for all prompts"):
+        model.generate_many(prompts[:1], seeds=[1], each=[{"retrieve": 2}])
+    with pytest.raises(RequestError, match="image_guidance=2.0: is for editing"):
+        model.generate_many(prompts[:1], seeds=[1], each=[{"image_guidance": 2.0}])
+
+
 def test_greedy_needs_no_seed(model: CM3Leon) -> None:
     a, b = (model.generate("a red circle", seed=s, temperature=0.0).document for s in (1, 2))
     assert a == b

@@ -119,8 +119,18 @@ class Asked(NamedTuple):
 
     @property
     def alike(self) -> str:
-        """Return the same for lines that can be drawn in one call."""
-        return json.dumps([self.line.task, self.line.template, self.line.plain, self.settings], sort_keys=True)
+        """Return the same for lines that can be drawn in one call, each sampled in its own way."""
+        return json.dumps([self.line.task, self.line.template, self.line.plain, self.shared], sort_keys=True)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Return the settings of how to sample."""
+        return {name: value for name, value in self.settings.items() if name in SAMPLED}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Return the other settings."""
+        return {name: value for name, value in self.settings.items() if name not in SAMPLED}
 
 
 class Sample(NamedTuple):
@@ -383,8 +393,8 @@ class Desk:
 
     def _together(self, samples: Sequence[Sample]) -> list[Any]:
         lines = {s.asked.at: s.asked.line for s in samples}
-        line, settings = samples[0].asked.line, samples[0].asked.settings
-        options: Any = {"seeds": [s.seed for s in samples], **settings}
+        line, shared = samples[0].asked.line, samples[0].asked.shared
+        options: Any = {"seeds": [s.seed for s in samples], "each": [s.asked.own for s in samples], **shared}
         if line.task is None:
             prompts = {at: self._prompt(one.prompt) for at, one in lines.items()}
             return self.model.generate_many([prompts[s.asked.at] for s in samples], **options)

@@ -208,15 +208,17 @@ class CM3Leon:
         prompts: Sequence[Promptable],
         *,
         seeds: Sequence[int],
+        each: Sequence[Mapping[str, Any]] | None = None,
         **options: Unpack[Options],
     ) -> list[Generation]:
         """Return one generation for each prompt, batched; the rest as in `generate`.
 
-        `seeds`, and `documents` where they are given by hand, are as many as prompts.
+        `seeds`, and `documents` where they are given by hand, are as many as prompts. So is `each`: settings of how to
+        sample, guidance among them, of that prompt alone, which come before those of all.
         """
-        check_names(options, Options, "seeds")
+        check_names(options, Options, "seeds", "each")
         documents = options.get("documents")
-        for name, given in (("seeds", seeds), ("documents", documents)):
+        for name, given in (("seeds", seeds), ("documents", documents), ("each", each)):
             if given is not None and len(given) != len(prompts):
                 raise RequestError(f"{name}: {len(given)} for {len(prompts)} prompts; give one for each")
         seeds = [whole_number("seed", seed, 0, 2**63 - 1) for seed in seeds]
@@ -233,15 +235,20 @@ class CM3Leon:
         if kind is not None:
             for document in whole:
                 check_kind(document, kind)
-        if options.get("image_guidance") is not None and kind != "edit":
-            raise RequestError(f"image_guidance={options['image_guidance']}: is for editing; ask with kind='edit'")
-        settings = {name: value for name, value in options.items() if name in SAMPLED and value is not None}
+        settings: list[dict[str, Any]] = []
+        for one in [{}] * len(prompts) if each is None else each:
+            if others := sorted(one.keys() - SAMPLED):
+                raise RequestError(f"each: {others[0]} is no setting of how to sample; give it for all prompts")
+            both = {**options, **one}
+            settings.append({name: both[name] for name in SAMPLED & both.keys() if both[name] is not None})
+            if "image_guidance" in settings[-1] and kind != "edit":
+                raise RequestError(f"image_guidance={both['image_guidance']}: is for editing; ask with kind='edit'")
         found = self.retriever.find(whole, options.get("retrieve", 0), documents)
         encoded = self.codec.encode_prompts(whole)
         contexts = self._contexts(encoded, found, max_tokens)
         requests: list[list[Request]] = []  # of each prompt, its candidates
-        for p, c, seed in zip(encoded, contexts, seeds, strict=True):
-            first = self._request(p, seed, max_tokens, settings, c.tokens, unconditional, kind)
+        for p, c, seed, own in zip(encoded, contexts, seeds, settings, strict=True):
+            first = self._request(p, seed, max_tokens, own, c.tokens, unconditional, kind)
             number = candidates or self._recommended.candidates[kind or kind_of(p)]
             some = range(1 if first.greedy else number)
             requests.append([first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some])
@@ -286,14 +293,16 @@ class CM3Leon:
         seeds: Sequence[int],
         template: int | str = 0,
         plain: bool = False,
+        each: Sequence[Mapping[str, Any]] | None = None,
         **settings: Unpack[Settings],
     ) -> list[Reply]:
-        """Return one answer for each request, batched; the rest as in `ask`."""
+        """Return one answer for each request, batched; the rest as in `ask`, and `each` as in `generate_many`."""
         chosen = find_task(task) if isinstance(task, str) else task
-        check_names(settings, Settings, "seeds", "template", "plain")
+        check_names(settings, Settings, "seeds", "template", "plain", "each")
         prompts = [task_prompt(chosen, one, self.image_size, self.world, template, plain) for one in requests]
         options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
-        return [read_reply(chosen, one, template, plain) for one in self.generate_many(prompts, seeds=seeds, **options)]
+        made = self.generate_many(prompts, seeds=seeds, each=each, **options)
+        return [read_reply(chosen, one, template, plain) for one in made]
 
     def edit(
         self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
