@@ -4,6 +4,8 @@
     float32     float32                                     float32
     bfloat16    bfloat16                                    bfloat16 in the passes
     float16     float16                                     refused
+    int8        weights and products in int8 on a           refused
+                processor, all else float32 (model/int8.py)
     auto        bfloat16 on a GPU that computes in it,      bfloat16 where the device computes in it, a processor too,
                 else float32                                else float32
 
@@ -22,8 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Number types of a network that draws, by name."""
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+"""Number types of a language model that draws, by name."""
+FLOATS = DTYPES[:4]
+"""Those of any network that computes."""
 TRAINED = DTYPES[:3]
 """Those of a network that is trained."""
 ENOUGH = 2.0
@@ -55,7 +59,7 @@ def for_training(name: str, device: torch.device) -> Choice:
 
 
 def for_drawing(name: str, device: torch.device) -> Choice:
-    """Return the type of a network that draws, where the setting is `name`, one of `DTYPES`."""
+    """Return the type of a network that draws, where the setting is `name`, one of `FLOATS`."""
     if name != "auto":
         return Choice(name, "as set")
     if device.type != "cuda":

@@ -6,7 +6,7 @@ loads weights, of a tokenizer, a decoder, an encoder, a critic or a metric, has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, did_you_mean
 from cm3.files import said
-from cm3.precision import DTYPES, for_drawing
+from cm3.precision import FLOATS, for_drawing
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
+_WHOLE = {torch.int64: ("I64",), torch.int8: ("I8",)}
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -50,7 +51,7 @@ def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
                 raise CheckpointError(
                     f"{where}: weight {name!r} has shape {shape}, config.json says {tuple(value.shape)}; restore both"
                 )
-            if kind not in (_FLOATS if value.is_floating_point() else ("I64",)):
+            if kind not in (_FLOATS if value.is_floating_point() else _WHOLE[value.dtype]):
                 raise CheckpointError(f"{where}: weight {name!r} is stored as {kind}; restore the file")
         if extra := sorted(there - set(wanted)):
             raise CheckpointError(f"{where}: weight {extra[0]!r} is not in the network that config.json describes")
@@ -126,6 +127,12 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
     return next((n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), "")
 
 
+def check_dtype(name: str, known: Sequence[str]) -> None:
+    """Raise `ConfigError` for the name of a number type that is not one of those that a network may have."""
+    if name not in known:
+        raise ConfigError(f"dtype={name!r:.60}: must be one of {', '.join(known)}.{did_you_mean(name, known)}")
+
+
 def settled(device: str | torch.device | None) -> str | torch.device | None:
     """Return the device that "auto" is, a GPU where there is one, else the processor; any other as it is."""
     if device != "auto":
@@ -137,12 +144,12 @@ def on_device(module: M, device: str | torch.device | None, dtype: str | torch.d
     """Return `module`, moved to a device and its floating-point weights to a dtype; None leaves them.
 
     The dtype, a name or torch's own, is that of a network that draws (cm3/precision.py). Raises `ConfigError` for a
-    device that torch does not know or that is not there, and for another dtype than `DTYPES`.
+    device that torch does not know or that is not there, and for another dtype than `FLOATS`.
     """
     device = settled(device)
     name = str(dtype).removeprefix("torch.")
-    if dtype is not None and name not in DTYPES:
-        raise ConfigError(f"dtype={name!r:.60}: must be one of {', '.join(DTYPES)}.{did_you_mean(name, DTYPES)}")
+    if dtype is not None:
+        check_dtype(name, FLOATS)
     try:
         at = next(module.parameters()).device if device is None else torch.device(device)
         if device is not None and at.type == "meta":

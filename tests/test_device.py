@@ -126,7 +126,7 @@ def test_a_device_that_is_not_there_is_told_in_a_line(device: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float8", "", "double", torch.float64, 16])
 def test_a_dtype_that_is_not_there_is_told_in_a_line(dtype: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^dtype='.*': must be one of auto, float32, bfloat16, float16\."):
+    with pytest.raises(ConfigError, match=r"^dtype='.*': must be one of auto, float32, bfloat16, float16, int8\."):
         CM3Leon(bundle(), dtype=dtype)
 
 

@@ -33,7 +33,7 @@ TABLE: dict[str, set[str]] = {
     "document": {"errors", "files", "picture"},
     "vocab": {"errors"},
     # layer 2
-    "model": {"errors", "files", "weights", "vocab"},
+    "model": {"errors", "files", "precision", "weights", "vocab"},
     "sequence": {"errors", "document", "vocab"},
     "store": NOUNS | {"sequence"},
     # layer 3

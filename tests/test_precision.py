@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from cm3 import precision
-from cm3.precision import DTYPES, TRAINED, for_drawing, for_training, has_bfloat16
+from cm3.precision import FLOATS, TRAINED, for_drawing, for_training, has_bfloat16
 from cm3.weights import on_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize("name", DTYPES[1:])
+@pytest.mark.parametrize("name", FLOATS[1:])
 def test_a_type_that_is_set_is_taken(name: str) -> None:
     for device in (CPU, CUDA):
         assert for_drawing(name, device) == (name, "as set")

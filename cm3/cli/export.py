@@ -20,6 +20,7 @@ class Export(Verb):
     examples:
       cm3 export runs/scenes/pretrain --out bundle
       cm3 export runs/scenes/pretrain --out early --step 200 --dtype float32
+      cm3 export runs/scenes/pretrain --out small --dtype int8
     """
 
     run_: Annotated[Positional[str], arg(metavar="RUN")]
@@ -28,8 +29,11 @@ class Export(Verb):
     """Folder of the bundle; a bundle that is there is replaced, and nothing else."""
     step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None
     """Step of the checkpoint."""
-    dtype: Annotated[Literal["float16", "bfloat16", "float32"], arg(metavar="float16|bfloat16|float32")] = "float16"
-    """Of the weights in the bundle."""
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32", "int8"], arg(metavar="float16|bfloat16|float32|int8")
+    ] = "float16"
+    """Of the weights in the bundle. In int8 the language model computes in it, on a processor; it cannot be trained
+    further."""
 
     def run(self) -> dict[str, Any]:
         """Write it."""

@@ -110,8 +110,9 @@ class Precision(Device):
     """The device of networks, and their precision."""
 
     dtype: Annotated[str, arg(metavar="DTYPE")] = "auto"
-    """Precision of the language model, or of the image tokenizer that is measured: float32, bfloat16, float16; auto is
-    bfloat16 for a language model on an NVIDIA GPU that has it, else float32."""
+    """Precision of the language model, or of the image tokenizer that is measured: float32, bfloat16, float16, and for
+    a language model on a processor int8; auto is int8 for a bundle in int8, bfloat16 for a language model on an NVIDIA
+    GPU that has it, else float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from cm3.generate.settings import SAMPLED, Loading, Options, Progress, Settings,
 from cm3.generate.tasks import CAPTION, DETAIL, LONGEST, QUESTION, Reply, kind_of_task, read_reply, task_prompt
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
+from cm3.model.int8 import placed
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
 from cm3.retrieval.select import Retrieved
@@ -75,13 +76,13 @@ class CM3Leon:
         that is neither the bundle's nor one of the hub. Both are opened when something is first retrieved.
 
         `device` is where the bundle's networks are moved to, and where an encoder that is opened runs; None leaves them
-        where they are, which is the processor for one that was loaded. `dtype` is float32, bfloat16 or float16, of the
-        decoder alone: codes and vectors are those of any device. Both may be "auto" (`cm3.weights.on_device`). Raises
-        `ConfigError` for one that is not there.
+        where they are, which is the processor for one that was loaded. `dtype` is float32, bfloat16, float16 or, on a
+        processor, int8, of the decoder alone: codes and vectors are those of any device. Both may be "auto"
+        (`cm3.weights.on_device`, `cm3.model.int8.placed`). Raises `ConfigError` for one that is not there.
         """
         self.bundle, self.vocab = bundle, bundle.vocab
         self.max_streams = whole_number("max_streams", max_streams)
-        on_device(bundle.decoder, device, dtype)
+        bundle.decoder = placed(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
         self.decoder = bundle.decoder.eval()
         self._idle: list[Engine] = []

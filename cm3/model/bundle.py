@@ -8,7 +8,8 @@
     encoder/                       optional: what turns documents and prompts into vectors, to search `memory/` with
     memory/                        optional: a memory bank, the documents that the model may draw on
 
-Weights are stored in the dtype given to `save` and computed in float32 unless the caller moves them. The two folders
+Weights are stored in the dtype given to `save` and computed in float32 unless the caller moves them. A decoder in int8
+(`cm3/model/int8.py`) is stored and loaded as that, and config.json says so: "decoder_weights": "int8". The two folders
 are copied as they are; `cm3.retrieval` reads them. How a folder is read is in `cm3/model/folder.py`.
 """
 
@@ -41,6 +42,7 @@ from cm3.model.folder import (
     opened,
     read_config,
 )
+from cm3.model.int8 import Int8Decoder, quantised
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.vocab import Vocab
 from cm3.weights import bare
@@ -98,11 +100,18 @@ class Source(NamedTuple):
 def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a bundle. The folder appears whole or not at all; a bundle that is there is replaced.
 
-    Raises `ConfigError` as `check_place` does, when a weight does not fit `dtype`'s range, and when `encoder` or
-    `memory` is no folder with files.
+    In `torch.int8` the decoder is quantised and the image tokenizer, which is small, is in float16. Raises
+    `ConfigError` as `check_place` does, when a weight does not fit `dtype`'s range, for a decoder in int8 and another
+    `dtype`, and when `encoder` or `memory` is no folder with files.
     """
     folder = Path(folder)
     check_place(folder)
+    int8 = dtype == torch.int8
+    if isinstance(bundle.decoder, Int8Decoder) and not int8:
+        raise ConfigError(
+            f"bundle {str(folder)!r}: the decoder is in int8, of which {str(dtype).removeprefix('torch.')} makes nothing "
+            "better; save it in int8, or load the bundle that it was made of"
+        )
     shape = Shape(bundle.vocab, bundle.decoder.config, bundle.vqgan.config, bundle.image_size)
     shape.check(f"bundle {str(folder)!r}", ConfigError)
     check_text(bundle.vocab, bundle.text_bytes(), f"bundle {str(folder)!r}", ConfigError)
@@ -110,8 +119,9 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
         if (source := getattr(bundle, name)) is not None:
             bundle.check_folder(Path(source))
     with replacing_folder(folder) as building:
-        _save_weights(bundle.decoder, building / FILES[0], dtype)
-        _save_weights(bundle.vqgan, building / FILES[1], dtype)
+        decoder = quantised(bundle.decoder) if int8 else bundle.decoder
+        _save_weights(decoder, building / FILES[0], torch.float32 if int8 else dtype)
+        _save_weights(bundle.vqgan, building / FILES[1], torch.float16 if int8 else dtype)
         (building / FILES[2]).write_bytes(bundle.text_bytes())
         names = [*FILES]
         for name in FOLDERS:
@@ -126,7 +136,7 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
             "sampling": bundle.sampling,
             "about": bundle.about,
             "files": {name: sha256(building / name) for name in names},
-        }
+        } | ({"decoder_weights": "int8"} if int8 else {})
         try:
             config = json.loads(json.dumps(config, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
@@ -220,7 +230,7 @@ class Shape(NamedTuple):
 
 
 def load(folder: str | Path, weights: bool = True) -> Bundle:
-    """Read a bundle folder, all of one bundle also while it is replaced; weights in float32.
+    """Read a bundle folder, all of one bundle also while it is replaced; weights in float32, or int8 where they are.
 
     Without `weights` the decoder is on the meta device, and neither its file nor those of the folders are read. Raises
     `CheckpointError` naming the file that is missing, altered, or does not fit.
@@ -237,7 +247,8 @@ def load(folder: str | Path, weights: bool = True) -> Bundle:
                 if name not in FILES:
                     found.check(name)
         vqgan = found.fill(FILES[1], lambda: VQGAN(shape.image_tokenizer))
-        decoder = found.fill(FILES[0], lambda: Decoder(shape.decoder)) if weights else _bare(shape.decoder)
+        kind = _decoder_kind(config, what)
+        decoder = found.fill(FILES[0], lambda: kind(shape.decoder)) if weights else _bare(kind, shape.decoder)
     return Bundle(
         vocab=shape.vocab,
         decoder=decoder,
@@ -322,6 +333,17 @@ def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
     save_file(tensors, path)
 
 
-def _bare(config: DecoderConfig) -> Decoder:
+def _bare(kind: type[Decoder], config: DecoderConfig) -> Decoder:
     with bare():
-        return Decoder(config)
+        return kind(config)
+
+
+def _decoder_kind(config: dict[str, Any], what: str) -> type[Decoder]:
+    """Return the class of the decoder that config.json describes. Raises `CheckpointError` for an unknown one."""
+    found = config.get("decoder_weights")
+    if found not in (None, "int8"):
+        raise CheckpointError(
+            f"{what}: config.json says decoder_weights={found!r:.60}; this version knows int8 alone, so restore it, or "
+            "install the version that wrote it"
+        )
+    return Decoder if found is None else Int8Decoder

@@ -14,7 +14,7 @@ How attention reaches other tokens is the caller's: `attend(layer, q, k, v)` is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -173,9 +173,7 @@ class Block(nn.Module):
     def attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         """Project, normalise, rotate, attend, project back."""
         b, s, _ = x.shape
-        q = self.wq(x).view(b, s, -1, self.head_dim).transpose(1, 2)  # (b, h, s, k)
-        k = self.wk(x).view(b, s, -1, self.head_dim).transpose(1, 2)
-        v = self.wv(x).view(b, s, -1, self.head_dim).transpose(1, 2)
+        q, k, v = (y.view(b, s, -1, self.head_dim).transpose(1, 2) for y in self.project(x))  # (b, h, s, k)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
@@ -185,9 +183,18 @@ class Block(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply two matrices and an activation; three with SwiGLU."""
-        if self.gate is not None:
-            return self.down(swiglu(self.gate(x), self.up(x)))
-        return self.down(F.gelu(self.up(x)) if self.activation == "gelu" else F.relu(self.up(x)))
+        wide = self.widen(x)
+        if self.activation == "swiglu":
+            return self.down(swiglu(wide[0], wide[1]))
+        return self.down(F.gelu(wide[0]) if self.activation == "gelu" else F.relu(wide[0]))
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        """Return queries, keys and values of (b, s, d), heads side by side. Int8 makes them of one input (int8.py)."""
+        return self.wq(x), self.wk(x), self.wv(x)
+
+    def widen(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the inputs of the activation, (b, s, f): with SwiGLU the gate's, then the other."""
+        return (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
 
 
 class Decoder(nn.Module):

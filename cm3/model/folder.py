@@ -30,7 +30,8 @@ FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
 FOLDERS = ("encoder", "memory")
 SUFFIXES = ("json", "safetensors", "txt", "md", "sqlite", "f32", "f16", "faiss", "pictures")
 """Files that may lie in the folders: data and words, nothing that is run when it is read."""
-FIELDS = ("format", "vocab", "decoder", "image_tokenizer", "image_size", "sampling", "about", "files", "checksum")
+OPTIONAL = ("sampling", "about", "checksum", "decoder_weights")
+FIELDS = ("format", "vocab", "decoder", "image_tokenizer", "image_size", "files", *OPTIONAL)
 
 _NAME = re.compile(rf"(?:{'|'.join(FOLDERS)})(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}){{1,4}}\.(?:{'|'.join(SUFFIXES)})")
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -141,7 +142,7 @@ def read_config(folder: Path, top: int = -1) -> dict[str, Any]:
             raise CheckpointError(f"{what}: config.json has no sha256 of {name!r}; restore it")
     if unknown := sorted(set(config) - set(FIELDS)):
         raise CheckpointError(f"{what}: config.json has a field {unknown[0]!r:.200} that no bundle has; restore it")
-    if missing := [f for f in FIELDS if f not in config and f not in ("sampling", "about", "checksum")]:
+    if missing := [f for f in FIELDS if f not in config and f not in OPTIONAL]:
         raise CheckpointError(f"{what}: config.json does not describe a model (it lacks {missing[0]!r}); restore it")
     return config
 

@@ -26,6 +26,7 @@ from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
+from cm3.model.int8 import Int8Decoder
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.parallel import Mesh, start
 from cm3.runs.export_run import about_of, bundle_of, decoder_digest, tokenizer_of
@@ -239,7 +240,13 @@ class PretrainRun(TrainConfig):
         return load_config(folder) if there else None
 
     def _check_init(self, init: bundles.Bundle) -> None:
-        """Raise `CheckpointError` where the run says another model or size than the bundle that it begins with."""
+        """Raise `CheckpointError` where the run says another model or size than the bundle that it begins with, and
+        where that is in int8."""
+        if isinstance(init.decoder, Int8Decoder):
+            raise CheckpointError(
+                f"init={self.init!r}: its weights are in int8, which is not trained; begin with the bundle that it was "
+                "made of"
+            )
         shape, plain = init.decoder.config, DecoderConfig()
         said = dataclasses.replace(self.model, vocab_size=shape.vocab_size, grid=shape.grid)
         if said not in (shape, dataclasses.replace(plain, vocab_size=shape.vocab_size, grid=shape.grid)):

@@ -1,0 +1,280 @@
+"""A decoder in int8, on a processor: a quarter of float32's bytes to read for each token.
+
+    weights        int8, symmetric, a scale for each output        w = codes * scale
+    activations    unsigned, a scale for each token                x = (codes - zero) * scale
+    product        onednn.qlinear_pointwise: sums in int32, times the weights' scales, float32 out; then the tokens'
+
+A token's vector is quantised once for all matrices that read it: q, k and v are one matrix, and so are gate and up. The
+output head and the tables of embeddings are int8 too; norms, rotary positions and attention stay in float32.
+
+Activations are unsigned because signed ones fall to a kernel that takes up to thousands of times as long. They have 255
+levels where the processor sums products exactly. One with AVX2 or AVX-512 and without VNNI adds two products in 16
+bits, which overflow in silence: there they have 127 levels, which cannot. Which it is, is computed and not looked up
+(`reach`).
+
+Operators are torch's own, to which inductor lowers int8 layers; nothing of torch.ao or torchao is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cm3.errors import ConfigError
+from cm3.model.decoder import Block, Decoder, DecoderConfig
+from cm3.precision import DTYPES
+from cm3.weights import bare, check_dtype, not_finite, on_device, settled
+
+OPERATORS = ("qlinear_prepack", "qlinear_pointwise")
+TILE = 1024
+"""Outputs of the head that are packed together: ranges of ids are made of such."""
+_JOINED = {"qkv": ("wq", "wk", "wv"), "wide": ("gate", "up")}
+"""Matrices of one input that stand as one, by its name; in this order."""
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class Int8Linear(nn.Module):
+    """x -> x W^T, (..., inside) -> (..., outside), float32 on both sides."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.inside, self.outside = inside, outside
+        self.register_buffer("weight", torch.zeros(outside, inside, dtype=torch.int8))
+        self.register_buffer("scale", torch.zeros(outside))
+
+    def pack(self) -> None:
+        """Lay the weight out as the operator reads it, in the place of the plain one. Does it once."""
+        if not self.weight.is_mkldnn:
+            self.weight = packed(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantise each token and multiply."""
+        self.pack()
+        return product(*quantise(x.reshape(-1, self.inside)), self.weight, self.scale).view(*x.shape[:-1], self.outside)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight.is_mkldnn:
+            destination[prefix + "weight"] = self.weight.to_dense().t().contiguous()
+
+
+class Int8Table(nn.Module):
+    """A table of embeddings, a scale for each row."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.num_embeddings = rows
+        self.register_buffer("weight", torch.zeros(rows, width, dtype=torch.int8))
+        self.register_buffer("scale", torch.zeros(rows))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look rows up: int64 (...) -> float32 (..., width)."""
+        return self.weight[ids] * self.scale[ids][..., None]
+
+
+class Int8Block(Block):
+    """A block whose matrices are int8. Those that read the same input are one."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        del self.wq, self.wk, self.wv, self.gate, self.up
+        d, kv = config.d_model, self.kv_heads * config.head_dim
+        self._qkv = [d, kv, kv]
+        self._wide = [config.ffn] * (2 if config.activation == "swiglu" else 1)
+        self.qkv = Int8Linear(d, sum(self._qkv))
+        self.wide = Int8Linear(d, sum(self._wide))
+        self.add_module("wo", Int8Linear(d, d))
+        self.add_module("down", Int8Linear(config.ffn, d))
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        """Return queries, keys and values."""
+        return self.qkv(x).split(self._qkv, -1)
+
+    def widen(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the inputs of the activation."""
+        return self.wide(x).split(self._wide, -1)
+
+
+class Int8Decoder(Decoder):
+    """A decoder in int8, as `quantised` makes it or a bundle holds it. It computes on a processor, and never learns."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        with bare():  # what is taken away is never drawn
+            super().__init__(config)
+            for name, table in list(self.named_children()):
+                if isinstance(table, nn.Embedding):
+                    self.add_module(name, Int8Table(table.num_embeddings, config.d_model))
+            self.blocks = nn.ModuleList(Int8Block(config) for _ in range(config.layers))
+            if self.output is not None:
+                self.add_module("output", Int8Table(config.vocab_size, config.d_model))
+        self._tiles: list[tuple[Tensor, Tensor]] = []
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Int8Decoder:
+        """Stay in evaluation. Raises `ConfigError` where asked for training."""
+        if mode:
+            raise ConfigError("dtype='int8': is for drawing alone; train the model in float32 or bfloat16")
+        super().train(False)
+        return self
+
+    def pack(self) -> Int8Decoder:
+        """Lay all matrices out for the operator, which the first pass does otherwise; returns itself.
+
+        Raises `ConfigError` where the operator is not there or does not compute what it should.
+        """
+        if not self._tiles:
+            for module in self.modules():
+                if isinstance(module, Int8Linear):
+                    module.pack()
+            table = self.embed if self.output is None else self.output
+            scale: Any = table.scale
+            places = range(0, self.config.vocab_size, TILE)
+            self._tiles = [(packed(table.weight[at : at + TILE]), scale[at : at + TILE].clone()) for at in places]
+        return self
+
+    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
+        self.pack()
+        start, stop, _ = (rows or slice(None)).indices(self.config.vocab_size)
+        first = start // TILE
+        tiles = self._tiles[first : -(-stop // TILE)]
+        codes, scale = quantise(hidden.reshape(-1, hidden.shape[-1]))
+        pieces = [product(codes, scale, *tile) for tile in tiles]
+        out = torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
+        return out[:, start - first * TILE : stop - first * TILE].reshape(*hidden.shape[:-1], stop - start)
+
+
+def quantised(decoder: Decoder) -> Int8Decoder:
+    """Return a decoder in int8, not packed yet; one that is int8 as it is.
+
+    Raises `ConfigError` for a weight that is not finite.
+    """
+    if isinstance(decoder, Int8Decoder):
+        return decoder
+    state = {name: value.detach().to("cpu", torch.float32) for name, value in decoder.state_dict().items()}
+    if name := not_finite(state):
+        raise ConfigError(f"{name}: has values that are not finite, which int8 cannot hold; restore the weights")
+    made = Int8Decoder(decoder.config)
+    found = {}
+    for name in made.state_dict():
+        where, _, last = name.rpartition(".")
+        if last == "scale" and name not in state:
+            continue  # made with its weight
+        stem, _, own = where.rpartition(".")
+        names = [".".join(filter(None, (stem, n, last))) for n in _JOINED.get(own, (own,))]
+        value = torch.cat([state[n] for n in names if n in state])
+        if f"{where}.scale" in made.state_dict():
+            peak = value.abs().amax(1, keepdim=True).clamp_min(127 * _TINY)
+            scale = peak / 127
+            found[f"{where}.scale"] = scale[:, 0]
+            value = (value / scale).round().clamp(-127, 127).to(torch.int8)
+        found[name] = value.clone()
+    made.load_state_dict(found, assign=True)
+    return made
+
+
+def placed(decoder: Decoder, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Decoder:
+    """Return a decoder on a device in a number type: itself, as `on_device` moves it, or one in int8 in its place.
+
+    None leaves either as it is; a decoder in int8 stays that for "auto" too. Raises `ConfigError` as `on_device`; for
+    int8 on another device than a processor, or where torch lacks the operators; for int8 and another type.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None:
+        check_dtype(name, DTYPES)
+    if not isinstance(decoder, Int8Decoder) and name != "int8":
+        return on_device(decoder, device, dtype)
+    if name not in ("None", "auto", "int8"):
+        raise ConfigError(
+            f"dtype={name!r}: the model's weights are in int8; leave dtype out, or load the bundle that they were "
+            "made of"
+        )
+    at = str(decoder.device if device is None else settled(device))
+    if at.partition(":")[0] != "cpu":
+        raise ConfigError(f"device={at!r:.60}: int8 computes on a processor alone; give cpu, or another dtype")
+    check_operators()
+    return quantised(decoder).pack()
+
+
+def check_operators() -> None:
+    """Raise `ConfigError` where torch has not the operators that int8 is made of."""
+    lacking = next((name for name in OPERATORS if not hasattr(torch.ops.onednn, name)), "")
+    if lacking or not torch.backends.mkldnn.is_available():
+        raise ConfigError(
+            f"dtype='int8': torch {torch.__version__} has no operator onednn.{lacking or OPERATORS[0]} for this "
+            "processor; install a build with oneDNN, or take float32"
+        )
+
+
+@functools.cache
+def reach() -> int:
+    """Return the largest distance of an activation's code from zero: 127, or 63 where 127 overflows.
+
+    Computed with the largest codes, for few rows and for many, which may go through different kernels. Raises
+    `ConfigError` where neither gives the right sums.
+    """
+    check_operators()
+    weight = torch.full((64, 256), 127, dtype=torch.int8)
+    for most in (127, 63):
+        codes = torch.full((64, 256), 2 * most + 1, dtype=torch.uint8)
+        signed = torch.cat([weight, -weight])
+        laid_out, want = packed(signed), 127.0 * most * 256
+        outs = [_multiply(codes[:rows], most + 1, laid_out, torch.ones(128)) for rows in (1, 2, 8, 64)]
+        if all(bool((out[:, :64] == want).all() and (out[:, 64:] == -want).all()) for out in outs):
+            return most
+    raise ConfigError("dtype='int8': this processor's operator gives wrong sums; take float32")
+
+
+def packed(weight: Tensor) -> Tensor:
+    """Return an int8 weight (outside, inside) as the operator reads it."""
+    found: Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+    return found
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes, uint8 (n, d), and the scales, float32 (n, 1), of tokens (n, d).
+
+    Codes are as far from the middle as `reach` allows. A token with a value that is no number gets a scale that is
+    none, so that its outputs are none either.
+    """
+    most = reach()
+    scale = torch.linalg.vector_norm(x, math.inf, -1, keepdim=True).clamp_min_(most * _TINY * 2).div_(most)
+    # Truncated, so a half more rounds to the nearest.
+    codes = torch.addcmul(_middle(most), x, scale.reciprocal()).to(torch.uint8)
+    return codes, scale
+
+
+@functools.cache
+def _middle(most: int) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(most + 1.5)
+
+
+def product(codes: Tensor, scale: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """Return the products, float32 (n, outside), of tokens as `quantise` gives them with a packed weight."""
+    return _multiply(codes, reach() + 1, weight, scales).mul_(scale)
+
+
+def _multiply(codes: Tensor, zero: int, weight: Tensor, scales: Tensor) -> Tensor:
+    zeros = _zeros(len(scales))
+    found: Tensor = torch.ops.onednn.qlinear_pointwise(
+        codes, 1.0, zero, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return found
+
+
+@functools.cache
+def _zeros(n: int) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros(n, dtype=torch.int64)
