@@ -31,6 +31,20 @@ def test_retrieval(tmp_path: Path) -> None:
     assert report["build"]["peak_mb"] > 0
 
 
+def test_int8() -> None:
+    command = [sys.executable, ROOT / "benchmarks/int8.py", "--sizes", "test", "--rows", "1,2", "--rounds", "3"]
+    command += ["--quality", "2", "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} for row in report["rows"])
+    nats = [row for row in report["rows"] if row["unit"] == "nats a token"]
+    assert [row["name"] for row in report["rows"][:2]] == ["test, 1 rows", "test, 2 rows"] and len(nats) == 4
+    assert all(abs(row["ratio"] - 1) < 0.1 for row in nats) and report["levels"] in (127, 255)
+    ran = subprocess.run([*command, "--sizes", "big"], capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 2 and "--sizes big: must be of test, 10m, 85m, or none" in ran.stderr
+
+
 @pytest.mark.slow
 def test_describe(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks/describe.py", "--first", "3", "--pictures", "2", "--rounds", "1"]

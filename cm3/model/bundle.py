@@ -109,8 +109,8 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
     int8 = dtype == torch.int8
     if isinstance(bundle.decoder, Int8Decoder) and not int8:
         raise ConfigError(
-            f"bundle {str(folder)!r}: the decoder is in int8, of which {str(dtype).removeprefix('torch.')} makes nothing "
-            "better; save it in int8, or load the bundle that it was made of"
+            f"bundle {str(folder)!r}: the decoder is in int8, of which {str(dtype).removeprefix('torch.')} makes "
+            "nothing better; save it in int8, or load the bundle that it was made of"
         )
     shape = Shape(bundle.vocab, bundle.decoder.config, bundle.vqgan.config, bundle.image_size)
     shape.check(f"bundle {str(folder)!r}", ConfigError)

@@ -5,7 +5,9 @@
     product        onednn.qlinear_pointwise: sums in int32, times the weights' scales, float32 out; then the tokens'
 
 A token's vector is quantised once for all matrices that read it: q, k and v are one matrix, and so are gate and up. The
-output head and the tables of embeddings are int8 too; norms, rotary positions and attention stay in float32.
+output head and the tables of embeddings are int8 too; norms, rotary positions and attention stay in float32. Nothing
+after the head makes good what it loses of its input, so it reads that in codes and in codes of what they leave: rows of
+one product, which cost little.
 
 Activations are unsigned because signed ones fall to a kernel that takes up to thousands of times as long. They have 255
 levels where the processor sums products exactly. One with AVX2 or AVX-512 and without VNNI adds two products in 16
@@ -122,7 +124,7 @@ class Int8Decoder(Decoder):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Int8Decoder:
-        """Stay in evaluation. Raises `ConfigError` where asked for training."""
+        """Keep the mode of evaluation. Raises `ConfigError` where asked for training."""
         if mode:
             raise ConfigError("dtype='int8': is for drawing alone; train the model in float32 or bfloat16")
         super().train(False)
@@ -147,11 +149,13 @@ class Int8Decoder(Decoder):
         """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
         self.pack()
         start, stop, _ = (rows or slice(None)).indices(self.config.vocab_size)
-        first = start // TILE
-        tiles = self._tiles[first : -(-stop // TILE)]
-        codes, scale = quantise(hidden.reshape(-1, hidden.shape[-1]))
-        pieces = [product(codes, scale, *tile) for tile in tiles]
-        out = torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
+        first, x = start // TILE, hidden.reshape(-1, hidden.shape[-1])
+        codes, scale = quantise(x)
+        rest, finer = quantise(x - (codes.float() - (reach() + 1)) * scale)
+        codes, scale = torch.cat([codes, rest]), torch.cat([scale, finer])
+        pieces = [product(codes, scale, *tile) for tile in self._tiles[first : -(-stop // TILE)]]
+        both = torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
+        out = both[: len(x)] + both[len(x) :]
         return out[:, start - first * TILE : stop - first * TILE].reshape(*hidden.shape[:-1], stop - start)
 
 

@@ -11,6 +11,7 @@ import tiny_model
 from command import Cm3
 
 from cm3.cli.export import Export
+from cm3.errors import CheckpointError
 from cm3.model import bundle
 from cm3.model.decoder import DecoderConfig
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
@@ -55,10 +56,36 @@ def test_a_run_becomes_a_bundle(cm3: Cm3, run: Path, tmp_path: Path) -> None:
     assert "none.png" in described.refusal
 
 
+def test_a_run_becomes_a_bundle_in_int8_that_draws_and_is_not_trained(cm3: Cm3, run: Path, tmp_path: Path) -> None:
+    assert cm3("export", run, "--out", "small", "--dtype", "int8", "--json").json == {"out": "small", "step": 3}
+    assert cm3("export", run, "--out", "plain", "--dtype", "float32").code == 0
+    sizes = [(tmp_path / name / "decoder.safetensors").stat().st_size for name in ("small", "plain")]
+    assert sizes[0] < sizes[1] / 2
+    drawn = [
+        cm3("generate", "a red circle", "--model", model, *more, "--out", f"{model}.png").code
+        for model, more in (("small", ()), ("small", ("--dtype", "int8")), ("plain", ("--dtype", "int8")))
+    ]
+    assert drawn == [0, 0, 0]
+    told = cm3("generate", "a red circle", "--model", "small", "--dtype", "float32", "--out", "no.png").refusal
+    assert "dtype='float32': the model's weights are in int8; leave dtype out" in told
+    told = cm3("generate", "a red circle", "--model", "plain", "--dtype", "int8", "--device", "cuda", "--out", "no.png")
+    assert "device='cuda': int8 computes on a processor alone; give cpu, or another dtype" in told.refusal
+    assert not (tmp_path / "no.png").exists()
+    begun = PretrainRun(
+        out=str(tmp_path / "more"), init="small", windows=1, length=160, steps=1, sample_every=0, data=SceneData()
+    )
+    for make in (begun.settled, lambda: begun.run(progress=False)):
+        with pytest.raises(
+            CheckpointError, match="^init='small': its weights are in int8, which is not trained; begin"
+        ):
+            make()
+    assert not (tmp_path / "more").exists()
+
+
 def test_what_is_wrong_is_one_line(cm3: Cm3, run: Path, tmp_path: Path) -> None:
     assert "config.json is not that of a pretraining run" in cm3("export", tmp_path, "--out", "x").refusal
     assert "there is none of step 7, but of 2, 3" in cm3("export", run, "--out", "x", "--step", "7").refusal
-    assert "--dtype" in cm3("export", run, "--out", "x", "--dtype", "int8").refusal
+    assert "--dtype" in cm3("export", run, "--out", "x", "--dtype", "int4").refusal
     assert not (tmp_path / "x").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")

@@ -22,6 +22,10 @@ from cm3.tokens.image import preprocess
         (["image", "eval", "empty"], "the folder holds no file that ends in .png"),
         (["image", "eval", "good.txt", "--n", "0"], "--n 0: must be at least 1"),
         (["image", "eval", "good.txt"], "not a readable picture"),
+        (
+            ["image", "eval", "good.txt", "--dtype", "int8"],
+            "dtype='int8': must be one of auto, float32, bfloat16, float16.",
+        ),
         (["image", "train", "scenes:clip"], "is a ClipRun; must be the run of an image tokenizer"),
     ],
 )
