@@ -1,6 +1,12 @@
-"""The shipped model, from nothing, on stickers that are drawn on the fly: runs in this order.
+"""The next model that ships, from nothing, on stickers that are drawn on the fly: runs in this order.
 
 cm3 train recipes/stickers.py:image_tokenizer    # pictures to codes that see their own 16 x 16 pixels alone
+cm3 train recipes/stickers.py:image_details      # the same trained on, with more drawings that have no name
+cm3 train recipes/stickers.py:image_decoder      # a better way back, the codes kept
+cm3 train recipes/stickers.py:pretrain           # the model: words to pictures, pictures to words, holes in both
+cm3 train recipes/stickers.py:clip               # an encoder, for the memory bank
+cm3 train recipes/stickers.py:pretrain_bank      # reading documents, and the bank
+cm3 train recipes/stickers.py:instruct           # every instruction task
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from cm3.train.optim import OptimConfig
 
 
 def image_tokenizer() -> ImageTokenizerRun:
-    """256 px pictures to 16 x 16 codes of 4,096 (f16, FSQ), 1.5M parameters.
+    """256 px pictures to 16 x 16 codes of 4,096 (f16, FSQ), 1.7M parameters.
 
     Price: 1,600 steps of 12 pictures, 25 processor minutes of an AVX2 processor.
     """
