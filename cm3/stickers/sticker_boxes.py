@@ -1,6 +1,6 @@
 """Boxes of stickers: the place that each takes, rim and all, and how many of the boxes asked for hold their sticker.
 
-    Sticker("top left", "panda", "small")  ->  ("panda", (34, 35, 93, 92))
+    Sticker("top left", "panda", "small")  ->  ("panda", (25, 29, 102, 99))
 
 A box is x1, y1, x2, y2, the first and last column and row that a sticker touches in a picture of 256 x 256
 (cm3/tasks/boxes.py has them in words).

@@ -152,7 +152,7 @@ class StickerBankData(_Stickers):
         return BankSource(run.codec, self.seed, law=self.law, length=min(run.length, run.context))
 
     def held_out(self, run: Context) -> BankSource:
-        """Return the same of the validation split, with drawings that no training shows."""
+        """Return the same of the validation split; what is asked for are drawings that no training shows."""
         law = replace(self.law, sheets=replace(self.law.sheets, captions_only=0.0))
         return BankSource(run.codec, self.seed, "val", law, length=min(run.length, run.context))
 

@@ -45,7 +45,7 @@ FINE = 2
 _WINDOW = 4
 """Side of the squares that `FLAW` is about, in cells."""
 _LEAST = 40
-"""Cells that stand out where a sticker stands: the smallest takes 147, a blot of 13 pixels' radius 33."""
+"""Cells that stand out where a sticker stands: the smallest takes 148, a blot of 13 pixels' radius 33."""
 _ELSEWHERE = 1 / 3
 """Largest share of what stands out that is outside of the middle, where one sticker is in the middle; of sheets with
 quarters it is two thirds at least."""

@@ -102,7 +102,8 @@ def random_example(
 ) -> Example:
     """Draw a sheet of a split and 1 to 3 documents for it; `number` of stickers as the law has it, or as many as given.
 
-    Drawings without a name are of training alone in the split `train`, and of no training in the others.
+    Shown drawings without a name are of training alone in the split `train`, and of no training in the others; what
+    documents of something else show is of training in any split.
     """
     shares = np.asarray(law.sheets.number, np.float64)
     drawn = int(np.searchsorted(np.cumsum(shares / shares.sum())[:-1], rng.random(), side="right")) + 1
