@@ -15,7 +15,6 @@ from cm3.document import Document
 from cm3.errors import ConfigError
 from cm3.retrieval.embed import Encoder
 from cm3.retrieval.memory import Memory
-from cm3.retrieval.nearest import Progress
 from cm3.stickers.artwork import KINDS
 from cm3.stickers.data.bank_source import alone
 from cm3.stickers.drawing import WIDTH
@@ -33,14 +32,12 @@ def build_sticker_bank(
     *,
     trained: int = 30,
     size: int = WIDTH,
-    seed: int = SEED,
-    progress: Progress | None = None,
 ) -> Memory:
     """Build the bank of `sticker_bank_documents`. Raises what they and `Memory.build` raise."""
-    return Memory.build(folder, sticker_bank_documents(trained, size, seed), encoder, progress=progress)
+    return Memory.build(folder, sticker_bank_documents(trained, size), encoder)
 
 
-def sticker_bank_documents(trained: int, size: int = WIDTH, seed: int = SEED) -> Iterator[Document]:
+def sticker_bank_documents(trained: int, size: int = WIDTH) -> Iterator[Document]:
     """Yield the documents of the held-out kinds, then of `trained` kinds of training, spread over them all.
 
     An id is "panda/large/mint". Pictures are `size` pixels wide. Raises `ConfigError` for a number of kinds out of
@@ -54,7 +51,7 @@ def sticker_bank_documents(trained: int, size: int = WIDTH, seed: int = SEED) ->
         for j, how_large in enumerate(SIZES):
             for k in range(2):
                 ground = grounds[(i + 2 * j + 3 * k) % len(grounds)]
-                rng = np.random.default_rng([seed, tuple(KINDS).index(kind), j, k])
+                rng = np.random.default_rng([SEED, tuple(KINDS).index(kind), j, k])
                 sheet, id = alone(kind, how_large, ground), f"{kind}/{how_large}/{ground}"
                 text, picture = sheet.say(rng, style="alone"), sheet.draw(size)
                 yield Document.of(text, picture, id=id, source=SOURCE, license=LICENSE)
