@@ -101,20 +101,14 @@ def random_question(sheet: Sheet, rng: np.random.Generator, kind: str | None = N
     raise ConfigError(f"question kind={kind!r}: cannot be asked of this sheet; take another kind")
 
 
-def answer_question(question: str, sheet: Sheet) -> str:
-    """Return the one answer to a question about a sheet.
+def follow(question: str, sheet: Sheet, it: Sticker | None = None) -> tuple[str, Sticker | None]:
+    """Return the one answer to a question in a talk in which "it" is a sticker, if any, and what "it" is after that.
+
+    After a question "it" is the one sticker that the answer names; else, the one that the question is about; else, the
+    only one that it counts or finds; and otherwise nothing.
 
     Raises `DataError` for a question in no known wording, about a sticker that is not there or not one, or about a side
     where the answer is not plain.
-    """
-    return follow(question, sheet, None)[0]
-
-
-def follow(question: str, sheet: Sheet, it: Sticker | None) -> tuple[str, Sticker | None]:
-    """Return the answer to a question in a talk in which "it" is a sticker, and what "it" is after that.
-
-    After a question "it" is the one sticker that the answer names; else, the one that the question is about; else, the
-    only one that it counts or finds; and otherwise nothing. Raises as `answer_question` does.
     """
     form, values = read(question, WORDINGS, "question")
     return _answer(form, values, sheet, it)

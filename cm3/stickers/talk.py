@@ -10,8 +10,6 @@ The meaning of "it" follows one rule (`cm3.stickers.ask.follow`), so a dialogue 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from cm3.stickers.ask import NOTHING, WORDINGS, about_it, follow
@@ -40,7 +38,7 @@ def random_dialogue(sheet: Sheet, rng: np.random.Generator) -> tuple[Turn, ...]:
         known = {it: {"size"} if which.size else set()}
         if which.name == it.kind:
             known[it].add("colour")
-    turns = [(question, follow(question, sheet, None)[0])]
+    turns = [(question, follow(question, sheet)[0])]
     while len(turns) < number:
         told = known.setdefault(it, set())
         options = []
@@ -59,22 +57,3 @@ def random_dialogue(sheet: Sheet, rng: np.random.Generator) -> tuple[Turn, ...]:
             known.setdefault(after, set()).update(("colour", INVERSE[form]))
             it = after
     return tuple(turns)
-
-
-def answer_dialogue(questions: Sequence[str], sheet: Sheet) -> list[str]:
-    """Return the answers to the questions of a dialogue, in order. Raises `DataError` as `answer_question` does."""
-    it: Sticker | None = None
-    answers = []
-    for question in questions:
-        answer, it = follow(question, sheet, it)
-        answers.append(answer)
-    return answers
-
-
-def first_wrong(turns: Sequence[Turn], sheet: Sheet) -> int | None:
-    """Return the number, from 0, of the first turn whose answer is wrong, or None where all are right.
-
-    Each answer is compared with the true one, whatever was answered before.
-    """
-    truth = answer_dialogue([question for question, _ in turns], sheet)
-    return next((i for i, (turn, true) in enumerate(zip(turns, truth, strict=True)) if turn[1] != true), None)

@@ -33,7 +33,6 @@ GROUNDS: dict[str, Rgb] = {
     "lilac": (178, 160, 226),
     "navy": (38, 50, 94),
 }
-RELATIONS = ("left of", "right of", "above", "below")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 HELD_OUT = ("butterfly", "crab", "flamingo", "hedgehog", "panda", "avocado", "cupcake", "pretzel", "watermelon") + (
