@@ -89,6 +89,18 @@ def test_shares_of_the_law_are_shares(name: str) -> None:
         BankLaw(**{name: -0.1})
 
 
+@pytest.mark.parametrize("name", ["in_order", "places", "captions_only"])
+def test_shares_of_sheets_are_shares(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"law.{name}=1.5: is a share, must be in 0..1"):
+        SheetLaw(**{name: 1.5})
+
+
+@pytest.mark.parametrize("number", [(), (1.0,) * 5, (0.0, 0.0), (1.0, -0.1), (np.nan, 1.0), (np.inf,)])
+def test_numbers_of_stickers_have_shares(number: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="must be shares of 1 to 4 stickers, of 0 or more, not all 0"):
+        SheetLaw(number=number)
+
+
 def test_other_names_stand_where_kinds_would() -> None:
     """The wording depends on nothing else: the kind's own name in its place gives the plain caption."""
     for i in range(60):

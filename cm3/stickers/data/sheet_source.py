@@ -32,8 +32,9 @@ class SheetLaw:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if not 1 <= len(self.number) <= len(QUARTERS) or min(self.number) < 0 or sum(self.number) <= 0:
-            raise ConfigError(f"law.number={self.number}: must be shares of 1 to 4 stickers, none negative, not all 0")
+        fine = all(0 <= share < np.inf for share in self.number) and sum(self.number) > 0
+        if not (1 <= len(self.number) <= len(QUARTERS) and fine):
+            raise ConfigError(f"law.number={self.number}: must be shares of 1 to 4 stickers, of 0 or more, not all 0")
         for name in ("in_order", "places", "captions_only"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
