@@ -35,8 +35,8 @@ PICTURE_ERROR: float | None = None
 is shipped that it can be measured with."""
 
 WORLD: dict[str, Any] = {
-    "says": f"one to four stickers of {len(TRAINED)} kinds (dog, pizza, rocket, red star, ...: README.md lists them), "
-    f"{' or '.join(SIZES)}, on a {', '.join(tuple(GROUNDS)[:-1])} or {tuple(GROUNDS)[-1]} ground",
+    "says": f"one to four stickers of {len(TRAINED)} kinds (dog, pizza, rocket, red star, ...: docs/stickers.md lists "
+    f"them), {' or '.join(SIZES)}, on a {', '.join(tuple(GROUNDS)[:-1])} or {tuple(GROUNDS)[-1]} ground",
     "words": list(WORDS),
     "spellings": SPELLINGS,
     "picture_error": PICTURE_ERROR,

@@ -26,7 +26,7 @@ import numpy as np
 from cm3.errors import ConfigError, DataError, did_you_mean
 from cm3.stickers.artwork import KINDS
 from cm3.stickers.phrases import ANY, RELATION_WORDS, a, at, listed, tidy
-from cm3.stickers.world import GROUNDS, PLACES, SIZES, Sheet, Sticker
+from cm3.stickers.world import GROUNDS, PLACES, SIZES, Sheet, Sticker, by_share
 
 STYLES = {"places": 4, "relations": 4, "pair": 1, "alone": 4}
 """The ways of saying a sheet, each with its weight where it applies.
@@ -97,8 +97,7 @@ def describe(
     """
     known = styles_of(sheet)
     if style is None:
-        weights = np.array([STYLES[s] for s in known], float)
-        style = known[int(np.searchsorted(np.cumsum(weights / weights.sum())[:-1], rng.random(), side="right"))]
+        style = known[by_share(rng, [STYLES[s] for s in known])]
     if style not in STYLES:
         raise ConfigError(f"style={style!r:.60}: must be one of {', '.join(STYLES)}.{did_you_mean(style, STYLES)}")
     if style not in known:

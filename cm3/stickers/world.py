@@ -170,5 +170,11 @@ def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
+def by_share(rng: np.random.Generator, shares: Sequence[float]) -> int:
+    """Draw a place among shares of 0 or more, as often as each says."""
+    # The last share takes what rounding leaves.
+    return int(np.searchsorted(np.cumsum(np.asarray(shares) / sum(shares))[:-1], rng.random(), side="right"))
+
+
 _SHAPES = tuple(name for name in TRAINED if KINDS[name].shape)
 _DRAWN = tuple(name for name in TRAINED if not KINDS[name].shape)

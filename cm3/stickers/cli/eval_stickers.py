@@ -31,8 +31,8 @@ class EvalStickers(ModelVerb):
       all            plain, and what the model has a bank and was tuned for
 
     examples:
-      cm3 eval stickers --n 100
-      cm3 eval stickers --seed 7 --json
+      cm3 eval stickers --model runs/stickers/pretrain/bundle --n 100
+      cm3 eval stickers --model runs/stickers/instruct/bundle --seed 7 --json
       cm3 eval stickers --model runs/mine/bundle --guidance 2 --tasks text_to_image held_out
       cm3 eval stickers --model runs/mine/bundle --tasks retrieval --memory DIR
       cm3 eval stickers --model runs/tuned/bundle --tasks edit,boxes --candidates 1

@@ -31,7 +31,7 @@ from cm3.stickers.data.sheet_source import SheetLaw, SheetSource
 from cm3.stickers.drawing import paste
 from cm3.stickers.sentences import describe
 from cm3.stickers.shown import Shown, ShownLaw, random_shown
-from cm3.stickers.world import GROUNDS, SIZES, Sheet, Split, Sticker, any_sheet, pick, random_kind, split_of
+from cm3.stickers.world import GROUNDS, SIZES, Sheet, Split, Sticker, any_sheet, by_share, pick, random_kind, split_of
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
@@ -105,8 +105,7 @@ def random_example(
     Shown drawings without a name are of training alone in the split `train`, and of no training in the others; what
     documents of something else show is of training in any split.
     """
-    shares = np.asarray(law.sheets.number, np.float64)
-    drawn = int(np.searchsorted(np.cumsum(shares / shares.sum())[:-1], rng.random(), side="right")) + 1
+    drawn = by_share(rng, law.sheets.number) + 1
     count = drawn if number is None else number
     two = min(count, documents) >= 2 and rng.random() < law.two
     while True:

@@ -12,7 +12,7 @@ from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError
 from cm3.stickers.drawing import draw
 from cm3.stickers.sentences import describe
-from cm3.stickers.world import QUARTERS, Split, random_sheet
+from cm3.stickers.world import QUARTERS, Split, by_share, random_sheet
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
@@ -44,8 +44,7 @@ def sheet_document(seed: int, index: int, size: int, split: Split = "train", law
     """Return document `index` of the endless stream `seed`: a caption and its picture of `size` pixels."""
     law = SheetLaw() if law is None else law
     rng = np.random.default_rng([seed, index, 0x57E])
-    shares = np.asarray(law.number, np.float64)
-    number = int(np.searchsorted(np.cumsum(shares / shares.sum())[:-1], rng.random(), side="right")) + 1
+    number = by_share(rng, law.number) + 1
     in_order, places, alone = (rng.random() < share for share in (law.in_order, law.places, law.captions_only))
     sheet = random_sheet(rng, split, number)
     caption = Text(describe(sheet, rng, in_order=bool(in_order), style="places" if places else None))

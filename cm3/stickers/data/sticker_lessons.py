@@ -40,7 +40,7 @@ from cm3.stickers.data.sticker_examples import (
 from cm3.stickers.sentences import brief
 from cm3.stickers.sticker_edits import EDITS, random_edit
 from cm3.stickers.talk import random_dialogue
-from cm3.stickers.world import QUARTERS, Sheet, Split, random_sheet
+from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, random_sheet
 from cm3.tasks.examples import find_task
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
@@ -155,7 +155,7 @@ class LessonWeights:
 
     def number(self, rng: np.random.Generator) -> int:
         """Return how many stickers a sheet is to have."""
-        return _drawn(self.stickers, rng) + 1
+        return by_share(rng, self.stickers) + 1
 
 
 class StickerLessons(Source):
@@ -289,7 +289,7 @@ def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonWei
     image = picture(sheet, size)
     asked: dict[str, str] = {}
     for _ in range(_several(rng, law.most_questions)):
-        question = _question(sheet, rng, QUESTIONS[_drawn(law.questions, rng)])
+        question = _question(sheet, rng, QUESTIONS[by_share(rng, law.questions)])
         asked[question.question] = question.answer
     fields: list[Fields] = [{"question": q, "answer": a, "image": image} for q, a in asked.items()]
     return tuple(_in_turn("vqa2", fields, [True] * len(fields), law))
@@ -332,7 +332,7 @@ def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     number = law.number(rng)
     parts: list[Part | Answer] = []
     for _ in range(_several(rng, law.most_edits)):
-        edit = random_edit(rng, split, EDITS[_drawn(law.edits, rng)], sheet, number)
+        edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], sheet, number)
         sheet, after = edit.after, picture(edit.after, size)
         if not parts:
             before = picture(edit.before, size)
@@ -362,11 +362,6 @@ def _question(sheet: Sheet, rng: np.random.Generator, kind: str) -> Question:
         return random_question(sheet, rng, kind)
     except ConfigError:
         return random_question(sheet, rng)
-
-
-def _drawn(shares: Sequence[float], rng: np.random.Generator) -> int:
-    """Return a place among shares, by them."""
-    return int(np.searchsorted(np.cumsum(shares) / sum(shares), rng.random(), side="right"))
 
 
 def _several(rng: np.random.Generator, most: int) -> int:
