@@ -40,9 +40,13 @@ class Weighted(NamedTuple):
 
     @classmethod
     def concat(cls, pieces: Iterable[Weighted]) -> Weighted:
-        """Join pieces end to end."""
-        tokens, weights, _ = zip(*pieces, strict=True)
-        return cls(Tokens.concat(tokens), np.concatenate(weights))
+        """Join pieces end to end; codes that are hidden in one stay hidden."""
+        tokens, weights, shown = zip(*pieces, strict=True)
+        joined = cls(Tokens.concat(tokens), np.concatenate(weights))
+        if all(ids is None for ids in shown):
+            return joined
+        seen = [t.ids if ids is None else ids for t, ids in zip(tokens, shown, strict=True)]
+        return joined._replace(shown=np.concatenate(seen))
 
 
 def weigh(tokens: Tokens, vocab: Vocab, tail_weight: float = 1.0) -> Weighted:

@@ -56,8 +56,9 @@ class MaskLaw:
     tail_weight: float = 1.0
     """Loss weight of what was moved to the end. The paper's is 1; more of it teaches filling holes sooner."""
     hide: float = 0.0
-    """Share of documents whose last image has codes that are hidden from the model (`hide`), though it is to foretell
-    them: with fewer of the codes before to go on, it learns to listen to the words. Ours; 0 is the paper's."""
+    """Share of documents whose last image, where no words come after it, has codes that are hidden from the model
+    (`hide`), though it is to foretell them: with fewer codes to go on, it learns to listen to the words. Ours; 0 is the
+    paper's."""
 
     def __post_init__(self) -> None:
         if self.law not in ("segments", "published"):
@@ -105,17 +106,18 @@ def hide(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -
     where nothing is hidden.
 
     A share `law.hide` of documents has hidden codes: half of them all, the others each with a probability that is
-    drawn uniformly. Codes keep their cells, so it is known where they stand. (Word dropout: Bowman et al. 2016,
-    arXiv:1511.06349, of captions; here of codes.)
+    drawn uniformly. Codes keep their cells, so it is known where they stand. Nothing is hidden where words come after
+    the image, as they tell what it shows. (Word dropout: Bowman et al. 2016, arXiv:1511.06349, of captions; here of
+    codes.)
     """
     if law.hide == 0 or rng.random() >= law.hide:
         return None
-    first = np.flatnonzero(tokens.cells == 1)
-    if not len(first):
+    starts = np.flatnonzero(tokens.cells == 1)
+    if not len(starts) or bool(vocab.is_text(tokens.ids[starts[-1] :]).any()):
         return None
     rate = 1.0 if rng.random() < 0.5 else float(rng.random())
     hidden = (tokens.cells > 0) & (rng.random(tokens.length) < rate)
-    hidden[: first[-1]] = False
+    hidden[: starts[-1]] = False
     return np.where(hidden, np.int32(vocab.unk), tokens.ids)
 
 

@@ -82,3 +82,12 @@ def test_an_answer_with_its_space_closes_to_the_text(before: str, answer: str, a
 @pytest.mark.parametrize("part", [None, SHADES[0], Gap()])
 def test_there_is_no_space_after_what_is_no_text(part: object) -> None:
     assert space_before(part) == ""
+
+
+def test_codes_hidden_in_one_piece_are_hidden_in_the_whole() -> None:
+    tokens = [Tokens.of([1, 2, 3]), Tokens.of([4, 5])]
+    plain, hidden = Weighted.of(tokens[0]), Weighted.of(tokens[1])._replace(shown=np.asarray([4, 9], np.int32))
+    assert Weighted.concat([plain, plain]).shown is None
+    joined = Weighted.concat([plain, hidden])
+    assert joined.shown is not None and joined.shown.tolist() == [1, 2, 3, 4, 9]
+    assert joined.tokens.ids.tolist() == [1, 2, 3, 4, 5]

@@ -303,9 +303,11 @@ def test_only_codes_of_the_last_image_are_hidden(parts: list[int], law: MaskLaw,
     tokens = cm3_mask(document(*parts, seed=seed), VOCAB, law, rng)
     shown = hide(tokens, VOCAB, replace(law, hide=1.0), rng)
     firsts = np.flatnonzero(tokens.cells == 1)
+    told = len(firsts) and VOCAB.is_text(tokens.ids[firsts[-1] :]).any()
     if shown is None:
-        assert not len(firsts)
+        assert told or not len(firsts)
         return
+    assert not told, "words that tell a picture are told of one that is seen"
     other = shown != tokens.ids
     assert (shown[other] == VOCAB.unk).all() and (tokens.cells[other] > 0).all()
     assert not other[: firsts[-1]].any()
@@ -324,3 +326,12 @@ def test_codes_are_hidden_as_often_as_the_law_says() -> None:
 def test_a_share_of_hidden_codes_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"mask.hide=1.5: is a probability, must be in 0..1"):
         MaskLaw(hide=1.5)
+
+
+def test_a_picture_that_words_tell_afterwards_is_seen() -> None:
+    """A caption that was moved behind its picture is told of that picture."""
+    tokens, law = document(3, -8), MaskLaw(rate=16, text=1.0, whole_text=1.0, most=1, hide=1.0)
+    masked = cm3_mask(tokens, VOCAB, law, np.random.default_rng(0))
+    assert VOCAB.is_text(masked.ids[np.flatnonzero(masked.cells)[-1] :]).any(), "the caption is behind the picture"
+    assert all(hide(masked, VOCAB, law, np.random.default_rng(seed)) is None for seed in range(50))
+    assert hide(tokens, VOCAB, law, np.random.default_rng(0)) is not None

@@ -197,14 +197,10 @@ class StickerLessons(Source):
         documents = iter(self.plain.sequences(plain) if plain and self.plain is not None else [])
         taught = [i for i in positions if i not in plain]
         made = encode_lessons([self.lesson(i) for i in taught], self.codec, self.law)
-        lessons = iter([self._hidden(i, one) for i, one in zip(taught, made, strict=True)])
+        law, v = MaskLaw(hide=self.law.hide), self.codec.vocab
+        draws = [np.random.default_rng([self.seed, 0x41DE, i]) for i in taught]
+        lessons = iter([one._replace(shown=hide(one.tokens, v, law, r)) for one, r in zip(made, draws, strict=True)])
         return [next(documents) if i in plain else next(lessons) for i in positions]
-
-    def _hidden(self, index: int, lesson: Weighted) -> Weighted:
-        if find_task(self.task(index)).output == "text":  # its picture is given, not foretold
-            return lesson
-        rng = np.random.default_rng([self.seed, 0x41DE, index])
-        return lesson._replace(shown=hide(lesson.tokens, self.codec.vocab, MaskLaw(hide=self.law.hide), rng))
 
     def make(self) -> None:
         """Make what the plain documents need."""
