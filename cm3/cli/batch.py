@@ -46,7 +46,7 @@ from cm3.files import (
 )
 from cm3.generate import CM3Leon, Generation, Reply, as_document
 from cm3.generate.cm3leon import MOST, sample_seeds
-from cm3.generate.settings import SAMPLED, check_names
+from cm3.generate.settings import SAMPLED, Settings, check_names
 from cm3.read.base import BLOCK, line_starts
 from cm3.tasks.template import PICTURES
 from cm3.weights import settled
@@ -91,7 +91,7 @@ class Line:
     unconditional: str | None = None
 
 
-SETTINGS = tuple(Line.__annotations__)[8:]
+SETTINGS = tuple(name for name in Settings.__annotations__ if name in Line.__annotations__)
 """Settings of `CM3Leon.generate` that a line may have, but for its number and seed."""
 
 

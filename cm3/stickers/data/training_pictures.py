@@ -17,6 +17,9 @@ from cm3.stickers.drawing import draw, paste
 from cm3.stickers.structure import STRUCTURES, structure
 from cm3.stickers.world import GROUNDS, QUARTERS, SIZES, pick, random_kind, random_sheet
 
+MEASURED = 128
+"""Sheets that an image tokenizer is measured on."""
+
 
 class Drawn:
     """Batches (`cm3.data.kind.Batches`) of what is drawn by step and number: pictures, or pairs."""
@@ -64,10 +67,10 @@ def training_pictures(seed: int, size: int, batch: int, maps: float, others: flo
     return Drawn(picture, batch, lambda: test_pictures(size, seed))
 
 
-def test_pictures(size: int, seed: int, number: int = 128) -> list[PIL.Image.Image]:
-    """Return sheets of the test split."""
+def test_pictures(size: int, seed: int) -> list[PIL.Image.Image]:
+    """Return `MEASURED` sheets of the test split."""
     rng = np.random.default_rng([seed, 0xE7A1])
-    return [draw(random_sheet(rng, "test"), size) for _ in range(number)]
+    return [draw(random_sheet(rng, "test"), size) for _ in range(MEASURED)]
 
 
 def fit(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
