@@ -44,6 +44,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cm3.bench.machine import flags
+from cm3.bench.peer import as_chameleon, chameleon
+from cm3.bench.shapes import SHAPES, shape, words
 from cm3.data.load import LOOKAHEAD
 from cm3.data.pack import best_fill
 from cm3.model.attention import Blocked
@@ -54,36 +57,12 @@ from cm3.parallel import HalfCopy, Mesh, ShardConfig
 from cm3.precision import has_bfloat16
 from cm3.vocab import Vocab
 
-SHAPES: dict[str, tuple[int, int, int, int, int]] = {
-    # name: d_model, layers, heads, feed-forward width, vocabulary
-    "test": (32, 1, 2, 64, 600),
-    "10m": (256, 6, 4, 688, 10_240),
-    "85m": (768, 8, 12, 2304, 16_384),
-    "350m": (1024, 24, 16, 2752, 65_536),
-    "760m": (1536, 24, 16, 4096, 65_536),
-}
 WAYS, PEERS, TYPES = ("ours", "packed", "padded"), ("packed", "padded"), ("float32", "bfloat16")
 CLOSE = 1e-4
 LR, CLIP = 1e-4, 1.0
 KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40)}
 """glibc's: never give memory back."""
 Step = Callable[[], float]
-
-
-def shape(size: str, length: int) -> DecoderConfig:
-    """The decoder of a size, as Chameleon."""
-    d, layers, heads, hidden, vocab = SHAPES[size]
-    return DecoderConfig(
-        vocab_size=vocab, d_model=d, layers=layers, heads=heads, context=length, hidden=hidden, activation="swiglu",
-        norm="rms", norm_affine=True, qk_norm=True, positions="rope", tied=False,
-    )  # fmt: skip
-
-
-def words(config: DecoderConfig) -> Vocab:
-    """A vocabulary of that size, half of it for images."""
-    image = config.vocab_size // 2
-    bare = Vocab(text=256, image=image, masks=16, reserved=0).size - 256
-    return Vocab(text=config.vocab_size - bare, image=image, masks=16, reserved=0)
 
 
 def documents(
@@ -169,26 +148,9 @@ class Peer:
         way: str,
         dtype: str = "float32",
     ) -> None:
-        from transformers import ChameleonConfig, ChameleonForConditionalGeneration
-
         self.name, self.way, self.dtype, self.device = f"{way} {dtype}", way, dtype, device
         torch.manual_seed(0)
-        model: Any = ChameleonForConditionalGeneration(
-            ChameleonConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.d_model,
-                intermediate_size=config.ffn,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                num_key_value_heads=config.heads,
-                max_position_embeddings=length,
-                rms_norm_eps=config.norm_eps,
-                use_cache=False,
-                vocabulary_map={"<image>": 3},
-                vq_config={"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "attn_type": "none"},
-            )
-        )
-        model.model.vqmodel = None
+        model = chameleon(config, use_cache=False)
         self.model = model.to(device).train()
         if way == "padded":
             rows, length = [[d] for row in rows for d in row], max(len(d) for row in rows for d in row)
@@ -202,19 +164,7 @@ class Peer:
 
     def take(self, model: Decoder) -> None:
         """Our weights."""
-        names = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
-        names |= {f"w{x}": f"self_attn.{x}_proj" for x in "qkvo"} | {f"{x}_norm": f"self_attn.{x}_norm" for x in "qk"}
-        names |= {x: f"mlp.{x}_proj" for x in ("up", "gate", "down")}
-        state = {}
-        for key, value in model.state_dict().items():
-            first, *rest = key.split(".")
-            if first == "blocks":
-                state[f"model.layers.{rest[0]}.{names[rest[1]]}.{rest[2]}"] = value
-            else:
-                state[{"embed": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}[first] + ".weight"] = (
-                    value
-                )
-        self.model.load_state_dict(state)
+        self.model.load_state_dict(as_chameleon(model))
 
     def logits(self) -> Tensor:
         """(tokens with a target, v), in the order of documents."""
@@ -379,12 +329,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "clock": "cpu" if args.cpu else "wall",
         "heap": "kept" if args.heap else "as it comes",
     }
-
-
-def flags() -> list[str]:
-    """The instruction sets of the processor that count here."""
-    found = torch.cpu.get_capabilities()
-    return [name for name in ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16") if found.get(name)]
 
 
 def untold(name: str, why: str) -> dict[str, Any]:

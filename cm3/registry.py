@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("cm3.cli.export:Export", "write a bundle of a run's checkpoint"),
     "chart": ("cm3.cli.chart:Chart", "draw the logs of runs as curves"),
     "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),
+    "bench decode": ("cm3.cli.bench:BenchDecode", "measure how fast this machine decodes, against a peer"),
     "eval scenes": ("cm3.scenes.cli.eval_verbs:EvalScenes", "measure a model on scenes that it was never trained on"),
     "eval emblems": ("cm3.scenes.cli.eval_verbs:EvalEmblems", "measure drawing unseen things from one document each"),
     "eval stickers": ("cm3.stickers.cli.eval_stickers:EvalStickers", "measure a model on stickers that it never saw"),

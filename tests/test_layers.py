@@ -44,6 +44,7 @@ TABLE: dict[str, set[str]] = {
     "read": NOUNS | {"bars", "store"},
     # layer 4
     "tasks": NOUNS | {"sequence", "tokens", "read"},
+    "bench": {"errors", "precision", "weights", "vocab", "model", "engine"},
     "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks", "store"},
     # layer 5
     "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval"},

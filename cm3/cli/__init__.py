@@ -7,6 +7,7 @@
     generate.py    generate, infill, edit, segment, describe: the verbs that use a model
     data.py show.py tokenizer.py prepare.py index.py    the verbs that get data ready
     train.py sweep.py plan.py export.py chart.py evaluate.py    the verbs that make a model and measure it
+    bench.py       how fast this machine decodes
     recipe.py      file.py:function -> config
     guides.py      boxes and control images from files
     attribution.py the documents that a picture drew on, as lines and on a sheet

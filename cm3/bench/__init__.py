@@ -1,0 +1,9 @@
+"""Measurements of the engine against a peer in one run: what `cm3 bench` and benchmarks/decode.py print.
+
+    shapes.py    decoders of Chameleon's kind with random weights, by size
+    machine.py   the processor, its clock, and how fast it streams weights
+    peer.py      the same weights in transformers' Chameleon
+    decode.py    requests, sides, rounds by turns, and the rows of the table
+
+benchmarks/train.py takes shapes, peer and machine from here too.
+"""
