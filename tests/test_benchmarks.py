@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,6 +44,52 @@ def test_int8() -> None:
     assert all(abs(row["ratio"] - 1) < 0.1 for row in nats) and report["levels"] in (127, 255)
     ran = subprocess.run([*command, "--sizes", "big"], capture_output=True, text=True, timeout=110, env={**os.environ})
     assert ran.returncode == 2 and "--sizes big: must be of test, 10m, 85m, or none" in ran.stderr
+
+
+@pytest.mark.slow
+def test_decode(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "benchmarks/decode.py", "--shapes", "test", "--cases", "one,mixed", "--json"]
+    command += ["--prompt", "8", "--new", "4", "--rounds", "1", "--dtypes", "float32", "--no-peer"]
+    env = {**os.environ, "PYTHONPATH": ""}
+    ran = subprocess.run([*command, "--before", ROOT], capture_output=True, text=True, timeout=110, env=env)
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert [row["name"].split("; ", 1)[1].rpartition(";")[0] for row in report["rows"]] == [
+        "one", "eight, half guided, own scales",
+    ]  # fmt: skip
+    assert all(row["ours"] > 0 and row["before"] > 0 and row["before_ratio"] > 0 for row in report["rows"])
+    assert report["shapes"][0]["shape"] == "test" and report["threads"] == 1
+    ran = subprocess.run([*command, "--before", tmp_path], capture_output=True, text=True, timeout=110, env=env)
+    assert ran.returncode == 2 and "has no cm3; give the root of a checkout" in ran.stderr
+    ran = subprocess.run([*command, "--shapes", "big"], capture_output=True, text=True, timeout=110, env=env)
+    assert ran.returncode == 2 and "shape='big': must be one of" in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
+@pytest.mark.timeout(400)
+def test_the_script_for_a_gpu() -> None:
+    script = ["bash", ROOT / "benchmarks/gpu.sh"]
+    env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([*script, "--smoke"], capture_output=True, text=True, timeout=390, env=env)
+    report = json.loads(ran.stdout)
+    assert set(report["parts"]) == {"decode_test", "decode_ours", "train"}, (report["rows"], ran.stderr)
+    rows = {(row["part"], row["name"]): row for row in report["rows"]}
+    assert rows["decode_test", "test; one, guided; float32"]["ratio"] > 0
+    assert rows["train", "tokens, test, 64"]["ratio"] > 0
+    assert rows["tokenizers", "tokenizers"]["why"] == "not measured: there is no benchmark of tokenizers"
+    ran = subprocess.run([*script, "--fast"], capture_output=True, text=True, timeout=20, env=env)
+    assert ran.returncode == 2 and ran.stderr == "gpu.sh: --fast: no such option; give --smoke or nothing\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the script would measure it")
+def test_without_a_gpu_nothing_is_told_as_measured() -> None:
+    env = {**os.environ, "PYTHON": sys.executable}
+    ran = subprocess.run(["bash", ROOT / "benchmarks/gpu.sh"], capture_output=True, text=True, timeout=110, env=env)
+    rows = json.loads(ran.stdout)["rows"]
+    assert [row["part"] for row in rows] == ["decode_85m", "decode_350m", "decode_7b", "train", "tokenizers"]
+    assert all(row["ours"] is None and row["why"].startswith("not measured: ") for row in rows)
+    assert {row["why"] for row in rows[:4]} == {"not measured: no GPU"}
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ class Side(Protocol):
 class Ours:
     """Our engine; one for all cases, as its cache is kept."""
 
-    cases = ("one", "guided", "eight", "mixed", "arrivals")
+    cases: tuple[str, ...] = ("one", "guided", "eight", "mixed", "arrivals")
 
     def __init__(self, decoder: Decoder, dtype: str, work: Work, name: str = "ours") -> None:
         self.name, self.dtype, self.work = f"{name} {dtype}", dtype, work
@@ -160,7 +160,7 @@ class Peer:
     Raises `ConfigError` without transformers.
     """
 
-    cases = ("one", "guided", "eight", "mixed", "level")
+    cases: tuple[str, ...] = ("one", "guided", "eight", "mixed", "level")
 
     def __init__(self, decoder: Decoder, dtype: str, work: Work) -> None:
         self.name, self.dtype, self.work, self.device = f"peer {dtype}", dtype, work, decoder.device
@@ -348,7 +348,8 @@ class Figures:
         spent = self.median(mine, own)
         count = (CASES[case].plain + CASES[case].guided) * self.work.new
         steps = self.passes[mine, own]
-        rate, peer_rate, peer = count / spent, None, {}
+        rate, peer_rate = count / spent, None
+        peer: dict[str, Any] = {}
         if case == "arrivals":
             full = CASES["mixed"].plain + CASES["mixed"].guided
             peer_rate, peer = full * self.work.new / self.median(mine, "mixed"), {"peer_name": "the full batch, ours"}

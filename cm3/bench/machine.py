@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def about(device: torch.device) -> dict[str, object]:
+def about(device: torch.device) -> dict[str, Any]:
     """Return what every measurement is told with."""
     return {
         "device": name_of(device),

@@ -44,5 +44,5 @@ def drawn(config: DecoderConfig, device: torch.device) -> Decoder:
     for name, weight in made.named_parameters():
         weight.normal_(0, 0.02, generator=chance)
         if "norm" in name and name.endswith("weight"):
-            weight += 1
+            weight.add_(1)
     return made

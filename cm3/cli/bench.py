@@ -37,9 +37,9 @@ class BenchDecode(Verb):
         from cm3.bench.machine import about, place
 
         device = place(self.place.device)
-        few = {"prompt": 16, "new": 16, "rounds": 1} if self.quick else {}
+        prompt, new, rounds = (16, 16, 1) if self.quick else (64, 256, 3)
         with progress(f"{self.shape} prepared", unit="run") as update:
-            report = measure(self.shape, device=device, progress=update, **few)
+            report = measure(self.shape, prompt=prompt, new=new, rounds=rounds, device=device, progress=update)
         found = about(device)
         print(table(report["rows"]))
         print(", ".join(f"{dtype} streamed at {rate} GB/s" for dtype, rate in report["streaming_gb_s"].items()))

@@ -1,0 +1,221 @@
+"""Rounds of the engine and its peer: both compute the same, serve what is asked, and figures are of what was timed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cm3.bench import decode
+from cm3.bench.decode import CASES, STREAMS, Figures, Ours, Peer, Work, measure, ours, prepared, table, untold
+from cm3.bench.machine import Stream, about, place
+from cm3.bench.shapes import SHAPES, drawn, shape, words
+from cm3.errors import ConfigError
+from cm3.model.decoder import Decoder
+from cm3.precision import Choice
+
+CPU = torch.device("cpu")
+peer = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
+SMALL = {"prompt": 8, "new": 4, "rounds": 2, "streamed": 1}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Decoder, Work]:
+    return prepared("test", 8, 6, CPU)
+
+
+def test_shapes_are_of_their_size() -> None:
+    from cm3.model.sizes import parameters
+
+    told = {"10m": 10e6, "85m": 85e6, "350m": 435e6, "760m": 880e6, "7b": 7e9}
+    for name in SHAPES.keys() - {"test"}:
+        config = shape(name, 64)
+        assert 0.9 < parameters(config) / told[name] < 1.15, name
+        assert words(config).size == config.vocab_size and words(config).image == config.vocab_size // 2
+
+
+def test_weights_are_drawn_the_same_each_time_and_none_is_zero() -> None:
+    one, other = (drawn(shape("test", 16), CPU).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(float(value.abs().mean()) > 0.01 for value in one.values())
+    assert 0.9 < float(one["blocks.0.norm1.weight"].mean()) < 1.1
+
+
+def test_requests_are_mixed(small: tuple[Decoder, Work]) -> None:
+    work = small[1]
+    for name, case in CASES.items():
+        made = work.requests(case)
+        scales = [r.sampling.guidance for r in made if len(r.streams) == 2]
+        assert len(scales) == case.guided == len(set(scales)) and len(made) == case.plain + case.guided, name
+        assert len({r.streams[0].ids.tobytes() for r in made}) == len(made)
+        assert all(r.streams[0].length == 8 and len(r.plan[0].cells) == 6 for r in made)  # type: ignore[union-attr]
+    assert sum(len(r.streams) for r in work.requests(CASES["mixed"])) == STREAMS
+    at = work.arrivals(32)
+    assert at[0] == 0 and at == sorted(at) and 0 < at[-1] < 32 * work.new / 8
+
+
+def test_our_side_serves_all_that_arrive_together(small: tuple[Decoder, Work]) -> None:
+    side = ours(small[0], "float32", small[1])
+    assert side.measure("one")[1] == side.measure("guided")[1] == side.measure("mixed")[1] == 6
+    seconds, passes = side.measure("arrivals")
+    assert seconds > 0 and 4 * 6 <= passes < 32 * 6 / 2
+    assert not side.engine.busy
+
+
+def test_int8_is_another_decoder(small: tuple[Decoder, Work]) -> None:
+    plain, other = (ours(small[0], dtype, small[1]) for dtype in ("float32", "int8"))
+    assert isinstance(other, Ours) and plain.engine.decoder is small[0]
+    assert type(other.engine.decoder).__name__ == "Int8Decoder" and other.measure("one")[1] == 6
+
+
+@peer
+def test_the_peer_computes_the_same_or_nothing_is_timed(small: tuple[Decoder, Work]) -> None:
+    side = Peer(small[0], "float32", small[1])
+    assert side.generator.cache in side.probed and set(side.probed) == {"dynamic", "static"}
+    head = side.generator.model.lm_head
+    assert head.weight.data_ptr() == small[0].state_dict()["output.weight"].data_ptr(), "weights are shared"
+    head.weight = torch.nn.Parameter(head.weight * 1.01, requires_grad=False)
+    with pytest.raises(RuntimeError, match=r"^peer float32: its logits are 0.01 apart from ours; nothing was timed$"):
+        side._check(small[0])
+    head.weight.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="are nan apart"):
+        side._check(small[0])
+
+
+@peer
+def test_the_peer_draws_codes_and_is_guided(small: tuple[Decoder, Work]) -> None:
+    decoder, work = small
+    side = Peer(decoder, "float32", work)
+    assert [side.measure(case)[1] for case in ("one", "guided", "eight", "mixed", "level")] == [6, 12, 6, 54, 18]
+    prompts, away = (torch.from_numpy(ids) for ids in (work.prompts(1), work.away))
+
+    def generate(scale: float) -> list[int]:
+        torch.manual_seed(0)
+        return side.generator.generate(prompts, 40, scale, away)[0].tolist()
+
+    assert len(generate(1.0)) == 40 and max(generate(1.0)) >= work.vocab.image_start
+    assert generate(3.0) == generate(3.0) != generate(1.0)
+
+
+@peer
+def test_rows_are_of_what_was_timed(small: tuple[Decoder, Work]) -> None:
+    told: list[tuple[int, int, str]] = []
+    other = ours(small[0], "float32", Work(small[1].vocab, 8, 4), "before")
+    report = measure(
+        "test", **SMALL, dtypes=("float32", "int8"), before=lambda dtype: other if dtype == "float32" else Plain(dtype),
+        progress=lambda *state: told.append(state),
+    )  # fmt: skip
+    rows = {row["name"]: row for row in report["rows"]}
+    assert len(rows) == 3 * len(CASES) == len(report["rows"])
+    seconds = report["seconds"]
+    for case, (says, plain, guided) in CASES.items():
+        own, count = "mixed" if case == "level" else case, (plain + guided) * 4
+        row = rows[f"test; {says}; float32"]
+        assert row["ours"] == pytest.approx(count / np.median(seconds[f"ours float32, {own}"]), abs=0.01)
+        theirs = ("ours float32, mixed", 8 * 4) if case == "arrivals" else (f"peer float32, {case}", count)
+        assert row["peer"] == pytest.approx(theirs[1] / np.median(seconds[theirs[0]]), abs=0.01)
+        assert row["ratio"] == pytest.approx(row["ours"] / row["peer"], rel=1e-3)
+        assert row["before"] == pytest.approx(count / np.median(seconds[f"before float32, {own}"]), abs=0.01)
+        assert rows[f"test; {says}; int8"]["before"] == pytest.approx(count / 2.0, abs=0.01)
+        best = rows[f"test; {says}; best"]
+        assert best["ours"] == max(rows[f"test; {says}; {dtype}"]["ours"] for dtype in ("float32", "int8"))
+    for row in report["rows"]:
+        assert row["torch"] == torch.__version__ and row["flags"] == about(CPU)["flags"] and row["clock"] == "processor"
+        assert row["dtype"] in ("float32", "int8") and row["why"] and row["auto"].startswith("float32: ")
+    assert [done for done, _, _ in told] == list(range(told[0][1])) and len(told) == 2 * 25
+    printed = table(report["rows"]).splitlines()
+    assert len(printed) == 1 + len(rows) and len(printed[1]) == len(printed[0])
+
+
+class Plain:
+    """A side of two seconds for all."""
+
+    cases = ("one", "guided", "eight", "mixed", "arrivals")
+
+    def __init__(self, dtype: str) -> None:
+        self.name, self.dtype = f"before {dtype}", dtype
+
+    def measure(self, case: str) -> tuple[float, int]:
+        return 2.0, 4
+
+
+def test_a_share_of_one_is_the_streaming_rate(small: tuple[Decoder, Work]) -> None:
+    """Weights that are read in a second, at a machine that streams just so many bytes a second; int8 has a fourth."""
+    decoder, work = small
+    d, hidden = decoder.config.d_model, decoder.config.ffn
+    norms = sum(p.numel() for n, p in decoder.blocks.named_parameters() if "norm" in n)
+    bytes_ = 4 * (4 * d * d + 3 * d * hidden + norms + work.vocab.image * d)
+    took, passes = {("ours float32", "one"): [1.0], ("ours int8", "one"): [1.0]}, {}
+    passes = {key: 1 for key in took}
+    streaming = {"float32": float(bytes_), "int8": bytes_ / 2}
+    made = Figures("test", work, decoder, took, passes, streaming, Choice("float32", "as set"), {})
+    rows = made.rows("one", {})
+    assert [row["share"] for row in rows[:2]] == [1.0, 0.5] and rows[1]["share_of_fastest"] == 0.25
+
+
+def test_types_that_are_not_there_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "has_bfloat16", lambda device: (False, "it has none"))
+    report = measure("test", **SMALL, cases=("one",), peer=False)
+    rows = {row["dtype"]: row for row in report["rows"] if not row["name"].endswith("best")}
+    assert rows["bfloat16"]["ours"] is None and rows["bfloat16"]["why"] == "it has none"
+    assert rows["float32"]["ours"] > 0 and rows["float32"]["peer"] is None and rows["float32"]["ratio"] is None
+    assert "not measured: it has none" in table(report["rows"])
+
+
+def test_without_transformers_ours_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    (row,) = measure("test", **SMALL, cases=("one",), dtypes=("float32",))["rows"]
+    assert row["ours"] > 0 and row["peer"] is None
+    assert row["why_no_peer"] == "the peer needs transformers, which is not installed: pip install transformers"
+
+
+def test_a_row_that_is_not_measured_has_all_columns() -> None:
+    assert {"name", "ours", "peer", "ratio", "unit"} <= untold("x", "no GPU").keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"size": "9m"}, "shape='9m': must be one of test, 10m, "),
+        ({"size": "test", "new": 0}, "new=0: must be an integer"),
+        ({"size": "test", "prompt": 0}, "prompt=0: must be an integer"),
+        ({"size": "test", "rounds": 0}, "rounds=0: must be an integer"),
+        ({"size": "test", "cases": ("two",)}, "cases='two': must be of one, guided"),
+        ({"size": "test", "dtypes": ("float8",)}, "dtypes='float8': must be of float32, bfloat16, int8"),
+    ],
+)
+def test_settings_that_are_none_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        measure(**settings)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert place("cpu") == CPU
+    with pytest.raises(ConfigError, match="device='nowhere': cannot be used"):
+        place("nowhere")
+
+
+def test_streams_are_of_their_bytes() -> None:
+    plain, small_one = (Stream(dtype, CPU, 128 << 20) for dtype in ("float32", "int8"))
+    assert plain.bytes == 128 << 20 and small_one.bytes == 32 << 20
+    assert plain.rate() > 0 and small_one.rate() > 0
+
+
+def test_nothing_of_benchmarks_is_needed() -> None:
+    """The verb is in a wheel, which has no benchmarks."""
+    files = [*Path(decode.__file__).parent.glob("*.py")]
+    assert len(files) == 5 and not any("benchmarks." in path.read_text().replace("benchmarks/", "") for path in files)
