@@ -30,10 +30,8 @@ part() {  # NAME SECONDS ARGUMENTS...: runs a benchmark; keeps its last line, or
 
 nothing=
 if [ "${1:-}" = --smoke ]; then
-  small="--shapes test --cases one,guided,mixed --prompt 8 --new 4 --rounds 1"
-  part decode_test 110 benchmarks/decode.py $small
-  part decode_ours 110 benchmarks/decode.py $small --no-peer --dtypes float32,int8
-  part train 300 benchmarks/train.py --sizes test --lengths 64 --windows 1 --rounds 1 --steps 1 --threads 1 --cpu
+  part decode_test 600 benchmarks/decode.py --shapes test --cases one,guided,mixed --prompt 8 --new 4 --rounds 1
+  part train 600 benchmarks/train.py --sizes test --lengths 64 --windows 1 --rounds 1 --steps 1 --threads 1 --cpu
 elif [ $# -gt 0 ]; then
   echo "gpu.sh: $1: no such option; give --smoke or nothing" >&2
   exit 2

@@ -67,13 +67,13 @@ def test_decode(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1300)
 def test_the_script_for_a_gpu() -> None:
     script = ["bash", ROOT / "benchmarks/gpu.sh"]
     env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([*script, "--smoke"], capture_output=True, text=True, timeout=390, env=env)
+    ran = subprocess.run([*script, "--smoke"], capture_output=True, text=True, timeout=1250, env=env)
     report = json.loads(ran.stdout)
-    assert set(report["parts"]) == {"decode_test", "decode_ours", "train"}, (report["rows"], ran.stderr)
+    assert set(report["parts"]) == {"decode_test", "train"}, (report["rows"], ran.stderr)
     rows = {(row["part"], row["name"]): row for row in report["rows"]}
     assert rows["decode_test", "test; one, guided; float32"]["ratio"] > 0
     assert rows["train", "tokens, test, 64"]["ratio"] > 0

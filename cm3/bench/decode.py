@@ -414,15 +414,15 @@ def untold(name: str, why: str, dtype: str | None = None, more: dict[str, Any] |
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return rows as lines for a person."""
     heads = ("tokens/s", "peer", "ratio", "ms/step", "share", "before")
-    lines = [" " * 52 + "".join(f"{head:>10}" for head in heads)]
+    lines = [" " * 60 + "".join(f"{head:>10}" for head in heads)]
     for row in rows:
         if row["ours"] is None:
-            lines.append(f"{row['name']:<52}  not measured: {row['why']}")
+            lines.append(f"{row['name']:<60}  not measured: {row['why']}")
             continue
         ratio, before = (f"x{value:.2f}" if value else "-" for value in (row["ratio"], row["before_ratio"]))
         name = row["name"] + (f" ({row['dtype']})" if row["name"].endswith("best") else "")
         lines.append(
-            f"{name:<52}{row['ours']:>10.1f}{row['peer'] or 0:>10.1f}{ratio:>10}{row['ms_step']:>10.2f}"
+            f"{name:<60}{row['ours']:>10.1f}{row['peer'] or 0:>10.1f}{ratio:>10}{row['ms_step']:>10.2f}"
             f"{row['share']:>10.0%}{before:>10}"
         )
     return "\n".join(lines)
