@@ -1,132 +1,307 @@
-"""The key-value cache, and the two attends that read and write it.
+"""The key-value cache, and the attends that read and write it.
 
-Row i of the cache is the i-th active stream, and active streams are kept in rows 0 to n - 1 (schedule.py), so a decode
-step reads a slice of each layer and gathers nothing. The tensors (rows, heads, capacity, head_dim) grow as rows and
-lengths ask, up to the engine's maximum; shapes, types and devices are those of the first keys that arrive, so a decoder
-that holds a share of the heads, or computes in bfloat16, needs no word here. A key head that a group of query heads
-shares is stored once.
+Active streams are in rows 0 to n - 1 (schedule.py). A row is what it shares with others, held once, and its own part:
+
+    row 0   [ prefix A, blocks of 64 tokens ] [ own: rest of the prompt, what is written ........ ]
+    row 1   [ prefix A                      ] [ own                                               ]
+    row 2                                     [ own                                               ]
+
+Own parts are one tensor (rows, heads, length, head_dim) a layer, so a decode step reads a slice and gathers nothing;
+its rows attend to a prefix in one product for all that read it. All that a request can need is reserved when it starts,
+in blocks: rows times the longest own part, and each prefix once. A key head that a group of query heads shares is
+stored once. Shapes and devices are those of the first keys that arrive, so a decoder that holds a share of the heads
+needs no word here.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cm3.model.attention import causal
+from cm3.model.attention import causal, spread
 
-_STEP = 64
+BLOCK = 64
+"""Tokens of a block."""
+
+Chain = tuple[bytes, ...]
+"""A hash for each whole block of a prompt, of it and of all before it: the same only where all tokens are the same."""
+Kept = list[Tensor]
+"""Keys, values; in int8 the scales of each beside them. The tokens are the last axis but one."""
+
+
+class Prefix:
+    """Keys and values of whole blocks with which rows begin. `readers`: rows that read it; `whole`: it was read."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain, self.length = chain, BLOCK * len(chain)
+        self.layers: dict[int, Kept] = {}
+        self.readers, self.whole = 0, False
+
+
+class Shape(NamedTuple):
+    """Rows, and the blocks of each."""
+
+    rows: int
+    blocks: int
 
 
 class Cache:
-    """Keys and values of up to `max_rows` streams of up to `context` tokens, for each layer."""
+    """Keys and values of up to `max_rows` streams, in at most `blocks` blocks; without them, of `context` tokens each.
 
-    def __init__(self, max_rows: int, context: int) -> None:
-        self._max_rows = max_rows
-        self._context = context
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+    `dtype`: how they are held: as they come (None), in bfloat16, or in int8 with a scale for each token and head.
+    """
 
-    def layer(self, layer: int, like: Tensor, rows: int, length: int) -> tuple[Tensor, Tensor]:
-        """Return the keys and values of a layer, (>= rows, heads, >= length, head_dim), grown if they were smaller."""
-        old = self._layers.get(layer)
-        if old is not None and (old[0].dtype, old[0].device) != (like.dtype, like.device):
-            old = None  # the decoder was moved
-        if old is not None and old[0].shape[0] >= rows and old[0].shape[2] >= length:
-            return old
-        had_rows, had_length = (old[0].shape[0], old[0].shape[2]) if old is not None else (0, 0)
-        if rows > had_rows:
-            rows = max(rows, min(2 * had_rows, self._max_rows))
-        if length > had_length:
-            length = max(length, min(2 * had_length, self._context))
-        rows, length = max(rows, had_rows), max(-(-length // _STEP) * _STEP, had_length)
-        # Zeros, not empty: a masked place still enters the product, and 0 * nan is nan.
-        new = tuple(like.new_zeros(rows, like.shape[1], length, like.shape[3]) for _ in range(2))
-        if old is not None:
-            for wide, narrow in zip(new, old, strict=True):
-                wide[:had_rows, :, :had_length] = narrow
-        self._layers[layer] = (new[0], new[1])
-        return self._layers[layer]
+    def __init__(
+        self, max_rows: int, context: int, blocks: int | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self.max_rows = max_rows
+        self.blocks = max_rows * -(-context // BLOCK) if blocks is None else blocks
+        self.dtype = dtype
+        self.shape = Shape(0, 0)
+        self.prefixes: dict[bytes, Prefix] = {}
+        self.shared: dict[int, Prefix] = {}
+        self._layers: dict[int, Kept] = {}
 
     @property
     def memory(self) -> int:
         """Return the bytes that it takes."""
-        return sum(tensor.nbytes for pair in self._layers.values() for tensor in pair)
+        apart = [kept for prefix in self.prefixes.values() for kept in prefix.layers.values()]
+        return sum(tensor.nbytes for kept in (*self._layers.values(), *apart) for tensor in kept)
+
+    def reserve(self, rows: int, length: int, chains: Collection[Chain]) -> bool:
+        """Make room for rows with `length` tokens of their own each, beside prefixes; returns whether there is.
+
+        Prefixes that no row reads go, the oldest first, where their room is needed.
+        """
+        held = {chain[-1]: len(chain) for chain in chains}
+        held |= {key: len(prefix.chain) for key, prefix in self.prefixes.items() if prefix.readers}
+        idle = {key: len(prefix.chain) for key, prefix in self.prefixes.items() if key not in held}
+        had, blocks = self.shape, max(1, -(-length // BLOCK))
+        left = self.blocks - sum(held.values())
+        if rows * blocks > left:
+            return False
+        more = had.rows if rows <= had.rows else max(rows, min(2 * had.rows, self.max_rows))
+        exact, wide = Shape(rows, blocks), Shape(more, max(had.blocks, blocks))
+        shape = wide if math.prod(wide) + sum(idle.values()) <= left else exact
+        while math.prod(shape) + sum(idle.values()) > left:
+            oldest = next(iter(idle))
+            del idle[oldest], self.prefixes[oldest]
+        self._resize(shape)
+        return True
+
+    def begin(self, row: int, chain: Chain) -> None:
+        """Let a row begin with a prefix, which is whole or will be read."""
+        prefix = self.prefixes.setdefault(chain[-1], Prefix(chain))
+        prefix.readers += 1
+        self.shared[row] = prefix
+
+    def held(self, row: int) -> int:
+        """Return the tokens of a row's prefix."""
+        return self.shared[row].length if row in self.shared else 0
+
+    def layer(self, layer: int, like: Tensor, rows: int, length: int) -> Kept:
+        """Return what is kept of a layer, keys first: (>= rows, heads, >= length, head_dim), grown if it was less."""
+        asked = Shape(rows, -(-length // BLOCK))
+        if not _holds(self.shape, asked):
+            self._resize(Shape(max(self.shape.rows, rows), max(self.shape.blocks, asked.blocks)))
+        old = self._layers.get(layer)
+        if old is None or old[0].dtype != (self.dtype or like.dtype) or old[0].device != like.device:
+            heads, width = like.shape[1], like.shape[3]
+            size = (self.shape.rows, heads, self.shape.blocks * BLOCK)
+            # Zeros, not empty: a masked place still enters the product, and 0 * nan is nan.
+            old = [like.new_zeros(*size, width, dtype=self.dtype) for _ in range(2)]
+            if self.dtype == torch.int8:
+                old += [like.new_zeros(*size, 1) for _ in range(2)]
+            self._layers[layer] = old
+        return old
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` tokens of a row to another row."""
-        for pair in self._layers.values():
-            for tensor in pair:
+        """Make a row, which was released, of another's first `length` tokens, its prefix among them."""
+        if source in self.shared:
+            self.shared[target] = self.shared.pop(source)
+            length -= self.shared[target].length
+        for kept in self._layers.values():
+            for tensor in kept:
                 tensor[target, :, :length] = tensor[source, :, :length]
+                tensor[target, :, length:] = 0  # as `clear`
+
+    def release(self, row: int) -> None:
+        """Let a row no longer read its prefix."""
+        prefix = self.shared.pop(row, None)
+        if prefix is not None:
+            prefix.readers -= 1
 
     def clear(self, row: int) -> None:
-        """Zero a row. Needed only if it may hold nan, which a mask does not keep out of the next stream's product."""
-        for pair in self._layers.values():
-            for tensor in pair:
+        """Zero a row for its next stream: the last may have left nan, which a mask does not keep out of a product."""
+        for kept in self._layers.values():
+            for tensor in kept:
                 tensor[row].zero_()
+
+    def lift(self, source: int | Prefix, length: int) -> dict[int, Kept]:
+        """Return the first tokens of a row or of a prefix, as they are kept; not copied where they lie in one piece."""
+        if isinstance(source, Prefix):
+            return {layer: [x[:, :length] for x in kept] for layer, kept in source.layers.items()}
+        own = {layer: [x[source] for x in kept] for layer, kept in self._layers.items()}
+        before = self.shared.get(source)
+        if before is None:
+            return {layer: [x[:, :length] for x in kept] for layer, kept in own.items()}
+        if length <= before.length:
+            return self.lift(before, length)
+        more = length - before.length
+        return {
+            layer: [torch.cat([a, b[:, :more]], 1) for a, b in zip(before.layers[layer], kept, strict=True)]
+            for layer, kept in own.items()
+        }
+
+    def pack(self, k: Tensor, v: Tensor) -> Kept:
+        """Return keys and values (..., s, k) as they are kept."""
+        if self.dtype is None:
+            return [k, v]
+        if self.dtype != torch.int8:
+            return [k.to(self.dtype), v.to(self.dtype)]
+        scales = [x.abs().amax(-1, keepdim=True).div_(127).clamp_min_(torch.finfo(x.dtype).tiny) for x in (k, v)]
+        codes = [(x / scale).round_().to(torch.int8) for x, scale in zip((k, v), scales, strict=True)]
+        return codes + scales
+
+    def unpack(self, kept: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """Return keys and values to compute with."""
+        if self.dtype == torch.int8:
+            return [codes * scale for codes, scale in zip(kept[:2], kept[2:], strict=True)]
+        return [tensor.to(like.dtype) for tensor in kept]
+
+    def _resize(self, shape: Shape) -> None:
+        """Give rows another shape, a layer at a time; what they hold stays, as far as it fits."""
+        if shape == self.shape:
+            return
+        rows, length = min(shape.rows, self.shape.rows), min(shape.blocks, self.shape.blocks) * BLOCK
+        self.shape = shape
+        for kept in self._layers.values():
+            for i, old in enumerate(kept):
+                kept[i] = old.new_zeros(shape.rows, old.shape[1], shape.blocks * BLOCK, old.shape[3])
+                kept[i][:rows, :, :length] = old[:rows, :, :length]
+
+
+def _holds(shape: Shape, other: Shape) -> bool:
+    return shape.rows >= other.rows and shape.blocks >= other.blocks
 
 
 class Prefill:
     """Attend of whole prompts, right-padded: causal among themselves, written to the cache.
 
-    Prompt i of the batch has `lengths[i]` tokens from position 0 and goes to each row in `rows[i]`: requests that share
-    a prompt share its computation. Padding is to the right of every real query, so causality alone hides it.
+    Prompt i of the batch has `lengths[i]` tokens and goes to each row in `rows[i]`: requests that share a prompt share
+    its computation. All stand behind the tokens `after`, which are kept, or at position 0. The only one of a batch may
+    go to the prefix `into`, after those. Padding is to the right of every real query, so causality alone hides it.
     """
 
-    def __init__(self, cache: Cache, rows: list[list[int]], lengths: list[int], device: torch.device) -> None:
-        self._cache = cache
-        self._rows = 1 + max(max(r) for r in rows)
+    def __init__(
+        self,
+        cache: Cache,
+        rows: list[list[int]],
+        lengths: list[int],
+        device: torch.device,
+        after: dict[int, Kept] | None = None,
+        into: Prefix | None = None,
+    ) -> None:
+        self._cache, self._after, self._into = cache, after, into
+        self._rows = 1 + max((max(r) for r in rows if r), default=-1)
         self._length = max(lengths)
         places = [(i, row, n) for i, (targets, n) in enumerate(zip(rows, lengths, strict=True)) for row in targets]
-        counts = torch.tensor([n for _, _, n in places])
-        self._source = torch.tensor([i for i, _, _ in places]).repeat_interleave(counts).to(device)
-        self._target = torch.tensor([row for _, row, _ in places]).repeat_interleave(counts).to(device)
-        self._position = torch.cat([torch.arange(n) for _, _, n in places]).to(device)
+        counts = torch.tensor([n for _, _, n in places], dtype=torch.long)
+        self._source = torch.tensor([i for i, _, _ in places], dtype=torch.long).repeat_interleave(counts).to(device)
+        self._target = torch.tensor([r for _, r, _ in places], dtype=torch.long).repeat_interleave(counts).to(device)
+        self._position = torch.cat([torch.arange(0), *(torch.arange(n) for _, _, n in places)]).to(device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q (b, h, s, k) to k, v (b, g, s, k), g key heads -> (b, h, s, k)."""
-        keys, values = self._cache.layer(layer, k, self._rows, self._length)
-        keys[self._target, :, self._position] = k[self._source, :, self._position]
-        values[self._target, :, self._position] = v[self._source, :, self._position]
-        return causal(q, k, v)
+        new = self._cache.pack(k, v)
+        if self._rows:
+            for kept, x in zip(self._cache.layer(layer, k, self._rows, self._length), new, strict=True):
+                kept[self._target, :, self._position] = x[self._source, :, self._position]
+        before = self._after[layer] if self._after else []
+        if self._into is not None:
+            alone = [x[0] for x in new]
+            parts = zip(before, alone, strict=True)
+            self._into.layers[layer] = [torch.cat(both, 1) for both in parts] if before else [x.clone() for x in alone]
+        if not before:
+            return causal(q, k, v)
+        k, v = (
+            torch.cat([a.expand(len(b), -1, -1, -1), b], 2)
+            for a, b in zip(self._cache.unpack(before, k), (k, v), strict=True)
+        )
+        hidden = k.shape[2] - q.shape[2]
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril_(hidden)
+        return scaled_dot_product_attention(q, spread(k, q), spread(v, q), attn_mask=mask)
 
 
 class Append:
     """Attend of the next tokens of rows 0 to n - 1: each sees its row's cached tokens and, causally, its new ones.
 
-    `starts[i]` tokens of row i are cached; `counts[i]` >= 1 new ones follow (right-padded to the longest count).
+    `starts[i]` tokens of row i are cached, its prefix among them; `counts[i]` >= 1 new ones follow (right-padded to the
+    longest count).
     """
 
     def __init__(self, cache: Cache, starts: list[int], counts: list[int], device: torch.device) -> None:
         self._cache = cache
         self._width = max(counts)
+        readers: dict[Prefix, list[int]] = {}
+        for i in sorted(cache.shared.keys() & range(len(starts))):
+            readers.setdefault(cache.shared[i], []).append(i)
+        self._groups = [(prefix, torch.tensor(rows, device=device)) for prefix, rows in readers.items()]
+        before = [cache.held(i) for i in range(len(starts))]
         start = torch.tensor(starts)
+        own = start - torch.tensor(before)
         count = torch.tensor(counts)
-        ends = start + count
-        self._length = int(ends.max())
+        self._length = int((own + count).max())
         offset = torch.arange(self._width)
         valid = offset < count[:, None]  # (n, width)
-        positions = (start[:, None] + offset).masked_fill(~valid, 0)
-        self.positions = positions.to(device)
+        self.positions = (start[:, None] + offset).masked_fill(~valid, 0).to(device)
+        places = (own[:, None] + offset).masked_fill(~valid, 0)
         self._single = self._width == 1
         row, place = valid.nonzero(as_tuple=True)
         self._row, self._place = row.to(device), place.to(device)
-        self._at = positions[row, place].to(device)
+        self._at = places[row, place].to(device)
         # One length for all and one new token: every key is visible and no mask is needed.
-        even = self._single and int(start.min()) + 1 == self._length
-        seen = torch.arange(self._length) <= positions[:, :, None]  # (n, width, length)
+        even = self._single and int(own.min()) + 1 == self._length
+        seen = torch.arange(self._length) <= places[:, :, None]  # (n, width, length)
         self._mask = None if even else seen[:, None].to(device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q (n, h, width, k) to k, v (n, g, width, k), g key heads -> (n, h, width, k)."""
         rows = q.shape[0]
-        keys, values = self._cache.layer(layer, k, rows, self._length)
-        keys[self._row, :, self._at] = k[:, :, 0] if self._single else k[self._row, :, self._place]
-        values[self._row, :, self._at] = v[:, :, 0] if self._single else v[self._row, :, self._place]
-        keys, values = keys[:rows, :, : self._length], values[:rows, :, : self._length]
+        all_kept = self._cache.layer(layer, k, rows, self._length)
+        for kept, x in zip(all_kept, self._cache.pack(k, v), strict=True):
+            kept[self._row, :, self._at] = x[:, :, 0] if self._single else x[self._row, :, self._place]
+        keys, values = self._cache.unpack([kept[:rows, :, : self._length] for kept in all_kept], q)
         group = q.shape[1] // k.shape[1]
-        if group == 1:
-            return scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
-        # The query heads of a group as so many more queries of their key head: no key is copied.
-        mask = None if self._mask is None else self._mask.repeat(1, 1, group, 1)
-        out = scaled_dot_product_attention(q.reshape(rows, -1, group * q.shape[2], q.shape[3]), keys, values, mask)
-        return out.reshape(q.shape)
+        mask = self._mask
+        if group > 1:
+            # The query heads of a group as so many more queries of their key head: no key is copied.
+            mask = None if mask is None else mask.repeat(1, 1, group, 1)
+        wide = q.reshape(rows, -1, group * q.shape[2], q.shape[3])
+        if not self._groups:
+            return scaled_dot_product_attention(wide, keys, values, mask).reshape(q.shape)
+        return self._joined(layer, wide, keys, values, mask).reshape(q.shape)
+
+    def _joined(self, layer: int, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend to prefixes and own parts under one softmax: a prefix in one product for all of its rows."""
+        n, g, queries, width = q.shape
+        longest = max(prefix.length for prefix, _ in self._groups)
+        scores = q.new_full((n, g, queries, longest + self._length), -torch.inf)
+        q = q / math.sqrt(width)
+        own = q @ keys.mT
+        scores[..., longest:] = own if mask is None else own.masked_fill_(~mask, -torch.inf)
+        groups = [(rows, prefix.length, self._cache.unpack(prefix.layers[layer], q)) for prefix, rows in self._groups]
+        for rows, length, (k, _) in groups:
+            part = q[rows].transpose(0, 1).reshape(g, -1, width) @ k.mT
+            scores[rows, :, :, :length] = part.view(g, len(rows), queries, length).transpose(0, 1)
+        shares = scores.softmax(-1)
+        out = shares[..., longest:] @ values
+        for rows, length, (_, v) in groups:
+            part = shares[rows, :, :, :length].transpose(0, 1).reshape(g, -1, length) @ v
+            out[rows] += part.view(g, len(rows), queries, width).transpose(0, 1)
+        return out

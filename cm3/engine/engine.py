@@ -9,16 +9,16 @@ ids that the grammar allows are computed.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cm3.engine.cache import Append, Cache, Prefill
+from cm3.engine.budget import block_bytes, check_cache, share_of_free
+from cm3.engine.cache import Append, Cache
 from cm3.engine.grammar import Force, Ranges, check_plan, fed, id_at, ranges_of, size
 from cm3.engine.guidance import guide
+from cm3.engine.prefill import prefill, tokens_of
 from cm3.engine.request import Request, Result
 from cm3.engine.sample import draw, uniform
 from cm3.engine.schedule import Job, Row, Schedule
@@ -26,8 +26,6 @@ from cm3.errors import ConfigError, RequestError, shown, whole_number
 from cm3.model.decoder import Decoder
 from cm3.vocab import Vocab
 
-_PREFILL_TOKENS = 8192
-"""Padded tokens that one prefill pass reads at most (one long prompt may exceed it)."""
 _CHUNK = 8
 """Forced tokens that one step reads at most in a row: they pad the step of every other stream."""
 
@@ -37,7 +35,9 @@ Progress = Callable[[int, int], None]
 class Engine:
     """Continuous batching over one decoder.
 
-    `max_streams`: cache rows; a guided request takes two or three. Device and type are the decoder's.
+    `max_streams`: cache rows; a guided request takes two or three. Device and type are the decoder's. `cache_gb`: the
+    most that keys and values may take, in 1e9 bytes; without it, a share of what is free on the device. `cache_dtype`:
+    how they are held, "auto" as the decoder computes them (budget.py).
 
         engine = Engine(decoder, vocab)
         results = engine.run(requests)                   # in order
@@ -47,7 +47,14 @@ class Engine:
     matrix products, which may depend on the size of the batch.
     """
 
-    def __init__(self, decoder: Decoder, vocab: Vocab, max_streams: int = 32) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocab: Vocab,
+        max_streams: int = 32,
+        cache_gb: float | None = None,
+        cache_dtype: str | torch.dtype = "auto",
+    ) -> None:
         max_streams = whole_number("engine.max_streams", max_streams)
         if decoder.config.vocab_size < vocab.size:
             raise ConfigError(
@@ -55,15 +62,22 @@ class Engine:
                 "load the decoder and the vocabulary from the same bundle"
             )
         self.decoder, self.vocab = decoder, vocab
-        self._cache = Cache(max_streams, decoder.config.context)
-        self._schedule = Schedule(max_streams)
+        cache_gb, dtype = check_cache(cache_gb, cache_dtype)
+        self._bytes = share_of_free(decoder.device) if cache_gb is None else int(cache_gb * 1e9)
+        self._cache = Cache(max_streams, decoder.config.context, self._bytes // block_bytes(decoder, dtype), dtype)
+        self._schedule = Schedule(max_streams, self._cache)
         self._next_id = 0
         self._held: list[tuple[int, Result]] = []
 
     @property
     def memory(self) -> int:
-        """Return the bytes of keys and values, which grow with what was asked and are not given back."""
+        """Return the bytes of keys and values: at most `cache_gb`. Rows, once made, are kept for the next requests."""
         return self._cache.memory
+
+    @property
+    def reserved(self) -> int:
+        """Return the blocks of the cache that requests hold: none when it is not busy."""
+        return self._schedule.blocks
 
     @property
     def busy(self) -> bool:
@@ -79,17 +93,27 @@ class Engine:
                 f"request: {len(job.rows)} streams, the engine has max_streams={self._schedule.max_streams}; "
                 "raise max_streams, or ask without guidance"
             )
+        a_block = block_bytes(self.decoder, self._cache.dtype)
+        if not self._schedule.size:  # the decoder's type may have changed
+            self._cache.blocks = self._bytes // a_block
+        if job.blocks > self._cache.blocks:
+            longest = max(row.need for row in job.rows)
+            raise RequestError(
+                f"request: {len(job.rows)} x {longest} tokens of keys and values take {job.blocks * a_block / 1e9:.3g} "
+                f"GB, the engine has cache_gb={self._bytes / 1e9:.3g}; raise cache_gb, shorten the prompt, "
+                "or ask without guidance"
+            )
         self._next_id += 1
         if job.done:
             self._held.append((job.id, job.result()))
         else:
-            self._schedule.waiting.append(job)
+            self._schedule.put(job)
         return job.id
 
     def cancel(self, id: int) -> bool:
         """Drop a request, queued or running. Returns whether there was one."""
         queue, before = self._schedule, self._schedule.size + len(self._held)
-        queue.waiting = deque(job for job in queue.waiting if job.id != id)
+        queue.drop(id)
         self._retire([job for job in queue.active if job.id == id])
         self._held = [(i, result) for i, result in self._held if i != id]
         return queue.size + len(self._held) < before
@@ -98,7 +122,8 @@ class Engine:
     def step(self) -> list[tuple[int, Result]]:
         """Advance every active request by one sampled token; returns those that finished, with their ids."""
         finished, self._held = self._held, []
-        self._prefill(self._schedule.admit())
+        self._schedule.admit()
+        prefill(self.decoder, self._cache, self._schedule.rows)
         if not self._schedule.active:
             return finished
         last = self._forward(self._schedule.rows)
@@ -114,8 +139,6 @@ class Engine:
                     lost.append(job)
                 else:
                     job.accept(id_at(ranges, column), logprob)
-        for row in (row for job in lost for row in job.rows):
-            self._cache.clear(row.at)
         done = [job for job in self._schedule.active if job.done]
         self._retire(done + lost)
         finished += [(job.id, job.result()) for job in done]
@@ -187,34 +210,10 @@ class Engine:
         for source, target, length in self._schedule.retire(jobs):
             self._cache.move(source, target, length)
 
-    def _prefill(self, rows: list[Row]) -> None:
-        """Read all but the last token of new rows: equal prompts once, prompts of like length together."""
-        prompts: dict[bytes, list[Row]] = {}
-        for row in rows:
-            if row.pending > 1:
-                prompts.setdefault(row.next(row.pending - 1).tobytes(), []).append(row)
-        batches: list[list[list[Row]]] = []
-        for same in sorted(prompts.values(), key=lambda same: same[0].pending):
-            length, batch = same[0].pending - 1, batches[-1] if batches else []
-            if batch and length < 2 * (batch[0][0].pending - 1) and length * (len(batch) + 1) <= _PREFILL_TOKENS:
-                batch.append(same)
-            else:
-                batches.append([same])
-        for batch in batches:
-            firsts = [same[0] for same in batch]
-            lengths = [row.pending - 1 for row in firsts]
-            ids, cells = self._read(firsts, lengths)
-            positions = torch.arange(max(lengths), device=ids.device).expand(len(batch), -1)
-            attend = Prefill(self._cache, [[row.at for row in same] for same in batch], lengths, ids.device)
-            self.decoder.hidden(ids, positions, attend, cells)
-            for same, length in zip(batch, lengths, strict=True):
-                for row in same:
-                    row.fed = length
-
     def _forward(self, rows: list[Row]) -> Tensor:
         """Read what is pending in every row, at most a chunk; returns the last hidden state of each, (rows, d)."""
         counts = [min(row.pending, _CHUNK) for row in rows]
-        ids, cells = self._read(rows, counts)
+        ids, cells = tokens_of(rows, counts, self.decoder.device)
         attend = Append(self._cache, [row.fed for row in rows], counts, ids.device)
         hidden = self.decoder.hidden(ids, attend.positions, attend, cells)
         for row, count in zip(rows, counts, strict=True):
@@ -222,13 +221,6 @@ class Engine:
         if max(counts) == 1:
             return hidden[:, 0]
         return hidden[torch.arange(len(rows), device=ids.device), torch.tensor(counts, device=ids.device) - 1]
-
-    def _read(self, rows: list[Row], counts: list[int]) -> Tensor:
-        """Return the next `counts[i]` tokens of row i, padded to the right: ids and cells, int64 (2, rows, most)."""
-        padded = np.zeros((2, len(rows), max(counts)), dtype=np.int64)
-        for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
-            padded[:, i, :count] = row.next(count)
-        return torch.from_numpy(padded).to(self.decoder.device)
 
     def _sample(self, last: Tensor, ranges: Ranges, streams: int, jobs: list[Job]) -> tuple[list[int], list[float]]:
         """Return one column of `ranges` and its log-probability for each job; the jobs have the same ranges and

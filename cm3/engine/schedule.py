@@ -1,18 +1,23 @@
 """A schedule of requests: first come, first served, the streams of one always together, in rows without gaps.
 
-A request waits until all its streams fit. When one leaves, the streams in the last rows move into the rows it left, so
-that the active rows are 0 to n - 1 and the cache can be sliced. A large request at the head of the queue is not
-overtaken.
+A request waits until all its streams fit, in rows and in blocks of the cache: all that it can need is reserved when it
+starts. When one leaves, the streams in the last rows move into the rows it left, so that the active rows are 0 to n - 1
+and the cache can be sliced. A large request at the head of the queue is not overtaken.
+
+Blocks with which the prompts of two streams begin, of those that wait or run, are a prefix, held once (cache.py): n
+samples of a prompt, documents before it, questions about one picture.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import hashlib
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import numpy as np
 
-from cm3.engine.grammar import Cursor
+from cm3.engine.cache import BLOCK, Cache, Chain
+from cm3.engine.grammar import Cursor, fed
 from cm3.engine.request import Request, Result
 from cm3.vocab import Tokens, Vocab
 
@@ -21,11 +26,14 @@ from cm3.vocab import Tokens, Vocab
 class Row:
     """One stream of a request: a prompt, and behind it what the request has written.
 
-    `fed`: how many of its tokens the model has read. `at`: the row of the cache.
+    `need`: the most tokens that it can have. `chain`: its prompt's whole blocks, but for the last token, which is read
+    for what comes next. `fed`: how many of its tokens the model has read. `at`: the row of the cache.
     """
 
     prompt: Tokens
     job: Job
+    need: int
+    chain: Chain
     fed: int = 0
     at: int = -1
 
@@ -61,7 +69,14 @@ class Job(Cursor):
             while weights[-1] == 0 and len(weights) > 1:
                 weights = weights[:-1]
             self.settings.append((sampling, weights))
-        self.rows = [Row(prompt, self) for prompt in request.streams[: max(len(w) for _, w in self.settings)]]
+        streams = request.streams[: max(len(w) for _, w in self.settings)]
+        planned = fed(request.plan)
+        self.rows = [Row(prompt, self, prompt.length + planned, _chain(prompt)) for prompt in streams]
+
+    @property
+    def blocks(self) -> int:
+        """Return the blocks that it can need when it runs alone."""
+        return len(self.rows) * max(-(-row.need // BLOCK) for row in self.rows)
 
     def result(self) -> Result:
         """Return the ids that were produced."""
@@ -71,30 +86,46 @@ class Job(Cursor):
 class Schedule:
     """The queue and the rows. `active`: jobs in order of admission. `rows[i]`: the stream in cache row i."""
 
-    def __init__(self, max_streams: int) -> None:
+    def __init__(self, max_streams: int, cache: Cache) -> None:
         self.max_streams = max_streams
         self.waiting: deque[Job] = deque()
         self.active: list[Job] = []
         self.rows: list[Row] = []
+        self._cache = cache
+        self._wanted: Counter[bytes] = Counter()
+
+    @property
+    def blocks(self) -> int:
+        """Return the blocks that active rows and prefixes hold."""
+        own = max((row.need - self._cache.held(row.at) for row in self.rows), default=0)
+        return len(self.rows) * -(-own // BLOCK) + sum(len(p.chain) for p in self._cache.prefixes.values())
 
     @property
     def size(self) -> int:
         """Count the requests that wait or run."""
         return len(self.waiting) + len(self.active)
 
-    def admit(self) -> list[Row]:
-        """Give rows to the jobs at the head of the queue for as long as they fit; returns their rows."""
-        first = len(self.rows)
-        while self.waiting and len(self.rows) + len(self.waiting[0].rows) <= self.max_streams:
+    def put(self, job: Job) -> None:
+        """Queue a job."""
+        self.waiting.append(job)
+        self._wanted.update(key for row in job.rows for key in row.chain)
+
+    def drop(self, id: int) -> None:
+        """Take a job out of the queue, if it waits there."""
+        for job in [job for job in self.waiting if job.id == id]:
+            self.waiting.remove(job)
+            self._forget([job])
+
+    def admit(self) -> None:
+        """Give rows to the jobs at the head of the queue for as long as they fit."""
+        while self.waiting and self._start(self.waiting[0]):
             self.active.append(self.waiting.popleft())
-            self.rows += self.active[-1].rows
-        for at, row in enumerate(self.rows[first:], first):
-            row.at = at
-        return self.rows[first:]
 
     def retire(self, jobs: list[Job]) -> list[tuple[int, int, int]]:
         """Free the rows of active jobs. Returns the moves (source row, target row, tokens) that close the gaps."""
         gone = {row.at for job in jobs for row in job.rows}
+        for at in gone:
+            self._cache.release(at)
         left = len(self.rows) - len(gone)
         holes = sorted(at for at in gone if at < left)
         movers = [at for at in range(left, len(self.rows)) if at not in gone]
@@ -105,4 +136,50 @@ class Schedule:
             moves.append((source, target, row.fed))
         del self.rows[left:]
         self.active = [job for job in self.active if job not in jobs]
+        self._forget(jobs)
         return moves
+
+    def _start(self, job: Job) -> bool:
+        """Give rows to a job, and reserve all that it can need; returns whether there is room."""
+        first = len(self.rows)
+        if first + len(job.rows) > self.max_streams:
+            return False
+        own = [row.need - self._cache.held(row.at) for row in self.rows]
+        alone: list[Chain] = [()] * len(job.rows)
+        for chains in ([self._common(row) for row in job.rows], alone):
+            needs = [row.need - BLOCK * len(chain) for row, chain in zip(job.rows, chains, strict=True)]
+            if self._cache.reserve(first + len(job.rows), max(own + needs), {c for c in chains if c}):
+                break
+        else:
+            return False
+        self.rows += job.rows
+        for at, (row, chain) in enumerate(zip(job.rows, chains, strict=True), first):
+            row.at = at
+            self._cache.clear(at)
+            if chain:
+                self._cache.begin(at, chain)
+        return True
+
+    def _common(self, row: Row) -> Chain:
+        """Return the blocks that a row has in common with another that waits or runs, or with a prefix."""
+        known = self._cache.prefixes
+        return row.chain[
+            : max((i for i, key in enumerate(row.chain, 1) if self._wanted[key] > 1 or key in known), default=0)
+        ]
+
+    def _forget(self, jobs: list[Job]) -> None:
+        """Count jobs that leave no more. Prefixes with which none begins any more go."""
+        for key in (key for job in jobs for row in job.rows for key in row.chain):
+            self._wanted[key] -= 1
+            if not self._wanted[key]:
+                del self._wanted[key]
+        self._cache.prefixes = {k: p for k, p in self._cache.prefixes.items() if p.readers or k in self._wanted}
+
+
+def _chain(prompt: Tokens) -> Chain:
+    """Hash the whole blocks of a prompt, but for its last token."""
+    both, chain, key = np.stack(prompt), [], b""
+    for start in range(0, (prompt.length - 1) // BLOCK * BLOCK, BLOCK):
+        key = hashlib.blake2b(key + both[:, start : start + BLOCK].tobytes(), digest_size=16).digest()
+        chain.append(key)
+    return tuple(chain)

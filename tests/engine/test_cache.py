@@ -75,11 +75,14 @@ def test_a_shared_prompt_reaches_every_row_and_a_move_carries_it() -> None:
 def test_layers_are_apart_and_memory_follows_need() -> None:
     cache = Cache(max_rows=100, context=4096)
     like = torch.zeros(1, HEADS, 1, WIDTH, dtype=torch.bfloat16)
+    assert cache.reserve(2, 10, ()) and cache.memory == 0
     keys, values = cache.layer(0, like, rows=2, length=10)
     assert keys.shape == values.shape == (2, HEADS, 64, WIDTH) and keys.dtype == torch.bfloat16
     keys.fill_(1.0)
+    assert cache.memory == 2 * keys.nbytes
     assert not cache.layer(1, like, 2, 10)[0].any()
+    assert cache.reserve(3, 65, ())
     grown, _ = cache.layer(0, like, rows=3, length=65)
-    assert grown.shape == (4, HEADS, 128, WIDTH)
+    assert grown.shape == (4, HEADS, 128, WIDTH), "rows come one by one, and are made by twice as many"
     assert grown[:2, :, :64].all() and not grown[2:].any() and not grown[:, :, 64:].any()
     assert cache.layer(0, like, rows=1, length=1)[0] is grown

@@ -1,0 +1,83 @@
+"""Read the prompts of new rows: prefixes once, equal prompts once, prompts of like length together.
+
+A prefix is read behind what another that is there, or an active row, has in common with it: only the rest is computed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cm3.engine.cache import BLOCK, Cache, Chain, Kept, Prefill, Prefix
+from cm3.engine.schedule import Row
+from cm3.model.decoder import Decoder
+
+TOKENS = 8192
+"""Padded tokens that one pass reads at most (one long prompt may exceed it)."""
+
+
+def prefill(decoder: Decoder, cache: Cache, rows: list[Row]) -> None:
+    """Read all but the last token of the rows of which none is read yet."""
+    new = [row for row in rows if not row.fed]
+    for row in new:
+        prefix = cache.shared.get(row.at)
+        if prefix is not None:
+            if not prefix.whole:
+                _read_prefix(decoder, cache, prefix, row, rows)
+            row.fed = prefix.length
+    prompts: dict[tuple[Prefix | None, bytes], list[Row]] = {}
+    for row in new:
+        if row.pending > 1:
+            prompts.setdefault((cache.shared.get(row.at), row.next(row.pending - 1).tobytes()), []).append(row)
+    batches: dict[Prefix | None, list[list[list[Row]]]] = {}
+    for (after, _), same in sorted(prompts.items(), key=lambda item: item[1][0].pending):
+        length, some = same[0].pending - 1, batches.setdefault(after, [])
+        if some and length < 2 * (some[-1][0][0].pending - 1) and length * (len(some[-1]) + 1) <= TOKENS:
+            some[-1].append(same)
+        else:
+            some.append([same])
+    for after, batch in ((after, batch) for after, some in batches.items() for batch in some):
+        counts = [same[0].pending - 1 for same in batch]
+        targets = [[row.at for row in same] for same in batch]
+        attend = Prefill(cache, targets, counts, decoder.device, after.layers if after else None)
+        _read(decoder, [same[0] for same in batch], counts, attend)
+        for same, count in zip(batch, counts, strict=True):
+            for row in same:
+                row.fed += count
+
+
+def tokens_of(rows: list[Row], counts: list[int], device: torch.device) -> Tensor:
+    """Return the next `counts[i]` tokens of row i, padded to the right: ids and cells, int64 (2, rows, most)."""
+    padded = np.zeros((2, len(rows), max(counts)), dtype=np.int64)
+    for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        padded[:, i, :count] = row.next(count)
+    return torch.from_numpy(padded).to(device)
+
+
+def _read_prefix(decoder: Decoder, cache: Cache, prefix: Prefix, row: Row, rows: list[Row]) -> None:
+    """Read the prefix of a row, or copy it, as far as it is there."""
+    sources: list[tuple[int, Prefix | int]] = [(0, -1)]
+    sources += [(_common(p.chain, prefix.chain), p) for p in cache.prefixes.values() if p.whole]
+    sources += [(_common(r.chain, prefix.chain), r.at) for r in rows if r.fed >= r.prompt.length - 1]
+    row.fed, source = max(sources, key=lambda found: found[0])
+    there: dict[int, Kept] = cache.lift(source, row.fed) if row.fed else {}
+    if row.fed == prefix.length:
+        prefix.layers = {layer: [x.clone() for x in kept] for layer, kept in there.items()}
+    else:
+        count = prefix.length - row.fed
+        _read(decoder, [row], [count], Prefill(cache, [[]], [count], decoder.device, there, prefix))
+    prefix.whole = True
+
+
+def _read(decoder: Decoder, rows: list[Row], counts: list[int], attend: Prefill) -> None:
+    ids, cells = tokens_of(rows, counts, decoder.device)
+    start = rows[0].fed
+    positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
+    decoder.hidden(ids, positions, attend, cells)
+
+
+def _common(some: Chain, others: Chain) -> int:
+    """Return the tokens in which two prompts begin alike, in whole blocks."""
+    alike = (a == b for a, b in zip(some, others, strict=False))
+    return BLOCK * next((i for i, same in enumerate(alike) if not same), min(len(some), len(others)))
