@@ -208,6 +208,31 @@ def test_one_engine_serves_call_after_call(monkeypatch: pytest.MonkeyPatch) -> N
         assert model.generate("a red circle", seed=3).document and len(made) == number
 
 
+def test_memory_of_keys_and_values_is_bounded_and_changes_nothing() -> None:
+    bundle = tiny_model.bundle(context=240)
+    free = CM3Leon(bundle)
+    prompts: list[Any] = ["a red circle", PICTURE, ["a ", Gap(), " star", Gap("image")], "a"] * 3
+    ask: dict[str, Any] = {"seeds": range(12), "max_tokens": 6, "guidance": 2.0}
+    want = free.generate_many(prompts, **ask)
+    least = 2 * 4 * block_bytes(bundle.decoder, None)  # two streams of the whole context
+    small = CM3Leon(bundle, cache_gb=least / 1e9)
+    for _ in range(2):
+        made = small.generate_many(prompts, **ask)
+        assert [m.document for m in made] == [w.document for w in want]
+        (engine,) = small._idle
+        assert 0 < engine.memory <= least < free._idle[0].memory and engine.reserved == 0
+    with pytest.raises(
+        RequestError, match=r"^request: 2 x \d+ tokens of keys and values take .* cache_gb=1e-06; raise"
+    ):
+        CM3Leon(bundle, cache_gb=1e-6).generate("a red circle", guidance=2.0)
+    for bad in (0, -1.0, float("inf"), "1", True):
+        with pytest.raises(ConfigError, match="^cache_gb=.*: must be above 0 and at most 1e6 gigabytes"):
+            CM3Leon(bundle, cache_gb=bad)
+    with pytest.raises(ConfigError, match="^cache_dtype='int16': must be one of auto, .* Did you mean 'int8'"):
+        CM3Leon(bundle, cache_dtype="int16")
+    assert CM3Leon(bundle, cache_dtype="bfloat16").generate("a star", seed=3).images
+
+
 def test_an_engine_that_failed_or_is_at_work_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = CM3Leon(tiny_model.bundle(context=240))
     want = model.generate("a star", seed=3).document

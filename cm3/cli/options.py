@@ -107,12 +107,16 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision(Device):
-    """The device of networks, and their precision."""
+    """The device of networks, their precision, and the memory of what is drawn side by side."""
 
     dtype: Annotated[str, arg(metavar="DTYPE")] = "auto"
     """Precision of the language model, or of the image tokenizer that is measured: float32, bfloat16, float16, and for
     a language model on a processor int8; auto is int8 for a bundle in int8, bfloat16 for a language model on an NVIDIA
     GPU that has it, else float32."""
+    cache_gb: Annotated[
+        float | None, arg(metavar="GB", help_behavior_hint="(default: half of what is free, 0.8 on an NVIDIA GPU)")
+    ] = None
+    """Most memory for keys and values, in gigabytes: fewer requests side by side, and the same results."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,8 @@ def share_of_free(device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int:
     """Return the bytes that are free on a device; of one whose memory is not known, on the processor."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        ours = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, and in no use
+        return torch.cuda.mem_get_info(device)[0] + ours
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     found = [_available(Path("/proc/meminfo")), _left(Path("/sys/fs/cgroup"))]

@@ -86,8 +86,10 @@ class Cache:
         if rows * blocks > left:
             return False
         more = had.rows if rows <= had.rows else max(rows, min(2 * had.rows, self.max_rows))
-        exact, wide = Shape(rows, blocks), Shape(more, max(had.blocks, blocks))
-        shape = wide if math.prod(wide) + sum(idle.values()) <= left else exact
+        shape = Shape(rows, blocks)
+        for long in (blocks, max(had.blocks, blocks)):  # as little as possible is copied now and by the next to come
+            fit = min(more, (left - sum(idle.values())) // long)
+            shape = Shape(fit, long) if fit >= rows else shape
         while math.prod(shape) + sum(idle.values()) > left:
             oldest = next(iter(idle))
             del idle[oldest], self.prefixes[oldest]
@@ -172,7 +174,7 @@ class Cache:
         """Return keys and values to compute with."""
         if self.dtype == torch.int8:
             return [codes * scale for codes, scale in zip(kept[:2], kept[2:], strict=True)]
-        return [tensor.to(like.dtype) for tensor in kept]
+        return list(kept) if self.dtype is None else [tensor.to(like.dtype) for tensor in kept]
 
     def _resize(self, shape: Shape) -> None:
         """Give rows another shape, a layer at a time; what they hold stays, as far as it fits."""
@@ -184,6 +186,13 @@ class Cache:
             for i, old in enumerate(kept):
                 kept[i] = old.new_zeros(shape.rows, old.shape[1], shape.blocks * BLOCK, old.shape[3])
                 kept[i][:rows, :, :length] = old[:rows, :, :length]
+
+
+def _index(rows: list[int], device: torch.device) -> slice | Tensor:
+    """Return rows, in order, as an index: a slice, which copies nothing, where none is missing between them."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
 
 
 def _holds(shape: Shape, other: Shape) -> bool:
@@ -251,7 +260,7 @@ class Append:
         readers: dict[Prefix, list[int]] = {}
         for i in sorted(cache.shared.keys() & range(len(starts))):
             readers.setdefault(cache.shared[i], []).append(i)
-        self._groups = [(prefix, torch.tensor(rows, device=device)) for prefix, rows in readers.items()]
+        self._groups = [(prefix, _index(rows, device), len(rows)) for prefix, rows in readers.items()]
         before = [cache.held(i) for i in range(len(starts))]
         start = torch.tensor(starts)
         own = start - torch.tensor(before)
@@ -290,18 +299,20 @@ class Append:
     def _joined(self, layer: int, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attend to prefixes and own parts under one softmax: a prefix in one product for all of its rows."""
         n, g, queries, width = q.shape
-        longest = max(prefix.length for prefix, _ in self._groups)
-        scores = q.new_full((n, g, queries, longest + self._length), -torch.inf)
+        longest = max(prefix.length for prefix, _, _ in self._groups)
+        scores = q.new_empty(n, g, queries, longest + self._length)
+        if any(prefix.length < longest or some < n for prefix, _, some in self._groups):
+            scores[..., :longest] = -torch.inf
         q = q / math.sqrt(width)
         own = q @ keys.mT
         scores[..., longest:] = own if mask is None else own.masked_fill_(~mask, -torch.inf)
-        groups = [(rows, prefix.length, self._cache.unpack(prefix.layers[layer], q)) for prefix, rows in self._groups]
-        for rows, length, (k, _) in groups:
+        groups = [(p.length, rows, some, self._cache.unpack(p.layers[layer], q)) for p, rows, some in self._groups]
+        for length, rows, some, (k, _) in groups:
             part = q[rows].transpose(0, 1).reshape(g, -1, width) @ k.mT
-            scores[rows, :, :, :length] = part.view(g, len(rows), queries, length).transpose(0, 1)
+            scores[rows, :, :, :length] = part.view(g, some, queries, length).transpose(0, 1)
         shares = scores.softmax(-1)
         out = shares[..., longest:] @ values
-        for rows, length, (_, v) in groups:
+        for length, rows, some, (_, v) in groups:
             part = shares[rows, :, :, :length].transpose(0, 1).reshape(g, -1, length) @ v
-            out[rows] += part.view(g, len(rows), queries, width).transpose(0, 1)
+            out[rows] += part.view(g, some, queries, width).transpose(0, 1)
         return out

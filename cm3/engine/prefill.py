@@ -14,7 +14,7 @@ from cm3.engine.schedule import Row
 from cm3.model.decoder import Decoder
 
 TOKENS = 8192
-"""Padded tokens that one pass reads at most (one long prompt may exceed it)."""
+"""Padded tokens that one pass sees at most, prefixes among them (one long prompt may exceed it)."""
 
 
 def prefill(decoder: Decoder, cache: Cache, rows: list[Row]) -> None:
@@ -33,7 +33,8 @@ def prefill(decoder: Decoder, cache: Cache, rows: list[Row]) -> None:
     batches: dict[Prefix | None, list[list[list[Row]]]] = {}
     for (after, _), same in sorted(prompts.items(), key=lambda item: item[1][0].pending):
         length, some = same[0].pending - 1, batches.setdefault(after, [])
-        if some and length < 2 * (some[-1][0][0].pending - 1) and length * (len(some[-1]) + 1) <= TOKENS:
+        seen = length + same[0].fed
+        if some and length < 2 * (some[-1][0][0].pending - 1) and seen * (len(some[-1]) + 1) <= TOKENS:
             some[-1].append(same)
         else:
             some.append([same])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cm3.document import Document, Gap, Image, Text
+from cm3.engine.budget import check_cache
 from cm3.engine.engine import Engine
 from cm3.engine.request import Request, Result
 from cm3.errors import RequestError, shown, whole_number
@@ -69,6 +70,8 @@ class CM3Leon:
         max_streams: int = 64,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        cache_gb: float | None = None,
+        cache_dtype: str | torch.dtype = "auto",
     ) -> None:
         """Let `max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
@@ -79,9 +82,15 @@ class CM3Leon:
         where they are, which is the processor for one that was loaded. `dtype` is float32, bfloat16, float16 or, on a
         processor, int8, of the decoder alone: codes and vectors are those of any device. Both may be "auto"
         (`cm3.weights.on_device`, `cm3.model.int8.placed`). Raises `ConfigError` for one that is not there.
+
+        `cache_gb` is the most that keys and values may take, in gigabytes of 1e9 bytes; None is a share of what is free
+        when the first prompt comes. `cache_dtype` is how they are held: "auto" as they are computed; bfloat16 and int8
+        take less memory and more time (`cm3.engine.budget`).
         """
         self.bundle, self.vocab = bundle, bundle.vocab
         self.max_streams = whole_number("max_streams", max_streams)
+        check_cache(cache_gb, cache_dtype)
+        self._cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dtype": cache_dtype}
         bundle.decoder = placed(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
         self.decoder = bundle.decoder.eval()
@@ -356,7 +365,7 @@ class CM3Leon:
         try:
             engine = self._idle.pop()
         except IndexError:
-            engine = Engine(self.decoder, self.vocab, max_streams=self.max_streams)
+            engine = Engine(self.decoder, self.vocab, self.max_streams, **self._cache)
         results = engine.run(requests, progress)
         # After an error its rows may hold what is not finite, and it is not kept.
         if engine.memory <= KEPT:

@@ -28,6 +28,8 @@ class Loading(TypedDict, total=False):
     max_streams: int
     device: str | torch.device | None
     dtype: str | torch.dtype | None
+    cache_gb: float | None
+    cache_dtype: str | torch.dtype
 
 
 class Settings(TypedDict, total=False):

@@ -99,6 +99,8 @@ BAD = {
     "a negative seed": (["generate", PROMPT, "--seed", "-1"], "seed=-1: must be an integer, 0 to 2**63 - 1"),
     "a seed beyond every other": (["generate", PROMPT, "--seed", "1" + "0" * 30], "must be an integer, 0 to 2**63 - 1"),
     "a device that is not there": (["generate", PROMPT, "--device", "nowhere"], "device='nowhere': cannot be used"),
+    "no memory for keys and values": (["generate", PROMPT, "--cache-gb", "0"], "cache_gb=0.0: must be above 0"),
+    "too little of it": (["generate", PROMPT, "--cache-gb", "1e-6"], "tokens of keys and values take"),
     "a dtype that is not there": (["describe", "{picture}", "--dtype", "float8"], "dtype='float8': must be one of"),
     "k beyond the codes": (
         ["generate", PROMPT, "--contrast", "kmax", "--k", "1" + "0" * 30],
