@@ -17,6 +17,7 @@ import torch
 import cm3
 from cm3.document import Document, Gap, Image
 from cm3.engine import Engine
+from cm3.engine.budget import block_bytes
 from cm3.errors import CheckpointError, Cm3Error, ConfigError, DataError, RequestError
 from cm3.generate import CM3Leon, as_image
 from cm3.generate.cm3leon import KEPT
