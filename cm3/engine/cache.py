@@ -16,7 +16,7 @@ needs no word here.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -108,9 +108,9 @@ class Cache:
 
     def layer(self, layer: int, like: Tensor, rows: int, length: int) -> Kept:
         """Return what is kept of a layer, keys first: (>= rows, heads, >= length, head_dim), grown if it was less."""
-        asked = Shape(rows, -(-length // BLOCK))
-        if not _holds(self.shape, asked):
-            self._resize(Shape(max(self.shape.rows, rows), max(self.shape.blocks, asked.blocks)))
+        had, blocks = self.shape
+        if rows > had or length > blocks * BLOCK:
+            self._resize(Shape(max(had, rows), max(blocks, -(-length // BLOCK))))
         old = self._layers.get(layer)
         if old is None or old[0].dtype != (self.dtype or like.dtype) or old[0].device != like.device:
             heads, width = like.shape[1], like.shape[3]
@@ -170,11 +170,11 @@ class Cache:
         codes = [(x / scale).round_().to(torch.int8) for x, scale in zip((k, v), scales, strict=True)]
         return codes + scales
 
-    def unpack(self, kept: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+    def unpack(self, kept: Kept, like: Tensor) -> Kept:
         """Return keys and values to compute with."""
         if self.dtype == torch.int8:
             return [codes * scale for codes, scale in zip(kept[:2], kept[2:], strict=True)]
-        return list(kept) if self.dtype is None else [tensor.to(like.dtype) for tensor in kept]
+        return kept if self.dtype is None else [tensor.to(like.dtype) for tensor in kept]
 
     def _resize(self, shape: Shape) -> None:
         """Give rows another shape, a layer at a time; what they hold stays, as far as it fits."""
@@ -193,10 +193,6 @@ def _index(rows: list[int], device: torch.device) -> slice | Tensor:
     if rows[-1] - rows[0] == len(rows) - 1:
         return slice(rows[0], rows[-1] + 1)
     return torch.tensor(rows, device=device)
-
-
-def _holds(shape: Shape, other: Shape) -> bool:
-    return shape.rows >= other.rows and shape.blocks >= other.blocks
 
 
 class Prefill:
@@ -282,19 +278,19 @@ class Append:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q (n, h, width, k) to k, v (n, g, width, k), g key heads -> (n, h, width, k)."""
         rows = q.shape[0]
-        all_kept = self._cache.layer(layer, k, rows, self._length)
-        for kept, x in zip(all_kept, self._cache.pack(k, v), strict=True):
+        held = self._cache.layer(layer, k, rows, self._length)
+        for kept, x in zip(held, self._cache.pack(k, v), strict=True):
             kept[self._row, :, self._at] = x[:, :, 0] if self._single else x[self._row, :, self._place]
-        keys, values = self._cache.unpack([kept[:rows, :, : self._length] for kept in all_kept], q)
+        keys, values = self._cache.unpack([kept[:rows, :, : self._length] for kept in held], q)
         group = q.shape[1] // k.shape[1]
-        mask = self._mask
-        if group > 1:
-            # The query heads of a group as so many more queries of their key head: no key is copied.
-            mask = None if mask is None else mask.repeat(1, 1, group, 1)
+        if group == 1 and not self._groups:
+            return scaled_dot_product_attention(q, keys, values, self._mask)
+        # The query heads of a group as so many more queries of their key head: no key is copied.
+        mask = None if self._mask is None else self._mask.repeat(1, 1, group, 1)
         wide = q.reshape(rows, -1, group * q.shape[2], q.shape[3])
-        if not self._groups:
-            return scaled_dot_product_attention(wide, keys, values, mask).reshape(q.shape)
-        return self._joined(layer, wide, keys, values, mask).reshape(q.shape)
+        if self._groups:
+            return self._joined(layer, wide, keys, values, mask).reshape(q.shape)
+        return scaled_dot_product_attention(wide, keys, values, mask).reshape(q.shape)
 
     def _joined(self, layer: int, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attend to prefixes and own parts under one softmax: a prefix in one product for all of its rows."""

@@ -177,7 +177,7 @@ class Schedule:
 
 
 def _chain(prompt: Tokens) -> Chain:
-    """Hash the whole blocks of a prompt, but for its last token."""
+    """Return a hash for each whole block of a prompt, but for its last token."""
     both, chain, key = np.stack(prompt), [], b""
     for start in range(0, (prompt.length - 1) // BLOCK * BLOCK, BLOCK):
         key = hashlib.blake2b(key + both[:, start : start + BLOCK].tobytes(), digest_size=16).digest()
