@@ -4,30 +4,31 @@
 
 Every step reads one token of every active stream in one forward pass, whatever the requests' kinds, lengths and
 settings, and samples one token for each request. Requests join and leave between steps. Of the logits, only the rows of
-ids that the grammar allows are computed.
+ids that the grammar allows are computed. docs/engine.md draws it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from cm3.engine.budget import block_bytes, check_cache, share_of_free
 from cm3.engine.cache import Append, Cache
-from cm3.engine.grammar import Force, Ranges, check_plan, fed, id_at, ranges_of, size
-from cm3.engine.guidance import guide
-from cm3.engine.prefill import prefill, tokens_of
-from cm3.engine.request import Request, Result
-from cm3.engine.sample import draw, uniform
-from cm3.engine.schedule import Job, Row, Schedule
+from cm3.engine.grammar import Force, check_plan, fed, ranges_of, size
+from cm3.engine.input_batch import InputBatch
+from cm3.engine.prefill import prefill
+from cm3.engine.request import Event, Request, Result
+from cm3.engine.schedule import Job, Schedule
 from cm3.errors import ConfigError, RequestError, shown, whole_number
 from cm3.model.decoder import Decoder
 from cm3.vocab import Vocab
 
 _CHUNK = 8
 """Forced tokens that one step reads at most in a row: they pad the step of every other stream."""
+_AHEAD = 8
 
 Progress = Callable[[int, int], None]
 
@@ -37,10 +38,12 @@ class Engine:
 
     `max_streams`: cache rows; a guided request takes two or three. Device and type are the decoder's. `cache_gb`: the
     most that keys and values may take, in 1e9 bytes; without it, a share of what is free on the device. `cache_dtype`:
-    how they are held, "auto" as the decoder computes them (budget.py).
+    how they are held, "auto" as the decoder computes them (budget.py). `ahead`: while no request can end, so many steps
+    are issued before the host reads what was drawn, which changes no token; None is 1 on a processor, and 8 elsewhere.
 
         engine = Engine(decoder, vocab)
-        results = engine.run(requests)                   # in order
+        results = engine.run(requests)                       # in order
+        for event in engine.stream(requests): event.tokens   # as they come
         id = engine.add(request); finished = engine.step()   # or one step at a time, as a server does
 
     The same request with the same seed gives the same result whatever else is in the batch, up to the rounding of
@@ -54,8 +57,12 @@ class Engine:
         max_streams: int = 32,
         cache_gb: float | None = None,
         cache_dtype: str | torch.dtype = "auto",
+        ahead: int | None = None,
     ) -> None:
         max_streams = whole_number("engine.max_streams", max_streams)
+        if ahead is None:
+            ahead = 1 if decoder.device.type == "cpu" else _AHEAD
+        self.ahead = whole_number("engine.ahead", ahead)
         if decoder.config.vocab_size < vocab.size:
             raise ConfigError(
                 f"decoder.vocab_size={decoder.config.vocab_size}: smaller than the vocabulary's {vocab.size} ids; "
@@ -66,6 +73,7 @@ class Engine:
         self._bytes = share_of_free(decoder.device) if cache_gb is None else int(cache_gb * 1e9)
         self._cache = Cache(max_streams, decoder.config.context, self._bytes // block_bytes(decoder, dtype), dtype)
         self._schedule = Schedule(max_streams, self._cache)
+        self._batch: InputBatch | None = None
         self._next_id = 0
         self._held: list[tuple[int, Result]] = []
 
@@ -86,6 +94,103 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Queue a request; returns its id. Raises RequestError where it cannot be served."""
+        return self._queue(request).id
+
+    def cancel(self, id: int) -> bool:
+        """Drop a request, queued or running, at any step. Returns whether there was one."""
+        queue, held = self._schedule, len(self._held)
+        self._held = [(i, result) for i, result in self._held if i != id]
+        gone = [job for job in (*queue.active, *queue.waiting) if job.id == id]
+        queue.drop(id)
+        self._retire([job for job in queue.active if job.id == id])
+        for job in gone:
+            job.cancelled = True
+        return bool(gone) or len(self._held) < held
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Result]]:
+        """Advance every active request by one drawn token, or by `ahead` where none can end meanwhile; returns those
+        that finished, with their ids. Raises RequestError for one that is dropped, and names it."""
+        finished, self._held = self._held, []
+        self._join()
+        if not self._schedule.active:
+            return finished
+        batch = self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.decoder.device)
+        # Nothing in this line waits for the device: what is drawn is what the next forward reads.
+        drawn = [batch.draw(self._forward(batch), self.decoder) for _ in range(min(self.ahead, batch.ahead))]
+        done, lost = batch.accept(torch.stack(drawn).tolist())
+        if not batch.left:
+            self._batch = None
+        self._retire(done + lost)
+        finished += [(job.id, job.result()) for job in done]
+        if lost:
+            self._held = finished
+            raise RequestError(
+                f"request {lost[0].id}: the model gave logits that are not finite; it is dropped. "
+                "Check the weights, or run in bfloat16 or float32"
+            )
+        return finished
+
+    def run(self, requests: Iterable[Request], progress: Progress | None = None) -> list[Result]:
+        """Serve requests to the end; results in the order asked. Of requests that must give the same, one is served.
+
+        `progress(done, total)` is called after each step with tokens produced and the most there can be. Results of
+        requests that were added before are kept for the next `step`.
+        """
+        places: dict[Hashable, int] = {}
+        unique: list[Request] = []
+        order: list[int] = []
+        for request in requests:
+            if request.identity not in places:
+                places[request.identity] = len(unique)
+                unique.append(request)
+            order.append(places[request.identity])
+        sizes = [sum(map(size, request.plan)) for request in unique]
+        results: dict[int, Result] = {}
+        over, total = 0, sum(sizes)
+        with closing(self._serve(unique)) as steps:
+            for made in steps:
+                results |= {place: result for place, _, result in made if result is not None}
+                over += sum(sizes[place] for place, _, result in made if result is not None)
+                if progress is not None:
+                    progress(over + sum(len(job.ids) for _, job, result in made if result is None), total)
+        if len(results) < len(unique):
+            raise RequestError("request: was cancelled while it ran, so the run has no result for it; ask for it again")
+        return [results[place] for place in order]
+
+    def stream(self, requests: Iterable[Request]) -> Generator[Event]:
+        """Serve requests and yield what they write as it comes; the last event of each has its result.
+
+        What is unfinished when the iterator is closed is cancelled; `cancel` ends one of them. An id that ends a text,
+        and what the plan forces, come as events too.
+        """
+        with closing(self._serve(requests)) as steps:
+            for made in steps:
+                for place, job, result in made:
+                    tokens = job.news()
+                    if not job.cancelled and (tokens.length or result is not None):
+                        yield Event(place, job.id, tokens, result)
+
+    def _serve(self, requests: Iterable[Request]) -> Generator[list[tuple[int, Job, Result | None]]]:
+        """Yield after each step those of `requests` that run or just finished: the place among them, job, result."""
+        left: dict[int, tuple[int, Job]] = {}
+        others: list[tuple[int, Result]] = []
+        try:
+            for place, request in enumerate(requests):
+                job = self._queue(request)
+                left[job.id] = place, job
+            while any(not job.cancelled for _, job in left.values()):
+                finished = self.step()
+                others += [(id, result) for id, result in finished if id not in left]
+                made: list[tuple[int, Job, Result | None]]
+                made = [(*left.pop(id), result) for id, result in finished if id in left]
+                yield made + [(*left[job.id], None) for job in self._schedule.active if job.id in left]
+        finally:
+            for id in left:
+                self.cancel(id)
+            self._held = others + self._held
+
+    def _queue(self, request: Request) -> Job:
         self._check(request)
         job = Job(self._next_id, request, self.vocab)
         if len(job.rows) > self._schedule.max_streams:
@@ -108,79 +213,7 @@ class Engine:
             self._held.append((job.id, job.result()))
         else:
             self._schedule.put(job)
-        return job.id
-
-    def cancel(self, id: int) -> bool:
-        """Drop a request, queued or running. Returns whether there was one."""
-        queue, before = self._schedule, self._schedule.size + len(self._held)
-        queue.drop(id)
-        self._retire([job for job in queue.active if job.id == id])
-        self._held = [(i, result) for i, result in self._held if i != id]
-        return queue.size + len(self._held) < before
-
-    @torch.inference_mode()
-    def step(self) -> list[tuple[int, Result]]:
-        """Advance every active request by one sampled token; returns those that finished, with their ids."""
-        finished, self._held = self._held, []
-        self._schedule.admit()
-        prefill(self.decoder, self._cache, self._schedule.rows)
-        if not self._schedule.active:
-            return finished
-        last = self._forward(self._schedule.rows)
-        groups: dict[tuple[Ranges, int], list[Job]] = {}
-        for job in self._schedule.active:
-            job.steps += 1
-            if job.rows[0].pending == 0:
-                groups.setdefault((job.ranges, len(job.settings[job.at][1])), []).append(job)
-        lost: list[Job] = []
-        for (ranges, streams), jobs in groups.items():
-            for job, column, logprob in zip(jobs, *self._sample(last, ranges, streams, jobs), strict=True):
-                if column < 0:
-                    lost.append(job)
-                else:
-                    job.accept(id_at(ranges, column), logprob)
-        done = [job for job in self._schedule.active if job.done]
-        self._retire(done + lost)
-        finished += [(job.id, job.result()) for job in done]
-        if lost:
-            self._held = finished
-            raise RequestError(
-                f"request {lost[0].id}: the model gave logits that are not finite; it is dropped. "
-                "Check the weights, or run in bfloat16 or float32"
-            )
-        return finished
-
-    def run(self, requests: Iterable[Request], progress: Progress | None = None) -> list[Result]:
-        """Serve requests to the end; results in the order asked. Of requests that must give the same, one is served.
-
-        `progress(done, total)` is called after each step with tokens produced and the most there can be. Results of
-        requests that were added before are kept for the next `step`.
-        """
-        ids: dict[Hashable, int] = {}
-        order: list[int] = []
-        sizes: dict[int, int] = {}
-        results: dict[int, Result] = {}
-        others: list[tuple[int, Result]] = []
-        try:
-            for request in requests:
-                if request.identity not in ids:
-                    ids[request.identity] = id = self.add(request)
-                    sizes[id] = sum(map(size, request.plan))
-                order.append(ids[request.identity])
-            while len(results) < len(sizes):
-                for id, result in self.step():
-                    if id in sizes:
-                        results[id] = result
-                    else:
-                        others.append((id, result))
-                if progress is not None:
-                    now = sum(len(job.ids) for job in self._schedule.active if job.id in sizes)
-                    progress(now + sum(sizes[id] for id in results), sum(sizes.values()))
-        finally:
-            for id in sizes.keys() - results.keys():
-                self.cancel(id)
-            self._held = others + self._held
-        return [results[id] for id in order]
+        return job
 
     def _check(self, request: Request) -> None:
         config = self.decoder.config
@@ -207,44 +240,26 @@ class Engine:
 
     @torch.inference_mode()
     def _retire(self, jobs: list[Job]) -> None:
+        if jobs:
+            self._batch = None
         for source, target, length in self._schedule.retire(jobs):
             self._cache.move(source, target, length)
 
-    def _forward(self, rows: list[Row]) -> Tensor:
-        """Read what is pending in every row, at most a chunk; returns the last hidden state of each, (rows, d)."""
-        counts = [min(row.pending, _CHUNK) for row in rows]
-        ids, cells = tokens_of(rows, counts, self.decoder.device)
-        attend = Append(self._cache, [row.fed for row in rows], counts, ids.device)
-        hidden = self.decoder.hidden(ids, attend.positions, attend, cells)
-        for row, count in zip(rows, counts, strict=True):
-            row.fed += count
-        if max(counts) == 1:
-            return hidden[:, 0]
-        return hidden[torch.arange(len(rows), device=ids.device), torch.tensor(counts, device=ids.device) - 1]
+    def _join(self) -> None:
+        """Give rows to requests that wait, and read their prompts."""
+        rows = len(self._schedule.rows)
+        self._schedule.admit()
+        if len(self._schedule.rows) > rows:
+            self._batch = None
+        prefill(self.decoder, self._cache, self._schedule.rows)
 
-    def _sample(self, last: Tensor, ranges: Ranges, streams: int, jobs: list[Job]) -> tuple[list[int], list[float]]:
-        """Return one column of `ranges` and its log-probability for each job; the jobs have the same ranges and
-        streams."""
-        rows = [row.at for job in jobs for row in job.rows[:streams]]
-        hidden = last if rows == list(range(len(last))) else last[torch.tensor(rows, device=last.device)]
-        pieces = [self.decoder.head(hidden, slice(start, stop)).float() for start, stop in ranges]
-        logits = torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
-        logits = logits.view(len(jobs), streams, -1)
-        if logits.device.type == "mps":  # no float64 there
-            logits = logits.cpu()
-        at = logits.device
-        settings = [job.settings[job.at] for job in jobs]
-        guided = [job.step.guided for job in jobs]
-        weights = torch.tensor([w for _, w in settings], device=at)
-        numbers = [
-            (s.temperature, s.top_p, s.alpha if on and s.contrast else 0.0, s.amateur_temperature)
-            for (s, _), on in zip(settings, guided, strict=True)
-        ]
-        temperature, top_p, alpha, amateur = torch.tensor(numbers, dtype=torch.float64, device=at).unbind(1)
-        k = torch.tensor([s.k if s.contrast == "kmax" else 1 for s, _ in settings], device=at)
-        scores = guide(logits, weights, alpha.float(), k, amateur.float())
-        chance = uniform([s.seed for s, _ in settings], [len(job.ids) for job in jobs])
-        columns = draw(scores, temperature, top_p, torch.from_numpy(chance).to(at))
-        expert = logits[:, 0]
-        chosen = expert.gather(1, columns.clamp(min=0)[:, None])[:, 0] - expert.logsumexp(-1)
-        return columns.tolist(), chosen.tolist()
+    def _forward(self, batch: InputBatch) -> Tensor:
+        """Read the tokens of a batch; returns the last hidden state of each row, (rows, d)."""
+        rows, (ids, cells) = self._schedule.rows, batch.tokens
+        attend = Append(self._cache, [row.fed for row in rows], batch.counts, ids.device)
+        hidden = self.decoder.hidden(ids, attend.positions, attend, cells)
+        for row, count in zip(rows, batch.counts, strict=True):
+            row.fed += count
+        if max(batch.counts) == 1:
+            return hidden[:, 0]
+        return hidden[torch.arange(len(rows), device=ids.device), torch.tensor(batch.counts, device=ids.device) - 1]

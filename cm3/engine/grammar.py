@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from cm3.errors import RequestError
 from cm3.vocab import Tokens, Vocab
 
@@ -126,13 +129,13 @@ def ranges_of(step: Codes | FreeText, vocab: Vocab, open_only: bool = False) -> 
     return (*ends, (vocab.text_start, vocab.image_start))
 
 
-def id_at(ranges: Ranges, column: int) -> int:
-    """Return the id of a column, where the columns are the ids of `ranges` in order."""
+def ids_at(ranges: Ranges, columns: Tensor) -> Tensor:
+    """Return the id of each column, where the columns are the ids of `ranges` in order; -1 stays."""
+    ids, before = columns, 0
     for start, stop in ranges:
-        if column < stop - start:
-            return start + column
-        column -= stop - start
-    raise AssertionError("column outside the ranges")
+        ids = torch.where(columns >= before, columns + (start - before), ids)
+        before += stop - start
+    return ids
 
 
 class Cursor:
@@ -176,9 +179,28 @@ class Cursor:
         tokens = self.tokens
         return tuple(tokens.slice(start, stop) for start, stop in self.bounds)
 
-    def accept(self, token: int, logprob: float = 0.0) -> None:
-        """Write a sampled id, then whatever is forced after it."""
-        step = self.step
+    @property
+    def left(self) -> int:
+        """Count the ids that can be drawn at most before anything but them is written or other ids are allowed."""
+        step, length = self.step, self.bounds[-1][1] - self.bounds[-1][0]
+        if isinstance(step, Codes):
+            return len(step.cells) - length
+        return (step.min_tokens if length < step.min_tokens else step.limit) - length
+
+    def next_cells(self, count: int) -> tuple[int, ...]:
+        """Return the cells of the next `count` <= `left` ids."""
+        step, length = self.step, self.bounds[-1][1] - self.bounds[-1][0]
+        return step.cells[length : length + count] if isinstance(step, Codes) else (0,) * count
+
+    @property
+    def fixed(self) -> bool:
+        """Tell whether `left` ids will be drawn whatever they are: no text may end before."""
+        return isinstance(self.step, Codes) or len(self.ranges) == 1
+
+    def accept(self, token: int, logprob: float = 0.0) -> bool:
+        """Write a sampled id, then whatever is forced after it. Returns whether the next id is drawn as this one was:
+        from the same ids, with nothing written between."""
+        step, before = self.step, (self.at, self.ranges)
         assert any(start <= token < stop for start, stop in self.ranges), "an id outside the allowed ranges"
         self._write(token, self.cell)
         self.logprobs[-1] += logprob
@@ -200,6 +222,7 @@ class Cursor:
                 self._close("limit")
             elif length == step.min_tokens:
                 self.ranges = ranges_of(step, self._vocab)
+        return not self.done and (self.at, self.ranges) == before
 
     def _close(self, reason: str) -> None:
         self.reasons.append(reason)

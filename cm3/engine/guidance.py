@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 
-def guide(logits: Tensor, weights: Tensor, alpha: Tensor, k: Tensor, amateur_temperature: Tensor) -> Tensor:
+def guide(
+    logits: Tensor, weights: Tensor, amateur_temperature: Tensor, alpha: Tensor | None, k: Tensor | None, most: int = 1
+) -> Tensor:
     """Combine the streams of each request into one score per allowed id.
 
     `logits` (n, streams, v): for n requests; stream 0 is the expert, stream 1 the amateur.
-    `weights` (n, streams); `alpha` (n,) in [0, 1], 0 where there is no plausibility rule; `k` (n,) int64 >= 1;
-    `amateur_temperature` (n,) > 0, divides the logits of stream 1.
+    `weights` (n, streams); `amateur_temperature` (n,) > 0, divides the logits of stream 1. `alpha` (n,) in [0, 1], 0
+    where there is no plausibility rule, None where no request has one; `k` (n,) int64, 1 to `most` <= v, None is 1.
     Returns (n, v) float32, -inf outside V.
     """
     logits = logits.float()
@@ -28,9 +30,8 @@ def guide(logits: Tensor, weights: Tensor, alpha: Tensor, k: Tensor, amateur_tem
     for i in range(1, logits.shape[1]):
         other = logits[:, i] / amateur_temperature[:, None] if i == 1 else logits[:, i]
         scores = scores + other * weights[:, i : i + 1]
-    if bool((alpha > 0).any()):
-        k = k.clamp(max=logits.shape[-1])
-        largest = expert.topk(int(k.max()), dim=-1).values
-        bar = largest.gather(1, k[:, None] - 1) + alpha.log()[:, None]
-        scores = scores.masked_fill(expert < bar, -torch.inf)
+    if alpha is not None:
+        largest = expert.topk(most, dim=-1).values
+        bar = largest[:, :1] if k is None else largest.gather(1, k[:, None] - 1)
+        scores = scores.masked_fill(expert < bar + alpha.log()[:, None], -torch.inf)
     return scores

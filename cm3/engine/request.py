@@ -174,3 +174,16 @@ class Result:
     logprobs: tuple[float, ...]
     reasons: tuple[str, ...]
     steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """Tokens that a request wrote since its event before, and with the last of them its result.
+
+    index: its place among those that were asked for together. id: that of the engine, for `cancel`.
+    """
+
+    index: int
+    id: int
+    tokens: Tokens
+    result: Result | None = None

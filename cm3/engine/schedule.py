@@ -62,6 +62,7 @@ class Job(Cursor):
     def __init__(self, id: int, request: Request, vocab: Vocab) -> None:
         super().__init__(request.plan, vocab)
         self.id, self.steps = id, 0
+        self.cancelled, self._told = False, 0
         self.settings = []
         for step in request.plan:
             sampling = request.sampling_of(step)
@@ -77,6 +78,11 @@ class Job(Cursor):
     def blocks(self) -> int:
         """Return the blocks that it can need when it runs alone."""
         return len(self.rows) * max(-(-row.need // BLOCK) for row in self.rows)
+
+    def news(self) -> Tokens:
+        """Return what was written since the last call."""
+        start, self._told = self._told, len(self.ids)
+        return Tokens.of(self.ids[start:], self.cells[start:])
 
     def result(self) -> Result:
         """Return the ids that were produced."""

@@ -106,7 +106,7 @@ def naive(decoder: Decoder, vocab: Vocab, request: Request) -> tuple[list[int], 
             order = np.argsort(-q, kind="stable")
             drop = order[np.cumsum(q[order]) - q[order] >= s.top_p]
             q[drop] = 0
-            u01 = uniform([s.seed], [len(produced)])[0]
+            u01 = float(uniform(torch.tensor(s.seed), torch.tensor(len(produced))))
             token = int(np.searchsorted(np.cumsum(q), u01 * q.sum(), side="right"))
         logprobs[-1] += float(np.log(p[token]))
         return token

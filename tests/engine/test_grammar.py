@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm3.engine.grammar import Codes, Cursor, Force, FreeText, Step, check_plan, fed, id_at, size
+from cm3.engine.grammar import Codes, Cursor, Force, FreeText, Step, check_plan, fed, ids_at, size
 from cm3.errors import RequestError
 from cm3.vocab import Vocab
 
@@ -36,7 +37,7 @@ def test_any_walk_follows_the_plan(plan: tuple[Step, ...], random: object) -> No
     while not cursor.done:
         last_draw = len(cursor.ids)
         width = sum(stop - start for start, stop in cursor.ranges)
-        cursor.accept(id_at(cursor.ranges, random.randrange(width)), -1.0)  # type: ignore[attr-defined]
+        cursor.accept(int(ids_at(cursor.ranges, torch.tensor(random.randrange(width)))), -1.0)  # type: ignore[attr-defined]
     assert last_draw <= fed(plan) and len(cursor.ids) <= sum(map(size, plan))
     # Read the produced ids back against the plan.
     ids, cells, at, spans = cursor.ids, cursor.cells, 0, list(cursor.spans)
@@ -65,8 +66,8 @@ def test_any_walk_follows_the_plan(plan: tuple[Step, ...], random: object) -> No
 def test_columns_are_the_allowed_ids_in_order() -> None:
     cursor = Cursor((FreeText(3, end=(5, 2, 5)),), VOCAB)
     width = sum(stop - start for start, stop in cursor.ranges)
-    ids = [id_at(cursor.ranges, i) for i in range(width)]
-    assert ids == [2, 5, *range(VOCAB.text_start, VOCAB.image_start)]
+    ids = ids_at(cursor.ranges, torch.arange(-1, width)).tolist()
+    assert ids == [-1, 2, 5, *range(VOCAB.text_start, VOCAB.image_start)]
 
 
 def test_reasons_and_what_a_log_probability_counts() -> None:

@@ -15,12 +15,14 @@ V = 23
 def call(logits: np.ndarray, settings: list[Sampling]) -> np.ndarray:
     """The kernel on (n, streams, v) logits, one Sampling each."""
     streams = logits.shape[1]
+    k = [min(s.k, V) if s.contrast == "kmax" else 1 for s in settings]
     return guide(
         torch.from_numpy(logits).float(),
         torch.tensor([s.weights(streams) for s in settings]),
-        torch.tensor([s.alpha if s.contrast else 0.0 for s in settings]),
-        torch.tensor([s.k if s.contrast == "kmax" else 1 for s in settings]),
         torch.tensor([s.amateur_temperature for s in settings]),
+        torch.tensor([s.alpha if s.contrast else 0.0 for s in settings]) if any(s.contrast for s in settings) else None,
+        torch.tensor(k) if max(k) > 1 else None,
+        max(k),
     ).numpy()
 
 
