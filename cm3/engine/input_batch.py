@@ -73,7 +73,6 @@ class InputBatch:
     tokens: ids and cells that each row reads next, int64 (2, rows, width), padded on the right; `counts` of each row.
     jobs: the requests that draw, those that have then read all that they wrote, in the order of what is drawn.
     left: the steps that these tensors are good for, unless a request joins, leaves or ends a text before.
-    ahead: the steps that may be issued before the ids of the first are read, as no request can end meanwhile.
     """
 
     def __init__(self, schedule: Schedule, chunk: int, device: torch.device) -> None:
@@ -90,13 +89,18 @@ class InputBatch:
         self._active = jobs
         steady = max(self.counts) == 1 and len(self.jobs) == len(jobs)
         self.left = min(job.left for job in jobs) if steady else 1
-        self.ahead = self.left if all(job.fixed for job in jobs) else 1
+        self._fixed = all(job.fixed for job in jobs)
         if self.left > 1:
             index = {id(job): i for i, job in enumerate(self.jobs)}
             self._job_of = torch.tensor([index[id(row.job)] for row in rows], device=device)
             # Cells of what is drawn from here on, (left, jobs).
             self._cells = torch.tensor([job.next_cells(self.left) for job in self.jobs], device=device).T
             self._drawn = torch.zeros(1, dtype=torch.int64, device=device)
+
+    @property
+    def ahead(self) -> int:
+        """Count the steps that may be issued before the ids of the first are read: no request can end meanwhile."""
+        return self.left if self._fixed else 1
 
     def draw(self, hidden: Tensor, decoder: Decoder) -> Tensor:
         """Return what every group draws, (2, jobs), of the rows' last hidden states (rows, d): what the rows read

@@ -7,6 +7,7 @@
     model.generate(["a red circle", Image(picture).with_gap((0, 0, 64, 64))]).image
     model.generate("a blosk", retrieve=2).attribution
     model.edit(picture, "paint the circle green").image
+    for chunk in model.stream(picture): print(chunk.text)
     model.answer(picture, "what colour is the circle?").text
 
 cm3leon.py      the model
@@ -14,6 +15,7 @@ prompt.py       strings and pictures -> a document with holes
 answer_plan.py  the document -> the steps of the engine, and the room that they take
 settings.py     the settings of a request, by name
 recommended.py  the settings that a bundle recommends, by kind of request
+streaming.py    what is there already while a request runs
 generation.py   the result, and the documents that it drew on
 rank.py         several candidates -> the likeliest
 known_world.py  warnings of words and pictures that the model was never shown
@@ -25,6 +27,7 @@ from cm3.generate.generation import Generation
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image
 from cm3.generate.recommended import KINDS, UNCONDITIONAL
 from cm3.generate.settings import Loading, Options, Progress, Settings
+from cm3.generate.streaming import Chunk
 from cm3.generate.tasks import Reply
 from cm3.retrieval.select import Retrieved
 
@@ -32,6 +35,7 @@ __all__ = [
     "KINDS",
     "UNCONDITIONAL",
     "CM3Leon",
+    "Chunk",
     "Generation",
     "Loading",
     "Options",

@@ -8,7 +8,8 @@ end is simply continued from the left. Retrieved documents stand before the prom
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -30,6 +31,7 @@ from cm3.generate.prompt import Picture, Promptable, as_document, as_image, chec
 from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
 from cm3.generate.settings import SAMPLED, Loading, Options, Progress, Settings, check_names
+from cm3.generate.streaming import Chunk, Filling
 from cm3.generate.tasks import CAPTION, DETAIL, LONGEST, QUESTION, Reply, kind_of_task, read_reply, task_prompt
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
@@ -227,6 +229,57 @@ class CM3Leon:
         sample, guidance among them, of that prompt alone, which come before those of all.
         """
         check_names(options, Options, "seeds", "each")
+        whole, encoded, contexts, requests = self._lay_out(prompts, seeds, each, options)
+        results = iter(self._serve([one for some in requests for one in some], options.get("progress")))
+        best = [
+            self._likeliest(p, c, [next(results) for _ in some])
+            for p, c, some in zip(encoded, contexts, requests, strict=True)
+        ]
+        kind = options.get("kind")
+        return [self._finish(*one, kind) for one in zip(whole, encoded, contexts, best, strict=True)]
+
+    def stream(self, prompt: Promptable, *, seed: int = 0, **options: Unpack[Options]) -> Iterator[Chunk]:
+        """Fill the holes of a prompt and yield words and finished rows of pictures as they come.
+
+            for chunk in model.stream(picture):
+                print(chunk.text, end="")
+            print(chunk.generation.text)
+
+        The last chunk has what `generate(prompt, candidates=1)` with the same settings returns. What is unfinished when
+        the iterator is closed, or is no longer held, is cancelled. Raises, when it is called, as `generate` does, and
+        `RequestError` for more than one of `candidates`, and for `progress`, which chunks take the place of.
+        """
+        check_names(options, Options, "seed")
+        if options.get("candidates") not in (None, 1):
+            raise RequestError(
+                f"candidates={shown(options['candidates'])}: a stream shows the one that it makes; leave it out"
+            )
+        if options.get("progress") is not None:
+            raise RequestError("progress: a stream tells how far it is by its chunks; leave it out")
+        (whole,), (encoded,), (context,), (requests,) = self._lay_out(
+            [prompt], [seed], None, {**options, "candidates": 1}
+        )
+        return self._chunks(whole, encoded, context, requests, options.get("kind"))
+
+    def _chunks(
+        self, whole: Document, encoded: Prompt, context: live.Context, requests: list[Request], kind: str | None
+    ) -> Iterator[Chunk]:
+        filling = Filling(whole, encoded, requests[0], self.codec)
+        with self._engine() as engine, closing(engine.stream(requests)) as events:
+            for event in events:
+                yield from filling.take(event.tokens)
+                if event.result is not None:
+                    result = event.result
+        yield Chunk(generation=self._finish(whole, encoded, context, result, kind))
+
+    def _lay_out(
+        self,
+        prompts: Sequence[Promptable],
+        seeds: Sequence[int],
+        each: Sequence[Mapping[str, Any]] | None,
+        options: Options,
+    ) -> tuple[list[Document], list[Prompt], list[live.Context], list[list[Request]]]:
+        """Return of each prompt its document, its tokens, the documents before it, and a request for each candidate."""
         documents = options.get("documents")
         for name, given in (("seeds", seeds), ("documents", documents), ("each", each)):
             if given is not None and len(given) != len(prompts):
@@ -262,12 +315,7 @@ class CM3Leon:
             number = candidates or self._recommended.candidates[kind or kind_of(p)]
             some = range(1 if first.greedy else number)
             requests.append([first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some])
-        results = iter(self._serve([one for some in requests for one in some], options.get("progress")))
-        best = [
-            self._likeliest(p, c, [next(results) for _ in some])
-            for p, c, some in zip(encoded, contexts, requests, strict=True)
-        ]
-        return [self._finish(*one, kind) for one in zip(whole, encoded, contexts, best, strict=True)]
+        return whole, encoded, contexts, requests
 
     def ask(
         self,
@@ -361,16 +409,20 @@ class CM3Leon:
         return self._image.decode(codes), codes
 
     def _serve(self, requests: list[Request], progress: Progress | None) -> list[Result]:
-        """Return results of the engine that served the last call, where none uses it meanwhile, or of a new one."""
+        with self._engine() as engine:
+            return engine.run(requests, progress)
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        """Lend the engine that served the last call, where none uses it meanwhile, or a new one."""
         try:
             engine = self._idle.pop()
         except IndexError:
             engine = Engine(self.decoder, self.vocab, self.max_streams, **self._cache)
-        results = engine.run(requests, progress)
-        # After an error its rows may hold what is not finite, and it is not kept.
+        yield engine
+        # After an error, or where a consumer left, this is not reached: the engine and its memory go.
         if engine.memory <= KEPT:
             self._idle[:] = [engine]
-        return results
 
     def _contexts(
         self, prompts: Sequence[Prompt], found: Sequence[Sequence[Retrieved]], max_tokens: int

@@ -274,3 +274,131 @@ def test_logits_that_are_not_finite_drop_their_request_only(one_decoder: Decoder
     assert sorted(done) == [spoiled + 1, spoiled + 2]
     same(done[spoiled + 1], expected[0])
     same(done[spoiled + 2], expected[1])
+
+
+@pytest.mark.parametrize("ahead", [2, 5, 100])
+def test_steps_that_are_issued_ahead_change_no_token(one_decoder: Decoder, vocab: Vocab, ahead: int) -> None:
+    requests = mixed(vocab) * 2
+    expected = Engine(one_decoder, vocab).run(requests)
+    for max_streams in (3, 32):
+        for a, b in zip(Engine(one_decoder, vocab, max_streams, ahead).run(requests), expected, strict=True):
+            same(a, b)
+    engine = Engine(one_decoder, vocab, ahead=ahead)
+    engine.add(requests[0])
+    steps = 0
+    while engine.busy:
+        engine.step()
+        steps += 1
+    assert steps == -(-16 // ahead), "sixteen codes are read back in so many pieces"
+
+
+def test_events_of_a_stream_are_the_results_piece_by_piece(one_decoder: Decoder, vocab: Vocab) -> None:
+    requests = mixed(vocab)
+    requests.insert(3, Request((nothing(vocab),), (Force((2, 3)),)))
+    expected = Engine(one_decoder, vocab).run(requests)
+    for ahead in (1, 4):
+        engine = Engine(one_decoder, vocab, max_streams=5, ahead=ahead)
+        other = engine.add(requests[5])
+        written: list[list[Tokens]] = [[] for _ in requests]
+        results: dict[int, Result] = {}
+        for event in engine.stream(requests):
+            assert event.index not in results, "the result is in the last event"
+            written[event.index].append(event.tokens)
+            if event.result is not None:
+                results[event.index] = event.result
+        for i, (some, result) in enumerate(zip(written, expected, strict=True)):
+            same(results[i], result)
+            together = Tokens.concat(some)
+            assert together.ids.tolist() == result.tokens.ids.tolist()
+            assert together.cells.tolist() == result.tokens.cells.tolist()
+            assert len(some) > 3 or result.tokens.length < 17
+        assert [id for id, _ in engine.step()] == [other] and not engine.busy
+
+
+def test_a_stream_can_lose_requests_and_be_left(one_decoder: Decoder, vocab: Vocab) -> None:
+    requests = mixed(vocab)
+    expected = Engine(one_decoder, vocab).run(requests)
+    engine = Engine(one_decoder, vocab, max_streams=6)
+    other = engine.add(requests[9])
+    left = set(range(len(requests)))
+    for event in engine.stream(requests):
+        assert event.index in left, "a request that was cancelled says nothing more"
+        if event.index % 2 and event.tokens.length and event.result is None:
+            assert engine.cancel(event.id) and not engine.cancel(event.id)
+            left.remove(event.index)
+        elif event.result is not None:
+            same(event.result, expected[event.index])
+            left.remove(event.index)
+    assert not left
+    stream = engine.stream(requests)
+    next(stream)
+    assert engine._schedule.size == len(requests)
+    stream.close()
+    assert not engine._schedule.size and not engine._schedule.rows
+    same(dict(engine.step())[other], expected[9])
+    for later in engine.stream([]):
+        pytest.fail(f"nothing was asked for: {later}")
+
+
+def test_a_run_of_which_a_request_was_cancelled_says_so(one_decoder: Decoder, vocab: Vocab) -> None:
+    engine = Engine(one_decoder, vocab)
+    with pytest.raises(RequestError, match="was cancelled while it ran"):
+        engine.run(mixed(vocab)[:2], lambda done, total: engine.cancel(0) and None)
+    assert not engine.busy
+
+
+def test_random_mixes_with_random_joins_and_cancellations_equal_the_naive_loop(decoder: Decoder, vocab: Vocab) -> None:
+    rng = np.random.default_rng(11)
+    eos, eoss = vocab.eos, vocab.eoss
+
+    def request() -> Request:
+        start = prompt(vocab, int(rng.integers(0, 90)), int(rng.integers(6)), int(rng.integers(0, 9)))
+        streams = (start, nothing(vocab), prompt(vocab, 0, 2, 8))[: rng.integers(1, 4)]
+        cells = tuple(rng.permutation(16)[: rng.integers(1, 17)] + 1)
+        text = FreeText(int(rng.integers(2, 9)), (eoss, eos), int(rng.integers(0, 3)), bool(rng.integers(2)))
+        plan = [(Codes(cells),), (text,), (Force((vocab.mask(0),)), text, Force((eoss, *range(6, 18))), Codes(cells))]
+        contrast = [None, "max", "kmax"][rng.integers(3)]
+        # One is the scale at which guidance is none; the contrastive score itself is None.
+        scales: dict[str, float | None] = {
+            "guidance": [1.0, 2.5, -0.5, None][rng.integers(4)] if len(streams) > 1 else 1.0
+        }
+        if len(streams) == 3 and scales["guidance"] is not None:
+            scales["image_guidance"] = float(rng.choice([1.0, 1.7]))
+        sampling = Sampling(
+            temperature=float(rng.choice([0.0, 0.6, 1.0])), top_p=float(rng.choice([0.8, 1.0])), contrast=contrast,
+            alpha=float(rng.choice([0.0, 0.2])), k=int(rng.integers(1, 9)), seed=int(rng.integers(2**62)), **scales,
+        )  # fmt: skip
+        return Request(streams, plan[rng.integers(3)], sampling)
+
+    requests = [request() for _ in range(40)]
+    engine = Engine(decoder, vocab, max_streams=7, ahead=3)
+    ids: dict[int, int] = {}
+    done: dict[int, Result] = {}
+    cancelled: set[int] = set()
+    while len(done) + len(cancelled) < len(requests):
+        while len(ids) < len(requests) and rng.random() < 0.5:
+            ids[engine.add(requests[len(ids)])] = len(ids)
+        if ids and rng.random() < 0.3 and engine.cancel(gone := int(rng.choice(list(ids)))):
+            cancelled.add(gone)
+        done |= engine.step()
+    assert not engine.busy and not engine._schedule.rows and len(cancelled) > 3 and len(done) > 20
+    for id, result in done.items():
+        tokens, cells, logprobs = naive(decoder, vocab, requests[ids[id]])
+        assert (result.tokens.ids.tolist(), result.tokens.cells.tolist()) == (tokens, cells)
+        np.testing.assert_allclose(result.logprobs, logprobs, atol=1e-4)
+
+
+def test_a_scale_of_one_is_no_guidance_bit_for_bit_and_others_change_what_comes(
+    one_decoder: Decoder, vocab: Vocab
+) -> None:
+    decoder = copy.deepcopy(one_decoder).float()
+    pair = (prompt(vocab, 5, 1), nothing(vocab))
+
+    def ask(scale: float | None, streams: tuple[Tokens, ...] = pair) -> Result:
+        return Engine(decoder, vocab).run([Request(streams, (Codes.image(16),), Sampling(seed=4, guidance=scale))])[0]
+
+    plain = ask(None, pair[:1])
+    for other in (ask(1.0), ask(None), ask(1.0, pair[:1])):
+        assert other.tokens.ids.tolist() == plain.tokens.ids.tolist() and other.logprobs == plain.logprobs
+    told = {tuple(ask(scale).tokens.ids.tolist()) for scale in (1.0, 0.0, 2.0, 5.0, -1.0)}
+    assert len(told) == 5

@@ -1,0 +1,105 @@
+"""What a request has written so far, as it comes: words that are whole, and pictures by finished rows.
+
+tokens of the engine -> spans of the plan -> words, byte by byte; rows of codes -> the picture down to there
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import PIL.Image
+
+from cm3.document import Document, Gap, Image
+from cm3.engine.grammar import Cursor
+from cm3.engine.request import Request
+from cm3.generate.generation import Generation
+from cm3.sequence.holes import Prompt
+from cm3.tokens.codec import Codec
+from cm3.vocab import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What came of a prompt since the chunk before.
+
+    part: the index of the part of the prompt, as a document, that is filled.
+    text: words that follow those of that part's chunks before. All of them together are the text as it is at the end.
+    rows: finished rows of codes of that part's picture, counted from its top; 0 for a text.
+    generation: with the last chunk, what `CM3Leon.generate` returns; that chunk has no text.
+    """
+
+    part: int = -1
+    text: str = ""
+    rows: int = 0
+    generation: Generation | None = None
+    _draw: Callable[[], PIL.Image.Image] | None = field(default=None, repr=False)
+
+    @property
+    def image(self) -> PIL.Image.Image | None:
+        """Draw the picture from its top down to the last finished row; None where the chunk is of a text.
+
+        Pixels near the last row may yet change with the rows below. It is drawn anew each time it is asked for.
+        """
+        return None if self._draw is None else self._draw()
+
+
+class Filling:
+    """The holes of a prompt while they are filled. `document` is the prompt's."""
+
+    def __init__(self, document: Document, prompt: Prompt, request: Request, codec: Codec) -> None:
+        self._document, self._prompt, self._codec = document, prompt, codec
+        self._cursor, self._taken = Cursor(request.plan, codec.vocab), 0
+        self._bytes = [codecs.getincrementaldecoder("utf-8")("replace") for _ in prompt.holes]
+        self._all, self._columns = codec.image.grid if codec.image is not None else (0, 1)
+        self._missing = {
+            part: Counter(self._row(cell) for hole in prompt.holes if hole.part == part for cell in hole.cells)
+            for part in {hole.part for hole in prompt.holes if hole.kind == "image"}
+        }
+        """Codes to come in each row of a picture's grid, by part."""
+
+    def take(self, tokens: Tokens) -> Iterator[Chunk]:
+        """Yield what further tokens, those that the plan forces among them, bring."""
+        cursor, vocab = self._cursor, self._codec.vocab
+        start, self._taken = self._taken, self._taken + tokens.length
+        while len(cursor.ids) < self._taken:
+            drawn, cell = int(tokens.ids[len(cursor.ids) - start]), cursor.cell
+            hole, closed = self._prompt.holes[len(cursor.reasons)], len(cursor.reasons)
+            cursor.accept(drawn)
+            if hole.kind == "text":
+                ids = [drawn - vocab.text_start] if drawn >= vocab.text_start else []
+                data = self._codec.text.decode_bytes(ids)
+                if text := self._bytes[hole.mask].decode(data, final=len(cursor.reasons) > closed):
+                    yield Chunk(hole.part, text)
+                continue
+            missing, row = self._missing[hole.part], self._row(cell)
+            missing[row] -= 1
+            if not missing[row]:
+                del missing[row]
+                if row < (rows := min(missing, default=self._all)):
+                    yield Chunk(hole.part, rows=rows, _draw=partial(self._picture, hole.part, rows))
+
+    def _row(self, cell: int) -> int:
+        return (cell - 1) // self._columns
+
+    def _picture(self, part: int, rows: int) -> PIL.Image.Image:
+        """Draw the picture of a part down to a row. Codes below repeat the last row: the tokenizer wants a whole grid,
+        and what it sees there should not look like an edge."""
+        spans, ids, vocab = [], self._cursor.ids, self._codec.vocab
+        bounds = [*self._cursor.bounds, *[[0, 0]] * len(self._prompt.holes)]
+        known: dict[int, int] = {}
+        for hole, (start, stop) in zip(self._prompt.holes, bounds, strict=False):
+            known |= dict(zip(hole.cells, ids[start:stop], strict=False)) if hole.part == part else {}
+        known = {cell: code for cell, code in known.items() if self._row(cell) < rows}
+        last = max(known)
+        for hole in self._prompt.holes:
+            above = [min(cell, (rows - 1) * self._columns + 1 + (cell - 1) % self._columns) for cell in hole.cells]
+            own = [known.get(cell, known[last]) for cell in above]
+            spans.append(own if hole.part == part else [vocab.image_start] * len(hole.cells))
+        done = self._codec.fill(self._document, spans, self._prompt)
+        before = [p for p in self._document.parts[:part] if isinstance(p, Image) or p == Gap("image")]
+        picture = done.images[len(before)].pixels
+        return picture.crop((0, 0, picture.width, picture.height * rows // self._all))
