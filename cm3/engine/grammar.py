@@ -11,12 +11,13 @@ ends, and an infilled span closes, whatever the model's logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cm3.errors import RequestError
+from cm3.errors import RequestError, shown, whole_number
 from cm3.vocab import Tokens, Vocab
 
 Ranges = tuple[tuple[int, int], ...]
@@ -30,9 +31,9 @@ class Force:
     cells: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))
+        _make_whole(self, "ids")
         if self.cells is not None:
-            object.__setattr__(self, "cells", tuple(int(c) for c in self.cells))
+            _make_whole(self, "cells")
             if len(self.cells) != len(self.ids):
                 raise RequestError(
                     f"Force: {len(self.ids)} ids and {len(self.cells)} cells; give one cell an id, or none"
@@ -47,7 +48,7 @@ class Codes:
     guided: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", tuple(int(c) for c in self.cells))
+        _make_whole(self, "cells")
         if not self.cells:
             raise RequestError("Codes(cells=()): name at least one cell to fill")
         if min(self.cells) < 1:
@@ -72,16 +73,24 @@ class FreeText:
     guided: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "end", tuple(int(i) for i in self.end))
-        if self.limit < 1:
-            raise RequestError(f"FreeText(limit={self.limit}): must be at least 1")
-        if not 0 <= self.min_tokens <= self.limit:
-            raise RequestError(f"FreeText(min_tokens={self.min_tokens}): must be from 0 to limit={self.limit}")
+        _make_whole(self, "end")
+        for name, low, high in (("limit", 1, None), ("min_tokens", 0, self.limit)):
+            number = whole_number(f"FreeText.{name}", getattr(self, name), low, high, RequestError)
+            object.__setattr__(self, name, number)
         if not self.end:
             raise RequestError("FreeText(end=()): name at least one id that ends the text, such as <eoss>")
 
 
 Step = Force | Codes | FreeText
+
+
+def _make_whole(step: Step, name: str) -> None:
+    """Set a field of whole numbers to a tuple of them."""
+    given = getattr(step, name)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise RequestError(f"{type(step).__name__}.{name}={shown(given)}: must be a tuple of integers")
+    where = f"{type(step).__name__}.{name}"
+    object.__setattr__(step, name, tuple(whole_number(where, i, -(2**63), 2**63 - 1, RequestError) for i in given))
 
 
 def size(step: Step) -> int:

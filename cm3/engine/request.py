@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from cm3.engine.grammar import Force, FreeText, Step
 from cm3.engine.sample import LEAST_TEMPERATURE
 from cm3.errors import ConfigError, RequestError, did_you_mean, real_number, shown, whole_number
@@ -125,9 +127,17 @@ class Request:
     def __post_init__(self) -> None:
         object.__setattr__(self, "streams", tuple(self.streams))
         object.__setattr__(self, "plan", tuple(self.plan))
+        for name in ("sampling", "text_sampling"):
+            given = getattr(self, name)
+            if not isinstance(given, Sampling) and (given is not None or name == "sampling"):
+                raise RequestError(f"request: {name}={shown(given)}: must be a Sampling")
         if not 1 <= len(self.streams) <= 3:
             raise RequestError(f"request: {len(self.streams)} streams; must be 1, 2 or 3")
         for i, stream in enumerate(self.streams):
+            if not isinstance(stream, Tokens) or any(
+                not isinstance(x, np.ndarray) or x.ndim != 1 or x.dtype.kind not in "iu" for x in stream
+            ):
+                raise RequestError(f"request: streams[{i}] must be Tokens, ids and cells as one row of integers each")
             if stream.length == 0:
                 raise RequestError(f"request: streams[{i}] is empty; a prompt starts with </s>")
             if stream.cells.shape != stream.ids.shape:

@@ -101,8 +101,16 @@ def test_fed_counts_what_stands_before_the_last_draw() -> None:
         (lambda: Force((1, 2), cells=(1,)), "2 ids and 1 cells"),
         (lambda: Codes(()), "at least one cell"),
         (lambda: Codes((0, 1)), "1 \\+ raster index"),
-        (lambda: FreeText(0, end=(2,)), "limit=0"),
-        (lambda: FreeText(3, end=(2,), min_tokens=4), "min_tokens=4"),
+        (lambda: FreeText(0, end=(2,)), "FreeText.limit=0: must be an integer, at least 1"),
+        (lambda: FreeText(2.5, end=(2,)), "FreeText.limit=2.5: must be an integer"),  # type: ignore[arg-type]
+        (lambda: FreeText(True, end=(2,)), "FreeText.limit=True: must be an integer"),
+        (lambda: FreeText(3, end=(2,), min_tokens=4), "FreeText.min_tokens=4: must be an integer, 0 to 3"),
+        (lambda: FreeText(3, end=(2.7,)), "FreeText.end=2.7: must be an integer"),  # type: ignore[arg-type]
+        (lambda: FreeText(3, end=2), "FreeText.end=2: must be a tuple of integers"),  # type: ignore[arg-type]
+        (lambda: Force((float("nan"),)), "Force.ids=nan: must be an integer"),  # type: ignore[arg-type]
+        (lambda: Force((2,), cells=(0.5,)), "Force.cells=0.5: must be an integer"),  # type: ignore[arg-type]
+        (lambda: Codes((1, 2.5)), "Codes.cells=2.5: must be an integer"),  # type: ignore[arg-type]
+        (lambda: Codes("12"), "Codes.cells='12': must be a tuple of integers"),  # type: ignore[arg-type]
         (lambda: FreeText(3, end=()), "end=\\(\\)"),
         (lambda: check_plan((), VOCAB), "plan=\\(\\)"),
         (lambda: check_plan((5,), VOCAB), "int is not one of"),  # type: ignore[arg-type]

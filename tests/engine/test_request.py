@@ -109,6 +109,15 @@ def test_streams_are_checked() -> None:
         Request((), plan)
     with pytest.raises(RequestError, match="streams\\[1\\] is empty"):
         Request((Tokens.of([2]), Tokens.of([])), plan)
+    for wrong in (np.array([2.5]), np.array([[2]], np.int32), np.array(2), [2]):
+        with pytest.raises(RequestError, match="streams\\[0\\] must be Tokens, ids and cells as one row of integers"):
+            Request((Tokens(wrong, wrong),), plan)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="streams\\[0\\] must be Tokens"):
+        Request(([2],), plan)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="request: sampling=None: must be a Sampling"):
+        Request((Tokens.of([2]),), plan, None)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="request: text_sampling=0.5: must be a Sampling"):
+        Request((Tokens.of([2]),), plan, text_sampling=0.5)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="1 ids and 2 cells"):
         Request((Tokens(np.array([2], np.int32), np.zeros(2, np.int32)),), plan)
 
