@@ -265,15 +265,27 @@ class Append:
         offset = torch.arange(self._width)
         valid = offset < count[:, None]  # (n, width)
         self.positions = (start[:, None] + offset).masked_fill(~valid, 0).to(device)
-        places = (own[:, None] + offset).masked_fill(~valid, 0)
+        self._places = (own[:, None] + offset).masked_fill(~valid, 0).to(device)
         self._single = self._width == 1
         row, place = valid.nonzero(as_tuple=True)
         self._row, self._place = row.to(device), place.to(device)
-        self._at = places[row, place].to(device)
+        self._at = self._places[self._row, self._place]
         # One length for all and one new token: every key is visible and no mask is needed.
-        even = self._single and int(own.min()) + 1 == self._length
-        seen = torch.arange(self._length) <= places[:, :, None]  # (n, width, length)
-        self._mask = None if even else seen[:, None].to(device)
+        self._even = self._single and int(own.min()) + 1 == self._length
+        self._mask = self._visible()
+
+    def advance(self) -> None:
+        """Let one more token of each row follow the one that each has read. Nothing comes from the host."""
+        self.positions, self._places, self._at = self.positions + 1, self._places + 1, self._at + 1
+        self._length += 1
+        self._mask = self._visible()
+
+    def _visible(self) -> Tensor | None:
+        """Tell which keys each new token sees, (n, 1, width, length); None where it is all."""
+        if self._even:
+            return None
+        keys = torch.arange(self._length, device=self._places.device)
+        return (keys <= self._places[:, :, None])[:, None]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q (n, h, width, k) to k, v (n, g, width, k), g key heads -> (n, h, width, k)."""

@@ -256,10 +256,11 @@ class Engine:
     def _forward(self, batch: InputBatch) -> Tensor:
         """Read the tokens of a batch; returns the last hidden state of each row, (rows, d)."""
         rows, (ids, cells) = self._schedule.rows, batch.tokens
-        attend = Append(self._cache, [row.fed for row in rows], batch.counts, ids.device)
-        hidden = self.decoder.hidden(ids, attend.positions, attend, cells)
+        if batch.attend is None:
+            batch.attend = Append(self._cache, [row.fed for row in rows], batch.counts, ids.device)
+        else:
+            batch.attend.advance()
+        hidden = self.decoder.hidden(ids, batch.attend.positions, batch.attend, cells)
         for row, count in zip(rows, batch.counts, strict=True):
             row.fed += count
-        if max(batch.counts) == 1:
-            return hidden[:, 0]
-        return hidden[torch.arange(len(rows), device=ids.device), torch.tensor(batch.counts, device=ids.device) - 1]
+        return batch.last(hidden)

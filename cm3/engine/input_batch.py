@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cm3.engine.cache import Append
 from cm3.engine.grammar import Ranges, ids_at
 from cm3.engine.guidance import guide
 from cm3.engine.prefill import tokens_of
@@ -71,6 +72,7 @@ class InputBatch:
     """The active rows of a step.
 
     tokens: ids and cells that each row reads next, int64 (2, rows, width), padded on the right; `counts` of each row.
+    attend: how they are read, once they were.
     jobs: the requests that draw, those that have then read all that they wrote, in the order of what is drawn.
     left: the steps that these tensors are good for, unless a request joins, leaves or ends a text before.
     """
@@ -80,6 +82,7 @@ class InputBatch:
         rows, jobs = schedule.rows, schedule.active
         self.counts = [min(row.pending, chunk) for row in rows]
         self.tokens = tokens_of(rows, self.counts, device)
+        self.attend: Append | None = None
         groups: dict[tuple[Ranges, int], list[Job]] = {}
         for job in jobs:
             if all(row.pending <= chunk for row in job.rows):
@@ -102,11 +105,18 @@ class InputBatch:
         """Count the steps that may be issued before the ids of the first are read: no request can end meanwhile."""
         return self.left if self._fixed else 1
 
+    def last(self, hidden: Tensor) -> Tensor:
+        """Return the hidden state of each row's last token, (rows, d), of those of all (rows, width, d)."""
+        if hidden.shape[1] == 1:
+            return hidden[:, 0]
+        counts = torch.tensor(self.counts, device=hidden.device)
+        return hidden[torch.arange(len(counts), device=hidden.device), counts - 1]
+
     def draw(self, hidden: Tensor, decoder: Decoder) -> Tensor:
         """Return what every group draws, (2, jobs), of the rows' last hidden states (rows, d): what the rows read
         next."""
         made = [group.draw(hidden, decoder) for group in self.groups]
-        drawn = made[0] if len(made) == 1 else torch.cat([hidden.new_empty(2, 0), *made], dim=1)
+        drawn = torch.cat(made, dim=1) if made else hidden.new_empty(2, 0)
         self.left -= 1
         if self.left:
             cells = self._cells.index_select(0, self._drawn)[0]
