@@ -94,7 +94,7 @@ def test_a_stream_that_is_left_is_cancelled(model: CM3Leon, after: int, monkeypa
         next(stream)
     assert engine.busy == bool(after)
     stream.close()
-    assert not engine.busy and not engine._schedule.rows
+    assert not engine.busy and not engine._schedule.rows and not engine.reserved
     assert model._idle == ([] if after else [engine]), "an engine that a consumer left is not kept"
 
 

@@ -29,6 +29,7 @@ from cm3.vocab import Vocab
 _CHUNK = 8
 """Forced tokens that one step reads at most in a row: they pad the step of every other stream."""
 _AHEAD = 8
+"""Steps that are issued ahead on a GPU: enough to keep it busy while the host reads, few enough that a stream flows."""
 
 Progress = Callable[[int, int], None]
 
@@ -111,24 +112,21 @@ class Engine:
     def step(self) -> list[tuple[int, Result]]:
         """Advance every active request by one drawn token, or by `ahead` where none can end meanwhile; returns those
         that finished, with their ids. Raises RequestError for one that is dropped, and names it."""
-        finished, self._held = self._held, []
         self._join()
-        if not self._schedule.active:
-            return finished
-        batch = self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.decoder.device)
-        # Nothing in this line waits for the device: what is drawn is what the next forward reads.
-        drawn = [batch.draw(self._forward(batch), self.decoder) for _ in range(min(self.ahead, batch.ahead))]
-        done, lost = batch.accept(torch.stack(drawn).tolist())
-        if not batch.left:
-            self._batch = None
-        self._retire(done + lost)
-        finished += [(job.id, job.result()) for job in done]
-        if lost:
-            self._held = finished
-            raise RequestError(
-                f"request {lost[0].id}: the model gave logits that are not finite; it is dropped. "
-                "Check the weights, or run in bfloat16 or float32"
-            )
+        if self._schedule.active:
+            batch, self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.decoder.device), None
+            # Nothing in this line waits for the device: what is drawn is what the next forward reads.
+            drawn = [batch.draw(self._forward(batch), self.decoder) for _ in range(min(self.ahead, batch.ahead))]
+            done, lost = batch.accept(torch.stack(drawn).tolist())
+            self._batch = batch if batch.left and not lost else None
+            self._held += [(job.id, job.result()) for job in done]
+            self._retire(done + lost)
+            if lost:
+                raise RequestError(
+                    f"request {lost[0].id}: the model gave logits that are not finite; it is dropped. "
+                    "Check the weights, or run in bfloat16 or float32"
+                )
+        finished, self._held = self._held, []
         return finished
 
     def run(self, requests: Iterable[Request], progress: Progress | None = None) -> list[Result]:
@@ -255,12 +253,10 @@ class Engine:
 
     def _forward(self, batch: InputBatch) -> Tensor:
         """Read the tokens of a batch; returns the last hidden state of each row, (rows, d)."""
-        rows, (ids, cells) = self._schedule.rows, batch.tokens
+        ids, cells = batch.tokens
         if batch.attend is None:
-            batch.attend = Append(self._cache, [row.fed for row in rows], batch.counts, ids.device)
+            batch.attend = Append(self._cache, [row.fed for row in batch.rows], batch.counts, ids.device)
         else:
             batch.attend.advance()
         hidden = self.decoder.hidden(ids, batch.attend.positions, batch.attend, cells)
-        for row, count in zip(rows, batch.counts, strict=True):
-            row.fed += count
         return batch.last(hidden)

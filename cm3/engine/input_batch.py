@@ -80,6 +80,7 @@ class InputBatch:
     def __init__(self, schedule: Schedule, chunk: int, device: torch.device) -> None:
         """Let every row read what is pending, at most `chunk` tokens."""
         rows, jobs = schedule.rows, schedule.active
+        self.rows = rows
         self.counts = [min(row.pending, chunk) for row in rows]
         self.tokens = tokens_of(rows, self.counts, device)
         self.attend: Append | None = None
@@ -129,6 +130,8 @@ class InputBatch:
         """Write what `draw` gave, (steps, 2, jobs), into the requests; returns those that are done, and those of whose
         logits nothing could be drawn."""
         lost: list[Job] = []
+        for row, count in zip(self.rows, self.counts, strict=True):
+            row.fed += count + len(drawn) - 1  # not before: a step that is interrupted is taken again
         for job in self._active:
             job.steps += len(drawn)
         for i, job in enumerate(self.jobs):

@@ -414,7 +414,7 @@ class CM3Leon:
 
     @contextmanager
     def _engine(self) -> Iterator[Engine]:
-        """Lend the engine that served the last call, where none uses it meanwhile, or a new one."""
+        """Give the engine that served the last call, where none uses it meanwhile, or a new one."""
         try:
             engine = self._idle.pop()
         except IndexError:

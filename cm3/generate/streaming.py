@@ -1,4 +1,4 @@
-"""What a request has written so far, as it comes: words that are whole, and pictures by finished rows.
+"""A stream: words of a request as soon as they are whole, and pictures by finished rows.
 
 tokens of the engine -> spans of the plan -> words, byte by byte; rows of codes -> the picture down to there
 """
@@ -24,7 +24,7 @@ from cm3.vocab import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """What came of a prompt since the chunk before.
+    """The part of a result that came since the chunk before.
 
     part: the index of the part of the prompt, as a document, that is filled.
     text: words that follow those of that part's chunks before. All of them together are the text as it is at the end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import numpy as np
@@ -334,7 +335,7 @@ def test_a_stream_can_lose_requests_and_be_left(one_decoder: Decoder, vocab: Voc
     next(stream)
     assert engine._schedule.size == len(requests)
     stream.close()
-    assert not engine._schedule.size and not engine._schedule.rows
+    assert not engine._schedule.size and not engine._schedule.rows and not engine.reserved
     same(dict(engine.step())[other], expected[9])
     for later in engine.stream([]):
         pytest.fail(f"nothing was asked for: {later}")
@@ -381,7 +382,8 @@ def test_random_mixes_with_random_joins_and_cancellations_equal_the_naive_loop(d
         if ids and rng.random() < 0.3 and engine.cancel(gone := int(rng.choice(list(ids)))):
             cancelled.add(gone)
         done |= engine.step()
-    assert not engine.busy and not engine._schedule.rows and len(cancelled) > 3 and len(done) > 20
+    assert not engine.busy and not engine._schedule.rows and not engine.reserved, "nothing is left allocated"
+    assert len(cancelled) > 3 and len(done) > 20
     for id, result in done.items():
         tokens, cells, logprobs = naive(decoder, vocab, requests[ids[id]])
         assert (result.tokens.ids.tolist(), result.tokens.cells.tolist()) == (tokens, cells)
@@ -402,3 +404,29 @@ def test_a_scale_of_one_is_no_guidance_bit_for_bit_and_others_change_what_comes(
         assert other.tokens.ids.tolist() == plain.tokens.ids.tolist() and other.logprobs == plain.logprobs
     told = {tuple(ask(scale).tokens.ids.tolist()) for scale in (1.0, 0.0, 2.0, 5.0, -1.0)}
     assert len(told) == 5
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_a_step_that_is_interrupted_is_taken_again(one_decoder: Decoder, vocab: Vocab, ahead: int) -> None:
+    requests = mixed(vocab)
+    expected = Engine(one_decoder, vocab).run(requests)
+    decoder = copy.deepcopy(one_decoder)
+    calls, whole = 0, decoder.hidden
+
+    def hidden(*given: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    decoder.hidden = hidden  # type: ignore[method-assign, assignment]
+    engine = Engine(decoder, vocab, max_streams=8, ahead=ahead)
+    ids = [engine.add(request) for request in requests]
+    done: dict[int, Result] = {}
+    while engine.busy:
+        with contextlib.suppress(KeyboardInterrupt):
+            done |= engine.step()
+    assert calls > 20
+    for id, result in zip(ids, expected, strict=True):
+        assert done[id].tokens.ids.tolist() == result.tokens.ids.tolist()
