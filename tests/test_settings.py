@@ -35,7 +35,7 @@ def model() -> CM3Leon:
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many requests each run of an engine serves, from now on."""
     served: list[int] = []
-    add = Engine.add
+    add = Engine._queue
     run = Engine.run
 
     def counted(self: Engine, request: Any) -> int:
@@ -46,7 +46,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         served.append(0)
         return run(self, *args)
 
-    monkeypatch.setattr(Engine, "add", counted)
+    monkeypatch.setattr(Engine, "_queue", counted)
     monkeypatch.setattr(Engine, "run", started)
     return served
 
