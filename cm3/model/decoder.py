@@ -14,7 +14,7 @@ How attention reaches other tokens is the caller's: `attend(layer, q, k, v)` is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from cm3.errors import ConfigError
 from cm3.model.kernels import RMSNorm, rotate, swiglu
+from cm3.model.laid_out import LaidOut, joined, product, turns
 
 MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096, "context": 1 << 24, "hidden": 1 << 19}
 """The largest of each number: far over any model's, so that a number beyond is a mistake, and costs nothing."""
@@ -173,7 +174,9 @@ class Block(nn.Module):
     def attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         """Project, normalise, rotate, attend, project back."""
         b, s, _ = x.shape
-        q, k, v = (y.view(b, s, -1, self.head_dim).transpose(1, 2) for y in self.project(x))  # (b, h, s, k)
+        q, k, v = (
+            w(x).view(b, s, -1, self.head_dim).transpose(1, 2) for w in (self.wq, self.wk, self.wv)
+        )  # (b, h, s, k)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
@@ -183,18 +186,16 @@ class Block(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply two matrices and an activation; three with SwiGLU."""
-        wide = self.widen(x)
-        if self.activation == "swiglu":
-            return self.down(swiglu(wide[0], wide[1]))
-        return self.down(F.gelu(wide[0]) if self.activation == "gelu" else F.relu(wide[0]))
+        if self.gate is not None:
+            return self.down(swiglu(self.gate(x), self.up(x)))
+        wide = self.up(x)
+        return self.down(F.gelu(wide) if self.activation == "gelu" else F.relu(wide))
 
-    def project(self, x: Tensor) -> Sequence[Tensor]:
-        """Return queries, keys and values of (b, s, d), heads side by side. Int8 makes them of one input (int8.py)."""
-        return self.wq(x), self.wk(x), self.wv(x)
-
-    def widen(self, x: Tensor) -> Sequence[Tensor]:
-        """Return the inputs of the activation, (b, s, f): with SwiGLU the gate's, then the other."""
-        return (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
+    def lay_out(self) -> LaidOut:
+        """Lay the parameters out in memory for drawing; returns the block that reads them so."""
+        qkv = joined(self.wq.weight, self.wk.weight, self.wv.weight)
+        wide = joined(*(layer.weight for layer in (self.gate, self.up) if layer is not None))
+        return LaidOut(self, *map(product, (qkv, joined(self.wo.weight), wide, joined(self.down.weight))))
 
 
 class Decoder(nn.Module):
@@ -214,6 +215,8 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = _norm(config)
         self.output = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._laid_out: list[LaidOut] | None = None
+        self._turns: Tensor | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -255,12 +258,36 @@ class Decoder(nn.Module):
             place = cells - 1
             x = x + self.row(torch.where(cells > 0, place // columns + 1, 0))
             x = x + self.column(torch.where(cells > 0, place % columns + 1, 0))
-        rotary = None
-        if self.config.positions == "rope":
+        blocks: Iterable[Any] = self.blocks
+        rotary: Any = None
+        if self._laid_out is not None and not torch.is_grad_enabled() and all(b.current for b in self._laid_out):
+            blocks, rotary = self._laid_out, None if self._turns is None else self._turns[:, positions].unbind()
+        elif self.config.positions == "rope":
             rotary = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(blocks):
             x = block(x, layer, rotary, attend)
         return self.norm(x)
+
+    def lay_out(self) -> Decoder:
+        """Lay weights out in memory for steps of few tokens without gradients (laid_out.py); returns itself.
+
+        Names, shapes and values stay, and so does training, to rounding. Positions are below the context from then on.
+        On another device than a processor, where it was not measured, and of shards nothing is done.
+        """
+        if self.device.type != "cpu" or any(type(p.data) is not Tensor for p in self.parameters()):
+            return self
+        self._lay_out_blocks()
+        joined(self.embed.weight if self.output is None else self.output.weight)
+        return self
+
+    def _lay_out_blocks(self) -> None:
+        c, blocks = self.config, [block for block in self.blocks if isinstance(block, Block)]
+        self._laid_out = [block.lay_out() for block in blocks]
+        if c.positions == "rope":
+            places = torch.arange(c.context, device=self.device)[None]
+            kind = self.embed.weight.dtype if self.embed.weight.is_floating_point() else torch.float32
+            cos, sin = rotary_angles(places, c.head_dim, c.rope_theta, kind)
+            self._turns = turns(cos[0, 0], sin[0, 0])[:, :, None]  # (2, context, 1, k)
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""

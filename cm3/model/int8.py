@@ -2,8 +2,8 @@
 
     weights        int8, symmetric, a scale for each output        w = codes * scale
     activations    unsigned, a scale for each token                x = (codes - middle) * scale
-    product        onednn.qlinear_pointwise: sums in int32, times the weights' scales, float32 out; then the middle's
-                   share is taken away, and the tokens' scales multiply
+    product        onednn.qlinear_pointwise: sums in int32, times the weights' scales, less the middle's share, float32
+                   out; then the tokens' scales multiply
 
 A token's vector is quantised once for all matrices that read it: q, k and v are one matrix, and so are gate and up. The
 output head and the tables of embeddings are int8 too; norms, rotary positions and attention stay in float32. Nothing
@@ -22,27 +22,28 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cm3.errors import ConfigError
-from cm3.model.decoder import Block, Decoder, DecoderConfig
+from cm3.model.decoder import Attend, Block, Decoder, DecoderConfig
+from cm3.model.laid_out import LaidOut
 from cm3.precision import DTYPES
 from cm3.weights import bare, check_dtype, not_finite, on_device, settled
 
 OPERATORS = ("qlinear_prepack", "qlinear_pointwise")
-TILE = 1024
+TILE = 2048
 """Outputs of the head that are packed together: ranges of ids are made of such."""
 _JOINED = {"qkv": ("wq", "wk", "wv"), "wide": ("gate", "up")}
 """Matrices of one input that stand as one, by its name; in this order."""
 _TINY = torch.finfo(torch.float32).tiny
 
 
-Packed = tuple[Tensor, Tensor, Tensor]
-"""A weight as the operator reads it, its scales, and what each output has too much as codes do not begin at zero."""
+Packed = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A weight as the operator reads it, its scales over `reach`, its zero points, and what is added to each output since
+codes do not begin at zero."""
 
 
 class Int8Linear(nn.Module):
@@ -67,7 +68,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantise each token and multiply."""
-        out = product(*quantise(x.reshape(-1, self.inside)), *self.pack())
+        out = product(*quantise(x.reshape(-1, self.inside)), self.pack())
         return out.view(*x.shape[:-1], self.outside)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -99,21 +100,18 @@ class Int8Block(Block):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
         del self.wq, self.wk, self.wv, self.gate, self.up
-        d, kv = config.d_model, self.kv_heads * config.head_dim
-        self._qkv = [d, kv, kv]
-        self._wide = [config.ffn] * (2 if config.activation == "swiglu" else 1)
-        self.qkv = Int8Linear(d, sum(self._qkv))
-        self.wide = Int8Linear(d, sum(self._wide))
+        d = config.d_model
+        self.qkv = Int8Linear(d, d + 2 * self.kv_heads * config.head_dim)
+        self.wide = Int8Linear(d, config.ffn * (2 if config.activation == "swiglu" else 1))
         self.add_module("wo", Int8Linear(d, d))
         self.add_module("down", Int8Linear(config.ffn, d))
 
-    def project(self, x: Tensor) -> Sequence[Tensor]:
-        """Return queries, keys and values."""
-        return self.qkv(x).split(self._qkv, -1)
-
-    def widen(self, x: Tensor) -> Sequence[Tensor]:
-        """Return the inputs of the activation."""
-        return self.wide(x).split(self._wide, -1)
+    def lay_out(self) -> LaidOut:
+        """Return the block as it computes, its matrices packed."""
+        layers: Any = self.qkv, self.wo, self.wide, self.down
+        for layer in layers:
+            layer.pack()
+        return LaidOut(self, *(layer.forward for layer in layers))
 
 
 class Int8Decoder(Decoder):
@@ -144,26 +142,30 @@ class Int8Decoder(Decoder):
         Raises `ConfigError` where the operator is not there or does not compute what it should.
         """
         if not self._tiles:
-            for module in self.modules():
-                if isinstance(module, Int8Linear):
-                    module.pack()
+            self._lay_out_blocks()
             table = self.embed if self.output is None else self.output
             scale: Any = table.scale
             places = range(0, self.config.vocab_size, TILE)
             self._tiles = [packed(table.weight[at : at + TILE], scale[at : at + TILE].clone()) for at in places]
         return self
 
+    @torch.no_grad()
+    def hidden(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
+        """Return the final hidden states (b, s, d), normed, ready for `head`; as `Decoder.hidden`."""
+        return super(Int8Decoder, self.pack()).hidden(ids, positions, attend, cells)
+
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
         self.pack()
         start, stop, _ = (rows or slice(None)).indices(self.config.vocab_size)
         first, x = start // TILE, hidden.reshape(-1, hidden.shape[-1])
-        codes, scale = quantise(x)
-        rest, finer = quantise(x - (codes.float() - (reach() + 1)) * scale)
-        codes, scale = torch.cat([codes, rest]), torch.cat([scale, finer])
-        pieces = [product(codes, scale, *tile) for tile in self._tiles[first : -(-stop // TILE)]]
+        codes, peak = quantise(x)
+        rest = torch.add(x, peak, alpha=(reach() + 1) / reach()).addcmul_(codes.float(), peak, value=-1 / reach())
+        rest, finer = quantise(rest)
+        codes = torch.cat([codes, rest])
+        pieces = [_multiply(codes, *tile) for tile in self._tiles[first : -(-stop // TILE)]]
         both = torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
-        out = both[: len(x)] + both[len(x) :]
+        out = both[: len(x)].mul_(peak).addcmul_(both[len(x) :], finer)
         return out[:, start - first * TILE : stop - first * TILE].reshape(*hidden.shape[:-1], stop - start)
 
 
@@ -206,7 +208,7 @@ def placed(decoder: Decoder, device: str | torch.device | None, dtype: str | tor
     if dtype is not None:
         check_dtype(name, DTYPES)
     if not isinstance(decoder, Int8Decoder) and name != "int8":
-        return on_device(decoder, device, dtype)
+        return on_device(decoder, device, dtype).lay_out()
     if name not in ("None", "auto", "int8"):
         raise ConfigError(
             f"dtype={name!r}: the model's weights are in int8; leave dtype out, or load the bundle that they were "
@@ -239,10 +241,11 @@ def reach() -> int:
     check_operators()
     half = torch.full((64, 256), 127, dtype=torch.int8)
     weight, ones = torch.ops.onednn.qlinear_prepack(torch.cat([half, -half]), None), torch.ones(128)
+    zeros = torch.zeros(128, dtype=torch.int64)
     for most in (127, 63):
         codes = torch.full((64, 256), 2 * most + 1, dtype=torch.uint8)
         want = 127.0 * (2 * most + 1) * 256
-        outs = [_multiply(codes[:rows], weight, ones) for rows in (1, 2, 8, 64)]
+        outs = [_multiply(codes[:rows], weight, ones, zeros, None) for rows in (1, 2, 8, 64)]
         if all(bool((out[:, :64] == want).all() and (out[:, 64:] == -want).all()) for out in outs):
             return most
     raise ConfigError("dtype='int8': this processor's operator gives wrong sums; take float32")
@@ -250,35 +253,35 @@ def reach() -> int:
 
 def packed(weight: Tensor, scales: Tensor) -> Packed:
     """Return an int8 weight (outside, inside) and its scales (outside) as `product` takes them."""
-    excess = ((reach() + 1) * weight.sum(1, dtype=torch.int32)).float() * scales
-    return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None), scales, excess
+    scales = scales / reach()
+    less = (-(reach() + 1) * weight.sum(1, dtype=torch.int32)).float() * scales
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None), scales, zeros, less
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the codes, uint8 (n, d), and the scales, float32 (n, 1), of tokens (n, d).
+    """Return the codes, uint8 (n, d), and the peaks, float32 (n, 1), of tokens (n, d): their largest absolute values.
 
-    Codes are as far from the middle as `reach` allows. A token with a value that is no number gets a scale that is
-    none, so that its outputs are none either.
+    x = (code - middle) * peak / reach, where the middle is reach + 1. A token with a value that is no number gets a
+    peak that is none, so that its outputs are none either. The codes of a token of zeros may be any, times a peak of 0.
     """
     most = reach()
-    scale = torch.linalg.vector_norm(x, math.inf, -1, keepdim=True).clamp_min_(most * _TINY * 2).div_(most)
+    peak = torch.linalg.vector_norm(x, math.inf, -1, True)
     # Truncated, so a half more rounds to the nearest.
-    codes = torch.addcmul(_number(most + 1.5), x, scale.reciprocal()).to(torch.uint8)
-    return codes, scale
+    return torch.addcdiv(_number(most + 1.5), x, peak, value=most).to(torch.uint8), peak
 
 
-def product(codes: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, excess: Tensor) -> Tensor:
+def product(codes: Tensor, peak: Tensor, weight: Packed) -> Tensor:
     """Return the products, float32 (n, outside), of tokens as `quantise` gives them with a packed weight.
 
     The operator itself could begin at the middle, but would sum the weight up for it each time: a third of its time.
     """
-    return _multiply(codes, weight, scales).sub_(excess).mul_(scale)
+    return _multiply(codes, *weight).mul_(peak)
 
 
-def _multiply(codes: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    zeros = _zeros(len(scales))
+def _multiply(codes: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor, less: Tensor | None) -> Tensor:
     found: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, 1.0, 0, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        codes, 1.0, 0, weight, scales, zeros, less, 1.0, 0, torch.float32, "none", [], ""
     )
     return found
 
@@ -287,9 +290,3 @@ def _multiply(codes: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
 def _number(value: float) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(value)
-
-
-@functools.cache
-def _zeros(n: int) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.zeros(n, dtype=torch.int64)

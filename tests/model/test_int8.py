@@ -100,9 +100,10 @@ def test_a_token_is_quantised_by_itself_and_nothing_is_not_divided_by() -> None:
     layer = linear(torch.randn(16, 64))
     assert torch.equal(layer(x)[3:4], layer(x[3:4]))
     assert torch.equal(layer(torch.zeros(2, 64)), torch.zeros(2, 16))
-    codes, scale = quantise(x)
+    codes, peak = quantise(x)
     assert codes.dtype == torch.uint8 and int(codes.min()) >= 1 and int(codes.max()) <= 2 * reach() + 1
-    assert torch.allclose((codes.float() - reach() - 1) * scale, x, atol=0, rtol=1) and scale.shape == (8, 1)
+    assert torch.equal(peak, x.abs().amax(1, keepdim=True))
+    assert bool(((codes.float() - reach() - 1) * (peak / reach()) - x).abs().le(peak / reach() * 0.501).all())
     assert layer(torch.zeros(0, 64)).shape == (0, 16) and layer(torch.zeros(2, 3, 64)).shape == (2, 3, 16)
 
 
@@ -151,19 +152,6 @@ def test_a_token_is_quantised_once_for_all_that_read_it(
     model = quantised(decoder(**changes))
     logits(model, 8)
     assert counted == [16] * (4 * 2 + 2)
-
-
-@pytest.mark.parametrize("changes", SHAPES)
-def test_float32_computes_what_its_matrices_say(changes: dict[str, Any]) -> None:
-    """Apart from int8, the matrices of one input are multiplied one by one, as they always were."""
-    block = decoder(**changes).blocks[0]
-    assert isinstance(block, int8.Block)
-    x = torch.randn(2, 3, 64)
-    for made, matrix in zip(block.project(x), (block.wq, block.wk, block.wv), strict=True):
-        assert torch.equal(made, nn.functional.linear(x, matrix.weight))
-    matrices = [m for m in (block.gate, block.up) if m is not None]
-    for made, matrix in zip(block.widen(x), matrices, strict=True):
-        assert torch.equal(made, nn.functional.linear(x, matrix.weight))
 
 
 @pytest.mark.parametrize("tied", [True, False])

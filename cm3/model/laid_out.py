@@ -1,0 +1,133 @@
+"""A block as drawing computes it: matrices of one input in one product, few operators, nothing kept for gradients.
+
+    x (b, s, d) -> norm -> q, k and v -> norms of q and k -> rotation of both -> attend -> back, added to x
+                -> norm -> gate and up -> activation                         -> down, added to x
+
+Parameters stay where their modules have them, with their names and values: they are laid out in memory anew, those of
+one product side by side. A step of one token reads each weight once and uses it once, so the layout decides: see
+`joined`. The figures are in docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from cm3.model.decoder import Attend, Block
+
+PAD = 16
+"""Numbers, 64 bytes, between rows of a transposed matrix: rows a power of two apart share places of a cache."""
+BLOCKED = 256
+"""Rows transposed at once, which is three times as fast as all."""
+
+Map = Callable[[Tensor], Tensor]
+
+
+class LaidOut:
+    """One block, with the products that read its weights: of q, k and v, back, of gate and up, and down."""
+
+    def __init__(self, block: Block, qkv: Map, back: Map, wide: Map, down: Map) -> None:
+        self._qkv, self._back, self._wide, self._down = qkv, back, wide, down
+        self._pre, self._kv_heads, self._head_dim = block.order == "pre", block.kv_heads, block.head_dim
+        self._activation = block.activation
+        self._norm1, self._norm2 = norm_of(block.norm1), norm_of(block.norm2)
+        self._heads: tuple[Tensor, Tensor] | None = None
+        if block.q_norm is not None and block.k_norm is not None:
+            self._heads = joined(block.q_norm.weight, block.k_norm.weight), joined(block.q_norm.bias, block.k_norm.bias)
+            self._eps = block.q_norm.eps
+        self._modules = block._modules
+        self._layers = [(name, layer) for name, layer in self._modules.items() if type(layer) is nn.Linear]
+        self._places = [layer.weight.data_ptr() for _, layer in self._layers]
+
+    @property
+    def current(self) -> bool:
+        """Tell whether the block still has the matrices that were laid out, where they were."""
+        modules = self._modules
+        return self._places == [
+            weight.data_ptr()
+            if modules[name] is layer and (weight := layer._parameters.get("weight")) is not None
+            else 0
+            for name, layer in self._layers
+        ]
+
+    def __call__(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+        """Map (b, s, d) -> same, as `Block.forward`; `rotary` as `turns` gives it."""
+        if self._pre:
+            x = x + self._attention(self._norm1(x), layer, rotary, attend)
+            return x + self._feed_forward(self._norm2(x))
+        x = x + self._norm1(self._attention(x, layer, rotary, attend))
+        return x + self._norm2(self._feed_forward(x))
+
+    def _attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+        b, s, d = x.shape
+        g = self._kv_heads
+        made = self._qkv(x).view(b, s, -1, self._head_dim)  # (b, s, h + 2 g, k)
+        both = made[:, :, :-g]
+        if self._heads is not None:
+            scale, shift = self._heads
+            both = torch.addcmul(shift, F.layer_norm(both, both.shape[-1:], eps=self._eps), scale)
+        if rotary is not None:
+            cos, sin = rotary
+            both = torch.addcmul(both * cos, both.roll(self._head_dim // 2, -1), sin)
+        both, v = both.transpose(1, 2), made[:, :, -g:].transpose(1, 2)
+        return self._back(attend(layer, both[:, :-g], both[:, -g:], v).transpose(1, 2).reshape(b, s, d))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        wide = self._wide(x)
+        if self._activation == "swiglu":
+            gate, up = wide.chunk(2, -1)
+            return self._down(F.silu(gate).mul_(up))
+        return self._down(F.gelu(wide) if self._activation == "gelu" else F.relu(wide))
+
+
+def product(weight: Tensor) -> Map:
+    """Return the map of a matrix, (..., i) -> (..., o)."""
+    return functools.partial(F.linear, weight=weight)
+
+
+def joined(*parts: Tensor) -> Tensor:
+    """Lay parameters (..., i) out in memory one after another; returns the whole, (their sum, ..., i), of which each is
+    a part from now on.
+
+    On a processor a float32 matrix that makes as many numbers as it takes, or more, is laid out transposed. One row
+    times it then is a sum of rows, read as fast as memory gives them; rows' own sums are a third slower.
+    """
+    with torch.inference_mode(parts[0].is_inference()), torch.no_grad():
+        whole = torch.cat([part.detach() for part in parts]) if len(parts) > 1 else parts[0].detach()
+        if whole.dim() == 2 and len(whole) >= whole.shape[1] and whole.is_cpu and whole.dtype == torch.float32:
+            plain, whole = whole, whole.new_empty(whole.shape[1], len(whole) + PAD)[:, : len(whole)].t()
+            for into, piece in zip(whole.split(BLOCKED), plain.split(BLOCKED), strict=True):
+                into.copy_(piece.t().contiguous().t())
+        for part, value in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+            part.data = value
+    return whole
+
+
+def turns(cos: Tensor, sin: Tensor) -> Tensor:
+    """Return rotary angles (..., k) as a block here reads them, (2, ..., k): x turned is x * cos + rolled x * sin."""
+    first, second = sin.chunk(2, -1)
+    return torch.stack([cos, torch.cat([-first, second], -1)])
+
+
+def norm_of(norm: Any) -> Map:
+    """Return the map of a norm, (..., d) -> same, in few operators."""
+    weight, eps = norm.weight, norm.eps
+    if isinstance(norm, nn.LayerNorm):
+        return functools.partial(
+            F.layer_norm, normalized_shape=norm.normalized_shape, weight=weight, bias=norm.bias, eps=eps
+        )
+    return functools.partial(_rms_norm, weight=weight, eps=eps, own=torch.tensor(eps))
+
+
+def _rms_norm(x: Tensor, weight: Tensor | None, eps: float, own: Tensor) -> Tensor:
+    if not x.is_cpu or x.dtype != torch.float32:
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
+    norm = torch.linalg.vector_norm(x, 2, -1, True)
+    out = x * torch.addcmul(own, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    return out if weight is None else out.mul_(weight)

@@ -1,0 +1,154 @@
+"""Weights laid out for drawing: the same function, the same parameters, and changes of them are seen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+import torch
+from test_decoder import STYLES, inputs, make
+from torch import Tensor, nn
+
+from cm3.engine.cache import Append, Cache, Prefill
+from cm3.generate import CM3Leon
+from cm3.model import bundle
+from cm3.model.attention import Causal
+from cm3.model.decoder import Decoder, DecoderConfig
+from cm3.model.laid_out import PAD, joined
+
+style = pytest.mark.parametrize("changes", STYLES.values(), ids=STYLES.keys())
+
+
+@torch.no_grad()
+def stepped(model: Decoder) -> Tensor:
+    """Logits (2, s, v) by the engine's attends: eight tokens at once, then one at a time."""
+    ids, positions, cells = inputs()
+    cache, made = Cache(2, 24), []
+    first = Prefill(cache, [[0], [1]], [8, 8], ids.device)
+    made.append(model.hidden(ids[:, :8], positions[:, :8], first, cells[:, :8]))
+    for at in range(8, ids.shape[1]):
+        one = Append(cache, [at] * 2, [1] * 2, ids.device)
+        made.append(model.hidden(ids[:, at : at + 1], one.positions, one, cells[:, at : at + 1]))
+    hidden = torch.cat(made, 1)
+    assert torch.allclose(model.head(hidden)[..., 7:19], model.head(hidden, slice(7, 19)))
+    return model.head(hidden)
+
+
+@style
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_computes_the_same(changes: dict[str, Any], kind: torch.dtype) -> None:
+    plain = make(changes).to(kind)
+    want = stepped(plain)
+    assert plain._laid_out is None
+    made = copy.deepcopy(plain).lay_out()
+    assert made._laid_out is not None and all(block.current for block in made._laid_out)
+    close = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2}[kind]
+    torch.testing.assert_close(stepped(made), want, rtol=close, atol=close * float(want.abs().max()))
+    assert want.std() > 0.01
+    # Once more changes nothing, and neither does the layout of an inference tensor.
+    assert torch.equal(stepped(made.lay_out()), stepped(made))
+    with torch.inference_mode():
+        other = Decoder(made.config).to(kind)
+        other.load_state_dict(plain.state_dict())
+        assert torch.equal(stepped(other.lay_out()), stepped(made))
+
+
+@style
+def test_it_learns_as_before(changes: dict[str, Any]) -> None:
+    """Names, values and gradients stay; a step of an optimizer is seen by drawing."""
+    plain = make(changes)
+    made = copy.deepcopy(plain).lay_out()
+    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in made.named_parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), made.state_dict().values(), strict=True))
+    for model in (plain, made):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        ids, positions, cells = inputs()
+        model(ids, positions, Causal(), cells).square().mean().backward()
+        optimizer.step()
+    for (name, a), b in zip(plain.named_parameters(), made.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
+    assert made._laid_out is not None and all(block.current for block in made._laid_out)
+    torch.testing.assert_close(stepped(made), stepped(plain), rtol=1e-9, atol=1e-9)
+
+
+def _assigned(model: Decoder) -> Decoder:
+    model.load_state_dict({n: v * 1.5 for n, v in model.state_dict().items()}, assign=True)
+    return model
+
+
+def _copied(model: Decoder) -> Decoder:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(1.5)
+    return other
+
+
+def _in_place(model: Decoder) -> Decoder:
+    model.load_state_dict({n: v * 1.5 for n, v in model.state_dict().items()})
+    return model
+
+
+def _moved(model: Decoder) -> Decoder:
+    return _in_place(model.float().double())
+
+
+def _replaced(model: Decoder) -> Decoder:
+    block: Any = model.blocks[1]
+    for name, layer in list(block.named_children()):
+        if isinstance(layer, nn.Linear):
+            other = nn.Linear(layer.in_features, layer.out_features, bias=False).double()
+            other.weight.data.copy_(layer.weight * 1.5)
+            setattr(block, name, other)
+    return model
+
+
+@style
+@pytest.mark.parametrize("change", [_assigned, _copied, _in_place, _moved, _replaced])
+def test_a_change_of_weights_is_seen(changes: dict[str, Any], change: Callable[[Decoder], Decoder]) -> None:
+    before = make(changes).lay_out()
+    first = stepped(before)
+    made = change(before)
+    plain = Decoder(made.config).double()
+    plain.load_state_dict(made.state_dict())
+    assert not torch.allclose(stepped(plain), first, rtol=1e-2)
+    torch.testing.assert_close(stepped(made), stepped(plain), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (600, 40), (24, 40)])
+def test_wide_matrices_lie_transposed_side_by_side(shape: tuple[int, int]) -> None:
+    rows, inside = shape
+    parts = [nn.Parameter(torch.randn(n, inside)) for n in (rows - 5, 2, 3)]
+    values = [p.detach().clone() for p in parts]
+    whole = joined(*parts)
+    assert torch.equal(whole, torch.cat(values)) and whole.shape == shape
+    assert whole.stride() == ((1, rows + PAD) if rows >= inside else (inside, 1))
+    for part, value in zip(parts, values, strict=True):
+        assert torch.equal(part, value) and part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    assert joined(nn.Parameter(torch.ones(600, 40, dtype=torch.bfloat16))).is_contiguous()
+
+
+def test_memory_is_that_of_the_weights() -> None:
+    made = Decoder(DecoderConfig(vocab_size=512, d_model=64, layers=2, heads=4, context=32, qk_norm=True)).lay_out()
+    held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in made.parameters()}
+    assert sum(held.values()) < 1.2 * sum(p.nbytes for p in made.parameters())
+
+
+def test_a_loaded_model_is_laid_out_and_saved_as_it_was(tmp_path: Path) -> None:
+    made = tiny_model.bundle(d_model=64, heads=4)
+    bundle.save(made, tmp_path / "a", torch.float32)
+    model = CM3Leon(bundle.load(tmp_path / "a"))
+    assert model.decoder._laid_out is not None
+    model.generate("a red circle", seed=3)
+    bundle.save(model.bundle, tmp_path / "b", torch.float32)
+    for name in (*bundle.FILES, "config.json"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_another_device_is_left_as_it_is() -> None:
+    made = make({}).to("meta")
+    assert made.lay_out() is made and made._laid_out is None
