@@ -6,12 +6,15 @@
     float16     float16                                     refused
     int8        weights and products in int8 on a           refused
                 processor, all else float32 (model/int8.py)
-    auto        bfloat16 on a GPU that computes in it,      bfloat16 where the device computes in it, a processor too,
-                else float32                                else float32
+    auto        bfloat16 on a GPU that computes in it, or   bfloat16 where the device computes in it, a processor too,
+                where a processor draws faster in it,       else float32
+                else float32
 
 A processor that has bfloat16 multiplies matrices many times as fast in it; one that has not emulates it, several times
-slower than float32. Which it is, a probe tells. Drawing on a processor multiplies by one row at a time, where nothing
-is gained (docs/speed.md).
+slower than float32. Which it is, a probe tells. Drawing on a processor multiplies by a row or two at a time: one that
+computes in bfloat16 gains by it where the weights come from memory, and loses where they are few. So a second probe
+measures products of the model's own width and size. Int8 changes what is drawn, so it is taken only where it is asked
+for (docs/speed.md).
 """
 
 from __future__ import annotations
@@ -32,6 +35,11 @@ TRAINED = DTYPES[:3]
 """Those of a network that is trained."""
 ENOUGH = 2.0
 """How many times as fast as float32 bfloat16 must be to be taken for native: 6.7 with AMX, far under 1 emulated."""
+DRAWN = 1.25
+"""How many times as fast the products of a step must be in bfloat16 for drawing in it: a step has other operators too,
+and the choice should not hang on chance."""
+STREAMED = 2**26
+"""Bytes in float32 that the second probe reads at most: over a processor's cache, as a larger model is."""
 ROWS, INSIDE, OUTSIDE = 512, 256, 1024
 TRIES, PATIENCE = 8, 0.03
 """Tries of the probe in each type, and the seconds after which it tries no more, but for the second."""
@@ -58,13 +66,23 @@ def for_training(name: str, device: torch.device) -> Choice:
     return Choice("bfloat16" if native else "float32", why)
 
 
-def for_drawing(name: str, device: torch.device) -> Choice:
-    """Return the type of a network that draws, where the setting is `name`, one of `FLOATS`."""
+def for_drawing(name: str, device: torch.device, shape: tuple[int, int] | None = None) -> Choice:
+    """Return the type of a network that draws, where the setting is `name`, one of `FLOATS`.
+
+    `shape` is the width and the number of weights of one that reads a token or two a step; None is another's.
+    """
     if name != "auto":
         return Choice(name, "as set")
-    if device.type != "cuda":
-        return Choice("float32", "decoding gains nothing from another outside of an NVIDIA GPU")
-    return for_training(name, device)
+    if device.type == "cuda":
+        return for_training(name, device)
+    if device.type != "cpu" or shape is None:
+        return Choice("float32", "drawing gains nothing from another type here")
+    native, why = has_bfloat16(device)
+    if not native:
+        return Choice("float32", why)
+    times = streamed(*shape)
+    why = f"steps of {shape[1] / 1e6:.3g}M weights of width {shape[0]} are {times:.2g} times as fast in bfloat16"
+    return Choice("bfloat16" if times > DRAWN else "float32", why)
 
 
 def has_bfloat16(device: torch.device) -> tuple[bool, str]:
@@ -85,15 +103,30 @@ def probed() -> float:
 
     Best of `TRIES` of each, in turns, so that other work disturbs both. It draws no random number.
     """
-    kinds = (torch.float32, torch.bfloat16)
-    made = [(torch.ones(ROWS, INSIDE, dtype=kind), torch.ones(OUTSIDE, INSIDE, dtype=kind)) for kind in kinds]
+    return _times(ROWS, [torch.ones(OUTSIDE, INSIDE)])
+
+
+@functools.cache
+def streamed(width: int, count: int) -> float:
+    """Return the same of two rows times as many matrices (4 width, width) as have `count` weights, or `STREAMED` bytes.
+
+    In float32 they are laid out as for drawing.
+    """
+    number = max(1, min(count, STREAMED // 4) // (4 * width * width))
+    return _times(2, [torch.ones(width, 4 * width).t() for _ in range(number)])
+
+
+def _times(rows: int, weights: list[Tensor]) -> float:
+    x = torch.ones(rows, weights[0].shape[1])
+    # What is not float32 lies plain: each output's weights one after another.
+    made = [(x, weights), (x.bfloat16(), [weight.bfloat16().contiguous() for weight in weights])]
     best, began = [float("inf")] * 2, time.perf_counter()
     with torch.no_grad():
         for turn in range(TRIES):
             if turn > 1 and time.perf_counter() - began > PATIENCE:  # the first of all is to warm up
                 break
-            for which, pair in enumerate(made):
-                best[which] = min(best[which], _seconds(*pair))
+            for which, (rows_of, every) in enumerate(made):
+                best[which] = min(best[which], sum(_seconds(rows_of, weight) for weight in every))
     return best[0] / best[1]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import tiny_model
 import torch
 from torch import nn
 
 from cm3 import precision
+from cm3.generate import CM3Leon
 from cm3.precision import FLOATS, TRAINED, for_drawing, for_training, has_bfloat16
 from cm3.weights import on_device
 
@@ -77,3 +79,44 @@ def test_the_probe_is_the_ratio_of_the_best_times(monkeypatch: pytest.MonkeyPatc
         assert precision.probed() == 4.0
     finally:
         precision.probed.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("native", "times", "name"), [(6.7, 1.3, "bfloat16"), (6.7, 1.25, "float32"), (1.0, 9.0, "float32")]
+)
+def test_a_processor_draws_in_what_is_faster_for_the_model(
+    monkeypatch: pytest.MonkeyPatch, native: float, times: float, name: str
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(precision, "probed", lambda: native)
+    monkeypatch.setattr(precision, "streamed", lambda *shape: (asked.append(shape), times)[1])
+    model = CM3Leon(tiny_model.bundle(), dtype="auto")
+    assert model.number_type.name == name and next(model.decoder.parameters()).dtype == getattr(torch, name)
+    shape = model.decoder.config.d_model, sum(p.numel() for p in model.decoder.parameters())
+    assert asked == ([shape] if native > 2 else [])
+    said = f"are {times:.2g} times as fast in bfloat16" if native > 2 else "bfloat16 is 1 times as fast as float32 on "
+    assert said in model.number_type.why
+    # A picture is drawn in either.
+    assert model.generate("a red circle", seed=1).image is not None
+
+
+def test_what_a_model_computes_in_is_told_and_int8_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "probed", lambda: 0.5)
+    assert CM3Leon(tiny_model.bundle(), dtype="auto").number_type.name == "float32"
+    assert CM3Leon(tiny_model.bundle()).number_type == ("float32", "the weights are in it")
+    assert CM3Leon(tiny_model.bundle(), dtype=torch.bfloat16).number_type == ("bfloat16", "as set")
+    small = CM3Leon(tiny_model.bundle(), dtype="int8")
+    assert small.number_type == ("int8", "as set")
+    assert CM3Leon(small.bundle, dtype="auto").number_type == ("int8", "the weights are stored in it")
+
+
+def test_the_second_probe_reads_as_many_weights_as_the_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.dtype, int]] = []
+    inner = precision.F.linear
+    monkeypatch.setattr(precision.F, "linear", lambda x, w: (seen.append((w.dtype, w.numel())), inner(x, w))[1])
+    monkeypatch.setattr(precision, "PATIENCE", 0.0)
+    precision.streamed.cache_clear()
+    assert precision.streamed(32, 12_288) > 0
+    for kind in (torch.float32, torch.bfloat16):  # two rounds
+        assert [n for k, n in seen if k == kind] == [4096] * 6
+    precision.streamed.cache_clear()

@@ -112,7 +112,7 @@ class Precision(Device):
     dtype: Annotated[str, arg(metavar="DTYPE")] = "auto"
     """Precision of the language model, or of the image tokenizer that is measured: float32, bfloat16, float16, and for
     a language model on a processor int8; auto is int8 for a bundle in int8, bfloat16 for a language model on an NVIDIA
-    GPU that has it, else float32."""
+    GPU that has it or a processor that draws faster in it, else float32."""
     cache_gb: Annotated[
         float | None, arg(metavar="GB", help_behavior_hint="(default: half of what is free, 0.8 on an NVIDIA GPU)")
     ] = None
@@ -126,6 +126,8 @@ class ModelVerb(Verb):
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
     """The model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
     place: Annotated[Precision, HERE] = Precision()
+    verbose: bool = False
+    """Say which number type the language model computes in, and why."""
 
     def open_model(self, bank: Bank | None = None, task: str | None = None) -> CM3Leon:
         """Load the model, with a memory bank of one's own. Raises `CheckpointError` for one unknown or damaged,
@@ -137,6 +139,9 @@ class ModelVerb(Verb):
 
         bank = bank or Bank()
         model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder, **vars(self.place))
+        if self.verbose:
+            name, why = model.number_type
+            print(f"cm3: the language model computes in {name} on {model.device}: {why}", file=sys.stderr, flush=True)
         self.tell_untuned(model, [] if task is None else [task])
         return model
 

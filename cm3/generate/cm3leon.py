@@ -36,6 +36,7 @@ from cm3.generate.tasks import CAPTION, DETAIL, LONGEST, QUESTION, Reply, kind_o
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.model.int8 import placed
+from cm3.precision import Choice
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
 from cm3.retrieval.select import Retrieved
@@ -119,6 +120,12 @@ class CM3Leon:
     def device(self) -> torch.device:
         """Return where the decoder is."""
         return self.decoder.device
+
+    @property
+    def number_type(self) -> Choice:
+        """Return the number type that the decoder computes in, and why: `name` and `why`."""
+        assert self.decoder.chosen is not None, "as `placed` chose it"
+        return self.decoder.chosen
 
     @property
     def image_size(self) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from cm3.errors import ConfigError
 from cm3.model.kernels import RMSNorm, rotate, swiglu
 from cm3.model.laid_out import LaidOut, joined, product, turns
+from cm3.precision import Choice
 
 MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096, "context": 1 << 24, "hidden": 1 << 19}
 """The largest of each number: far over any model's, so that a number beyond is a mistake, and costs nothing."""
@@ -215,6 +216,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = _norm(config)
         self.output = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.chosen: Choice | None = None
         self._laid_out: list[LaidOut] | None = None
         self._turns: Tensor | None = None
         self.reset_parameters()

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from cm3.errors import ConfigError
 from cm3.model.decoder import Attend, Block, Decoder, DecoderConfig
 from cm3.model.laid_out import LaidOut
-from cm3.precision import DTYPES
+from cm3.precision import DTYPES, Choice, for_drawing
 from cm3.weights import bare, check_dtype, not_finite, on_device, settled
 
 OPERATORS = ("qlinear_prepack", "qlinear_pointwise")
@@ -208,7 +208,7 @@ def placed(decoder: Decoder, device: str | torch.device | None, dtype: str | tor
     if dtype is not None:
         check_dtype(name, DTYPES)
     if not isinstance(decoder, Int8Decoder) and name != "int8":
-        return on_device(decoder, device, dtype).lay_out()
+        return _floating(decoder, device, dtype)
     if name not in ("None", "auto", "int8"):
         raise ConfigError(
             f"dtype={name!r}: the model's weights are in int8; leave dtype out, or load the bundle that they were "
@@ -218,7 +218,19 @@ def placed(decoder: Decoder, device: str | torch.device | None, dtype: str | tor
     if at.partition(":")[0] != "cpu":
         raise ConfigError(f"device={at!r:.60}: int8 computes on a processor alone; give cpu, or another dtype")
     check_operators()
-    return quantised(decoder).pack()
+    made = quantised(decoder).pack()
+    made.chosen = Choice("int8", "as set" if name == "int8" else "the weights are stored in it")
+    return made
+
+
+def _floating(decoder: Decoder, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Decoder:
+    made, why = on_device(decoder, device), "the weights are in it"
+    if dtype is not None:
+        shape = made.config.d_model, sum(p.numel() for p in made.parameters())
+        name, why = for_drawing(str(dtype).removeprefix("torch."), made.device, shape)
+        made = on_device(made, None, name)
+    made.chosen = Choice(str(made.embed.weight.dtype).removeprefix("torch."), why)
+    return made.lay_out()
 
 
 def check_operators() -> None:

@@ -66,6 +66,8 @@ def test_a_run_becomes_a_bundle_in_int8_that_draws_and_is_not_trained(cm3: Cm3, 
         for model, more in (("small", ()), ("small", ("--dtype", "int8")), ("plain", ("--dtype", "int8")))
     ]
     assert drawn == [0, 0, 0]
+    told = cm3("generate", "a red circle", "--model", "small", "--verbose", "--out", "said.png").err
+    assert "cm3: the language model computes in int8 on cpu: the weights are stored in it\n" in told
     told = cm3("generate", "a red circle", "--model", "small", "--dtype", "float32", "--out", "no.png").refusal
     assert "dtype='float32': the model's weights are in int8; leave dtype out" in told
     told = cm3("generate", "a red circle", "--model", "plain", "--dtype", "int8", "--device", "cuda", "--out", "no.png")
