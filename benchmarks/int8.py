@@ -82,6 +82,7 @@ def speed(size: str, rows_of: list[int], rounds: int, cached: int) -> list[dict[
     """One line for each number of rows."""
     plain = decoder(size, cached + 64)
     small = quantised(plain).pack()
+    plain.lay_out()
     lines = []
     for rows in rows_of:
         sides = [Side(small, rows, cached), Side(plain, rows, cached)]
