@@ -25,10 +25,12 @@ _FLOATS = ("F16", "BF16", "F32", "F64")
 _WHOLE = {torch.int64: ("I64",), torch.int8: ("I8",)}
 
 M = TypeVar("M", bound=nn.Module)
+Cut = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
+"""(name, whole shape) of a weight -> the part of it to read."""
 
 
-def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
-    """Return a network in evaluation mode, in float32, with the weights of a safetensors file.
+def load_into(make: Callable[[], M], path: str | Path, where: str, cut: Cut | None = None) -> M:
+    """Return a network in evaluation mode, in float32, with the weights of a safetensors file, or a `cut` of each.
 
     Names, shapes and kinds are compared with the file's header before memory is taken. Raises `CheckpointError`, which
     begins with `where`, for a file that is none, for one of another network, and for weights that are no numbers.
@@ -57,13 +59,17 @@ def load_into(make: Callable[[], M], path: str | Path, where: str) -> M:
             raise CheckpointError(f"{where}: weight {extra[0]!r} is not in the network that config.json describes")
         weights = {}
         for name, value in wanted.items():
-            stored = file.get_tensor(name)
+            stored = file.get_tensor(name) if cut is None else file.get_slice(name)[cut(name, tuple(value.shape))]
             # A copy: the library's own may be the file, which may change.
             weights[name] = stored.to(value.dtype, copy=True)
     check_weights(weights, where)
     # Constants that are no weights have to be made in earnest. Networks without them are not drawn for nothing.
     constants = any(module._non_persistent_buffers_set for module in laid_out.modules())
     made = _made(make, where) if constants else laid_out
+    if cut is not None:
+        for name, value in weights.items():
+            module, _, own = name.rpartition(".")
+            setattr(made.get_submodule(module), own, nn.Parameter(value))
     made.load_state_dict(weights, assign=True)
     return made.eval()
 

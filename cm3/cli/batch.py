@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import tempfile
 from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -246,6 +247,7 @@ class Batch:
             "model": checksum({"files": files, "sampling": model.bundle.sampling, "about": model.bundle.about}),
             "device": device,
             "dtype": own if device == model.device.type else self.model["dtype"],  # where a cluster has other devices
+            "tp": tp if (tp := self.model.get("tp", 1)) > 1 else None,
             "memory": model.memory.store.fingerprint if bank else None,
             **{name: self.settings.get(name) for name in ("n", "seed", *SETTINGS)},
         }
@@ -309,14 +311,23 @@ class Desk:
 
     def prepare(self, number: int, tick: Callable[[int], object] = lambda more: None) -> dict[str, Any]:
         """Draw a unit. Returns what is wrong with its lines, `errors`, and how many it has; calls `tick` with how many
-        of its answers are there."""
+        of its answers are there. Where others share the model, the first of them alone keeps what is drawn."""
         folder = self.batch.folder(number)
-        with replacing_folder(folder) as building:
+        with replacing_folder(folder) if self.model.leads else _passing() as building:
             records = self._records(number, building, tick)
             lines = "".join(json.dumps(one) + "\n" for one in records)
             (building / RESULTS).write_text(lines, encoding="utf-8")
         errors = [one["error"] for one in records if "error" in one]
         return {"lines": len(self.batch.lines_of(number)), "errors": errors}
+
+    def agreed(self, units: Sequence[int]) -> Sequence[int]:
+        """Return the units of the first of the processes that share the model, on each of them."""
+        if self.model.mesh is None:
+            return units
+        from cm3.parallel.decoding import told
+
+        found: list[int] = told(list(units), self.model.mesh)
+        return found
 
     def _records(self, number: int, building: Path, tick: Callable[[int], object]) -> list[dict[str, Any]]:
         """Make what a unit's lines ask for, write the pictures, and return a record of each line, in order."""
@@ -461,6 +472,13 @@ class Desk:
             record["bytes"].append(len(data))
 
 
+@contextlib.contextmanager
+def _passing() -> Iterator[Path]:
+    """Give a folder that is taken away."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def draw(
     batch: Batch, rank: int, ranks: int, cluster: str | None, update: Progress, tell: Callable[[str], object]
 ) -> dict[str, Any] | None:
@@ -474,10 +492,14 @@ def draw(
     check_folder(batch.out, out, RequestError)
     away = cluster is not None and not batch.device.startswith("cpu")  # only those of the cluster need have it
     desk = (dataclasses.replace(batch, model={**batch.model, "device": "cpu"}) if away else batch).open()
+    if not desk.model.leads:
+        for number in desk.agreed([]):
+            desk.prepare(number)
+        return None
     with locked(Path(batch.out, f".rank{rank}.lock"), out, RequestError):
         batch.begin(desk.model)
         share = range(rank, batch.units, ranks)
-        todo = [number for number in share if batch.results(number) is None]
+        todo = desk.agreed([number for number in share if batch.results(number) is None])
         total, left = (sum(len(batch.lines_of(number)) for number in some) for some in (share, todo))
         update(total - left, total)
         with contextlib.closing(_drawn(desk, todo, cluster, lambda more: update(total - left + more, total))) as units:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 GAP = "<gap>"
 TOGETHER = 64
 """Pictures that are described side by side."""
+SILENT = {"silent": True}
+"""What a process returns for which another one speaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,7 @@ class Generate(Drawing):
       cm3 generate "a red circle on a grey background" --control canny=edges.png
       cm3 generate --prompts prompts.jsonl --out pictures --guidance 3 --json
       torchrun --nproc-per-node 8 -m cm3 generate --prompts prompts.jsonl --out /shared/pictures --device cuda
+      torchrun --nproc-per-node 2 -m cm3 generate "a red circle" --tp 2 --model DIR --device cuda
     """
 
     prompt: Annotated[Positional[str | None], arg(metavar="PROMPT", help_behavior_hint="")] = None
@@ -112,12 +115,14 @@ class Generate(Drawing):
     row and column counted in."""
     control: Annotated[str | None, arg(metavar="KIND=FILE", help_behavior_hint="")] = None
     """A picture to follow: canny, segmentation, hed, pose, depth, normal or scribble, and its file."""
+    tp: Annotated[int, arg(metavar="N")] = 1
+    """Of the processes that torchrun started, N share one model, each with a part of every matrix on its own GPU."""
     retrieval: Annotated[Retrieval, HERE] = Retrieval()
     many: Annotated[Many, HERE] = Many()
 
     def run(self) -> dict[str, Any]:
         """Draw, then write every picture with its prompt, seed and what it drew on inside the PNG."""
-        at_least(1, n=self.n, unit=self.many.unit)
+        at_least(1, n=self.n, unit=self.many.unit, tp=self.tp)
         if self.many.prompts is not None:
             return self._draw_many(self.many.prompts)
         if self.prompt is None:
@@ -140,19 +145,23 @@ class Generate(Drawing):
 
     def _drawn(self, prompts: Path, settings: dict[str, Any]) -> dict[str, Any]:
         from cm3.cli.batch import Batch, draw
-        from cm3.parallel.mesh import environment
+        from cm3.parallel.mesh import MeshConfig, environment
         from cm3.weights import settled
 
         rank, ranks, local = environment()
         if ranks > 1 and self.many.cluster is not None:
             raise RequestError("--cluster and torchrun: either shares the work; take one of them")
+        MeshConfig(tp=self.tp).sizes(ranks)
         bank = {"memory": self.retrieval.memory, "encoder": self.retrieval.encoder}
-        place = {**vars(self.place), "device": settled(self.place.device)}
-        if ranks > 1 and place["device"] == "cuda":
+        place = {**vars(self.place), "device": settled(self.place.device), "tp": self.tp}
+        if ranks > self.tp == 1 and place["device"] == "cuda":
             place["device"] = f"cuda:{local}"
+        (rank, part), ranks = divmod(rank, self.tp), ranks // self.tp
         batch = Batch.of(prompts, self.out, {"name": self.model, **bank, **place}, settings, self.many.unit)
         with progress("drawing", unit="line") as update:
             result = draw(batch, rank, ranks, self.many.cluster, update, lambda error: self.told([error]))
+        if part > 0:
+            return SILENT
         asked = {"prompts": str(prompts), "out": str(self.out)}
         if result is None:
             print(f"{self.out}: the share of process {rank} of {ranks} is done; the last one writes results.jsonl")
@@ -163,17 +172,22 @@ class Generate(Drawing):
 
     def _draw(self, prompt: str) -> dict[str, Any]:
         check_prompt(prompt)
+        self._check_processes()
         self.check()
         task, request, guide = self._asked(prompt)
         settings: Any = self.sampling.arguments() | self.retrieval.arguments()
         notes = {"prompt": prompt, "model": self.model, **self._given(settings, guide)}
-        model = self.open_model(self.retrieval, task)
+        model = self.open_model(self.retrieval, task, self.tp)
         with progress("drawing") as update:
-            settings["progress"] = update
+            settings["progress"] = update if model.leads else None
             if task is None:
                 made = model.generate(prompt, n=self.n, **settings)
             else:
                 made = model.ask(task, request, self.n, **settings).generation
+        if model.mesh is not None:
+            model.mesh.close()
+        if not model.leads:
+            return SILENT
         drew_on = made.attribution
         more = {"attribution": json.dumps(drew_on)} if drew_on else {}
         names = write_all(self.out, [prompt], self.sampling.seed, made.images, notes, **more)
@@ -184,6 +198,16 @@ class Generate(Drawing):
         result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
         return result | self._sheet(prompt, made, guide)
+
+    def _check_processes(self) -> None:
+        """Raise `RequestError` where more processes would draw the same."""
+        from cm3.parallel.mesh import environment
+
+        if (processes := environment()[1]) not in (1, self.tp):
+            raise RequestError(
+                f"--tp {self.tp}: torchrun started {processes} processes for one prompt; give --tp {processes}, that "
+                "they share the model, or --prompts FILE, that they share its lines"
+            )
 
     def _asked(self, prompt: str) -> tuple[str | None, dict[str, Any], PIL.Image.Image | None]:
         """Return the task that --boxes or --control asks for with its fields, and what is to be followed as a

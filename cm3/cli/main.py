@@ -119,7 +119,7 @@ def _run(args: list[str]) -> int:
     # Whatever a library or a recipe prints must not come after the JSON object, nor before it on stdout.
     with contextlib.redirect_stdout(sys.stderr) if verb.common.json else contextlib.nullcontext():
         result = verb.run()
-    if verb.common.json:
+    if verb.common.json and "silent" not in (result or {}):
         print(json.dumps(result))
     if "stopped" in (result or {}):
         return STOPPED

@@ -8,6 +8,7 @@ end is simply continued from the left. Retrieved documents stand before the prom
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor
 
 from cm3.document import Document, Gap, Image, Text
-from cm3.engine.budget import check_cache
+from cm3.engine.budget import check_cache, share_of_free
 from cm3.engine.engine import Engine
 from cm3.engine.request import Request, Result
-from cm3.errors import RequestError, shown, whole_number
+from cm3.errors import ConfigError, RequestError, shown, whole_number
 from cm3.generate.answer_plan import plan, room
 from cm3.generate.generation import Generation
 from cm3.generate.known_world import Doubts, World
@@ -53,6 +54,7 @@ from cm3.vocab import Tokens
 from cm3.weights import on_device
 
 if TYPE_CHECKING:
+    from cm3.parallel import Mesh
     from cm3.retrieval.memory import Memory
 
 MOST = 1_000_000
@@ -97,6 +99,7 @@ class CM3Leon:
         bundle.decoder = placed(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
         self.decoder = bundle.decoder.eval()
+        self.mesh: Mesh | None = None
         self._idle: list[Engine] = []
         image = ImageTokenizer(bundle.vqgan, bundle.image_size, batch=32)
         self.codec = Codec(bundle.vocab, TextTokenizer.parse(bundle.text_bytes(), bundle.text_tokenizer), image)
@@ -110,11 +113,33 @@ class CM3Leon:
     def load(cls, name: str | Path = "scenes", **options: Unpack[Loading]) -> CM3Leon:
         """Load an embedded bundle by name, a bundle folder, or `hf://owner/name`; `options` as of the class.
 
-        Raises `CheckpointError` for one that is unknown, incomplete or altered, `ConfigError` for an unknown option and
-        for a device or dtype that is not there.
+        `tp` processes that torchrun started share the decoder, each with a part of every matrix on its own GPU
+        (cm3/parallel/decoding.py). Each loads with the same options and then makes the same calls, which give the same
+        on all. More processes, a multiple of `tp`, are so many models: `mesh.rank` of `mesh.ranks`.
+
+        Raises `CheckpointError` for one that is unknown, incomplete or altered, `ConfigError` for an unknown option,
+        for a device or dtype that is not there, and for `tp` that does not divide the processes or the decoder.
         """
         check_names(options, Loading, "name")
-        return cls(bundles.load(bundles.find(name)), **options)
+        tp = whole_number("tp", options.pop("tp", 1))
+        if tp > 1:
+            return cls._load_share(name, tp, options)
+        return cls(bundles.load(bundles.find(name)), **cast(Any, options))
+
+    @classmethod
+    def _load_share(cls, name: str | Path, tp: int, options: Loading) -> CM3Leon:
+        from cm3.parallel import MeshConfig, decoding, start
+
+        if str(options.get("dtype")).removeprefix("torch.") == "int8":
+            raise ConfigError(f"dtype='int8': is decoded by one process; leave tp={tp} out, or give another dtype")
+        device = options.get("device")
+        where = {"None": "cpu", "auto": ""}.get(str(device), str(device))
+        mesh = start(MeshConfig(tp=tp, timeout_s=decoding.PATIENCE), where)
+        bundle = bundles.load(bundles.find(name), shares=functools.partial(decoding.shares, mesh=mesh))
+        model = cls(bundle, **cast(Any, {**options, "device": mesh.device}))
+        model.mesh = mesh
+        decoding.join(model.decoder, mesh)
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +151,11 @@ class CM3Leon:
         """Return the number type that the decoder computes in, and why: `name` and `why`."""
         assert self.decoder.chosen is not None, "as `placed` chose it"
         return self.decoder.chosen
+
+    @property
+    def leads(self) -> bool:
+        """Tell whether this process is the one, of those that share the decoder, that writes what they make."""
+        return self.mesh is None or self.mesh.part == 0
 
     @property
     def image_size(self) -> int:
@@ -416,6 +446,10 @@ class CM3Leon:
         return self._image.decode(codes), codes
 
     def _serve(self, requests: list[Request], progress: Progress | None) -> list[Result]:
+        if self.mesh is not None:
+            from cm3.parallel.decoding import check_same
+
+            check_same((request.identity for request in requests), self.mesh)
         with self._engine() as engine:
             return engine.run(requests, progress)
 
@@ -425,6 +459,11 @@ class CM3Leon:
         try:
             engine = self._idle.pop()
         except IndexError:
+            if self.mesh is not None and self._cache["cache_gb"] is None:
+                from cm3.parallel.decoding import told
+
+                # What is free differs between processes, and those that share a model have to admit alike.
+                self._cache["cache_gb"] = told(share_of_free(self.device) / 1e9, self.mesh)
             engine = Engine(self.decoder, self.vocab, self.max_streams, **self._cache)
         yield engine
         # After an error, or where a consumer left, this is not reached: the engine and its memory go.

@@ -19,6 +19,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ from cm3.model.folder import (
 from cm3.model.int8 import Int8Decoder, quantised
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.vocab import Vocab
-from cm3.weights import bare
+from cm3.weights import Cut, bare
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "bundles"
 PATTERNS = ("config.json", *FILES, *(f"{name}/*.{suffix}" for name in FOLDERS for suffix in SUFFIXES))
@@ -118,6 +119,11 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
     for name in FOLDERS:
         if (source := getattr(bundle, name)) is not None:
             bundle.check_folder(Path(source))
+    wanted = {n: p.shape for n, p in _bare(Decoder, bundle.decoder.config).named_parameters()}
+    if any(wanted.get(n, p.shape) != p.shape for n, p in bundle.decoder.named_parameters()):
+        raise ConfigError(
+            f"bundle {str(folder)!r}: the decoder is a share of one (tp); save from a process that loaded all of it"
+        )
     with replacing_folder(folder) as building:
         decoder = quantised(bundle.decoder) if int8 else bundle.decoder
         _save_weights(decoder, building / FILES[0], torch.float32 if int8 else dtype)
@@ -229,11 +235,14 @@ class Shape(NamedTuple):
             raise error(f"{where} {wrong}; " + ("restore it" if error is CheckpointError else "make them fit"))
 
 
-def load(folder: str | Path, weights: bool = True) -> Bundle:
+def load(
+    folder: str | Path, weights: bool = True, shares: Callable[[type[Decoder], DecoderConfig], Cut] | None = None
+) -> Bundle:
     """Read a bundle folder, all of one bundle also while it is replaced; weights in float32, or int8 where they are.
 
-    Without `weights` the decoder is on the meta device, and neither its file nor those of the folders are read. Raises
-    `CheckpointError` naming the file that is missing, altered, or does not fit.
+    Without `weights` the decoder is on the meta device, and neither its file nor those of the folders are read.
+    `shares` tells of a decoder's kind and shape which part of each weight to read. Raises `CheckpointError` naming the
+    file that is missing, altered, or does not fit, and what `shares` raises.
     """
     folder = Path(folder)
     with opened(folder, lambda name: weights or name in FILES[1:]) as found:
@@ -248,7 +257,8 @@ def load(folder: str | Path, weights: bool = True) -> Bundle:
                     found.check(name)
         vqgan = found.fill(FILES[1], lambda: VQGAN(shape.image_tokenizer))
         kind = _decoder_kind(config, what)
-        decoder = found.fill(FILES[0], lambda: kind(shape.decoder)) if weights else _bare(kind, shape.decoder)
+        cut = None if shares is None else shares(kind, shape.decoder)
+        decoder = found.fill(FILES[0], lambda: kind(shape.decoder), cut) if weights else _bare(kind, shape.decoder)
     return Bundle(
         vocab=shape.vocab,
         decoder=decoder,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from cm3.errors import ConfigError
 from cm3.model.kernels import RMSNorm, rotate, swiglu
-from cm3.model.laid_out import LaidOut, joined, product, turns
+from cm3.model.laid_out import LaidOut, Map, chained, joined, product, turns
 from cm3.precision import Choice
 
 MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096, "context": 1 << 24, "hidden": 1 << 19}
@@ -192,11 +192,17 @@ class Block(nn.Module):
         wide = self.up(x)
         return self.down(F.gelu(wide) if self.activation == "gelu" else F.relu(wide))
 
-    def lay_out(self) -> LaidOut:
-        """Lay the parameters out in memory for drawing; returns the block that reads them so."""
+    def lay_out(self, total: Map | None = None) -> LaidOut:
+        """Lay the parameters out in memory for drawing; returns the block that reads them so.
+
+        `total` is done to what goes back to the residual stream: of a share of the weights, the sum over all shares.
+        """
         qkv = joined(self.wq.weight, self.wk.weight, self.wv.weight)
         wide = joined(*(layer.weight for layer in (self.gate, self.up) if layer is not None))
-        return LaidOut(self, *map(product, (qkv, joined(self.wo.weight), wide, joined(self.down.weight))))
+        reads, back, widens, down = map(product, (qkv, joined(self.wo.weight), wide, joined(self.down.weight)))
+        if total is not None:
+            back, down = chained(back, total), chained(down, total)
+        return LaidOut(self, reads, back, widens, down)
 
 
 class Decoder(nn.Module):
@@ -270,21 +276,23 @@ class Decoder(nn.Module):
             x = block(x, layer, rotary, attend)
         return self.norm(x)
 
-    def lay_out(self) -> Decoder:
+    def lay_out(self, total: Map | None = None) -> Decoder:
         """Lay weights out in memory for steps of few tokens without gradients (laid_out.py); returns itself.
+
+        `total` as in `Block.lay_out`.
 
         Names, shapes and values stay, and so does training, to rounding. Positions are below the context from then on.
         On another device than a processor, where it was not measured, and of shards nothing is done.
         """
         if self.device.type != "cpu" or any(type(p.data) is not Tensor for p in self.parameters()):
             return self
-        self._lay_out_blocks()
+        self._lay_out_blocks(total)
         joined(self.embed.weight if self.output is None else self.output.weight)
         return self
 
-    def _lay_out_blocks(self) -> None:
+    def _lay_out_blocks(self, total: Map | None = None) -> None:
         c, blocks = self.config, [block for block in self.blocks if isinstance(block, Block)]
-        self._laid_out = [block.lay_out() for block in blocks]
+        self._laid_out = [block.lay_out(total) for block in blocks]
         if c.positions == "rope":
             places = torch.arange(c.context, device=self.device)[None]
             kind = self.embed.weight.dtype if self.embed.weight.is_floating_point() else torch.float32

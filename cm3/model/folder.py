@@ -23,7 +23,7 @@ from torch import nn
 from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import inside, parse_json, said
 from cm3.vocab import Vocab
-from cm3.weights import load_into
+from cm3.weights import Cut, load_into
 
 FORMAT = 1
 FILES = ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json")
@@ -60,12 +60,12 @@ class Opened:
         self._compare(name, hashlib.sha256(data).hexdigest())
         return data
 
-    def fill(self, name: str, make: Callable[[], M]) -> M:
-        """Return a network with the weights of a file, checked; see `load_into`."""
+    def fill(self, name: str, make: Callable[[], M], cut: Cut | None = None) -> M:
+        """Return a network with the weights of a file, checked, or a `cut` of them; see `load_into`."""
         self.check(name)
         # The very file that was checked, whatever has its name by now.
         place = f"/dev/fd/{self._held[name]}" if sys.platform != "win32" else self.folder / name
-        return load_into(make, place, f"{self.what}: {name}")
+        return load_into(make, place, f"{self.what}: {name}", cut)
 
     def _file(self, name: str) -> Any:
         file = os.fdopen(os.dup(self._held[name]), "rb")

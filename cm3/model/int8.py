@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from cm3.errors import ConfigError
 from cm3.model.decoder import Attend, Block, Decoder, DecoderConfig
-from cm3.model.laid_out import LaidOut
+from cm3.model.laid_out import LaidOut, Map, chained
 from cm3.precision import DTYPES, Choice, for_drawing
 from cm3.weights import bare, check_dtype, not_finite, on_device, settled
 
@@ -106,12 +106,15 @@ class Int8Block(Block):
         self.add_module("wo", Int8Linear(d, d))
         self.add_module("down", Int8Linear(config.ffn, d))
 
-    def lay_out(self) -> LaidOut:
-        """Return the block as it computes, its matrices packed."""
+    def lay_out(self, total: Map | None = None) -> LaidOut:
+        """Return the block as it computes, its matrices packed; `total` as in `Block.lay_out`."""
         layers: Any = self.qkv, self.wo, self.wide, self.down
         for layer in layers:
             layer.pack()
-        return LaidOut(self, *(layer.forward for layer in layers))
+        reads, back, widens, down = (layer.forward for layer in layers)
+        if total is not None:
+            back, down = chained(back, total), chained(down, total)
+        return LaidOut(self, reads, back, widens, down)
 
 
 class Int8Decoder(Decoder):

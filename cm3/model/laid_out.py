@@ -91,6 +91,11 @@ def product(weight: Tensor) -> Map:
     return functools.partial(F.linear, weight=weight)
 
 
+def chained(first: Map, then: Map) -> Map:
+    """Return the map that does one after the other."""
+    return lambda x: then(first(x))
+
+
 def joined(*parts: Tensor) -> Tensor:
     """Lay parameters (..., i) out in memory one after another; returns the whole, (their sum, ..., i), of which each is
     a part from now on.

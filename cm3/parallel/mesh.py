@@ -71,14 +71,15 @@ class MeshConfig:
 class Mesh:
     """A process's place among the others, made by `start`. A context manager: closed at its end.
 
-    `rank`, `ranks`: place and number along the data-parallel dimensions, which is what a loader needs. `main`: this is
-    the one process that writes logs. `devices`: torch's mesh with the dimensions dp_replicate, dp_shard, tp; None where
-    there is no process group.
+    `rank`, `ranks`: place and number along the data-parallel dimensions, which is what a loader needs. `part`: place
+    among the `tp` processes that split each matrix. `main`: this is the one process that writes logs. `devices`:
+    torch's mesh with the dimensions dp_replicate, dp_shard, tp; None where there is no process group.
     """
 
     def __init__(self, sizes: tuple[int, int, int], place: int, device: torch.device, devices: DeviceMesh | None):
         self.dp_replicate, self.dp_shard, self.tp = sizes
         self.rank, self.ranks = place // self.tp, self.dp_replicate * self.dp_shard
+        self.part = place % self.tp
         self.main, self.device, self.devices = place == 0, device, devices
 
     def sum(self, tensor: Tensor) -> Tensor:

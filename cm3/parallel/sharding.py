@@ -74,7 +74,7 @@ def shard(model: Decoder, mesh: Mesh, plan: ShardConfig, dtype: torch.dtype = to
     Every process gives the same weights, or a model on the meta device, whose weights are then undefined until `fill`.
     An optimizer is made afterwards. Raises `ConfigError` where `mesh.tp` does not divide the model.
     """
-    _check(model.config, mesh)
+    check_split(model.config, mesh)
     if mesh.tp > 1:
         assert mesh.devices is not None
         _tensor_parallel(model, mesh.devices["tp"])
@@ -197,7 +197,8 @@ def _misfit(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
     return ""
 
 
-def _check(config: DecoderConfig, mesh: Mesh) -> None:
+def check_split(config: DecoderConfig, mesh: Mesh) -> None:
+    """Raise `ConfigError` where `mesh.tp` does not divide the heads, the key heads or the feed-forward width."""
     kv = config.kv_heads or config.heads
     for name, value in (("heads", config.heads), ("kv_heads", kv), ("hidden", config.ffn)):
         if value % mesh.tp:
