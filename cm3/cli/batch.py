@@ -21,7 +21,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 import PIL.Image
 import torch
@@ -46,18 +46,22 @@ from cm3.files import (
     write,
 )
 from cm3.generate import CM3Leon, Generation, Reply, as_document
-from cm3.generate.cm3leon import MOST, sample_seeds
+from cm3.generate.cm3leon import MOST, Prepared, sample_seeds
 from cm3.generate.settings import SAMPLED, Settings, check_names
+from cm3.generate.tasks import read_reply
 from cm3.read.base import BLOCK, line_starts
+from cm3.tasks import find_task
 from cm3.tasks.template import PICTURES
 from cm3.weights import settled
 
+A = TypeVar("A")
+B = TypeVar("B")
 PLAN, RESULTS = "batch.json", "results.jsonl"
 FORMAT, KIND = 1, "cm3 batch"
-UNIT = 64
+UNIT = 256
 """Lines of a unit."""
-TOGETHER = 64
-"""Most pictures and texts that are made side by side, and held in memory."""
+TOGETHER = 256
+"""Most pictures and texts of one run of the engine, held in memory: some times as many as it has streams."""
 LONGEST = 1 << 20
 """Bytes of the longest line."""
 TOLD = 10
@@ -120,7 +124,7 @@ class Asked(NamedTuple):
 
     @property
     def alike(self) -> str:
-        """Return the same for lines that can be drawn in one call, each sampled in its own way."""
+        """Return the same for lines that can be laid out in one call, each to be sampled in its own way."""
         return json.dumps([self.line.task, self.line.template, self.line.plain, self.shared], sort_keys=True)
 
     @property
@@ -332,7 +336,7 @@ class Desk:
     def _records(self, number: int, building: Path, tick: Callable[[int], object]) -> list[dict[str, Any]]:
         """Make what a unit's lines ask for, write the pictures, and return a record of each line, in order."""
         records: dict[int, dict[str, Any]] = {}
-        alike: dict[str, list[Sample]] = {}
+        samples: list[Sample] = []
         for at, text in self.batch.read(number):
             records[at] = {"line": at + 1, "id": None}
             try:
@@ -340,20 +344,16 @@ class Desk:
             except OF_A_LINE as error:
                 self._refuse(records[at], error, building)
             else:
-                seeds = sample_seeds(asked.seed, asked.n)
-                alike.setdefault(asked.alike, []).extend(Sample(asked, i, seed) for i, seed in enumerate(seeds))
-        done = 0
-        for samples in alike.values():
-            for start in range(0, len(samples), TOGETHER):
-                some = [s for s in samples[start : start + TOGETHER] if "error" not in records[s.asked.at]]
-                for sample, made in zip(some, self._made(some), strict=True):
-                    record = records[sample.asked.at]
-                    if isinstance(made, Cm3Error):
-                        self._refuse(record, made, building)
-                    elif "error" not in record:
-                        self._keep(record, sample, made, building)
-                done += len(some)
-                tick(done)
+                samples += [Sample(asked, i, seed) for i, seed in enumerate(sample_seeds(asked.seed, asked.n))]
+        for start in range(0, len(samples), TOGETHER):
+            some = [s for s in samples[start : start + TOGETHER] if "error" not in records[s.asked.at]]
+            for sample, made in zip(some, self._made(some), strict=True):
+                record = records[sample.asked.at]
+                if isinstance(made, Cm3Error):
+                    self._refuse(record, made, building)
+                elif "error" not in record:
+                    self._keep(record, sample, made, building)
+            tick(min(start + TOGETHER, len(samples)))
         return [records[at] for at in sorted(records)]
 
     def _asked(self, at: int, text: bytes, record: dict[str, Any]) -> Asked:
@@ -391,27 +391,41 @@ class Desk:
         record |= kept | {"error": f"{self.batch.name}, line {kept['line']}: {told}"}
 
     def _made(self, samples: list[Sample]) -> list[Generation | Reply | Cm3Error]:
-        """Make samples together; where that is refused, each half by itself, so that the error is that of its line."""
-        if not samples:
-            return []
-        try:
-            return self._together(samples)
-        except OF_A_LINE as error:
-            if len(samples) == 1:
-                return [error]
-        half = len(samples) // 2
-        return self._made(samples[:half]) + self._made(samples[half:])
+        """Make samples of whatever lines in one run of the engine, which is full until the last of them wait no more.
 
-    def _together(self, samples: Sequence[Sample]) -> list[Any]:
+        Where something is refused, each half is tried by itself, so that the error is that of its line.
+        """
+        alike: dict[str, list[int]] = {}
+        for i, sample in enumerate(samples):
+            alike.setdefault(sample.asked.alike, []).append(i)
+        found: list[Any] = [None] * len(samples)
+        for places in alike.values():
+            for i, one in zip(places, _each(self._prepared, [samples[i] for i in places]), strict=True):
+                found[i] = one
+        ready = [i for i, one in enumerate(found) if not isinstance(one, Cm3Error)]
+        for i, made in zip(ready, _each(self._drawn, [(samples[i], found[i]) for i in ready]), strict=True):
+            found[i] = made
+        return found
+
+    def _prepared(self, samples: Sequence[Sample]) -> list[Prepared]:
+        """Lay out samples whose settings but for those of how to sample are the same."""
         lines = {s.asked.at: s.asked.line for s in samples}
         line, shared = samples[0].asked.line, samples[0].asked.shared
         options: Any = {"seeds": [s.seed for s in samples], "each": [s.asked.own for s in samples], **shared}
         if line.task is None:
             prompts = {at: self._prompt(one.prompt) for at, one in lines.items()}
-            return self.model.generate_many([prompts[s.asked.at] for s in samples], **options)
+            return self.model.prepare([prompts[s.asked.at] for s in samples], **options)
         requests = {at: self._request(one.request or {}) for at, one in lines.items()}
         options |= {"template": line.template, "plain": line.plain}
-        return self.model.ask_many(line.task, [requests[s.asked.at] for s in samples], **options)
+        return self.model.prepare_task(find_task(line.task), [requests[s.asked.at] for s in samples], **options)
+
+    def _drawn(self, ready: Sequence[tuple[Sample, Prepared]]) -> list[Generation | Reply]:
+        made = self.model.make([prepared for _, prepared in ready])
+        lines = [sample.asked.line for sample, _ in ready]
+        return [
+            one if line.task is None else read_reply(find_task(line.task), one, line.template, line.plain)
+            for line, one in zip(lines, made, strict=True)
+        ]
 
     def _prompt(self, prompt: str | list[Any] | None) -> Document:
         """Return a prompt as a document: words, or a list of words, pictures and gaps."""
@@ -470,6 +484,19 @@ class Desk:
             (building / name).write_bytes(data)
             record["files"].append(f"{self.batch.folder(asked.at // self.batch.unit).name}/{name}")
             record["bytes"].append(len(data))
+
+
+def _each(work: Callable[[Sequence[A]], Sequence[B]], some: Sequence[A]) -> list[B | Cm3Error]:
+    """Do `work` on all; where that is refused, on each half by itself. Returns what it gives for each, or its error."""
+    if not some:
+        return []
+    try:
+        return list(work(some))
+    except OF_A_LINE as error:
+        if len(some) == 1:
+            return [error]
+    half = len(some) // 2
+    return _each(work, some[:half]) + _each(work, some[half:])
 
 
 @contextlib.contextmanager

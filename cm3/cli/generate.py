@@ -72,8 +72,8 @@ class Many:
     prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Draw what each line of a file of JSON lines asks for (docs/batch.md), and write DIR/results.jsonl. Other options
     are for lines that say nothing else; line i has seed N + i - 1. The same command goes on after a kill."""
-    unit: Annotated[int, arg(metavar="N")] = 64
-    """With --prompts: lines that are drawn side by side, and most that a kill loses."""
+    unit: Annotated[int, arg(metavar="N")] = 256
+    """With --prompts: lines that are drawn in one run of the engine, and most that a kill loses."""
     cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
     """With --prompts: work on a Ray cluster, ray://HOST:10001, or local for one of this machine. It must see all paths
     alike."""

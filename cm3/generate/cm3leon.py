@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
 import PIL.Image
@@ -61,6 +61,16 @@ MOST = 1_000_000
 """Most samples, or candidates, of one prompt: each is a request that is laid out before the first is served."""
 KEPT = 1 << 30
 """Most bytes of keys and values that are kept from one call to the next."""
+
+
+class Prepared(NamedTuple):
+    """A prompt that is laid out for `CM3Leon.make`: its candidates are so many requests to the engine."""
+
+    document: Document
+    prompt: Prompt
+    context: live.Context
+    requests: tuple[Request, ...]
+    kind: str | None
 
 
 class CM3Leon:
@@ -265,58 +275,27 @@ class CM3Leon:
         `seeds`, and `documents` where they are given by hand, are as many as prompts. So is `each`: settings of how to
         sample, guidance among them, of that prompt alone, which come before those of all.
         """
-        check_names(options, Options, "seeds", "each")
-        whole, encoded, contexts, requests = self._lay_out(prompts, seeds, each, options)
-        results = iter(self._serve([one for some in requests for one in some], options.get("progress")))
-        best = [
-            self._likeliest(p, c, [next(results) for _ in some])
-            for p, c, some in zip(encoded, contexts, requests, strict=True)
+        return self.make(self.prepare(prompts, seeds=seeds, each=each, **options), options.get("progress"))
+
+    def make(self, prepared: Sequence[Prepared], progress: Progress | None = None) -> list[Generation]:
+        """Draw what was prepared, of whatever settings and tasks, side by side: as many streams at a time as the model
+        has, and another as soon as one is done."""
+        results = iter(self._serve([one for p in prepared for one in p.requests], progress))
+        best = [self._likeliest(p.prompt, p.context, [next(results) for _ in p.requests]) for p in prepared]
+        return [
+            self._finish(p.document, p.prompt, p.context, one, p.kind) for p, one in zip(prepared, best, strict=True)
         ]
-        kind = options.get("kind")
-        return [self._finish(*one, kind) for one in zip(whole, encoded, contexts, best, strict=True)]
 
-    def stream(self, prompt: Promptable, *, seed: int = 0, **options: Unpack[Options]) -> Iterator[Chunk]:
-        """Fill the holes of a prompt and yield words and finished rows of pictures as they come.
-
-            for chunk in model.stream(picture):
-                print(chunk.text, end="")
-            print(chunk.generation.text)
-
-        The last chunk has what `generate(prompt, candidates=1)` with the same settings returns. What is unfinished when
-        the iterator is closed, or is no longer held, is cancelled. Raises, when it is called, as `generate` does, and
-        `RequestError` for more than one of `candidates`, and for `progress`, which chunks take the place of.
-        """
-        check_names(options, Options, "seed")
-        if options.get("candidates") not in (None, 1):
-            raise RequestError(
-                f"candidates={shown(options['candidates'])}: a stream shows the one that it makes; leave it out"
-            )
-        if options.get("progress") is not None:
-            raise RequestError("progress: a stream tells how far it is by its chunks; leave it out")
-        (whole,), (encoded,), (context,), (requests,) = self._lay_out(
-            [prompt], [seed], None, {**options, "candidates": 1}
-        )
-        return self._chunks(whole, encoded, context, requests, options.get("kind"))
-
-    def _chunks(
-        self, whole: Document, encoded: Prompt, context: live.Context, requests: list[Request], kind: str | None
-    ) -> Iterator[Chunk]:
-        filling = Filling(whole, encoded, requests[0], self.codec)
-        with self._engine() as engine, closing(engine.stream(requests)) as events:
-            for event in events:
-                yield from filling.take(event.tokens)
-                if event.result is not None:
-                    result = event.result
-        yield Chunk(generation=self._finish(whole, encoded, context, result, kind))
-
-    def _lay_out(
+    def prepare(
         self,
         prompts: Sequence[Promptable],
+        *,
         seeds: Sequence[int],
-        each: Sequence[Mapping[str, Any]] | None,
-        options: Options,
-    ) -> tuple[list[Document], list[Prompt], list[live.Context], list[list[Request]]]:
-        """Return of each prompt its document, its tokens, the documents before it, and a request for each candidate."""
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> list[Prepared]:
+        """Lay prompts out for `make`, which then gives what `generate_many` does; raises as that."""
+        check_names(options, Options, "seeds", "each")
         documents = options.get("documents")
         for name, given in (("seeds", seeds), ("documents", documents), ("each", each)):
             if given is not None and len(given) != len(prompts):
@@ -346,13 +325,44 @@ class CM3Leon:
         found = self.retriever.find(whole, options.get("retrieve", 0), documents)
         encoded = self.codec.encode_prompts(whole)
         contexts = self._contexts(encoded, found, max_tokens)
-        requests: list[list[Request]] = []  # of each prompt, its candidates
-        for p, c, seed, own in zip(encoded, contexts, seeds, settings, strict=True):
+        laid_out: list[Prepared] = []
+        for document, p, c, seed, own in zip(whole, encoded, contexts, seeds, settings, strict=True):
             first = self._request(p, seed, max_tokens, own, c.tokens, unconditional, kind)
             number = candidates or self._recommended.candidates[kind or kind_of(p)]
             some = range(1 if first.greedy else number)
-            requests.append([first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some])
-        return whole, encoded, contexts, requests
+            requests = [first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some]
+            laid_out.append(Prepared(document, p, c, tuple(requests), kind))
+        return laid_out
+
+    def stream(self, prompt: Promptable, *, seed: int = 0, **options: Unpack[Options]) -> Iterator[Chunk]:
+        """Fill the holes of a prompt and yield words and finished rows of pictures as they come.
+
+            for chunk in model.stream(picture):
+                print(chunk.text, end="")
+            print(chunk.generation.text)
+
+        The last chunk has what `generate(prompt, candidates=1)` with the same settings returns. What is unfinished when
+        the iterator is closed, or is no longer held, is cancelled. Raises, when it is called, as `generate` does, and
+        `RequestError` for more than one of `candidates`, and for `progress`, which chunks take the place of.
+        """
+        check_names(options, Options, "seed")
+        if options.get("candidates") not in (None, 1):
+            raise RequestError(
+                f"candidates={shown(options['candidates'])}: a stream shows the one that it makes; leave it out"
+            )
+        if options.get("progress") is not None:
+            raise RequestError("progress: a stream tells how far it is by its chunks; leave it out")
+        (prepared,) = self.prepare([prompt], seeds=[seed], **{**options, "candidates": 1})
+        return self._chunks(prepared)
+
+    def _chunks(self, p: Prepared) -> Iterator[Chunk]:
+        filling = Filling(p.document, p.prompt, p.requests[0], self.codec)
+        with self._engine(p.requests) as engine, closing(engine.stream(p.requests)) as events:
+            for event in events:
+                yield from filling.take(event.tokens)
+                if event.result is not None:
+                    result = event.result
+        yield Chunk(generation=self._finish(p.document, p.prompt, p.context, result, p.kind))
 
     def ask(
         self,
@@ -393,11 +403,28 @@ class CM3Leon:
     ) -> list[Reply]:
         """Return one answer for each request, batched; the rest as in `ask`, and `each` as in `generate_many`."""
         chosen = find_task(task) if isinstance(task, str) else task
-        check_names(settings, Settings, "seeds", "template", "plain", "each")
-        prompts = [task_prompt(chosen, one, self.image_size, self.world, template, plain) for one in requests]
-        options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
-        made = self.generate_many(prompts, seeds=seeds, each=each, **options)
+        made = self.make(
+            self.prepare_task(chosen, requests, seeds=seeds, template=template, plain=plain, each=each, **settings),
+            settings.get("progress"),
+        )
         return [read_reply(chosen, one, template, plain) for one in made]
+
+    def prepare_task(
+        self,
+        task: Task,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        seeds: Sequence[int],
+        template: int | str = 0,
+        plain: bool = False,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Prepared]:
+        """Lay the requests of a task out for `make`, whose generations `read_reply` reads; raises as `ask_many`."""
+        check_names(settings, Settings, "seeds", "template", "plain", "each")
+        prompts = [task_prompt(task, one, self.image_size, self.world, template, plain) for one in requests]
+        options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(task)})
+        return self.prepare(prompts, seeds=seeds, each=each, **options)
 
     def edit(
         self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
@@ -446,16 +473,16 @@ class CM3Leon:
         return self._image.decode(codes), codes
 
     def _serve(self, requests: list[Request], progress: Progress | None) -> list[Result]:
+        with self._engine(requests) as engine:
+            return engine.run(requests, progress)
+
+    @contextmanager
+    def _engine(self, requests: Sequence[Request]) -> Iterator[Engine]:
+        """Give the engine that served the last call, where none uses it meanwhile, or a new one, for these requests."""
         if self.mesh is not None:
             from cm3.parallel.decoding import check_same
 
             check_same((request.identity for request in requests), self.mesh)
-        with self._engine() as engine:
-            return engine.run(requests, progress)
-
-    @contextmanager
-    def _engine(self) -> Iterator[Engine]:
-        """Give the engine that served the last call, where none uses it meanwhile, or a new one."""
         try:
             engine = self._idle.pop()
         except IndexError:

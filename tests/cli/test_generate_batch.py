@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import signal
 import time
@@ -21,6 +22,7 @@ from store_parts import contents
 
 from cm3.cli.batch import Batch, Desk
 from cm3.document import Gap, Image
+from cm3.engine import Engine
 from cm3.errors import RequestError
 from cm3.files import locked
 from cm3.generate import CM3Leon
@@ -251,16 +253,75 @@ def test_what_a_bad_line_had_made_is_taken_away(tiny: Path, tmp_path: Path, monk
     file = written(tmp_path / "p.jsonl", [{"prompt": "a", "n": 3}, {"prompt": "b"}])
     model = {"name": tiny, "memory": None, "encoder": None, "device": "cpu", "dtype": "float32"}
     desk = Batch.of(file, tmp_path / "out", model, {"n": 1, "seed": 0}).open()
-    together = desk._together
+    drawn = desk._drawn
 
-    def refusing(samples: Any) -> Any:
-        if any(s.number == 2 for s in samples):
+    def refusing(ready: Any) -> Any:
+        if any(s.number == 2 for s, _ in ready):
             raise RequestError("the model gave logits that are not finite")
-        return together(samples)
+        return drawn(ready)
 
-    monkeypatch.setattr(desk, "_together", refusing)
+    monkeypatch.setattr(desk, "_drawn", refusing)
     assert desk.prepare(0)["errors"] == ["p.jsonl, line 1: the model gave logits that are not finite"]
     assert {p.name for p in (tmp_path / "out/000000").iterdir()} == {"0000002-0.png", "results.jsonl"}
+
+
+def test_lines_of_all_kinds_share_a_run_of_the_engine(
+    tiny: Path, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a run a line, nor one a task or a setting; and never more streams than the model has."""
+    runs, most = [], 0
+    run, step = Engine.run, Engine.step
+
+    def running(engine: Engine, requests: Any, *more: Any) -> Any:
+        requests = list(requests)
+        runs.append(len(requests))
+        return run(engine, requests, *more)
+
+    def stepping(engine: Engine) -> Any:
+        nonlocal most
+        found = step(engine)
+        most = max(most, len(engine._schedule.rows))
+        return found
+
+    monkeypatch.setattr(Engine, "run", running)
+    monkeypatch.setattr(Engine, "step", stepping)
+    batch = Batch.of(prompts, tmp_path / "out", {"name": tiny, "max_streams": 5}, {"n": 1, "seed": 0})
+    assert batch.open().prepare(0) == {"lines": 8, "errors": []}
+    assert runs == [11], "of eight lines, which ask for eleven answers"
+    assert most <= 5
+    monkeypatch.setattr("cm3.cli.batch.TOGETHER", 4)
+    runs.clear()
+    batch.open().prepare(0)
+    assert runs == [4, 4, 3]
+
+
+def test_ids_are_the_users_and_name_no_file(cm3: Cm3, tiny: Path, tmp_path: Path) -> None:
+    ids = ["../../up", "/etc/passwd", "same", "same", "", 0, -7, "a\nb", "\u00e9", None]
+    written(tmp_path / "p.jsonl", [{"prompt": "a", "id": one} for one in ids] + [{"prompt": "a", "id": [1]}])
+    ran = cm3("generate", "--prompts", "p.jsonl", "--model", tiny, "--json")
+    assert (ran.code, ran.json["made"], ran.json["failed"]) == (2, 10, 1)
+    assert [one["id"] for one in results(Path("out"))] == [*ids, None]
+    assert "line 11: id=[1]: must be" in ran.json["errors"][0]
+    assert {p.parent.name for p in tmp_path.rglob("*.png")} == {"000000"}
+
+
+def limited(size: int, *given: str | Path) -> None:
+    """Give a command where no file may be larger, as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    command(*given)
+
+
+def test_a_full_disk_leaves_what_is_done(prompts: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    picture = max(p.stat().st_size for p in whole.rglob("*.png"))
+    assert picture > 2 * (whole / "batch.json").stat().st_size
+    process = forks().Process(target=limited, args=(picture - 1, *args(prompts, tiny, out)))
+    process.start()
+    process.join()
+    assert process.exitcode == 2
+    assert not (out / "results.jsonl").exists() and not list(out.glob(".*.part"))
+    assert done(prompts, tiny, out) == 0
+    assert contents(out) == contents(whole)
 
 
 @pytest.mark.parametrize(
