@@ -6,6 +6,7 @@
                                       |       in bfloat16 a copy passes, or FSDP casts: weights stay in float32
     gradients -> clip_grad_norm ------+-> float    full and like: a whole matrix from its shards, and back (tensors.py)
 
+    a decoder that decodes             decoding.py: each process reads and multiplies a share of each matrix
     whole copies of a small network    copies.py: their gradients, norms and rows, summed over all
 
 Any sharding computes what one process would: the same initial weights, losses and gradient norms, up to rounding.
