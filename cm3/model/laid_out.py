@@ -65,7 +65,7 @@ class LaidOut:
         return x + self._norm2(self._feed_forward(x))
 
     def _attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
-        b, s, d = x.shape
+        b, s, _ = x.shape
         g = self._kv_heads
         made = self._qkv(x).view(b, s, -1, self._head_dim)  # (b, s, h + 2 g, k)
         both = made[:, :, :-g]
@@ -76,7 +76,7 @@ class LaidOut:
             cos, sin = rotary
             both = torch.addcmul(both * cos, both.roll(self._head_dim // 2, -1), sin)
         both, v = both.transpose(1, 2), made[:, :, -g:].transpose(1, 2)
-        return self._back(attend(layer, both[:, :-g], both[:, -g:], v).transpose(1, 2).reshape(b, s, d))
+        return self._back(attend(layer, both[:, :-g], both[:, -g:], v).transpose(1, 2).reshape(b, s, -1))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         wide = self._wide(x)
