@@ -3,8 +3,9 @@
     step = schedule -> prefill -> forward -> guide -> constrain (grammar) -> sample -> retire
 
 Every step reads one token of every active stream in one forward pass, whatever the requests' kinds, lengths and
-settings, and samples one token for each request. Requests join and leave between steps. Of the logits, only the rows of
-ids that the grammar allows are computed. docs/engine.md draws it.
+settings, and samples one token for each request; of a picture several, where a window is asked for (jacobi.py).
+Requests join and leave between steps. Of the logits, only the rows of ids that the grammar allows are computed.
+docs/engine.md draws it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cm3.engine.budget import block_bytes, check_cache, share_of_free
 from cm3.engine.cache import Append, Cache
 from cm3.engine.grammar import Force, check_plan, fed, ranges_of, size
 from cm3.engine.input_batch import InputBatch
+from cm3.engine.jacobi import Window
 from cm3.engine.prefill import prefill
 from cm3.engine.request import Event, Request, Result
 from cm3.engine.schedule import Job, Schedule
@@ -41,6 +43,7 @@ class Engine:
     most that keys and values may take, in 1e9 bytes; without it, a share of what is free on the device. `cache_dtype`:
     how they are held, "auto" as the decoder computes them (budget.py). `ahead`: while no request can end, so many steps
     are issued before the host reads what was drawn, which changes no token; None is 1 on a processor, and 8 elsewhere.
+    `parallel`: codes of a picture that a step draws at most, "auto" as many as pay here, 0 one; it changes no token.
 
         engine = Engine(decoder, vocab)
         results = engine.run(requests)                       # in order
@@ -59,6 +62,7 @@ class Engine:
         cache_gb: float | None = None,
         cache_dtype: str | torch.dtype = "auto",
         ahead: int | None = None,
+        parallel: int | str = 0,
     ) -> None:
         max_streams = whole_number("engine.max_streams", max_streams)
         if ahead is None:
@@ -70,6 +74,7 @@ class Engine:
                 "load the decoder and the vocabulary from the same bundle"
             )
         self.decoder, self.vocab = decoder, vocab
+        self.window = Window(parallel, decoder)
         cache_gb, dtype = check_cache(cache_gb, cache_dtype)
         self._bytes = share_of_free(decoder.device) if cache_gb is None else int(cache_gb * 1e9)
         self._cache = Cache(max_streams, decoder.config.context, self._bytes // block_bytes(decoder, dtype), dtype)
@@ -114,10 +119,12 @@ class Engine:
         that finished, with their ids. Raises RequestError for one that is dropped, and names it."""
         self._join()
         if self._schedule.active:
-            batch, self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.decoder.device), None
+            began = self.window.start()
+            batch, self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.window), None
             # Nothing in this line waits for the device: what is drawn is what the next forward reads.
             drawn = [batch.draw(self._forward(batch), self.decoder) for _ in range(min(self.ahead, batch.ahead))]
             done, lost = batch.accept(torch.stack(drawn).tolist())
+            self.window.took(began, len(drawn), batch.tokens[0].numel())
             self._batch = batch if batch.left and not lost else None
             self._held += [(job.id, job.result()) for job in done]
             self._retire(done + lost)
@@ -252,11 +259,10 @@ class Engine:
         prefill(self.decoder, self._cache, self._schedule.rows)
 
     def _forward(self, batch: InputBatch) -> Tensor:
-        """Read the tokens of a batch; returns the last hidden state of each row, (rows, d)."""
+        """Read the tokens of a batch; returns the hidden states of all, padding too, (rows * width, d)."""
         ids, cells = batch.tokens
         if batch.attend is None:
             batch.attend = Append(self._cache, [row.fed for row in batch.rows], batch.counts, ids.device)
         else:
             batch.attend.advance()
-        hidden = self.decoder.hidden(ids, batch.attend.positions, batch.attend, cells)
-        return batch.last(hidden)
+        return self.decoder.hidden(ids, batch.attend.positions, batch.attend, cells).flatten(0, 1)

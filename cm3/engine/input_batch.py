@@ -4,6 +4,8 @@ The host lays them out when requests join, leave or come to another step of thei
 ids to the next as tensors, so several are issued before the host reads what was drawn:
 
     tokens, positions -> hidden -> logits of allowed ids -> guide -> draw -> ids, written into tokens, positions + 1
+
+Where a window of guesses is read (jacobi.py), a request draws at each place of it, and the host lays out every step.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 from cm3.engine.cache import Append
 from cm3.engine.grammar import Ranges, ids_at
 from cm3.engine.guidance import guide
+from cm3.engine.jacobi import Window
 from cm3.engine.prefill import tokens_of
 from cm3.engine.sample import draw, uniform
 from cm3.engine.schedule import Job, Schedule
@@ -23,14 +26,16 @@ from cm3.model.decoder import Decoder
 class Group:
     """Requests that draw from the same ids, each guided by as many streams. What none of them asks for is None."""
 
-    def __init__(self, jobs: list[Job], rows: int, device: torch.device) -> None:
-        """Lay out how `jobs` draw, in a batch of `rows`."""
-        settings = [job.settings[job.at] for job in jobs]
+    def __init__(self, jobs: dict[Job, range], rows: int, width: int, device: torch.device) -> None:
+        """Lay out how `jobs` draw, each at so many places in its rows, in a batch of `rows` of `width` tokens."""
+        self.jobs = jobs
+        drawing = [(job, i, place) for job, places in jobs.items() for i, place in enumerate(places)]
+        settings = [job.settings[job.at] for job, _, _ in drawing]
         sampling = [s for s, _ in settings]
-        guided = [job.step.guided for job in jobs]
-        self.jobs, self.ranges, self.streams = jobs, jobs[0].ranges, len(settings[0][1])
-        places = [row.at for job in jobs for row in job.rows[: self.streams]]
-        self.rows = None if places == list(range(rows)) else torch.tensor(places, device=device)
+        guided = [job.step.guided for job, _, _ in drawing]
+        self.ranges, self.streams = drawing[0][0].ranges, len(settings[0][1])
+        places = [row.at * width + place for job, _, place in drawing for row in job.rows[: self.streams]]
+        self.places = None if places == list(range(rows * width)) else torch.tensor(places, device=device)
         # Apple's GPUs have no float64, and draw on the processor.
         at = torch.device("cpu") if device.type == "mps" else device
 
@@ -52,15 +57,15 @@ class Group:
         top_p = [1.0 if s.greedy else s.top_p for s in sampling]
         self.top_p = tensor(top_p, torch.float64) if min(top_p) < 1 else None
         self.seeds = tensor([s.seed for s in sampling], torch.int64)
-        self.draws = tensor([len(job.ids) for job in jobs], torch.int64)
+        self.draws = tensor([len(job.ids) + i for job, i, _ in drawing], torch.int64)
 
     def draw(self, hidden: Tensor, decoder: Decoder) -> Tensor:
-        """Return an id for each request, -1 where the logits are not finite, and its log-probability, both as float64
-        (2, jobs), of the last hidden states of all rows (rows, d)."""
-        hidden = hidden if self.rows is None else hidden[self.rows]
+        """Return an id for each place of each request, -1 where the logits are not finite, and its log-probability,
+        both as float64 (2, places), of the hidden states of all rows (rows * width, d)."""
+        hidden = hidden if self.places is None else hidden[self.places]
         pieces = [decoder.head(hidden, slice(start, stop)).float() for start, stop in self.ranges]
         logits = (torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]).to(self.device)
-        logits = logits.view(len(self.jobs), self.streams, -1)
+        logits = logits.view(len(self.draws), self.streams, -1)
         scores = guide(logits, self.weights, self.amateur, self.alpha, self.k, self.most)
         columns = draw(scores, self.temperature, uniform(self.seeds, self.draws), self.top_p, self.greedy)
         self.draws += 1
@@ -71,28 +76,33 @@ class Group:
 class InputBatch:
     """The active rows of a step.
 
-    tokens: ids and cells that each row reads next, int64 (2, rows, width), padded on the right; `counts` of each row.
-    attend: how they are read, once they were.
-    jobs: the requests that draw, those that have then read all that they wrote, in the order of what is drawn.
+    tokens: ids and cells that each row reads next, int64 (2, rows, width), padded on the right; `counts` of each row,
+    which end with the guesses of a window. attend: how they are read, once they were.
+    jobs: the requests that draw, those that have then read all that they wrote, in the order of what is drawn, and how
+    many ids each draws.
     left: the steps that these tensors are good for, unless a request joins, leaves or ends a text before.
     """
 
-    def __init__(self, schedule: Schedule, chunk: int, device: torch.device) -> None:
-        """Let every row read what is pending, at most `chunk` tokens."""
-        rows, jobs = schedule.rows, schedule.active
+    def __init__(self, schedule: Schedule, chunk: int, window: Window) -> None:
+        """Let every row read what is pending, at most `chunk` tokens, and guesses behind it."""
+        rows, jobs, device = schedule.rows, schedule.active, window.device
         self.rows = rows
-        self.counts = [min(row.pending, chunk) for row in rows]
+        ready = [job for job in jobs if all(row.pending <= chunk for row in job.rows)]
+        width = window.width(ready, len(rows)) if ready else 1
+        guesses = {job: job.look(width, window.columns) for job in ready}
+        self.counts = [min(row.pending, chunk) + guesses.get(row.job, 0) for row in rows]
         self.tokens = tokens_of(rows, self.counts, device)
         self.attend: Append | None = None
-        groups: dict[tuple[Ranges, int], list[Job]] = {}
-        for job in jobs:
-            if all(row.pending <= chunk for row in job.rows):
-                groups.setdefault((job.ranges, len(job.settings[job.at][1])), []).append(job)
-        self.groups = [Group(some, len(rows), device) for some in groups.values()]
-        self.jobs = [job for group in self.groups for job in group.jobs]
+        groups: dict[tuple[Ranges, int], dict[Job, range]] = {}
+        for job in ready:
+            last = self.counts[job.rows[0].at]
+            group = groups.setdefault((job.ranges, len(job.settings[job.at][1])), {})
+            group[job] = range(last - 1 - guesses[job], last)
+        self.groups = [Group(some, len(rows), max(self.counts), device) for some in groups.values()]
+        self.jobs = {job: len(places) for group in self.groups for job, places in group.jobs.items()}
         self._active = jobs
         steady = max(self.counts) == 1 and len(self.jobs) == len(jobs)
-        self.left = min(job.left for job in jobs) if steady else 1
+        self.left = min(window.hold, *(job.left for job in jobs)) if steady else 1
         self._fixed = all(job.fixed for job in jobs)
         if self.left > 1:
             index = {id(job): i for i, job in enumerate(self.jobs)}
@@ -106,16 +116,9 @@ class InputBatch:
         """Count the steps that may be issued before the ids of the first are read: no request can end meanwhile."""
         return self.left if self._fixed else 1
 
-    def last(self, hidden: Tensor) -> Tensor:
-        """Return the hidden state of each row's last token, (rows, d), of those of all (rows, width, d)."""
-        if hidden.shape[1] == 1:
-            return hidden[:, 0]
-        counts = torch.tensor(self.counts, device=hidden.device)
-        return hidden[torch.arange(len(counts), device=hidden.device), counts - 1]
-
     def draw(self, hidden: Tensor, decoder: Decoder) -> Tensor:
-        """Return what every group draws, (2, jobs), of the rows' last hidden states (rows, d): what the rows read
-        next."""
+        """Return what every group draws, (2, jobs), of the rows' hidden states (rows * width, d): what the rows
+        read next."""
         made = [group.draw(hidden, decoder) for group in self.groups]
         drawn = torch.cat(made, dim=1) if made else hidden.new_empty(2, 0)
         self.left -= 1
@@ -127,18 +130,23 @@ class InputBatch:
         return drawn
 
     def accept(self, drawn: list[list[list[float]]]) -> tuple[list[Job], list[Job]]:
-        """Write what `draw` gave, (steps, 2, jobs), into the requests; returns those that are done, and those of whose
-        logits nothing could be drawn."""
+        """Write what `draw` gave, (steps, 2, places), into the requests; returns those that are done, and those of
+        whose logits nothing could be drawn."""
         lost: list[Job] = []
         for row, count in zip(self.rows, self.counts, strict=True):
             row.fed += count + len(drawn) - 1  # not before: a step that is interrupted is taken again
         for job in self._active:
             job.steps += len(drawn)
-        for i, job in enumerate(self.jobs):
+        stop = 0
+        for job, places in self.jobs.items():
+            start, stop = stop, stop + places
             for ids, logprobs in drawn:
-                if ids[i] < 0:
+                right, same = job.take(ids[start:stop], logprobs[start:stop])
+                for row in job.rows:  # what a wrong guess left in the cache is written over
+                    row.fed -= places - right
+                if not same:
+                    self.left = 0
+                if not right:
                     lost.append(job)
                     break
-                if not job.accept(int(ids[i]), logprobs[i]):
-                    self.left = 0
         return [job for job in self.jobs if job.done], lost

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cm3.engine.cache import BLOCK, Cache, Chain
-from cm3.engine.grammar import Cursor, fed
+from cm3.engine.grammar import fed
+from cm3.engine.jacobi import Foresight
 from cm3.engine.request import Request, Result
 from cm3.vocab import Tokens, Vocab
 
@@ -43,16 +44,14 @@ class Row:
         return self.prompt.length + len(self.job.ids) - self.fed
 
     def next(self, count: int) -> np.ndarray:
-        """Return the next `count` tokens to read: ids and cells, (2, count)."""
+        """Return the next `count` tokens to read, guesses behind those that are pending: ids and cells, (2, count)."""
         start, stop = self.fed, self.fed + count
         at = self.prompt.length
-        written = np.array(
-            [x[max(start - at, 0) : max(stop - at, 0)] for x in (self.job.ids, self.job.cells)], np.int64
-        )
+        written = np.array([x[max(start - at, 0) : max(stop - at, 0)] for x in self.job.ahead], np.int64)
         return written if start >= at else np.concatenate([np.stack(self.prompt.slice(start, stop)), written], axis=1)
 
 
-class Job(Cursor):
+class Job(Foresight):
     """A request on its way.
 
     `rows`: the streams that the plan needs, in the request's order; those that no step gives any weight are left out,

@@ -1,0 +1,256 @@
+"""Jacobi decoding: several codes of a request drawn in one pass, the same codes that plain decoding draws.
+
+    reads    last code | guess 1   guess 2   guess 3        a window of 4 tokens, in every stream of the request
+    draws    code 1    | code 2    code 3    code 4         draw t with its own random number u(seed, t)
+    keeps    code 1, then code 2 if guess 1 was code 1, then code 3 if guess 2 was code 2 besides, ...
+    guesses  what was drawn and not kept; at the end of the window the code above in the grid
+
+Why the codes are those of plain decoding: there code t is a function f(codes before it, u(seed, t)) of what is before
+it and of a random number that belongs to (seed, t). A window draws f(guesses before it, u(seed, t)) at every place. The
+first place has no guess before it, so its code is right. A place whose guesses before it all equal the codes drawn
+there had the right codes before it, so its code is right too; these are kept, and no other. By induction every code
+that is kept is the one that plain decoding draws, whatever the guesses, the window, and the rest of the batch. Hence it
+is distributed as in plain decoding, given what is before it, under guidance, plausibility, top-p and any temperature: f
+is all of these. Only rounding differs, as it does between batches of different sizes.
+
+This is Jacobi's iteration on the equations code t = f(codes before t, u(t)), and speculative Jacobi decoding (Teng et
+al. 2024, arXiv 2410.01699) with a coupling of each pass with the next (So et al. 2025, arXiv 2510.24211): as u(t)
+stays, a place draws the same code again unless its distribution moved across u(t). So what is drawn behind the first
+wrong guess is a good guess for the next pass (adaptive continuation). Maximal and Gumbel couplings kept about as much
+(docs/speed.md), and would give other codes than plain decoding.
+
+A wider pass takes longer. The width is the one that promises most codes a second: by how long passes of so many tokens
+take here, measured once for each decoder, and by how many codes the request had of its passes so far.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from cm3.engine.grammar import Codes, Cursor, Step
+from cm3.errors import ConfigError, shown, whole_number
+from cm3.model.attention import Causal
+from cm3.model.decoder import Decoder
+from cm3.vocab import Vocab
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Windows that are chosen from, in tokens a row."""
+MOST = 1024
+"""Widest window that may be asked for."""
+_MEASURED = (1, 16, 64)
+"""Tokens of the passes that are timed."""
+_TRIES = 3
+_AGAIN = 8
+"""Passes after which it is asked anew whether a window pays, where none did."""
+_FEW, _USUAL = 5.0, 8
+"""Codes that an endless window is taken to keep at first, 3.8 to 6 being measured (docs/speed.md), and the places of
+the passes that are taken to have told so."""
+_GRID = np.geomspace(1, 1024, 200)
+_MEMORY = 0.95
+"""Weight of the past when a pass is added to what a request had of its passes."""
+
+
+def _kept(places: float, most: Any) -> Any:
+    """Return the codes that a pass keeps of so many places: within 4% of what was measured from 4 places to 64."""
+    return 1 + (most - 1) * (1 - np.exp((1 - places) / (2 * most)))
+
+
+class Pace:
+    """How many codes passes of a request keep, by `most`, what an endless window would keep, which is learnt."""
+
+    def __init__(self) -> None:
+        self._kept, self._places = self._prior = _kept(_USUAL, _FEW), float(_USUAL)
+
+    @property
+    def most(self) -> float:
+        """Return the codes that an endless window would keep."""
+        return float(np.interp(self._kept, _kept(self._places, _GRID), _GRID))
+
+    def expected(self, width: int) -> float:
+        """Return the codes that a pass of `width` places will keep."""
+        return float(_kept(width, self.most))
+
+    def add(self, places: int, kept: int) -> None:
+        """Take a pass into account. One of a single place says nothing, and lets what was learnt fade."""
+        new = (kept, places) if places > 1 else self._prior
+        self._kept += (1 - _MEMORY) * (new[0] - self._kept)
+        self._places += (1 - _MEMORY) * (new[1] - self._places)
+
+
+class Curve:
+    """Seconds of a pass by its tokens: straight between those that were measured, and beyond them."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        """Take at least two sizes of pass, each with its seconds."""
+        self._tokens, self._seconds = (np.array(x, dtype=float) for x in zip(*sorted(seconds.items()), strict=True))
+
+    def __call__(self, tokens: int) -> float:
+        """Return the seconds of a pass of so many tokens."""
+        x, y = self._tokens, self._seconds
+        if tokens <= x[-1]:
+            return float(np.interp(tokens, x, y))
+        slope = max(y[-1] - y[-2], 0.0) / (x[-1] - x[-2])
+        return float(y[-1] + slope * (tokens - x[-1]))
+
+
+class Window:
+    """The choice of how many tokens the rows of a pass read. `setting`: "auto", or a width; 0 and 1 are plain."""
+
+    def __init__(self, setting: int | str, decoder: Decoder, curve: Curve | None = None) -> None:
+        """Raise ConfigError for a setting that is none. Without a `curve` the decoder's is measured when needed."""
+        if isinstance(setting, str) and setting != "auto":
+            raise ConfigError(
+                f"engine.parallel={shown(setting)}: must be 'auto' or a number of codes, 0 to {MOST} (0: one by one)"
+            )
+        self.setting = setting if setting == "auto" else whole_number("engine.parallel", setting, 0, MOST)
+        self._fixed = 1 if setting == "auto" else max(1, int(self.setting))
+        self._decoder, self._curve = decoder, curve
+        self._beside, self.hold = 0.0, 1
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the decoder is."""
+        return self._decoder.device
+
+    @property
+    def columns(self) -> int | None:
+        """Return the columns of the decoder's grid of codes, if it has one."""
+        grid = self._decoder.config.grid
+        return grid[1] if grid else None
+
+    def width(self, jobs: Sequence[Foresight], rows: int) -> int:
+        """Return the tokens a row, at least 1, of a pass over `rows` rows in which `jobs` draw; all rows are padded to
+        it. `hold` is then the number of passes that it stands for."""
+        most = max(job.reach for job in jobs)
+        width = self._best(jobs, rows, most) if self.setting == "auto" and most > 1 else min(most, self._fixed)
+        self.hold = 1 if width > 1 else _AGAIN if self.setting == "auto" and most > 1 else 1 << 30
+        return width
+
+    def start(self) -> float:
+        """Return the time at the start of a step, if that is of interest."""
+        return now(self.device) if self._curve is not None else 0.0
+
+    def took(self, began: float, passes: int, tokens: int) -> None:
+        """Learn how long a step takes beside its passes, each of `tokens` tokens, padding among them."""
+        if self._curve is not None and began:
+            beside = (now(self.device) - began) / passes - self._curve(tokens)
+            self._beside += (1 - _MEMORY) * (max(beside, 0.0) - self._beside)
+
+    def _best(self, jobs: Sequence[Foresight], rows: int, most: int) -> int:
+        curve = self._curve = self._curve or measured(self._decoder)
+
+        def rate(width: int) -> float:
+            codes = sum(job.pace.expected(min(width, job.reach)) for job in jobs)
+            return codes / (curve(width * rows) + self._beside)
+
+        return max((width for width in WIDTHS if width <= most), key=rate)
+
+
+class Foresight(Cursor):
+    """A cursor that guesses codes behind those that were written.
+
+    `guesses`: those that may come next, in order. `pace`: how many came true.
+    """
+
+    def __init__(self, plan: tuple[Step, ...], vocab: Vocab) -> None:
+        super().__init__(plan, vocab)
+        self.guesses: list[int] = []
+        self.pace = Pace()
+
+    @property
+    def reach(self) -> int:
+        """Count the ids that one pass may draw at most: the codes that a step lacks; text is drawn one by one."""
+        return self.left if isinstance(self.step, Codes) else 1
+
+    @property
+    def ahead(self) -> tuple[list[int], list[int]]:
+        """Return ids and cells of all that was written and guessed."""
+        if not self.guesses:
+            return self.ids, self.cells
+        step, (start, stop) = self.step, self.bounds[-1]
+        assert isinstance(step, Codes)
+        return self.ids + self.guesses, self.cells + list(step.cells[stop - start :][: len(self.guesses)])
+
+    def look(self, width: int, columns: int | None) -> int:
+        """Guess so that a window of `width` codes can be drawn; returns how many guesses it reads, at most width - 1.
+
+        A new guess is the code above it in a grid of `columns`, where the step has that, else the code before it. The
+        first code of a step has neither, and is drawn alone.
+        """
+        step, (start, stop) = self.step, self.bounds[-1]
+        number = min(width, self.reach) - 1 if stop > start else 0
+        if number > len(self.guesses):
+            assert isinstance(step, Codes)
+            codes = self.ids[start:stop] + self.guesses
+            for source in _sources(step.cells, columns)[len(codes) : stop - start + number]:
+                codes.append(codes[source])
+            self.guesses = codes[stop - start :]
+        return number
+
+    def take(self, drawn: Sequence[float], logprobs: Sequence[float]) -> tuple[int, bool]:
+        """Write those of a window's ids that are right; the rest become guesses. Returns how many were written, 0 where
+        nothing could be drawn (-1), and whether the next id is drawn as these were (`accept`)."""
+        ids = [int(id) for id in itertools.takewhile(lambda id: id >= 0, drawn)]
+        if not ids:
+            return 0, False
+        right = 1
+        while right < len(ids) and self.guesses[right - 1] == ids[right - 1]:
+            right += 1
+        self.guesses = ids[right:] + self.guesses[len(ids) :]
+        same = [self.accept(*both) for both in zip(ids[:right], logprobs, strict=False)]
+        self.pace.add(len(ids), right)
+        return right, same[-1]
+
+
+@functools.lru_cache(maxsize=64)
+def _sources(cells: tuple[int, ...], columns: int | None) -> tuple[int, ...]:
+    """Return for each code of a step which one before it to copy."""
+    places = {cell: i for i, cell in enumerate(cells)} if columns else {}
+    above = [places.get(cell - (columns or 0), i) for i, cell in enumerate(cells)]
+    return tuple(source if source < i else i - 1 for i, source in enumerate(above))
+
+
+_CURVES: WeakKeyDictionary[Decoder, dict[torch.device, Curve]] = WeakKeyDictionary()
+
+
+@torch.inference_mode()
+def measured(decoder: Decoder) -> Curve:
+    """Return the curve of a decoder where it is now, measured the first time: the best of a few tries of each size."""
+    curves = _CURVES.setdefault(decoder, {})
+    device = decoder.device
+    if device not in curves:
+        sizes = [n for n in _MEASURED if n <= decoder.config.context]
+        if len(sizes) == 1:
+            sizes.append(2)
+        best = dict.fromkeys(sizes, float("inf"))
+        for _ in range(_TRIES):  # in turns, so that other work on the machine disturbs all of them
+            for size in sizes:
+                best[size] = min(best[size], _seconds(decoder, size))
+        curves[device] = Curve(best)
+    return curves[device]
+
+
+def _seconds(decoder: Decoder, tokens: int) -> float:
+    """Time a pass of so many tokens in one row."""
+    device = decoder.device
+    ids = torch.zeros(1, tokens, dtype=torch.int64, device=device)
+    began = now(device)
+    decoder(ids, torch.arange(tokens, device=device)[None], Causal(), ids)
+    return max(now(device) - began, 1e-9)
+
+
+def now(device: torch.device) -> float:
+    """Return seconds, after a device has done what it was given: on a processor those of this thread, as other work on
+    the machine does not stretch them."""
+    if device.type == "cpu":
+        return time.thread_time()
+    torch.get_device_module(device).synchronize(device)
+    return time.perf_counter()
