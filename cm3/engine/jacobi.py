@@ -58,7 +58,7 @@ _MEMORY = 0.95
 """Weight of the past when a pass is added to what a request had of its passes."""
 
 
-def _kept(places: float, most: Any) -> Any:
+def _kept(places: Any, most: Any) -> Any:
     """Return the codes that a pass keeps of so many places: within 4% of what was measured from 4 places to 64."""
     return 1 + (most - 1) * (1 - np.exp((1 - places) / (2 * most)))
 
@@ -67,22 +67,22 @@ class Pace:
     """How many codes passes of a request keep, by `most`, what an endless window would keep, which is learnt."""
 
     def __init__(self) -> None:
-        self._kept, self._places = self._prior = _kept(_USUAL, _FEW), float(_USUAL)
+        self._kept, self._places = self._prior = float(_kept(_USUAL, _FEW)), float(_USUAL)
+        self._most: float | None = None
 
     @property
     def most(self) -> float:
         """Return the codes that an endless window would keep."""
-        return float(np.interp(self._kept, _kept(self._places, _GRID), _GRID))
-
-    def expected(self, width: int) -> float:
-        """Return the codes that a pass of `width` places will keep."""
-        return float(_kept(width, self.most))
+        if self._most is None:
+            self._most = float(np.interp(self._kept, _kept(self._places, _GRID), _GRID))
+        return self._most
 
     def add(self, places: int, kept: int) -> None:
         """Take a pass into account. One of a single place says nothing, and lets what was learnt fade."""
         new = (kept, places) if places > 1 else self._prior
         self._kept += (1 - _MEMORY) * (new[0] - self._kept)
         self._places += (1 - _MEMORY) * (new[1] - self._places)
+        self._most = None
 
 
 class Curve:
@@ -147,11 +147,10 @@ class Window:
     def _best(self, jobs: Sequence[Foresight], rows: int, most: int) -> int:
         curve = self._curve = self._curve or measured(self._decoder)
 
-        def rate(width: int) -> float:
-            codes = sum(job.pace.expected(min(width, job.reach)) for job in jobs)
-            return codes / (curve(width * rows) + self._beside)
-
-        return max((width for width in WIDTHS if width <= most), key=rate)
+        widths = np.array([width for width in WIDTHS if width <= most])
+        places = np.minimum(widths[:, None], [job.reach for job in jobs])
+        codes = _kept(places, np.array([job.pace.most for job in jobs])).sum(1)
+        return int(widths[np.argmax(codes / [curve(width * rows) + self._beside for width in widths])])
 
 
 class Foresight(Cursor):
