@@ -64,7 +64,7 @@ def _kept(places: Any, most: Any) -> Any:
 
 
 class Pace:
-    """How many codes passes of a request keep, by `most`, what an endless window would keep, which is learnt."""
+    """The codes that passes of a request keep, by what an endless window would keep, which is learnt."""
 
     def __init__(self) -> None:
         self._kept, self._places = self._prior = float(_kept(_USUAL, _FEW)), float(_USUAL)
@@ -101,17 +101,24 @@ class Curve:
         return float(y[-1] + slope * (tokens - x[-1]))
 
 
+def check_parallel(setting: int | str) -> int | str:
+    """Return the setting of a window, "auto" or a number. Raises ConfigError for another."""
+    if isinstance(setting, str):
+        if setting != "auto":
+            raise ConfigError(
+                f"engine.parallel={shown(setting)}: must be 'auto', or a number of codes from 0 to {MOST}"
+            )
+        return setting
+    return whole_number("engine.parallel", setting, 0, MOST)
+
+
 class Window:
     """The choice of how many tokens the rows of a pass read. `setting`: "auto", or a width; 0 and 1 are plain."""
 
     def __init__(self, setting: int | str, decoder: Decoder, curve: Curve | None = None) -> None:
         """Raise ConfigError for a setting that is none. Without a `curve` the decoder's is measured when needed."""
-        if isinstance(setting, str) and setting != "auto":
-            raise ConfigError(
-                f"engine.parallel={shown(setting)}: must be 'auto' or a number of codes, 0 to {MOST} (0: one by one)"
-            )
-        self.setting = setting if setting == "auto" else whole_number("engine.parallel", setting, 0, MOST)
-        self._fixed = 1 if setting == "auto" else max(1, int(self.setting))
+        self.setting = check_parallel(setting)
+        self._fixed = 1 if self.setting == "auto" else max(1, int(self.setting))
         self._decoder, self._curve = decoder, curve
         self._beside, self.hold = 0.0, 1
 
@@ -179,7 +186,7 @@ class Foresight(Cursor):
         return self.ids + self.guesses, self.cells + list(step.cells[stop - start :][: len(self.guesses)])
 
     def look(self, width: int, columns: int | None) -> int:
-        """Guess so that a window of `width` codes can be drawn; returns how many guesses it reads, at most width - 1.
+        """Return how many guesses a window of `width` codes reads, at most width - 1; makes those that are not there.
 
         A new guess is the code above it in a grid of `columns`, where the step has that, else the code before it. The
         first code of a step has neither, and is drawn alone.
@@ -238,7 +245,7 @@ def measured(decoder: Decoder) -> Curve:
 
 
 def _seconds(decoder: Decoder, tokens: int) -> float:
-    """Time a pass of so many tokens in one row."""
+    """Return the seconds of a pass of so many tokens in one row."""
     device = decoder.device
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=device)
     began = now(device)

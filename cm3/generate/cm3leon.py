@@ -23,6 +23,7 @@ from torch import Tensor
 from cm3.document import Document, Gap, Image, Text
 from cm3.engine.budget import check_cache, share_of_free
 from cm3.engine.engine import Engine
+from cm3.engine.jacobi import check_parallel
 from cm3.engine.request import Request, Result
 from cm3.errors import ConfigError, RequestError, shown, whole_number
 from cm3.generate.answer_plan import plan, room
@@ -87,6 +88,7 @@ class CM3Leon:
         dtype: str | torch.dtype | None = None,
         cache_gb: float | None = None,
         cache_dtype: str | torch.dtype = "auto",
+        parallel: int | str = 0,
     ) -> None:
         """Let `max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
@@ -101,11 +103,15 @@ class CM3Leon:
         `cache_gb` is the most that keys and values may take, in gigabytes of 1e9 bytes; None is a share of what is free
         when the first prompt comes. `cache_dtype` is how they are held: "auto" as they are computed; bfloat16 and int8
         take less memory and more time (`cm3.engine.budget`).
+
+        `parallel` codes of a picture are drawn in one pass at most, "auto" as many as pay here, 0 one by one. The codes
+        are the same, up to rounding (`cm3.engine.jacobi`).
         """
         self.bundle, self.vocab = bundle, bundle.vocab
         self.max_streams = whole_number("max_streams", max_streams)
         check_cache(cache_gb, cache_dtype)
-        self._cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dtype": cache_dtype}
+        self._cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dtype": cache_dtype, "parallel": parallel}
+        check_parallel(parallel)
         bundle.decoder = placed(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
         self.decoder = bundle.decoder.eval()

@@ -30,6 +30,7 @@ class Loading(TypedDict, total=False):
     dtype: str | torch.dtype | None
     cache_gb: float | None
     cache_dtype: str | torch.dtype
+    parallel: int | str
     tp: int
 
 

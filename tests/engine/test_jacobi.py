@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tiny_model
 import torch
 from engine_reference import make_decoder, mixed, naive, nothing, prompt, same
 from scipy import stats
@@ -13,6 +14,7 @@ from scipy import stats
 from cm3.engine import Codes, Engine, Request, Sampling
 from cm3.engine.jacobi import MOST, WIDTHS, Curve, Foresight, Pace, Window, measured
 from cm3.errors import ConfigError, RequestError
+from cm3.generate import CM3Leon
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
 from cm3.vocab import Vocab
@@ -276,3 +278,13 @@ def test_a_curve_is_measured_once_and_rises_between_its_points(vocab: Vocab) -> 
 def test_a_window_that_is_none_is_refused(one_decoder: Decoder, vocab: Vocab, value: object) -> None:
     with pytest.raises(ConfigError, match=r"^engine\.parallel="):
         Engine(one_decoder, vocab, parallel=value)  # type: ignore[arg-type]
+
+
+def test_a_model_draws_the_same_picture_in_windows() -> None:
+    bundle = tiny_model.bundle(context=240)
+    one = CM3Leon(bundle).generate("a red circle", seed=3, guidance=2.0)
+    for parallel in (4, "auto"):
+        model = CM3Leon(bundle, parallel=parallel)
+        assert model.generate("a red circle", seed=3, guidance=2.0).document == one.document
+    with pytest.raises(ConfigError, match=r"^engine\.parallel='all': must be 'auto', or a number of codes from 0 to"):
+        CM3Leon(bundle, parallel="all")
