@@ -26,16 +26,19 @@ from cm3.model.decoder import Decoder
 class Group:
     """Requests that draw from the same ids, each guided by as many streams. What none of them asks for is None."""
 
-    def __init__(self, jobs: dict[Job, range], rows: int, width: int, device: torch.device) -> None:
-        """Lay out how `jobs` draw, each at so many places in its rows, in a batch of `rows` of `width` tokens."""
+    def __init__(self, jobs: dict[Job, int], counts: list[int], device: torch.device) -> None:
+        """Lay out how `jobs` draw, each at so many places, the last of the `counts` tokens of each of its rows."""
         self.jobs = jobs
-        drawing = [(job, i, place) for job, places in jobs.items() for i, place in enumerate(places)]
-        settings = [job.settings[job.at] for job, _, _ in drawing]
+        drawing = [(job, i) for job, places in jobs.items() for i in range(places)]
+        settings = [job.settings[job.at] for job, _ in drawing]
         sampling = [s for s, _ in settings]
-        guided = [job.step.guided for job, _, _ in drawing]
+        guided = [job.step.guided for job, _ in drawing]
         self.ranges, self.streams = drawing[0][0].ranges, len(settings[0][1])
-        places = [row.at * width + place for job, _, place in drawing for row in job.rows[: self.streams]]
-        self.places = None if places == list(range(rows * width)) else torch.tensor(places, device=device)
+        width = max(counts)
+        places = [
+            row.at * width + counts[row.at] - jobs[job] + i for job, i in drawing for row in job.rows[: self.streams]
+        ]
+        self.places = None if places == list(range(len(counts) * width)) else torch.tensor(places, device=device)
         # Apple's GPUs have no float64, and draw on the processor.
         at = torch.device("cpu") if device.type == "mps" else device
 
@@ -57,7 +60,7 @@ class Group:
         top_p = [1.0 if s.greedy else s.top_p for s in sampling]
         self.top_p = tensor(top_p, torch.float64) if min(top_p) < 1 else None
         self.seeds = tensor([s.seed for s in sampling], torch.int64)
-        self.draws = tensor([len(job.ids) + i for job, i, _ in drawing], torch.int64)
+        self.draws = tensor([len(job.ids) + i for job, i in drawing], torch.int64)
 
     def draw(self, hidden: Tensor, decoder: Decoder) -> Tensor:
         """Return an id for each place of each request, -1 where the logits are not finite, and its log-probability,
@@ -93,13 +96,11 @@ class InputBatch:
         self.counts = [min(row.pending, chunk) + guesses.get(row.job, 0) for row in rows]
         self.tokens = tokens_of(rows, self.counts, device)
         self.attend: Append | None = None
-        groups: dict[tuple[Ranges, int], dict[Job, range]] = {}
+        groups: dict[tuple[Ranges, int], dict[Job, int]] = {}
         for job in ready:
-            last = self.counts[job.rows[0].at]
-            group = groups.setdefault((job.ranges, len(job.settings[job.at][1])), {})
-            group[job] = range(last - 1 - guesses[job], last)
-        self.groups = [Group(some, len(rows), max(self.counts), device) for some in groups.values()]
-        self.jobs = {job: len(places) for group in self.groups for job, places in group.jobs.items()}
+            groups.setdefault((job.ranges, len(job.settings[job.at][1])), {})[job] = 1 + guesses[job]
+        self.groups = [Group(some, self.counts, device) for some in groups.values()]
+        self.jobs = {job: places for group in self.groups for job, places in group.jobs.items()}
         self._active = jobs
         steady = max(self.counts) == 1 and len(self.jobs) == len(jobs)
         self.left = min(window.hold, *(job.left for job in jobs)) if steady else 1
