@@ -46,7 +46,8 @@ from cm3.files import (
     write,
 )
 from cm3.generate import CM3Leon, Generation, Reply, as_document
-from cm3.generate.cm3leon import MOST, Prepared, sample_seeds
+from cm3.generate.cm3leon import MOST, sample_seeds
+from cm3.generate.prepared import Prepared
 from cm3.generate.settings import SAMPLED, Settings, check_names
 from cm3.generate.tasks import read_reply
 from cm3.read.base import BLOCK, line_starts

@@ -8,12 +8,11 @@ end is simply continued from the left. Retrieved documents stand before the prom
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import PIL.Image
@@ -25,10 +24,11 @@ from cm3.engine.budget import check_cache, share_of_free
 from cm3.engine.engine import Engine
 from cm3.engine.jacobi import check_parallel
 from cm3.engine.request import Request, Result
-from cm3.errors import ConfigError, RequestError, shown, whole_number
+from cm3.errors import RequestError, shown, whole_number
 from cm3.generate.answer_plan import plan, room
 from cm3.generate.generation import Generation
 from cm3.generate.known_world import Doubts, World
+from cm3.generate.prepared import Prepared
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
 from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
@@ -62,16 +62,6 @@ MOST = 1_000_000
 """Most samples, or candidates, of one prompt: each is a request that is laid out before the first is served."""
 KEPT = 1 << 30
 """Most bytes of keys and values that are kept from one call to the next."""
-
-
-class Prepared(NamedTuple):
-    """A prompt that is laid out for `CM3Leon.make`: its candidates are so many requests to the engine."""
-
-    document: Document
-    prompt: Prompt
-    context: live.Context
-    requests: tuple[Request, ...]
-    kind: str | None
 
 
 class CM3Leon:
@@ -139,23 +129,10 @@ class CM3Leon:
         check_names(options, Loading, "name")
         tp = whole_number("tp", options.pop("tp", 1))
         if tp > 1:
-            return cls._load_share(name, tp, options)
+            from cm3.generate.share import load_share
+
+            return load_share(cls, name, tp, options)
         return cls(bundles.load(bundles.find(name)), **cast(Any, options))
-
-    @classmethod
-    def _load_share(cls, name: str | Path, tp: int, options: Loading) -> CM3Leon:
-        from cm3.parallel import MeshConfig, decoding, start
-
-        if str(options.get("dtype")).removeprefix("torch.") == "int8":
-            raise ConfigError(f"dtype='int8': is decoded by one process; leave tp={tp} out, or give another dtype")
-        device = options.get("device")
-        where = {"None": "cpu", "auto": ""}.get(str(device), str(device))
-        mesh = start(MeshConfig(tp=tp, timeout_s=decoding.PATIENCE), where)
-        bundle = bundles.load(bundles.find(name), shares=functools.partial(decoding.shares, mesh=mesh))
-        model = cls(bundle, **cast(Any, {**options, "device": mesh.device}))
-        model.mesh = mesh
-        decoding.join(model.decoder, mesh)
-        return model
 
     @property
     def device(self) -> torch.device:
@@ -358,7 +335,8 @@ class CM3Leon:
             )
         if options.get("progress") is not None:
             raise RequestError("progress: a stream tells how far it is by its chunks; leave it out")
-        (prepared,) = self.prepare([prompt], seeds=[seed], **{**options, "candidates": 1})
+        options["candidates"] = 1
+        (prepared,) = self.prepare([prompt], seeds=[seed], **options)
         return self._chunks(prepared)
 
     def _chunks(self, p: Prepared) -> Iterator[Chunk]:
