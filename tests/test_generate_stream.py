@@ -41,13 +41,15 @@ def ends(chunks: list[Chunk]) -> tuple[dict[int, str], dict[int, list[Chunk]]]:
     return texts, pictures
 
 
-@pytest.mark.parametrize("ahead", [1, 5])
+@pytest.mark.parametrize(("ahead", "parallel"), [(1, 0), (5, 0), (1, "auto")])
 @pytest.mark.parametrize("prompt", PROMPTS, ids=["image", "text", "two texts", "region and text", "image and text"])
 def test_a_stream_is_what_generate_gives(
-    model: CM3Leon, prompt: Any, ahead: int, monkeypatch: pytest.MonkeyPatch
+    model: CM3Leon, prompt: Any, ahead: int, parallel: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    engines = [Engine(model.decoder, model.vocab, ahead=n, parallel=parallel) for n in (1, ahead)]
+    monkeypatch.setattr(model, "_idle", engines[:1])
     expected = model.generate(prompt, seed=3, candidates=1, max_tokens=24)
-    monkeypatch.setattr(model, "_idle", [Engine(model.decoder, model.vocab, ahead=ahead)])
+    monkeypatch.setattr(model, "_idle", engines[1:])
     chunks = list(model.stream(prompt, seed=3, max_tokens=24))
     made = chunks[-1].generation
     assert made is not None and made.scores == expected.scores and chunks[-1].image is None

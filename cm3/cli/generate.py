@@ -97,6 +97,7 @@ class Generate(Drawing):
       cm3 generate "a large red circle at the top left on a grey background"
       cm3 generate "a small white star above a large blue square on a mint ground" --n 4 --seed 1 --guidance 3
       cm3 generate "two objects on a sand ground: ..." --contrast kmax --k 5 --alpha 0.1 --out pictures --json
+      cm3 generate "a red circle on a mint ground" --parallel 16
       cm3 generate "a picture of a blosk" --retrieve 2 --memory DIR --sheet sheet.png
       cm3 generate "a red circle and a blue star on a grey background" --boxes boxes.json --sheet sheet.png
       cm3 generate "a red circle on a mint ground" --boxes '[["red circle", [35, 35, 92, 92]]]'

@@ -117,6 +117,9 @@ class Precision(Device):
         float | None, arg(metavar="GB", help_behavior_hint="(default: half of what is free, 0.8 on an NVIDIA GPU)")
     ] = None
     """Most memory for keys and values, in gigabytes: fewer requests side by side, and the same results."""
+    parallel: Annotated[int | str, arg(metavar="auto|N")] = "auto"
+    """Codes of a picture that are drawn in one pass at most, the same as one by one; 0 is one. auto is as many as pay:
+    several on a processor in float32 or int8 where few requests run, else one."""
 
 
 @dataclass(frozen=True, kw_only=True)

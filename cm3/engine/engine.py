@@ -119,12 +119,10 @@ class Engine:
         that finished, with their ids. Raises RequestError for one that is dropped, and names it."""
         self._join()
         if self._schedule.active:
-            began = self.window.start()
             batch, self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.window), None
             # Nothing in this line waits for the device: what is drawn is what the next forward reads.
             drawn = [batch.draw(self._forward(batch), self.decoder) for _ in range(min(self.ahead, batch.ahead))]
             done, lost = batch.accept(torch.stack(drawn).tolist())
-            self.window.took(began, len(drawn), batch.tokens[0].numel())
             self._batch = batch if batch.left and not lost else None
             self._held += [(job.id, job.result()) for job in done]
             self._retire(done + lost)

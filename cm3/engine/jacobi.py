@@ -19,25 +19,23 @@ stays, a place draws the same code again unless its distribution moved across u(
 wrong guess is a good guess for the next pass (adaptive continuation). Maximal and Gumbel couplings kept about as much
 (docs/speed.md), and would give other codes than plain decoding.
 
-A wider pass takes longer. The width is the one that promises most codes a second: by how long passes of so many tokens
-take here, measured once for each decoder, and by how many codes the request had of its passes so far.
+A wider pass takes longer. With "auto" the width is the one that promises most codes for the time, by a law of the cost
+of a pass and by how many codes the requests had of their passes so far. Nothing is timed: the width follows from the
+rows and from what was drawn, so the same requests give the same bytes, whatever else the machine does.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import time
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from cm3.engine.grammar import Codes, Cursor, Step
 from cm3.errors import ConfigError, shown, whole_number
-from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
 from cm3.vocab import Vocab
 
@@ -45,10 +43,12 @@ WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Windows that are chosen from, in tokens a row."""
 MOST = 1024
 """Widest window that may be asked for."""
-_MEASURED = (1, 16, 64)
-"""Tokens of the passes that are timed."""
-_TRIES = 3
-_AGAIN = 8
+_PASS = 20
+"""Cost of a pass, in tokens, beside one for each row and one for each token of a row. 14 to 29 was measured
+(docs/decisions/0021-parallel-decoding.md)."""
+_WORTH = 1.1
+"""Codes for the cost, in those of plain decoding, that a window has to promise: to lay one out is not counted."""
+_AGAIN = 32
 """Passes after which it is asked anew whether a window pays, where none did."""
 _FEW, _USUAL = 5.0, 8
 """Codes that an endless window is taken to keep at first, 3.8 to 6 being measured (docs/speed.md), and the places of
@@ -85,42 +85,21 @@ class Pace:
         self._most = None
 
 
-class Curve:
-    """Seconds of a pass by its tokens: straight between those that were measured, and beyond them."""
-
-    def __init__(self, seconds: dict[int, float]) -> None:
-        """Take at least two sizes of pass, each with its seconds."""
-        self._tokens, self._seconds = (np.array(x, dtype=float) for x in zip(*sorted(seconds.items()), strict=True))
-
-    def __call__(self, tokens: int) -> float:
-        """Return the seconds of a pass of so many tokens."""
-        x, y = self._tokens, self._seconds
-        if tokens <= x[-1]:
-            return float(np.interp(tokens, x, y))
-        slope = max(y[-1] - y[-2], 0.0) / (x[-1] - x[-2])
-        return float(y[-1] + slope * (tokens - x[-1]))
-
-
 def check_parallel(setting: int | str) -> int | str:
     """Return the setting of a window, "auto" or a number. Raises ConfigError for another."""
     if isinstance(setting, str):
         if setting != "auto":
-            raise ConfigError(
-                f"engine.parallel={shown(setting)}: must be 'auto', or a number of codes from 0 to {MOST}"
-            )
+            raise ConfigError(f"parallel={shown(setting)}: must be 'auto', or a number of codes from 0 to {MOST}")
         return setting
-    return whole_number("engine.parallel", setting, 0, MOST)
+    return whole_number("parallel", setting, 0, MOST)
 
 
 class Window:
     """The choice of how many tokens the rows of a pass read. `setting`: "auto", or a width; 0 and 1 are plain."""
 
-    def __init__(self, setting: int | str, decoder: Decoder, curve: Curve | None = None) -> None:
-        """Raise ConfigError for a setting that is none. Without a `curve` the decoder's is measured when needed."""
-        self.setting = check_parallel(setting)
-        self._fixed = 1 if self.setting == "auto" else max(1, int(self.setting))
-        self._decoder, self._curve = decoder, curve
-        self._beside, self.hold = 0.0, 1
+    def __init__(self, setting: int | str, decoder: Decoder) -> None:
+        """Raise ConfigError for a setting that is none."""
+        self._setting, self._decoder, self.hold = check_parallel(setting), decoder, 1
 
     @property
     def device(self) -> torch.device:
@@ -137,27 +116,26 @@ class Window:
         """Return the tokens a row, at least 1, of a pass over `rows` rows in which `jobs` draw; all rows are padded to
         it. `hold` is then the number of passes that it stands for."""
         most = max(job.reach for job in jobs)
-        width = self._best(jobs, rows, most) if self.setting == "auto" and most > 1 else min(most, self._fixed)
-        self.hold = 1 if width > 1 else _AGAIN if self.setting == "auto" and most > 1 else 1 << 30
-        return width
+        asked = most > 1 and self._setting == "auto" and self._measured
+        width = _best(jobs, rows, most) if asked else 1 if self._setting == "auto" else min(most, int(self._setting))
+        self.hold = 1 if width > 1 else _AGAIN if asked else 1 << 30
+        return max(1, width)
 
-    def start(self) -> float:
-        """Return the time at the start of a step, if that is of interest."""
-        return now(self.device) if self._curve is not None else 0.0
+    @property
+    def _measured(self) -> bool:
+        """Tell whether the law of the cost was measured: on a processor, but not in half precision."""
+        halves = torch.bfloat16, torch.float16
+        return self.device.type == "cpu" and self._decoder.embed.weight.dtype not in halves
 
-    def took(self, began: float, passes: int, tokens: int) -> None:
-        """Learn how long a step takes beside its passes, each of `tokens` tokens, padding among them."""
-        if self._curve is not None and began:
-            beside = (now(self.device) - began) / passes - self._curve(tokens)
-            self._beside += (1 - _MEMORY) * (max(beside, 0.0) - self._beside)
 
-    def _best(self, jobs: Sequence[Foresight], rows: int, most: int) -> int:
-        curve = self._curve = self._curve or measured(self._decoder)
-
-        widths = np.array([width for width in WIDTHS if width <= most])
-        places = np.minimum(widths[:, None], [job.reach for job in jobs])
-        codes = _kept(places, np.array([job.pace.most for job in jobs])).sum(1)
-        return int(widths[np.argmax(codes / [curve(width * rows) + self._beside for width in widths])])
+def _best(jobs: Sequence[Foresight], rows: int, most: int) -> int:
+    """Return the width, at most `most`, that promises most codes for the cost of a pass."""
+    widths = np.array([width for width in WIDTHS if width <= most])
+    places = np.minimum(widths[:, None], [job.reach for job in jobs])
+    codes = _kept(places, np.array([job.pace.most for job in jobs])).sum(1)
+    gain = codes / (_PASS + rows * (1 + widths))
+    best = int(gain.argmax())
+    return int(widths[best]) if gain[best] >= _WORTH * gain[0] else 1
 
 
 class Foresight(Cursor):
@@ -176,14 +154,14 @@ class Foresight(Cursor):
         """Count the ids that one pass may draw at most: the codes that a step lacks; text is drawn one by one."""
         return self.left if isinstance(self.step, Codes) else 1
 
-    @property
-    def ahead(self) -> tuple[list[int], list[int]]:
-        """Return ids and cells of all that was written and guessed."""
-        if not self.guesses:
-            return self.ids, self.cells
-        step, (start, stop) = self.step, self.bounds[-1]
-        assert isinstance(step, Codes)
-        return self.ids + self.guesses, self.cells + list(step.cells[stop - start :][: len(self.guesses)])
+    def ahead(self, start: int, stop: int) -> tuple[list[int], list[int]]:
+        """Return ids and cells of what was written, and guesses behind it, from `start` to `stop`."""
+        ids, cells, guessed = self.ids[start:stop], self.cells[start:stop], stop - len(self.ids)
+        if guessed > 0:
+            step, drawn = self.step, self.bounds[-1][1] - self.bounds[-1][0]
+            assert isinstance(step, Codes)
+            ids, cells = ids + self.guesses[:guessed], [*cells, *step.cells[drawn : drawn + guessed]]
+        return ids, cells
 
     def look(self, width: int, columns: int | None) -> int:
         """Return how many guesses a window of `width` codes reads, at most width - 1; makes those that are not there.
@@ -222,41 +200,3 @@ def _sources(cells: tuple[int, ...], columns: int | None) -> tuple[int, ...]:
     places = {cell: i for i, cell in enumerate(cells)} if columns else {}
     above = [places.get(cell - (columns or 0), i) for i, cell in enumerate(cells)]
     return tuple(source if source < i else i - 1 for i, source in enumerate(above))
-
-
-_CURVES: WeakKeyDictionary[Decoder, dict[torch.device, Curve]] = WeakKeyDictionary()
-
-
-@torch.inference_mode()
-def measured(decoder: Decoder) -> Curve:
-    """Return the curve of a decoder where it is now, measured the first time: the best of a few tries of each size."""
-    curves = _CURVES.setdefault(decoder, {})
-    device = decoder.device
-    if device not in curves:
-        sizes = [n for n in _MEASURED if n <= decoder.config.context]
-        if len(sizes) == 1:
-            sizes.append(2)
-        best = dict.fromkeys(sizes, float("inf"))
-        for _ in range(_TRIES):  # in turns, so that other work on the machine disturbs all of them
-            for size in sizes:
-                best[size] = min(best[size], _seconds(decoder, size))
-        curves[device] = Curve(best)
-    return curves[device]
-
-
-def _seconds(decoder: Decoder, tokens: int) -> float:
-    """Return the seconds of a pass of so many tokens in one row."""
-    device = decoder.device
-    ids = torch.zeros(1, tokens, dtype=torch.int64, device=device)
-    began = now(device)
-    decoder(ids, torch.arange(tokens, device=device)[None], Causal(), ids)
-    return max(now(device) - began, 1e-9)
-
-
-def now(device: torch.device) -> float:
-    """Return seconds, after a device has done what it was given: on a processor those of this thread, as other work on
-    the machine does not stretch them."""
-    if device.type == "cpu":
-        return time.thread_time()
-    torch.get_device_module(device).synchronize(device)
-    return time.perf_counter()

@@ -47,7 +47,7 @@ class Row:
         """Return the next `count` tokens to read, guesses behind those that are pending: ids and cells, (2, count)."""
         start, stop = self.fed, self.fed + count
         at = self.prompt.length
-        written = np.array([x[max(start - at, 0) : max(stop - at, 0)] for x in self.job.ahead], np.int64)
+        written = np.array(self.job.ahead(max(start - at, 0), max(stop - at, 0)), np.int64)
         return written if start >= at else np.concatenate([np.stack(self.prompt.slice(start, stop)), written], axis=1)
 
 

@@ -78,7 +78,7 @@ class CM3Leon:
         dtype: str | torch.dtype | None = None,
         cache_gb: float | None = None,
         cache_dtype: str | torch.dtype = "auto",
-        parallel: int | str = 0,
+        parallel: int | str = "auto",
     ) -> None:
         """Let `max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
@@ -94,8 +94,9 @@ class CM3Leon:
         when the first prompt comes. `cache_dtype` is how they are held: "auto" as they are computed; bfloat16 and int8
         take less memory and more time (`cm3.engine.budget`).
 
-        `parallel` codes of a picture are drawn in one pass at most, "auto" as many as pay here, 0 one by one. The codes
-        are the same, up to rounding (`cm3.engine.jacobi`).
+        `parallel` codes of a picture are drawn in one pass at most, 0 one by one. "auto" is as many as pay: several on
+        a processor in float32 or int8 where few requests run, else one. The codes are the same, up to rounding
+        (`cm3.engine.jacobi`).
         """
         self.bundle, self.vocab = bundle, bundle.vocab
         self.max_streams = whole_number("max_streams", max_streams)

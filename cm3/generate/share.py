@@ -19,10 +19,6 @@ def load_share(cls: type[CM3Leon], name: str | Path, tp: int, options: Loading) 
     """Load this process's share of a bundle; raises as `CM3Leon.load`."""
     if str(options.get("dtype")).removeprefix("torch.") == "int8":
         raise ConfigError(f"dtype='int8': is decoded by one process; leave tp={tp} out, or give another dtype")
-    if options.get("parallel") == "auto":
-        raise ConfigError(
-            f"parallel='auto': is chosen by timing, which would differ between {tp} processes; give a number"
-        )
     device = options.get("device")
     where = {"None": "cpu", "auto": ""}.get(str(device), str(device))
     mesh = start(MeshConfig(tp=tp, timeout_s=decoding.PATIENCE), where)

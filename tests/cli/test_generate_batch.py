@@ -354,6 +354,21 @@ def test_what_was_begun_otherwise_is_refused(
     assert told in ran.refusal and contents(out) == before
 
 
+def test_another_number_of_codes_at_once_goes_on(
+    cm3: Cm3, prompts: Path, tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    """The plan has none: pictures and words are the same, as with another --cache-gb."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "000000")
+    assert cm3(*args(prompts, tiny, out, "--parallel", "0")).code == 0
+    found, wanted = ({n: d for n, d in contents(f).items() if not n.endswith("results.jsonl")} for f in (out, whole))
+    assert found == wanted
+    for one, other in zip(results(out), results(whole), strict=True):
+        assert one.pop("scores") == pytest.approx(other.pop("scores"), abs=1e-3)
+        assert one == other
+
+
 REFUSED = {
     "no file": (["--prompts", "nowhere.jsonl"], "--prompts nowhere.jsonl: no such file; give one of JSON lines"),
     "an empty file": (["--prompts", "empty.jsonl"], "--prompts empty.jsonl: holds no line; write one as"),

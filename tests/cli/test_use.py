@@ -101,6 +101,12 @@ BAD = {
     "a device that is not there": (["generate", PROMPT, "--device", "nowhere"], "device='nowhere': cannot be used"),
     "no memory for keys and values": (["generate", PROMPT, "--cache-gb", "0"], "cache_gb=0.0: must be above 0"),
     "too little of it": (["generate", PROMPT, "--cache-gb", "1e-6"], "tokens of keys and values take"),
+    "half a code at once": (
+        ["generate", PROMPT, "--parallel", "0.5"],
+        "parallel='0.5': must be 'auto', or a number of codes from 0 to 1024",
+    ),
+    "codes at once in words": (["generate", PROMPT, "--parallel", "fast"], "parallel='fast': must be 'auto', or a"),
+    "too many codes at once": (["generate", PROMPT, "--parallel", "4096"], "parallel=4096: must be an integer, 0 to"),
     "a dtype that is not there": (["describe", "{picture}", "--dtype", "float8"], "dtype='float8': must be one of"),
     "k beyond the codes": (
         ["generate", PROMPT, "--contrast", "kmax", "--k", "1" + "0" * 30],

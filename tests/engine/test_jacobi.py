@@ -1,4 +1,4 @@
-"""A window of guesses draws the codes of plain decoding, whatever is guessed; its width follows from a cost curve."""
+"""A window of guesses draws the codes of plain decoding, whatever is guessed; rows and codes kept decide its width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine_reference import make_decoder, mixed, naive, nothing, prompt, same
 from scipy import stats
 
 from cm3.engine import Codes, Engine, Request, Sampling
-from cm3.engine.jacobi import MOST, WIDTHS, Curve, Foresight, Pace, Window, measured
+from cm3.engine.jacobi import MOST, WIDTHS, Foresight, Pace, Window
 from cm3.errors import ConfigError, RequestError
 from cm3.generate import CM3Leon
 from cm3.model.attention import Causal
@@ -193,7 +193,9 @@ def test_a_guess_is_the_code_above_else_the_one_before(vocab: Vocab) -> None:
     whole = job(vocab, tuple(range(1, 17)), a + 1, a + 2, a + 3, a + 4, a + 5)
     assert whole.look(6, 4) == 5
     assert [code - a for code in whole.guesses] == [2, 3, 4, 5, 2]
-    assert whole.ahead == (whole.ids + whole.guesses, list(range(1, 11)))
+    assert whole.ahead(0, 10) == (whole.ids + whole.guesses, list(range(1, 11)))
+    assert whole.ahead(3, 7) == ((whole.ids + whole.guesses)[3:7], [4, 5, 6, 7])
+    assert whole.ahead(2, 4) == (whole.ids[2:4], [3, 4])
     assert whole.look(3, 4) == 2 and len(whole.guesses) == 5, "what was guessed is kept for a wider window"
     box = job(vocab, (6, 7, 10, 11), a + 1, a + 2)
     assert box.look(MOST, 4) == 1 and box.guesses == [a + 1]
@@ -214,41 +216,34 @@ def test_what_is_right_is_written_and_the_rest_guessed(vocab: Vocab) -> None:
     assert one.take([a + 7, -1, a + 6], [0.0, 0.0, 0.0]) == (1, True), "what follows nothing drawn is not believed"
 
 
-def test_the_width_follows_the_curve(vocab: Vocab, one_decoder: Decoder) -> None:
+def test_the_width_follows_rows_and_codes_kept(vocab: Vocab, one_decoder: Decoder) -> None:
     picture = job(vocab, tuple(range(1, 257)), vocab.image_start)
     short = job(vocab, (1, 2, 3, 4, 5, 6), vocab.image_start)
-    flat, steep = Curve({1: 1.0, 16: 1.0, 64: 1.0}), Curve({1: 1.0, 16: 16.0, 64: 64.0})
 
-    def width(curve: Curve, *jobs: Foresight, rows: int = 2) -> int:
-        return Window("auto", one_decoder, curve).width(jobs, rows)
+    def width(*jobs: Foresight, rows: int = 2) -> int:
+        return Window("auto", one_decoder).width(jobs, rows)
 
-    assert width(flat, picture) == WIDTHS[-1]
-    assert width(steep, picture) == 1
-    assert width(flat, short) == 4, "of what is left, one beside the window's own place"
-    between = Curve({1: 1.0, 16: 1.5, 64: 4.0})
-    assert 1 < width(between, picture) < WIDTHS[-1]
-    assert width(between, picture, rows=64) <= width(between, picture, rows=8) <= width(between, picture)
-    for _ in range(50):
+    assert 1 < width(picture) < WIDTHS[-1]
+    widths = [width(*[picture] * n, rows=2 * n) for n in (1, 2, 4, 8, 16, 32)]
+    assert widths == sorted(widths, reverse=True) and widths[-1] == 1, "in a large batch a window does not pay"
+    assert width(short) <= 5, "no wider than what is left"
+    for _ in range(200):
         picture.pace.add(8, 8)
-    sure = width(between, picture)
+    assert width(picture) > widths[0]
     for _ in range(200):
         picture.pace.add(8, 1)
-    assert width(between, picture) < sure
-    window = Window("auto", one_decoder, steep)
+    window = Window("auto", one_decoder)
     assert window.width([picture], 2) == 1 and 1 < window.hold < 100, "asked again after some passes"
     assert Window(8, one_decoder).width([picture], 2) == 8 and Window(8, one_decoder).width([short], 2) == 5
     assert Window(0, one_decoder).width([picture], 2) == 1
 
 
-def test_the_time_beside_passes_widens_the_window(vocab: Vocab, one_decoder: Decoder) -> None:
+def test_where_no_cost_was_measured_auto_is_plain(vocab: Vocab) -> None:
     picture = job(vocab, tuple(range(1, 257)), vocab.image_start)
-    window = Window("auto", one_decoder, Curve({1: 1e-9, 16: 16e-9, 64: 64e-9}))
-    assert window.width([picture], 1) == 1
-    began = window.start()
-    for _ in range(20):
-        sum(range(100_000))
-        window.took(began, 1, 1)
-    assert window.width([picture], 1) > 1
+    for elsewhere in (make_decoder(vocab).bfloat16(), make_decoder(vocab).half(), make_decoder(vocab).to("meta")):
+        window = Window("auto", elsewhere)
+        assert window.width([picture], 2) == 1 and window.hold > 1000
+        assert Window(8, elsewhere).width([picture], 2) == 8
 
 
 @pytest.mark.parametrize("most", [1.5, 4.0, 8.0])
@@ -264,27 +259,21 @@ def test_a_pace_learns_what_an_endless_window_keeps(most: float) -> None:
     assert pace.most == pytest.approx(Pace().most, rel=1e-3), "single places let it fade"
 
 
-def test_a_curve_is_measured_once_and_rises_between_its_points(vocab: Vocab) -> None:
-    decoder = make_decoder(vocab)
-    curve = measured(decoder)
-    assert measured(decoder) is curve and measured(make_decoder(vocab)) is not curve
-    assert all(curve(tokens) > 0 for tokens in (1, 7, 64, 4096))
-    given = Curve({16: 2.0, 1: 1.0, 64: 8.0})
-    assert [given(tokens) for tokens in (1, 16, 40, 64, 72)] == pytest.approx([1.0, 2.0, 5.0, 8.0, 9.0])
-    assert measured(make_decoder(vocab, context=5))(5) > 0
-
-
 @pytest.mark.parametrize("value", ["wide", "", -1, MOST + 1, 2.5, True, None])
 def test_a_window_that_is_none_is_refused(one_decoder: Decoder, vocab: Vocab, value: object) -> None:
-    with pytest.raises(ConfigError, match=r"^engine\.parallel="):
+    with pytest.raises(ConfigError, match=r"^parallel="):
         Engine(one_decoder, vocab, parallel=value)  # type: ignore[arg-type]
 
 
-def test_a_model_draws_the_same_picture_in_windows() -> None:
-    bundle = tiny_model.bundle(context=240)
-    one = CM3Leon(bundle).generate("a red circle", seed=3, guidance=2.0)
-    for parallel in (4, "auto"):
-        model = CM3Leon(bundle, parallel=parallel)
-        assert model.generate("a red circle", seed=3, guidance=2.0).document == one.document
-    with pytest.raises(ConfigError, match=r"^engine\.parallel='all': must be 'auto', or a number of codes from 0 to"):
+def test_a_model_draws_the_same_picture_in_windows_and_does_so_unasked() -> None:
+    bundle, steps = tiny_model.bundle(context=240), []
+    for options in ({"parallel": 0}, {"parallel": 4}, {"parallel": "auto"}, {}):
+        done: list[int] = []
+        made = CM3Leon(bundle, **options).generate(
+            "a red circle", seed=3, guidance=2.0, temperature=0.0, progress=lambda at, _, done=done: done.append(at)
+        )
+        steps.append((len(done), made.document))
+    assert all(document == steps[0][1] for _, document in steps)
+    assert steps[3][0] == steps[2][0] < steps[0][0] and steps[1][0] < steps[0][0]
+    with pytest.raises(ConfigError, match=r"^parallel='all': must be 'auto', or a number of codes from 0 to"):
         CM3Leon(bundle, parallel="all")
