@@ -119,7 +119,7 @@ class Precision(Device):
     """Most memory for keys and values, in gigabytes: fewer requests side by side, and the same results."""
     parallel: Annotated[int | str, arg(metavar="auto|N")] = "auto"
     """Codes of a picture that are drawn in one pass at most, the same as one by one; 0 is one. auto is as many as pay:
-    several on a processor in float32 or int8 where few requests run, else one."""
+    several on a processor in float32 where few requests run, else one."""
 
 
 @dataclass(frozen=True, kw_only=True)

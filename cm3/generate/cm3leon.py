@@ -95,7 +95,7 @@ class CM3Leon:
         take less memory and more time (`cm3.engine.budget`).
 
         `parallel` codes of a picture are drawn in one pass at most, 0 one by one. "auto" is as many as pay: several on
-        a processor in float32 or int8 where few requests run, else one. The codes are the same, up to rounding
+        a processor in float32 where few requests run, else one. The codes are the same, up to rounding
         (`cm3.engine.jacobi`).
         """
         self.bundle, self.vocab = bundle, bundle.vocab

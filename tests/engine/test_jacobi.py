@@ -17,6 +17,7 @@ from cm3.errors import ConfigError, RequestError
 from cm3.generate import CM3Leon
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
+from cm3.model.int8 import placed
 from cm3.vocab import Vocab
 
 
@@ -238,9 +239,10 @@ def test_the_width_follows_rows_and_codes_kept(vocab: Vocab, one_decoder: Decode
     assert Window(0, one_decoder).width([picture], 2) == 1
 
 
-def test_where_no_cost_was_measured_auto_is_plain(vocab: Vocab) -> None:
+def test_where_it_was_not_measured_or_rounds_more_auto_is_plain(vocab: Vocab) -> None:
     picture = job(vocab, tuple(range(1, 257)), vocab.image_start)
-    for elsewhere in (make_decoder(vocab).bfloat16(), make_decoder(vocab).half(), make_decoder(vocab).to("meta")):
+    halves = make_decoder(vocab).bfloat16(), make_decoder(vocab).half()
+    for elsewhere in (*halves, make_decoder(vocab).to("meta"), placed(make_decoder(vocab), "cpu", "int8")):
         window = Window("auto", elsewhere)
         assert window.width([picture], 2) == 1 and window.hold > 1000
         assert Window(8, elsewhere).width([picture], 2) == 8
