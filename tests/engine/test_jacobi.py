@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,10 +270,11 @@ def test_a_window_that_is_none_is_refused(one_decoder: Decoder, vocab: Vocab, va
 
 def test_a_model_draws_the_same_picture_in_windows_and_does_so_unasked() -> None:
     bundle, steps = tiny_model.bundle(context=240), []
-    for options in ({"parallel": 0}, {"parallel": 4}, {"parallel": "auto"}, {}):
-        done: list[int] = []
+    settings: list[dict[str, Any]] = [{"parallel": 0}, {"parallel": 4}, {"parallel": "auto"}, {}]
+    for options in settings:
+        done: list[tuple[int, int]] = []
         made = CM3Leon(bundle, **options).generate(
-            "a red circle", seed=3, guidance=2.0, temperature=0.0, progress=lambda at, _, done=done: done.append(at)
+            "a red circle", seed=3, guidance=2.0, temperature=0.0, progress=lambda *at: done.append(at)
         )
         steps.append((len(done), made.document))
     assert all(document == steps[0][1] for _, document in steps)
