@@ -12,6 +12,7 @@ import torch
 from engine_reference import make_decoder, mixed, naive, nothing, prompt, same
 from scipy import stats
 
+from cm3.document import Document
 from cm3.engine import Codes, Engine, Request, Sampling
 from cm3.engine.jacobi import MOST, WIDTHS, Foresight, Pace, Window
 from cm3.errors import ConfigError, RequestError
@@ -269,15 +270,17 @@ def test_a_window_that_is_none_is_refused(one_decoder: Decoder, vocab: Vocab, va
 
 
 def test_a_model_draws_the_same_picture_in_windows_and_does_so_unasked() -> None:
-    bundle, steps = tiny_model.bundle(context=240), []
+    bundle = tiny_model.bundle(context=240)
     settings: list[dict[str, Any]] = [{"parallel": 0}, {"parallel": 4}, {"parallel": "auto"}, {}]
-    for options in settings:
-        done: list[tuple[int, int]] = []
-        made = CM3Leon(bundle, **options).generate(
-            "a red circle", seed=3, guidance=2.0, temperature=0.0, progress=lambda *at: done.append(at)
-        )
-        steps.append((len(done), made.document))
+    steps = [drawn(CM3Leon(bundle, **options)) for options in settings]
     assert all(document == steps[0][1] for _, document in steps)
     assert steps[3][0] == steps[2][0] < steps[0][0] and steps[1][0] < steps[0][0]
     with pytest.raises(ConfigError, match=r"^parallel='all': must be 'auto', or a number of codes from 0 to"):
         CM3Leon(bundle, parallel="all")
+
+
+def drawn(model: CM3Leon) -> tuple[int, Document]:
+    """Draw a picture; returns the steps that it took, and its document."""
+    done: list[tuple[int, int]] = []
+    made = model.generate("a red circle", seed=3, guidance=2.0, temperature=0.0, progress=lambda *at: done.append(at))
+    return len(done), made.document
