@@ -224,6 +224,7 @@ class Decoder(nn.Module):
         self.output = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.chosen: Choice | None = None
         self._laid_out: list[LaidOut] | None = None
+        self._total: Map | None = None
         self._turns: Tensor | None = None
         self.reset_parameters()
 
@@ -268,7 +269,7 @@ class Decoder(nn.Module):
             x = x + self.column(torch.where(cells > 0, place % columns + 1, 0))
         blocks: Iterable[Any] = self.blocks
         rotary: Any = None
-        if self._laid_out is not None and not torch.is_grad_enabled() and all(b.current for b in self._laid_out):
+        if self._laid_out is not None and not torch.is_grad_enabled() and self.is_laid_out:
             blocks, rotary = self._laid_out, None if self._turns is None else self._turns[:, positions].unbind()
         elif self.config.positions == "rope":
             rotary = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
@@ -290,9 +291,24 @@ class Decoder(nn.Module):
         joined(self.embed.weight if self.output is None else self.output.weight)
         return self
 
+    @property
+    def is_laid_out(self) -> bool:
+        """Tell whether drawing reads weights as they were laid out: not where any was replaced, or is hooked."""
+        laid, blocks = self._laid_out or [], self.blocks
+        return len(laid) == len(blocks) > 0 and all(map(LaidOut.stands_for, laid, blocks))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the layout out of copies and pickles, which lay their own weights out."""
+        return {**self.__dict__, "_laid_out": [] if self.is_laid_out else None, "_turns": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._laid_out is not None:
+            self.lay_out(self._total)
+
     def _lay_out_blocks(self, total: Map | None = None) -> None:
         c, blocks = self.config, [block for block in self.blocks if isinstance(block, Block)]
-        self._laid_out = [block.lay_out(total) for block in blocks]
+        self._laid_out, self._total = [block.lay_out(total) for block in blocks], total
         if c.positions == "rope":
             places = torch.arange(c.context, device=self.device)[None]
             kind = self.embed.weight.dtype if self.embed.weight.is_floating_point() else torch.float32

@@ -71,10 +71,20 @@ class Int8Linear(nn.Module):
         out = product(*quantise(x.reshape(-1, self.inside)), self.pack())
         return out.view(*x.shape[:-1], self.outside)
 
+    def _plain(self) -> Tensor:
+        return self.weight.to_dense().t().contiguous() if self.weight.is_mkldnn else self.weight
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.weight.is_mkldnn:
-            destination[prefix + "weight"] = self.weight.to_dense().t().contiguous()
+        destination[prefix + "weight"] = self._plain()
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self.weight, self._packed = self._plain(), None
+        super()._load_from_state_dict(*given)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of; a packed weight cannot be copied."""
+        return {**self.__dict__, "_buffers": {**self._buffers, "weight": self._plain()}, "_packed": None}
 
 
 class Int8Table(nn.Module):
@@ -139,6 +149,18 @@ class Int8Decoder(Decoder):
         super().train(False)
         return self
 
+    def lay_out(self, total: Map | None = None) -> Int8Decoder:
+        """Pack the weights, as drawing needs them."""
+        return self.pack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As `Decoder`: a copy packs its own weights."""
+        return {**super().__getstate__(), "_tiles": []}
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self._tiles = []
+        super()._load_from_state_dict(*given)
+
     def pack(self) -> Int8Decoder:
         """Lay all matrices out for the operator, which the first pass does otherwise; returns itself.
 
@@ -155,7 +177,9 @@ class Int8Decoder(Decoder):
     @torch.no_grad()
     def hidden(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
         """Return the final hidden states (b, s, d), normed, ready for `head`; as `Decoder.hidden`."""
-        return super(Int8Decoder, self.pack()).hidden(ids, positions, attend, cells)
+        if not self.pack().is_laid_out:  # a norm was replaced, or a hook added: there is no other way to compute
+            self._lay_out_blocks()
+        return super().hidden(ids, positions, attend, cells)
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""

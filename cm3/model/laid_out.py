@@ -41,20 +41,14 @@ class LaidOut:
         if block.q_norm is not None and block.k_norm is not None:
             self._heads = joined(block.q_norm.weight, block.k_norm.weight), joined(block.q_norm.bias, block.k_norm.bias)
             self._eps = block.q_norm.eps
-        self._modules = block._modules
-        self._layers = [(name, layer) for name, layer in self._modules.items() if type(layer) is nn.Linear]
-        self._places = [layer.weight.data_ptr() for _, layer in self._layers]
+        self._parts = list(block.children())
+        self._hooks, self._places = _hooks(block, self._parts), _places(self._parts)
 
-    @property
-    def current(self) -> bool:
-        """Tell whether the block still has the matrices that were laid out, where they were."""
-        modules = self._modules
-        return self._places == [
-            weight.data_ptr()
-            if modules[name] is layer and (weight := layer._parameters.get("weight")) is not None
-            else 0
-            for name, layer in self._layers
-        ]
+    def stands_for(self, block: nn.Module) -> bool:
+        """Tell whether a block still is what was laid out: its parts, their parameters where they were, and no hook
+        more."""
+        parts = [part for part in block._modules.values() if part is not None]
+        return parts == self._parts and _hooks(block, parts) == self._hooks and _places(parts) == self._places
 
     def __call__(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         """Map (b, s, d) -> same, as `Block.forward`; `rotary` as `turns` gives it."""
@@ -84,6 +78,17 @@ class LaidOut:
             gate, up = wide.chunk(2, -1)
             return self._down(F.silu(gate).mul_(up))
         return self._down(F.gelu(wide) if self._activation == "gelu" else F.relu(wide))
+
+
+def _places(parts: list[nn.Module]) -> list[tuple[str, int]]:
+    """Return where the parameters of modules lie, by name."""
+    own = (item for part in parts for item in part._parameters.items())
+    return [(name, 0 if weight is None else weight.data_ptr()) for name, weight in own]
+
+
+def _hooks(block: nn.Module, parts: list[nn.Module]) -> int:
+    """Count what is to be called before or after a block or one of its parts."""
+    return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in (block, *parts))
 
 
 def product(weight: Tensor) -> Map:

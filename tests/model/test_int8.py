@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 import types
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,19 @@ def test_a_bundle_comes_back_bit_for_bit_and_makes_the_same(changes: dict[str, A
     assert "decoder_weights" not in json.loads(
         (saved(tmp_path / "c", torch.float16, tiny_model.bundle()) / "config.json").read_text()
     )
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_packed_decoder_is_copied_and_takes_other_weights(changes: dict[str, Any], copied: Any) -> None:
+    one, other = (quantised(decoder(scale, **changes)) for scale in (0.1, 0.3))
+    state, first, want = copy.deepcopy(other.state_dict()), logits(one.pack()), logits(other.pack())
+    made = copied(one)
+    assert torch.equal(logits(made), first)
+    made.blocks[0].register_forward_hook(lambda *_: None)
+    assert torch.equal(logits(made), first), "a hook is not called, and breaks nothing"
+    made.load_state_dict(state)
+    assert torch.equal(logits(made), want) and torch.equal(logits(one), first) and apart(first, want) > 0.1
 
 
 def test_it_takes_half_the_bytes_of_bf16_on_disk_and_less_in_memory(tmp_path: Path) -> None:

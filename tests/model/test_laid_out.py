@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def test_it_computes_the_same(changes: dict[str, Any], kind: torch.dtype) -> Non
     want = stepped(plain)
     assert plain._laid_out is None
     made = copy.deepcopy(plain).lay_out()
-    assert made._laid_out is not None and all(block.current for block in made._laid_out)
+    assert made.is_laid_out
     close = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2}[kind]
     torch.testing.assert_close(stepped(made), want, rtol=close, atol=close * float(want.abs().max()))
     assert want.std() > 0.01
@@ -71,7 +72,7 @@ def test_it_learns_as_before(changes: dict[str, Any]) -> None:
         optimizer.step()
     for (name, a), b in zip(plain.named_parameters(), made.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
-    assert made._laid_out is not None and all(block.current for block in made._laid_out)
+    assert made.is_laid_out
     torch.testing.assert_close(stepped(made), stepped(plain), rtol=1e-9, atol=1e-9)
 
 
@@ -107,8 +108,32 @@ def _replaced(model: Decoder) -> Decoder:
     return model
 
 
+def _norms_moved(model: Decoder) -> Decoder:
+    """New numbers for whatever is no matrix, where there is one; else for a matrix."""
+    small = [p for p in model.parameters() if p.dim() < 2] or [model.blocks[1].up.weight]  # type: ignore[union-attr]
+    for p in small:
+        p.data = p.data * 1.5 + 0.5
+    return model
+
+
+def _norms_replaced(model: Decoder) -> Decoder:
+    for name, part in list(model.named_modules()):
+        if name.startswith("blocks.") and "norm" in name:
+            for key, p in list(part.named_parameters(recurse=False)):
+                setattr(part, key, nn.Parameter(p.detach() * 1.5 + 0.5))
+    return _in_place(model)
+
+
+def _other_order(model: Decoder) -> Decoder:
+    model.blocks = nn.ModuleList([model.blocks[1], model.blocks[0]])
+    return model
+
+
 @style
-@pytest.mark.parametrize("change", [_assigned, _copied, _in_place, _moved, _replaced])
+@pytest.mark.parametrize(
+    "change",
+    [_assigned, _copied, _in_place, _moved, _replaced, _norms_moved, _norms_replaced, _other_order],
+)
 def test_a_change_of_weights_is_seen(changes: dict[str, Any], change: Callable[[Decoder], Decoder]) -> None:
     before = make(changes).lay_out()
     first = stepped(before)
@@ -117,6 +142,35 @@ def test_a_change_of_weights_is_seen(changes: dict[str, Any], change: Callable[[
     plain.load_state_dict(made.state_dict())
     assert not torch.allclose(stepped(plain), first, rtol=1e-2)
     torch.testing.assert_close(stepped(made), stepped(plain), rtol=1e-5, atol=1e-6)
+
+
+@style
+def test_a_hook_is_called_where_weights_are_laid_out(changes: dict[str, Any]) -> None:
+    model, seen = make(changes).lay_out(), []
+    want = stepped(model)
+    for of in (model.blocks[0], model.blocks[1].wq, model.blocks[1].norm2):  # type: ignore[union-attr]
+        handle = of.register_forward_hook(lambda module, given, out: seen.append(module))  # type: ignore[union-attr]
+        torch.testing.assert_close(stepped(model), want, rtol=1e-5, atol=1e-6)
+        assert len(seen) == 5 and seen.pop() is of, "the first eight tokens, then one by one"
+        handle.remove()
+        seen.clear()
+        stepped(model)
+        assert not seen and model.is_laid_out
+
+
+@style
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_is_laid_out_by_itself(changes: dict[str, Any], copied: Callable[[Decoder], Decoder]) -> None:
+    plain = make(changes)
+    assert not copied(plain).is_laid_out
+    model = plain.lay_out()
+    want = stepped(model)
+    made = copied(model)
+    assert made.is_laid_out and torch.equal(stepped(made), want)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.mul_(1.5)
+    assert not torch.allclose(stepped(made), want) and torch.equal(stepped(model), want)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (600, 40), (24, 40)])
