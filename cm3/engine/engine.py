@@ -10,8 +10,8 @@ docs/engine.md draws it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor
@@ -82,6 +82,7 @@ class Engine:
         self._batch: InputBatch | None = None
         self._next_id = 0
         self._held: list[tuple[int, Result]] = []
+        self._torn = False
 
     @property
     def memory(self) -> int:
@@ -104,6 +105,12 @@ class Engine:
 
     def cancel(self, id: int) -> bool:
         """Drop a request, queued or running, at any step. Returns whether there was one."""
+        if self._torn:  # nothing runs any more
+            return False
+        with self._writing():
+            return self._cancel(id)
+
+    def _cancel(self, id: int) -> bool:
         queue, held = self._schedule, len(self._held)
         self._held = [(i, result) for i, result in self._held if i != id]
         gone = [job for job in (*queue.active, *queue.waiting) if job.id == id]
@@ -116,16 +123,19 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Result]]:
         """Advance every active request by one drawn token, or by `ahead` where none can end meanwhile; returns those
-        that finished, with their ids. Raises RequestError for one that is dropped, and names it."""
+        that finished, with their ids. One that is interrupted in a pass is taken again. Raises RequestError for one
+        that is dropped, and names it; and where the host's part was interrupted, now or before."""
         self._join()
         if self._schedule.active:
             batch, self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.window), None
             # Nothing in this line waits for the device: what is drawn is what the next forward reads.
             drawn = [batch.draw(self._forward(batch), self.decoder) for _ in range(min(self.ahead, batch.ahead))]
-            done, lost = batch.accept(torch.stack(drawn).tolist())
-            self._batch = batch if batch.left and not lost else None
-            self._held += [(job.id, job.result()) for job in done]
-            self._retire(done + lost)
+            read = torch.stack(drawn).tolist()
+            with self._writing():
+                done, lost = batch.accept(read)
+                self._batch = batch if batch.left and not lost else None
+                self._held += [(job.id, job.result()) for job in done]
+                self._retire(done + lost)
             if lost:
                 raise RequestError(
                     f"request {lost[0].id}: the model gave logits that are not finite; it is dropped. "
@@ -241,6 +251,17 @@ class Engine:
                     "or lower the text's limit"
                 )
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Guard a change of what the host knows of requests, rows and blocks: half made, it fits nothing any more."""
+        if self._torn:
+            raise RequestError(
+                "engine: was interrupted while it wrote down what requests hold, and serves no more; make another"
+            )
+        self._torn = True
+        yield
+        self._torn = False
+
     @torch.inference_mode()
     def _retire(self, jobs: list[Job]) -> None:
         if jobs:
@@ -251,7 +272,8 @@ class Engine:
     def _join(self) -> None:
         """Give rows to requests that wait, and read their prompts."""
         rows = len(self._schedule.rows)
-        self._schedule.admit()
+        with self._writing():
+            self._schedule.admit()
         if len(self._schedule.rows) > rows:
             self._batch = None
         prefill(self.decoder, self._cache, self._schedule.rows)

@@ -18,10 +18,15 @@ TOKENS = 8192
 
 
 def prefill(decoder: Decoder, cache: Cache, rows: list[Row]) -> None:
-    """Read all but the last token of the rows of which none is read yet."""
-    new = [row for row in rows if not row.fed]
-    for row in new:
+    """Read all but the last token of the rows whose prompts are not read yet."""
+    new: list[Row] = []
+    for row in rows:
         prefix = cache.shared.get(row.at)
+        if row.fed >= row.prompt.length - 1 and (prefix is None or prefix.whole):
+            continue
+        # Whatever an interrupted pass left is read again: all streams of a request then draw at the same step.
+        new.append(row)
+        row.fed = 0
         if prefix is not None:
             if not prefix.whole:
                 _read_prefix(decoder, cache, prefix, row, rows)

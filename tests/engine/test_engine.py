@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from engine_reference import make_decoder, mixed, naive, nothing, prompt, same
 from scipy import stats
 
 from cm3.engine import Codes, Engine, Force, FreeText, Request, Result, Sampling
+from cm3.engine.schedule import Job
 from cm3.errors import ConfigError, RequestError
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
@@ -430,3 +432,59 @@ def test_a_step_that_is_interrupted_is_taken_again(one_decoder: Decoder, vocab: 
     assert calls > 20
     for id, result in zip(ids, expected, strict=True):
         assert done[id].tokens.ids.tolist() == result.tokens.ids.tolist()
+
+
+def _sharing(vocab: Vocab) -> list[Request]:
+    """Guided requests whose prompts begin alike, in one block, in two, and wholly, and end apart by many tokens."""
+    start, plan = prompt(vocab, 70, 5), (Codes.image(8),)
+    ends = [prompt(vocab, length, seed).ids[1:] for length, seed in ((20, 1), (90, 2), (90, 2), (95, 3))]
+    whole = [Tokens.of([*start.ids, *end], [*start.cells, *[0] * len(end)]) for end in ends]
+    return [Request((one, nothing(vocab)), plan, Sampling(seed=i, guidance=2.0)) for i, one in enumerate(whole)]
+
+
+def test_prompts_whose_reading_is_interrupted_are_read_again(one_decoder: Decoder, vocab: Vocab) -> None:
+    requests = _sharing(vocab)
+    expected = Engine(one_decoder, vocab).run(requests)
+    assert expected[0].tokens.ids.tolist() == naive(one_decoder, vocab, requests[0])[0]
+    decoder = copy.deepcopy(one_decoder)
+    left = 0
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    decoder.blocks[1].register_forward_pre_hook(count)
+    for left_at_first in range(1, 12):
+        left, engine = left_at_first, Engine(decoder, vocab)
+        ids = [engine.add(request) for request in requests]
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(9):
+                engine.step()
+        done: dict[int, Result] = {}
+        while engine.busy:
+            done |= engine.step()
+        for id, result in zip(ids, expected, strict=True):
+            assert done[id].tokens.ids.tolist() == result.tokens.ids.tolist(), left_at_first
+        assert engine.reserved == 0
+
+
+def test_an_engine_whose_own_notes_are_torn_serves_no_more(
+    one_decoder: Decoder, vocab: Vocab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, whole = Engine(one_decoder, vocab), Job.take
+
+    def take(job: Job, *given: Any) -> tuple[int, bool]:
+        if len(job.ids) == 3:
+            raise KeyboardInterrupt
+        return whole(job, *given)
+
+    monkeypatch.setattr(Job, "take", take)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(mixed(vocab))
+    monkeypatch.undo()
+    for again in (lambda: engine.run(mixed(vocab)), engine.step):
+        with pytest.raises(RequestError, match="engine: was interrupted while it wrote down .* make another"):
+            again()
+    assert not engine.cancel(0)
