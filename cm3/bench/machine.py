@@ -80,7 +80,7 @@ class Stream:
             plain = torch.arange(WIDTH * WIDTH, dtype=torch.int32).view(WIDTH, WIDTH) % 255 - 127
             kept = [packed(plain.to(torch.int8), torch.ones(WIDTH)) for _ in range(count)]
             codes = quantise(torch.linspace(-1, 1, WIDTH)[None])
-            self._ways = [lambda: [product(*codes, *weight) for weight in kept]]
+            self._ways = [lambda: [product(*codes, weight) for weight in kept]]
             return
         x = torch.linspace(-1, 1, WIDTH, device=device).to(getattr(torch, dtype))
         weights: list[Tensor] = [

@@ -13,7 +13,7 @@ import torch
 
 from cm3.bench import decode
 from cm3.bench.decode import CASES, STREAMS, Figures, Ours, Peer, Work, measure, ours, prepared, table, untold
-from cm3.bench.machine import Stream, about, place
+from cm3.bench.machine import WIDTH, Stream, about, place
 from cm3.bench.shapes import SHAPES, drawn, shape, words
 from cm3.errors import ConfigError
 from cm3.model.decoder import Decoder
@@ -219,3 +219,10 @@ def test_nothing_of_benchmarks_is_needed() -> None:
     """The verb is in a wheel, which has no benchmarks."""
     files = [*Path(decode.__file__).parent.glob("*.py")]
     assert len(files) == 5 and not any("benchmarks." in path.read_text().replace("benchmarks/", "") for path in files)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_rate_of_streaming_is_measured_in_each_type(dtype: str) -> None:
+    stream = Stream(dtype, torch.device("cpu"), 1)
+    assert stream.bytes == WIDTH * WIDTH * {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    assert 0 < stream.rate() < 1e13
