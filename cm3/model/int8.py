@@ -154,7 +154,7 @@ class Int8Decoder(Decoder):
         return self.pack()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As `Decoder`: a copy packs its own weights."""
+        """Leave out what is packed: a copy packs its own weights."""
         return {**super().__getstate__(), "_tiles": []}
 
     def _load_from_state_dict(self, *given: Any) -> None:
