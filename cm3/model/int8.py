@@ -150,7 +150,7 @@ class Int8Decoder(Decoder):
         return self
 
     def lay_out(self, total: Map | None = None) -> Int8Decoder:
-        """Pack the weights, as drawing needs them."""
+        """Lay the weights out, packed, as drawing needs them."""
         return self.pack()
 
     def __getstate__(self) -> dict[str, Any]:
