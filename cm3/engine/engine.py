@@ -253,7 +253,7 @@ class Engine:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Keep apart a change of what the host knows of requests, rows and blocks: half made, it fits nothing any more."""
+        """Keep apart a change of what the host knows of requests, rows and blocks; half made, it fits nothing."""
         if self._torn:
             raise RequestError(
                 "engine: was interrupted while it wrote down what requests hold, and serves no more; make another"
