@@ -4,12 +4,13 @@
     python benchmarks/decode.py --shapes 85m --before ../old       # the same of the checkout ../old, by turns
     python benchmarks/decode.py --shapes 350m --cases one,guided --new 32 --rounds 1
     python benchmarks/decode.py --quick                            # prompts of 16, 16 codes, one round
+    python benchmarks/decode.py --model scenes --rounds 9          # a trained model: windows of codes
     python benchmarks/decode.py --shapes 7b --device cuda --cases guided --new 1024 --dtypes bfloat16
 
 cm3/bench/decode.py says which cases there are and how they are measured; `cm3 bench decode` prints the same table. Here
 are more settings, and `--before`: the engine of an earlier commit, from a worktree, measured by the code of this one in
-a process of its own. One thread by default, so that seconds are the processor's, which other work on the machine
-disturbs little.
+a process of its own. `--model` is that of the verb (cm3/bench/windows.py), of as many pictures as rounds. One thread by
+default, so that seconds are the processor's, which other work on the machine disturbs little.
 """
 
 from __future__ import annotations
@@ -148,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="root of another checkout, to compare with")
+    parser.add_argument("--model", help="a bundle: its name, folder, or hf://OWNER/NAME; in the place of shapes")
+    parser.add_argument("--say", help="with --model, the picture to draw")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
     parser.add_argument("--json", action="store_true", help="the last line of stdout is one JSON object")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -172,12 +175,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.serve:
         serve(args)
         return
+    from cm3.bench.windows import told
+    from cm3.cli.bench import PICTURE, measure_model
+
     try:
-        report = measured(args)
+        if args.model is not None:
+            report = measure_model(args.model, args.say or PICTURE, args.rounds, args.device)
+        else:
+            report = measured(args)
     except Cm3Error as error:
         parser.error(str(error))
     print(table(report["rows"]))
-    for one in report["shapes"]:
+    if args.model is not None:
+        print(*told(report["rows"]), sep="\n")
+    for one in report.get("shapes", ()):
         print(f"{one['shape']}: streamed at {one['streaming_gb_s']} GB/s; the peer's caches {one['peer_caches_s']} s")
     print(f"{report['device']} ({', '.join(report['flags'])}), torch {report['torch']}, {report['threads']} threads")
     if args.json:

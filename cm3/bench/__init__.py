@@ -4,6 +4,7 @@
     machine.py   the processor, its clock, and how fast it streams weights
     peer.py      the same weights in transformers' Chameleon
     decode.py    requests, sides, rounds by turns, and the rows of the table
+    windows.py   several codes of a picture in one pass, of a trained model
 
 benchmarks/train.py takes shapes, peer and machine from here too.
 """

@@ -420,9 +420,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             lines.append(f"{row['name']:<60}  not measured: {row['why']}")
             continue
         ratio, before = (f"x{value:.2f}" if value else "-" for value in (row["ratio"], row["before_ratio"]))
+        share = "-" if row["share"] is None else f"{row['share']:.0%}"
         name = row["name"] + (f" ({row['dtype']})" if row["name"].endswith("best") else "")
         lines.append(
             f"{name:<60}{row['ours']:>10.1f}{row['peer'] or 0:>10.1f}{ratio:>10}{row['ms_step']:>10.2f}"
-            f"{row['share']:>10.0%}{before:>10}"
+            f"{share:>10}{before:>10}"
         )
     return "\n".join(lines)

@@ -61,7 +61,9 @@ def as_chameleon(decoder: Decoder) -> dict[str, Tensor]:
 
 
 class Generator:
-    """Its `generate` on our weights, which it shares: codes are sampled at temperature 1 from all ids.
+    """Its `generate` on our weights: codes are sampled at temperature 1 from all ids.
+
+    Weights lie in memory as transformers has them, so those that ours hold transposed are copied.
 
     `cache`: "dynamic" or "static", its two kinds. Raises `ConfigError` without transformers.
     """
@@ -75,7 +77,7 @@ class Generator:
                 self.model = chameleon(decoder.config).eval().requires_grad_(False)
         finally:
             torch.set_default_dtype(usual)
-        self.model.load_state_dict(as_chameleon(decoder), assign=True)
+        self.model.load_state_dict({k: v.contiguous() for k, v in as_chameleon(decoder).items()}, assign=True)
         self.model.generation_config.eos_token_id = None  # it writes as many ids as are asked for
         self.cache = cache
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from cm3.bench import decode
 from cm3.bench.decode import CASES, STREAMS, Figures, Ours, Peer, Work, measure, ours, prepared, table, untold
 from cm3.bench.machine import WIDTH, Stream, about, place
 from cm3.bench.shapes import SHAPES, drawn, shape, words
+from cm3.bench.windows import measure_windows
+from cm3.bench.windows import told as windows_told
+from cm3.engine import Sampling
 from cm3.errors import ConfigError
 from cm3.model.decoder import Decoder
+from cm3.model.int8 import placed
 from cm3.precision import Choice
 
 CPU = torch.device("cpu")
@@ -78,6 +84,7 @@ def test_our_side_serves_all_that_arrive_together(small: tuple[Decoder, Work]) -
 def test_int8_is_another_decoder(small: tuple[Decoder, Work]) -> None:
     plain, other = (ours(small[0], dtype, small[1]) for dtype in ("float32", "int8"))
     assert isinstance(other, Ours) and plain.engine.decoder is small[0]
+    assert not small[0].blocks[0].wq.weight.is_contiguous(), "laid out for drawing, as a model that is loaded"  # type: ignore[union-attr]
     assert type(other.engine.decoder).__name__ == "Int8Decoder" and other.measure("one")[1] == 6
 
 
@@ -86,7 +93,7 @@ def test_the_peer_computes_the_same_or_nothing_is_timed(small: tuple[Decoder, Wo
     side = Peer(small[0], "float32", small[1])
     assert side.generator.cache in side.probed and set(side.probed) == {"dynamic", "static"}
     head = side.generator.model.lm_head
-    assert head.weight.data_ptr() == small[0].state_dict()["output.weight"].data_ptr(), "weights are shared"
+    assert all(weight.is_contiguous() for weight in side.generator.model.parameters()), "as transformers has them"
     head.weight = torch.nn.Parameter(head.weight * 1.01, requires_grad=False)
     with pytest.raises(RuntimeError, match=r"^peer float32: its logits are 0.01 apart from ours; nothing was timed$"):
         side._check(small[0])
@@ -166,6 +173,30 @@ def test_a_share_of_one_is_the_streaming_rate(small: tuple[Decoder, Work]) -> No
     assert [row["share"] for row in rows[:2]] == [1.0, 0.5] and rows[1]["share_of_fastest"] == 0.25
 
 
+def test_windows_are_compared_with_one_by_one(small: tuple[Decoder, Work]) -> None:
+    """Random weights keep guesses rarely, and the ids are those of plain decoding; a repeating model keeps them all."""
+    decoder, work = small
+    requests = work.requests(CASES["eight"])[:3]
+    told: list[tuple[int, int, str]] = []
+    report = measure_windows(placed(decoder, None, None), work.vocab, requests, "test", lambda *s: told.append(s))
+    plain, fixed, auto = report["rows"]
+    assert plain["passes"] == 3 * 6 and plain["ids_a_pass"] == plain["fewer_passes"] == 1 and plain["ratio"] is None
+    for row in (fixed, auto):
+        assert row["same"] == row["requests"] == 3 and row["peer"] == plain["ours"]
+        assert 3 * 1 < row["passes"] <= 3 * 6 and row["fewer_passes"] == pytest.approx(18 / row["passes"], abs=0.01)
+        times = np.divide(report["seconds"]["0"], report["seconds"][row["name"].split()[-1]])
+        assert row["ratio"] == pytest.approx(np.median(times), abs=1e-3)
+    assert [done for done, _, _ in told] == list(range(9)) and len(windows_told(report["rows"])) == 2
+    printed = table(report["rows"]).splitlines()
+    assert len({len(line) for line in printed}) == 1 and printed[1].split()[-2] == "-"
+
+    always = copy.deepcopy(decoder)
+    always.output.weight.data.zero_()  # type: ignore[union-attr]
+    greedy = [replace(request, sampling=Sampling(temperature=0)) for request in requests[:1]]
+    rows = measure_windows(placed(always, None, None), work.vocab, greedy, "test")["rows"]
+    assert rows[1]["passes"] == 2 and rows[1]["ids_a_pass"] == 3 and rows[1]["same"] == 1
+
+
 def test_types_that_are_not_there_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "has_bfloat16", lambda device: (False, "it has none"))
     report = measure("test", **SMALL, cases=("one",), peer=False)
@@ -218,7 +249,7 @@ def test_streams_are_of_their_bytes() -> None:
 def test_nothing_of_benchmarks_is_needed() -> None:
     """The verb is in a wheel, which has no benchmarks."""
     files = [*Path(decode.__file__).parent.glob("*.py")]
-    assert len(files) == 5 and not any("benchmarks." in path.read_text().replace("benchmarks/", "") for path in files)
+    assert len(files) == 6 and not any("benchmarks." in path.read_text().replace("benchmarks/", "") for path in files)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

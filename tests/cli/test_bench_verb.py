@@ -26,12 +26,24 @@ def test_a_quick_look(cm3: Cm3) -> None:
     assert done.json["streaming_gb_s"]["float32"] > 0 and done.json["torch"] == torch.__version__
 
 
+@pytest.mark.slow
+def test_a_trained_model_draws_in_windows(cm3: Cm3) -> None:
+    done = cm3("bench", "decode", "--model", "scenes", "--quick", "--threads", "1", "--json")
+    plain, fixed, auto = done.json["rows"]
+    assert done.code == 0 and plain["name"] == "scenes; one; one by one" and plain["passes"] == 64
+    assert fixed["fewer_passes"] > 1.5 and fixed["same"] == auto["same"] == 1
+    assert any("16: " in line and "times fewer" in line for line in done.err.splitlines())
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
         (["--shape", "9m"], "shape='9m': must be one of test, 10m, 85m, 350m, 760m, 7b."),
         (["--device", "nowhere"], "device='nowhere': cannot be used"),
         (["--threads", "0"], "--threads 0: must be at least 1"),
+        (["--model", "nowhere"], "nowhere"),
+        (["--model", "scenes", "--shape", "10m"], "--shape 10m: has random weights, and --model scenes its own; give"),
+        (["--say", "a dog"], "--say: is for --model; give that, or leave it out"),
         (["--new", "4"], "--new: no such option"),
     ],
 )
