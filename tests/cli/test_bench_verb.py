@@ -8,6 +8,9 @@ import pytest
 import torch
 from command import Cm3
 
+from cm3.cli.bench import PICTURE, measure_model
+from cm3.errors import ConfigError
+
 
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
@@ -33,6 +36,11 @@ def test_a_trained_model_draws_in_windows(cm3: Cm3) -> None:
     assert done.code == 0 and plain["name"] == "scenes; one; one by one" and plain["passes"] == 64
     assert fixed["fewer_passes"] > 1.5 and fixed["same"] == auto["same"] == 1
     assert any("16: " in line and "times fewer" in line for line in done.err.splitlines())
+
+
+def test_no_pictures_are_refused() -> None:
+    with pytest.raises(ConfigError, match="^rounds=0: must be an integer"):
+        measure_model("scenes", PICTURE, 0, "cpu")
 
 
 @pytest.mark.parametrize(
