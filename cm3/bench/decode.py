@@ -215,7 +215,8 @@ def ours(decoder: Decoder, dtype: str, work: Work, name: str = "ours") -> Ours:
     if dtype not in ("float32", "int8"):
         decoder = copy.deepcopy(decoder)
     device = decoder.device
-    return Ours(placed(decoder, device, None if dtype == "float32" else dtype), dtype, work, name)
+    made = placed(decoder, device, None if dtype == "float32" else dtype)
+    return Ours(made if made.is_laid_out else made.lay_out(), dtype, work, name)
 
 
 def prepared(size: str, prompt: int, new: int, device: torch.device) -> tuple[Decoder, Work]:

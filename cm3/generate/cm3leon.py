@@ -133,7 +133,10 @@ class CM3Leon:
             from cm3.generate.share import load_share
 
             return load_share(cls, name, tp, options)
-        return cls(bundles.load(bundles.find(name)), **cast(Any, options))
+        model = cls(bundles.load(bundles.find(name)), **cast(Any, options))
+        if not model.decoder.is_laid_out:
+            model.decoder.lay_out()
+        return model
 
     @property
     def device(self) -> torch.device:

@@ -282,13 +282,25 @@ class Decoder(nn.Module):
 
         `total` as in `Block.lay_out`.
 
-        Names, shapes and values stay, and so does training, to rounding. Positions are below the context from then on.
+        Names, shapes and values stay; `train` takes the layout back. Positions are below the context from then on.
         On another device than a processor, where it was not measured, and of shards nothing is done.
         """
         if self.device.type != "cpu" or any(type(p.data) is not Tensor for p in self.parameters()):
             return self
         self._lay_out_blocks(total)
         joined(self.embed.weight if self.output is None else self.output.weight)
+        return self
+
+    def train(self, mode: bool = True) -> Decoder:
+        """Set the mode; a decoder that is to learn gets its weights back as torch lays them out.
+
+        Torch's fused AdamW moves the wrong numbers, in silence, of a weight whose gradient has other strides.
+        """
+        super().train(mode)
+        if mode and self._laid_out is not None:
+            self._laid_out = self._turns = None
+            for weight in self.parameters():
+                weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         return self
 
     @property

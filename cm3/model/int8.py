@@ -257,7 +257,7 @@ def _floating(decoder: Decoder, device: str | torch.device | None, dtype: str | 
         name, why = for_drawing(str(dtype).removeprefix("torch."), made.device, shape)
         made = on_device(made, None, name)
     made.chosen = Choice(str(made.embed.weight.dtype).removeprefix("torch."), why)
-    return made.lay_out()
+    return made
 
 
 def check_operators() -> None:
