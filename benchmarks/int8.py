@@ -7,7 +7,7 @@
 A step reads one token of each row after `--cached` others and gives the logits of all ids, as the engine's step does.
 A figure is the median of the rounds of a side, in milliseconds of the processor; sides alternate step by step, so that
 what disturbs the machine disturbs both. Weights are random: they cost the same. The shapes are those of
-benchmarks/train.py.
+cm3/bench/shapes.py.
 
 `--quality N` measures N test scenes, which the model was not trained on: nats a token of their documents, caption
 before picture, by modality, and the share of N captions of which the picture drawn shows just that.
@@ -31,33 +31,12 @@ import torch
 from torch import Tensor
 
 import cm3
+from cm3.bench.machine import flags
+from cm3.bench.shapes import SHAPES, drawn, shape
 from cm3.engine.cache import Append, Cache, Prefill
 from cm3.model.attention import Causal
-from cm3.model.decoder import Decoder, DecoderConfig
+from cm3.model.decoder import Decoder
 from cm3.model.int8 import quantised, reach
-
-SHAPES: dict[str, tuple[int, int, int, int, int]] = {
-    # name: d_model, layers, heads, feed-forward width, vocabulary
-    "test": (32, 1, 2, 64, 600),
-    "10m": (256, 6, 4, 688, 10_240),
-    "85m": (768, 8, 12, 2304, 16_384),
-}
-FLAGS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8")
-
-
-def decoder(size: str, context: int) -> Decoder:
-    """A decoder of Chameleon's kind with random weights."""
-    d, layers, heads, hidden, vocab = SHAPES[size]
-    made = Decoder(
-        DecoderConfig(
-            vocab_size=vocab, d_model=d, layers=layers, heads=heads, context=context, hidden=hidden,
-            activation="swiglu", norm="rms", norm_affine=True, qk_norm=True, positions="rope", tied=False,
-        )
-    ).eval()  # fmt: skip
-    for weight in made.parameters():
-        if weight.dim() > 1:
-            weight.normal_(std=0.02)
-    return made
 
 
 class Side:
@@ -80,7 +59,7 @@ class Side:
 
 def speed(size: str, rows_of: list[int], rounds: int, cached: int) -> list[dict[str, Any]]:
     """One line for each number of rows."""
-    plain = decoder(size, cached + 64)
+    plain = drawn(shape(size, cached + 64), torch.device("cpu"))
     small = quantised(plain).pack()
     plain.lay_out()
     lines = []
@@ -153,10 +132,8 @@ def main() -> None:
     if odd := [size for size in args.sizes if size not in SHAPES]:
         parser.error(f"--sizes {odd[0]}: must be of {', '.join(SHAPES)}, or none")
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    found = torch.cpu.get_capabilities()
     report: dict[str, Any] = {
-        "rows": [], "flags": [name for name in FLAGS if found.get(name)], "levels": 2 * reach() + 1,
+        "rows": [], "flags": flags(), "levels": 2 * reach() + 1,
         "load": os.getloadavg()[0], "threads": args.threads, "torch": torch.__version__,
     }  # fmt: skip
     print(f"processor: {', '.join(report['flags'])}; activations have {report['levels']} levels; load {report['load']}")

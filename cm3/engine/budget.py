@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+import psutil
 import torch
 
 from cm3.engine.cache import BLOCK
@@ -47,18 +47,9 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + ours
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    found = [_available(Path("/proc/meminfo")), _left(Path("/sys/fs/cgroup"))]
-    known = [n for n in found if n is not None]
-    return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _available(path: Path) -> int | None:
-    """Return what Linux says can be had without swapping."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    left = _left(Path("/sys/fs/cgroup"))
+    available: int = psutil.virtual_memory().available
+    return available if left is None else min(left, available)
 
 
 def _left(folder: Path) -> int | None:
