@@ -30,9 +30,11 @@ _PHRASES = [
 ]
 WORDS = tuple(sorted({*_OTHERS.split(), *(word for phrase in _PHRASES for word in phrase.split())}))
 """Every word that training showed, in small letters."""
-PICTURE_ERROR: float | None = None
-"""Mean error of colour (0 to 1) of a picture after its codes, above which it is no sheet; None until an image tokenizer
-is shipped that it can be measured with."""
+PICTURE_ERROR = 0.032
+"""Mean error of colour (0 to 1) of a picture after its codes, above which it is no sheet.
+
+Measured with the image tokenizer of `image_decoder`: 300 sheets, as they are and as JPEG of quality 40 and 30, are off
+by 0.0303 at most (0.011 to 0.016 in the mean), 100 photographs by 0.033 at least (0.078 in the median)."""
 
 WORLD: dict[str, Any] = {
     "says": f"one to four stickers of {len(TRAINED)} kinds (dog, pizza, rocket, red star, ...: docs/stickers.md lists "
