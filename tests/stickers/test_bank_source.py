@@ -83,7 +83,7 @@ def test_shares_of_shown_things_are_shares(name: str) -> None:
         ShownLaw(**{name: 1.5})
 
 
-@pytest.mark.parametrize("name", ["two", "same_ground", "other_size"])
+@pytest.mark.parametrize("name", ["two", "same_ground", "same_place", "other_size"])
 def test_shares_of_the_law_are_shares(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"law.{name}=-0.1: is a share, must be in 0..1"):
         BankLaw(**{name: -0.1})
@@ -157,6 +157,27 @@ def test_grounds_and_other_sizes_come_as_often_as_asked() -> None:
             assert shown.kind in example.sheet.shown and (of_size[shown.kind] == shown.size) == (i in example.own)
     places = Counter(e.own[0] for e in made if len(e.documents) == 3)
     assert len(places) == 3 and min(places.values()) > 15, "order is by chance"
+
+
+def test_own_documents_show_their_thing_in_its_place_as_often_as_asked() -> None:
+    for share in (0.0, 0.5, 1.0):
+        law, there, moved = BankLaw(same_place=share, other_size=0.0), 0, 0
+        for number, example in examples(200, law):
+            places = {s.kind: s.place for s in example.sheet.sheet.stickers}
+            assert len(example.documents) == number
+            for at in example.own:
+                (sticker,) = example.documents[at].sheet.stickers
+                assert sticker.place in ("middle", places[sticker.kind])
+                if places[sticker.kind] != "middle":
+                    there, moved = there + (sticker.place != "middle"), moved + (sticker.place == "middle")
+        assert there + moved > 100 and abs(there / (there + moved) - share) < 0.15
+
+
+def test_a_document_says_where_its_thing_is_unless_in_the_middle() -> None:
+    source = BankSource(codec(), 0, law=BankLaw(documents=AugmentLaw((0.0, 1.0)), same_place=0.5))
+    said = [str(source.documents(i)[0][0].parts[0].text) for i in range(60)]
+    placed = ["top" in text or "bottom" in text for text in said]
+    assert 10 < sum(placed) < 50 and not any("middle" in text for text in said)
 
 
 def test_an_example_belongs_to_its_split() -> None:

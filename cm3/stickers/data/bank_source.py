@@ -50,12 +50,15 @@ class BankLaw:
     """Share of examples with two shown things, of those with two stickers and two documents at least."""
     same_ground: float = 0.4
     """Share of own documents on the example's ground: every code of a sticker is to be found there."""
+    same_place: float = 0.0
+    """Share of own documents that show their thing in the place that it has in the example, the others in the middle:
+    each code is to be found in its own cell then, which is learnt first."""
     other_size: float = 0.3
     """Share of the documents of something else that are of a shown thing in the other size."""
 
     def __post_init__(self) -> None:
         """Check every share."""
-        for name in ("two", "same_ground", "other_size"):
+        for name in ("two", "same_ground", "same_place", "other_size"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
 
@@ -67,6 +70,11 @@ class ShownSheet:
     sheet: Sheet
     shown: Mapping[str, Shown]
     """Kind in the sheet -> what is shown in its place."""
+
+    @property
+    def in_middle(self) -> bool:
+        """Tell whether it is a document with its sticker in the middle, which no caption has to say."""
+        return self.sheet.stickers[0].place == "middle"
 
     def say(self, rng: np.random.Generator, in_order: bool = False, style: str | None = None) -> str:
         """Return a caption (`describe`) that has the things' names."""
@@ -91,10 +99,12 @@ class Example:
     own: tuple[int, ...]
 
 
-def alone(kind: str, size: str, ground: str, shown: Mapping[str, Shown] | None = None) -> ShownSheet:
-    """Return the sheet of a document: one sticker in the middle."""
+def alone(
+    kind: str, size: str, ground: str, shown: Mapping[str, Shown] | None = None, place: str = "middle"
+) -> ShownSheet:
+    """Return the sheet of a document: one sticker."""
     shown = shown or {}
-    return ShownSheet(Sheet(ground, (Sticker("middle", kind, size),)), {k: shown[k] for k in (kind,) if k in shown})
+    return ShownSheet(Sheet(ground, (Sticker(place, kind, size),)), {k: shown[k] for k in (kind,) if k in shown})
 
 
 def random_example(
@@ -119,11 +129,13 @@ def random_example(
             break
     shown = dict(zip(kinds, things, strict=False))
     sizes = {s.kind: s.size for s in sheet.stickers}
+    places = {s.kind: s.place for s in sheet.stickers}
     made = []
     for kind in shown:
         same = rng.random() < law.same_ground
         ground = sheet.ground if same else pick(rng, [g for g in GROUNDS if g != sheet.ground])
-        made.append(alone(kind, sizes[kind], ground, shown))
+        place = places[kind] if law.same_place and rng.random() < law.same_place else "middle"
+        made.append(alone(kind, sizes[kind], ground, shown, place))
     for _ in range(documents - len(made)):
         made.append(_something_else(rng, law, shown, sizes, kinds))
     order = rng.permutation(len(made))
@@ -175,7 +187,9 @@ class BankSource(Source):
             return [self.plain.document(index)], ()
         made = random_example(rng, number, self.law, self.split)
         size, sheets = self.plain.size, self.law.sheets
-        before = [Document.of(d.say(rng, style="alone"), d.draw(size)) for d in made.documents]
+        before = [
+            Document.of(d.say(rng, style="alone" if d.in_middle else "places"), d.draw(size)) for d in made.documents
+        ]
         in_order, places = (bool(rng.random() < share) for share in (sheets.in_order, sheets.places))
         caption = made.sheet.say(rng, in_order, "places" if places else None)
         query = Document.of(caption, made.sheet.draw(size), id=str(index), source=f"stickers/{self.split}")
