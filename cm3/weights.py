@@ -29,8 +29,12 @@ Cut = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
 """(name, whole shape) of a weight -> the part of it to read."""
 
 
-def load_into(make: Callable[[], M], path: str | Path, where: str, cut: Cut | None = None) -> M:
-    """Return a network in evaluation mode, in float32, with the weights of a safetensors file, or a `cut` of each.
+def load_into(
+    make: Callable[[], M], path: str | Path, where: str, cut: Cut | None = None, dtype: torch.dtype = torch.float32
+) -> M:
+    """Return a network in evaluation mode with the weights of a safetensors file, or a `cut` of each.
+
+    Those that are no whole numbers come in `dtype`, one by one: of a file in bfloat16 no copy in float32 is made.
 
     Names, shapes and kinds are compared with the file's header before memory is taken. Raises `CheckpointError`, which
     begins with `where`, for a file that is none, for one of another network, and for weights that are no numbers.
@@ -61,7 +65,7 @@ def load_into(make: Callable[[], M], path: str | Path, where: str, cut: Cut | No
         for name, value in wanted.items():
             stored = file.get_tensor(name) if cut is None else file.get_slice(name)[cut(name, tuple(value.shape))]
             # A copy: the library's own may be the file, which may change.
-            weights[name] = stored.to(value.dtype, copy=True)
+            weights[name] = stored.to(dtype if value.is_floating_point() else value.dtype, copy=True)
     check_weights(weights, where)
     # Constants that are no weights have to be made in earnest. Networks without them are not drawn for nothing.
     constants = any(module._non_persistent_buffers_set for module in laid_out.modules())

@@ -37,7 +37,7 @@ from cm3.generate.streaming import Chunk, Filling
 from cm3.generate.tasks import CAPTION, DETAIL, LONGEST, QUESTION, Reply, kind_of_task, read_reply, task_prompt
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
-from cm3.model.int8 import placed
+from cm3.model.int8 import placed, read_in
 from cm3.precision import Choice
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
@@ -133,7 +133,8 @@ class CM3Leon:
             from cm3.generate.share import load_share
 
             return load_share(cls, name, tp, options)
-        model = cls(bundles.load(bundles.find(name)), **cast(Any, options))
+        kept = read_in(options.get("dtype"), options.get("device"))
+        model = cls(bundles.load(bundles.find(name), dtype=kept), **cast(Any, options))
         if not model.decoder.is_laid_out:
             model.decoder.lay_out()
         return model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cm3.errors import ConfigError
 from cm3.generate.settings import Loading
 from cm3.model import bundle as bundles
+from cm3.model.int8 import read_in
 from cm3.parallel import MeshConfig, decoding, start
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def load_share(cls: type[CM3Leon], name: str | Path, tp: int, options: Loading) 
     device = options.get("device")
     where = {"None": "cpu", "auto": ""}.get(str(device), str(device))
     mesh = start(MeshConfig(tp=tp, timeout_s=decoding.PATIENCE), where)
-    bundle = bundles.load(bundles.find(name), shares=functools.partial(decoding.shares, mesh=mesh))
+    shares, kept = functools.partial(decoding.shares, mesh=mesh), read_in(options.get("dtype"), mesh.device)
+    bundle = bundles.load(bundles.find(name), shares=shares, dtype=kept)
     model = cls(bundle, **cast(Any, {**options, "device": mesh.device}))
     model.mesh = mesh
     decoding.join(model.decoder, mesh)

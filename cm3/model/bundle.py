@@ -236,9 +236,14 @@ class Shape(NamedTuple):
 
 
 def load(
-    folder: str | Path, weights: bool = True, shares: Callable[[type[Decoder], DecoderConfig], Cut] | None = None
+    folder: str | Path,
+    weights: bool = True,
+    shares: Callable[[type[Decoder], DecoderConfig], Cut] | None = None,
+    dtype: Callable[[DecoderConfig], torch.dtype] = lambda config: torch.float32,
 ) -> Bundle:
     """Read a bundle folder, all of one bundle also while it is replaced; weights in float32, or int8 where they are.
+
+    `dtype` tells of a decoder's shape in which type its weights are to be, where they are not int8.
 
     Without `weights` the decoder is on the meta device, and neither its file nor those of the folders are read.
     `shares` tells of a decoder's kind and shape which part of each weight to read. Raises `CheckpointError` naming the
@@ -258,7 +263,11 @@ def load(
         vqgan = found.fill(FILES[1], lambda: VQGAN(shape.image_tokenizer))
         kind = _decoder_kind(config, what)
         cut = None if shares is None else shares(kind, shape.decoder)
-        decoder = found.fill(FILES[0], lambda: kind(shape.decoder), cut) if weights else _bare(kind, shape.decoder)
+        if weights:
+            kept = torch.float32 if kind is Int8Decoder else dtype(shape.decoder)
+            decoder = found.fill(FILES[0], lambda: kind(shape.decoder), cut, kept)
+        else:
+            decoder = _bare(kind, shape.decoder)
     return Bundle(
         vocab=shape.vocab,
         decoder=decoder,
@@ -339,7 +348,10 @@ def _save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
         stored = value.detach().to(dtype) if value.is_floating_point() else value.detach()
         if value.is_floating_point() and not bool(torch.isfinite(stored).all()):
             raise ConfigError(f"{name}: has values outside the range of {dtype}; save in bfloat16 or float32")
-        tensors[name] = stored.contiguous().clone()
+        # Weights that were laid out share their memory, which safetensors does not store. All others are as they are:
+        # no second copy of a large model.
+        alone = stored.is_contiguous() and stored.untyped_storage().nbytes() == stored.nbytes
+        tensors[name] = stored if alone else stored.contiguous().clone()
     save_file(tensors, path)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from cm3.errors import CheckpointError, Cm3Error
@@ -60,12 +61,12 @@ class Opened:
         self._compare(name, hashlib.sha256(data).hexdigest())
         return data
 
-    def fill(self, name: str, make: Callable[[], M], cut: Cut | None = None) -> M:
+    def fill(self, name: str, make: Callable[[], M], cut: Cut | None = None, dtype: torch.dtype = torch.float32) -> M:
         """Return a network with the weights of a file, checked, or a `cut` of them; see `load_into`."""
         self.check(name)
         # The very file that was checked, whatever has its name by now.
         place = f"/dev/fd/{self._held[name]}" if sys.platform != "win32" else self.folder / name
-        return load_into(make, place, f"{self.what}: {name}", cut)
+        return load_into(make, place, f"{self.what}: {name}", cut, dtype)
 
     def _file(self, name: str) -> Any:
         file = os.fdopen(os.dup(self._held[name]), "rb")

@@ -20,8 +20,10 @@ Operators are torch's own, to which inductor lowers int8 layers; nothing of torc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -248,6 +250,27 @@ def placed(decoder: Decoder, device: str | torch.device | None, dtype: str | tor
     made = quantised(decoder).pack()
     made.chosen = Choice("int8", "as set" if name == "int8" else "the weights are stored in it")
     return made
+
+
+def read_in(
+    dtype: str | torch.dtype | None, device: str | torch.device | None
+) -> Callable[[DecoderConfig], torch.dtype]:
+    """Return what tells in which type weights are to be read, so that `placed` turns none of them.
+
+    That is float32 for any setting which `placed` refuses, and for int8, which is made of it.
+    """
+
+    def kind(config: DecoderConfig) -> torch.dtype:
+        name = str(dtype).removeprefix("torch.")
+        if name == "auto":
+            with bare():
+                count = sum(p.numel() for p in Decoder(config).parameters())
+            with contextlib.suppress(RuntimeError, AssertionError, TypeError):  # no such device: `placed` says so
+                at = torch.device("cpu" if device is None else settled(device) or "cpu")
+                name = for_drawing(name, at, (config.d_model, count)).name
+        return getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
+
+    return kind
 
 
 def _floating(decoder: Decoder, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Decoder:
