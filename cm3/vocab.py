@@ -5,13 +5,17 @@
 `</s>` stands at both ends of a document, `<break>` at each change of modality, `<mask:i>` where span i was taken out
 and again before it in the tail, `<eoss>` (end of span) after it. The paper: 56,320 text + 8,192 image + 1,024 specials
 = 65,536 (sections 2.1 and 2.2; names from the authors' branches).
+
+Chameleon and what was made of it use the same names otherwise, which is `grammar` "chameleon": `<s>` opens a document
+and `</s>` closes it, `<break>` begins a picture and `<eoss>` ends it, there are no masks, and one of the reserved ids,
+`turn`, ends what a user says. `cm3/convert/ids.py` maps the ids of such a file to these ranges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -54,14 +58,22 @@ class Tokens(NamedTuple):
         return int(self.ids.shape[0])
 
 
+Grammar = Literal["cm3", "chameleon"]
+
+
 @dataclass(frozen=True)
 class Vocab:
-    """The ranges. `Vocab()` is the paper's; any smaller one is `Vocab(text=512, image=1000, masks=32, reserved=0)`."""
+    """The ranges. `Vocab()` is the paper's; any smaller one is `Vocab(text=512, image=1000, masks=32, reserved=0)`.
+
+    `grammar`: how documents are laid out (`cm3/sequence`). `turn`: the reserved id that ends a turn, or None.
+    """
 
     text: int = 56_320
     image: int = 8_192
     masks: int = 512
     reserved: int = 506
+    grammar: Grammar = "cm3"
+    turn: int | None = None
 
     bos: ClassVar[int] = 0
     pad: ClassVar[int] = 1
@@ -73,11 +85,33 @@ class Vocab:
     _MOST: ClassVar[int] = 1 << 23
 
     def __post_init__(self) -> None:
-        for name, low in (("text", 256), ("image", 2), ("masks", 1), ("reserved", 0)):
+        for name, low in (("text", 256), ("image", 2), ("masks", 0), ("reserved", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"vocab.{name}={getattr(self, name)}: must be at least {low}")
             if getattr(self, name) > self._MOST:
                 raise ConfigError(f"vocab.{name}={getattr(self, name)}: must be at most {self._MOST}")
+        if self.grammar not in get_args(Grammar):
+            raise ConfigError(f"vocab.grammar={self.grammar!r}: must be 'cm3' or 'chameleon'")
+        if self.grammar == "cm3" and self.masks == 0:
+            raise ConfigError("vocab.masks=0: must be at least 1 where vocab.grammar is 'cm3', which fills masks")
+        first = self._FIXED + self.masks
+        if self.turn is not None and not first <= self.turn < self.text_start:
+            raise ConfigError(
+                f"vocab.turn={self.turn}: must be a reserved id, {first} to {self.text_start - 1}, or None"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; grammar and turn only where they are not the default."""
+        fields = asdict(self)
+        for name in ("grammar", "turn"):
+            if fields[name] == getattr(Vocab, name):
+                del fields[name]
+        return fields
+
+    @property
+    def opens(self) -> int:
+        """Return the id that a document begins with; `eos` ends it in each grammar."""
+        return self.bos if self.grammar == "chameleon" else self.eos
 
     @property
     def text_start(self) -> int:
@@ -96,6 +130,8 @@ class Vocab:
 
     def mask(self, i: int) -> int:
         """Return the id of `<mask:i>`."""
+        if not self.masks:
+            raise ConfigError(f"<mask:{i}>: this vocabulary has no masks; the model was not trained to fill holes")
         if not 0 <= i < self.masks:
             raise ConfigError(f"<mask:{i}>: this vocabulary has masks 0 to {self.masks - 1}; raise vocab.masks")
         return self._FIXED + i

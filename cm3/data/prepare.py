@@ -161,7 +161,7 @@ def _plan(desk: Desk, sources: Sequence[str], unit: int, max_text: int, license:
         "max_text": max_text,
         "license": license,
         "device": torch.device(desk.work.device).type,
-        "vocab": None if found is None else dataclasses.asdict(desk.codec.vocab),
+        "vocab": None if found is None else desk.codec.vocab.to_dict(),
         "text_tokenizer": None if found is None else text_fingerprint(found.text),
         "image_tokenizer": image,
         "encoder": None if desk.encoder is None else desk.encoder.name,

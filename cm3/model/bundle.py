@@ -135,7 +135,7 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
                 names += _copy_folder(name, Path(source), building / name)
         config = {
             "format": FORMAT,
-            "vocab": dataclasses.asdict(bundle.vocab),
+            "vocab": bundle.vocab.to_dict(),
             "decoder": bundle.decoder.config.to_dict(),
             "image_tokenizer": dataclasses.asdict(bundle.vqgan.config),
             "image_size": bundle.image_size,

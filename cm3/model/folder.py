@@ -164,15 +164,22 @@ def checksum(config: dict[str, Any]) -> str:
 
 
 def check_text(vocab: Vocab, data: bytes, where: str, error: type[Cm3Error] = CheckpointError) -> None:
-    """Raise `error` where a tokenizer.json has more or fewer entries than the vocabulary has text ids."""
+    """Raise `error` where a tokenizer.json has more or fewer entries than the vocabulary has text ids.
+
+    A vocabulary of the grammar "chameleon" has a file that names all its ids.
+    """
     page = parse_json(data, f"{where}: {FILES[2]}", error)
     try:
-        entries = len(dict(page["model"]["vocab"]))
-    except (TypeError, ValueError, KeyError) as e:
+        found = dict(page["model"]["vocab"])
+        if vocab.grammar == "chameleon":
+            found |= {token["content"]: token["id"] for token in page.get("added_tokens") or []}
+        entries = len(found)
+    except (TypeError, ValueError, KeyError, AttributeError) as e:
         raise error(f"{where}: {FILES[2]} is no text tokenizer; restore it") from e
-    if entries != vocab.text:
+    name, wanted = ("size", vocab.size) if vocab.grammar == "chameleon" else ("text", vocab.text)
+    if entries != wanted:
         raise error(
-            f"{where}: vocab.text={vocab.text}, and {FILES[2]} has {entries} entries: ids without an entry could be "
+            f"{where}: vocab.{name}={wanted}, and {FILES[2]} has {entries} entries: ids without an entry could be "
             "written and never read; give the tokenizer that the model was trained with"
         )
 

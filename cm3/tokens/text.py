@@ -35,7 +35,7 @@ _INVALID = re.compile("([\udc80-\udcff]+)")
 """Runs of bytes that are not UTF-8, as Python's `surrogateescape` spells them."""
 
 
-def _alphabet() -> dict[str, int]:
+def alphabet() -> dict[str, int]:
     """Return the byte that each character of the byte-level alphabet stands for (GPT-2's table).
 
     Printable bytes stand for themselves; the other 68 take the characters from U+0100 on, in order.
@@ -50,7 +50,7 @@ def _is_grown(vocab: Mapping[str, int], merges: Sequence[Sequence[str]]) -> bool
 
     A tokenizer.json has no checksum; whatever is altered in its entries or its merges breaks this.
     """
-    known = {char: i for i, char in enumerate(sorted(_alphabet()))}
+    known = {char: i for i, char in enumerate(sorted(alphabet()))}
     for a, b in merges:
         if a not in known or b not in known:
             return False
@@ -72,12 +72,12 @@ class TextTokenizer:
             raise ConfigError("tokenizer: must be a byte-level BPE without dropout and without added tokens")
         backend.no_truncation()
         backend.no_padding()
-        alphabet = _alphabet()
+        bytes_of = alphabet()
         vocab = backend.get_vocab()
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ConfigError("tokenizer: ids must run from 0 without a hole")
-        if not all(char in alphabet for token in vocab for char in token) or not all(
-            char in vocab for char in alphabet
+        if not all(char in bytes_of for token in vocab for char in token) or not all(
+            char in vocab for char in bytes_of
         ):
             raise ConfigError("tokenizer: must spell its entries in the byte-level alphabet and hold all 256 bytes")
         if not _is_grown(vocab, spec["model"]["merges"]):
@@ -89,9 +89,9 @@ class TextTokenizer:
         self._backend = backend
         self._bytes = [b""] * len(vocab)
         for token, i in vocab.items():
-            self._bytes[i] = bytes(alphabet[char] for char in token)
+            self._bytes[i] = bytes(bytes_of[char] for char in token)
         self._byte_ids = [0] * 256
-        for char, byte in alphabet.items():
+        for char, byte in bytes_of.items():
             self._byte_ids[byte] = vocab[char]
         if any(self.decode(self.encode(text)) != text for text in (_PROBE, " " + _PROBE)):
             raise ConfigError("tokenizer: text does not come back as it went in; no normaliser, no prefix space")

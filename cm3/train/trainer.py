@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -127,12 +126,12 @@ class Trainer(Loop):
         parts = self.ranks.gather(self.position.plain())[:: self.mesh.tp]
         merged = merge_states([LoaderState.of(part) for part in parts])
         mixture = self.mixture(merged.documents)
-        return {"loader": merged.plain(), "mixture": mixture, "vocab": asdict(self.vocab)}
+        return {"loader": merged.plain(), "mixture": mixture, "vocab": self.vocab.to_dict()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See the loop."""
         where = str(self.out)
-        if saved["vocab"] != asdict(self.vocab):
+        if saved["vocab"] != self.vocab.to_dict():
             raise CheckpointError(
                 f"checkpoint in {where!r}: is of another vocabulary; give the same tokenizers and masks"
             )
