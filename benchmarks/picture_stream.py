@@ -111,7 +111,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     def step(batch: Sequence[PIL.Image.Image]) -> None:
         x = to_pixels(batch)
         z_q, _, aux = model.quantize(model.latents(x), torch.Generator().manual_seed(SEED))
-        loss = (model.decoder(model.post_quant_conv(z_q)) - x).abs().mean() + aux
+        loss = (model.draw(z_q) - x).abs().mean() + aux
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

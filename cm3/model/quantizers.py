@@ -1,4 +1,4 @@
-"""Quantisers: a grid of vectors to a grid of integers and back, four laws behind one interface.
+"""Quantisers: a grid of vectors to a grid of integers and back, five laws behind one interface.
 
     forward(z (b, d, h, w), generator) -> Quantized(z_q (b, d', h, w), codes (b, h, w) int64, loss ())
     lookup(codes (b, h, w)) -> z_q (b, d', h, w), exactly what `forward` gave for these codes
@@ -270,3 +270,35 @@ class Gumbel(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors of the codes."""
         return self.embed(codes).permute(0, 3, 1, 2)
+
+
+class IBQ(nn.Module):
+    """Index backpropagation quantisation (Shi et al. 2024, arXiv:2412.02692): the code whose vector has the largest dot
+    product with z.
+
+    Gradients reach every code, by way of the softmax of the products. The loss is that of the paper without its term of
+    entropy. Tensors have the names of SEED-Voken's checkpoints.
+    """
+
+    def __init__(self, codes: int, dim: int, *, beta: float = 0.25):
+        super().__init__()
+        self.codes, self.dim, self.beta = codes, dim, beta
+        self.others: Others = Alone()
+        self.embedding = _Table(torch.empty(codes, dim).normal_(), learned=True)
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantise (b, dim, h, w)."""
+        book = self.embedding.weight
+        logits = torch.einsum("bdhw,nd->bnhw", z, book)
+        codes = logits.argmax(1)
+        chosen = self.lookup(codes)
+        if not self.training:
+            return Quantized(chosen, codes, F.mse_loss(chosen, z))
+        hard = F.one_hot(codes, self.codes).permute(0, 3, 1, 2).to(z.dtype)
+        z_q = torch.einsum("bnhw,nd->bdhw", _straight_through(logits.softmax(1), hard), book)
+        loss = F.mse_loss(z_q, z) + F.mse_loss(chosen.detach(), z) + self.beta * F.mse_loss(chosen, z.detach())
+        return Quantized(z_q, codes, loss)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the vectors of the codes."""
+        return F.embedding(codes, self.embedding.weight).permute(0, 3, 1, 2)

@@ -2,8 +2,9 @@
 
 The family of taming-transformers, latent diffusion, Chameleon and LlamaGen, with their tensor names, so that their
 weights load after little renaming (Make-A-Scene's tokenizer, which CM3Leon uses, is one of them: 256 px, 8,192 codes).
-Pixels are float32 in [-1, 1], RGB, channels first: x = uint8 / 127.5 - 1. There are no positions in it, so one set of
-weights serves every height and width that `factor` divides.
+Pixels are float32 in [-1, 1], RGB, channels first: x = uint8 / 127.5 - 1, also where the network itself was trained on
+others (`VQGANConfig.pixels`). There are no positions in it, so one set of weights serves every height and width that
+`factor` divides.
 
 `patch` 2, 4, 8 or 16 folds pixels into channels before the first convolution and unfolds them after the last, in place
 of the one to four levels of highest resolution: those cost most of the time, more than a CPU can pay.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -25,12 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cm3.errors import ConfigError, DataError
-from cm3.model.quantizers import FSQ, Gumbel, Quantized, VectorQuantizer
+from cm3.model.quantizers import FSQ, IBQ, Gumbel, Quantized, VectorQuantizer
 
 MOST = {"image_channels": 64, "channels": 1 << 14, "blocks": 32, "decoder_blocks": 32, "z_channels": 1 << 14}
-MOST |= {"codes": 1 << 24, "code_dim": 1 << 14, "restart_after": 1 << 62}
+MOST |= {"codes": 1 << 24, "code_dim": 1 << 14, "restart_after": 1 << 62, "groups": 1 << 14}
 """The largest of each number: far over any tokenizer's, so that a number beyond is a mistake, and costs nothing."""
-QUANTIZERS = ("fsq", "vq", "ema", "l2", "gumbel")
+QUANTIZERS = ("fsq", "vq", "ema", "l2", "gumbel", "ibq")
+PIXELS = ("-1..1", "0..1")
+"""Ranges of pixels that a network may compute on."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,10 @@ class VQGANConfig:
     (-1: one more than the encoder) in the decoder; `middle` adds two more at the lowest resolution, with self-attention
     between them if `attention`. `attention_levels` are the levels with attention after each block. `resample` is 'conv'
     (the published networks) or 'shuffle' (space folded into channels and a 1x1 convolution: much cheaper). `norm` is
-    'group' (over the whole picture, as published) or 'position' (over the channels of each position by itself), in both
-    halves. `reach` is of the encoder alone: 'wide' (3x3 convolutions, as published) or 'cell' (1x1 throughout).
+    'group' (over the whole picture, in `groups` of channels) or 'position' (over the channels of each position by itself),
+    in both halves. `reach` is of the encoder alone: 'wide' (3x3 convolutions, as published) or 'cell' (1x1 throughout).
 
-    `quantizer` is 'fsq', 'vq', 'ema', 'l2' or 'gumbel' (see quantizers.py) and works on `code_dim` channels; FSQ works
+    `quantizer` is 'fsq', 'vq', 'ema', 'l2', 'gumbel' or 'ibq' (see quantizers.py) and works on `code_dim` channels; FSQ works
     on one channel for each of `levels`, whose product `codes` must be. `beta`, `decay` and `restart_after` are the
     commitment weight, the moving average's decay and the steps until an unused code restarts (0: never).
     """
@@ -74,12 +78,14 @@ class VQGANConfig:
     """'conv', or 'shuffle', which is cheaper."""
     norm: str = "group"
     """'group', over the whole picture, or 'position', over the channels of each position."""
+    groups: int = 0
+    """Groups of every 'group' norm, 32 as published; 0 is 32 in layers of 128 channels or more, and fewer in others."""
     reach: str = "wide"
     """'wide', or 'cell': a code sees its own factor x factor pixels alone."""
     z_channels: int = 256
     """Channels before the quantiser."""
     quantizer: str = "ema"
-    """'fsq', 'vq', 'ema', 'l2' or 'gumbel'."""
+    """'fsq', 'vq', 'ema', 'l2', 'gumbel' or 'ibq'."""
     codes: int = 8192
     """Number of codes."""
     code_dim: int = 256
@@ -92,12 +98,14 @@ class VQGANConfig:
     """Decay of the moving average of codes."""
     restart_after: int = 256
     """Steps until an unused code starts anew; 0 is never."""
+    pixels: str = "-1..1"
+    """Range of the network's own pixels, '-1..1' or '0..1'; what goes in and comes out is in [-1, 1] either way."""
 
     def __post_init__(self) -> None:
         """Check every field and say everything that is wrong at once."""
         wrong: list[str] = []
         lowest = {"image_channels": 1, "channels": 1, "blocks": 0, "decoder_blocks": -1, "z_channels": 1, "codes": 2}
-        lowest |= {"code_dim": 1, "restart_after": 0}
+        lowest |= {"code_dim": 1, "restart_after": 0, "groups": 0}
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 wrong.append(f"vqgan.{name}={getattr(self, name)}: must be at least {low}")
@@ -149,6 +157,15 @@ class VQGANConfig:
             )
         if self.quantizer != "fsq" and self.levels:
             wrong.append(f"vqgan.levels={self.levels}: only for quantizer='fsq'; leave it empty")
+        widths = (self.channels, *(self.channels * m for m in self.multipliers))
+        if self.norm == "group" and self.groups and (odd := [w for w in widths if w % self.groups]):
+            wrong.append(
+                f"vqgan.groups={self.groups}: must divide the channels of every level, and not those of {odd[0]}"
+            )
+        if self.norm == "position" and self.groups:
+            wrong.append(f"vqgan.groups={self.groups}: only for norm='group'; leave it 0")
+        if self.pixels not in PIXELS:
+            wrong.append(f"vqgan.pixels={self.pixels!r:.60}: must be one of {', '.join(PIXELS)}")
         if not 0.0 < self.decay < 1.0:
             wrong.append(f"vqgan.decay={self.decay}: must be between 0 and 1")
         if self.beta < 0:
@@ -211,22 +228,29 @@ class PositionNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def _norm(channels: int, kind: str) -> nn.Module:
-    if kind == "position":
-        return PositionNorm(channels, eps=1e-6)
+Norm = Callable[[int], nn.Module]
+"""Channels -> a norm over them."""
+
+
+def _norm_of(config: VQGANConfig) -> Norm:
+    if config.norm == "position":
+        return lambda channels: PositionNorm(channels, eps=1e-6)
+    return lambda channels: nn.GroupNorm(config.groups or _groups(channels), channels, eps=1e-6)
+
+
+def _groups(channels: int) -> int:
     # 32 groups as published wherever that leaves a group at least 4 channels, fewer in thin layers
-    groups = next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
 
 
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on the shortcut where channels change."""
 
-    def __init__(self, inputs: int, outputs: int, norm: str, kernel: int):
+    def __init__(self, inputs: int, outputs: int, norm: Norm, kernel: int):
         super().__init__()
-        self.norm1 = _norm(inputs, norm)
+        self.norm1 = norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-        self.norm2 = _norm(outputs, norm)
+        self.norm2 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, kernel, padding=kernel // 2)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
@@ -240,9 +264,9 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Residual single-head self-attention over all cells of the grid."""
 
-    def __init__(self, channels: int, norm: str):
+    def __init__(self, channels: int, norm: Norm):
         super().__init__()
-        self.norm = _norm(channels, norm)
+        self.norm = norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -283,7 +307,7 @@ class Shuffle(nn.Module):
 
 
 class _Level(nn.Module):
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, norm: str, kernel: int):
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, norm: Norm, kernel: int):
         super().__init__()
         self.block = nn.ModuleList(
             ResBlock(inputs if i == 0 else outputs, outputs, norm, kernel) for i in range(blocks)
@@ -303,7 +327,7 @@ class _Level(nn.Module):
 
 
 class _Middle(nn.Module):
-    def __init__(self, channels: int, attention: bool, norm: str, kernel: int):
+    def __init__(self, channels: int, attention: bool, norm: Norm, kernel: int):
         super().__init__()
         self.block_1 = ResBlock(channels, channels, norm, kernel)
         self.attn_1 = Attention(channels, norm) if attention else None
@@ -319,7 +343,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VQGANConfig):
         super().__init__()
-        self.patch = config.patch
+        self.patch, norm = config.patch, _norm_of(config)
         resample = Resample if config.resample == "conv" else Shuffle
         widths = [config.channels * m for m in config.multipliers]
         # taming's stem has the base width, whatever the first multiplier
@@ -330,13 +354,13 @@ class Encoder(nn.Module):
         kernel = 1 if config.reach == "cell" else 3
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
-            level = _Level(inputs, width, config.blocks, i in config.attention_levels, config.norm, kernel)
+            level = _Level(inputs, width, config.blocks, i in config.attention_levels, norm, kernel)
             inputs = width if config.blocks else inputs
             if i < len(widths) - 1:
                 level.downsample = resample(inputs, up=False)
             self.down.append(level)
-        self.mid = _Middle(inputs, config.attention, config.norm, kernel) if config.middle else None
-        self.norm_out = _norm(inputs, config.norm)
+        self.mid = _Middle(inputs, config.attention, norm, kernel) if config.middle else None
+        self.norm_out = norm(inputs)
         self.conv_out = nn.Conv2d(inputs, config.z_channels, kernel, padding=kernel // 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -353,23 +377,23 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VQGANConfig):
         super().__init__()
-        self.patch = config.patch
+        self.patch, norm = config.patch, _norm_of(config)
         resample = Resample if config.resample == "conv" else Shuffle
         blocks = config.blocks + 1 if config.decoder_blocks < 0 else config.decoder_blocks
         inputs = config.channels * config.multipliers[-1]
         self.conv_in = nn.Conv2d(config.z_channels, inputs, 3, padding=1)
-        self.mid = _Middle(inputs, config.attention, config.norm, 3) if config.middle else None
+        self.mid = _Middle(inputs, config.attention, norm, 3) if config.middle else None
         # `up` is indexed by level, as in taming: the lowest resolution is the last entry and runs first
         levels: list[_Level] = []
         for i in range(len(config.multipliers) - 1, -1, -1):
             width = config.channels * config.multipliers[i]
-            level = _Level(inputs, width, blocks, i in config.attention_levels, config.norm, 3)
+            level = _Level(inputs, width, blocks, i in config.attention_levels, norm, 3)
             inputs = width if blocks else inputs
             if i > 0:
                 level.upsample = resample(inputs, up=True)
             levels.insert(0, level)
         self.up = nn.ModuleList(levels)
-        self.norm_out = _norm(inputs, config.norm)
+        self.norm_out = norm(inputs)
         self.conv_out = nn.Conv2d(inputs, config.image_channels * config.patch**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -392,11 +416,13 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(config.z_channels, config.latent_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.latent_dim, config.z_channels, 1)
-        self.quantize: FSQ | VectorQuantizer | Gumbel
+        self.quantize: FSQ | VectorQuantizer | Gumbel | IBQ
         if config.quantizer == "fsq":
             self.quantize = FSQ(config.levels)
         elif config.quantizer == "gumbel":
             self.quantize = Gumbel(config.codes, config.code_dim)
+        elif config.quantizer == "ibq":
+            self.quantize = IBQ(config.codes, config.code_dim, beta=config.beta)
         else:
             self.quantize = VectorQuantizer(
                 config.codes,
@@ -413,7 +439,7 @@ class VQGAN(nn.Module):
         Weights count as half precision, so that a model which was saved so keeps the name.
         """
         # fields that came later count only where they say something, so that older models keep their names
-        later = {"norm": "group", "reach": "wide"}
+        later = {"norm": "group", "reach": "wide", "groups": 0, "pixels": "-1..1"}
         shape = {name: value for name, value in asdict(self.config).items() if later.get(name) != value}
         about = {"shape": shape, **more}
         hashed = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -431,7 +457,12 @@ class VQGAN(nn.Module):
                 f"pixels of shape {tuple(pixels.shape)}: must be (batch, {c}, height, width) with height and width "
                 f"multiples of {f}; resize or crop first"
             )
-        return self.quant_conv(self.encoder(pixels))
+        return self.quant_conv(self.encoder(pixels if self.config.pixels == "-1..1" else (pixels + 1) / 2))
+
+    def draw(self, z_q: Tensor) -> Tensor:
+        """Decode a quantised grid (b, latent_dim, h, w) to pixels (b, 3, h * f, w * f), with gradients."""
+        pixels = self.decoder(self.post_quant_conv(z_q))
+        return pixels if self.config.pixels == "-1..1" else pixels * 2 - 1
 
     def quantized(self, pixels: Tensor, generator: torch.Generator | None = None) -> Quantized:
         """Encode and quantise; raises DataError where `factor` does not divide the height and width."""
@@ -450,9 +481,9 @@ class VQGAN(nn.Module):
         codes = codes.long()
         if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.config.codes):
             raise DataError(f"codes {int(codes.min())}..{int(codes.max())}: must be within 0..{self.config.codes - 1}")
-        return self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
+        return self.draw(self.quantize.lookup(codes))
 
     def forward(self, pixels: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
         """Reconstruct, with gradients; `generator` is for quantisers that draw (restarts, Gumbel)."""
         z_q, codes, loss = self.quantized(pixels, generator)
-        return Reconstruction(self.decoder(self.post_quant_conv(z_q)), codes, loss, z_q)
+        return Reconstruction(self.draw(z_q), codes, loss, z_q)

@@ -268,7 +268,7 @@ class ImageTokenizerTrainer(Loop):
         z = z.float()  # codes and losses are those of any number type
         z_q, codes, aux = vqgan.quantize(z, self.generator)
         with self.autocast():
-            y = vqgan.decoder(vqgan.post_quant_conv(z_q))
+            y = vqgan.draw(z_q)
         y = y.float()
         parts = {"l1": (y - x).abs().mean(), "l2": (y - x).square().mean(), "quantizer": aux}
         loss = c.l1 * parts["l1"] + c.l2 * parts["l2"]

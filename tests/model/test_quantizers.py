@@ -7,17 +7,19 @@ import torch
 import torch.nn.functional as F
 
 from cm3.errors import ConfigError
-from cm3.model.quantizers import FSQ, Gumbel, VectorQuantizer
+from cm3.model.quantizers import FSQ, IBQ, Gumbel, VectorQuantizer
 
 LEVELS = [(8, 5, 5, 5), (7, 5, 5, 5, 5), (8, 8, 8, 5), (2, 3), (4,)]
 
 
-def make(kind: str, dim: int = 3) -> FSQ | VectorQuantizer | Gumbel:
+def make(kind: str, dim: int = 3) -> FSQ | VectorQuantizer | Gumbel | IBQ:
     torch.manual_seed(0)
     if kind == "fsq":
         return FSQ((8, 5, 5)[:dim])
     if kind == "gumbel":
         return Gumbel(16, dim)
+    if kind == "ibq":
+        return IBQ(16, dim)
     return VectorQuantizer(16, dim, kind, restart_after=8)
 
 
@@ -45,7 +47,7 @@ def test_fsq_reaches_every_level_and_no_other(levels: tuple[int, ...]) -> None:
     assert fsq(z).codes.min() == 0 and fsq(z).codes.max() == fsq.codes - 1
 
 
-@pytest.mark.parametrize("kind", ["fsq", "plain", "ema", "l2", "gumbel"])
+@pytest.mark.parametrize("kind", ["fsq", "plain", "ema", "l2", "gumbel", "ibq"])
 def test_lookup_of_the_codes_is_what_forward_gave(kind: str) -> None:
     quantizer = make(kind).eval()
     found = quantizer(torch.randn(2, 3, 4, 5))
@@ -88,6 +90,18 @@ def test_plain_loss_is_codebook_plus_beta_commitment() -> None:
     found = quantizer(z)
     error = F.mse_loss(quantizer.lookup(found.codes), z)
     torch.testing.assert_close(found.loss, 1.25 * error)
+
+
+def test_ibq_takes_the_largest_product_and_moves_every_code() -> None:
+    quantizer = make("ibq").train()
+    z = torch.randn(1, 3, 4, 4, requires_grad=True)
+    book = quantizer.embedding.weight
+    products = [[float(book[i].detach() @ x) for i in range(16)] for x in z.detach()[0].flatten(1).T]
+    found = quantizer(z)
+    assert found.codes.flatten().tolist() == [max(range(16), key=row.__getitem__) for row in products]
+    (found.z_q * torch.randn(1, 3, 4, 4)).sum().backward()
+    assert z.grad is not None and bool(z.grad.any())
+    assert bool(book.grad.ne(0).any(1).all()), "codes that nothing chose are moved too"
 
 
 def test_l2_codes_are_unit_vectors_and_ignore_length() -> None:
@@ -157,7 +171,7 @@ def test_gumbel_is_argmax_in_eval() -> None:
     assert torch.equal(quantizer(z).codes, quantizer.proj(z).argmax(1))
 
 
-@pytest.mark.parametrize("kind", ["fsq", "plain", "ema", "l2", "gumbel"])
+@pytest.mark.parametrize("kind", ["fsq", "plain", "ema", "l2", "gumbel", "ibq"])
 def test_each_quantiser_trains(kind: str) -> None:
     """An encoder and a decoder of one matrix each, round a quantiser, learn to give a tiny batch back."""
     quantizer = make(kind).train()

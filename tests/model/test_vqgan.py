@@ -78,6 +78,30 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
     assert torch.equal(vqgan.encode(x), torch.cat([vqgan.encode(x[i : i + 1]) for i in range(3)]))
 
 
+def test_the_range_of_a_networks_own_pixels_stays_inside() -> None:
+    """The same weights that were trained on [0, 1]: x -> (x + 1) / 2 before, y -> 2 y - 1 after, nothing else."""
+    torch.manual_seed(0)
+    plain = VQGAN(tiny(quantizer="vq", factor=4, multipliers=(1, 1, 2))).eval()
+    other = VQGAN(dataclasses.replace(plain.config, pixels="0..1")).eval()
+    other.load_state_dict(plain.state_dict())
+    x = pixels(1, 3, 16, 16)
+    torch.testing.assert_close(other.latents(x), plain.latents((x + 1) / 2))
+    codes = other.encode(x)
+    torch.testing.assert_close(other.decode(codes), plain.decode(codes) * 2 - 1)
+    torch.testing.assert_close(other(x).pixels, other.decode(codes), atol=1e-5, rtol=1e-5)
+    assert other.fingerprint() != plain.fingerprint()
+
+
+def test_groups_are_those_of_every_norm() -> None:
+    plain = tiny(channels=8)
+    with torch.device("meta"):
+        found = {
+            m.num_groups for m in VQGAN(dataclasses.replace(plain, groups=4)).modules() if hasattr(m, "num_groups")
+        }
+        own = {m.num_groups for m in VQGAN(plain).modules() if hasattr(m, "num_groups")}
+    assert found == {4} and own == {2, 4, 8}
+
+
 def test_the_paper_preset_has_the_geometry_of_its_family() -> None:
     with torch.device("meta"):
         vqgan = VQGAN(paper())
@@ -112,12 +136,15 @@ def test_small_is_small() -> None:
         ({"reach": "far"}, r"vqgan.reach='far': must be 'wide' or 'cell'"),
         ({"multipliers": ()}, r"vqgan.multipliers=\(\): needs at least one level"),
         ({"channels": 0}, r"vqgan.channels=0: must be at least 1"),
-        ({"quantizer": "pq"}, r"vqgan.quantizer='pq': must be one of fsq, vq, ema, l2, gumbel"),
+        ({"quantizer": "pq"}, r"vqgan.quantizer='pq': must be one of fsq, vq, ema, l2, gumbel, ibq"),
         ({"quantizer": "fsq", "levels": (8, 5)}, r"vqgan.codes=32: must be the product of levels=\(8, 5\) = 40"),
         ({"levels": (8, 4)}, r"vqgan.levels=\(8, 4\): only for quantizer='fsq'"),
         ({"resample": "fft"}, r"vqgan.resample='fft': must be 'conv' or 'shuffle'"),
         ({"attention_levels": (9,)}, r"vqgan.attention_levels=\(9,\): must be in 0..3"),
         ({"decay": 1.0}, r"vqgan.decay=1.0: must be between 0 and 1"),
+        ({"groups": 3}, r"vqgan.groups=3: must divide the channels of every level, and not those of 4"),
+        ({"groups": 4, "norm": "position"}, r"vqgan.groups=4: only for norm='group'"),
+        ({"pixels": "0..255"}, r"vqgan.pixels='0..255': must be one of -1..1, 0..1"),
         ({"beta": -1.0}, r"vqgan.beta=-1.0: must not be negative"),
     ],
 )
@@ -233,7 +260,7 @@ def test_a_config_comes_back_from_json(config: VQGANConfig) -> None:
 def test_a_config_and_a_fingerprint_from_before_norm_and_reach_stay() -> None:
     """Models on disk know neither field, and stores hold the fingerprint of the tokenizer that they were made with."""
     page = dataclasses.asdict(tiny(factor=8, multipliers=(2, 4), patch=4))
-    del page["norm"], page["reach"]
+    del page["norm"], page["reach"], page["groups"], page["pixels"]
     config = files.build(VQGANConfig, page, "here")
     assert (config.norm, config.reach) == ("group", "wide")
     vqgan = VQGAN(config)
