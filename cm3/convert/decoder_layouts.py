@@ -154,13 +154,10 @@ Read = Callable[[str], Tensor]
 """Our name of a weight -> the whole weight, in our layout."""
 
 
-def written(
-    layout: Layout, config: DecoderConfig, dtypes: Mapping[str, torch.dtype], read: Read, rows: Tensor | None = None
-) -> list[list[Piece]]:
+def written(layout: Layout, config: DecoderConfig, dtypes: Mapping[str, torch.dtype], read: Read) -> list[list[Piece]]:
     """Return the pieces of each file of a layout, in order, made of our weights.
 
-    `rows` (v,) int64: for each id of the file ours, where the two differ. Raises `CheckpointError` as `check_cut`;
-    making a norm raises it where heads of one group have norms of their own.
+    Raises `CheckpointError` as `check_cut`; making a norm raises it where heads of one group have norms of their own.
     """
     check_cut(layout, config)
     files: list[list[Piece]] = [[] for _ in range(layout.shards)]
@@ -168,16 +165,14 @@ def written(
         source = "embed.weight" if config.tied and ours == "output.weight" else ours
         shape = _stored(layout, part, _whole(config, part))
         for shard, pieces in enumerate(files):
-            make = functools.partial(_made, layout, config, part, read, source, rows, shard)
+            make = functools.partial(_made, layout, config, part, read, source, shard)
             pieces.append(Piece(name, shape, dtypes[source], make))
     return files
 
 
-def _made(
-    layout: Layout, config: DecoderConfig, part: _Part, read: Read, source: str, rows: Tensor | None, shard: int
-) -> Tensor:
+def _made(layout: Layout, config: DecoderConfig, part: _Part, read: Read, source: str, shard: int) -> Tensor:
     """Make one tensor of one file, of a whole weight of ours."""
-    weight = _out(layout, config, part, read(source), source, rows)
+    weight = _out(layout, config, part, read(source), source)
     if layout.family == "meta" and part.cut is not None:
         weight = weight.chunk(layout.shards, part.cut)[shard]
     if layout.family == "meta" and part.is_head_norm:
@@ -194,10 +189,8 @@ def _stored(layout: Layout, part: _Part, whole: tuple[int, ...]) -> tuple[int, .
     return tuple(n // layout.shards if i == part.cut else n for i, n in enumerate(whole))
 
 
-def _out(layout: Layout, config: DecoderConfig, part: _Part, weight: Tensor, name: str, rows: Tensor | None) -> Tensor:
+def _out(layout: Layout, config: DecoderConfig, part: _Part, weight: Tensor, name: str) -> Tensor:
     """Bring a whole weight of ours into the order of a layout; norms become one for each group, (groups, k)."""
-    if part.ours in ("embed.weight", "output.weight"):
-        return weight if rows is None else weight[rows]
     if not part.heads:
         return weight
     if part.ours.startswith(("wq", "wk")):
@@ -224,6 +217,11 @@ def check_cut(layout: Layout, config: DecoderConfig) -> None:
             f"{', '.join(wrong)}: cannot be cut into {layout.groups} "
             f"{'shards' if layout.family == 'meta' else 'groups'}; give a number that divides them"
         )
+
+
+def permuted(read: Read, rows: Tensor) -> Read:
+    """Return `read` with the rows of ids, of embedding and output, in another order: row i is row `rows[i]` there."""
+    return lambda name: read(name)[rows] if name in ("embed.weight", "output.weight") else read(name)
 
 
 def norm_groups(config: DecoderConfig, read: Read) -> int:
@@ -262,12 +260,11 @@ def seen_as_ours(
     shards: Sequence[Held],
     settings: Settings,
     fetch: Callable[[int, str], Tensor],
-    rows: Tensor | None = None,
 ) -> Ours:
     """Recognise a layout and return the model in it as ours. `fetch` reads a tensor of one of the files.
 
-    `rows` (v,) int64: for each id of ours the file's, where the two differ. Raises `CheckpointError` with all that is
-    wrong: tensors missing, too many, of other shapes or types than the rest and the settings say, copies that differ.
+    Raises `CheckpointError` with all that is wrong: tensors missing, too many, of other shapes or types than the rest
+    and the settings say, copies that differ.
     """
     layout = recognise(shards)
     config, wrong = _shape(layout, shards, settings)
@@ -301,12 +298,12 @@ def seen_as_ours(
 
     def read(ours: str) -> Tensor:
         name, part = by_name[ours]
-        return _in(layout, config, part, [fetch(shard, name) for shard in range(layout.shards)], rows)
+        return _in(layout, config, part, [fetch(shard, name) for shard in range(layout.shards)])
 
     return Ours(layout, config, dtypes, read)
 
 
-def _in(layout: Layout, config: DecoderConfig, part: _Part, pieces: list[Tensor], rows: Tensor | None) -> Tensor:
+def _in(layout: Layout, config: DecoderConfig, part: _Part, pieces: list[Tensor]) -> Tensor:
     """Join the pieces of a weight and bring it into our order."""
     if part.is_head_norm:
         heads = config.heads if part.heads == "q" else config.kv_heads or config.heads
@@ -318,8 +315,6 @@ def _in(layout: Layout, config: DecoderConfig, part: _Part, pieces: list[Tensor]
     whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces, part.cut)
     if part.heads and layout.pairs:
         whole = halves(whole, len(whole) // config.head_dim)
-    if part.ours in ("embed.weight", "output.weight") and rows is not None:
-        whole = whole[rows]
     return whole
 
 

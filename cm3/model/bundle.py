@@ -133,28 +133,41 @@ def save(bundle: Bundle, folder: str | Path, dtype: torch.dtype = torch.float16)
         for name in FOLDERS:
             if (source := getattr(bundle, name)) is not None:
                 names += _copy_folder(name, Path(source), building / name)
-        config = {
-            "format": FORMAT,
-            "vocab": bundle.vocab.to_dict(),
-            "decoder": bundle.decoder.config.to_dict(),
-            "image_tokenizer": dataclasses.asdict(bundle.vqgan.config),
-            "image_size": bundle.image_size,
-            "sampling": bundle.sampling,
-            "about": bundle.about,
-            "files": {name: sha256(building / name) for name in names},
-        } | ({"decoder_weights": "int8"} if int8 else {})
-        try:
-            config = json.loads(json.dumps(config, allow_nan=False))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"bundle {str(folder)!r}: sampling and about must be plain JSON ({said(error)}); mend them"
-            ) from error
-        config["checksum"] = checksum(config)
-        (building / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        page = described(
+            shape,
+            {name: sha256(building / name) for name in names},
+            f"bundle {str(folder)!r}",
+            sampling=bundle.sampling,
+            about=bundle.about,
+            **({"decoder_weights": "int8"} if int8 else {}),
+        )
+        (building / "config.json").write_text(page)
         for path in (building, *(p for p in building.rglob("*") if p.is_dir())):
             os.chmod(path, 0o755)
         for name in names:
             os.chmod(building / name, 0o644)  # safetensors writes for the owner alone
+
+
+def described(shape: Shape, files: dict[str, str], where: str, **more: Any) -> str:
+    """Return the config.json of a bundle of these files, name to sha256; `more` are its other fields.
+
+    Raises `ConfigError`, which begins with `where`, for fields that are no plain JSON.
+    """
+    config = {
+        "format": FORMAT,
+        "vocab": shape.vocab.to_dict(),
+        "decoder": shape.decoder.to_dict(),
+        "image_tokenizer": dataclasses.asdict(shape.image_tokenizer),
+        "image_size": shape.image_size,
+        **more,
+        "files": files,
+    }
+    try:
+        config = json.loads(json.dumps(config, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: sampling and about must be plain JSON ({said(error)}); mend them") from error
+    config["checksum"] = checksum(config)
+    return json.dumps(config, indent=1) + "\n"
 
 
 def check_place(folder: str | Path) -> None:
