@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,8 @@ GROUPS = ("state_dict", "ema", "model", "module")
 """Where the weights of a file of torch.save are, if not at the top: the first of these that is there."""
 SUFFIXES = (".safetensors", ".pth", ".bin", ".pt", ".ckpt")
 """Names of files of weights in a folder without an index; the first kind that is there is taken."""
-_COUNTED = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})(\.[a-z]+)")
+_COUNTED = re.compile(r"(.*?)(\d{5})-of-(\d{5})(\.[a-z]+)")
+_RANKED = re.compile(r"(consolidated\.)(\d{2})(\.[a-z]+)")
 
 
 class Entry(NamedTuple):
@@ -87,18 +89,24 @@ class TensorFiles(Mapping[str, Entry]):
     def __init__(self, path: Path, shards: Sequence[Shard]) -> None:
         """Join shards. Raises `CheckpointError` where they hold some names twice and are no ranks of one model."""
         self.path, self.shards = path, tuple(shards)
-        first = self.shards[0].tensors.keys()
-        alike = len(self.shards) > 1 and all(shard.tensors.keys() == first for shard in self.shards)
+        counts = Counter(name for shard in self.shards for name in shard.tensors)
+        # Ranks have the same names each; files of one whole have none in common.
+        alike = len(self.shards) > 1 and sum(count > 1 for count in counts.values()) > len(counts) / 2
         self.ranks = len(self.shards) if alike else 1
         self._entries: dict[str, Entry] = {}
         self._at: dict[str, Shard] = {}
         wrong, twice = [], []
-        for shard in self.shards[:1] if alike else self.shards:
+        for shard in self.shards:
+            if alike and (lacking := [name for name in counts if name not in shard.tensors]):
+                wrong.append(
+                    f"{shard.path.name} lacks {some(lacking)}, which other files have; they are not of one model"
+                )
             for name, stored in shard.tensors.items():
-                if name in self._at:
+                if name not in self._at:
+                    self._at[name] = shard
+                    self._entries[name] = Entry(stored.shape, stored.dtype, shard.path.name)
+                elif not alike:
                     twice.append(f"{name} ({self._at[name].path.name} and {shard.path.name})")
-                self._at[name] = shard
-                self._entries[name] = Entry(stored.shape, stored.dtype, shard.path.name)
         if twice:
             wrong.append(f"{len(twice)} tensors are in two files: {some(twice)}; the shards are not of one model")
         refuse(path, wrong)
@@ -186,15 +194,15 @@ def listed(folder: Path) -> tuple[dict[str, str] | None, list[str]]:
 
 
 def _all_of(names: list[str]) -> list[str]:
-    """Add the names that a count in the others says there are."""
+    """Add the names that a count in the others says there are; of ranks, those below the last."""
     found = set(names)
     for name in names:
         if match := _COUNTED.fullmatch(name):
             before, _, count, after = match.groups()
-            dash = name[len(before)] == "-"
-            found |= {
-                f"{before}{'-' if dash else ''}{n:05}-of-{count}{after}" for n in range(1, min(int(count), 999) + 1)
-            }
+            found |= {f"{before}{number:05}-of-{count}{after}" for number in range(1, min(int(count), 999) + 1)}
+        elif match := _RANKED.fullmatch(name):
+            before, rank, after = match.groups()
+            found |= {f"{before}{number:02}{after}" for number in range(int(rank))}
     return sorted(found)
 
 
