@@ -46,12 +46,13 @@ class VQGANConfig:
     (-1: one more than the encoder) in the decoder; `middle` adds two more at the lowest resolution, with self-attention
     between them if `attention`. `attention_levels` are the levels with attention after each block. `resample` is 'conv'
     (the published networks) or 'shuffle' (space folded into channels and a 1x1 convolution: much cheaper). `norm` is
-    'group' (over the whole picture, in `groups` of channels) or 'position' (over the channels of each position by itself),
-    in both halves. `reach` is of the encoder alone: 'wide' (3x3 convolutions, as published) or 'cell' (1x1 throughout).
+    'group' (over the whole picture, in `groups`, as published) or 'position' (over the channels of each position by
+    itself), in both halves. `reach` is of the encoder alone: 'wide' (3x3 convolutions, as published) or 'cell' (1x1
+    throughout).
 
-    `quantizer` is 'fsq', 'vq', 'ema', 'l2', 'gumbel' or 'ibq' (see quantizers.py) and works on `code_dim` channels; FSQ works
-    on one channel for each of `levels`, whose product `codes` must be. `beta`, `decay` and `restart_after` are the
-    commitment weight, the moving average's decay and the steps until an unused code restarts (0: never).
+    `quantizer` is 'fsq', 'vq', 'ema', 'l2', 'gumbel' or 'ibq' (see quantizers.py) and works on `code_dim` channels; FSQ
+    works on one channel for each of `levels`, whose product `codes` must be. `beta`, `decay` and `restart_after` are
+    the commitment weight, the moving average's decay and the steps until an unused code restarts (0: never).
     """
 
     image_channels: int = 3
