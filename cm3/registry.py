@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("cm3.cli.train:Train", "run a recipe: pretraining, tuning, an image tokenizer"),
     "sweep": ("cm3.cli.sweep:Sweep", "search settings of a recipe, the losers stopped early"),
     "export": ("cm3.cli.export:Export", "write a bundle of a run's checkpoint"),
+    "convert": ("cm3.cli.convert:Convert", "take weights of Chameleon's family in, and write them out again"),
     "chart": ("cm3.cli.chart:Chart", "draw the logs of runs as curves"),
     "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),
     "bench decode": ("cm3.cli.bench:BenchDecode", "measure how fast this machine decodes, against a peer"),

@@ -32,6 +32,20 @@ def test_retrieval(tmp_path: Path) -> None:
     assert report["build"]["peak_mb"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["chameleon-meta", "chameleon-hf"])
+def test_convert(layout: str, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "benchmarks/convert.py", "--layers", "1", "--width", "128", "--channels", "32"]
+    command += ["--layout", layout, "--work", tmp_path, "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert [row["name"] for row in report["rows"]] == ["into a bundle", "out of a bundle"]
+    assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} and row["ratio"] > 0 for row in report["rows"])
+    assert report["same"] is True and list(tmp_path.iterdir()) == []
+    assert all(found["peak_bytes"] >= found["before_bytes"] > 0 for found in report["memory"].values())
+
+
 def test_int8() -> None:
     command = [sys.executable, ROOT / "benchmarks/int8.py", "--sizes", "test", "--rows", "1,2", "--rounds", "3"]
     command += ["--quality", "2", "--json"]

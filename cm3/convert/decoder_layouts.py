@@ -21,7 +21,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cm3.convert.decoder_settings import Settings, listed
+from cm3.convert.decoder_settings import Settings
+from cm3.convert.problems import some
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model.decoder import DecoderConfig
 
@@ -122,12 +123,12 @@ def _whole(c: DecoderConfig, part: _Part) -> tuple[int, ...]:
 
 
 def halves(rows: Tensor, heads: int) -> Tensor:
-    """Bring rows of heads from pairs into halves. (heads * k, ...) or (groups, k) -> same."""
+    """Turn rows of heads from pairs into halves. (heads * k, ...) or (groups, k) -> same."""
     return _turned(rows, heads, halved=False)
 
 
 def in_pairs(rows: Tensor, heads: int) -> Tensor:
-    """Bring rows of heads from halves into pairs: the inverse of `halves`."""
+    """Turn rows of heads from halves into pairs: the inverse of `halves`."""
     return _turned(rows, heads, halved=True)
 
 
@@ -190,7 +191,7 @@ def _stored(layout: Layout, part: _Part, whole: tuple[int, ...]) -> tuple[int, .
 
 
 def _out(layout: Layout, config: DecoderConfig, part: _Part, weight: Tensor, name: str) -> Tensor:
-    """Bring a whole weight of ours into the order of a layout; norms become one for each group, (groups, k)."""
+    """Turn a whole weight of ours into the order of a layout; norms become one for each group, (groups, k)."""
     if not part.heads:
         return weight
     if part.ours.startswith(("wq", "wk")):
@@ -225,7 +226,10 @@ def permuted(read: Read, rows: Tensor) -> Read:
 
 
 def norm_groups(config: DecoderConfig, read: Read) -> int:
-    """Return the fewest groups of heads, side by side, that share query-key norms in every layer."""
+    """Return the fewest groups of heads, side by side, that share query-key norms in every layer.
+
+    Where heads that share keys have query norms of their own, it is the number of heads.
+    """
     norms = [
         read(f"blocks.{i}.{name}.{kind}")
         for i in range(config.layers)
@@ -236,7 +240,7 @@ def norm_groups(config: DecoderConfig, read: Read) -> int:
     for groups in (n for n in range(1, heads + 1) if heads % n == 0):
         if all(_shared(norm.reshape(groups, -1, norm.shape[-1])) for norm in norms):
             return groups
-    raise CheckpointError("heads that share keys have query norms of their own, which no layout but chameleon-hf keeps")
+    return config.heads
 
 
 def _shared(grouped: Tensor) -> bool:
@@ -289,7 +293,7 @@ def seen_as_ours(
                 kind = dtypes.setdefault(ours, held[name][1])
                 if kind != held[name][1] or kind not in FLOATS:
                     lacks["of another type"].append(f"{name}{of} {str(held[name][1]).removeprefix('torch.')}")
-    wrong += [f"{listed(names)}: {what}" for what, names in lacks.items() if names]
+    wrong += [f"{some(names)}: {what}" for what, names in lacks.items() if names]
     if not wrong:
         wrong += _differing(layout, config, shards, fetch)
     if wrong:
@@ -333,7 +337,7 @@ def _differing(layout: Layout, config: DecoderConfig, shards: Sequence[Held], fe
                 copies = torch.stack([fetch(shard, name).double() for shard in range(layout.shards)])
                 if float((copies - copies[0]).abs().max()) > APART * float(copies.abs().max()):
                     wrong.append(name)
-    told = [f"{listed(wrong)}: of another model in some shard"] if wrong else []
+    told = [f"{some(wrong)}: of another model in some shard"] if wrong else []
     if config.tied and "lm_head.weight" in shards[0]:
         if not torch.equal(fetch(0, "lm_head.weight"), fetch(0, "model.embed_tokens.weight")):
             told.append("lm_head.weight: is not the embedding, and config.json says tie_word_embeddings=true")
@@ -345,7 +349,7 @@ def recognise(shards: Sequence[Held]) -> Layout:
     first = shards[0] if shards else {}
     if fused := [name for name in first if _FUSED.fullmatch(name)]:
         raise CheckpointError(
-            f"{listed(fused)}: wqkv and w13 are joined by Meta's program in memory, and a file of them does not say "
+            f"{some(fused)}: wqkv and w13 are joined by Meta's program in memory, and a file of them does not say "
             "where queries, keys and values part; convert the published file, which has wq, wk, wv, w1 and w3"
         )
     if "layers.0.attention.wq.weight" in first:
@@ -356,7 +360,7 @@ def recognise(shards: Sequence[Held]) -> Layout:
     query = first.get("model.layers.0.self_attn.q_proj.weight")
     if norm is None or query is None or len(shards) != 1:
         raise CheckpointError(
-            f"{listed(first) or 'no tensors'}: no language model of Chameleon's family; its files have "
+            f"{some(list(first)) or 'no tensors'}: no language model of Chameleon's family; its files have "
             "layers.0.attention.wq.weight or model.layers.0.self_attn.q_proj.weight, with norms of both"
         )
     if len(norm[0]) == 1:
@@ -380,7 +384,7 @@ def _shape(layout: Layout, shards: Sequence[Held], settings: Settings) -> tuple[
     names |= {p.ours: p.meta if meta else p.named for p in _OUTER}
     wanted = {"embed.weight": 2, "wq.weight": 2, "wk.weight": 2, "gate.weight": 2}
     if bad := [names[o] for o, n in wanted.items() if len(held.get(names[o], ((), 0))[0]) != n]:
-        raise CheckpointError(f"{listed(bad)}: missing or no matrix; get the files whole")
+        raise CheckpointError(f"{some(bad)}: missing or no matrix; get the files whole")
     width = held[names["q_norm.weight"]][0][-1] if held[names["q_norm.weight"]][0] else 0
     (vocab, d), (query, _), (key, _), (hidden, _) = (held[names[ours]][0] for ours in wanted)
     d, query, key, hidden = d * layout.shards, query * layout.shards, key * layout.shards, hidden * layout.shards

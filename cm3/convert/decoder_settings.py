@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cm3.errors import CheckpointError
 from cm3.model.decoder import DecoderConfig
 
-SHOWN = 4
-"""Most names that a message lists; of more it gives the number."""
 EPS = 1e-5
 """The query-key norms of this family add this to the variance, whatever the config says of the other norms."""
 
@@ -150,13 +148,6 @@ def to_meta(config: DecoderConfig, shards: int) -> tuple[dict[str, Any], dict[st
         "max_seq_len": config.context,
     }  # fmt: skip
     return {"model": model}, {"model_parallel_size": shards}
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names in one line; of many the first and a count."""
-    names = list(names)
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
 
 
 def check_family(config: DecoderConfig) -> None:

@@ -17,7 +17,6 @@ from cm3.model import bundle
 from cm3.model.int8 import read_in
 
 
-
 class Made(TorchDispatchMode):
     """Notes the largest tensor of float32 that any operation gives."""
 

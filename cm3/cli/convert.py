@@ -1,0 +1,71 @@
+"""`cm3 convert SRC DST --to LAYOUT`: weights of Chameleon's family in, and out again."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from cm3.cli.options import Verb, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(Verb):
+    """Convert a model of Chameleon's family between the layouts in which it is published and a bundle.
+
+    A source is what was downloaded: Meta's folder, with models/7b and tokenizer in it, or models/7b itself; a folder of
+    transformers, of Anole's fork or of Lumina-mGPT 1, in safetensors or in old .bin; or a bundle. Which it is, its
+    tensors say. Weights are read and written one by one and keep their number type, so memory holds a few at a time.
+    Given again, the same command goes on where it was stopped; --out is there whole or not at all. Nothing that a file
+    of weights wants to run is run.
+
+    examples:
+      cm3 convert chameleon/data bundle --to bundle
+      cm3 convert anole-7b-hf bundle --to bundle --image-tokenizer chameleon/data/tokenizer/vqgan.ckpt
+      cm3 convert bundle out --to chameleon-hf
+      cm3 convert bundle out --to chameleon-meta --shards 4
+    """
+
+    source: Annotated[Positional[str], arg(metavar="SRC")]
+    """Folder or file of the model."""
+    out: Annotated[Positional[str], arg(metavar="DST")]
+    """Folder to write: a new one, or for a bundle one that a bundle is replaced in."""
+    to: Annotated[
+        Literal["bundle", "chameleon-hf", "chameleon-meta"], arg(metavar="bundle|chameleon-hf|chameleon-meta")
+    ]
+    """Layout to write: a bundle, for every other verb; transformers'; Meta's."""
+    shards: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as it came, or as few as can be)")] = (
+        None
+    )
+    """Files of Meta's layout, one for each process that is to run it."""
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        arg(metavar="float32|bfloat16|float16", help_behavior_hint="(default: the stored one)"),
+    ] = None
+    """Number type of the language model."""
+    image_tokenizer: Annotated[
+        str | None, arg(metavar="PATH", help_behavior_hint="(default: the one in the source)")
+    ] = None
+    """The image tokenizer, such as Meta's vqgan.ckpt: transformers' files have the half of it that reads pictures."""
+    text_tokenizer: Annotated[
+        str | None, arg(metavar="PATH", help_behavior_hint="(default: the one in the source)")
+    ] = None
+    """The text tokenizer, tokenizer.json or text_tokenizer.json, or its folder."""
+
+    def run(self) -> dict[str, Any]:
+        """Write it."""
+        from cm3.convert.convert import convert
+
+        if self.shards is not None:
+            at_least(1, shards=self.shards)
+        told = convert(
+            self.source, self.out, self.to, shards=self.shards, dtype=self.dtype, text_tokenizer=self.text_tokenizer,
+            image_tokenizer=self.image_tokenizer, progress=sys.stderr.isatty(),
+        )  # fmt: skip
+        heads = f"{told['heads']} heads" + (f" on {told['kv_heads']}" if told["kv_heads"] != told["heads"] else "")
+        print(f"{self.out}: {told['files']} files, {told['bytes'] / 1e9:.3g} GB of weights, as {self.to}")
+        print(f"from        {told.get('from', 'a bundle')}")
+        print(f"model       {told['layers']} layers of {told['d_model']}, {heads}, {told['order']}")
+        return told

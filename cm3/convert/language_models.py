@@ -1,0 +1,223 @@
+"""A language model of Chameleon's family somewhere on a disk, seen as ours: published, or a bundle.
+
+    Meta's      a folder with consolidated.pth or consolidated.NN.pth, params.json and consolidate_params.json; the
+                folder tokenizer in it, beside it or above it has text_tokenizer.json and vqgan.ckpt
+    others      a folder with config.json, tokenizer.json and weights; an image tokenizer below model.vqmodel.
+    ours        a bundle
+
+Which layout it is, its tensors say (decoder_layouts.py). Nothing is read but headers, norms and the image tokenizer
+until a weight is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from cm3.convert.decoder_layouts import Held, Read, norm_groups, our_shapes, permuted, recognise, seen_as_ours
+from cm3.convert.decoder_settings import Settings, check_family
+from cm3.convert.ids import IdMap
+from cm3.convert.image_files import open_image_tokenizer, said_beside
+from cm3.convert.image_layouts import Found, read_image_tokenizer, root_of
+from cm3.convert.problems import refuse, some
+from cm3.convert.tensor_files import TensorFiles
+from cm3.errors import CheckpointError, Cm3Error
+from cm3.files import read_json, said, sha256
+from cm3.model import bundle as bundles
+from cm3.model.decoder import DecoderConfig
+from cm3.model.folder import FILES
+
+NAMES = {"meta": "chameleon-meta", "transformers": "chameleon-hf", "anole": "anole-hf", "lumina": "lumina-hf"}
+"""Layouts by the names that users see."""
+PROMPTS = {"anole": "anole", "lumina": "plain"}
+"""Formats of prompts by layout, where it is not Chameleon's."""
+_TEXTS = ("tokenizer.json", "text_tokenizer.json")
+_IMAGE = "vqgan.ckpt"
+
+T = TypeVar("T")
+
+
+class Model(NamedTuple):
+    """A model as ours: `read` gives a weight by our name, with rows in the order of our ids."""
+
+    config: DecoderConfig
+    dtypes: dict[str, torch.dtype]
+    read: Read
+    ids: IdMap
+    text: bytes
+    image: Found
+    converted: dict[str, Any]
+    """Where it is from, as a bundle's `about.converted` has it."""
+    about: dict[str, Any]
+    """The rest of a bundle's `about`."""
+    sampling: dict[str, Any]
+    files: list[Path]
+    """All files that are read."""
+
+
+def open_model(source: str | Path, text: str | Path | None = None, image: str | Path | None = None) -> Model:
+    """Open a model in any layout, or a bundle. `text` and `image`: its tokenizers, where they are elsewhere.
+
+    Raises one `CheckpointError` that lists all that is wrong.
+    """
+    source = Path(source).expanduser()
+    if not source.exists():
+        raise CheckpointError(f"{str(source)!r}: there is no such file or folder; give the folder of a model")
+    if _is_bundle(source):
+        if text is not None or image is not None:
+            raise CheckpointError(f"{str(source)!r}: is a bundle, with tokenizers of its own; give no others")
+        return _open_bundle(source)
+    return _open_published(source, text, image)
+
+
+def _open_published(source: Path, text: str | Path | None, image: str | Path | None) -> Model:
+    folder = _folder(source)
+    files = TensorFiles.open(source if source.is_file() else folder)
+    shards: list[Held] = (
+        [{n: (s.shape, s.dtype) for n, s in shard.tensors.items()} for shard in files.shards]
+        if files.ranks > 1
+        else [{n: (e.shape, e.dtype) for n, e in files.items()}]
+    )
+    wrong: list[str] = []
+    try:
+        meta = recognise(shards).family == "meta"
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(source)!r}: {error}") from error
+    page = {} if meta else _tried(wrong, lambda: read_json(folder / "config.json", str(folder))) or {}
+    settings = _tried(wrong, lambda: _settings(folder, meta, page)) if meta or page else None
+    ours = None
+    if settings is not None:
+        read_settings = settings
+        ours = _tried(wrong, lambda: seen_as_ours(shards, read_settings, lambda i, name: files.read(name, i)))
+    place = _tried(wrong, lambda: _text_file(folder, text))
+    data = b"" if place is None else place.read_bytes()
+    ids = None
+    if place is not None:
+        rows = None if ours is None else ours.config.vocab_size
+        ids = _tried(wrong, lambda: IdMap.of(data, rows, page.get("vocabulary_map"), place.name))
+    found = _tried(wrong, lambda: _image(folder, files, image))
+    if found is not None and ids is not None and found.vqgan.config.codes != ids.vocab.image:
+        wrong.append(
+            f"the image tokenizer has {found.vqgan.config.codes} codes, the text tokenizer names {ids.vocab.image}"
+        )
+    refuse(source, wrong)
+    assert ours is not None and ids is not None and found is not None and place is not None
+    kinds = sorted({str(kind).removeprefix("torch.") for kind in ours.dtypes.values()})
+    converted = {
+        "from": NAMES[ours.layout.family],
+        "shards": ours.layout.shards,
+        "norm_groups": norm_groups(ours.config, ours.read),
+        "dtype": kinds[0] if len(kinds) == 1 else kinds,
+        "image_tokenizer": found.about,
+    }
+    prompts = PROMPTS.get(ours.layout.family, "chameleon") if ids.turn is not None else "plain"
+    read = permuted(ours.read, torch.from_numpy(ids.to_file))
+    about = {"prompt_format": prompts}
+    paths = [*(shard.path for shard in files.shards), place, *([] if image is None else [Path(image)])]
+    return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, {}, paths)
+
+
+def _settings(folder: Path, meta: bool, page: Mapping[str, Any]) -> Settings:
+    if not meta:
+        return Settings.of_transformers(page)
+    both = [read_json(folder / name, str(folder)) for name in ("params.json", "consolidate_params.json")]
+    return Settings.of_meta(*both)
+
+
+def _folder(source: Path) -> Path:
+    """Return the folder of the weights: that of a file, or the one model of Meta's download."""
+    if source.is_file():
+        return source.parent
+    below = sorted(p.parent for p in source.glob("models/*/params.json"))
+    if (source / "params.json").exists() or not below:
+        return source
+    if len(below) > 1:
+        raise CheckpointError(f"{str(source)!r}: has {len(below)} models, {some([p.name for p in below])}; give one")
+    return below[0]
+
+
+def _text_file(folder: Path, given: str | Path | None) -> Path:
+    places = [folder, folder / "tokenizer", folder.parent / "tokenizer", folder.parent.parent / "tokenizer"]
+    if given is not None:
+        given = Path(given).expanduser()
+        places = [given, given / "tokenizer"]
+        if given.is_file():
+            return given
+    for place in places:
+        for name in _TEXTS:
+            if (place / name).is_file():
+                return place / name
+    raise CheckpointError(
+        f"{' and '.join(_TEXTS)}: neither is there, and ids mean nothing without; give the file as --text-tokenizer"
+    )
+
+
+def _image(folder: Path, files: TensorFiles, given: str | Path | None) -> Found:
+    """Open the image tokenizer: in the weights, with Meta's file for a half, or Meta's file alone."""
+    found = given if given is not None else _near(folder)
+    if files.ranks > 1 or root_of(files) is None:
+        if found is None:
+            raise CheckpointError(
+                f"{_IMAGE}: is not there, and a model without draws nothing; give the file as --image-tokenizer"
+            )
+        return open_image_tokenizer(found)
+    half = not any(".decoder." in name for name in files if name.startswith("model.vqmodel."))
+    other = found if half else given
+    whole = None if other is None else open_image_tokenizer(other).vqgan
+    return read_image_tokenizer(files, files.read, str(folder), beside=said_beside(folder), whole=whole)
+
+
+def _near(folder: Path) -> Path | None:
+    places = [folder / "tokenizer", folder.parent / "tokenizer", folder.parent.parent / "tokenizer", folder]
+    return next((place / _IMAGE for place in places if (place / _IMAGE).is_file()), None)
+
+
+def _is_bundle(source: Path) -> bool:
+    return source.is_dir() and (source / FILES[0]).is_file() and (source / "config.json").is_file()
+
+
+def _open_bundle(source: Path) -> Model:
+    """Open a bundle of a model of this family. Raises `CheckpointError` for another's, with the reasons."""
+    found = bundles.load(source, weights=False)
+    assert found.source is not None
+    wrong: list[str] = []
+    config, path = found.decoder.config, source / FILES[0]
+    _tried(wrong, lambda: check_family(config))
+    if found.vocab.grammar != "chameleon":
+        wrong.append("its vocabulary is CM3Leon's, and other layouts have the ids of Chameleon's text tokenizer")
+        refuse(source, wrong)
+    ids = _tried(wrong, lambda: IdMap.of(found.text_bytes(), config.vocab_size, where=FILES[2]))
+    if ids is not None and ids.vocab != found.vocab:
+        wrong.append(f"its vocabulary is not that of its {FILES[2]}")
+    files = TensorFiles.open(path)
+    dtypes = {name: entry.dtype for name, entry in files.items()}
+    shapes = {name: tuple(entry.shape) for name, entry in files.items()}
+    if not wrong and shapes != our_shapes(config):
+        odd = sorted(shapes.items() ^ our_shapes(config).items())
+        wrong.append(f"{FILES[0]} is not of the model that config.json describes ({some([n for n, _ in odd])})")
+    if not wrong and sha256(path) != found.source.files[FILES[0]]:
+        wrong.append(f"{FILES[0]} was altered (its checksum is not the one in config.json); restore it")
+    refuse(source, wrong)
+    assert ids is not None
+    about = dict(found.about)
+    converted = about.pop("converted", {})
+    converted = dict(converted) if isinstance(converted, dict) else {}
+    image = Found(
+        found.vqgan, found.image_size, converted.get("image_tokenizer", {"from": "bundle", "dtype": "float32"})
+    )
+    paths = [path, *(source / name for name in (FILES[1], FILES[2], "config.json"))]
+    return Model(
+        config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), paths
+    )  # fmt: skip
+
+
+def _tried(wrong: list[str], make: Callable[[], T]) -> T | None:
+    """Return what `make` makes, or note what is wrong."""
+    try:
+        return make()
+    except Cm3Error as error:
+        wrong.append(said(error))
+        return None

@@ -1,0 +1,323 @@
+"""Conversions on a disk: published folders into bundles and into each other's layout, and back bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from published_folders import CODES, IDS, SIDE, TEXT, hf_folder, meta_folder, small, vqgan, write_vqgan
+from published_language import meta, meta_logits, transformers
+from safetensors.torch import load_file, save_file
+
+from cm3.convert import convert as running
+from cm3.convert.convert import convert
+from cm3.convert.ids import IdMap
+from cm3.convert.targets import in_yaml, renamed
+from cm3.errors import CheckpointError, ConfigError
+from cm3.model import bundle
+from cm3.model.attention import Causal
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "one": {},
+    "grouped": {"kv": 2},
+    "swin of two": {"shards": 2, "swin": True},
+    "four": {"shards": 4, "kv": 4, "theta": 50_000.0},
+    "swin of eight": {"dim": 64, "heads": 16, "kv": 16, "shards": 8, "swin": True},
+}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    a, b = ({n: t for n, t in d.items() if n != "rope.freqs"} for d in (a, b))
+    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+
+
+def shards(folder: Path) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(path, weights_only=True) for path in sorted(folder.glob("consolidated*.pth"))]
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return {n: t for path in folder.glob("*.safetensors") for n, t in load_file(path).items()}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_metas_model_becomes_a_bundle_and_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    model = small(**SHAPES[name], dtype=torch.bfloat16)
+    root = meta_folder(tmp_path / "meta", model)
+    told = convert(root, tmp_path / "b", "bundle")
+    assert (told["from"], told["shards"], told["vocabulary"]) == ("chameleon-meta", model.shape.shards, IDS)
+    convert(tmp_path / "b", tmp_path / "back", "chameleon-meta")
+    assert all(same(a, b) for a, b in zip(shards(tmp_path / "back"), meta(model), strict=True))
+    assert len(shards(tmp_path / "back")) == model.shape.shards
+    assert (tmp_path / "back/tokenizer/text_tokenizer.json").read_bytes() == TEXT
+    assert same(torch.load(tmp_path / "back/tokenizer/vqgan.ckpt", weights_only=True)["state_dict"], vqgan())
+    convert(tmp_path / "back", tmp_path / "b2", "bundle")
+    for file in ("decoder.safetensors", "image_tokenizer.safetensors", "tokenizer.json"):
+        assert (tmp_path / "b2" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["grouped", "swin of two"])
+def test_a_bundle_draws_the_logits_of_metas_program(name: str, tmp_path: Path) -> None:
+    model = small(**SHAPES[name])
+    convert(meta_folder(tmp_path / "meta", model), tmp_path / "b", "bundle")
+    got, ids = bundle.load(tmp_path / "b"), IdMap.of(TEXT)
+    assert got.vocab == ids.vocab and got.image_size == SIDE and got.vqgan.config.codes == CODES
+    theirs = torch.randint(IDS, (24,), generator=torch.Generator().manual_seed(0))
+    ours = torch.from_numpy(ids.to_ours)[theirs]
+    with torch.no_grad():
+        logits = got.decoder(ours[None], torch.arange(24)[None], Causal())[0]
+    expected = meta_logits(model.shape, meta(model), theirs)
+    assert (logits[:, torch.from_numpy(ids.to_ours)] - expected).abs().max() <= 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("layout", ["chameleon-hf", "anole-hf", "lumina-hf"])
+@pytest.mark.parametrize("old", [False, True], ids=["safetensors", "bin"])
+def test_each_of_transformers_layouts_becomes_the_same_bundle(layout: str, old: bool, tmp_path: Path) -> None:
+    model = small(dtype=torch.bfloat16)
+    convert(meta_folder(tmp_path / "meta", model), tmp_path / "b", "bundle")
+    folder = hf_folder(tmp_path / "hf", model, layout, files=3, old=old)
+    image = None if layout == "anole-hf" else write_vqgan(tmp_path / "vq")
+    told = convert(folder, tmp_path / "b2", "bundle", image_tokenizer=image)
+    assert told["from"] == layout
+    for file in ("decoder.safetensors", "image_tokenizer.safetensors"):
+        assert (tmp_path / "b2" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    about = json.loads((tmp_path / "b2/config.json").read_text())["about"]
+    assert about["converted"]["from"] == layout and about["converted"]["norm_groups"] == 1
+    assert about["prompt_format"] == {"anole-hf": "anole", "lumina-hf": "plain"}.get(layout, "chameleon")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_metas_and_transformers_layouts_go_into_each_other_bit_for_bit(name: str, tmp_path: Path) -> None:
+    model = small(**SHAPES[name], dtype=torch.bfloat16)
+    convert(meta_folder(tmp_path / "meta", model), tmp_path / "hf", "chameleon-hf")
+    made = state(tmp_path / "hf")
+    assert same({n: t for n, t in made.items() if "vqmodel" not in n}, transformers(model))
+    halves = {f"model.vqmodel.{n}": t for n, t in vqgan().items() if not n.startswith("decoder.")}
+    assert same({n: t for n, t in made.items() if "vqmodel" in n}, halves)
+    image = tmp_path / "meta/tokenizer/vqgan.ckpt"
+    convert(tmp_path / "hf", tmp_path / "back", "chameleon-meta", image_tokenizer=image)
+    assert all(same(a, b) for a, b in zip(shards(tmp_path / "back"), meta(model), strict=True))
+    assert (tmp_path / "back/tokenizer/text_tokenizer.json").read_bytes() == TEXT
+
+
+def test_the_place_of_a_picture_is_renamed_and_named_back() -> None:
+    theirs, names = renamed(TEXT, "<image>")
+    before = json.loads(TEXT)["model"]["vocab"]
+    assert names[before["<reserved08707>"]] == "<image>" and json.loads(theirs)["model"]["vocab"]["<image>"]
+    assert renamed(theirs, "")[0] == TEXT and renamed(TEXT, "")[0] == TEXT and renamed(theirs, "<image>")[0] == theirs
+
+
+def test_more_shards_are_written_and_fewer_refused(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small(shards=2))
+    convert(root, tmp_path / "four", "chameleon-meta", shards=4)
+    assert len(shards(tmp_path / "four")) == 4
+    assert json.loads((tmp_path / "four/consolidate_params.json").read_text()) == {"model_parallel_size": 4}
+    with pytest.raises(CheckpointError, match="shards=1: the model has 2 groups of query-key norms.*multiple of 2"):
+        convert(root, tmp_path / "one", "chameleon-meta", shards=1)
+    convert(tmp_path / "four", tmp_path / "two", "chameleon-meta", shards=2)
+    assert all(same(a, b) for a, b in zip(shards(tmp_path / "two"), shards(root / "models/7b"), strict=True))
+
+
+def test_norms_of_each_head_are_kept_where_a_layout_can(tmp_path: Path) -> None:
+    """A model that was tuned in transformers: its heads' norms went ways of their own."""
+    folder = hf_folder(tmp_path / "hf", small(dim=64, heads=16, kv=16))
+    tuned = load_file(folder / "model.safetensors")
+    g = torch.Generator().manual_seed(7)
+    for name in tuned:
+        if "q_norm" in name:
+            tuned[name] = tuned[name] + 0.1 * torch.randn(tuned[name].shape, generator=g)
+    save_file(tuned, folder / "model.safetensors", {"format": "pt"})
+    image = write_vqgan(tmp_path / "vq")
+    convert(folder, tmp_path / "b", "bundle", image_tokenizer=image)
+    convert(tmp_path / "b", tmp_path / "back", "chameleon-hf")
+    assert same(state(tmp_path / "back"), tuned)
+    with pytest.raises(CheckpointError, match="in 16 groups, and each of Meta's files keeps one: give --shards 16"):
+        convert(tmp_path / "b", tmp_path / "meta", "chameleon-meta")
+    convert(tmp_path / "b", tmp_path / "meta", "chameleon-meta", shards=16)
+    convert(tmp_path / "meta", tmp_path / "again", "chameleon-hf")
+    assert same(state(tmp_path / "again"), tuned)
+
+
+def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    other = {"model.layers.0.self_attn.q_proj.weight": torch.zeros(4, 4), "lm_head.weight": torch.zeros(8, 4)}
+    save_file(other, tmp_path / "llama/model.safetensors")
+    with pytest.raises(CheckpointError, match="no language model of Chameleon's family"):
+        convert(tmp_path / "llama", tmp_path / "out", "bundle")
+
+
+def test_a_number_type_is_chosen(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    convert(root, tmp_path / "b", "bundle", dtype="bfloat16")
+    kinds = {t.dtype for t in load_file(tmp_path / "b/decoder.safetensors").values()}
+    assert kinds == {torch.bfloat16}
+    assert {t.dtype for n, t in load_file(tmp_path / "b/image_tokenizer.safetensors").items()} >= {torch.float32}
+    large = small()
+    large.layers[0]["w1"][0, 0] = 1e6
+    with pytest.raises(CheckpointError, match="blocks.0.gate.weight: has values that float16 does not hold"):
+        convert(meta_folder(tmp_path / "large", large), tmp_path / "h", "bundle", dtype="float16")
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = meta_folder(tmp_path / "meta", small(shards=4))
+    convert(root, tmp_path / "whole", "chameleon-meta")
+    written: list[str] = []
+    real = running._carry_out
+
+    def stop(work: Path, step: Any, done: Any, *rest: Any) -> None:
+        if step.file == "consolidated.02.pth" and not written:
+            (work / f".{step.file}.0123abcd.part").write_bytes(b"left by a killed writer")
+            raise KeyboardInterrupt
+        real(work, step, done, *rest)
+
+    monkeypatch.setattr(running, "_carry_out", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(root, tmp_path / "out", "chameleon-meta")
+    assert not (tmp_path / "out").exists()
+    first = tmp_path / ".out.converting/consolidated.00.pth"
+    before = first.stat().st_mtime_ns, first.stat().st_ino
+    written.append("go on")
+    convert(root, tmp_path / "out", "chameleon-meta")
+    after = (tmp_path / "out/consolidated.00.pth").stat()
+    assert before == (after.st_mtime_ns, after.st_ino), "what was done is taken over"
+    names = sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*"))
+    assert names == sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*"))
+    for name in names:
+        if (tmp_path / "out" / name).is_file():
+            assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["meta", "out", "whole"]
+
+
+def test_another_plan_takes_nothing_over(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    work = tmp_path / ".out.converting"
+    work.mkdir()
+    (work / "decoder.safetensors").write_bytes(b"of another")
+    (work / "converting.json").write_text(
+        json.dumps({"plan": "another", "done": {"decoder.safetensors": {"bytes": 10, "sha256": "0"}}})
+    )
+    convert(root, tmp_path / "out", "bundle")
+    bundle.load(tmp_path / "out")
+    assert not work.exists()
+
+
+def test_a_bundle_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    convert(root, tmp_path / "out", "bundle")
+    convert(root, tmp_path / "out", "bundle")
+    with pytest.raises(ConfigError, match="is there already; give a new folder"):
+        convert(root, tmp_path / "out", "chameleon-hf")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("x")
+    with pytest.raises(ConfigError, match="holds other files"):
+        convert(root, tmp_path / "mine", "bundle")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    params = root / "models/7b/params.json"
+    page = json.loads(params.read_text())
+    page["model"]["n_heads"] = 4
+    params.write_text(json.dumps(page))
+    (root / "tokenizer/vqgan.ckpt").unlink()
+    text = json.loads(TEXT)
+    del text["model"]["vocab"]["IMGIMGBZ"]
+    text["added_tokens"] = [t for t in text["added_tokens"] if t["content"] != "IMGIMGBZ"]
+    (root / "tokenizer/text_tokenizer.json").write_text(json.dumps(text))
+    with pytest.raises(CheckpointError) as error:
+        convert(root, tmp_path / "out", "bundle")
+    message = str(error.value)
+    for told in (
+        "heads is 8 by the tensors and 4",
+        "vqgan.ckpt: is not there",
+        "have no entry",
+        "image codes must run",
+    ):
+        assert told in message
+    assert "\n" not in message
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["meta"]
+
+
+def damage_shard(root: Path) -> None:
+    (root / "models/7b/consolidated.01.pth").unlink()
+
+
+def damage_cut(root: Path) -> None:
+    path = root / "models/7b/consolidated.01.pth"
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def damage_settings(root: Path) -> None:
+    (root / "models/7b/params.json").unlink()
+
+
+def damage_text(root: Path) -> None:
+    (root / "tokenizer/text_tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (damage_shard, "1 files of weights, and the settings say model_parallel_size=2"),
+        (damage_cut, "consolidated.01.pth"),
+        (damage_settings, "params.json cannot be read"),
+        (damage_text, "give the file as --text-tokenizer"),
+    ],
+)
+def test_a_damaged_download_is_refused(damage: Any, told: str, tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small(shards=2))
+    damage(root)
+    with pytest.raises(CheckpointError, match=told):
+        convert(root / "models/7b", tmp_path / "out", "bundle")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["meta"]
+
+
+def test_a_half_of_an_image_tokenizer_is_said_to_be_one(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "hf", small())
+    with pytest.raises(CheckpointError, match="has an encoder and no decoder.*vqgan.ckpt"):
+        convert(folder, tmp_path / "out", "bundle")
+
+
+def test_bundles_of_other_models_are_refused(tmp_path: Path) -> None:
+    import tiny_model
+
+    bundle.save(tiny_model.bundle(), tmp_path / "ours", torch.float32)
+    with pytest.raises(CheckpointError, match="decoder.norm=layer, not rms.*its vocabulary is CM3Leon's"):
+        convert(tmp_path / "ours", tmp_path / "out", "chameleon-hf")
+    convert(meta_folder(tmp_path / "meta", small()), tmp_path / "b", "bundle")
+    with pytest.raises(CheckpointError, match="is a bundle, with tokenizers of its own"):
+        convert(tmp_path / "b", tmp_path / "out", "chameleon-hf", text_tokenizer=tmp_path / "t.json")
+    path = tmp_path / "b/decoder.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="decoder.safetensors was altered"):
+        convert(tmp_path / "b", tmp_path / "out", "chameleon-hf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"to": "gguf"}, "to='gguf': must be one of bundle, chameleon-hf, chameleon-meta"),
+        ({"to": "bundle", "shards": 2}, "shards=2: are for chameleon-meta alone"),
+        ({"to": "bundle", "dtype": "int8"}, "dtype='int8': must be one of float32"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    with pytest.raises(ConfigError, match=told):
+        convert(root, tmp_path / "out", **settings)
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        convert(tmp_path / "none", tmp_path / "out", "bundle")
+    shutil.copytree(root / "models/7b", root / "models/30b")
+    with pytest.raises(CheckpointError, match="has 2 models, 30b, 7b; give one"):
+        convert(root, tmp_path / "out", "bundle")
+
+
+def test_settings_as_yaml() -> None:
+    made = in_yaml({"model": {"target": "a.B", "n": 3, "list": [1, 2], "none": None, "flag": False}})
+    assert made == "model:\n  target: a.B\n  n: 3\n  list: [1, 2]\n  none: null\n  flag: false\n"
