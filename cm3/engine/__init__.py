@@ -6,7 +6,19 @@ step = schedule -> prefill -> forward -> guide -> constrain (grammar) -> sample 
 """
 
 from cm3.engine.engine import Engine
-from cm3.engine.grammar import Codes, Force, FreeText, Step
+from cm3.engine.grammar import Choice, Codes, Force, FreeText, Interleaved, Step
 from cm3.engine.request import Event, Request, Result, Sampling
 
-__all__ = ["Codes", "Engine", "Event", "Force", "FreeText", "Request", "Result", "Sampling", "Step"]
+__all__ = [
+    "Choice",
+    "Codes",
+    "Engine",
+    "Event",
+    "Force",
+    "FreeText",
+    "Interleaved",
+    "Request",
+    "Result",
+    "Sampling",
+    "Step",
+]

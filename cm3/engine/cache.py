@@ -246,8 +246,8 @@ class Prefill:
 class Append:
     """Attend of the next tokens of rows 0 to n - 1: each sees its row's cached tokens and, causally, its new ones.
 
-    `starts[i]` tokens of row i are cached, its prefix among them; `counts[i]` >= 1 new ones follow (right-padded to the
-    longest count).
+    `starts[i]` tokens of row i are cached, its prefix among them; `counts[i]` new ones follow (right-padded to the
+    longest count), none in a row that reads nothing now.
     """
 
     def __init__(self, cache: Cache, starts: list[int], counts: list[int], device: torch.device) -> None:
@@ -266,7 +266,7 @@ class Append:
         valid = offset < count[:, None]  # (n, width)
         self.positions = (start[:, None] + offset).masked_fill(~valid, 0).to(device)
         self._places = (own[:, None] + offset).masked_fill(~valid, 0).to(device)
-        self._single = self._width == 1
+        self._single = self._width == 1 and min(counts) == 1
         row, place = valid.nonzero(as_tuple=True)
         self._row, self._place = row.to(device), place.to(device)
         self._at = self._places[self._row, self._place]

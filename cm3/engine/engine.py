@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cm3.engine.budget import block_bytes, check_cache, share_of_free
 from cm3.engine.cache import Append, Cache
-from cm3.engine.grammar import Force, check_plan, fed, ranges_of, size
+from cm3.engine.grammar import Codes, Force, Interleaved, check_plan, fed, ranges_of, size
 from cm3.engine.input_batch import InputBatch
 from cm3.engine.jacobi import Window
 from cm3.engine.prefill import prefill
@@ -234,7 +234,8 @@ class Engine:
         for step in request.plan:
             sampling = request.sampling_of(step)
             if not isinstance(step, Force) and step.guided and sampling.contrast == "kmax":
-                ids = sum(stop - start for start, stop in ranges_of(step, self.vocab))
+                drawn = Codes.image(step.codes) if isinstance(step, Interleaved) else step
+                ids = sum(stop - start for start, stop in ranges_of(drawn, self.vocab))
                 if sampling.k > ids:
                     raise RequestError(f"sampling.k={shown(sampling.k)}: must be at most {ids}, the ids to draw from")
         cells = config.grid[0] * config.grid[1] if config.grid else None

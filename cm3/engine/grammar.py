@@ -3,6 +3,13 @@
     Force(ids)                 these ids, not sampled: `<mask:0>`, `<break>`, `<eoss>`
     Codes(cells)               exactly `len(cells)` image codes, each in its cell of the grid
     FreeText(limit, end)       text ids until one of `end`; after `limit` text ids the first of `end` is forced
+    Choice(ids)                one of these ids
+    Interleaved(limit, ...)    text, with a picture of exactly so many codes wherever `<break>` is written, until an end
+
+`Interleaved` becomes steps of the other kinds as it goes, so what is drawn in it is drawn as theirs is:
+
+    "chameleon"    FreeText ( <break> Codes <eoss> FreeText )* end
+    "cm3"          FreeText ( <break> Codes Choice(<break>, end) FreeText )* end
 
 A plan is a tuple of those. A `Cursor` walks one: it says which ids are allowed next, as ranges of the vocabulary (never
 a mask of the vocabulary's size), and writes down what was produced. Hence an image is exactly its number of codes, text
@@ -12,7 +19,7 @@ ends, and an infilled span closes, whatever the model's logits.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,7 +88,48 @@ class FreeText:
             raise RequestError("FreeText(end=()): name at least one id that ends the text, such as <eoss>")
 
 
-Step = Force | Codes | FreeText
+@dataclass(frozen=True)
+class Choice:
+    """One of `ids`, special ids."""
+
+    ids: tuple[int, ...]
+    guided: bool = False
+
+    def __post_init__(self) -> None:
+        _make_whole(self, "ids")
+        if not self.ids:
+            raise RequestError("Choice(ids=()): name at least one id to choose")
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Words and pictures until one of `end`: at most `limit` text ids and `pictures` pictures of `codes` codes each.
+
+    A picture begins wherever `<break>` is drawn; it is not offered where there are `pictures` of them. The first of
+    `end` is forced when `limit` text ids are there. `min_tokens` text ids come before all else. `guided` is of the
+    pictures; text is not. In a picture the second stream of a request reads that picture alone behind its prompt, and
+    the third reads all pictures and no words.
+    """
+
+    limit: int
+    end: tuple[int, ...]
+    codes: int
+    pictures: int
+    min_tokens: int = 0
+    guided: bool = True
+
+    def __post_init__(self) -> None:
+        _make_whole(self, "end")
+        for name, low in (("limit", 1), ("codes", 1), ("pictures", 0), ("min_tokens", 0)):
+            number = whole_number(f"Interleaved.{name}", getattr(self, name), low, None, RequestError)
+            object.__setattr__(self, name, number)
+        if not self.end:
+            raise RequestError("Interleaved(end=()): name at least one id that ends it, such as </s>")
+
+
+Step = Force | Codes | FreeText | Choice | Interleaved
+Free = Codes | FreeText | Choice
+"""Steps in which ids are drawn."""
 
 
 def _make_whole(step: Step, name: str) -> None:
@@ -97,6 +145,10 @@ def size(step: Step) -> int:
     """Return the most tokens that a step writes."""
     if isinstance(step, Force):
         return len(step.ids)
+    if isinstance(step, Choice):
+        return 1
+    if isinstance(step, Interleaved):
+        return step.limit + 1 + step.pictures * (step.codes + 2)
     return len(step.cells) if isinstance(step, Codes) else step.limit + 1
 
 
@@ -106,21 +158,27 @@ def fed(plan: tuple[Step, ...]) -> int:
     if not free:
         return 0
     last = plan[free[-1]]
-    draws = last.limit if isinstance(last, FreeText) else size(last)
+    draws = size(last) - 1 if isinstance(last, FreeText | Interleaved) else size(last)
     return sum(size(step) for step in plan[: free[-1]]) + draws - 1
 
 
 def check_plan(plan: tuple[Step, ...], vocab: Vocab, grid: tuple[int, int] | None = None) -> None:
     """Raise RequestError where a plan does not fit the vocabulary or the image grid (rows, columns)."""
     if not plan:
-        raise RequestError("plan=(): a request needs at least one of Force, Codes, FreeText")
+        raise RequestError("plan=(): a request needs at least one of Force, Codes, FreeText, Choice, Interleaved")
     for step in plan:
-        if not isinstance(step, Force | Codes | FreeText):
-            raise RequestError(f"plan: {type(step).__name__} is not one of Force, Codes, FreeText")
-        if isinstance(step, FreeText):
-            for i in step.end:
-                if not 0 <= i < vocab.text_start:
-                    raise RequestError(f"FreeText: end id {i} is not a special id; give one below {vocab.text_start}")
+        if not isinstance(step, Step):
+            raise RequestError(f"plan: {type(step).__name__} is not one of Force, Codes, FreeText, Choice, Interleaved")
+        for i in step.end if isinstance(step, FreeText | Interleaved) else step.ids if isinstance(step, Choice) else ():
+            if not 0 <= i < vocab.text_start:
+                name = type(step).__name__
+                raise RequestError(f"{name}: end id {i} is not a special id; give one below {vocab.text_start}")
+        if isinstance(step, Interleaved) and vocab.brk in step.end:
+            raise RequestError("Interleaved: <break> begins a picture, so it cannot be its end; give </s>")
+        if isinstance(step, Interleaved) and grid is not None and step.codes > grid[0] * grid[1]:
+            raise RequestError(
+                f"plan: a picture of {step.codes} codes is outside the model's {grid[0]} x {grid[1]} grid of codes"
+            )
         if isinstance(step, Force):
             for i in step.ids:
                 if not 0 <= i < vocab.size:
@@ -130,10 +188,12 @@ def check_plan(plan: tuple[Step, ...], vocab: Vocab, grid: tuple[int, int] | Non
             raise RequestError(f"plan: cell {highest} is outside the model's {grid[0]} x {grid[1]} grid of codes")
 
 
-def ranges_of(step: Codes | FreeText, vocab: Vocab, open_only: bool = False) -> Ranges:
+def ranges_of(step: Free, vocab: Vocab, open_only: bool = False) -> Ranges:
     """Return the allowed ids of a step, as ranges (start, stop); `open_only` leaves out the ids that end a text."""
     if isinstance(step, Codes):
         return ((vocab.image_start, vocab.size),)
+    if isinstance(step, Choice):
+        return tuple((i, i + 1) for i in sorted(set(step.ids)))
     ends = () if open_only else tuple((i, i + 1) for i in sorted(set(step.end)))
     return (*ends, (vocab.text_start, vocab.image_start))
 
@@ -147,13 +207,21 @@ def ids_at(ranges: Ranges, columns: Tensor) -> Tensor:
     return ids
 
 
+@dataclass(frozen=True)
+class _Rest:
+    """The rest of an `Interleaved`, which depends on what ended the step before it."""
+
+    of: Interleaved
+
+
 class Cursor:
     """A place in a plan, with what was written so far. Forced tokens are written as soon as they are reached.
 
     `ids` and `cells`: everything produced. `done`: nothing is left to sample. Otherwise `at` is the index in the plan
     of the free step at hand, `ranges` its allowed ids and `cell` the cell of the next token.
     `spans`, `logprobs`, `reasons`: one per free step begun; a span leaves out the id that ended it, a log-probability
-    counts that id where it was sampled.
+    counts that id where it was sampled. Of an `Interleaved` there is one for each step that it became. `picture`: where
+    in `ids` the picture at hand begins, with its `<break>`; None where there is none.
     """
 
     def __init__(self, plan: tuple[Step, ...], vocab: Vocab) -> None:
@@ -165,16 +233,17 @@ class Cursor:
         self.done = False
         self.cell = 0
         self.ranges: Ranges = ()
-        self._plan = plan
+        self.picture: int | None = None
+        self._steps: list[Step | _Rest] = list(plan)
         self._vocab = vocab
         self.at = -1
         self._next_step()
 
     @property
-    def step(self) -> Codes | FreeText:
+    def step(self) -> Free:
         """Return the free step at hand; only while not `done`."""
-        step = self._plan[self.at]
-        assert not isinstance(step, Force)
+        step = self._steps[self.at]
+        assert isinstance(step, Free)
         return step
 
     @property
@@ -194,6 +263,8 @@ class Cursor:
         step, length = self.step, self.bounds[-1][1] - self.bounds[-1][0]
         if isinstance(step, Codes):
             return len(step.cells) - length
+        if isinstance(step, Choice):
+            return 1
         return (step.min_tokens if length < step.min_tokens else step.limit) - length
 
     def next_cells(self, count: int) -> tuple[int, ...]:
@@ -204,7 +275,7 @@ class Cursor:
     @property
     def fixed(self) -> bool:
         """Tell whether `left` ids will be drawn whatever they are: no text may end before."""
-        return isinstance(self.step, Codes) or len(self.ranges) == 1
+        return isinstance(self.step, Codes) or (isinstance(self.step, FreeText) and len(self.ranges) == 1)
 
     def accept(self, token: int, logprob: float = 0.0) -> bool:
         """Write a sampled id, then whatever is forced after it. Returns whether the next id is drawn as this one was:
@@ -221,7 +292,7 @@ class Cursor:
                 self._close("codes")
             else:
                 self.cell = step.cells[length]
-        elif token < self._vocab.text_start:
+        elif isinstance(step, Choice) or token < self._vocab.text_start:
             self._close("end")
         else:
             bound[1] += 1
@@ -239,12 +310,17 @@ class Cursor:
 
     def _next_step(self) -> None:
         self.at += 1
-        while self.at < len(self._plan):
-            step = self._plan[self.at]
+        while self.at < len(self._steps):
+            step = self._steps[self.at]
+            if isinstance(step, Interleaved | _Rest):
+                self._steps[self.at : self.at + 1] = self._unfolded(step)
+                continue
             if not isinstance(step, Force):
                 self.bounds.append([len(self.ids)] * 2)
                 self.logprobs.append(0.0)
                 self.cell = step.cells[0] if isinstance(step, Codes) else 0
+                begun = isinstance(step, Codes) and self.ids[-1:] == [self._vocab.brk]
+                self.picture = len(self.ids) - 1 if begun else None
                 closed = isinstance(step, FreeText) and step.min_tokens > 0
                 self.ranges = ranges_of(step, self._vocab, open_only=closed)
                 return
@@ -252,6 +328,27 @@ class Cursor:
                 self._write(token, cell)
             self.at += 1
         self.done = True
+
+    def _unfolded(self, step: Interleaved | _Rest) -> list[Step | _Rest]:
+        """Return the steps that an `Interleaved`, or the rest of one, becomes by what was drawn last."""
+        v = self._vocab
+        if isinstance(step, Interleaved):
+            ends = (*step.end, v.brk) if step.pictures else step.end
+            return [FreeText(step.limit, ends, min(step.min_tokens, step.limit)), _Rest(step)]
+        whole, drawn = step.of, self._steps[self.at - 1]
+        if self.ids[-1] != v.brk:
+            return []
+        if isinstance(drawn, Choice):
+            return [replace(whole, min_tokens=1)]
+        start, stop = self.bounds[-1]
+        picture, left = Codes.image(whole.codes, whole.guided), whole.limit - (stop - start)
+        closing = (v.eoss,) if v.grammar == "chameleon" else ()
+        if not left:
+            return [picture, Force((*closing, whole.end[0]))]
+        rest = replace(whole, limit=left, pictures=whole.pictures - 1, min_tokens=0)
+        if closing:
+            return [picture, Force(closing), rest]
+        return [picture, Choice((v.brk, *whole.end)), _Rest(rest)]
 
     def _write(self, token: int, cell: int) -> None:
         self.ids.append(token)

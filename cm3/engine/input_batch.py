@@ -30,7 +30,7 @@ class Group:
         """Lay out how `jobs` draw, each at so many places, the last of the `counts` tokens of each of its rows."""
         self.jobs = jobs
         drawing = [(job, i) for job, places in jobs.items() for i in range(places)]
-        settings = [job.settings[job.at] for job, _ in drawing]
+        settings = [job.setting for job, _ in drawing]
         sampling = [s for s, _ in settings]
         guided = [job.step.guided for job, _ in drawing]
         self.ranges, self.streams = drawing[0][0].ranges, len(settings[0][1])
@@ -98,11 +98,11 @@ class InputBatch:
         self.attend: Append | None = None
         groups: dict[tuple[Ranges, int], dict[Job, int]] = {}
         for job in ready:
-            groups.setdefault((job.ranges, len(job.settings[job.at][1])), {})[job] = 1 + guesses[job]
+            groups.setdefault((job.ranges, len(job.setting[1])), {})[job] = 1 + guesses[job]
         self.groups = [Group(some, self.counts, device) for some in groups.values()]
         self.jobs = {job: places for group in self.groups for job, places in group.jobs.items()}
         self._active = jobs
-        steady = max(self.counts) == 1 and len(self.jobs) == len(jobs)
+        steady = max(self.counts) == 1 and len(self.jobs) == len(jobs) and all(job.alike for job in jobs)
         self.left = min(window.hold, *(job.left for job in jobs)) if steady else 1
         self._fixed = all(job.fixed for job in jobs)
         if self.left > 1:
@@ -150,4 +150,6 @@ class InputBatch:
                 if not right:
                     lost.append(job)
                     break
+            for row in job.rows:
+                row.settle()
         return [job for job in self.jobs if job.done], lost

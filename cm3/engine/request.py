@@ -7,6 +7,8 @@ appended:
     streams[1]   unconditional, `[</s>, <mask:0>, <break>]` (AMA); what else may be masked: `cm3.sequence.unconditional`
     streams[2]   the prompt without its instruction, as in InstructPix2Pix: image only
 
+(but for an `Interleaved` step, whose other streams read less: grammar.py)
+
 and its guided logits are `u + g (c - u)` with two, `u + s_img (img - u) + g (full - img)` with three.
 """
 
@@ -17,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cm3.engine.grammar import Force, FreeText, Step
+from cm3.engine.grammar import Choice, Force, FreeText, Interleaved, Step
 from cm3.engine.sample import LEAST_TEMPERATURE
 from cm3.errors import ConfigError, RequestError, did_you_mean, real_number, shown, whole_number
 from cm3.vocab import Tokens
@@ -151,20 +153,27 @@ class Request:
     @property
     def greedy(self) -> bool:
         """Tell whether nothing is left to chance."""
-        return all(isinstance(step, Force) or self.sampling_of(step).greedy for step in self.plan)
+        return all(s.greedy for step in self.plan for s in self.samplings_of(step))
 
     @property
     def identity(self) -> Hashable:
         """Return the same for requests that must give the same: all of it but the seeds of what is not left to
         chance."""
-        drawn = [self.sampling_of(step) for step in self.plan if not isinstance(step, Force)]
+        drawn = [s for step in self.plan for s in self.samplings_of(step)]
         streams = tuple((stream.ids.tobytes(), stream.cells.tobytes()) for stream in self.streams)
         return streams, self.plan, tuple(replace(s, seed=0) if s.greedy else s for s in drawn)
 
     def sampling_of(self, step: Step) -> Sampling:
-        """Return the settings with which a step's ids are drawn."""
-        text = isinstance(step, FreeText) and self.text_sampling is not None
+        """Return the settings with which a step's ids are drawn; of an `Interleaved`, those of its pictures."""
+        text = isinstance(step, FreeText | Choice) and self.text_sampling is not None
         return self.text_sampling if text and self.text_sampling else self.sampling
+
+    def samplings_of(self, step: Step) -> tuple[Sampling, ...]:
+        """Return all settings with which ids of a step are drawn: of an `Interleaved` its pictures' and its words'."""
+        if isinstance(step, Force):
+            return ()
+        words = (self.text_sampling or self.sampling,) if isinstance(step, Interleaved) else ()
+        return self.sampling_of(step), *words
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +185,7 @@ class Result:
     logprobs: for each span the sum over its sampled ids (an end that was sampled too) of the log-probability under the
         full prompt alone, at temperature 1, among the ids that the grammar allowed: what to re-rank by.
     reasons: for each span "codes" (all there), "end" (an end id came) or "limit" (it was forced).
+    An `Interleaved` step has a span for each of the steps that it became.
     steps: engine steps that the request took part in.
     """
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cm3.engine.cache import BLOCK, Cache, Chain
-from cm3.engine.grammar import fed
+from cm3.engine.grammar import Choice, Codes, Interleaved, Step, fed
 from cm3.engine.jacobi import Foresight
-from cm3.engine.request import Request, Result
+from cm3.engine.request import Request, Result, Sampling
 from cm3.vocab import Tokens, Vocab
 
 
@@ -28,50 +28,97 @@ class Row:
     """One stream of a request: a prompt, and behind it what the request has written.
 
     `need`: the most tokens that it can have. `chain`: its prompt's whole blocks, but for the last token, which is read
-    for what comes next. `fed`: how many of its tokens the model has read. `at`: the row of the cache.
+    for what comes next. `view`: what it reads of what is written: "all", the "pictures", or the "picture" at hand.
+    `fed`: how many of its tokens the model has read. `at`: the row of the cache.
     """
 
     prompt: Tokens
     job: Job
     need: int
     chain: Chain
+    view: str = "all"
     fed: int = 0
     at: int = -1
 
     @property
     def pending(self) -> int:
         """Count the tokens that the model has yet to read."""
-        return self.prompt.length + len(self.job.ids) - self.fed
+        return self.prompt.length + self.job.seen(self.view) - self.fed
 
     def next(self, count: int) -> np.ndarray:
         """Return the next `count` tokens to read, guesses behind those that are pending: ids and cells, (2, count)."""
         start, stop = self.fed, self.fed + count
         at = self.prompt.length
-        written = np.array(self.job.ahead(max(start - at, 0), max(stop - at, 0)), np.int64)
+        written = np.array(self.job.shown(self.view, max(start - at, 0), max(stop - at, 0)), np.int64)
         return written if start >= at else np.concatenate([np.stack(self.prompt.slice(start, stop)), written], axis=1)
+
+    def settle(self) -> None:
+        """Forget a picture that is done, where that is all that the row reads."""
+        if self.view == "picture" and self.job.picture is None:
+            self.fed = min(self.fed, self.prompt.length)
 
 
 class Job(Foresight):
     """A request on its way.
 
     `rows`: the streams that the plan needs, in the request's order; those that no step gives any weight are left out,
-    at the end of the tuple. `settings`: for each step of the plan, how to sample it and the weights of its streams.
+    at the end of the tuple.
     """
 
     def __init__(self, id: int, request: Request, vocab: Vocab) -> None:
+        self._pictures: list[int] = []
         super().__init__(request.plan, vocab)
         self.id, self.steps = id, 0
         self.cancelled, self._told = False, 0
-        self.settings = []
-        for step in request.plan:
-            sampling = request.sampling_of(step)
-            weights = sampling.weights(len(request.streams)) if getattr(step, "guided", False) else (1.0,)
+        self._request = request
+        self._settings: dict[tuple[Sampling, bool], tuple[Sampling, tuple[float, ...]]] = {}
+        streams = request.streams[: max(len(self._setting(step)[1]) for step in request.plan)]
+        planned, on = fed(request.plan), any(isinstance(step, Interleaved) for step in request.plan)
+        views = ("all", "picture", "pictures") if on else ("all",) * 3
+        self.rows = [
+            Row(prompt, self, prompt.length + planned, _chain(prompt), view)
+            for prompt, view in zip(streams, views, strict=False)
+        ]
+
+    @property
+    def setting(self) -> tuple[Sampling, tuple[float, ...]]:
+        """Return how the step at hand is sampled, and the weights of its streams."""
+        return self._setting(self.step)
+
+    @property
+    def alike(self) -> bool:
+        """Tell whether all rows read what is drawn now."""
+        return isinstance(self.step, Codes) or all(row.view == "all" for row in self.rows)
+
+    def seen(self, view: str) -> int:
+        """Count the written tokens that a row of this view reads."""
+        if view == "picture":
+            return 0 if self.picture is None else len(self.ids) - self.picture
+        return len(self._pictures if view == "pictures" else self.ids)
+
+    def shown(self, view: str, start: int, stop: int) -> tuple[list[int], list[int]]:
+        """Return `ahead` from `start` to `stop` of what a row of this view reads."""
+        if view == "pictures":
+            some, now = self._pictures[start:stop], len(self.ids)
+            ids, cells = self.ahead(now, now + max(0, stop - len(self._pictures)))
+            return [self.ids[i] for i in some] + ids, [self.cells[i] for i in some] + cells
+        first = len(self.ids) - self.seen(view)
+        return self.ahead(first + start, first + stop)
+
+    def _setting(self, step: Step) -> tuple[Sampling, tuple[float, ...]]:
+        sampling, guided = self._request.sampling_of(step), getattr(step, "guided", False)
+        if (sampling, guided) not in self._settings:
+            weights = sampling.weights(len(self._request.streams)) if guided else (1.0,)
             while weights[-1] == 0 and len(weights) > 1:
                 weights = weights[:-1]
-            self.settings.append((sampling, weights))
-        streams = request.streams[: max(len(w) for _, w in self.settings)]
-        planned = fed(request.plan)
-        self.rows = [Row(prompt, self, prompt.length + planned, _chain(prompt)) for prompt in streams]
+            self._settings[sampling, guided] = sampling, weights
+        return self._settings[sampling, guided]
+
+    def _write(self, token: int, cell: int) -> None:
+        words = self._vocab.text_start <= token < self._vocab.image_start
+        if not words and not isinstance(self._steps[self.at], Choice):
+            self._pictures.append(len(self.ids))
+        super()._write(token, cell)
 
     @property
     def blocks(self) -> int:
