@@ -163,13 +163,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Gap:
-    """A hole between parts, to be filled with text or with a picture."""
+    """A hole between parts, to be filled with text or with a picture; at the end of a document also "interleaved", with
+    words and any number of pictures, in whatever order."""
 
-    kind: Literal["text", "image"] = "text"
+    kind: Literal["text", "image", "interleaved"] = "text"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("text", "image"):
-            raise RequestError(f"Gap kind {self.kind!r}: must be 'text' or 'image'")
+        if self.kind not in ("text", "image", "interleaved"):
+            raise RequestError(f"Gap kind {self.kind!r}: must be 'text', 'image' or 'interleaved'")
 
 
 Part = Text | Image | Gap

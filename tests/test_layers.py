@@ -51,7 +51,8 @@ TABLE: dict[str, set[str]] = {
     "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
     "convert": NOUNS | {"bars", "model", "tokens", "sequence"},
     # layer 6: eval reaches a model only through generate
-    "runs": NOUNS | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store"},
+    "runs": NOUNS
+    | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store", "sequence"},
     "eval": NOUNS | {"generate", "data", "read", "tasks"},
 }
 # Layer 7 and the public face see everything; nothing below may see them.

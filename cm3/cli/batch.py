@@ -431,7 +431,7 @@ class Desk:
     def _prompt(self, prompt: str | list[Any] | None) -> Document:
         """Return a prompt as a document: words, or a list of words, pictures and gaps."""
         if not isinstance(prompt, list):
-            return as_document(prompt or "")
+            return as_document(prompt or "", self.model.vocab.grammar)
         parts: list[Part] = []
         for i, one in enumerate(prompt):
             if isinstance(one, str):
@@ -443,7 +443,7 @@ class Desk:
             else:
                 picture = self._picture(piece.image, f"prompt[{i}]")
                 parts.append(picture if piece.box is None else picture.with_gap(piece.box))
-        return as_document(parts)
+        return as_document(parts, self.model.vocab.grammar)
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of a task, with the pictures of the files that they name."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from cm3.errors import CheckpointError, shown
 from cm3.files import parse_json
-from cm3.tokens.chameleon import Entries, entries_of
+from cm3.tokens.chameleon import Entries, entries_of, vocab_of
 from cm3.vocab import Vocab
 
 _SHOWN = 8
@@ -65,9 +65,7 @@ class IdMap:
         to_file = np.array([*fixed, *entries.reserved, *entries.text, *entries.images], dtype=np.int64)
         to_ours = np.empty_like(to_file)
         to_ours[to_file] = np.arange(size)
-        turn = None if entries.turn is None else int(to_ours[entries.turn])
-        counts = {"text": len(entries.text), "image": len(entries.images), "reserved": len(entries.reserved)}
-        return cls(Vocab(**counts, masks=0, grammar="chameleon", turn=turn), to_file, to_ours)
+        return cls(vocab_of(entries), to_file, to_ours)
 
     @property
     def turn(self) -> int | None:

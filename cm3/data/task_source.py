@@ -140,6 +140,7 @@ class TaskSource(Source):
         places = self._stream.locate(positions)
         found: dict[int, Tokens | Weighted] = {}
         masked: dict[int, Example] = {}
+        plain = self.law.plain or self.codec.vocab.grammar == "chameleon"  # without masks an answer stands at the end
         whole: dict[int, Example] = {}
         for n, (position, which, epoch, number) in enumerate(
             zip(positions, *(a.tolist() for a in places), strict=True)
@@ -150,7 +151,7 @@ class TaskSource(Source):
                 continue
             rng = np.random.default_rng([self.seed, 0x7A5, position])
             chosen = masked if rng.random() < self.law.answers else whole
-            chosen[n] = part.example(number, rng, self.view, self.law.plain)
+            chosen[n] = part.example(number, rng, self.view, plain)
         weights = encode(list(masked.values()), self.codec, self.law.loss)
         documents = self.codec.encode_many([example.document for example in whole.values()])
         found |= dict(zip(masked, weights, strict=True)) | dict(zip(whole, documents, strict=True))

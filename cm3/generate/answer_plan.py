@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
-from cm3.engine.grammar import Codes, Force, FreeText, Step
+from cm3.engine.grammar import Codes, Force, FreeText, Interleaved, Step
 from cm3.errors import RequestError
 from cm3.sequence.answers import continued, least_written, opening
 from cm3.sequence.holes import Prompt
+from cm3.sequence.turns import ends
 from cm3.vocab import Vocab
 
+BORDERS = 2
+"""Tokens of a picture in an interleaved answer beside its codes."""
 
-def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int) -> int:
-    """Count the tokens that the context has left for documents when every text is as long as it may be."""
-    written = least_written(prompt, vocab) + sum(h.kind == "text" for h in prompt.holes) * max_tokens
+
+def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, pictures: int = 0) -> int:
+    """Count the tokens that the context has left for documents when every text is as long as it may be, and there are
+    as many pictures as may be."""
+    written = sum(h.kind != "image" for h in prompt.holes) * max_tokens
+    for hole in prompt.holes:
+        written += pictures * (len(hole.cells) + BORDERS) if hole.kind == "interleaved" else 0
+    if not any(hole.kind == "interleaved" for hole in prompt.holes):
+        written += least_written(prompt, vocab)
     return context - opening(prompt, vocab).length - written
 
 
-def plan(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: int) -> tuple[Step, ...]:
+def plan(
+    prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: int, pictures: int = 1
+) -> tuple[Step, ...]:
     """Plan what to write for each hole after a prompt of `length` tokens; texts share what the context has left, at
-    most `max_tokens` each. Raises `RequestError` where it has no room."""
-    v, ends = vocab, continued(prompt, vocab)
+    most `max_tokens` each. An interleaved answer has so many words in all and at most `pictures` pictures, and fewer
+    where the context has no room for more. Raises `RequestError` where it has no room."""
+    if any(hole.kind == "interleaved" for hole in prompt.holes):
+        return (_interleaved(prompt, vocab, context - length, max_tokens, pictures, length),)
+    v, on = vocab, continued(prompt, vocab)
     texts = sum(h.kind == "text" for h in prompt.holes)
     fixed = length + least_written(prompt, vocab)
     limit = min(max_tokens, (context - fixed) // texts) if texts else 0
     if fixed > context or (texts and limit < 1):
-        raise RequestError(
-            f"prompt: takes {fixed} tokens with what is to be written, and this model's context is {context}; "
-            "shorten it or leave a picture out"
-        )
+        raise RequestError(_too_long(fixed, context))
     steps: list[Step] = []
     for hole in prompt.holes:
         image = hole.kind == "image"
-        if ends:
-            return (Codes(hole.cells) if image else FreeText(limit, (v.eos, v.brk), min_tokens=1),)
+        if on:
+            return (Codes(hole.cells) if image else FreeText(limit, (v.eos, v.brk, *ends(v)[1:]), min_tokens=1),)
         steps += [Force((v.mask(hole.mask),)), Codes(hole.cells) if image else FreeText(limit, (v.eoss,))]
         steps += [Force((v.eoss,))] if image else []
     return tuple(steps)
+
+
+def _interleaved(prompt: Prompt, v: Vocab, left: int, max_tokens: int, pictures: int, length: int) -> Interleaved:
+    codes = len(prompt.holes[0].cells)
+    limit = min(max_tokens, left - (codes + BORDERS))
+    if limit < 1:
+        raise RequestError(_too_long(length + codes + BORDERS + 1, left + length))
+    number = min(pictures, (left - limit) // (codes + BORDERS))
+    # In the grammar "cm3" no part is empty: words come first after a border.
+    border = v.grammar == "cm3" and int(opening(prompt, v).ids[-1]) in (v.eos, v.brk)
+    return Interleaved(limit, ends(v), codes, number, min_tokens=int(border))
+
+
+def _too_long(tokens: int, context: int) -> str:
+    return (
+        f"prompt: takes {tokens} tokens with what is to be written, and this model's context is {context}; "
+        "shorten it or leave a picture out"
+    )

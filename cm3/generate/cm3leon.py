@@ -19,14 +19,15 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from cm3.document import Document, Gap, Image, Text
+from cm3.document import Document
 from cm3.engine.budget import check_cache, share_of_free
 from cm3.engine.engine import Engine
 from cm3.engine.jacobi import check_parallel
 from cm3.engine.request import Request, Result
-from cm3.errors import RequestError, shown, whole_number
+from cm3.errors import CheckpointError, ConfigError, RequestError, shown, whole_number
 from cm3.generate.answer_plan import plan, room
-from cm3.generate.generation import Generation
+from cm3.generate.generation import Generation, filled_parts, spans_of
+from cm3.generate.guiding import guiding
 from cm3.generate.known_world import Doubts, World
 from cm3.generate.prepared import Prepared
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
@@ -42,15 +43,14 @@ from cm3.precision import Choice
 from cm3.retrieval import live
 from cm3.retrieval.embed import Encoder
 from cm3.retrieval.select import Retrieved
-from cm3.sequence.answers import continued, opening
+from cm3.sequence.answers import opening
 from cm3.sequence.before import prepend
 from cm3.sequence.holes import Prompt
 from cm3.sequence.segments import cells_of
-from cm3.sequence.unconditional import HIDDEN, without, wordy
 from cm3.tasks import Task, find_task
+from cm3.tokens.chameleon import read_text_tokenizer
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
-from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens
 from cm3.weights import on_device
 
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
 MOST = 1_000_000
 """Most samples, or candidates, of one prompt: each is a request that is laid out before the first is served."""
+PICTURES = 4
+"""Most pictures of an interleaved answer, where nothing is said."""
 KEPT = 1 << 30
 """Most bytes of keys and values that are kept from one call to the next."""
 
@@ -109,7 +111,11 @@ class CM3Leon:
         self.mesh: Mesh | None = None
         self._idle: list[Engine] = []
         image = ImageTokenizer(bundle.vqgan, bundle.image_size, batch=32)
-        self.codec = Codec(bundle.vocab, TextTokenizer.parse(bundle.text_bytes(), bundle.text_tokenizer), image)
+        words = read_text_tokenizer(bundle.text_bytes(), bundle.text_tokenizer)
+        try:
+            self.codec = Codec(bundle.vocab, words, image, bundle.about)
+        except ConfigError as error:
+            raise CheckpointError(f"bundle {bundle.name!r}: {error}") from error
         self._image = image
         self._recommended = Recommended(bundle.name, bundle.sampling)
         self.world = World.of(bundle.about, bundle.name)
@@ -176,6 +182,11 @@ class CM3Leon:
         return tuple(self.bundle.about.get("tasks", ()))
 
     @property
+    def _continues(self) -> bool:
+        """Tell whether it has no masks, so that an answer stands at the end of a prompt."""
+        return self.vocab.grammar == "chameleon"
+
+    @property
     def unconditional(self) -> str:
         """Return the default for retrieved documents in the stream to guide away from, for pictures."""
         return self._recommended.treatment["image"]
@@ -205,7 +216,7 @@ class CM3Leon:
 
         Raises `RequestError` for `k` outside 0..3, for no memory bank, and for nothing to search with.
         """
-        return self.retriever.search(as_document(prompt), k)
+        return self.retriever.search(as_document(prompt, self.vocab.grammar), k)
 
     def generate(
         self,
@@ -219,13 +230,15 @@ class CM3Leon:
 
         A string asks for a picture of it, a picture (a PIL image, a `Path`, an array) for a description, a list for
         whatever its `Gap`s and gapped `Image`s leave open; a list without any that ends in words is given a picture,
-        and one that ends in a picture is described. None leaves a setting as the bundle recommends it for the kind of
-        hole, or for `kind`: 'edit', 'control', 'segment' or 'answer', prompts of those tasks (`cm3.generate.tasks`).
+        and one that ends in a picture is described. A `Gap("interleaved")` at the end asks for words and up to
+        `pictures` (4) pictures, in whatever order the model writes them. None leaves a setting as the bundle recommends
+        it for the kind of hole, or for `kind`: 'edit', 'control', 'segment' or 'answer', prompts of those tasks
+        (`cm3.generate.tasks`).
         `guidance` is the scale of classifier-free guidance for pictures (1 is none), `image_guidance` that of the
         picture to be edited; `contrast` 'max' or 'kmax' with `k`, `alpha` is contrastive decoding (section 3.1), where
-        `amateur_temperature` divides the logits of the stream to contrast with. `max_tokens` (128) bounds each text,
-        and so does what the context has left. The same seed gives the same result, whatever `n` is; `generate_many`
-        with it gives the first.
+        `amateur_temperature` divides the logits of the stream to contrast with. `max_tokens` (128) bounds each text, or
+        the words of an interleaved answer, and so does what the context has left. The same seed gives the same result,
+        whatever `n` is; `generate_many` with it gives the first.
 
         Of so many `candidates` the one is kept whose whole document is the likeliest (`cm3.generate.rank`). Where the
         temperature is 0, samples and candidates are all the same, and one is made.
@@ -242,7 +255,7 @@ class CM3Leon:
         seed = whole_number("seed", seed, 0, 2**63 - 1)
         if options.get("documents") is not None:
             options["documents"] = [options["documents"]] * n
-        made = self.generate_many([as_document(prompt)] * n, seeds=sample_seeds(seed, n), **options)
+        made = self.generate_many([as_document(prompt, self.vocab.grammar)] * n, seeds=sample_seeds(seed, n), **options)
         return replace(
             made[0],
             documents=tuple(g.document for g in made),
@@ -290,13 +303,14 @@ class CM3Leon:
                 raise RequestError(f"{name}: {len(given)} for {len(prompts)} prompts; give one for each")
         seeds = [whole_number("seed", seed, 0, 2**63 - 1) for seed in seeds]
         max_tokens = whole_number("max_tokens", options.get("max_tokens", 128), error=RequestError)
+        pictures = whole_number("pictures", options.get("pictures", PICTURES), 1, MOST, RequestError)
         candidates = options.get("candidates")
         if candidates is not None:
             candidates = whole_number("candidates", candidates, 1, MOST, RequestError)
         kind, unconditional = options.get("kind"), options.get("unconditional")
         if unconditional not in (None, *UNCONDITIONAL):
             raise RequestError(f"unconditional={unconditional!r}: must be {' or '.join(map(repr, UNCONDITIONAL))}")
-        whole = [as_document(p) for p in prompts]
+        whole = [as_document(p, self.vocab.grammar) for p in prompts]
         if self.world is not None and kind is None:
             whole = [self.world.take_document(document) for document in whole]
         if kind is not None:
@@ -308,14 +322,14 @@ class CM3Leon:
                 raise RequestError(f"each: {others[0]} is no setting of how to sample; give it for all prompts")
             both = {**options, **one}
             settings.append({name: both[name] for name in SAMPLED & both.keys() if both[name] is not None})
-            if "image_guidance" in settings[-1] and kind != "edit":
+            if "image_guidance" in settings[-1] and kind != "edit" and self.vocab.grammar == "cm3":
                 raise RequestError(f"image_guidance={both['image_guidance']}: is for editing; ask with kind='edit'")
         found = self.retriever.find(whole, options.get("retrieve", 0), documents)
         encoded = self.codec.encode_prompts(whole)
-        contexts = self._contexts(encoded, found, max_tokens)
+        contexts = self._contexts(encoded, found, max_tokens, pictures)
         laid_out: list[Prepared] = []
         for document, p, c, seed, own in zip(whole, encoded, contexts, seeds, settings, strict=True):
-            first = self._request(p, seed, max_tokens, own, c.tokens, unconditional, kind)
+            first = self._request(p, seed, max_tokens, own, c.tokens, unconditional, kind, pictures)
             number = candidates or self._recommended.candidates[kind or kind_of(p)]
             some = range(1 if first.greedy else number)
             requests = [first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some]
@@ -375,7 +389,7 @@ class CM3Leon:
         """
         chosen = find_task(task) if isinstance(task, str) else task
         check_names(settings, Settings, "n", "seed", "template", "plain")
-        prompt = task_prompt(chosen, request, self.image_size, self.world, template, plain)
+        prompt = task_prompt(chosen, request, self.image_size, self.world, template, plain or self._continues)
         options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
         return read_reply(chosen, self.generate(prompt, n, seed=seed, **options), template, plain)
 
@@ -411,6 +425,7 @@ class CM3Leon:
     ) -> list[Prepared]:
         """Lay the requests of a task out for `make`, whose generations `read_reply` reads; raises as `ask_many`."""
         check_names(settings, Settings, "seeds", "template", "plain", "each")
+        plain = plain or self._continues
         prompts = [task_prompt(task, one, self.image_size, self.world, template, plain) for one in requests]
         options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(task)})
         return self.prepare(prompts, seeds=seeds, each=each, **options)
@@ -487,7 +502,7 @@ class CM3Leon:
             self._idle[:] = [engine]
 
     def _contexts(
-        self, prompts: Sequence[Prompt], found: Sequence[Sequence[Retrieved]], max_tokens: int
+        self, prompts: Sequence[Prompt], found: Sequence[Sequence[Retrieved]], max_tokens: int, pictures: int
     ) -> list[live.Context]:
         """Return the documents to read before each prompt; every document is encoded once, all pictures together."""
         unique = list(dict.fromkeys(f.document for some in found for f in some))
@@ -497,7 +512,7 @@ class CM3Leon:
                 some,
                 [tokens[f.document] for f in some],
                 self.vocab,
-                room(prompt, self.vocab, self.decoder.config.context, max_tokens),
+                room(prompt, self.vocab, self.decoder.config.context, max_tokens, pictures),
             )
             for prompt, some in zip(prompts, found, strict=True)
         ]
@@ -511,6 +526,7 @@ class CM3Leon:
         context: Tokens | None = None,
         unconditional: Treatment | None = None,
         kind: str | None = None,
+        pictures: int = PICTURES,
     ) -> Request:
         v, kind = self.vocab, kind or kind_of(prompt)
         tokens = opening(prompt, v)
@@ -523,12 +539,7 @@ class CM3Leon:
                     "or leave it out"
                 )
         text_sampling = self._recommended.sampling("answer" if kind == "answer" else "text", seed, settings)
-        streams: tuple[Tokens, ...] = (tokens,)
-        scales = {sampling.guidance, sampling.image_guidance} - {None, 1.0}
-        if not words and (scales or sampling.contrast is not None):
-            first = 0 if continued(prompt, v) else len(prompt.holes)
-            hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, v)) else ())
-            streams = (tokens, *(without(tokens, parts, v, first) for parts in hidden))
+        streams, sampling = guiding(tokens, prompt, v, sampling, kind)
         if len(streams) == 1:
             if not words and settings.get("amateur_temperature") is not None:
                 raise RequestError(
@@ -539,7 +550,7 @@ class CM3Leon:
         if context is not None and context.length:
             treatment = unconditional or self._recommended.treatment["image" if words else kind]
             streams = tuple(prepend(context, s) if treatment == "kept" or not i else s for i, s in enumerate(streams))
-        steps = plan(prompt, v, self.decoder.config.context, max_tokens, max(s.length for s in streams))
+        steps = plan(prompt, v, self.decoder.config.context, max_tokens, max(s.length for s in streams), pictures)
         return Request(streams, steps, sampling, unguided(text_sampling))
 
     def _likeliest(self, prompt: Prompt, context: live.Context, results: list[Result]) -> Result:
@@ -547,7 +558,7 @@ class CM3Leon:
         results = list({r.tokens.ids.tobytes(): r for r in reversed(results)}.values())[::-1]  # the first of equals
         if len(results) == 1:
             return results[0]
-        filled = [self.codec.unmask(prompt, [span.ids for span in r.spans]) for r in results]
+        filled = [self.codec.unmask(prompt, spans_of(prompt, r)) for r in results]
         whole = [prepend(context.tokens, canonical(f, self.codec.text, self.vocab)) for f in filled]
         scores = log_likelihoods(self.decoder, whole, [1 + context.tokens.length] * len(whole))
         return results[int(np.argmax(scores))]
@@ -555,29 +566,15 @@ class CM3Leon:
     def _finish(
         self, document: Document, prompt: Prompt, context: live.Context, result: Result, kind: str | None = None
     ) -> Generation:
-        spans = [span.ids for span in result.spans]
+        spans = spans_of(prompt, result)
         done = self.codec.fill(document, spans, prompt)
         score = float(sum(result.logprobs))
-        filled = self._filled(document, done, prompt, spans)
+        filled = filled_parts(document, done, prompt, spans, self.codec)
         read = tuple(f.document for f in context.used)
         doubts = None
         if self.world is not None:
             doubts = Doubts(self.world, self._image, self.bundle.name, document, read, kind != "control")
         return Generation((done,), (score,), document, (filled,), context.used, context.left_out, doubts)
-
-    def _filled(
-        self, document: Document, done: Document, prompt: Prompt, spans: Sequence[np.ndarray]
-    ) -> tuple[Text | Image, ...]:
-        """Return the part that fills each `Gap` of a document."""
-        pictures = iter(done.images)
-        found: list[Text | Image] = []
-        for at, part in enumerate(document.parts):
-            picture = None if isinstance(part, Text) or part == Gap("text") else next(pictures)
-            if isinstance(part, Gap):
-                mask = next(h.mask for h in prompt.holes if h.part == at)
-                words = (spans[mask] - self.vocab.text_start).tolist()
-                found.append(picture or Text(self.codec.text.decode(words)))
-        return tuple(found)
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:
         if ids.ndim != 1 or ids.size == 0:

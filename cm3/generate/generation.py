@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import PIL.Image
 
-from cm3.document import Document, Image, Text
+from cm3.document import Document, Gap, Image, Text
+from cm3.engine.request import Result
 from cm3.errors import RequestError
 from cm3.generate.known_world import Doubts
 from cm3.retrieval import live
 from cm3.retrieval.select import Retrieved
+from cm3.sequence.holes import Prompt
+from cm3.tokens.codec import Codec
+
+
+def spans_of(prompt: Prompt, result: Result) -> list[np.ndarray]:
+    """Return the ids that fill each hole; of an interleaved one, all that was written."""
+    if any(hole.kind == "interleaved" for hole in prompt.holes):
+        return [result.tokens.ids]
+    return [span.ids for span in result.spans]
+
+
+def filled_parts(
+    document: Document, done: Document, prompt: Prompt, spans: Sequence[np.ndarray], codec: Codec
+) -> tuple[Text | Image, ...]:
+    """Return the part that fills each `Gap` of a document, and all those of an interleaved one; `done` has them."""
+    if document.parts[-1:] == (Gap("interleaved"),):
+        given = sum(part != Text("") for part in document.parts[:-1])
+        return tuple(part for part in done.parts[given:] if not isinstance(part, Gap))
+    pictures = iter(done.images)
+    found: list[Text | Image] = []
+    for at, part in enumerate(document.parts):
+        picture = None if isinstance(part, Text) or part == Gap("text") else next(pictures)
+        if isinstance(part, Gap):
+            mask = next(h.mask for h in prompt.holes if h.part == at)
+            words = (spans[mask] - codec.vocab.text_start).tolist()
+            found.append(picture or Text(codec.text.decode(words)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -19,8 +49,9 @@ class Generation:
     """The outcome of one prompt: `documents`, the prompt with its holes filled, one for each of the `n` asked for.
 
     `scores`: for each, the log-probability of what was written (nats, unguided), to rank by. `filled`: for each, what
-    was written in the prompt's `Gap`s, in their order, a text just as it came. `retrieved`: the documents that were
-    read before the prompt, in their order; `left_out`: those found too, for which the context had no room.
+    was written in the prompt's `Gap`s, in their order, a text just as it came; of an interleaved one, all its parts.
+    `retrieved`: the documents that were read before the prompt, in their order; `left_out`: those found too, for which
+    the context had no room.
     """
 
     documents: tuple[Document, ...]

@@ -13,6 +13,7 @@ import PIL.Image
 from cm3.document import Document, Gap, Image, Part, Text, as_part
 from cm3.errors import DataError, RequestError, did_you_mean
 from cm3.sequence.holes import Prompt, groups
+from cm3.vocab import Grammar
 
 Array = np.ndarray[Any, Any]
 Picture = PIL.Image.Image | Image | str | os.PathLike[str] | Array
@@ -46,9 +47,9 @@ def as_image(picture: Picture) -> Image:
     return Image(PIL.Image.fromarray(np.array(picture, order="C")))
 
 
-def as_document(prompt: Promptable) -> Document:
-    """Return a prompt as a document with holes, by the rules of `CM3Leon.generate`. Raises `RequestError` for an empty
-    one."""
+def as_document(prompt: Promptable, grammar: Grammar = "cm3") -> Document:
+    """Return a prompt as a document with holes, by the rules of `CM3Leon.generate`, for a model of a grammar. Raises
+    `RequestError` for an empty one."""
     if isinstance(prompt, Document):
         document = prompt
     elif isinstance(prompt, str | PIL.Image.Image | Text | Image | Gap | os.PathLike | np.ndarray):
@@ -66,6 +67,8 @@ def as_document(prompt: Promptable) -> Document:
         return document
     if isinstance(parts[-1], Text):
         return replace(document, parts=(*parts, Gap("image")))
+    if grammar == "chameleon":
+        return replace(document, parts=(*parts, Gap("text")))
     return replace(document, parts=(*parts[:-1], Gap("text"), parts[-1]))
 
 
@@ -74,8 +77,8 @@ def _part(piece: Piece) -> Part:
 
 
 def kind_of(prompt: Prompt) -> str:
-    """Tell the kind of a prompt: 'text', 'image' (whole ones) or 'region' (parts of one)."""
-    image = [h for h in prompt.holes if h.kind == "image"]
+    """Tell the kind of a prompt: 'text', 'image' (whole ones, beside words or not) or 'region' (parts of one)."""
+    image = [h for h in prompt.holes if h.kind != "text"]
     if not image:
         return "text"
     return "region" if any(h.part in prompt.codes for h in image) else "image"

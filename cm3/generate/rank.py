@@ -65,8 +65,11 @@ def finite(logits: Tensor) -> None:
 def canonical(tokens: Tokens, text: TextTokenizer, vocab: Vocab) -> Tokens:
     """Return the same document with each run of words tokenised as a whole, as in training.
 
-    A filled hole leaves a seam in its words that the tokenizer itself would not have cut, and such are unlikely.
+    A filled hole leaves a seam in its words that the tokenizer itself would not have cut, and such are unlikely. In the
+    grammar "chameleon" words are only ever gone on with, and turns stand among them: it is returned as it is.
     """
+    if vocab.grammar == "chameleon":
+        return tokens
     parts = [tokens.slice(start, stop) for start, stop in runs(tokens.ids, vocab)[:-1]]
     for i, part in enumerate(parts):
         if vocab.is_text(part.ids).any():

@@ -47,6 +47,7 @@ class Settings(TypedDict, total=False):
     alpha: float | None
     amateur_temperature: float | None
     max_tokens: int
+    pictures: int
     candidates: int | None
     retrieve: int
     documents: Sequence[Any] | None

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import PIL.Image
 
-from cm3.document import Document, Gap, Image
+from cm3.document import Document, Gap, Image, Text
 from cm3.engine.grammar import Cursor
 from cm3.engine.request import Request
 from cm3.generate.generation import Generation
 from cm3.sequence.holes import Prompt
 from cm3.tokens.codec import Codec
+from cm3.tokens.image import ImageTokenizer
 from cm3.vocab import Tokens
 
 
@@ -26,7 +28,8 @@ from cm3.vocab import Tokens
 class Chunk:
     """The part of a result that came since the chunk before.
 
-    part: the index of the part of the prompt, as a document, that is filled.
+    part: the index of the part of the prompt, as a document, that is filled. What fills an interleaved gap are parts of
+        their own, from the index of the gap on.
     text: words that follow those of that part's chunks before. All of them together are the text as it is at the end.
     rows: finished rows of codes of that part's picture, counted from its top; 0 for a text.
     generation: with the last chunk, what `CM3Leon.generate` returns; that chunk has no text.
@@ -47,6 +50,44 @@ class Chunk:
         return None if self._draw is None else self._draw()
 
 
+class Interleaving:
+    """Words and pictures of an interleaved answer while they come; `first`: the index of its first part."""
+
+    def __init__(self, first: int, codec: Codec) -> None:
+        self._part, self._codec = first - 1, codec
+        self._bytes: codecs.IncrementalDecoder | None = None
+        self._codes: list[int] = []
+
+    def take(self, tokens: Tokens) -> Iterator[Chunk]:
+        """Yield what further tokens bring."""
+        vocab, image = self._codec.vocab, self._codec.image
+        assert image is not None, "an interleaved answer has pictures"
+        for id, cell in zip(tokens.ids.tolist(), tokens.cells.tolist(), strict=True):
+            words = vocab.text_start <= id < vocab.image_start
+            if words and self._bytes is None:
+                self._part, self._bytes = self._part + 1, codecs.getincrementaldecoder("utf-8")("replace")
+            if self._bytes is not None:
+                data = self._codec.text.decode_bytes([id - vocab.text_start] if words else [])
+                if text := self._bytes.decode(data, final=not words):
+                    yield Chunk(self._part, text)
+                self._bytes = self._bytes if words else None
+            if cell:
+                if cell == 1:
+                    self._part, self._codes = self._part + 1, []
+                self._codes.append(id - vocab.image_start)
+                rows, rest = divmod(len(self._codes), image.grid[1])
+                if not rest:
+                    draw = partial(_down_to, np.array(self._codes).reshape(rows, -1), image)
+                    yield Chunk(self._part, rows=rows, _draw=draw)
+
+
+def _down_to(codes: np.ndarray, image: ImageTokenizer) -> PIL.Image.Image:
+    """Draw the first rows of a grid of codes; those below repeat the last."""
+    rows, below = len(codes), image.grid[0] - len(codes)
+    (picture,) = image.decode(np.concatenate([codes, codes[-1:].repeat(below, 0)])[None])
+    return picture.crop((0, 0, picture.width, picture.height * rows // image.grid[0]))
+
+
 class Filling:
     """The holes of a prompt while they are filled. `document` is the prompt's."""
 
@@ -60,9 +101,14 @@ class Filling:
             for part in {hole.part for hole in prompt.holes if hole.kind == "image"}
         }
         """Codes to come in each row of a picture's grid, by part."""
+        on = any(hole.kind == "interleaved" for hole in prompt.holes)
+        self._on = Interleaving(sum(part != Text("") for part in document.parts[:-1]), codec) if on else None
 
     def take(self, tokens: Tokens) -> Iterator[Chunk]:
         """Yield what further tokens, those that the plan forces among them, bring."""
+        if self._on is not None:
+            yield from self._on.take(tokens)
+            return
         cursor, vocab = self._cursor, self._codec.vocab
         start, self._taken = self._taken, self._taken + tokens.length
         while len(cursor.ids) < self._taken:

@@ -24,7 +24,7 @@ from cm3.document import Document, Image, Part, Text
 from cm3.errors import RequestError, whole_number
 from cm3.retrieval.embed import Encoder, load_encoder
 from cm3.retrieval.select import MOST, Retrieved, select
-from cm3.sequence.before import context_of, most_relevant
+from cm3.sequence.before import context_of, most_relevant, saved
 from cm3.vocab import Tokens, Vocab
 
 if TYPE_CHECKING:
@@ -199,11 +199,11 @@ def layout(found: Sequence[Retrieved], documents: Sequence[Tokens], vocab: Vocab
     Where `room` tokens do not hold all, those of `most_relevant` are used. Raises `RequestError` where not one fits.
     """
     lengths = [d.length for d in documents]
-    used = most_relevant(lengths, [f.score for f in found], room)
+    used = most_relevant(lengths, [f.score for f in found], room, saved(vocab))
     if found and not used:
         raise RequestError(
-            f"documents: the shortest found takes {min(lengths) - 1} tokens, and the prompt leaves {max(room, 0)} of "
-            "this model's context; shorten the prompt, lower max_tokens, or ask for no documents"
+            f"documents: the shortest found takes {min(lengths) - saved(vocab)} tokens, and the prompt leaves "
+            f"{max(room, 0)} of this model's context; shorten the prompt, lower max_tokens, or ask for no documents"
         )
     left_out = tuple(f for i, f in enumerate(found) if i not in used)
     return Context(context_of([documents[i] for i in used], vocab), tuple(found[i] for i in used), left_out)

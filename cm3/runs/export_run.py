@@ -20,6 +20,7 @@ from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
 from cm3.parallel import MeshConfig, start
+from cm3.sequence.turns import prompt_format
 from cm3.train.checkpoint import Checkpoints
 from cm3.train.image_tokenizer import load_image_tokenizer
 from cm3.train.lora import LoraConfig, adapt, merge
@@ -56,6 +57,16 @@ def about_of(
     return made | ({"mixture": mixture} if mixture else {})
 
 
+def format_of(vocab: Vocab, init: bundles.Bundle | None, given: str = "") -> dict[str, str]:
+    """Return `about.prompt_format` of a run's bundle: what is given, else that of what it began with, else plain.
+
+    Nothing for the grammar "cm3", which has no turns.
+    """
+    if vocab.grammar == "cm3":
+        return {}
+    return {"prompt_format": given or (prompt_format(init.about, vocab) if init is not None else "plain")}
+
+
 def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype: torch.dtype = torch.float16) -> int:
     """Write a bundle of a pretraining run's checkpoint, the last one by default. Returns its step.
 
@@ -89,7 +100,9 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     about = about_of(folder, found, LoaderState.of(saved["loader"]).documents, tasks, saved.get("mixture"))
     if world := page.get("world"):
         about["world"] = world
-    made = bundle_of(folder, decoder, Vocab(**saved["vocab"]), vqgan, begun, size, sampling, about)
+    vocab = Vocab(**saved["vocab"])
+    about |= format_of(vocab, begun, page.get("prompt_format", ""))
+    made = bundle_of(folder, decoder, vocab, vqgan, begun, size, sampling, about)
     bundles.save(made, out, dtype)
     return found
 

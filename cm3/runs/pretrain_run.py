@@ -29,8 +29,9 @@ from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.int8 import Int8Decoder
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.parallel import Mesh, start
-from cm3.runs.export_run import about_of, bundle_of, decoder_digest, tokenizer_of
+from cm3.runs.export_run import about_of, bundle_of, decoder_digest, format_of, tokenizer_of
 from cm3.tasks import find_task
+from cm3.tokens.chameleon import load_text_tokenizer, read_text_tokenizer, vocab_for
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.on_disk import text_fingerprint
@@ -42,7 +43,6 @@ from cm3.train.config import TrainConfig
 from cm3.train.image_eval import write_sheet
 from cm3.train.image_tokenizer import WEIGHTS, load_config
 from cm3.train.trainer import Trainer
-from cm3.vocab import Vocab
 
 
 class _Parts(NamedTuple):
@@ -85,6 +85,9 @@ class PretrainRun(TrainConfig):
     """Recommended settings by kind (image, region, text, edit, control, segment), written to the bundle."""
     tasks: tuple[str, ...] = ()
     """Instruction tasks that it is tuned for, by name, written to the bundle; none means those of `data`."""
+    prompt_format: str = ""
+    """Format of prompts of a model of Chameleon's grammar (cm3/sequence/turns.py), written to the bundle; none means
+    that of `init`, else plain."""
 
     def run(self, *, progress: bool = True, resume: bool = False) -> dict[str, Any]:
         """Train, and write `out/bundle`. Stopped by a signal, returns with "stopped" and a checkpoint in its place."""
@@ -163,6 +166,7 @@ class PretrainRun(TrainConfig):
 
         def export(decoder: Decoder, documents: int) -> bundles.Bundle:
             about = about_of(out, trainer.step, documents, resolved.tasks, trainer.mixture(documents))
+            about |= format_of(parts.codec.vocab, init, self.prompt_format)
             if world := self.data.world():
                 about["world"] = dict(world)
             vocab, size = parts.codec.vocab, parts.image_size
@@ -225,8 +229,8 @@ class PretrainRun(TrainConfig):
             vocab_size = made.vocab.size
         elif not self.init and shape is not None:
             with contextlib.suppress(ConfigError, DataError):
-                text = TextTokenizer.parse(self._text_tokenizer(None), "tokenizer.json")
-                vocab_size = Vocab(text=text.size, image=shape.codes, masks=self.masks, reserved=0).size
+                text = read_text_tokenizer(self._text_tokenizer(None), "tokenizer.json")
+                vocab_size = vocab_for(text, shape.codes, self.masks).size
         if shape is not None:
             size = self.image_size or (made.image_size if made else 0) or trained_size(self.image_tokenizer)
             grid = (size // shape.factor,) * 2
@@ -298,14 +302,14 @@ class PretrainRun(TrainConfig):
     def _parts(self, init: bundles.Bundle | None, vqgan: VQGAN, tokenizer: Path) -> _Parts:
         """Return the documents, the model, and what makes tokens; `tokenizer`: the text tokenizer's. Write nothing."""
         made: Made | None = None
-        text = TextTokenizer.load(tokenizer)
+        text = load_text_tokenizer(tokenizer)
         if init is not None:
             self._check_init(init)
             vocab, size = init.vocab, init.image_size
         elif (made := self.data.made()) is not None:
             vocab, size = made.vocab, self.image_size or made.image_size
         else:
-            vocab = Vocab(text=text.size, image=vqgan.config.codes, masks=self.masks, reserved=0)
+            vocab = vocab_for(text, vqgan.config.codes, self.masks)
             size = self.image_size or trained_size(self.image_tokenizer)
         image = ImageTokenizer(vqgan, size)
         model = self.model
@@ -313,7 +317,8 @@ class PretrainRun(TrainConfig):
             model = init.decoder.config
         else:
             model = dataclasses.replace(model, vocab_size=vocab.size, grid=image.grid if self.cells else None)
-        context = Context(Path(self.out), Codec(vocab, text, image), tokenizer, model.context, self.length)
+        codec = Codec(vocab, text, image, format_of(vocab, init, self.prompt_format))
+        context = Context(Path(self.out), codec, tokenizer, model.context, self.length)
         return _Parts(vqgan, context.codec, context, self.data.source(context), model, size)
 
 

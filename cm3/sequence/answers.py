@@ -8,7 +8,8 @@
 
 A model reads the opening and writes the rest, so training sequences with answers and the engine's plans
 (`cm3.generate.answer_plan`) are two uses of this one layout. Paper section 2.2 for tails; section 4 tunes on such
-sequences with every token weighing 1, so `rest` is 1 there.
+sequences with every token weighing 1, so `rest` is 1 there. In the grammar "chameleon" a prompt is its opening, and
+its one hole is at the end (`cm3/sequence/turns.py`); `<eoss> </s>` stand behind a picture that answers it.
 """
 
 from __future__ import annotations
@@ -59,12 +60,22 @@ def weigh(tokens: Tokens, vocab: Vocab, tail_weight: float = 1.0) -> Weighted:
 
 def continued(prompt: Prompt, vocab: Vocab) -> bool:
     """Say whether a prompt has one hole, at the very end: it is continued from before its mask."""
+    if vocab.grammar == "chameleon":
+        return len(prompt.holes) == 1
     return len(prompt.holes) == 1 and int(prompt.tokens.ids[-2]) == vocab.mask(0)
 
 
 def opening(prompt: Prompt, vocab: Vocab) -> Tokens:
     """Return what a model reads of a prompt before it writes."""
+    if vocab.grammar == "chameleon" and prompt.holes:
+        return prompt.tokens
     return prompt.tokens.slice(0, prompt.tokens.length - 2 * continued(prompt, vocab))
+
+
+def closing(prompt: Prompt, vocab: Vocab) -> Tokens:
+    """Return what closes a document behind the answer to a prompt that is continued."""
+    picture = vocab.grammar == "chameleon" and prompt.holes[0].kind == "image"
+    return Tokens.of([vocab.eoss, vocab.eos] if picture else [vocab.eos])
 
 
 def least_written(prompt: Prompt, vocab: Vocab) -> int:
@@ -85,7 +96,7 @@ def weighted_tail(mask: int, span: Tokens, vocab: Vocab, weight: float = 1.0, re
 def answered(prompt: Prompt, span: Tokens, vocab: Vocab, rest: float = 1.0) -> Weighted:
     """Lay out a prompt of one hole with what fills it; all but the span and the token that ends it weighs `rest`."""
     if continued(prompt, vocab):
-        answer = Weighted.of(Tokens.concat([span, Tokens.of([vocab.eos])]))
+        answer = Weighted.of(Tokens.concat([span, closing(prompt, vocab)]))
     else:
         answer = weighted_tail(0, span, vocab, rest=rest)
     return Weighted.concat([Weighted.of(opening(prompt, vocab), rest), answer])

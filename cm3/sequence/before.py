@@ -54,13 +54,14 @@ def with_documents(query: Tokens, documents: Sequence[Tokens], vocab: Vocab, len
     """
     for name, tokens in (("query", query), *((f"document {i}", d) for i, d in enumerate(documents))):
         _check(name, tokens, vocab)
-    kept = fitting(query, documents, length) if length is not None else documents
+    kept = fitting(query, documents, length, saved(vocab)) if length is not None else documents
     return prepend(context_of(kept, vocab), query)
 
 
 def context_of(documents: Sequence[Tokens], vocab: Vocab) -> Tokens:
-    """Lay out `(document <break>)*` of whole documents, without their `</s>`: each is one token shorter."""
-    border = Tokens.of([vocab.brk])
+    """Lay out `(document <break>)*` of whole documents, without their `</s>`: each is one token shorter, and two in the
+    grammar "chameleon", where no border stands between them."""
+    border = Tokens.of([vocab.brk] if vocab.grammar == "cm3" else [])
     return Tokens.concat([piece for d in documents for piece in (d.slice(1, d.length - 1), border)])
 
 
@@ -69,31 +70,36 @@ def prepend(context: Tokens, sequence: Tokens) -> Tokens:
     return Tokens.concat([sequence.slice(0, 1), context, sequence.slice(1, sequence.length)])
 
 
-def most_relevant(lengths: Sequence[int], scores: Sequence[float], room: int) -> list[int]:
+def most_relevant(lengths: Sequence[int], scores: Sequence[float], room: int, saved: int = 1) -> list[int]:
     """Choose documents of these lengths for `room` tokens of context: the most relevant, each that still fits.
 
-    Of equal scores, or where none is known (NaN), the earlier comes first. The numbers come back in order.
+    Of equal scores, or where none is known (NaN), the earlier comes first. The numbers come back in order. `saved`:
+    the tokens that a document loses as context.
     """
     used = []
     for i in sorted(range(len(lengths)), key=lambda i: math.inf if math.isnan(scores[i]) else -scores[i]):
-        if lengths[i] - 1 <= room:
+        if lengths[i] - saved <= room:
             used.append(i)
-            room -= lengths[i] - 1
+            room -= lengths[i] - saved
     return sorted(used)
 
 
-def fitting(query: Tokens, documents: Sequence[Tokens], length: int) -> list[Tokens]:
+def saved(vocab: Vocab) -> int:
+    """Return the tokens that a document loses as context: its two ends go, and a border comes in the grammar "cm3"."""
+    return 1 if vocab.grammar == "cm3" else 2
+
+
+def fitting(query: Tokens, documents: Sequence[Tokens], length: int, saved: int = 1) -> list[Tokens]:
     """Choose the last documents that have room before a query in `length` tokens: the first ones go, none is cut.
 
-    Raises `DataError` for a query that alone is longer.
+    `saved` as in `most_relevant`. Raises `DataError` for a query that alone is longer.
     """
     room = length - query.length
     if room < 0:
         raise DataError(f"augment: a query of {query.length} tokens does not fit {length}; raise the length")
     kept: list[Tokens] = []
     for document in reversed(documents):
-        # Two `</s>` go and one `<break>` comes.
-        room -= document.length - 1
+        room -= document.length - saved
         if room < 0:
             break
         kept.append(document)
@@ -101,10 +107,9 @@ def fitting(query: Tokens, documents: Sequence[Tokens], length: int) -> list[Tok
 
 
 def _check(name: str, tokens: Tokens, vocab: Vocab) -> None:
-    borders = np.flatnonzero(tokens.ids == vocab.eos).tolist()
-    if tokens.length < 3 or borders != [0, tokens.length - 1]:
-        raise DataError(
-            f"augment, {name}: must be one whole document, </s> at both ends and nowhere else, and a part between"
-        )
+    borders = np.flatnonzero((tokens.ids == vocab.eos) | (tokens.ids == vocab.opens)).tolist()
+    if tokens.length < 3 or borders != [0, tokens.length - 1] or tokens.ids[0] != vocab.opens:
+        first = "</s> at both ends" if vocab.opens == vocab.eos else "<s> and </s> at its ends"
+        raise DataError(f"augment, {name}: must be one whole document, {first} and nowhere else, and a part between")
     if bool(vocab.is_mask(tokens.ids).any()):
         raise DataError(f"augment, {name}: holds <mask> tokens; put documents before a query first, mask afterwards")

@@ -28,10 +28,11 @@ class Hole:
     """One `<mask:i>` of a prompt: what kind of ids it takes and where they belong.
 
     `cells` are the places 1 + raster index that an image hole fills, in order, so `len(cells)` is how many codes it
-    takes; empty for text, which is as long as the model makes it. `part` is the index of the part in the document.
+    takes; empty for text, which is as long as the model makes it. `part` is the index of the part in the document. An
+    "interleaved" hole takes words and pictures, each of as many codes as `cells`.
     """
 
-    kind: Literal["text", "image"]
+    kind: Literal["text", "image", "interleaved"]
     cells: tuple[int, ...]
     mask: int
     part: int
@@ -40,6 +41,8 @@ class Hole:
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """A document as a CM3 source, closed by `</s>`, and its holes in the order of their masks.
+
+    In the grammar "chameleon", which has no masks, it is what stands before its one hole, and whole where it has none.
 
     `codes` holds the whole grid, int32 (rows, cols), of each `Image` part, by the index of the part.
     """

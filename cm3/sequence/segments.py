@@ -6,7 +6,8 @@
     runs          (1, 4)            (5, 9)             (10, 10): what follows the closing </s>, a tail or nothing
 
 A border is `</s>` at both ends of a document, or `<break>` at each change of modality (paper section 2.2). A cell is
-1 + the place of a code in the grid of its image, row by row; it travels with the code wherever the code is moved.
+1 + the place of a code in the grid of its image, row by row; it travels with the code wherever the code is moved. In
+the grammar "chameleon" the borders are `<s>`, `<break>` before a picture, `<eoss>` after it, and `</s>`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cm3.sequence.turns import block
 from cm3.vocab import Tokens, Vocab
 
 Span = tuple[int, int]
@@ -24,10 +26,17 @@ Span = tuple[int, int]
 def runs(ids: np.ndarray, vocab: Vocab) -> list[Span]:
     """Return the run after each border of `ids` (s,), up to the next border or the end; empty ones too.
 
-    Run i of a whole document is its part i, and the last run is what follows the document.
+    Run i of a whole document is its part i, and the last run is what follows the document. In the grammar "chameleon"
+    two borders may stand side by side, and there an empty run is no part: it is left out, but for the last.
     """
-    borders = np.flatnonzero((ids == vocab.brk) | (ids == vocab.eos)).tolist()
-    return [(start + 1, stop) for start, stop in zip(borders, [*borders[1:], len(ids)], strict=True)]
+    border = (ids == vocab.brk) | (ids == vocab.eos)
+    if vocab.grammar == "chameleon":
+        border |= (ids == vocab.bos) | (ids == vocab.eoss)
+    borders = np.flatnonzero(border).tolist()
+    found = [(start + 1, stop) for start, stop in zip(borders, [*borders[1:], len(ids)], strict=True)]
+    if vocab.grammar == "chameleon":
+        found = [run for run in found[:-1] if run[1] > run[0]] + found[-1:]
+    return found
 
 
 def segments(ids: np.ndarray, vocab: Vocab) -> list[Span]:
@@ -57,8 +66,12 @@ def image_tokens(codes: np.ndarray, vocab: Vocab) -> Tokens:
 
 
 def document_of(parts: Iterable[Tokens], vocab: Vocab) -> Tokens:
-    """Lay out `</s> part (<break> part)* </s>`; of no parts, `</s> </s>`."""
+    """Lay out `</s> part (<break> part)* </s>`; of no parts, `</s> </s>`. In the grammar "chameleon" it is `<s> part*
+    </s>`, where a picture is `<break> codes <eoss>`."""
     border, pieces = Tokens.of([vocab.eos]), list[Tokens]()
+    if vocab.grammar == "chameleon":
+        laid_out = [block(p, vocab) if vocab.is_image(p.ids[:1]).any() else p for p in parts]
+        return Tokens.concat([Tokens.of([vocab.bos]), *laid_out, border])
     for part in parts:
         pieces += [border if not pieces else Tokens.of([vocab.brk]), part]
     return Tokens.concat([*(pieces or [border]), border])

@@ -14,8 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from cm3.sequence.mask import ROOM
 from cm3.sequence.segments import document_of, runs, segments
+from cm3.sequence.turns import inside_picture
 from cm3.vocab import Tokens, Vocab
 
 TURNS = 8
@@ -76,6 +79,13 @@ def truncate(tokens: Tokens, room: int, vocab: Vocab) -> Tokens | None:
     if tokens.length <= room:
         return tokens
     code = vocab.is_image(tokens.ids)
+    if vocab.grammar == "chameleon":
+        # What may stand before the closing `</s>`: all up to a token that is inside no picture.
+        whole = np.flatnonzero(~inside_picture(tokens.ids[: max(room - 1, 0)], vocab))
+        end = int(whole[-1]) + 1 if whole.size else 0
+        if end < 2 or (code.any() and not code[:end].any()):
+            return None
+        return Tokens.concat([tokens.slice(0, end), Tokens.of([vocab.eos])])
     # A part ends before a border, and the border's place is what its `</s>` needs.
     end = max((start - 1 for start, _ in runs(tokens.ids, vocab) if start <= room), default=0)
     following = end + 1

@@ -192,7 +192,8 @@ def encode(examples: Sequence[Example], codec: Codec, weights: Literal["all", "a
         if isinstance(example.answer, Image):
             span = image_tokens(next(codes), v)
         else:
-            space = space_before(example.laid.before[-1] if example.laid.before else None)
+            turn = codec.turns("text")
+            space = "" if turn else space_before(example.laid.before[-1] if example.laid.before else None)
             span = text_tokens(codec.text.encode(space + example.answer.text), v)
         made.append(answered(prompt, span, v, rest=float(weights == "all")))
     return made

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from cm3.errors import CheckpointError, DataError, shown
+from cm3.errors import CheckpointError, ConfigError, DataError, shown
 from cm3.files import parse_json, said
 from cm3.tokens.text import TextTokenizer, alphabet
+from cm3.vocab import Vocab
 
 FIXED = {"<s>": "bos", "<pad>": "pad", "</s>": "eos", "<racm3:break>": "brk", "<eoss>": "eoss"}
 """Entries that have an id of their own in `Vocab`, and its name there."""
@@ -66,6 +67,29 @@ def is_chameleon(page: Any) -> bool:
         return False
 
 
+def vocab_of(entries: Entries) -> Vocab:
+    """Return the ranges of a file's ids, the end of a turn among them."""
+    turn = None if entries.turn is None else len(entries.fixed) + entries.reserved.index(entries.turn)
+    counts = {"text": len(entries.text), "image": len(entries.images), "reserved": len(entries.reserved)}
+    return Vocab(**counts, masks=0, grammar="chameleon", turn=turn)
+
+
+def vocab_for(text: TextTokenizer, codes: int, masks: int) -> Vocab:
+    """Return the vocabulary of a model that no bundle has settled, by its tokenizers; `masks` for one of ours.
+
+    Raises `ConfigError` where a Chameleon file names another number of image codes.
+    """
+    if not isinstance(text, ChameleonText):
+        return Vocab(text=text.size, image=codes, masks=masks, reserved=0)
+    vocab = vocab_of(text.entries)
+    if vocab.image != codes:
+        raise ConfigError(
+            f"image tokenizer: has {codes} codes, and the text tokenizer's file names {vocab.image}; give the files of "
+            "one model"
+        )
+    return vocab
+
+
 def read_text_tokenizer(data: bytes, path: str | Path) -> TextTokenizer:
     """Read the bytes of a tokenizer.json of either kind; `path` is for the message. Raises `CheckpointError`."""
     try:
@@ -73,6 +97,12 @@ def read_text_tokenizer(data: bytes, path: str | Path) -> TextTokenizer:
     except CheckpointError:
         page = None
     return (ChameleonText if is_chameleon(page) else TextTokenizer).parse(data, path)
+
+
+def load_text_tokenizer(path: str | Path) -> TextTokenizer:
+    """Read a tokenizer.json of either kind. Raises `CheckpointError` as `TextTokenizer.load` does."""
+    path = Path(path)
+    return read_text_tokenizer(path.read_bytes(), path) if path.is_file() else TextTokenizer.load(path)
 
 
 def entries_of(page: Any, where: str) -> Entries:

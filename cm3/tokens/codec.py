@@ -11,36 +11,57 @@ hole, in order, is one `<mask:i>`; what a model writes for mask i goes back in w
     Image(..., gap=box)    one mask for each grid row the box touches, in place of that row's run of codes
 
 How text closes around a gap, and what becomes of the space before it, is in `cm3.sequence.holes`.
+
+    Gap("interleaved")     at the end alone: one mask for words and pictures, whatever a model writes
+
+In the grammar "chameleon" (cm3/sequence/turns.py) there are no masks: a gap stands at the end, of any of the kinds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from cm3.document import Box, Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError, DataError, RequestError
+from cm3.sequence.answers import closing
 from cm3.sequence.holes import Hole, Prompt, before_hole, groups, join
 from cm3.sequence.mask import put_back
 from cm3.sequence.segments import cells_of, document_of, image_tokens, runs, text_tokens
+from cm3.sequence.turns import FORMATS, INFILL, block, ends, prompt_format
 from cm3.tokens.image import ImageTokenizer, place_box
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens, Vocab
 
 
 class Codec:
-    """`encode`, `decode`, and `encode_prompt`, `fill` for documents with holes. `image` may be None for text alone."""
+    """`encode`, `decode`, and `encode_prompt`, `fill` for documents with holes. `image` may be None for text alone.
 
-    def __init__(self, vocab: Vocab, text: TextTokenizer, image: ImageTokenizer | None = None) -> None:
-        """Raise `ConfigError` when a tokenizer has more ids than its range of `vocab`."""
+    `about`: what a bundle says of itself, for the format of its prompts, where the grammar is "chameleon".
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        text: TextTokenizer,
+        image: ImageTokenizer | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raise `ConfigError` when a tokenizer has more ids than its range of `vocab`, and for a format of prompts that
+        is unknown."""
         if text.size > vocab.text:
             raise ConfigError(f"vocab.text={vocab.text}: must be at least the text tokenizer's size {text.size}")
         if image is not None and image.codes > vocab.image:
             raise ConfigError(f"vocab.image={vocab.image}: must be at least the image tokenizer's {image.codes} codes")
         self.vocab, self.text, self.image = vocab, text, image
+        self.format = prompt_format(about or {}, vocab)
+
+    def turns(self, kind: str) -> bool:
+        """Tell whether a turn ends before an answer of this kind, a word of `Gap`."""
+        return self.vocab.grammar == "chameleon" and kind in FORMATS[self.format]
 
     def encode(self, document: Document) -> Tokens:
         """Encode a document; with holes, the source of `encode_prompt`."""
@@ -63,7 +84,13 @@ class Codec:
 
         A span holds vocabulary ids and may end in `<eoss>`. Raises `DataError` for a span of another kind or length.
         """
-        filled = [Tokens.of(i, h.cells or None) for i, h in zip(self._spans(prompt, spans), prompt.holes, strict=True)]
+        arrays = self._spans(prompt, spans)
+        if any(hole.kind == "interleaved" for hole in prompt.holes):
+            filled = [Tokens(ids.astype(np.int32), cells_of(ids, self.vocab)) for ids in arrays]
+        else:
+            filled = [Tokens.of(ids, h.cells or None) for ids, h in zip(arrays, prompt.holes, strict=True)]
+        if self.vocab.grammar == "chameleon":
+            return Tokens.concat([prompt.tokens, *filled, *([closing(prompt, self.vocab)] if filled else [])])
         return put_back(prompt.tokens, filled, self.vocab)
 
     def fill(
@@ -77,6 +104,8 @@ class Codec:
         Raises `DataError` as `unmask` does.
         """
         prompt = prompt or self.encode_prompt(document)
+        if self.vocab.grammar == "chameleon" or document.parts[-1:] == (Gap("interleaved"),):
+            return self._continued(document, spans, prompt)
         tokens, filled = self.unmask(prompt, spans), self._spans(prompt, spans)
         parts: list[Part] = []
         drawn: dict[int, tuple[np.ndarray, list[Hole]]] = {}  # index in `parts` -> codes of a picture, and its holes
@@ -105,6 +134,8 @@ class Codec:
     def decode(self, tokens: Tokens | Sequence[int] | np.ndarray) -> Document:
         """Return the document of a whole sequence without holes. Raises `DataError` naming the position and the
         rule."""
+        if self.vocab.grammar == "chameleon":
+            return Document(tuple(self._decoded(tokens)))
         ids, cells = tokens if isinstance(tokens, Tokens) else (np.asarray(tokens), None)
         ids, v = np.asarray(ids, dtype=np.int64), self.vocab
         for at in (0, len(ids) - 1):
@@ -143,7 +174,7 @@ class Codec:
     def encode_prompts(self, documents: list[Document]) -> list[Prompt]:
         """Return one prompt a document; all pictures are encoded together."""
         places = [(d, i, part) for d, doc in enumerate(documents) for i, part in enumerate(doc.parts)]
-        if self.image is None and any(isinstance(p, Image) or p == Gap("image") for _, _, p in places):
+        if self.image is None and any(isinstance(p, Image) or p in _DRAWN for _, _, p in places):
             raise RequestError("document: has a picture, but this model has no image tokenizer; give text only")
         pictures = [(d, i, part) for d, i, part in places if isinstance(part, Image)]
         codes: list[dict[int, np.ndarray]] = [{} for _ in documents]
@@ -154,10 +185,16 @@ class Codec:
 
     def _prompt(self, document: Document, codes: dict[int, np.ndarray]) -> Prompt:
         """Lay out one document whose pictures are encoded."""
+        if self.vocab.grammar == "chameleon":
+            return self._open(document, codes)
         v = self.vocab
         holes: list[Hole] = []
+        gaps = [part for part in document.parts if isinstance(part, Gap) or (isinstance(part, Image) and part.gap)]
+        on = document.parts[-1:] == (Gap("interleaved"),)
+        if Gap("interleaved") in gaps and (len(gaps) > 1 or not on):
+            raise RequestError("document: an interleaved gap stands alone at its end; put it last, and no other gap")
 
-        def mask(kind: Literal["text", "image"], part: int, cells: Iterable[int] = ()) -> Tokens:
+        def mask(kind: Literal["text", "image", "interleaved"], part: int, cells: Iterable[int] = ()) -> Tokens:
             if len(holes) == v.masks:
                 raise RequestError(
                     f"document: has more than {v.masks} holes, the masks of this vocabulary (an image gap takes one "
@@ -167,7 +204,7 @@ class Codec:
             return Tokens.of([v.mask(len(holes) - 1)])
 
         parts: list[Tokens] = []
-        for group in groups(document):
+        for group in (listed := list(groups(document))):
             first, part = group[0]
             row: list[Tokens] = []
             if isinstance(part, Image):
@@ -176,18 +213,121 @@ class Codec:
                     row += [picture.slice(start, run.start), mask("image", first, range(run.start + 1, run.stop + 1))]
                     start = run.stop
                 row.append(picture.slice(start, picture.length))
-            elif isinstance(part, Gap) and part.kind == "image":
-                assert self.image is not None  # checked in _prompts
-                row.append(mask("image", first, range(1, self.image.grid[0] * self.image.grid[1] + 1)))
+            elif isinstance(part, Gap) and part.kind != "text":
+                hole = mask(part.kind, first, self._cells())
+                if part.kind == "interleaved" and parts and v.is_text(parts[-1].ids).any():
+                    row.append(parts.pop())  # words go on
+                row.append(hole)
             else:
                 for number, (at, piece) in enumerate(group, start=1):
                     if isinstance(piece, Text):
-                        words = before_hole(piece.text)[0] if number < len(group) else piece.text
+                        whole = number == len(group) and not (on and group is listed[-2])
+                        words = piece.text if whole else before_hole(piece.text)[0]
                         row.append(text_tokens(self.text.encode(words), v))
                     else:
                         row.append(mask("text", at))
             parts.append(Tokens.concat(row))
         return Prompt(document_of(parts, v), tuple(holes), codes)
+
+    def _open(self, document: Document, codes: dict[int, np.ndarray]) -> Prompt:
+        """Lay out a document in the grammar "chameleon", up to its hole, which must be its end."""
+        v, holes = self.vocab, list[Hole]()
+        pieces = [Tokens.of([v.bos])]
+        parts = [pair for group in groups(document) for pair in group]
+        for number, (at, part) in enumerate(parts, start=1):
+            if holes or (isinstance(part, Image) and part.gap is not None):
+                raise RequestError(f"document: {INFILL}; put its one gap last")
+            if isinstance(part, Image):
+                pieces.append(block(image_tokens(codes[at], v), v))
+            elif isinstance(part, Text):
+                follows = parts[number][1] if number < len(parts) else None
+                on = isinstance(follows, Gap) and not self.turns(follows.kind)
+                pieces.append(text_tokens(self.text.encode(before_hole(part.text)[0] if on else part.text), v))
+            else:
+                holes.append(Hole(part.kind, () if part.kind == "text" else self._cells(), 0, at))
+                turn = [v.turn] if v.turn is not None and self.turns(part.kind) else []
+                pieces.append(Tokens.of([*turn, v.brk] if part.kind == "image" else turn))
+        return Prompt(Tokens.concat(pieces if holes else [*pieces, Tokens.of([v.eos])]), tuple(holes), codes)
+
+    def _cells(self) -> tuple[int, ...]:
+        """Return the cells of a whole picture."""
+        assert self.image is not None  # checked in encode_prompts
+        return tuple(range(1, self.image.grid[0] * self.image.grid[1] + 1))
+
+    def _continued(self, document: Document, spans: Sequence[Sequence[int] | np.ndarray], prompt: Prompt) -> Document:
+        """Return the document with what was written at its end. Words that go on a text are one part with it; where a
+        turn ended between them, they are a part of their own."""
+        filled = self._spans(prompt, spans)
+        parts = [part for part in document.parts if not isinstance(part, Gap) and part != Text("")]
+        for hole, ids in zip(prompt.holes, filled, strict=True):
+            if hole.kind == "text":
+                last = parts[-1] if parts else None
+                if isinstance(last, Text) and not self.turns("text"):
+                    parts[-1] = Text(join([last.text, self._written(ids)]))
+                else:
+                    parts.append(Text(self._said(ids)))
+            elif hole.kind == "image":
+                parts += self._drawn([ids])
+            else:
+                found = list(self._parts_of(ids, f"span {hole.mask}"))
+                pictures = iter(self._drawn([codes for picture, codes in found if picture]))
+                parts += [next(pictures) if picture else Text(self._said(ids)) for picture, ids in found]
+        return dataclasses.replace(document, parts=tuple(parts))
+
+    def _said(self, ids: np.ndarray) -> str:
+        return self._written(ids).decode("utf-8", errors="replace")
+
+    def _drawn(self, spans: list[np.ndarray]) -> list[Image]:
+        """Return the pictures of spans of codes, as ids."""
+        if not spans or self.image is None:
+            return []
+        grids = np.stack([(ids - self.vocab.image_start).reshape(self.image.grid) for ids in spans])
+        return [Image(picture) for picture in self.image.decode(grids)]
+
+    def _parts_of(self, ids: np.ndarray, where: str) -> Iterator[tuple[bool, np.ndarray]]:
+        """Yield what stands between the borders of a run of words and pictures: whether it is a picture, and its ids.
+
+        Raises `DataError` naming the position and the rule.
+        """
+        v, at, end = self.vocab, 0, len(ids)
+        number = self.image.grid[0] * self.image.grid[1] if self.image is not None else 0
+        limit = self.image.codes if self.image is not None else 0
+        while at < end:
+            if ids[at] != v.brk:
+                stop = next((i for i in range(at, end) if ids[i] == v.brk), end)
+                self._text_ids(ids[at:stop], at, where)
+                yield False, ids[at:stop]
+                at = stop
+                continue
+            codes = ids[at + 1 : at + 1 + number] - v.image_start
+            if v.grammar == "cm3" and not (codes[:1] >= 0).any():
+                at += 1  # back to words
+                continue
+            bad = np.flatnonzero((codes < 0) | (codes >= limit))
+            if bad.size or codes.size != number or not number:
+                place = at + 1 + (int(bad[0]) if bad.size else codes.size)
+                raise DataError(f"{where}, position {place}: <break> begins a picture, of {number} codes below {limit}")
+            yield True, ids[at + 1 : at + 1 + number]
+            at += 1 + number
+            if v.grammar == "chameleon":
+                if at >= end or ids[at] != v.eoss:
+                    raise DataError(f"{where}, position {at}: <eoss> ends a picture, after {number} codes")
+                at += 1
+
+    def _decoded(self, tokens: Tokens | Sequence[int] | np.ndarray) -> list[Part]:
+        """Return the parts of a whole sequence of the grammar "chameleon"."""
+        ids, cells = tokens if isinstance(tokens, Tokens) else (np.asarray(tokens), None)
+        ids, v = np.asarray(ids, dtype=np.int64), self.vocab
+        for at, id, name in ((0, v.bos, "starts with <s>"), (len(ids) - 1, v.eos, "ends with </s>")):
+            if len(ids) < 2 or ids[at] != id:
+                raise DataError(f"tokens, position {max(at, 0)}: a document {name}")
+        inner, wanted = ids[1:-1], cells_of(ids, v)
+        found = list(self._parts_of(inner, "tokens after <s>"))
+        if cells is not None and (cells != wanted).any():
+            at = int(np.flatnonzero(cells != wanted)[0])
+            raise DataError(f"tokens, position {at}: cell {cells[at]}, must be {wanted[at]} here")
+        pictures = iter(self._drawn([codes for picture, codes in found if picture]))
+        return [next(pictures) if picture else Text(self._said(words)) for picture, words in found]
 
     def _runs(self, part: Image) -> list[range]:
         """Return the raster indices that the gap of a picture covers, one range a row."""
@@ -204,9 +344,13 @@ class Codec:
         arrays = []
         for hole, span in zip(prompt.holes, spans, strict=True):
             ids = np.asarray(span, dtype=np.int64).reshape(-1)
-            ids = ids[:-1] if ids.size and ids[-1] == self.vocab.eoss else ids
+            if hole.kind != "interleaved":
+                ids = ids[:-1] if ids.size and ids[-1] == self.vocab.eoss else ids
             if hole.kind == "text":
                 self._text_ids(ids, 0, f"span {hole.mask}")
+            elif hole.kind == "interleaved":
+                ids = ids[:-1] if ids.size and ids[-1] in ends(self.vocab) else ids
+                list(self._parts_of(ids, f"span {hole.mask}"))
             else:
                 codes = ids - self.vocab.image_start
                 limit = self.image.codes if self.image is not None else 0
@@ -242,6 +386,9 @@ class Codec:
         if bad.size:
             raise DataError(f"tokens, position {start + bad[0]}: image code {codes[bad[0]]}, must be below {limit}")
         return codes.reshape(rows, cols)
+
+
+_DRAWN = (Gap("image"), Gap("interleaved"))
 
 
 def _shown(ids: np.ndarray) -> str:

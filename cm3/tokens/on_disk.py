@@ -17,6 +17,7 @@ from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import build, read_json, said, sha256
 from cm3.model.folder import FILES, check_config, check_text, opened
 from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.tokens.chameleon import load_text_tokenizer, read_text_tokenizer, vocab_for
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
 from cm3.tokens.text import TextTokenizer
@@ -52,10 +53,10 @@ def load_tokenizers(
             raise CheckpointError(f"{what}: a model has its own text tokenizer; give no other")
         return _of_model(folder, device)
     path = Path(text) if text is not None else folder / FILES[2]
-    words = TextTokenizer.load(path)
+    words = load_text_tokenizer(path)
     shape, size = _image(what, config, "vqgan", "size")
     vqgan = load_into(lambda: VQGAN(shape), folder / WEIGHTS, f"{what}: {WEIGHTS}")
-    vocab = _fits(what, lambda: Vocab(text=words.size, image=shape.codes, masks=masks, reserved=0))
+    vocab = _fits(what, lambda: vocab_for(words, shape.codes, masks))
     return _made(what, vocab, words, on_device(vqgan, device), size, path)
 
 
@@ -66,9 +67,9 @@ def _of_model(folder: Path, device: str) -> Tokenizers:
         check_config(folder, found.config)
         data = found.read(FILES[2])
         check_text(vocab, data, found.what)
-        words = TextTokenizer.parse(data, folder / FILES[2])
+        words = read_text_tokenizer(data, folder / FILES[2])
         vqgan = found.fill(WEIGHTS, lambda: VQGAN(shape))
-    return _made(found.what, vocab, words, on_device(vqgan, device), size, folder / FILES[2])
+    return _made(found.what, vocab, words, on_device(vqgan, device), size, folder / FILES[2], found.config.get("about"))
 
 
 def _image(what: str, config: dict[str, Any], shape: str, size: str) -> tuple[VQGANConfig, int]:
@@ -81,11 +82,17 @@ def _image(what: str, config: dict[str, Any], shape: str, size: str) -> tuple[VQ
     return build(VQGANConfig, config[shape], f"{what}: config.json: {shape}"), config[size]
 
 
-def _made(what: str, vocab: Vocab, words: TextTokenizer, vqgan: VQGAN, size: int, path: Path) -> Tokenizers:
+def _made(
+    what: str, vocab: Vocab, words: TextTokenizer, vqgan: VQGAN, size: int, path: Path, about: Any = None
+) -> Tokenizers:
     image = _fits(what, lambda: ImageTokenizer(vqgan, size))
     if image.codes != vocab.image:
         raise CheckpointError(f"{what}: has vocab.image={vocab.image} and {image.codes} image codes; restore it")
-    return Tokenizers(_fits(what, lambda: Codec(vocab, words, image)), path, fingerprint(image))
+    return Tokenizers(
+        _fits(what, lambda: Codec(vocab, words, image, about if isinstance(about, dict) else None)),
+        path,
+        fingerprint(image),
+    )
 
 
 T = TypeVar("T")

@@ -1,0 +1,39 @@
+"""The streams that guide a request: the prompt, and beside it prompts to lead away from.
+
+    grammar "cm3"          parts of the prompt as masks (cm3/sequence/unconditional.py)
+    grammar "chameleon"    guidance          u + g (c - u)                c the prompt, u `<s> <break>`
+                           image_guidance    u + s (i - u) + g (c - i)    i the prompt's pictures without its words
+
+The scales of the second are Meta's "guidance_scale_text" and "guidance_scale_image". Without pictures in a prompt i is
+u, so two streams give the same. In an interleaved answer each picture is guided anew: `cm3.engine.grammar.Interleaved`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cm3.engine.request import Sampling
+from cm3.sequence.answers import continued
+from cm3.sequence.holes import Prompt
+from cm3.sequence.turns import nothing, pictures_of
+from cm3.sequence.unconditional import HIDDEN, without, wordy
+from cm3.vocab import Tokens, Vocab
+
+
+def guiding(
+    tokens: Tokens, prompt: Prompt, vocab: Vocab, sampling: Sampling, kind: str
+) -> tuple[tuple[Tokens, ...], Sampling]:
+    """Return the streams of a prompt that is laid out as `tokens`, for a kind of request, and how they are sampled."""
+    scales = {sampling.guidance, sampling.image_guidance} - {None, 1.0}
+    if kind in ("text", "answer") or not (scales or sampling.contrast is not None):
+        return (tokens,), sampling
+    if vocab.grammar == "chameleon":
+        shown = prompt.holes[0].kind == "interleaved" or bool(vocab.is_image(tokens.ids).any())
+        if shown and sampling.image_guidance is not None:
+            return (tokens, nothing(tokens, vocab), pictures_of(tokens, vocab)), sampling
+        return (tokens, nothing(tokens, vocab)), replace(sampling, image_guidance=None)
+    first = 0 if continued(prompt, vocab) else len(prompt.holes)
+    hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, vocab)) else ())
+    if prompt.holes[0].kind == "interleaved":  # of the user's, nothing; what is written behind it is read as it comes
+        return (tokens, Tokens.of([vocab.eos, vocab.mask(0)])), replace(sampling, image_guidance=None)
+    return (tokens, *(without(tokens, parts, vocab, first) for parts in hidden)), sampling

@@ -1,0 +1,77 @@
+"""The grammar "chameleon": how documents and prompts are laid out for Chameleon and what was made of it.
+
+    document      <s> words <break> IMAGE <eoss> words </s>
+    prompt        <s> words <turn>              its answer: words </s>
+                  <s> words <turn> <break>      its answer: IMAGE
+    guided from   <s> <break>                   nothing of the user's
+                  <s> <break> IMAGE <eoss> <break>     its pictures alone
+
+`<break>` and `<eoss>` are ours for what the file calls `<racm3:break>` and `<eoss>`. A prompt is only ever continued at
+its end, as there are no masks. Where a turn ends a prompt is a format, by name:
+
+    chameleon    every prompt (transformers' processor, `<END-OF-TURN>` of Meta's viewer)
+    anole        before a picture alone (Anole's text2image.py; its interleaved_generation.py has none)
+    plain        none, text that goes on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cm3.errors import ConfigError, did_you_mean, shown
+from cm3.vocab import Tokens, Vocab
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "chameleon": ("text", "image", "interleaved"),
+    "anole": ("image",),
+    "plain": (),
+}
+"""By format, the kinds of answer before which a turn ends."""
+INFILL = (
+    "this model has no mask tokens and was not trained to fill holes, so what it writes stands at the end of a prompt"
+)
+"""The reason why holes elsewhere are refused."""
+
+
+def prompt_format(about: Mapping[str, Any], vocab: Vocab) -> str:
+    """Return the format that `about.prompt_format` of a bundle names, else that of its vocabulary.
+
+    Raises `ConfigError` for one that is unknown, and for one of turns where the vocabulary has none.
+    """
+    name = about.get("prompt_format", "chameleon" if vocab.turn is not None else "plain")
+    if not isinstance(name, str) or name not in FORMATS:
+        near = did_you_mean(str(name), FORMATS)
+        raise ConfigError(f"about.prompt_format={shown(name)}: must be one of {', '.join(FORMATS)}.{near}")
+    if FORMATS[name] and vocab.turn is None and vocab.grammar == "chameleon":
+        raise ConfigError(f"about.prompt_format={name!r}: has turns, and this vocabulary has no id that ends one")
+    return name
+
+
+def ends(vocab: Vocab) -> tuple[int, ...]:
+    """Return the ids that end what a model writes, the first of which is written where it is cut."""
+    return (vocab.eos,) if vocab.turn is None else (vocab.eos, vocab.turn)
+
+
+def block(codes: Tokens, vocab: Vocab) -> Tokens:
+    """Lay out `<break> codes <eoss>`."""
+    return Tokens.concat([Tokens.of([vocab.brk]), codes, Tokens.of([vocab.eoss])])
+
+
+def nothing(prompt: Tokens, vocab: Vocab) -> Tokens:
+    """Return a prompt without all that the user gave: `<s>`, and `<break>` where a picture follows."""
+    return Tokens.of([vocab.bos, vocab.brk] if int(prompt.ids[-1]) == vocab.brk else [vocab.bos])
+
+
+def pictures_of(prompt: Tokens, vocab: Vocab) -> Tokens:
+    """Return a prompt with its pictures, and without its words and turns."""
+    ids = prompt.ids
+    kept = vocab.is_image(ids) | (ids == vocab.bos) | (ids == vocab.brk) | (ids == vocab.eoss)
+    return Tokens(ids[kept], prompt.cells[kept])
+
+
+def inside_picture(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
+    """Tell after which tokens (s,) a picture is begun and not ended."""
+    return np.cumsum(ids == vocab.brk) > np.cumsum(ids == vocab.eoss)
