@@ -31,6 +31,8 @@ from cm3.files import Facts, replacing
 
 _CHUNK = 1 << 24
 """Bytes that are written and summed at a time."""
+_AHEAD = 4
+"""Writes that may be ahead of their sum."""
 _ALIGNED = 64
 """Storages in torch's zip begin at a multiple of it."""
 
@@ -81,6 +83,7 @@ def write_safetensors(path: str | Path, pieces: Sequence[Piece], made: Made = la
         out.write(len(header).to_bytes(8, "little") + header)
         for piece in pieces:
             _pour(piece, out.write)
+            out.settle()
             made(_bytes(piece))
     return out.facts
 
@@ -97,13 +100,14 @@ def write_pickled(path: str | Path, pieces: Sequence[Piece], made: Made = lambda
         # Without a way back in the file, sums stand behind each record, as torch has them too.
         with zipfile.ZipFile(_OneWay(out), "w") as archive:
             for name, data in (("data.pkl", _program(pieces, group)), ("byteorder", sys.byteorder.encode())):
-                with _record(archive, f"{root}/{name}", out.facts.bytes, len(data)) as record:
+                with _record(archive, f"{root}/{name}", out.size, len(data)) as record:
                     record.write(data)
             for number, piece in enumerate(pieces):
-                with _record(archive, f"{root}/data/{number}", out.facts.bytes, _bytes(piece)) as record:
+                with _record(archive, f"{root}/data/{number}", out.size, _bytes(piece)) as record:
                     _pour(piece, record.write)
+                    out.settle()
                 made(_bytes(piece))
-            with _record(archive, f"{root}/version", out.facts.bytes, 2) as record:
+            with _record(archive, f"{root}/version", out.size, 2) as record:
                 record.write(b"3\n")
     return out.facts
 
@@ -132,7 +136,7 @@ def _pour(piece: Piece, write: Callable[[memoryview], Any]) -> None:
     if not tensor.numel():
         return
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-    data = memoryview(flat.numpy())
+    data = memoryview(flat.numpy())  # type: ignore[arg-type]
     for start in range(0, len(data), _CHUNK):
         write(data[start : start + _CHUNK])
 
@@ -141,20 +145,23 @@ class _Summed:
     """A file that is written from front to back, and its size and sha256."""
 
     def __init__(self, file: IO[bytes], pool: ThreadPoolExecutor) -> None:
-        self._file, self._pool, self._sum, self._bytes = file, pool, hashlib.sha256(), 0
+        self._file, self._pool, self._sum = file, pool, hashlib.sha256()
+        self._summing: collections.deque[Future[None]] = collections.deque()
+        self.size = 0
 
     def write(self, data: Any) -> int:
-        """Write, and sum meanwhile."""
-        summing: Future[None] | None = None
-        if len(data) > 1 << 16:
-            summing = self._pool.submit(self._sum.update, data)
+        """Write, and sum meanwhile: `data` stays as it is until `settle`."""
+        self._summing.append(self._pool.submit(self._sum.update, data))
         self._file.write(data)
-        if summing is None:
-            self._sum.update(data)
-        else:
-            summing.result()
-        self._bytes += len(data)
+        self.size += len(data)
+        if len(self._summing) > _AHEAD:
+            self._summing.popleft().result()
         return len(data)
+
+    def settle(self) -> None:
+        """Wait until all that was written is summed."""
+        while self._summing:
+            self._summing.popleft().result()
 
     def flush(self) -> None:
         """Flush the file."""
@@ -163,7 +170,8 @@ class _Summed:
     @property
     def facts(self) -> Facts:
         """Return size and sha256 so far."""
-        return Facts(self._bytes, self._sum.hexdigest())
+        self.settle()
+        return Facts(self.size, self._sum.hexdigest())
 
 
 @contextmanager
@@ -213,7 +221,7 @@ class _Saved:
 
     def __reduce__(self) -> tuple[Any, ...]:
         stride = tuple(math.prod(self._shape[i + 1 :]) for i in range(len(self._shape)))
-        rebuild: Any = torch._utils._rebuild_tensor_v2  # type: ignore[attr-defined]
+        rebuild: Any = torch._utils._rebuild_tensor_v2
         return rebuild, (self._storage, 0, self._shape, stride, False, collections.OrderedDict())
 
 
