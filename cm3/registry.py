@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sweep": ("cm3.cli.sweep:Sweep", "search settings of a recipe, the losers stopped early"),
     "export": ("cm3.cli.export:Export", "write a bundle of a run's checkpoint"),
     "convert": ("cm3.cli.convert:Convert", "take weights of Chameleon's family in, and write them out again"),
+    "inspect": ("cm3.cli.inspect_weights:Inspect", "say what weights are, and whether they are whole"),
     "chart": ("cm3.cli.chart:Chart", "draw the logs of runs as curves"),
     "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),
     "bench decode": ("cm3.cli.bench:BenchDecode", "measure how fast this machine decodes, against a peer"),
