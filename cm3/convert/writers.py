@@ -164,7 +164,7 @@ class _Summed:
             self._summing.popleft().result()
 
     def flush(self) -> None:
-        """Flush the file."""
+        """Write what the file holds back."""
         self._file.flush()
 
     @property
