@@ -1,0 +1,95 @@
+"""A converted bundle is one of ours: it is loaded, draws and writes, and draws the same whatever layouts it came by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tiny_chameleon
+import torch
+from published_folders import TEXT, hf_folder, meta_folder, small, vqgan, write_vqgan
+from safetensors.torch import load_file
+
+import cm3
+from cm3.convert.convert import convert
+from cm3.convert.ids import IdMap
+from cm3.convert.image_layouts import read_image_tokenizer
+from cm3.model import bundle
+from cm3.model.attention import Causal
+from cm3.model.decoder import Decoder, DecoderConfig
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Meta's folder of a model of two shards."""
+    return meta_folder(tmp_path_factory.mktemp("download") / "meta", small(shards=2, swin=True))
+
+
+def drawn(folder: Path, **settings: Any) -> np.ndarray:
+    """The picture that a bundle draws, as numbers."""
+    made = cm3.load(folder).generate("a small red circle", seed=5, **settings)
+    return np.asarray(made.image)
+
+
+def test_it_draws_the_same_picture_by_whatever_layouts_it_came(root: Path, tmp_path: Path) -> None:
+    convert(root, tmp_path / "b", "bundle")
+    convert(tmp_path / "b", tmp_path / "hf", "chameleon-hf")
+    convert(tmp_path / "b", tmp_path / "meta", "chameleon-meta")
+    convert(tmp_path / "hf", tmp_path / "by hf", "bundle", image_tokenizer=root / "tokenizer/vqgan.ckpt")
+    convert(tmp_path / "meta", tmp_path / "by meta", "bundle")
+    settings = {"guidance": 3.0, "temperature": 1.0}
+    first = drawn(tmp_path / "b", **settings)
+    assert first.shape == (32, 32, 3) and len(np.unique(first)) > 8
+    for name in ("by hf", "by meta"):
+        assert (drawn(tmp_path / name, **settings) == first).all()
+
+
+def test_it_reads_a_picture_and_writes_in_half_precision(root: Path, tmp_path: Path) -> None:
+    convert(root, tmp_path / "b", "bundle")
+    model = cm3.load(tmp_path / "b", dtype="bfloat16")
+    assert model.bundle.about["prompt_format"] == "chameleon"
+    assert {p.dtype for p in model.decoder.parameters()} == {torch.bfloat16}
+    made = model.generate(cm3.Image(PIL.Image.new("RGB", (40, 40), (200, 30, 30))), max_tokens=6, seed=1)
+    picture, *words = made.document.parts
+    assert isinstance(picture, cm3.Image) and all(isinstance(part, cm3.Text) for part in words)
+
+
+def test_a_model_of_ours_goes_out_and_gives_the_same_logits(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ids = IdMap.of(TEXT)
+    shape = tiny_chameleon.SHAPE | {"init_std": 0.1}
+    torch.manual_seed(0)
+    decoder = tiny_chameleon.stir(Decoder(DecoderConfig(vocab_size=ids.vocab.size, **shape)), scale=0.2).eval()
+    held = vqgan()
+    image = read_image_tokenizer(held, lambda name: held[name], "vqgan", size=32)
+    (tmp_path / "t.json").write_bytes(TEXT)
+    made = bundle.Bundle(ids.vocab, decoder, image.vqgan, 32, tmp_path / "t.json")
+    bundle.save(made, tmp_path / "ours", torch.float32)
+    convert(tmp_path / "ours", tmp_path / "hf", "chameleon-hf")
+    theirs = transformers.ChameleonForConditionalGeneration.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    asked = torch.randint(ids.vocab.size, (40,), generator=torch.Generator().manual_seed(3))
+    to_ours = torch.from_numpy(ids.to_ours)
+    with torch.no_grad():
+        expected = theirs(input_ids=asked[None]).logits[0]
+        logits = decoder(to_ours[asked][None], torch.arange(40)[None], Causal())[0][:, to_ours]
+    text = torch.ones(ids.vocab.size, dtype=torch.bool)
+    text[torch.from_numpy(ids.images)] = False
+    assert (logits - expected)[:, text].abs().max() <= 1e-5 * max(1.0, float(logits.abs().max()))
+    # To Meta's layout and back into ours, bit for bit.
+    convert(tmp_path / "ours", tmp_path / "meta", "chameleon-meta", shards=4)
+    convert(tmp_path / "meta", tmp_path / "again", "bundle")
+    before, after = (load_file(tmp_path / name / "decoder.safetensors") for name in ("ours", "again"))
+    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_anoles_prompts_are_known_by_name(tmp_path: Path) -> None:
+    convert(hf_folder(tmp_path / "anole", small(), "anole-hf"), tmp_path / "b", "bundle")
+    assert cm3.load(tmp_path / "b").bundle.about["prompt_format"] == "anole"
+    convert(
+        hf_folder(tmp_path / "lumina", small(), "lumina-hf"), tmp_path / "l", "bundle",
+        image_tokenizer=write_vqgan(tmp_path / "vq"),
+    )  # fmt: skip
+    assert drawn(tmp_path / "l").shape == (32, 32, 3)
