@@ -93,7 +93,7 @@ Read = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class Said:
-    """What a config.json or a vqgan.yaml beside the weights says; None is nothing.
+    """The numbers that a config.json or a vqgan.yaml beside the weights says; None is one that it does not say.
 
     It is compared with the tensors, which decide; `size` and `muse` are not in them.
     """
@@ -123,6 +123,27 @@ class Found(NamedTuple):
     about: dict[str, Any]
 
 
+class Seen(NamedTuple):
+    """An image tokenizer as the headers of its tensors show it, before a number is read."""
+
+    layout: str
+    config: VQGANConfig
+    size: int
+    taken: dict[str, str]
+    """Name of ours -> the tensor that is read."""
+    average: bool
+    """Moving averages are taken in the place of weights."""
+    left_out: int
+    """Tensors of the network's training."""
+    wrong: list[str]
+    """All that is missing, not of the network, of another shape, or contradicts what is said beside."""
+
+    @property
+    def half(self) -> bool:
+        """Tell whether it lacks a decoder, as in transformers' Chameleon."""
+        return self.layout == "transformers-chameleon"
+
+
 def root_of(held: Held) -> str | None:
     """Return what stands before the names of an image tokenizer among these tensors; None where there is none.
 
@@ -138,6 +159,68 @@ def root_of(held: Held) -> str | None:
     return min((root for root, count in votes.items() if count == best), default=None) if best > 1 else None
 
 
+def look_at_image_tokenizer(
+    held: Held,
+    where: str,
+    *,
+    beside: Said = Said(),  # noqa: B008  frozen
+    size: int | None = None,
+    quantizer: str | None = None,
+    pixels: str | None = None,
+) -> Seen:
+    """Recognise a published image tokenizer by the headers of a file's tensors.
+
+    `size`, `quantizer` and `pixels` are taken in the place of what the layout says. Raises `CheckpointError`, with all
+    that is wrong, where the tensors make no network whose parts could be compared.
+    """
+    root = root_of(held)
+    if root is None:
+        refuse(where, ["no image tokenizer is in it: no encoder.conv_in, quant_conv or decoder.conv_in; give a VQGAN"])
+    assert root is not None
+    names = {name.removeprefix(root) for name in held if name.startswith(root)}
+    layout = _layout(root, names, beside.muse)
+    levels = len(_numbers(names, r"decoder\.(?:up|conv_blocks)\.(\d+)\."))
+    of_network = [name for name in names if not _is_beside(name)]
+    # ours -> the name in the file
+    there = {_ours(name, layout, levels): root + name for name in of_network}
+    average = root + "model_ema.decay" in held
+    wrong = _unfit(layout, quantizer, pixels)
+    if len(there) < len(of_network):
+        wrong.append("some tensors are there under two names")
+    if layout == "taming" and _blocks(there, "encoder.down", range(16)) == 4 and quantizer is None:
+        if average:
+            layout = "ibq"
+        else:
+            wrong.append("the tensors may be taming's or IBQ's, which choose codes otherwise; say quantizer vq or ibq")
+    refuse(where, wrong)
+    facts = LAYOUTS[layout]
+    half = layout == "transformers-chameleon"
+    shapes = {ours: tuple(held[name].shape) for ours, name in there.items()}
+    config = _config(shapes, quantizer or facts.quantizer, pixels or facts.pixels, half, where)
+    wanted = _wanted(config, half, where)
+    taken = {ours: there.get(ours, root + _theirs(ours, layout, levels)) for ours in wanted}
+    if average:
+        taken = {o: f"{root}model_ema.{name.removeprefix(root).replace('.', '')}" for o, name in taken.items()}
+    wrong = beside.against(config)
+    if missing := [name for name in taken.values() if name not in held]:
+        wrong.append(f"{len(missing)} tensors are missing: {some(missing)}")
+    if extra := sorted(name for ours, name in there.items() if ours not in wanted):
+        wrong.append(f"{len(extra)} tensors are of no part of a network of layout {layout}: {some(extra)}")
+    for ours, shape in wanted.items():
+        header = held.get(taken[ours])
+        if header is not None and tuple(header.shape) != shape:
+            wrong.append(f"{taken[ours]} has shape {tuple(header.shape)}, and the others make it {shape}")
+        elif header is not None and header.dtype not in FLOATS:
+            wrong.append(f"{taken[ours]} is stored as {_kind(header.dtype)}; weights are float32, float16 or bfloat16")
+    if config.image_channels != 3:
+        wrong.append(f"its pictures have {config.image_channels} channels; ours have 3")
+    usual = facts.size if facts.size % config.factor == 0 else 16 * config.factor
+    size = size if size is not None else beside.size or usual
+    if size < config.factor or size % config.factor:
+        wrong.append(f"size={size}: must be a multiple of {config.factor}, its pixels a code")
+    return Seen(layout, config, size, taken, average, len(names) - len(of_network), wrong)
+
+
 def read_image_tokenizer(
     held: Held,
     read: Read,
@@ -151,83 +234,34 @@ def read_image_tokenizer(
 ) -> Found:
     """Read a published image tokenizer, in float32 and evaluation mode.
 
-    `held` are the headers of a file's tensors, `read` gives one by its name. `size`, `quantizer` and `pixels` are taken
-    in the place of what the layout says. `whole` is Meta's network, for transformers' half: that is compared with the
-    tensors here, rounded to their type, and returned. Raises `CheckpointError`, with all that is wrong.
+    `held` are the headers of a file's tensors, `read` gives one by its name; the rest is as `look_at_image_tokenizer`
+    has it. `whole` is Meta's network, for transformers' half: that is compared with the tensors here, rounded to their
+    type, and returned. Raises `CheckpointError`, with all that is wrong.
     """
-    root = root_of(held)
-    if root is None:
-        refuse(where, ["no image tokenizer is in it: no encoder.conv_in, quant_conv or decoder.conv_in; give a VQGAN"])
-    assert root is not None
-    names = {name.removeprefix(root) for name in held if name.startswith(root)}
-    layout = _layout(root, names, beside.muse)
-    levels = len(_numbers(names, r"decoder\.(?:up|conv_blocks)\.(\d+)\."))
-    # ours -> the name in the file
-    of_network = [name for name in names if not _is_beside(name)]
-    there = {_ours(name, layout, levels): root + name for name in of_network}
-    wrong = _unfit(layout, quantizer, pixels)
-    if len(there) < len(of_network):
-        wrong.append("some tensors are there under two names")
-    average = root + "model_ema.decay" in held
-    blocks = _blocks(there, "encoder.down", range(16))
-    if layout == "taming" and blocks == 4 and quantizer is None:
-        if average:
-            layout = "ibq"
-        else:
-            wrong.append(
-                "the tensors may be of taming or of IBQ, which choose codes otherwise; say quantizer vq or ibq"
-            )
-    refuse(where, wrong)
-    facts = LAYOUTS[layout]
-    half = layout == "transformers-chameleon"
-    shapes = {ours: tuple(held[name].shape) for ours, name in there.items()}
-    config = _config(shapes, quantizer or facts.quantizer, pixels or facts.pixels, half, where)
-    refuse(where, beside.against(config))
-    wanted = _wanted(config, half, where)
-    extra = sorted(name for ours, name in there.items() if ours not in wanted)
-    # ours -> the name of the tensor that is read
-    taken = {ours: there.get(ours, root + _theirs(ours, layout, levels)) for ours in wanted}
-    if average:
-        taken = {o: f"{root}model_ema.{name.removeprefix(root).replace('.', '')}" for o, name in taken.items()}
-    wrong = []
-    if missing := [name for name in taken.values() if name not in held]:
-        wrong.append(f"{len(missing)} tensors are missing: {some(missing)}")
-    if extra:
-        wrong.append(f"{len(extra)} tensors are of no part of a network of layout {layout}: {some(extra)}")
-    for ours, shape in wanted.items():
-        header = held.get(taken[ours])
-        if header is not None and tuple(header.shape) != shape:
-            wrong.append(f"{taken[ours]} has shape {tuple(header.shape)}, and the others make it {shape}")
-        elif header is not None and header.dtype not in FLOATS:
-            wrong.append(f"{taken[ours]} is stored as {_kind(header.dtype)}; weights are float32, float16 or bfloat16")
-    if config.image_channels != 3:
-        wrong.append(f"its pictures have {config.image_channels} channels; ours have 3")
-    size = size or beside.size or (facts.size if facts.size % config.factor == 0 else config.factor * 16)
-    if size < config.factor or size % config.factor:
-        wrong.append(f"size={size}: must be a multiple of {config.factor}, its pixels a code")
-    if half and whole is None:
+    seen = look_at_image_tokenizer(held, where, beside=beside, size=size, quantizer=quantizer, pixels=pixels)
+    wrong = list(seen.wrong)
+    if seen.half and whole is None:
         wrong.append(
             f"transformers' model.vqmodel has an encoder and no decoder: it reads pictures and draws none; {DECODER}"
         )
-    if whole is not None and not half:
+    if whole is not None and not seen.half:
         wrong.append("it has a decoder of its own; leave the other out")
     refuse(where, wrong)
-    weights = {ours: read(taken[ours]) for ours in wanted}
+    weights = {ours: read(name) for ours, name in seen.taken.items()}
+    check_weights(weights, f"{where!r}")
     kinds = {tensor.dtype for tensor in weights.values()}
     about = {
-        "from": layout,
+        "from": seen.layout,
         "dtype": _kind(next(iter(kinds))) if len(kinds) == 1 else "mixed",
-        "weights": "moving averages" if average else "as stored",
-        "pixels": config.pixels,
-        "squares": facts.squares,
-        "left_out": sum(_is_beside(name) for name in names),
+        "weights": "moving averages" if seen.average else "as stored",
+        "pixels": seen.config.pixels,
+        "squares": LAYOUTS[seen.layout].squares,
+        "left_out": seen.left_out,
     }
-    check_weights(weights, f"{where!r}")
-    if half:
-        assert whole is not None
+    if whole is not None:
         _same_half(whole, weights, where)
-        return Found(whole, size, about)
-    return Found(_filled(config, weights), size, about)
+        return Found(whole, seen.size, about)
+    return Found(_filled(seen.config, weights), seen.size, about)
 
 
 def _layout(root: str, names: set[str], muse: bool) -> str:

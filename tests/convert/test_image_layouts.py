@@ -230,7 +230,7 @@ def test_averages_are_taken_and_a_lone_network_of_four_blocks_is_asked_about() -
     found = read(vq.with_averages(vq.weights(vq.IBQ, vq.Taming(vq.IBQ), 7), made))
     assert found.about["weights"] == "moving averages" and found.about["left_out"] > len(made)
     assert torch.equal(found.vqgan.state_dict()["quantize.embedding.weight"], made["quantize.embedding.weight"])
-    with pytest.raises(CheckpointError, match="may be of taming or of IBQ.*say quantizer vq or ibq"):
+    with pytest.raises(CheckpointError, match="may be taming's or IBQ's.*say quantizer vq or ibq"):
         read(made)
     assert [read(made, quantizer=q).vqgan.config.quantizer for q in ("vq", "ibq")] == ["vq", "ibq"]
     lacking = vq.with_averages(made, made)
