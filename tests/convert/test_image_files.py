@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from cm3.convert.image_files import convert_image_tokenizer, open_image_tokenizer
 from cm3.convert.image_layouts import to_meta, to_transformers, transformers_config
 from cm3.errors import CheckpointError, Cm3Error, ConfigError
-from cm3.tokens.image import ImageTokenizer
+from cm3.tokens.image import to_pil, to_pixels
+from cm3.tokens.on_disk import load_tokenizers
+from cm3.tokens.text import TextTokenizer
 from cm3.train.image_tokenizer import load_image_tokenizer
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
@@ -33,8 +35,13 @@ def lightning(path: Path, made: vq.Weights) -> Path:
     return path
 
 
-def codes(folder: Path) -> torch.Tensor:
-    return load_image_tokenizer(folder).encode(X)
+def codes(folder: Path, x: torch.Tensor = X) -> torch.Tensor:
+    return load_image_tokenizer(folder).encode(x)
+
+
+def seen() -> torch.Tensor:
+    """The pixels of X as a picture has them, in 256 steps."""
+    return to_pixels(to_pil(X))
 
 
 def test_metas_file_becomes_the_folder_that_a_run_takes(tmp_path: Path) -> None:
@@ -48,8 +55,12 @@ def test_metas_file_becomes_the_folder_that_a_run_takes(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "made/config.json").read_text())
     assert written["size"] == 64 and written["converted"]["squares"].startswith("transparency on white")
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"config.json", "image_tokenizer.safetensors"}
-    image = ImageTokenizer(load_image_tokenizer(tmp_path / "made"), written["size"])
-    assert image.grid == (4, 4)
+    TextTokenizer.train(["a fox in the snow"], 256).save(tmp_path / "tokenizer.json")
+    both = load_tokenizers(tmp_path / "made", text=tmp_path / "tokenizer.json")
+    assert both.codec.image is not None and both.codec.image.grid == (4, 4)
+    assert torch.equal(
+        torch.from_numpy(both.codec.image.encode(to_pil(X))[0]).long(), codes(tmp_path / "made", seen())[0]
+    )
     network = vq.Network(vq.CHAMELEON, vq.Taming(vq.CHAMELEON), made)
     best = network.scores(X).topk(2, dim=1)
     clear = best.values[:, 0] - best.values[:, 1] > 1e-4
