@@ -80,13 +80,14 @@ class Work:
     def prompts(self, n: int) -> np.ndarray:
         """Return `n` prompts, int64 (n, prompt)."""
         ids = np.random.default_rng(0).integers(self.vocab.text_start, self.vocab.image_start, (n, self.prompt))
-        ids[:, 0] = self.vocab.eos
+        ids[:, 0] = self.vocab.opens
         return ids
 
     @property
     def away(self) -> np.ndarray:
-        """Return the prompt that guidance leads away from, int64 (1, 3)."""
-        return np.array([[self.vocab.eos, self.vocab.mask(0), self.vocab.brk]])
+        """Return the prompt that guidance leads away from, int64 (1, 3), or (1, 2) where there are no masks."""
+        mask = [self.vocab.mask(0)] if self.vocab.masks else []
+        return np.array([[self.vocab.opens, *mask, self.vocab.brk]])
 
     def scales(self, n: int) -> list[float]:
         """Return a scale for each of `n` guided requests, none like another."""

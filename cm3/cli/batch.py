@@ -422,9 +422,9 @@ class Desk:
 
     def _drawn(self, ready: Sequence[tuple[Sample, Prepared]]) -> list[Generation | Reply]:
         made = self.model.make([prepared for _, prepared in ready])
-        lines = [sample.asked.line for sample, _ in ready]
+        lines, plain = [sample.asked.line for sample, _ in ready], self.model.continues
         return [
-            one if line.task is None else read_reply(find_task(line.task), one, line.template, line.plain)
+            one if line.task is None else read_reply(find_task(line.task), one, line.template, line.plain or plain)
             for line, one in zip(lines, made, strict=True)
         ]
 

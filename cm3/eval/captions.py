@@ -13,7 +13,7 @@ from typing import Any, Protocol, Unpack
 
 from cm3.document import Document, Image, Unreadable, left_out
 from cm3.errors import ConfigError, DataError
-from cm3.generate import Options, as_document
+from cm3.generate import Options
 from cm3.picture import rgb
 
 Progress = Callable[[int, int], None]
@@ -61,8 +61,7 @@ def evaluate_captions(
     known = 0
     for start in range(0, len(pictures), batch):
         some = pictures[start : start + batch]
-        prompts = [as_document(picture.image, model.vocab.grammar) for picture in some]
-        made = model.generate_many(prompts, seeds=[0] * len(some), temperature=0.0)
+        made = model.generate_many([picture.image for picture in some], seeds=[0] * len(some), temperature=0.0)
         for picture, one in zip(some, made, strict=True):
             text = _plain(one.document.text)
             known += text in every

@@ -182,7 +182,7 @@ class CM3Leon:
         return tuple(self.bundle.about.get("tasks", ()))
 
     @property
-    def _continues(self) -> bool:
+    def continues(self) -> bool:
         """Tell whether it has no masks, so that an answer stands at the end of a prompt."""
         return self.vocab.grammar == "chameleon"
 
@@ -389,7 +389,8 @@ class CM3Leon:
         """
         chosen = find_task(task) if isinstance(task, str) else task
         check_names(settings, Settings, "n", "seed", "template", "plain")
-        prompt = task_prompt(chosen, request, self.image_size, self.world, template, plain or self._continues)
+        plain = plain or self.continues
+        prompt = task_prompt(chosen, request, self.image_size, self.world, template, plain)
         options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
         return read_reply(chosen, self.generate(prompt, n, seed=seed, **options), template, plain)
 
@@ -410,7 +411,7 @@ class CM3Leon:
             self.prepare_task(chosen, requests, seeds=seeds, template=template, plain=plain, each=each, **settings),
             settings.get("progress"),
         )
-        return [read_reply(chosen, one, template, plain) for one in made]
+        return [read_reply(chosen, one, template, plain or self.continues) for one in made]
 
     def prepare_task(
         self,
@@ -425,7 +426,7 @@ class CM3Leon:
     ) -> list[Prepared]:
         """Lay the requests of a task out for `make`, whose generations `read_reply` reads; raises as `ask_many`."""
         check_names(settings, Settings, "seeds", "template", "plain", "each")
-        plain = plain or self._continues
+        plain = plain or self.continues
         prompts = [task_prompt(task, one, self.image_size, self.world, template, plain) for one in requests]
         options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(task)})
         return self.prepare(prompts, seeds=seeds, each=each, **options)

@@ -16,7 +16,7 @@ from typing import Any
 
 import PIL.Image
 
-from cm3.document import Document, Gap, Image
+from cm3.document import Document, Image
 from cm3.errors import RequestError
 from cm3.generate.generation import Generation
 from cm3.generate.known_world import SAID, World
@@ -132,7 +132,6 @@ def _taken(world: World, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_reply(task: Task, made: Generation, template: int | str = 0, plain: bool = False) -> Reply:
     """Read the answers by the names of their fields."""
-    plain = plain or made.prompt.parts[-1:] == (Gap("text"),)  # it went on to the text's end
     answers: list[Fields] = []
     for (filled,) in made.filled:  # a task has one hole
         if isinstance(filled, Image):

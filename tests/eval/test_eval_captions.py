@@ -18,7 +18,7 @@ import pytest
 from cm3.cli.evaluate import EvalCaptions
 from cm3.cli.recipe import find
 from cm3.data.kinds import DocumentData
-from cm3.document import Document, Gap, Image, Unreadable
+from cm3.document import Document, Image, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.eval.captions import evaluate_captions
 from cm3.generate import CM3Leon
@@ -43,13 +43,12 @@ class Speaker:
         self.say = say
         self.asked: list[tuple[int, dict[str, Any]]] = []
 
-    def generate_many(self, prompts: Sequence[Document], *, seeds: Sequence[int], **sampling: Any) -> list[Made]:
+    def generate_many(self, prompts: Sequence[Image], *, seeds: Sequence[int], **sampling: Any) -> list[Made]:
         assert len(seeds) == len(prompts)
         self.asked.append((len(prompts), sampling))
         made = []
-        for prompt in prompts:
-            gap, image = prompt.parts
-            assert gap == Gap("text") and isinstance(image, Image)
+        for image in prompts:
+            assert isinstance(image, Image)
             made.append(Made(Document.of(self.say(image.pixels.getpixel((0, 0))), image)))  # type: ignore[arg-type]
         return made
 
