@@ -14,12 +14,12 @@ from cm3.model.bundle import find
 
 
 def test_a_bundle_is_described_in_words_and_as_json(cm3: Cm3) -> None:
-    ran = cm3("inspect", find("stickers"))
+    ran = cm3("inspect", find("scenes"))
     assert ran.code == 0
     named = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith(" "))
     assert named["what"] == "CM3Leon bundle" and named["whole"] == "yes"
     assert {"files", "shape", "q,", "ids", "images"} <= named.keys()
-    told = cm3("inspect", find("stickers"), "--json").json
+    told = cm3("inspect", find("scenes"), "--json").json
     assert told["whole"] is True and told["kind"] == "bundle" and len(told["files"]) == 2
 
 

@@ -19,7 +19,7 @@ from cm3.errors import CheckpointError
 from cm3.files import read_json
 from cm3.model.bundle import find
 
-SHIPPED = find("stickers")
+SHIPPED = find("scenes")
 
 
 def told(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cm3.convert.tensor_files import TensorFiles
 from cm3.files import read_json
 from cm3.model.bundle import find
 
-SHIPPED = find("stickers")
+SHIPPED = find("scenes")
 
 
 class Trained:
