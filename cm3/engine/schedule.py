@@ -53,7 +53,7 @@ class Row:
         return written if start >= at else np.concatenate([np.stack(self.prompt.slice(start, stop)), written], axis=1)
 
     def settle(self) -> None:
-        """Forget a picture that is done, where that is all that the row reads."""
+        """Drop a picture that is done, where that is all that the row reads."""
         if self.view == "picture" and self.job.picture is None:
             self.fed = min(self.fed, self.prompt.length)
 
