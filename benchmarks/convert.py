@@ -75,7 +75,7 @@ def drawn(args: argparse.Namespace) -> Model:
     vqgan = VQGAN(
         VQGANConfig(
             factor=16, channels=args.channels, multipliers=(1, 1, 2, 2, 4), z_channels=256, quantizer="vq",
-            codes=CODES, code_dim=256, restart_after=0,
+            codes=CODES, code_dim=256, groups=32, restart_after=0,
         )
     ).eval()  # fmt: skip
     text = text_tokenizer()

@@ -33,11 +33,11 @@ def test_retrieval(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["chameleon-meta", "chameleon-hf"])
-def test_convert(layout: str, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_convert(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks/convert.py", "--layers", "1", "--width", "128", "--channels", "32"]
-    command += ["--layout", layout, "--work", tmp_path, "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    command += ["--layout", "chameleon-hf", "--work", tmp_path, "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=580, env={**os.environ})
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     assert [row["name"] for row in report["rows"]] == ["into a bundle", "out of a bundle"]

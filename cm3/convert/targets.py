@@ -47,6 +47,7 @@ MOST_SHARDS = 8
 IMAGE = "<image>"
 """The name under which transformers has a place for a picture; it renames the reserved id after the end of a turn."""
 
+_NOTHING_FIRST = re.compile(rb'("post_processor"\s*:\s*)null')
 _RESERVED = re.compile(r"<reserved(\d+)>")
 
 
@@ -141,7 +142,7 @@ def _transformers(model: Model) -> tuple[list[Step], Callable[[Mapping[str, str]
     read = permuted(model.read, torch.from_numpy(model.ids.to_ours))
     (pieces,) = written(Layout("transformers"), model.config, model.dtypes, read)
     pieces += _pieces(image_to_transformers(model.image.vqgan, _image_type(model, meta=False)))
-    text, names = renamed(model.text, IMAGE)
+    text, names = text_of(model.text, transformers=True)
     files = _in_files(pieces)
     sizes = [sum(math.prod(p.shape) * p.dtype.itemsize for p in some) for some in files]
     titles = ["model.safetensors"] if len(files) == 1 else [
@@ -256,23 +257,45 @@ def _processor(model: Model) -> dict[str, Any]:
     return {"processor_class": "ChameleonProcessor", "image_seq_length": side * side, "image_token": IMAGE}
 
 
-def renamed(text: bytes, to: str) -> tuple[bytes, tuple[str, ...]]:
-    """Return a tokenizer.json in which the place of a picture has the name `IMAGE`, or its own, and all names by id.
+def text_of(text: bytes, transformers: bool) -> tuple[bytes, tuple[str, ...]]:
+    """Return a tokenizer.json as transformers' layout has it, or as Meta's has, and all names by id.
 
-    `to` is `IMAGE`, or "" for its own: `<reservedNNNNN>`, with the number after that of the end of a turn. Only the
-    name is changed, so the two are inverse byte for byte. Raises `CheckpointError` where there is no such id.
+    In transformers' the place of a picture has the name `IMAGE`, in Meta's `<reservedNNNNN>`, with the number after
+    that of the end of a turn; and transformers' tokenizer puts `<s>` before a text, where Meta's program does so
+    itself. Only that is changed, so the two are inverse byte for byte. Raises `CheckpointError` where there is no such
+    id.
     """
-    names = entries_of(parse_json(text, FILES[2], CheckpointError), FILES[2]).names
+    page = parse_json(text, FILES[2], CheckpointError)
+    names = entries_of(page, FILES[2]).names
     turn = _RESERVED.fullmatch(TURN)
     assert turn is not None
     own = f"<reserved{int(turn[1]) + 1:0{len(turn[1])}}>"
-    old, new = (own, IMAGE) if to == IMAGE else (IMAGE, own)
-    if new in names or (to != IMAGE and IMAGE not in names):
-        return text, names
-    if old not in names:
+    if transformers and own not in names and IMAGE not in names:
         raise CheckpointError(f"{FILES[2]}: has no {own}, the id that transformers' layout has for a picture's place")
-    text = text.replace(json.dumps(old).encode(), json.dumps(new).encode())
-    return text, tuple(new if name == old else name for name in names)
+    old, new = (own, IMAGE) if transformers else (IMAGE, own)
+    if new not in names:
+        text = text.replace(json.dumps(old).encode(), json.dumps(new).encode())
+        names = tuple(new if name == old else name for name in names)
+    first = _first(names)
+    begins = json.dumps(first, separators=(",", ":")).encode()
+    if transformers == (page.get("post_processor") is not None):
+        return text, names
+    text = _NOTHING_FIRST.sub(lambda found: found[1] + begins, text) if transformers else text.replace(begins, b"null")
+    page, wanted = parse_json(text, FILES[2], CheckpointError), first if transformers else None
+    if page.get("post_processor") != wanted:  # it is spelled otherwise
+        text = json.dumps(page | {"post_processor": wanted}, ensure_ascii=False).encode()
+    return text, names
+
+
+def _first(names: Sequence[str]) -> dict[str, Any]:
+    """Return the `tokenizers` library's way to put `<s>` before a text."""
+    begin = "<s>"
+    single = [{"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    second = [{"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    token = {"id": begin, "ids": [names.index(begin)], "tokens": [begin]}
+    return {
+        "type": "TemplateProcessing", "single": single, "pair": [*single, *second], "special_tokens": {begin: token}
+    }  # fmt: skip
 
 
 # Meta's
@@ -307,7 +330,7 @@ def _meta(model: Model, shards: int | None) -> tuple[list[Step], Callable[[Mappi
     steps += [
         _tensors("tokenizer/vqgan.ckpt", image, functools.partial(write_pickled, group="state_dict")),
         _page("tokenizer/vqgan.yaml", in_yaml(_vqgan_settings(model))),
-        _page("tokenizer/text_tokenizer.json", renamed(model.text, "")[0]),
+        _page("tokenizer/text_tokenizer.json", text_of(model.text, transformers=False)[0]),
         _page("consolidate_params.json", consolidated),
     ]
     return steps, lambda sums: json.dumps(params, indent=2) + "\n"

@@ -11,12 +11,13 @@ import pytest
 import torch
 from published_folders import CODES, IDS, SIDE, TEXT, hf_folder, meta_folder, small, vqgan, write_vqgan
 from published_language import meta, meta_logits, transformers
+from published_tokenizer import of_transformers, text_tokenizer
 from safetensors.torch import load_file, save_file
 
 from cm3.convert import convert as running
 from cm3.convert.convert import convert
 from cm3.convert.ids import IdMap
-from cm3.convert.targets import in_yaml, renamed
+from cm3.convert.targets import in_yaml, text_of
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model import bundle
 from cm3.model.attention import Causal
@@ -103,11 +104,24 @@ def test_metas_and_transformers_layouts_go_into_each_other_bit_for_bit(name: str
     assert (tmp_path / "back/tokenizer/text_tokenizer.json").read_bytes() == TEXT
 
 
-def test_the_place_of_a_picture_is_renamed_and_named_back() -> None:
-    theirs, names = renamed(TEXT, "<image>")
-    before = json.loads(TEXT)["model"]["vocab"]
-    assert names[before["<reserved08707>"]] == "<image>" and json.loads(theirs)["model"]["vocab"]["<image>"]
-    assert renamed(theirs, "")[0] == TEXT and renamed(TEXT, "")[0] == TEXT and renamed(theirs, "<image>")[0] == theirs
+def test_a_text_tokenizer_is_each_layouts_own_and_comes_back_byte_for_byte() -> None:
+    theirs, names = text_of(TEXT, transformers=True)
+    published, _ = of_transformers(TEXT)
+    assert json.loads(theirs) == json.loads(published)
+    assert names[json.loads(TEXT)["model"]["vocab"]["<reserved08707>"]] == "<image>"
+    assert text_of(theirs, transformers=False)[0] == TEXT and text_of(TEXT, transformers=False)[0] == TEXT
+    assert text_of(theirs, transformers=True)[0] == theirs
+    # Spelled otherwise, it says the same.
+    spaced = json.dumps(json.loads(published), indent=1).encode()
+    assert json.loads(text_of(spaced, transformers=False)[0]) == json.loads(TEXT)
+    without = {name: value for name, value in json.loads(TEXT).items() if name != "post_processor"}
+    assert json.loads(text_of(json.dumps(without).encode(), transformers=True)[0]) == json.loads(published)
+
+
+def test_a_text_tokenizer_without_a_place_for_a_picture_is_refused() -> None:
+    page = json.loads(text_tokenizer(codes=CODES, reserved=1))
+    with pytest.raises(CheckpointError, match="has no <reserved08707>, the id that transformers' layout has"):
+        text_of(json.dumps(page).encode(), transformers=True)
 
 
 def test_more_shards_are_written_and_fewer_refused(tmp_path: Path) -> None:
