@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from cm3 import files
 from cm3.data.kind import Context, Data, Made
@@ -31,7 +31,7 @@ from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.parallel import Mesh, start
 from cm3.runs.export_run import about_of, bundle_of, decoder_digest, format_of, tokenizer_of
 from cm3.tasks import find_task
-from cm3.tokens.chameleon import load_text_tokenizer, read_text_tokenizer, vocab_for
+from cm3.tokens.chameleon import chameleon_file, load_text_tokenizer, read_text_tokenizer, vocab_for
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer, preprocess, to_pixels
 from cm3.tokens.on_disk import text_fingerprint
@@ -43,6 +43,7 @@ from cm3.train.config import TrainConfig
 from cm3.train.image_eval import write_sheet
 from cm3.train.image_tokenizer import WEIGHTS, load_config
 from cm3.train.trainer import Trainer
+from cm3.vocab import Grammar
 
 
 class _Parts(NamedTuple):
@@ -80,6 +81,9 @@ class PretrainRun(TrainConfig):
     """Most entries of the text tokenizer, which is trained on the words of `data`; not used with stores or `init`."""
     masks: int = 32
     """Masks of the vocabulary; not used with stores or `init`."""
+    grammar: Grammar = "cm3"
+    """Grammar of a model from nothing, 'cm3' or 'chameleon', whose text tokenizer names every id and has no masks; not
+    used with stores, `init`, or a tokenizer of one's own."""
     data: Data = field(default_factory=lambda: StoreData(("runs/store",)))
     sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recommended settings by kind (image, region, text, edit, control, segment), written to the bundle."""
@@ -99,6 +103,8 @@ class PretrainRun(TrainConfig):
     def _train(self, mesh: Mesh, progress: bool, resume: bool) -> dict[str, Any]:
         # All that can be refused comes first; what is written comes after, by one process alone.
         out, ranks = Path(self.out), Ranks(mesh)
+        if self.grammar not in get_args(Grammar):
+            raise ConfigError(f"grammar={self.grammar!r:.60}: must be 'cm3' or 'chameleon'")
         for task in self.tasks:
             find_task(task)
         ranks.together(lambda: check_new(out, resume))
@@ -106,7 +112,7 @@ class PretrainRun(TrainConfig):
         init = bundles.load(bundles.find(self.init), weights=mesh.main) if self.init else None
         vqgan = tokenizer_of(init, self.image_tokenizer, self.replace_image_tokenizer)
         # Learnt once, on the main process; a name for it is all that the others need of its file.
-        text = ranks.together(lambda: self._text_tokenizer(init) if mesh.main else b"")[0]
+        text = ranks.together(lambda: self._text_tokenizer(init, vqgan.config.codes) if mesh.main else b"")[0]
         with tempfile.TemporaryDirectory(prefix="cm3-") as folder:
             path = Path(folder) / "tokenizer.json"
             files.write(path, text)
@@ -229,7 +235,7 @@ class PretrainRun(TrainConfig):
             vocab_size = made.vocab.size
         elif not self.init and shape is not None:
             with contextlib.suppress(ConfigError, DataError):
-                text = read_text_tokenizer(self._text_tokenizer(None), "tokenizer.json")
+                text = read_text_tokenizer(self._text_tokenizer(None, shape.codes), "tokenizer.json")
                 vocab_size = vocab_for(text, shape.codes, self.masks).size
         if shape is not None:
             size = self.image_size or (made.image_size if made else 0) or trained_size(self.image_tokenizer)
@@ -265,11 +271,11 @@ class PretrainRun(TrainConfig):
                 "leave image_size out"
             )
 
-    def _text_tokenizer(self, init: bundles.Bundle | None) -> bytes:
+    def _text_tokenizer(self, init: bundles.Bundle | None, codes: int) -> bytes:
         """Return the text tokenizer's file: of what the run begins with, of its data, or learnt from its words.
 
-        One that lies in `out` is the run's where it has checkpoints, and else one's own, to be used. Raises
-        `CheckpointError` where the run has another.
+        `codes`: those of the image tokenizer, for a file that names them. One that lies in `out` is the run's where it
+        has checkpoints, and else one's own, to be used. Raises `CheckpointError` where the run has another.
         """
         out, ours = Path(self.out), Path(self.out) / "tokenizer.json"
         began = last(out) is not None and ours.exists()
@@ -281,7 +287,8 @@ class PretrainRun(TrainConfig):
         if theirs is None:
             if began or (ours.exists() and not (out / "config.json").exists()):
                 return ours.read_bytes()
-            return TextTokenizer.train(self.data.texts(), self.text_entries).to_bytes()
+            made = TextTokenizer.train(self.data.texts(), self.text_entries)
+            return made.to_bytes() if self.grammar == "cm3" else chameleon_file(made, codes)
         if ours.exists() and ours.read_bytes() != theirs:
             if began:
                 raise CheckpointError(

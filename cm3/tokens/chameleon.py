@@ -30,6 +30,7 @@ UNKNOWN = 3
 """The file's id of `Vocab.unk`, whatever its name is."""
 TURN = "<reserved08706>"
 """The end of a turn."""
+_PLACE = "<reserved08707>"
 _SPECIAL = re.compile(r"<(?:reserved|sentinel:)\d+>")
 _CODE = re.compile(r"IMGIMG([A-J]+)Z")
 _DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
@@ -72,6 +73,21 @@ def vocab_of(entries: Entries) -> Vocab:
     turn = None if entries.turn is None else len(entries.fixed) + entries.reserved.index(entries.turn)
     counts = {"text": len(entries.text), "image": len(entries.images), "reserved": len(entries.reserved)}
     return Vocab(**counts, masks=0, grammar="chameleon", turn=turn)
+
+
+def chameleon_file(text: TextTokenizer, codes: int) -> bytes:
+    """Return a tokenizer.json in the order of Meta's, with the words of one of ours and names for `codes` image codes.
+
+    Of the reserved entries it has two: the end of a turn, and the one that transformers renames `<image>`.
+    """
+    page = json.loads(text.to_bytes())
+    names = ["<s>", "<pad>", "</s>", "<unk>", *map(code_name, range(codes)), "<eoss>", "<racm3:break>"]
+    names += [TURN, _PLACE]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    words = {name: len(names) + id for name, id in page["model"]["vocab"].items()}
+    page["model"]["vocab"] = {name: id for id, name in enumerate(names)} | words
+    page["added_tokens"] = [{"id": id, "content": name} | plain for id, name in enumerate(names)]
+    return json.dumps(page, ensure_ascii=False).encode()
 
 
 def vocab_for(text: TextTokenizer, codes: int, masks: int) -> Vocab:

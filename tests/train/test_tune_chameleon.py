@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from small_run import records
 
+from cm3.convert.ids import IdMap
 from cm3.data.kinds import DocumentData, TaskData
 from cm3.document import Document, Gap
 from cm3.errors import CheckpointError, ConfigError
@@ -127,6 +128,29 @@ def test_a_model_from_nothing_takes_the_file_that_lies_in_its_folder(lines: Path
     assert asked.settled().model.vocab_size == V.size
     made = CM3Leon.load(asked.run(progress=False)["bundle"])
     assert made.vocab == V and made.codec.format == "plain" and made.decoder.config.grid is None
+
+
+def test_a_model_from_nothing_learns_a_file_that_names_every_id(lines: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    save_file(tiny_model.vqgan().state_dict(), image / "image_tokenizer.safetensors")
+    page = {"vqgan": asdict(tiny_model.SHAPE), "size": tiny_model.SIZE}
+    (image / "config.json").write_text(json.dumps(page))
+    asked = run(
+        tmp_path / "run", DocumentData((f"jsonl:{lines}",), holdout=0.0), model=DecoderConfig(**tiny_chameleon.SHAPE),
+        image_tokenizer=str(image), cells=False, grammar="chameleon", text_entries=260, prompt_format="chameleon",
+    )  # fmt: skip
+    planned = asked.settled().model.vocab_size
+    made = CM3Leon.load(asked.run(progress=False)["bundle"])
+    assert made.vocab.grammar == "chameleon" and made.vocab.size == planned and made.vocab.turn is not None
+    ids = IdMap.of((Path(asked.out) / "bundle/tokenizer.json").read_bytes(), planned)
+    assert ids.vocab == made.vocab and len(ids.images) == tiny_model.SHAPE.codes
+    text = made.codec.text
+    for said in ("picture 3", "a <s> IMGIMGBZ <reserved08706> \u00e9"):
+        assert text.decode(text.encode(said)) == said, "what is typed spells no special"
+    with pytest.raises(ConfigError, match="grammar='cm4': must be 'cm3' or 'chameleon'"):
+        replace(asked, grammar="cm4", out=str(tmp_path / "no")).run(progress=False)
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_does_not_fit_is_refused(base: Path, lines: Path, tmp_path: Path) -> None:
