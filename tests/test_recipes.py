@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_model
 import torch
+from safetensors.torch import load_file
 
 from cm3.cli.recipe import config_of, find, module_of, recipes_of
+from cm3.convert.convert import convert
 from cm3.data.kinds import StoreData
 from cm3.data.prepare import prepare
 from cm3.document import Gap, Image
@@ -27,6 +30,8 @@ from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.emblems import emblem
 from cm3.scenes.scene_kinds import SceneData
+from cm3.tokens.chameleon import chameleon_file
+from cm3.tokens.text import TextTokenizer
 from cm3.train.planner import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +76,7 @@ def test_a_plan_is_of_the_model_that_is_trained(
     paper = {"cm3leon_350m": "350m", "cm3leon_760m": "760m", "cm3leon_7b": "7b"}
     if name in paper:
         shape = size(paper[name], vocab_size=65_536, context=4096)
-    elif Path(path).name == "photos.py":
+    elif Path(path).name in ("photos.py", "chameleon.py"):
         shape = replace(find(f"{path}:{name}")().model, grid=None)  # its tokenizers are not there yet
     elif Path(path).name == "stickers.py":
         shape = find(f"{path}:{name}")().model  # no model of them ships yet
@@ -196,3 +201,63 @@ def test_a_model_learns_to_read_documents(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(drawn.attribution) == 2 and all(one["license"] == "MIT" for one in drawn.attribution)
     again = replace(run, steps=3).run(progress=False, resume=True)
     assert again["step"] == 3, "the banks and the table that are there are taken"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_chameleon_from_nothing_into_each_layout_and_back(tmp_path: Path) -> None:
+    """Trained here, written as transformers and Meta have it, read again: the same weights, the same picture."""
+    tokens = replace(
+        recipe("chameleon.py", "image_tokenizer")(), size=32, batch=2, steps=2, out=str(tmp_path / "tokens")
+    )
+    tokens = replace(tokens, vqgan=replace(tokens.vqgan, multipliers=(1, 1, 2), factor=4, codes=64, code_dim=8))
+    assert tokens.run(progress=False)["psnr_db"] > 0
+    run = recipe("chameleon.py", "pretrain")()
+    shape = replace(run.model, d_model=32, layers=2, heads=4, hidden=64)
+    run = replace(
+        run, model=shape, image_tokenizer=tokens.out, out=str(tmp_path / "run"), windows=1,
+        steps=2, log_every=1, sample_every=0,
+    )  # fmt: skip
+    # Words of its own: to learn those of stickers takes longer than all else here.
+    (tmp_path / "run").mkdir()
+    words = TextTokenizer.load(tiny_model.tokenizer_path())
+    (tmp_path / "run/tokenizer.json").write_bytes(chameleon_file(words, tokens.vqgan.codes))
+    run.run(progress=False)
+    assert replace(run, steps=3).run(progress=False, resume=True)["step"] == 3
+    first = tmp_path / "run/bundle"
+    assert bundles.load(first).vocab.grammar == "chameleon"
+    convert(first, tmp_path / "hf", "chameleon-hf")
+    image = tmp_path / "meta/tokenizer/vqgan.ckpt"
+    convert(first, tmp_path / "meta", "chameleon-meta")
+    # transformers' layout holds the encoder alone, so the decoder comes from Meta's file.
+    convert(tmp_path / "hf", tmp_path / "by hf", "bundle", image_tokenizer=image)
+    convert(tmp_path / "by hf", tmp_path / "meta again", "chameleon-meta")
+    convert(tmp_path / "meta again", tmp_path / "by both", "bundle")
+    convert(tmp_path / "meta", tmp_path / "by meta", "bundle")
+    drawn, trained = picture(first), load_file(first / "decoder.safetensors")
+    assert len(np.unique(drawn)) > 8
+    for name in ("by hf", "by both", "by meta"):
+        made = load_file(tmp_path / name / "decoder.safetensors")
+        assert made.keys() == trained.keys()
+        assert all(made[n].dtype == trained[n].dtype and torch.equal(made[n], trained[n]) for n in made)
+        # The two writers order tensors otherwise; those of one are the same file.
+        for file in ("decoder.safetensors", "image_tokenizer.safetensors"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "by hf" / file).read_bytes()
+        text = (first / "tokenizer.json").read_bytes()
+        if name == "by hf":  # it has transformers' name for a picture's place, which Meta's layout takes back
+            text = text.replace(b'"<reserved08707>"', b'"<image>"')
+        assert (tmp_path / name / "tokenizer.json").read_bytes() == text
+        assert (picture(tmp_path / name) == drawn).all()
+
+
+def test_the_model_of_chameleons_shape_can_be_cut_as_meta_cuts() -> None:
+    """Each head of a trained model has norms of its own, so Meta's layout takes a file for each."""
+    tokens, run = (recipe("chameleon.py", name)() for name in ("image_tokenizer", "pretrain"))
+    assert run.model.vocab_size == 8 + run.text_entries + tokens.vqgan.codes
+    assert all(n % run.model.heads == 0 for n in (run.model.vocab_size, run.model.d_model, run.model.hidden))
+    assert run.image_tokenizer == tokens.out and run.mask.columns == tokens.size // tokens.vqgan.factor
+
+
+def picture(folder: Path) -> np.ndarray:
+    """What a bundle draws from one seed, as numbers."""
+    return np.asarray(CM3Leon.load(str(folder)).generate("a red circle", seed=4, temperature=1.0).image)
