@@ -181,3 +181,19 @@ def test_reliability() -> None:
     assert rows["damaged bundles"]["told"] > 40 and sum(rows["damaged bundles"]["ways"].values()) == 60
     assert rows["kills while a bundle is saved"]["right"] == 4 and rows["loads while it is replaced"]["right"] == 30
     assert report["of_the_one"] + report["of_the_other"] == 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
+def test_chameleon() -> None:
+    command = [sys.executable, ROOT / "benchmarks/chameleon.py", "--quick", "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} and row["ratio"] > 0 for row in report["rows"])
+    assert {"float32", "int8"} <= {row["name"].rpartition("; ")[2] for row in report["rows"]}
+    assert report["new"] == 16 and set(report["seconds"]) >= {"float32", "int8", "theirs"}
+    ran = subprocess.run(
+        [*command[:2], "--shape", "big"], capture_output=True, text=True, timeout=110, env={**os.environ}
+    )
+    assert ran.returncode == 2 and "--shape big: must be one of test, 10m, 85m" in ran.stderr
