@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import Verb
+from cm3.convert.problems import told_averaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,8 @@ class Inspect(Verb):
     It knows language models of Chameleon's family in every published layout, image tokenizers, and bundles and image
     tokenizers of ours; by their tensors, never by names of files. It also looks in which order the rows of queries and
     keys lie, halves or pairs, and their norms: files do not say, trained numbers do. Nothing that a file of weights
-    wants to run is run, and opening one costs nothing, whatever its size.
+    wants to run is run, and opening one costs nothing, whatever its size. The exit code is 2 where weights are not
+    whole: something is wrong with them, or has to be given beside them.
 
     examples:
       cm3 inspect Anole-7b-v0.1
@@ -36,7 +38,7 @@ class Inspect(Verb):
         found = inspect_weights(self.path)
         for name, line in lines(found):
             print(f"{name:10}{line}")
-        return found
+        return found | {"failed": found["whole"] is False}
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -76,6 +78,8 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if came := found.get("converted"):
         said.append(("converted", ", ".join(f"{k} {v}" for k, v in came.items() if not isinstance(v, dict))))
+    if averaged := found.get("averaged") or (came or {}).get("averaged"):
+        said.append(("norms", told_averaged(averaged)))
     if found.get("prompt_format"):
         said.append(("prompts", found["prompt_format"]))
     if left := found.get("left_out"):

@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cm3.bars import bar
-from cm3.convert.language_models import Model, open_model
+from cm3.convert.language_models import Model, is_bundle, open_model
+from cm3.convert.problems import told_averaged
 from cm3.convert.targets import Step, steps_of
-from cm3.errors import Cm3Error, ConfigError
+from cm3.errors import CheckpointError, Cm3Error, ConfigError
 from cm3.files import check_folder, locked, on_disk, parse_json, replacing_folder, write
 from cm3.model.bundle import check_place
 
@@ -41,11 +44,12 @@ def convert(
     """Write the model of `source` to the folder `out` in the layout `to`; returns what it is and was.
 
     `shards` and `dtype` as `steps_of` has them; the tokenizers as `open_model`. Weights are read and written one by
-    one. Raises `ConfigError` for a place that holds anything but a bundle where one is written, and one
-    `CheckpointError` that lists all that is wrong with the source: then nothing is written.
+    one. Raises `ConfigError` for a place that holds anything but a bundle where one is written, and that is the source
+    or in a bundle that is, and one `CheckpointError` that lists all that is wrong with the source: then nothing is
+    written. Where the source is changed meanwhile, what was made of it is taken away.
     """
     out = Path(out).expanduser()
-    _check(out, to)
+    _check(Path(source).expanduser(), out, to)
     model = open_model(source, text_tokenizer, image_tokenizer)
     steps, last = steps_of(model, to, shards, dtype)
     plan = _plan(model, [to, str(shards), str(dtype), *(f"{s.file} {s.bytes}" for s in steps)])
@@ -56,6 +60,11 @@ def convert(
         with bar(to, total=sum(step.bytes for step in steps), unit="B", wanted=progress) as shown:
             for step in steps:
                 _carry_out(work, step, done, plan, shown.update)
+        try:
+            model.weights.check_unchanged()
+        except CheckpointError:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
         with on_disk(out):
             (work / _LAST[to]).write_text(last({name: found["sha256"] for name, found in done.items()}))
             with replacing_folder(out) as building:
@@ -69,11 +78,17 @@ def convert(
         "out": str(out), "to": to, **{n: model.converted[n] for n in ("from", "shards") if n in model.converted},
         "files": len(steps) + 1, "bytes": sum(step.bytes for step in steps), "d_model": c.d_model, "layers": c.layers,
         "heads": c.heads, "kv_heads": c.kv_heads or c.heads, "order": c.norm_order, "vocabulary": c.vocab_size,
+        "warnings": [told_averaged(averaged)] if (averaged := model.converted.get("averaged")) else [],
     }  # fmt: skip
 
 
-def _check(out: Path, to: str) -> None:
+def _check(source: Path, out: Path, to: str) -> None:
     """Raise `ConfigError` where nothing may be written."""
+    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(out))
+    if here == there:
+        raise ConfigError(f"{str(out)!r}: is the source itself; give another folder")
+    if here in there.parents and is_bundle(here):
+        raise ConfigError(f"{str(out)!r}: lies in the bundle that is the source; give a folder outside")
     if to == "bundle":
         check_place(out)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -85,7 +100,17 @@ def _plan(model: Model, facts: list[str]) -> str:
     """Return a name for what is to be done: of another plan nothing is taken over."""
     states = [(str(path.resolve()), path.stat()) for path in model.files]
     facts = [*facts, *(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in states)]
-    facts += [hashlib.sha256(model.text).hexdigest(), repr(sorted(model.converted.items())), repr(model.about)]
+    image = hashlib.sha256()
+    for name, tensor in model.image.vqgan.state_dict().items():
+        image.update(name.encode())
+        image.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    facts += [
+        image.hexdigest(),
+        repr(model.config),
+        hashlib.sha256(model.text).hexdigest(),
+        repr(sorted(model.converted.items())),
+        repr(model.about),
+    ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -258,6 +258,8 @@ class Ours(NamedTuple):
     config: DecoderConfig
     dtypes: dict[str, torch.dtype]
     read: Read
+    averaged: dict[str, float]
+    """Norms of which Meta's files have copies that differ, by the layout's name: how far apart, of the largest."""
 
 
 def seen_as_ours(
@@ -294,8 +296,12 @@ def seen_as_ours(
                 if kind != held[name][1] or kind not in FLOATS:
                     lacks["of another type"].append(f"{name}{of} {str(held[name][1]).removeprefix('torch.')}")
     wrong += [f"{some(names)}: {what}" for what, names in lacks.items() if names]
-    if not wrong:
-        wrong += _differing(layout, config, shards, fetch)
+    averaged = {} if wrong else _averaged(layout, config, fetch)
+    if odd := [name for name, apart in averaged.items() if not apart <= APART]:
+        wrong.append(f"{some(odd)}: of another model in some shard")
+    if not wrong and config.tied and "lm_head.weight" in shards[0]:
+        if not torch.equal(fetch(0, "lm_head.weight"), fetch(0, "model.embed_tokens.weight")):
+            wrong.append("lm_head.weight: is not the embedding, and config.json says tie_word_embeddings=true")
     if wrong:
         raise CheckpointError(f"{'; '.join(wrong)}; get the files whole, all of one model")
     by_name = {ours: (name, part) for ours, name, part in named}
@@ -304,7 +310,7 @@ def seen_as_ours(
         name, part = by_name[ours]
         return _in(layout, config, part, [fetch(shard, name) for shard in range(layout.shards)])
 
-    return Ours(layout, config, dtypes, read)
+    return Ours(layout, config, dtypes, read, averaged)
 
 
 def _in(layout: Layout, config: DecoderConfig, part: _Part, pieces: list[Tensor]) -> Tensor:
@@ -328,20 +334,15 @@ def _mean(copies: list[Tensor]) -> Tensor:
     return torch.stack([c.double() for c in copies]).mean(0).to(copies[0].dtype)
 
 
-def _differing(layout: Layout, config: DecoderConfig, shards: Sequence[Held], fetch: Any) -> list[str]:
-    """Say which copies are no copies: of norms in several files, and of an embedding that the output is to share."""
-    wrong = []
-    if layout.shards > 1:
-        for _, name, part in parts(config, layout.family):
-            if part.cut is None and not part.heads:
-                copies = torch.stack([fetch(shard, name).double() for shard in range(layout.shards)])
-                if float((copies - copies[0]).abs().max()) > APART * float(copies.abs().max()):
-                    wrong.append(name)
-    told = [f"{some(wrong)}: of another model in some shard"] if wrong else []
-    if config.tied and "lm_head.weight" in shards[0]:
-        if not torch.equal(fetch(0, "lm_head.weight"), fetch(0, "model.embed_tokens.weight")):
-            told.append("lm_head.weight: is not the embedding, and config.json says tie_word_embeddings=true")
-    return told
+def _averaged(layout: Layout, config: DecoderConfig, fetch: Callable[[int, str], Tensor]) -> dict[str, float]:
+    """Return the norms whose copies in Meta's files differ: by how much at most, as a part of their largest number."""
+    found: dict[str, float] = {}
+    for _, name, part in parts(config, layout.family) if layout.shards > 1 else []:
+        if part.cut is None and not part.heads:
+            copies = torch.stack([fetch(shard, name).double() for shard in range(layout.shards)])
+            if not torch.equal(copies, copies[:1].expand_as(copies)):
+                found[name] = float((copies - copies[0]).abs().max() / copies.abs().max())
+    return found
 
 
 def recognise(shards: Sequence[Held]) -> Layout:

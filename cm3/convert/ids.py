@@ -78,8 +78,10 @@ class IdMap:
         return self.to_file[self.vocab.image_start :]
 
 
-def _differences(entries: Entries, vocabulary_map: Mapping[str, Any]) -> list[str]:
+def _differences(entries: Entries, vocabulary_map: Any) -> list[str]:
     """Return what transformers' `vocabulary_map` says otherwise than the file; reserved ids may have other names."""
+    if not isinstance(vocabulary_map, Mapping):
+        return ["vocabulary_map of config.json is no object of names and ids"]
     ids = {name: id for id, name in enumerate(entries.names)}
     reserved, wrong = set(entries.reserved), []
     for name, id in vocabulary_map.items():

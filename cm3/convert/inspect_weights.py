@@ -188,6 +188,8 @@ def _language_model(
     if model is not None:
         ids, config = model.ids, model.config
         found["prompt_format"] = model.about.get("prompt_format")
+        if "averaged" in model.converted:
+            found["averaged"] = model.converted["averaged"]
         found["image_tokenizer"] = _vqgan(model.image.vqgan.config, model.image.size) | {
             name: value for name, value in model.image.about.items() if name in ("from", "dtype", "left_out")
         }

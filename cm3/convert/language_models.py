@@ -21,7 +21,7 @@ from cm3.convert.decoder_layouts import Held, Read, norm_groups, our_shapes, per
 from cm3.convert.decoder_settings import Settings, check_family
 from cm3.convert.ids import IdMap
 from cm3.convert.image_files import open_image_tokenizer, said_beside
-from cm3.convert.image_layouts import Found, read_image_tokenizer, root_of
+from cm3.convert.image_layouts import DECODER, Found, read_image_tokenizer, root_of
 from cm3.convert.problems import refuse, some
 from cm3.convert.tensor_files import TensorFiles
 from cm3.errors import CheckpointError, Cm3Error
@@ -56,6 +56,8 @@ class Model(NamedTuple):
     sampling: dict[str, Any]
     files: list[Path]
     """All files that are read."""
+    weights: TensorFiles
+    """Those of the language model, which are read until the end."""
 
 
 def open_model(source: str | Path, text: str | Path | None = None, image: str | Path | None = None) -> Model:
@@ -66,7 +68,7 @@ def open_model(source: str | Path, text: str | Path | None = None, image: str | 
     source = Path(source).expanduser()
     if not source.exists():
         raise CheckpointError(f"{str(source)!r}: there is no such file or folder; give the folder of a model")
-    if _is_bundle(source):
+    if is_bundle(source):
         if text is not None or image is not None:
             raise CheckpointError(f"{str(source)!r}: is a bundle, with tokenizers of its own; give no others")
         return _open_bundle(source)
@@ -113,11 +115,13 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
         "dtype": kinds[0] if len(kinds) == 1 else kinds,
         "image_tokenizer": found.about,
     }
+    if ours.averaged:
+        converted["averaged"] = {"norms": len(ours.averaged), "apart": max(ours.averaged.values())}
     prompts = PROMPTS.get(ours.layout.family, "chameleon") if ids.turn is not None else "plain"
     read = permuted(ours.read, torch.from_numpy(ids.to_file))
     about = {"prompt_format": prompts}
     paths = [*(shard.path for shard in files.shards), place, *([] if image is None else [Path(image)])]
-    return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, {}, paths)
+    return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, {}, paths, files)
 
 
 def _settings(folder: Path, meta: bool, page: Mapping[str, Any]) -> Settings:
@@ -166,6 +170,11 @@ def _image(folder: Path, files: TensorFiles, given: str | Path | None) -> Found:
         return open_image_tokenizer(found)
     half = not any(".decoder." in name for name in files if name.startswith("model.vqmodel."))
     other = found if half else given
+    if half and other is None:
+        raise CheckpointError(
+            f"transformers' model.vqmodel has an encoder and no decoder: it reads pictures and draws none; {DECODER}, "
+            "as --image-tokenizer"
+        )
     whole = None if other is None else open_image_tokenizer(other).vqgan
     return read_image_tokenizer(files, files.read, str(folder), beside=said_beside(folder), whole=whole)
 
@@ -175,7 +184,8 @@ def _near(folder: Path) -> Path | None:
     return next((place / _IMAGE for place in places if (place / _IMAGE).is_file()), None)
 
 
-def _is_bundle(source: Path) -> bool:
+def is_bundle(source: Path) -> bool:
+    """Tell whether a path is a bundle, whole or not."""
     return source.is_dir() and (source / FILES[0]).is_file() and (source / "config.json").is_file()
 
 
@@ -210,7 +220,8 @@ def _open_bundle(source: Path) -> Model:
     )
     paths = [path, *(source / name for name in (FILES[1], FILES[2], "config.json"))]
     return Model(
-        config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), paths
+        config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), paths,
+        files,
     )  # fmt: skip
 
 

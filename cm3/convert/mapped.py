@@ -36,6 +36,7 @@ class MappedFile:
             if not stat.S_ISREG(state.st_mode):
                 raise CheckpointError(f"{str(path)!r}: is no file; give a file of weights")
             self.size = state.st_size
+            self._state = _state(state)
             if not self.size:
                 raise CheckpointError(f"{str(path)!r}: is empty; fetch it again")
             self._map = _mapped(handle)
@@ -45,6 +46,17 @@ class MappedFile:
             os.close(handle)
         self._seen: list[tuple[int, int]] = []
         self._bytes = 0
+
+    def check_unchanged(self) -> None:
+        """Raise `CheckpointError` where its place has other bytes now than when it was opened."""
+        try:
+            same = _state(os.stat(self.path)) == self._state
+        except OSError:
+            same = False
+        if not same:
+            raise CheckpointError(
+                f"{str(self.path)!r}: was changed while it was read; give the same command again when nothing writes it"
+            )
 
     def bytes(self, start: int, stop: int) -> bytes:
         """Return a copy of bytes `start` to `stop`, fewer where the file ends."""
@@ -64,6 +76,8 @@ class MappedFile:
         if stride is not None:
             numbers = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         length = numbers * dtype.itemsize
+        if self._map.size() < self.size:  # the system ends a process that looks beyond the end
+            raise CheckpointError(f"{str(self.path)!r}: was cut short while it was read; fetch it again")
         self._look(start, length)
         flat = torch.frombuffer(self._map, dtype=torch.uint8, count=length, offset=start)
         if start % dtype.itemsize:
@@ -80,6 +94,10 @@ class MappedFile:
             self._seen, self._bytes = [], 0
         self._seen.append((start, length))
         self._bytes += length
+
+
+def _state(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _mapped(handle: int) -> mmap.mmap:

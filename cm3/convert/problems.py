@@ -1,9 +1,10 @@
-"""One error for all that is wrong with a stranger's weights, in one line."""
+"""One error for all that is wrong with a stranger's weights, in one line; and what has to be told of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cm3.errors import CheckpointError
 
@@ -21,5 +22,18 @@ def refuse(where: str | Path, wrong: Sequence[str]) -> None:
     """Raise `CheckpointError` that lists all that is wrong, where anything is."""
     if wrong:
         more = f"; and {len(wrong) - 2 * MOST} more" if len(wrong) > 2 * MOST else ""
-        told = "; ".join(" ".join(line.split()) for line in wrong[: 2 * MOST])
+        # What a part of it raised begins with the same place.
+        told = "; ".join(
+            " ".join(line.removeprefix(f"{str(where)!r}: ").removeprefix(f"{where}: ").split())
+            for line in wrong[: 2 * MOST]
+        )
         raise CheckpointError(f"{str(where)!r}: {told}{more}")
+
+
+def told_averaged(averaged: Mapping[str, Any]) -> str:
+    """Say that norms were averaged, of a bundle's `about.converted.averaged`."""
+    many = averaged["norms"]
+    return (
+        f"{many} norm{'s differ' if many > 1 else ' differs'} between Meta's files, by up to {averaged['apart']:.1e} "
+        "of their largest number; their mean was taken, which does not go back bit for bit"
+    )

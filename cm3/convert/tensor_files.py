@@ -151,6 +151,11 @@ class TensorFiles(Mapping[str, Entry]):
         """Return the bytes of all tensors, of all ranks, written without gaps."""
         return sum(stored.bytes for shard in self.shards for stored in shard.tensors.values())
 
+    def check_unchanged(self) -> None:
+        """Raise `CheckpointError` where a file is no longer the one that was opened."""
+        for shard in self.shards:
+            shard.file.check_unchanged()
+
     def shape(self, name: str, rank: int = 0) -> tuple[int, ...]:
         """Return the shape of a tensor, of a rank's part where there are ranks."""
         return self._stored(name, rank)[1].shape

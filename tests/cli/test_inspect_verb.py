@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_other_weights_and_what_is_none(cm3: Cm3, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(data[:-1])
     assert "is cut short" in cm3("inspect", "a.safetensors").refusal
     assert "there is no such file" in cm3("inspect", "b.safetensors").refusal
+
+
+def test_the_exit_code_says_whether_weights_are_whole(cm3: Cm3, tmp_path: Path) -> None:
+    shutil.copytree(find("scenes"), tmp_path / "b")
+    (tmp_path / "b/tokenizer.json").write_text("{}")
+    ran = cm3("inspect", "b", "--json")
+    assert ran.code == 2 and ran.json["whole"] is False and "tokenizer.json was altered" in ran.json["wrong"][0]
+    ran = cm3("inspect", "b")
+    assert ran.code == 2 and "whole     no" in ran.out and "shape     " in ran.out and ran.err == ""
 
 
 @pytest.mark.parametrize(

@@ -292,8 +292,95 @@ def test_a_damaged_download_is_refused(damage: Any, told: str, tmp_path: Path) -
 
 def test_a_half_of_an_image_tokenizer_is_said_to_be_one(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "hf", small())
-    with pytest.raises(CheckpointError, match="has an encoder and no decoder.*vqgan.ckpt"):
+    with pytest.raises(CheckpointError, match="has an encoder and no decoder.*as --image-tokenizer") as error:
         convert(folder, tmp_path / "out", "bundle")
+    assert str(error.value).count(str(folder)) == 1, "the place is named once"
+
+
+def test_a_place_in_the_source_is_refused(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    convert(root, root / "b", "bundle")  # a download keeps all that it has
+    before = {p: p.read_bytes() for p in (root / "b").iterdir()}
+    (tmp_path / "link").symlink_to(root / "b")
+    for source in (root / "b", tmp_path / "link"):
+        with pytest.raises(ConfigError, match="is the source itself; give another folder"):
+            convert(source, root / "b", "bundle", dtype="float16")
+        for to in ("bundle", "chameleon-hf", "chameleon-meta"):
+            with pytest.raises(ConfigError, match="lies in the bundle that is the source"):
+                convert(source, root / "b/new", to)
+    assert {p: p.read_bytes() for p in (root / "b").iterdir()} == before
+    with pytest.raises(ConfigError, match="is the source itself"):
+        convert(root, root, "chameleon-meta")
+
+
+@pytest.mark.parametrize("to", ["bundle", "chameleon-meta"])
+def test_a_source_that_changes_meanwhile_is_refused(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = meta_folder(tmp_path / "meta", small(shards=2))
+    path = root / "models/7b/consolidated.01.pth"
+    data, real = path.read_bytes(), running._carry_out
+
+    def change(work: Path, step: Any, *rest: Any) -> None:
+        real(work, step, *rest)
+        if step.file.endswith(("tokenizer.json", "text_tokenizer.json")):
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+    def cut(work: Path, step: Any, *rest: Any) -> None:
+        path.write_bytes(data[:100])
+        real(work, step, *rest)
+
+    monkeypatch.setattr(running, "_carry_out", change)
+    with pytest.raises(CheckpointError, match="consolidated.01.pth': was changed while it was read; give the same"):
+        convert(root, tmp_path / "out", to)
+    assert [p.name for p in tmp_path.iterdir()] == ["meta"]
+    path.write_bytes(data)
+    monkeypatch.setattr(running, "_carry_out", cut)
+    with pytest.raises(CheckpointError, match="consolidated.01.pth': was cut short while it was read"):
+        convert(root, tmp_path / "out", to)
+    assert not (tmp_path / "out").exists()
+    path.write_bytes(data)
+    monkeypatch.undo()
+    convert(root, tmp_path / "out", to)
+    convert(root, tmp_path / "straight", to)
+    for file in (p for p in (tmp_path / "straight").rglob("*") if p.is_file()):
+        assert (tmp_path / "out" / file.relative_to(tmp_path / "straight")).read_bytes() == file.read_bytes()
+
+
+def test_another_image_tokenizer_is_another_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    real = running._carry_out
+
+    def stop(work: Path, step: Any, *rest: Any) -> None:
+        if step.file == "tokenizer.json":
+            raise KeyboardInterrupt
+        real(work, step, *rest)
+
+    monkeypatch.setattr(running, "_carry_out", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(root, tmp_path / "out", "bundle")
+    monkeypatch.undo()
+    other = {name: tensor * 2 if name == "decoder.conv_in.weight" else tensor for name, tensor in vqgan().items()}
+    torch.save({"state_dict": other}, root / "tokenizer/vqgan.ckpt")
+    convert(root, tmp_path / "out", "bundle")
+    convert(tmp_path / "out", tmp_path / "back", "chameleon-meta")
+    assert same(torch.load(tmp_path / "back/tokenizer/vqgan.ckpt", weights_only=True)["state_dict"], other)
+
+
+def test_norms_that_were_averaged_are_told(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small(shards=2))
+    assert convert(root, tmp_path / "alike", "bundle")["warnings"] == []
+    path = root / "models/7b/consolidated.01.pth"
+    shard = torch.load(path, weights_only=True)
+    shard["layers.1.ffn_norm.weight"] = shard["layers.1.ffn_norm.weight"] * (1 + 1 / 256)
+    torch.save(shard, path)
+    (line,) = convert(root, tmp_path / "b", "bundle")["warnings"]
+    assert line.startswith("1 norm differs between Meta's files") and "bit for bit" in line
+    about = json.loads((tmp_path / "b/config.json").read_text())["about"]["converted"]
+    assert about["averaged"]["norms"] == 1 and 1 / 512 < about["averaged"]["apart"] <= 1 / 256
+    assert convert(tmp_path / "b", tmp_path / "back", "chameleon-meta")["warnings"] == [line]
+    shard["layers.1.ffn_norm.weight"] = torch.full_like(shard["layers.1.ffn_norm.weight"], float("nan"))
+    torch.save(shard, path)
+    with pytest.raises(CheckpointError, match="layers.1.ffn_norm.weight: of another model in some shard"):
+        convert(root, tmp_path / "c", "bundle")
 
 
 def test_bundles_of_other_models_are_refused(tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def test_a_vocabulary_map_of_another_model_is_refused() -> None:
     fewer = {name: id for name, id in right.items() if name != spelled(9)}
     with pytest.raises(CheckpointError, match="vocabulary_map lacks 1 of 64 image codes"):
         IdMap.of(META, vocabulary_map=fewer)
+    for odd in ("x", 1.5, True, [1]):
+        with pytest.raises(CheckpointError, match="vocabulary_map of config.json is no object of names and ids"):
+            IdMap.of(META, vocabulary_map=odd)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="'<other>' is 4 in vocabulary_map, which is no reserved id"):
         IdMap.of(META, vocabulary_map=right | {"<other>": 4})
 
