@@ -92,6 +92,7 @@ class Line:
     alpha: float | None = None
     amateur_temperature: float | None = None
     max_tokens: int | None = None
+    pictures: int | None = None
     candidates: int | None = None
     retrieve: int | None = None
     unconditional: str | None = None
@@ -105,13 +106,16 @@ SETTINGS = tuple(name for name in Settings.__annotations__ if name in Line.__ann
 class Piece:
     """A piece of a prompt that is no string: a gap, or a picture, perhaps with a box to fill."""
 
-    gap: Literal["text", "image"] | None = None
+    gap: Literal["text", "image", "interleaved"] | None = None
     image: str | None = None
     box: Box | None = None
 
     def __post_init__(self) -> None:
         if (self.gap is None) == (self.image is None) or (self.box is not None and self.image is None):
-            raise ValueError('must be {"gap": "text"}, {"gap": "image"}, or {"image": FILE}, perhaps with its "box"')
+            raise ValueError(
+                'must be {"gap": "text"}, {"gap": "image"}, {"gap": "interleaved"}, or {"image": FILE}, perhaps with '
+                'its "box"'
+            )
 
 
 class Asked(NamedTuple):
@@ -461,30 +465,39 @@ class Desk:
             record |= {"warnings": list(made.warnings), "attribution": whole.attribution}
             record |= {"left_out": [one.document.id for one in whole.left_out]}
             record |= {"settings": {"n": asked.n, **asked.settings}}
-        picture: PIL.Image.Image | None = None
+        pictures: list[PIL.Image.Image] = []
+        mixed = whole.prompt.parts[-1:] == (Gap("interleaved"),)
         if isinstance(made, Reply):
-            picture = next((v for v in made.fields.values() if not isinstance(v, str)), None)
-            if picture is None:
+            pictures = [v for v in made.fields.values() if not isinstance(v, str)][:1]
+            if not pictures:
                 record["texts"].append(made.text)
                 record.setdefault("fields", []).append(made.fields)
+        elif mixed:
+            pictures = [part.pixels for part in whole.filled[0] if isinstance(part, Image)]
         else:
             holes = [part for part in whole.prompt.parts if isinstance(part, Gap) or getattr(part, "gap", None)]
             if any(hole != Gap("text") for hole in holes):
-                picture = whole.image
+                pictures = [whole.image]
             if Gap("text") in holes:
                 record["texts"].append(whole.text)
         record["scores"] += whole.scores
-        if picture is not None:
-            said = {"prompt": line.prompt} if line.task is None else {"task": line.task, "request": line.request}
-            notes = {name: v if isinstance(v, str) else json.dumps(v) for name, v in said.items()}
-            notes |= {"model": str(self.batch.model["name"]), **settings_note(asked.settings)}
-            notes |= {"seed": str(asked.seed), "number": str(sample.number)}
-            notes |= {"attribution": json.dumps(whole.attribution)} if whole.attribution else {}
+        said = {"prompt": line.prompt} if line.task is None else {"task": line.task, "request": line.request}
+        notes = {name: v if isinstance(v, str) else json.dumps(v) for name, v in said.items()}
+        notes |= {"model": str(self.batch.model["name"]), **settings_note(asked.settings)}
+        notes |= {"seed": str(asked.seed), "number": str(sample.number)}
+        notes |= {"attribution": json.dumps(whole.attribution)} if whole.attribution else {}
+        files: list[str] = []
+        for i, picture in enumerate(pictures):
             data = png(picture, notes)
-            name = f"{record['line']:07d}-{sample.number}.png"
+            name = f"{record['line']:07d}-{sample.number}{f'-{i}' if mixed else ''}.png"
             (building / name).write_bytes(data)
-            record["files"].append(f"{self.batch.folder(asked.at // self.batch.unit).name}/{name}")
+            files.append(f"{self.batch.folder(asked.at // self.batch.unit).name}/{name}")
             record["bytes"].append(len(data))
+        record["files"] += files
+        if mixed:
+            names = iter(files)
+            parts = [{"text": p.text} if isinstance(p, Text) else {"image": next(names)} for p in whole.filled[0]]
+            record.setdefault("answers", []).append(parts)
 
 
 def _each(work: Callable[[Sequence[A]], Sequence[B]], some: Sequence[A]) -> list[B | Cm3Error]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from cm3.cli.attribution import document_panel, told
 from cm3.cli.guides import blank, read_boxes, read_control
 from cm3.cli.options import HERE, OWN, Flag, Guided, ModelVerb, Retrieval, Sampling, at_least, progress, stopped
 from cm3.cli.outputs import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
-from cm3.document import Box, Gap, Image
+from cm3.document import Box, Document, Gap, Image, Part, Text
 from cm3.errors import RequestError
 from cm3.train.signals import Terminated
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cm3.cli.sheet import Panel
     from cm3.generate import CM3Leon, Generation
 
-GAP = "<gap>"
+GAP, IMAGE = "<gap>", "<image>"
 TOGETHER = 64
 """Pictures that are described side by side."""
 SILENT = {"silent": True}
@@ -80,6 +80,35 @@ class Many:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """Pictures in a prompt, and words in the answer."""
+
+    image: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE", help_behavior_hint="")] = ()
+    """A picture to read, before the words, or where <image> stands in the prompt. Give it once for each."""
+    interleaved: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Answer in words and at most N pictures, in the order that the model writes them, and write a folder for each
+    answer: index.html, answer.json and the pictures. --max-tokens bounds the words."""
+
+    def document(self, prompt: str) -> Document:
+        """Return a prompt as a document, with the gap that it asks to be filled. Raises `RequestError` where the
+        pictures are not as many as their places, `DataError` for a file that is no picture."""
+        pieces, pictures = prompt.split(IMAGE), [Image.open(path) for path in self.image]
+        places = len(pieces) - 1
+        if self.image and not places:
+            pieces = [*[""] * len(pictures), prompt]
+        elif self.image and places != len(pictures):
+            raise RequestError(
+                f"--image: {len(pictures)} given, and {IMAGE} stands {places} times in the prompt; give one for "
+                f"each, or leave {IMAGE} out"
+            )
+        parts: list[Part] = [Text(prompt)]
+        if pictures:
+            both: list[list[Part]] = [[Text(piece), *pictures[i : i + 1]] for i, piece in enumerate(pieces)]
+            parts = [part for some in both for part in some if part != Text("")]
+        return Document((*parts, Gap("image" if self.interleaved is None else "interleaved")))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generate(Drawing):
     """Draw pictures from words, and from documents of a memory bank that are looked up for them.
 
@@ -102,6 +131,9 @@ class Generate(Drawing):
       cm3 generate "a red circle and a blue star on a grey background" --boxes boxes.json --sheet sheet.png
       cm3 generate "a red circle on a mint ground" --boxes '[["red circle", [35, 35, 92, 92]]]'
       cm3 generate "a red circle on a grey background" --control canny=edges.png
+      cm3 generate "the same at night" --image day.png --model DIR
+      cm3 generate "How is bread baked? Show each step." --interleaved 3 --max-tokens 400 --model DIR
+      cm3 generate "<image> and <image>: tell a story" --image a.png --image b.png --interleaved 2 --model DIR
       cm3 generate --prompts prompts.jsonl --out pictures --guidance 3 --json
       torchrun --nproc-per-node 8 -m cm3 generate --prompts prompts.jsonl --out /shared/pictures --device cuda
       torchrun --nproc-per-node 2 -m cm3 generate "a red circle" --tp 2 --model DIR --device cuda
@@ -118,12 +150,14 @@ class Generate(Drawing):
     """A picture to follow: canny, segmentation, hed, pose, depth, normal or scribble, and its file."""
     tp: Annotated[int, arg(metavar="N")] = 1
     """Of the processes that torchrun started, N share one model, each with a part of every matrix on its own GPU."""
+    mixed: Annotated[Mixed, HERE] = Mixed()
     retrieval: Annotated[Retrieval, HERE] = Retrieval()
     many: Annotated[Many, HERE] = Many()
 
     def run(self) -> dict[str, Any]:
         """Draw, then write every picture with its prompt, seed and what it drew on inside the PNG."""
-        at_least(1, n=self.n, unit=self.many.unit, tp=self.tp)
+        pictures = 1 if self.mixed.interleaved is None else self.mixed.interleaved
+        at_least(1, n=self.n, unit=self.many.unit, tp=self.tp, interleaved=pictures)
         if self.many.prompts is not None:
             return self._draw_many(self.many.prompts)
         if self.prompt is None:
@@ -135,6 +169,7 @@ class Generate(Drawing):
     def _draw_many(self, prompts: Path) -> dict[str, Any]:
         """Draw a file of prompts; what is there already stays."""
         alone = {"PROMPT": self.prompt, "--boxes": self.boxes, "--control": self.control, "--sheet": self.sheet}
+        alone |= {"--image": self.mixed.image or None, "--interleaved": self.mixed.interleaved}
         for name, given in alone.items():
             if given is not None:
                 raise RequestError(f"{name} and --prompts: say what to draw in the lines of the file (docs/batch.md)")
@@ -176,13 +211,15 @@ class Generate(Drawing):
         self._check_processes()
         self.check()
         task, request, guide = self._asked(prompt)
+        document = self.mixed.document(prompt)
         settings: Any = self.sampling.arguments() | self.retrieval.arguments()
-        notes = {"prompt": prompt, "model": self.model, **self._given(settings, guide)}
+        notes = {"prompt": prompt, "model": self.model, **self._given(settings, guide, document)}
         model = self.open_model(self.retrieval, task, self.tp)
         with progress("drawing") as update:
             settings["progress"] = update if model.leads else None
             if task is None:
-                made = model.generate(prompt, n=self.n, **settings)
+                settings |= {} if self.mixed.interleaved is None else {"pictures": self.mixed.interleaved}
+                made = model.generate(document, n=self.n, **settings)
             else:
                 made = model.ask(task, request, self.n, **settings).generation
         if model.mesh is not None:
@@ -191,14 +228,27 @@ class Generate(Drawing):
             return SILENT
         drew_on = made.attribution
         more = {"attribution": json.dumps(drew_on)} if drew_on else {}
-        names = write_all(self.out, [prompt], self.sampling.seed, made.images, notes, **more)
-        for name in names:
+        result: dict[str, Any] = {"prompt": prompt, "seed": self.sampling.seed}
+        if self.mixed.interleaved is None:
+            result["files"] = write_all(self.out, [prompt], self.sampling.seed, made.images, notes, **more)
+        else:
+            result["answers"] = self._write_answers(made, document, notes, more)
+        for name in result.get("files") or [answer["page"] for answer in result["answers"]]:
             print("\n".join([name, *told(made.retrieved), *told(made.left_out, "had no room for")]))
-        result = {"prompt": prompt, "seed": self.sampling.seed, "files": names, "scores": list(made.scores)}
-        result |= {} if task is None else {"task": task}
+        result |= {"scores": list(made.scores)} | ({} if task is None else {"task": task})
         result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
         return result | self._sheet(prompt, made, guide)
+
+    def _write_answers(
+        self, made: Generation, document: Document, notes: Mapping[str, str], more: Mapping[str, str]
+    ) -> list[dict[str, Any]]:
+        """Write each answer of words and pictures as a folder."""
+        from cm3.cli.interleaved import write_answer
+
+        said, seed = notes["prompt"], self.sampling.seed
+        answers = enumerate(made.filled)
+        return [write_answer(self.out, [said], seed, i, document.parts, one, notes, **more) for i, one in answers]
 
     def _check_processes(self) -> None:
         """Raise `RequestError` where more processes would draw the same."""
@@ -215,6 +265,13 @@ class Generate(Drawing):
         picture."""
         if self.boxes is not None and self.control is not None:
             raise RequestError("--boxes and --control: no task takes both; give one of them")
+        mixed = self.mixed.image or self.mixed.interleaved is not None
+        if mixed and (self.boxes is not None or self.control is not None):
+            raise RequestError("--image, --interleaved: are not for --boxes and --control, which have their own form")
+        if self.sheet is not None and self.mixed.interleaved is not None:
+            raise RequestError(
+                "--sheet and --interleaved: an answer of words and pictures has a page; leave --sheet out"
+            )
         if self.boxes is not None:
             objects = read_boxes(self.boxes)
             return "boxes", {"caption": prompt, "objects": objects}, blank(objects)
@@ -223,12 +280,15 @@ class Generate(Drawing):
             return task.name, {"caption": prompt, str(task.control): picture}, picture.pixels
         return None, {}, None
 
-    def _given(self, settings: Mapping[str, Any], guide: PIL.Image.Image | None) -> dict[str, str]:
+    def _given(self, settings: Mapping[str, Any], guide: PIL.Image.Image | None, document: Document) -> dict[str, str]:
         """Return notes of all that was given beside the prompt."""
         retrieved = {"retrieve": self.retrieval.retrieve or None, "memory": self.retrieval.memory}
         kind = (self.control or "").partition("=")[0]
-        notes = settings_note({**settings, **retrieved, "control": kind or None})
-        return notes if guide is None else notes | picture_note(guide)
+        notes = settings_note({**settings, **retrieved, "control": kind or None, "pictures": self.mixed.interleaved})
+        shown = [
+            picture_note(picture)["given"] for picture in ([guide] if guide else [p.pixels for p in document.images])
+        ]
+        return notes | ({"given": " ".join(shown)} if shown else {})
 
     def _sheet(self, prompt: str, made: Generation, guide: PIL.Image.Image | None) -> dict[str, str]:
         given = [] if guide is None else [_panel(guide, "to be followed")]

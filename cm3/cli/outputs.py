@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def write_all(
     files = []
     for i, picture in enumerate(pictures):
         asked = {**notes, "seed": str(seed), "number": str(i)}
-        files.append(_free(folder, "-".join(map(slug, words)), f"{seed}-{i}", asked))
+        files.append(free(folder, words, f"{seed}-{i}.png", asked, _made_from))
         disk.write(files[-1], png(picture, {**asked, **more}))
     return [str(file) for file in files]
 
@@ -123,12 +123,13 @@ def picture_note(picture: PIL.Image.Image) -> dict[str, str]:
     return {"given": hashlib.sha256(f"{shown.size}".encode() + shown.tobytes()).hexdigest()}
 
 
-def _free(folder: Path, name: str, end: str, asked: Notes) -> Path:
-    """Return the first of a picture's names that is not taken, or taken by one that was made from the same."""
-    mark = _digest(json.dumps(asked, sort_keys=True))
+def free(folder: Path, words: Sequence[str], end: str, asked: Notes, made_from: Callable[[Path, Notes], bool]) -> Path:
+    """Return the first of the names WORDS-END that is not taken, or taken by what was made from the same; `made_from`
+    tells whether it was."""
+    name, mark = "-".join(map(slug, words)), _digest(json.dumps(asked, sort_keys=True))
     more = itertools.chain(("", f"-{mark}"), (f"-{mark}-{i}" for i in itertools.count(2)))
-    places: Iterator[Path] = (folder / f"{name}{one}-{end}.png" for one in more)
-    return next(p for p in places if not os.path.lexists(p) or _made_from(p, asked))
+    places: Iterator[Path] = (folder / f"{name}{one}-{end}" for one in more)
+    return next(p for p in places if not os.path.lexists(p) or made_from(p, asked))
 
 
 def _made_from(path: Path, asked: Notes) -> bool:

@@ -32,8 +32,14 @@ from cm3.model.folder import FILES
 
 NAMES = {"meta": "chameleon-meta", "transformers": "chameleon-hf", "anole": "anole-hf", "lumina": "lumina-hf"}
 """Layouts by the names that users see."""
-PROMPTS = {"anole": "anole", "lumina": "plain"}
+PROMPTS = {"anole": "anole", "lumina": "lumina"}
 """Formats of prompts by layout, where it is not Chameleon's."""
+_DRAWS = {"temperature": 0.7, "top_p": 0.9}
+_GUIDES = {"guidance": 3.0, "image_guidance": 1.2}
+_NEITHER = {"guidance": 1.0, "image_guidance": 1.0}
+SAMPLING = {"image": _DRAWS | _GUIDES, "text": _DRAWS, "edit": _GUIDES, "control": _GUIDES, "segment": _NEITHER}
+"""The sampling that bundles recommend: the defaults of Meta's code, but for its penalty of repetitions (1.2 of words),
+which this engine has not. Kinds without a number there are guided as pictures are; a map as everywhere, not at all."""
 _TEXTS = ("tokenizer.json", "text_tokenizer.json")
 _IMAGE = "vqgan.ckpt"
 
@@ -121,7 +127,8 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
     read = permuted(ours.read, torch.from_numpy(ids.to_file))
     about = {"prompt_format": prompts}
     paths = [*(shard.path for shard in files.shards), place, *([] if image is None else [Path(image)])]
-    return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, {}, paths, files)
+    sampling = {} if prompts == "lumina" else {kind: dict(values) for kind, values in SAMPLING.items()}
+    return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, sampling, paths, files)
 
 
 def _settings(folder: Path, meta: bool, page: Mapping[str, Any]) -> Settings:

@@ -169,6 +169,8 @@ def check_plan(plan: tuple[Step, ...], vocab: Vocab, grid: tuple[int, int] | Non
     for step in plan:
         if not isinstance(step, Step):
             raise RequestError(f"plan: {type(step).__name__} is not one of Force, Codes, FreeText, Choice, Interleaved")
+        if isinstance(step, Interleaved) and any(not isinstance(s, Force) for s in plan if s is not step):
+            raise RequestError("plan: Interleaved stands with Force alone; ask for the rest in a request of its own")
         for i in step.end if isinstance(step, FreeText | Interleaved) else step.ids if isinstance(step, Choice) else ():
             if not 0 <= i < vocab.text_start:
                 name = type(step).__name__

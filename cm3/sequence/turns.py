@@ -11,6 +11,7 @@ its end, as there are no masks. Where a turn ends a prompt is a format, by name:
 
     chameleon    every prompt (transformers' processor, `<END-OF-TURN>` of Meta's viewer)
     anole        before a picture alone (Anole's text2image.py; its interleaved_generation.py has none)
+    lumina       before words; its pictures have a layout of their own, which is not this grammar's (`NO_PICTURES`)
     plain        none, text that goes on
 """
 
@@ -27,9 +28,15 @@ from cm3.vocab import Tokens, Vocab
 FORMATS: dict[str, tuple[str, ...]] = {
     "chameleon": ("text", "image", "interleaved"),
     "anole": ("image",),
+    "lumina": ("text",),
     "plain": (),
 }
 """By format, the kinds of answer before which a turn ends."""
+NO_PICTURES = {
+    "lumina": "Lumina-mGPT writes the size of a picture before its codes and a mark behind each row of them, which is "
+    "not supported; give words and ask for words"
+}
+"""The reasons why a format has no pictures here."""
 INFILL = (
     "this model has no mask tokens and was not trained to fill holes, so what it writes stands at the end of a prompt"
 )

@@ -31,7 +31,7 @@ from cm3.sequence.answers import closing
 from cm3.sequence.holes import Hole, Prompt, before_hole, groups, join
 from cm3.sequence.mask import put_back
 from cm3.sequence.segments import cells_of, document_of, image_tokens, runs, text_tokens
-from cm3.sequence.turns import FORMATS, INFILL, block, ends, prompt_format
+from cm3.sequence.turns import FORMATS, INFILL, NO_PICTURES, block, ends, prompt_format
 from cm3.tokens.image import ImageTokenizer, place_box
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens, Vocab
@@ -176,6 +176,8 @@ class Codec:
         places = [(d, i, part) for d, doc in enumerate(documents) for i, part in enumerate(doc.parts)]
         if self.image is None and any(isinstance(p, Image) or p in _DRAWN for _, _, p in places):
             raise RequestError("document: has a picture, but this model has no image tokenizer; give text only")
+        if self.format in NO_PICTURES and any(isinstance(p, Image) or p in _DRAWN for _, _, p in places):
+            raise RequestError(f"document: {NO_PICTURES[self.format]}")
         pictures = [(d, i, part) for d, i, part in places if isinstance(part, Image)]
         codes: list[dict[int, np.ndarray]] = [{} for _ in documents]
         if pictures and self.image is not None:

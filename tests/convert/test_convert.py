@@ -87,7 +87,7 @@ def test_each_of_transformers_layouts_becomes_the_same_bundle(layout: str, old: 
         assert (tmp_path / "b2" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     about = json.loads((tmp_path / "b2/config.json").read_text())["about"]
     assert about["converted"]["from"] == layout and about["converted"]["norm_groups"] == 1
-    assert about["prompt_format"] == {"anole-hf": "anole", "lumina-hf": "plain"}.get(layout, "chameleon")
+    assert about["prompt_format"] == {"anole-hf": "anole", "lumina-hf": "lumina"}.get(layout, "chameleon")
 
 
 @pytest.mark.parametrize("name", SHAPES)

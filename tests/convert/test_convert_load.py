@@ -17,9 +17,11 @@ import cm3
 from cm3.convert.convert import convert
 from cm3.convert.ids import IdMap
 from cm3.convert.image_layouts import read_image_tokenizer
+from cm3.errors import RequestError
 from cm3.model import bundle
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder, DecoderConfig
+from cm3.tasks import find_task
 
 
 @pytest.fixture(scope="module")
@@ -92,4 +94,45 @@ def test_anoles_prompts_are_known_by_name(tmp_path: Path) -> None:
         hf_folder(tmp_path / "lumina", small(), "lumina-hf"), tmp_path / "l", "bundle",
         image_tokenizer=write_vqgan(tmp_path / "vq"),
     )  # fmt: skip
-    assert drawn(tmp_path / "l").shape == (32, 32, 3)
+    model = cm3.load(tmp_path / "l")
+    assert model.bundle.about["prompt_format"] == "lumina" and model.bundle.sampling == {}
+    vocab, asked = model.vocab, cm3.Document.of("a circle", cm3.Gap("text"))
+    assert model.codec.encode(asked).ids[-1] == vocab.turn
+    assert isinstance(model.generate(["a circle", cm3.Gap("text")], max_tokens=4).document.parts[0], cm3.Text)
+    picture = PIL.Image.new("RGB", (40, 40), (200, 30, 30))
+    for prompt in ("a circle", [picture], [picture, "what is it?", cm3.Gap("text")], ["a", cm3.Gap("interleaved")]):
+        with pytest.raises(RequestError, match="Lumina-mGPT writes the size of a picture before its codes"):
+            model.generate(prompt)
+    with pytest.raises(RequestError, match="Lumina-mGPT writes the size of a picture before its codes"):
+        model.edit(picture, "at night")
+
+
+def test_a_bundle_recommends_the_sampling_of_metas_code(root: Path, tmp_path: Path) -> None:
+    """What it says reaches the requests: with the numbers given by hand, picture and words are the same."""
+    convert(root, tmp_path / "b", "bundle")
+    model = cm3.load(tmp_path / "b")
+    draws, guides = {"temperature": 0.7, "top_p": 0.9}, {"guidance": 3.0, "image_guidance": 1.2}
+    picture = PIL.Image.new("RGB", (40, 40), (200, 30, 30))
+    (asked,) = model.prepare([[picture, "at night"]], seeds=[0])
+    got = asked.requests[0].sampling
+    assert {name: getattr(got, name) for name in (*draws, *guides)} == draws | guides and len(
+        asked.requests[0].streams
+    ) == 3
+    (plain,) = model.prepare(["at night"], seeds=[0])
+    assert len(plain.requests[0].streams) == 2 and plain.requests[0].sampling.guidance == 3.0
+    (words,) = model.prepare([picture], seeds=[0])
+    text = words.requests[0].text_sampling
+    assert text is not None and (text.temperature, text.top_p) == (0.7, 0.9) and len(words.requests[0].streams) == 1
+    (both,) = model.prepare([["a", cm3.Gap("interleaved")]], seeds=[0])
+    assert both.requests[0].sampling == got and both.requests[0].text_sampling == text
+    given = {"guidance": 1.0, "image_guidance": 1.0, "temperature": 0.0}
+    (own,) = model.prepare([[picture, "at night"]], seeds=[0], **given)
+    assert len(own.requests[0].streams) == 1 and own.requests[0].sampling.greedy
+    # An edit is guided as Meta's code guides it, a map is not guided.
+    edit = model.prepare_task(find_task("edit"), [{"image1": picture, "instruction": "paint it"}], seeds=[0])
+    assert edit[0].requests[0].sampling == got
+    map_of = model.prepare_task(find_task("segment"), [{"image": picture}], seeds=[0])
+    assert len(map_of[0].requests[0].streams) == 1
+    # And what goes on from a bundle to a bundle is kept.
+    convert(tmp_path / "b", tmp_path / "c", "bundle")
+    assert cm3.load(tmp_path / "c").bundle.sampling == model.bundle.sampling

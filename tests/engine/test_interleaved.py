@@ -242,6 +242,8 @@ def test_bad_plans_are_refused(vocab: Vocab) -> None:
         (lambda: (Interleaved(4, (vocab.brk,), 4, 1),), "<break> begins a picture, so it cannot be its end"),
         (lambda: (Interleaved(4, (vocab.size - 1,), 4, 1),), "Interleaved: end id .* is not a special id"),
         (lambda: (Interleaved(90, (2,), 30, 4),), "needs .* tokens of context"),
+        (lambda: (FreeText(3, (2,)), step(vocab)), "Interleaved stands with Force alone"),
+        (lambda: (step(vocab), step(vocab)), "Interleaved stands with Force alone"),
         (lambda: (Choice(()),), r"Choice\(ids=\(\)\): name at least one id"),
         (lambda: (Choice((vocab.size - 1,)),), "Choice: end id .* is not a special id"),
     ]:
@@ -259,3 +261,21 @@ def test_a_forced_start_and_a_cancelled_request_leave_nothing() -> None:
     next(stream)
     stream.close()
     assert engine.reserved == 0 and engine.run([request])[0].tokens.ids.tolist() == whole.tokens.ids.tolist()
+
+
+@GRAMMARS
+@pytest.mark.parametrize("parallel", [0, 4])
+def test_one_is_cancelled_in_a_picture_and_the_others_go_on(vocab: Vocab, parallel: int) -> None:
+    """Rows that read different parts of an answer are moved, with what they have read."""
+    wanted = expected(vocab)
+    first = next(i for i, r in enumerate(requests(vocab)) if len(r.streams) == 3 and begun(wanted[i], vocab) > 1)
+    engine = Engine(decoder(vocab), vocab, max_streams=9, parallel=parallel)
+    some = [requests(vocab)[first], *requests(vocab)]
+    ids, stopped, found = [engine.add(request) for request in some], 0, dict[int, list[int]]()
+    while engine.busy:
+        found |= {id: result.tokens.ids.tolist() for id, result in engine.step()}
+        stopped += 1
+        if stopped == 2 + wanted[first].index(vocab.brk):
+            assert engine.cancel(ids[0])
+    assert ids[0] not in found and engine.reserved == 0
+    assert [found[id] for id in ids[1:]] == wanted
