@@ -19,6 +19,7 @@ from cm3.errors import CheckpointError, DataError, RequestError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
+from cm3.tasks import find_task
 
 V = IDS.vocab
 ON, WORDS, WHOLE = Gap("interleaved"), Gap("text"), Gap("image")
@@ -157,6 +158,57 @@ def test_a_picture_of_a_picture_has_three_streams(model: CM3Leon) -> None:
         scores = u + 1.2 * (i - u) + 3.0 * (c - i)
         drawn.append(V.image_start + int(scores[V.image_start :].argmax()))
     assert codes(model, made.image) == drawn and [type(p) for p in made.document.parts] == [Image, Text, Image]
+
+
+def laid_out(prepared: Any) -> list[list[int]]:
+    """The streams of the one request."""
+    ((request,),) = [one.requests for one in prepared]
+    return [stream.ids.tolist() for stream in request.streams]
+
+
+def test_documents_stand_before_a_prompt(drawing: CM3Leon) -> None:
+    """Behind <s>, without ends of their own and with nothing between them; in the other stream too, or not."""
+    read = [Document.of("a blue star", PICTURE), Document.of(noise(2), "more")]
+    block, other = ([V.brk, *codes(drawing, picture), V.eoss] for picture in (PICTURE, noise(2)))
+    before = [*words(drawing, "a blue star"), *block, *other, *words(drawing, "more")]
+    asked = [*words(drawing, "a circle"), V.turn, V.brk]
+    for treatment, away in (("kept", before), ("dropped", [])):
+        given: dict[str, Any] = {"documents": [read], "guidance": 3.0, "unconditional": treatment}
+        streams = laid_out(drawing.prepare(["a circle"], seeds=[0], **given))
+        assert streams == [[V.bos, *before, *asked], [V.bos, *away, V.brk]]
+    made = drawing.generate("a circle", documents=read, guidance=3.0)
+    assert [one.document for one in made.retrieved] == read and len(made.document.images) == 1
+    # An interleaved answer leaves them room, and has fewer pictures for it, unless it is told how many.
+    on = drawing.generate(["a circle", ON], documents=read[:1], guidance=2.0, max_tokens=100)
+    assert [one.document for one in on.retrieved] == read[:1]
+    with pytest.raises(RequestError, match="of an interleaved answer pictures too"):
+        drawing.generate(["a circle", ON], documents=read[:1], pictures=9)
+
+
+def test_candidates_that_are_recommended_for_pictures_are_not_for_interleaved_answers() -> None:
+    made = tiny_chameleon.bundle()
+    made.sampling = {"image": {"candidates": 4}}
+    model = CM3Leon(made)
+    for prompt, given, number in (("a", {}, 4), (["a", ON], {}, 1), (["a", ON], {"candidates": 2}, 2)):
+        options: dict[str, Any] = {"max_tokens": 4, "pictures": 1, **given}
+        (prepared,) = model.prepare([prompt], seeds=[0], **options)
+        assert len(prepared.requests) == number
+
+
+def test_edits_and_control_images_are_three_streams(model: CM3Leon) -> None:
+    """A picture is asked for at the end, guided from the pictures alone and from nothing."""
+    block = [V.brk, *codes(model, PICTURE), V.eoss]
+    for task, request in (
+        ("edit", {"image1": PICTURE, "instruction": "paint it"}),
+        ("canny", {"edge": PICTURE, "caption": "a red circle"}),
+    ):
+        prepared = model.prepare_task(find_task(task), [request], seeds=[0], guidance=3.0, image_guidance=1.2)
+        full, away, pictures = laid_out(prepared)
+        assert away == [V.bos, V.brk] and pictures == [V.bos, *block, V.brk]
+        assert full[0] == V.bos and full[-2:] == [V.turn, V.brk]
+        at = full.index(V.brk)
+        assert full[at : at + len(block)] == block and sum(V.text_start <= i < V.image_start for i in full) > 4
+    assert model.edit(PICTURE, "paint it", guidance=3.0, image_guidance=1.2).image.size == (32, 32)
 
 
 @torch.no_grad()

@@ -326,11 +326,14 @@ class CM3Leon:
                 raise RequestError(f"image_guidance={both['image_guidance']}: is for editing; ask with kind='edit'")
         found = self.retriever.find(whole, options.get("retrieve", 0), documents)
         encoded = self.codec.encode_prompts(whole)
-        contexts = self._contexts(encoded, found, max_tokens, pictures)
+        # Where nothing is said of pictures, documents come before all but one of them.
+        contexts = self._contexts(encoded, found, max_tokens, pictures if "pictures" in options else 1)
         laid_out: list[Prepared] = []
         for document, p, c, seed, own in zip(whole, encoded, contexts, seeds, settings, strict=True):
             first = self._request(p, seed, max_tokens, own, c.tokens, unconditional, kind, pictures)
-            number = candidates or self._recommended.candidates[kind or kind_of(p)]
+            # What is recommended for pictures is not for answers of any length, of which a short one is likeliest.
+            on = any(hole.kind == "interleaved" for hole in p.holes)
+            number = candidates or (1 if on else self._recommended.candidates[kind or kind_of(p)])
             some = range(1 if first.greedy else number)
             requests = [first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some]
             laid_out.append(Prepared(document, p, c, tuple(requests), kind))

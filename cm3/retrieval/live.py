@@ -203,7 +203,8 @@ def layout(found: Sequence[Retrieved], documents: Sequence[Tokens], vocab: Vocab
     if found and not used:
         raise RequestError(
             f"documents: the shortest found takes {min(lengths) - saved(vocab)} tokens, and the prompt leaves "
-            f"{max(room, 0)} of this model's context; shorten the prompt, lower max_tokens, or ask for no documents"
+            f"{max(room, 0)} of this model's context; shorten the prompt, lower max_tokens (of an interleaved answer "
+            "pictures too), or ask for no documents"
         )
     left_out = tuple(f for i, f in enumerate(found) if i not in used)
     return Context(context_of([documents[i] for i in used], vocab), tuple(found[i] for i in used), left_out)
