@@ -168,7 +168,12 @@ class Generate(Drawing):
 
     def _draw_many(self, prompts: Path) -> dict[str, Any]:
         """Draw a file of prompts; what is there already stays."""
-        alone = {"PROMPT": self.prompt, "--boxes": self.boxes, "--control": self.control, "--sheet": self.sheet}
+        alone: dict[str, object] = {
+            "PROMPT": self.prompt,
+            "--boxes": self.boxes,
+            "--control": self.control,
+            "--sheet": self.sheet,
+        }
         alone |= {"--image": self.mixed.image or None, "--interleaved": self.mixed.interleaved}
         for name, given in alone.items():
             if given is not None:

@@ -287,8 +287,8 @@ class PretrainRun(TrainConfig):
         if theirs is None:
             if began or (ours.exists() and not (out / "config.json").exists()):
                 return ours.read_bytes()
-            made = TextTokenizer.train(self.data.texts(), self.text_entries)
-            return made.to_bytes() if self.grammar == "cm3" else chameleon_file(made, codes)
+            learnt = TextTokenizer.train(self.data.texts(), self.text_entries)
+            return learnt.to_bytes() if self.grammar == "cm3" else chameleon_file(learnt, codes)
         if ours.exists() and ours.read_bytes() != theirs:
             if began:
                 raise CheckpointError(
