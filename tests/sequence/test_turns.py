@@ -102,5 +102,5 @@ def test_formats_by_name() -> None:
     assert ends(V) == (V.eos, 7) and ends(plain) == (V.eos,)
     with pytest.raises(ConfigError, match="has turns, and this vocabulary has no id that ends one"):
         prompt_format({"prompt_format": "anole"}, plain)
-    with pytest.raises(ConfigError, match="about.prompt_format=3: must be one of chameleon, anole, plain"):
+    with pytest.raises(ConfigError, match="about.prompt_format=3: must be one of chameleon, anole, lumina, plain"):
         prompt_format({"prompt_format": 3}, V)
