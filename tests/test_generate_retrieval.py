@@ -151,7 +151,7 @@ def spelled(model: CM3Leon, tokens: Tokens) -> str:
 def asked(model: CM3Leon, prompt: Any, documents: Sequence[Document], unconditional: str | None = None) -> list[str]:
     """The streams of the engine's request."""
     encoded = model.codec.encode_prompt(as_document(prompt))
-    context = model._contexts([encoded], [found(*documents)], 20)[0]
+    context = model._contexts([encoded], [found(*documents)], 20, 1)[0]
     request = model._request(encoded, 0, 20, {"guidance": 2.0}, context.tokens, unconditional)
     return [spelled(model, s) for s in request.streams]
 

@@ -38,5 +38,5 @@ def test_the_table_of_image_tokenizers_is_the_one_in_the_code() -> None:
 
 def test_the_page_names_files_that_are_there() -> None:
     named = re.findall(r"`((?:cm3|tests|docs)/[\w./*]+)`", PAGE)
-    assert len(named) >= 4
+    assert len(named) >= 3
     assert [name for name in named if not list(ROOT.glob(name))] == []
