@@ -85,7 +85,10 @@ class Convert(Verb):
         if odd := [f"--{name.replace('_', '-')}" for name in names if given[name] is not None]:
             of = "a language model" if alone else "an image tokenizer by itself (--to image-tokenizer)"
             raise RequestError(f"{', '.join(odd)}: for {of}; leave out with --to {self.to}")
-        return self._image_tokenizer() if alone else self._model()
+        told = self._image_tokenizer() if alone else self._model()
+        for line in told["warnings"]:
+            print(f"cm3: {line}", file=sys.stderr)
+        return told
 
     def _model(self) -> dict[str, Any]:
         from cm3.convert.convert import convert
@@ -98,8 +101,6 @@ class Convert(Verb):
         print(f"{self.out}: {told['files']} files, {told['bytes'] / 1e9:.3g} GB of weights, as {self.to}")
         print(f"from        {told.get('from', 'a bundle')}")
         print(f"model       {told['layers']} layers of {told['d_model']}, {heads}, {told['order']}")
-        for line in told["warnings"]:
-            print(f"cm3: {line}", file=sys.stderr)
         return told
 
     def _image_tokenizer(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import Verb
-from cm3.convert.problems import told_averaged
+from cm3.convert.problems import told_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if came := found.get("converted"):
         said.append(("converted", ", ".join(f"{k} {v}" for k, v in came.items() if not isinstance(v, dict))))
-    if averaged := found.get("averaged") or (came or {}).get("averaged"):
-        said.append(("norms", told_averaged(averaged)))
+    came = {name: value for name, value in (came or found).items() if name == "averaged"}
+    said += [("norms", line) for line in told_of(came)]
     if found.get("prompt_format"):
         said.append(("prompts", found["prompt_format"]))
     if left := found.get("left_out"):

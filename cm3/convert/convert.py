@@ -20,7 +20,7 @@ import torch
 
 from cm3.bars import bar
 from cm3.convert.language_models import Model, is_bundle, open_model
-from cm3.convert.problems import told_averaged
+from cm3.convert.problems import told_of
 from cm3.convert.targets import Step, steps_of
 from cm3.errors import CheckpointError, Cm3Error, ConfigError
 from cm3.files import check_folder, locked, on_disk, parse_json, replacing_folder, write
@@ -46,7 +46,7 @@ def convert(
     `shards` and `dtype` as `steps_of` has them; the tokenizers as `open_model`. Weights are read and written one by
     one. Raises `ConfigError` for a place that holds anything but a bundle where one is written, and that is the source
     or in a bundle that is, and one `CheckpointError` that lists all that is wrong with the source: then nothing is
-    written. Where the source is changed meanwhile, what was made of it is taken away.
+    written. Where a weight is no number, or the source is changed meanwhile, what was made of it is taken away.
     """
     out = Path(out).expanduser()
     _check(Path(source).expanduser(), out, to)
@@ -57,12 +57,12 @@ def convert(
     work = out.with_name(f".{out.name}.converting")
     with locked(out.with_name(f".{out.name}.converting.lock"), f"{str(out)!r}"):
         done = _begun(work, plan)
-        with bar(to, total=sum(step.bytes for step in steps), unit="B", wanted=progress) as shown:
-            for step in steps:
-                _carry_out(work, step, done, plan, shown.update)
         try:
+            with bar(to, total=sum(step.bytes for step in steps), unit="B", wanted=progress) as shown:
+                for step in steps:
+                    _carry_out(work, step, done, plan, shown.update)
             model.weights.check_unchanged()
-        except CheckpointError:
+        except CheckpointError:  # of the source: the same command would not go on
             shutil.rmtree(work, ignore_errors=True)
             raise
         with on_disk(out):
@@ -78,13 +78,15 @@ def convert(
         "out": str(out), "to": to, **{n: model.converted[n] for n in ("from", "shards") if n in model.converted},
         "files": len(steps) + 1, "bytes": sum(step.bytes for step in steps), "d_model": c.d_model, "layers": c.layers,
         "heads": c.heads, "kv_heads": c.kv_heads or c.heads, "order": c.norm_order, "vocabulary": c.vocab_size,
-        "warnings": [told_averaged(averaged)] if (averaged := model.converted.get("averaged")) else [],
+        "warnings": told_of(model.converted),
     }  # fmt: skip
 
 
 def _check(source: Path, out: Path, to: str) -> None:
     """Raise `ConfigError` where nothing may be written."""
     here, there = Path(os.path.realpath(source)), Path(os.path.realpath(out))
+    if there.is_symlink():
+        raise ConfigError(f"{str(out)!r}: is a link that leads in a circle; give another folder")
     if here == there:
         raise ConfigError(f"{str(out)!r}: is the source itself; give another folder")
     if here in there.parents and is_bundle(here):

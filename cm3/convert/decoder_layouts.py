@@ -35,7 +35,7 @@ APART = 1 / 64
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _IGNORED = re.compile(r"rope\.freqs|.*\.rotary_emb\.inv_freq|model\.vqmodel\..*")
-_INDEX = re.compile(r"(?:model\.)?layers\.(\d+)\.")
+_INDEX = re.compile(r"(?:model\.)?layers\.(\d{1,9})\.")
 _FUSED = re.compile(r"layers\.\d+\.(?:attention\.wqkv|feed_forward\.w13)\.weight")
 
 
@@ -299,6 +299,8 @@ def seen_as_ours(
     averaged = {} if wrong else _averaged(layout, config, fetch)
     if odd := [name for name, apart in averaged.items() if not apart <= APART]:
         wrong.append(f"{some(odd)}: of another model in some shard")
+    if not wrong and (again := _again(layout, fetch)):
+        wrong.append(f"{some(again)}: the same numbers in layers.0.attention.wq.weight, so it is one shard twice")
     if not wrong and config.tied and "lm_head.weight" in shards[0]:
         if not torch.equal(fetch(0, "lm_head.weight"), fetch(0, "model.embed_tokens.weight")):
             wrong.append("lm_head.weight: is not the embedding, and config.json says tie_word_embeddings=true")
@@ -345,6 +347,13 @@ def _averaged(layout: Layout, config: DecoderConfig, fetch: Callable[[int, str],
     return found
 
 
+def _again(layout: Layout, fetch: Callable[[int, str], Tensor]) -> list[str]:
+    """Return the pairs of Meta's files that hold the same heads."""
+    ranks = range(layout.shards if layout.family == "meta" else 1)
+    first = [fetch(rank, "layers.0.attention.wq.weight") for rank in ranks] if len(ranks) > 1 else []
+    return [f"shards {a} and {b}" for b in ranks for a in range(b) if torch.equal(first[a], first[b])]
+
+
 def recognise(shards: Sequence[Held]) -> Layout:
     """Tell the layout of a model by the names and shapes of its tensors. Raises `CheckpointError` for none of ours."""
     first = shards[0] if shards else {}
@@ -363,6 +372,11 @@ def recognise(shards: Sequence[Held]) -> Layout:
         raise CheckpointError(
             f"{some(list(first)) or 'no tensors'}: no language model of Chameleon's family; its files have "
             "layers.0.attention.wq.weight or model.layers.0.self_attn.q_proj.weight, with norms of both"
+        )
+    if len(query[0]) != 2 or not 1 <= len(norm[0]) <= 2 or not all(norm[0]):
+        raise CheckpointError(
+            f"model.layers.0.self_attn.q_proj.weight {tuple(query[0])} and q_norm.weight {tuple(norm[0])}: are no "
+            "matrix and no norms of heads; get the files whole"
         )
     if len(norm[0]) == 1:
         return Layout("anole")

@@ -120,6 +120,9 @@ class _Page:
         if made.norm_eps != EPS:
             # The query-key norms of every program of this family add 1e-5; ours add what the others do.
             self.wrong.append(f"norms add {made.norm_eps}; of this family {EPS} alone is known")
+        if "d_model" not in made.claims and not self.wrong:
+            # Of a file that says nothing, the order of norms would be a guess, and pictures wrong.
+            self.wrong.append("does not say the width of the model, nor then which model it is of")
         if self.wrong:
             raise CheckpointError(f"{self.what}: {'; '.join(self.wrong)}; restore it")
         return made

@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from cm3.convert.image_layouts import Found, Said, read_image_tokenizer
-from cm3.convert.problems import refuse
-from cm3.convert.tensor_files import TensorFiles
+from cm3.convert.problems import refuse, told_of
+from cm3.convert.tensor_files import TensorFiles, open_shard
 from cm3.errors import Cm3Error, ConfigError
-from cm3.files import JSON_BYTES, check_folder, parse_json, read_json, replacing_folder
+from cm3.files import JSON_BYTES, build, check_folder, parse_json, read_json, replacing_folder
+from cm3.model import bundle as bundles
 from cm3.model.folder import FILES
+from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.weights import load_into
 
 WEIGHTS = FILES[1]
 _YAML_BYTES = 1 << 20
@@ -35,13 +38,17 @@ def open_image_tokenizer(
 ) -> Found:
     """Read a published image tokenizer: a file, or a folder with one.
 
-    `decoder` is Meta's vqgan.ckpt, for transformers' half; the rest is as `read_image_tokenizer` has it. Raises
-    `CheckpointError`.
+    `decoder` is Meta's vqgan.ckpt, for transformers' half; the rest is as `read_image_tokenizer` has it. An image
+    tokenizer of ours, and that of a bundle, is as its own config.json says. Raises `CheckpointError`.
     """
-    source = Path(source)
+    source = Path(source).expanduser()
+    if (ours := _of_ours(source)) is not None:
+        if any(value is not None for value in (decoder, size, quantizer, pixels)):
+            refuse(source, ["is of this package, and its config.json says all of it; give nothing else"])
+        return ours
     files = TensorFiles.open(source)
     whole = None if decoder is None else open_image_tokenizer(decoder).vqgan
-    return read_image_tokenizer(
+    found = read_image_tokenizer(
         files,
         files.read,
         str(source),
@@ -51,6 +58,44 @@ def open_image_tokenizer(
         pixels=pixels,
         whole=whole,
     )
+    if skipped := skipped_in(files):
+        found.about["skipped"] = skipped
+    return found
+
+
+def _of_ours(source: Path) -> Found | None:
+    """Open what `write_image_tokenizer` or a run wrote, or the image tokenizer of a bundle; None for what others did.
+
+    By its tensors alone it could be taken for another, which chooses codes otherwise.
+    """
+    if not (source / "config.json").is_file():
+        return None
+    what = f"image tokenizer {str(source)!r}"
+    page = read_json(source / "config.json", what)
+    if {"format", "files"} <= page.keys():
+        held = bundles.load(source, weights=False)
+        return Found(held.vqgan, held.image_size, {"from": "bundle", "dtype": stored_type(source)})
+    if "vqgan" not in page:
+        return None
+    config = build(VQGANConfig, page["vqgan"], f"{what}: config.json: vqgan")
+    size, about = page.get("size"), page.get("converted")
+    if type(size) is not int or size < config.factor or size % config.factor:
+        refuse(source, [f"config.json says size={size!r:.40}, which is no multiple of {config.factor}; restore it"])
+    assert isinstance(size, int)
+    about = about if isinstance(about, dict) and {"from", "dtype"} <= about.keys() else {}
+    vqgan = load_into(lambda: VQGAN(config), source / WEIGHTS, f"{what}: {WEIGHTS}")
+    return Found(vqgan, size, {"from": "ours", "dtype": stored_type(source), **about})
+
+
+def stored_type(folder: Path) -> str:
+    """Return the number type of the image tokenizer in a folder of ours: float32 where it is of several."""
+    kinds = {stored.dtype for stored in open_shard(folder / WEIGHTS).tensors.values() if stored.dtype.is_floating_point}
+    return str(kinds.pop()).removeprefix("torch.") if len(kinds) == 1 else "float32"
+
+
+def skipped_in(files: TensorFiles) -> list[str]:
+    """Return the classes of objects that were left out of pickles, by name."""
+    return sorted({name for shard in files.shards for name in shard.skipped})
 
 
 def said_beside(source: Path) -> Said:
@@ -119,7 +164,7 @@ def write_image_tokenizer(found: Found, out: str | Path) -> None:
 
     Weights stay of the type that they were stored in. Raises `ConfigError` for a place that holds anything else.
     """
-    out = Path(out)
+    out = Path(out).expanduser()
     what = f"image tokenizer {str(out)!r}"
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{what}: is a file; give a folder")
@@ -165,8 +210,12 @@ def convert_image_tokenizer(
 
     See `open_image_tokenizer` and `write_image_tokenizer`. Nothing is written where anything is wrong.
     """
+    place = os.path.realpath(Path(out).expanduser())
+    if os.path.isdir(place) and place == os.path.realpath(Path(source).expanduser()):
+        raise ConfigError(f"image tokenizer {str(out)!r}: is the source itself; give another folder")
     found = open_image_tokenizer(source, decoder=decoder, size=size, quantizer=quantizer, pixels=pixels)
     write_image_tokenizer(found, out)
     config = found.vqgan.config
     shape = {"factor": config.factor, "codes": config.codes, "code_dim": config.code_dim, "quantizer": config.quantizer}
-    return {"out": str(out), **found.about, **shape, "size": found.size}
+    told = {"warnings": told_of(found.about), "out": str(out)}
+    return {**found.about, **shape, "size": found.size, **told}

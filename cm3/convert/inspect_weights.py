@@ -42,7 +42,7 @@ _ROWS = {
     "named": ("model.layers.{}.self_attn.", ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")),
 }
 """Names of queries, keys and their norms in a layer."""
-_LAYER = re.compile(r"(?:blocks|layers|model\.layers)\.(\d+)\.")
+_LAYER = re.compile(r"(?:blocks|layers|model\.layers)\.(\d{1,9})\.")
 _LAYERS = re.compile(r"layers\.\d+\.")
 
 T = TypeVar("T")
@@ -162,8 +162,8 @@ def _published(path: Path, found: dict[str, Any]) -> None:
     found |= {"kind": "language model", "family": "Chameleon", "layout": NAMES[layout.family]}
     names = "meta" if layout.family == "meta" else "named"
     _language_model(path, folder, files, held, layout, found)
-    width = alike[0][_names(names, 0)[2]][0][-1]
-    _rows(files, names, width, "pairs" if layout.pairs else "halves", found)
+    norm = alike[0][_names(names, 0)[2]][0]
+    _rows(files, names, norm[-1] if norm else 0, "pairs" if layout.pairs else "halves", found)
 
 
 def _of_weights(path: Path) -> Path:
@@ -241,6 +241,9 @@ def _bundle(path: Path, found: dict[str, Any]) -> None:
     shards = [s for s in (_tried(found, lambda n=n: open_shard(path / n)) for n in FILES[:2]) if s is not None]  # type: ignore[misc]
     _files(found, shards)
     about = config.get("about", {})
+    about = about if isinstance(about, dict) else {}
+    if not isinstance(about.get("converted", {}), dict):
+        about = {name: value for name, value in about.items() if name != "converted"}
     found |= {name: about[name] for name in ("converted", "prompt_format", "recipe", "steps") if name in about}
     if shape is None:
         return
@@ -357,11 +360,13 @@ def _names(names: str, layer: int) -> list[str]:
 
 def _rows(files: TensorFiles, names: str, width: int, expected: str, found: dict[str, Any]) -> None:
     """Note the order in which rows of queries and keys lie, and their norms; of ranks the first is looked at."""
+    if not width or width % 2:
+        return
     layers = {int(match[1]) for match in map(_LAYER.match, files.shards[0].tensors) if match}
     whole = [layer for layer in sorted(layers) if all(name in files for name in _names(names, layer)[:2])]
     fits = [layer for layer in whole if all(len(files[n].shape) == 2 for n in _names(names, layer)[:2])]
     fits = [layer for layer in fits if all(not files.shape(n)[0] % width for n in _names(names, layer)[:2])]
-    if not fits or width % 2:
+    if not fits:
         return
 
     def read(number: int) -> Rows:

@@ -11,6 +11,7 @@ until a weight is asked for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,7 +21,7 @@ import torch
 from cm3.convert.decoder_layouts import Held, Read, norm_groups, our_shapes, permuted, recognise, seen_as_ours
 from cm3.convert.decoder_settings import Settings, check_family
 from cm3.convert.ids import IdMap
-from cm3.convert.image_files import open_image_tokenizer, said_beside
+from cm3.convert.image_files import open_image_tokenizer, said_beside, skipped_in, stored_type
 from cm3.convert.image_layouts import DECODER, Found, read_image_tokenizer, root_of
 from cm3.convert.problems import refuse, some
 from cm3.convert.tensor_files import TensorFiles
@@ -29,6 +30,8 @@ from cm3.files import read_json, said, sha256
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.model.folder import FILES
+from cm3.model.int8 import Int8Decoder
+from cm3.tokens.chameleon import read_text_tokenizer
 
 NAMES = {"meta": "chameleon-meta", "transformers": "chameleon-hf", "anole": "anole-hf", "lumina": "lumina-hf"}
 """Layouts by the names that users see."""
@@ -94,8 +97,10 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
         meta = recognise(shards).family == "meta"
     except CheckpointError as error:
         raise CheckpointError(f"{str(source)!r}: {error}") from error
-    page = {} if meta else _tried(wrong, lambda: read_json(folder / "config.json", str(folder))) or {}
-    settings = _tried(wrong, lambda: _settings(folder, meta, page)) if meta or page else None
+    if files.ranks > 1 and not _counted(names := [shard.path.name for shard in files.shards]):
+        wrong.append(f"{some(names)}: do not count the parts; name them as Meta does, consolidated.00.pth ...")
+    page = {} if meta else _tried(wrong, lambda: read_json(folder / "config.json", str(folder)))
+    settings = None if page is None else _tried(wrong, lambda: _settings(folder, meta, page))
     ours = None
     if settings is not None:
         read_settings = settings
@@ -105,7 +110,9 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
     ids = None
     if place is not None:
         rows = None if ours is None else ours.config.vocab_size
-        ids = _tried(wrong, lambda: IdMap.of(data, rows, page.get("vocabulary_map"), place.name))
+        ids = _tried(wrong, lambda: IdMap.of(data, rows, (page or {}).get("vocabulary_map"), place.name))
+    if ids is not None:
+        _tried(wrong, lambda: read_text_tokenizer(data, str(place)))  # all of it, as whoever loads the bundle does
     found = _tried(wrong, lambda: _image(folder, files, image))
     if found is not None and ids is not None and found.vqgan.config.codes != ids.vocab.image:
         wrong.append(
@@ -121,6 +128,8 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
         "dtype": kinds[0] if len(kinds) == 1 else kinds,
         "image_tokenizer": found.about,
     }
+    if skipped := skipped_in(files):
+        converted["skipped"] = skipped
     if ours.averaged:
         converted["averaged"] = {"norms": len(ours.averaged), "apart": max(ours.averaged.values())}
     prompts = PROMPTS.get(ours.layout.family, "chameleon") if ids.turn is not None else "plain"
@@ -129,6 +138,14 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
     paths = [*(shard.path for shard in files.shards), place, *([] if image is None else [Path(image)])]
     sampling = {} if prompts == "lumina" else {kind: dict(values) for kind, values in SAMPLING.items()}
     return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, sampling, paths, files)
+
+
+def _counted(names: list[str]) -> bool:
+    """Tell whether names, in order, count the files: in another order their parts would make another model."""
+    parts = [re.fullmatch(r"(\D*)(\d{1,3})(\D*)", name) for name in names]
+    found = [(part[1], part[3], int(part[2])) for part in parts if part]
+    first = found[0] if found else ("", "", 0)
+    return first[2] in (0, 1) and found == [(*first[:2], first[2] + i) for i in range(len(names))]
 
 
 def _settings(folder: Path, meta: bool, page: Mapping[str, Any]) -> Settings:
@@ -203,6 +220,8 @@ def _open_bundle(source: Path) -> Model:
     wrong: list[str] = []
     config, path = found.decoder.config, source / FILES[0]
     _tried(wrong, lambda: check_family(config))
+    if isinstance(found.decoder, Int8Decoder):
+        wrong.append("its weights are in int8, which no other layout has; convert the bundle that it was made from")
     if found.vocab.grammar != "chameleon":
         wrong.append("its vocabulary is CM3Leon's, and other layouts have the ids of Chameleon's text tokenizer")
         refuse(source, wrong)
@@ -222,9 +241,10 @@ def _open_bundle(source: Path) -> Model:
     about = dict(found.about)
     converted = about.pop("converted", {})
     converted = dict(converted) if isinstance(converted, dict) else {}
-    image = Found(
-        found.vqgan, found.image_size, converted.get("image_tokenizer", {"from": "bundle", "dtype": "float32"})
-    )
+    of_image = converted.get("image_tokenizer")
+    if not isinstance(of_image, dict) or "dtype" not in of_image:
+        of_image = {"from": "bundle", "dtype": stored_type(source)}
+    image = Found(found.vqgan, found.image_size, of_image)
     paths = [path, *(source / name for name in (FILES[1], FILES[2], "config.json"))]
     return Model(
         config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), paths,

@@ -35,6 +35,8 @@ STEPS = 20_000_000
 """Most operations of a pickle."""
 DEPTH, NODES = 16, 2_000_000
 """Most dictionaries inside each other, and entries of all, in which tensors are looked for."""
+DIMENSIONS = 64
+"""Most dimensions of a tensor: torch's own limit."""
 SPREAD = 1 << 20
 """Numbers of a tensor that may be more than its storage has (an expanded one)."""
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -158,6 +160,10 @@ def read_pickled(path: str | Path) -> Pickled:
         return _zip(file) if file.bytes(0, 2) == b"PK" else _old(file)
     except _Bad as error:
         raise CheckpointError(f"{str(path)!r}: {said(error)}; fetch it again") from error
+    except (RecursionError, ValueError) as error:  # in words for a message: values without end, numbers of a mile
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{str(path)!r}: holds values that cannot be told; fetch it again") from error
 
 
 def is_pickled(head: bytes) -> bool:
@@ -313,6 +319,7 @@ class _Machine:
         self.attacks: set[str] = before.attacks if before else set()
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._copied = 0
 
     def run(self) -> Any:
         """Return the value. Raises `_Bad`."""
@@ -435,12 +442,15 @@ class _Machine:
         if made_by.module == "collections":
             made: dict[Any, Any] = {}
             pairs = args[0] if args and isinstance(args[0], list) else []
+            self._copied += len(pairs)
+            if self._copied > NODES:
+                raise _Bad(f"makes dictionaries of more than {NODES} entries")
             self._set(
                 made, [item for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2 for item in pair]
             )
             return made
         if made_by.name == "Size":
-            return tuple(args[0]) if args and isinstance(args[0], list | tuple) else ()
+            return _few(args[0]) if args and isinstance(args[0], list | tuple) else ()
         if made_by.name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
             return args[0]
         if made_by.name == "_rebuild_from_type_v2":
@@ -460,6 +470,7 @@ class _Machine:
             dtype = DTYPES.get(named.name) if isinstance(named, _Global) else None
         if dtype is None:
             return Left("a tensor of an unknown number type")
+        shape, stride = _few(shape), _few(stride)
         numbers = [offset, *shape, *stride]
         if len(shape) != len(stride) or any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
             raise _Bad(f"builds a tensor of shape {shape!r:.60} and strides {stride!r:.60}")
@@ -482,6 +493,13 @@ class _Machine:
             larger = max(before, found, key=lambda s: s.numbers * _itemsize(s))
             self.storages[found.key] = larger  # torch's own rule: one key, the bytes of the longest
         return found
+
+
+def _few(sizes: Any) -> tuple[Any, ...]:
+    """Return sizes of dimensions as a tuple: one list, called for again and again, could fill any memory."""
+    if len(sizes) > DIMENSIONS:
+        raise _Bad(f"has a tensor of {len(sizes)} dimensions; {DIMENSIONS} at most")
+    return tuple(sizes)
 
 
 _KNOWN = {

@@ -30,10 +30,18 @@ def refuse(where: str | Path, wrong: Sequence[str]) -> None:
         raise CheckpointError(f"{str(where)!r}: {told}{more}")
 
 
-def told_averaged(averaged: Mapping[str, Any]) -> str:
-    """Say that norms were averaged, of a bundle's `about.converted.averaged`."""
-    many = averaged["norms"]
-    return (
-        f"{many} norm{'s differ' if many > 1 else ' differs'} between Meta's files, by up to {averaged['apart']:.1e} "
-        "of their largest number; their mean was taken, which does not go back bit for bit"
-    )
+def told_of(converted: Mapping[str, Any]) -> list[str]:
+    """Return what whoever converts has to know, a line each, of `about.converted`, which may say anything."""
+    told = []
+    parts = [part for part in (converted, converted.get("image_tokenizer")) if isinstance(part, Mapping)]
+    lists = [names for part in parts if isinstance(names := part.get("skipped"), list)]
+    if left := sorted({str(name) for names in lists for name in names}):
+        told.append(f"left out of pickled files, and never run: {some(left)}")
+    averaged = converted.get("averaged")
+    many, apart = (averaged.get("norms"), averaged.get("apart")) if isinstance(averaged, Mapping) else (0, 0.0)
+    if isinstance(many, int) and many > 0 and isinstance(apart, float):
+        told.append(
+            f"{many} norm{'s differ' if many > 1 else ' differs'} between Meta's files, by up to {apart:.1e} of their "
+            "largest number; their mean was taken, which does not go back bit for bit"
+        )
+    return told

@@ -78,7 +78,10 @@ def steps_of(
     if dtype is not None:
         kind = getattr(torch, dtype)
         old = model.read
-        model = model._replace(dtypes=dict.fromkeys(model.dtypes, kind), read=lambda name: _cast(old(name), kind, name))
+        stored = {"converted": model.converted | {"dtype": dtype}} if model.converted else {}
+        model = model._replace(
+            **stored, dtypes=dict.fromkeys(model.dtypes, kind), read=lambda name: _cast(old(name), kind, name)
+        )
     if to == "bundle":
         return _bundle(model)
     return _transformers(model) if to == "chameleon-hf" else _meta(model, shards)
@@ -121,10 +124,19 @@ def _bundle(model: Model) -> tuple[list[Step], Callable[[Mapping[str, str]], str
     names = our_shapes(model.config)
     kind = _image_type(model, meta=True)
     image = {n: v.detach().to(kind) if v.is_floating_point() else v for n, v in model.image.vqgan.state_dict().items()}
-    pieces = [Piece(n, s, model.dtypes[n], functools.partial(model.read, n)) for n, s in names.items()]
+    pieces = [Piece(n, s, model.dtypes[n], functools.partial(_number, model.read, n)) for n, s in names.items()]
     steps = [_tensors(FILES[0], pieces), _tensors(FILES[1], _pieces(image)), _page(FILES[2], model.text)]
     about = model.about | {"converted": model.converted}
     return steps, lambda sums: described(shape, dict(sums), "the model", sampling=model.sampling, about=about)
+
+
+def _number(read: Callable[[str], Tensor], name: str) -> Tensor:
+    """Return a weight. Raises `CheckpointError` where it holds NaN or infinity: no bundle is loaded with those."""
+    weight = read(name)
+    # One sum is soon made, and is no number where a part of it is none.
+    if not math.isfinite(float(weight.sum(dtype=torch.float32))) and not bool(torch.isfinite(weight).all()):
+        raise CheckpointError(f"{name}: holds values that are no finite numbers; fetch the files again")
+    return weight
 
 
 def _image_type(model: Model, meta: bool) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -168,11 +169,21 @@ def test_a_number_type_is_chosen(tmp_path: Path) -> None:
     convert(root, tmp_path / "b", "bundle", dtype="bfloat16")
     kinds = {t.dtype for t in load_file(tmp_path / "b/decoder.safetensors").values()}
     assert kinds == {torch.bfloat16}
+    assert json.loads((tmp_path / "b/config.json").read_text())["about"]["converted"]["dtype"] == "bfloat16"
     assert {t.dtype for n, t in load_file(tmp_path / "b/image_tokenizer.safetensors").items()} >= {torch.float32}
     large = small()
     large.layers[0]["w1"][0, 0] = 1e6
     with pytest.raises(CheckpointError, match="blocks.0.gate.weight: has values that float16 does not hold"):
         convert(meta_folder(tmp_path / "large", large), tmp_path / "h", "bundle", dtype="float16")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_that_are_no_numbers_are_refused(value: str, tmp_path: Path) -> None:
+    model = small()
+    model.layers[1]["w2"][3, 2] = float(value)
+    with pytest.raises(CheckpointError, match="blocks.1.down.weight: holds values that are no finite numbers"):
+        convert(meta_folder(tmp_path / "meta", model), tmp_path / "out", "bundle")
+    assert [p.name for p in tmp_path.iterdir()] == ["meta"], "nothing is left"
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +301,41 @@ def test_a_damaged_download_is_refused(damage: Any, told: str, tmp_path: Path) -
     assert sorted(p.name for p in tmp_path.iterdir()) == ["meta"]
 
 
+def test_shards_whose_names_do_not_count_and_one_twice_are_refused(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small(shards=2))
+    folder = root / "models/7b"
+    for number, name in enumerate(("b.pth", "a.pth")):
+        (folder / f"consolidated.{number:02}.pth").rename(folder / name)
+    with pytest.raises(CheckpointError, match="a.pth, b.pth: do not count the parts"):
+        convert(root, tmp_path / "out", "bundle")
+    (folder / "a.pth").unlink()
+    shutil.copy(folder / "b.pth", folder / "consolidated.00.pth")
+    (folder / "b.pth").rename(folder / "consolidated.01.pth")
+    with pytest.raises(CheckpointError, match="shards 0 and 1: the same numbers in layers.0.* one shard twice"):
+        convert(root, tmp_path / "out", "bundle")
+    assert [p.name for p in tmp_path.iterdir()] == ["meta"]
+
+
+def test_settings_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    folder, root = hf_folder(tmp_path / "hf", small(), "anole-hf"), meta_folder(tmp_path / "meta", small())
+    for path in (folder / "config.json", root / "models/7b/params.json"):
+        path.write_text("{}")
+    for source, name in ((folder, "config.json"), (root, "params.json")):
+        with pytest.raises(CheckpointError, match=f"{name}: does not say the width of the model.*restore it"):
+            convert(source, tmp_path / "b", "bundle")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "meta"]
+
+
+def test_a_text_tokenizer_that_no_bundle_could_load_is_refused(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    page = json.loads(TEXT)
+    page["pre_tokenizer"] = {"type": "Nonsense"}
+    (root / "tokenizer/text_tokenizer.json").write_text(json.dumps(page))
+    with pytest.raises(CheckpointError, match="damaged or not a byte-level BPE"):
+        convert(root, tmp_path / "out", "bundle")
+    assert [p.name for p in tmp_path.iterdir()] == ["meta"]
+
+
 def test_a_half_of_an_image_tokenizer_is_said_to_be_one(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "hf", small())
     with pytest.raises(CheckpointError, match="has an encoder and no decoder.*as --image-tokenizer") as error:
@@ -311,6 +357,10 @@ def test_a_place_in_the_source_is_refused(tmp_path: Path) -> None:
     assert {p: p.read_bytes() for p in (root / "b").iterdir()} == before
     with pytest.raises(ConfigError, match="is the source itself"):
         convert(root, root, "chameleon-meta")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ConfigError, match="is a link that leads in a circle"):
+        convert(root, tmp_path / "circle", "bundle")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["circle", "link", "meta"]
 
 
 @pytest.mark.parametrize("to", ["bundle", "chameleon-meta"])
@@ -363,6 +413,17 @@ def test_another_image_tokenizer_is_another_plan(tmp_path: Path, monkeypatch: py
     convert(root, tmp_path / "out", "bundle")
     convert(tmp_path / "out", tmp_path / "back", "chameleon-meta")
     assert same(torch.load(tmp_path / "back/tokenizer/vqgan.ckpt", weights_only=True)["state_dict"], other)
+
+
+def test_a_tuned_model_in_half_precision_goes_out_and_comes_back(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    convert(root, tmp_path / "b", "bundle")
+    # As a run leaves it: rounded, and no longer what was converted.
+    tuned = dataclasses.replace(bundle.load(tmp_path / "b"), about={"prompt_format": "chameleon"})
+    bundle.save(tuned, tmp_path / "tuned", torch.float16)
+    convert(tmp_path / "tuned", tmp_path / "hf", "chameleon-hf")
+    assert {t.dtype for n, t in state(tmp_path / "hf").items() if n.startswith("model.vqmodel.")} == {torch.float16}
+    convert(tmp_path / "hf", tmp_path / "back", "bundle", image_tokenizer=root / "tokenizer/vqgan.ckpt")
 
 
 def test_norms_that_were_averaged_are_told(tmp_path: Path) -> None:

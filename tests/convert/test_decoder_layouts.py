@@ -231,6 +231,24 @@ def test_other_models_are_refused(name: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "norm"), [((), (8, 4)), ((32,), (4,)), ((32, 32), ()), ((32, 32), (0, 4)), ((32, 32), (2, 2, 2))]
+)
+def test_shapes_that_are_no_heads_are_refused(query: tuple[int, ...], norm: tuple[int, ...]) -> None:
+    names = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_norm.weight")
+    with pytest.raises(CheckpointError, match="are no matrix and no norms of heads"):
+        recognise([{names[0]: (query, torch.float32), names[1]: (norm, torch.float32)}])
+
+
+def test_a_layer_of_a_number_of_a_mile_is_no_layer() -> None:
+    shape = SHAPES["one shard"]
+    files = stored("meta", shape)
+    files[0][f"layers.{'9' * 5000}.attention.wq.weight"] = torch.ones(1)
+    with pytest.raises(CheckpointError, match="not Chameleon's") as error:
+        seen("meta", shape, files)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"hidden_act": "gelu"}, "hidden_act must be silu"),

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from cm3.convert.image_files import convert_image_tokenizer, open_image_tokenizer
 from cm3.convert.image_layouts import to_meta, to_transformers, transformers_config
 from cm3.errors import CheckpointError, Cm3Error, ConfigError
+from cm3.model import bundle as cm3_bundle
+from cm3.model.bundle import find
 from cm3.tokens.image import to_pil, to_pixels
 from cm3.tokens.on_disk import load_tokenizers
 from cm3.tokens.text import TextTokenizer
@@ -51,7 +53,8 @@ def test_metas_file_becomes_the_folder_that_a_run_takes(tmp_path: Path) -> None:
     file.with_suffix(".yaml").write_text(page + "      ch: 32\n")
     told = convert_image_tokenizer(file, tmp_path / "made")
     assert told["from"] == "chameleon" and (told["size"], told["factor"], told["codes"]) == (64, 16, 48)
-    assert told["left_out"] == 2
+    assert told["left_out"] == 2 and told["skipped"] == ["argparse.Namespace"]
+    assert told["warnings"] == ["left out of pickled files, and never run: argparse.Namespace"]
     written = json.loads((tmp_path / "made/config.json").read_text())
     assert written["size"] == 64 and written["converted"]["squares"].startswith("transparency on white")
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"config.json", "image_tokenizer.safetensors"}
@@ -147,3 +150,30 @@ def test_a_file_of_another_kind_is_one_error(tmp_path: Path, content: bytes) -> 
     with pytest.raises(Cm3Error) as error:
         convert_image_tokenizer(tmp_path / "vqgan.ckpt", tmp_path / "made")
     assert "\n" not in str(error.value) and not (tmp_path / "made").exists()
+
+
+def test_one_of_ours_is_what_its_config_says_and_not_what_its_tensors_look_like(tmp_path: Path) -> None:
+    save_file(drawn(vq.CHAMELEON), tmp_path / "a.safetensors")
+    convert_image_tokenizer(tmp_path / "a.safetensors", tmp_path / "made", quantizer="l2", pixels="0..1", size=32)
+    told = convert_image_tokenizer(tmp_path / "made", tmp_path / "again")
+    assert (told["quantizer"], told["pixels"], told["size"]) == ("l2", "0..1", 32)
+    for name in ("config.json", "image_tokenizer.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "made" / name).read_bytes()
+    with pytest.raises(CheckpointError, match="its config.json says all of it; give nothing else"):
+        convert_image_tokenizer(tmp_path / "made", tmp_path / "third", quantizer="vq")
+    with pytest.raises(ConfigError, match="is the source itself"):
+        convert_image_tokenizer(tmp_path / "made", tmp_path / "made")
+    page = json.loads((tmp_path / "made/config.json").read_text())
+    (tmp_path / "made/config.json").write_text(json.dumps(page | {"size": 33}))
+    with pytest.raises(CheckpointError, match="size=33, which is no multiple of 16"):
+        convert_image_tokenizer(tmp_path / "made", tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_the_image_tokenizer_of_a_bundle_is_taken_out_of_it(tmp_path: Path) -> None:
+    told = convert_image_tokenizer(find("scenes"), tmp_path / "made")
+    shipped = cm3_bundle.load(find("scenes"), weights=False)
+    assert told["from"] == "bundle" and told["size"] == shipped.image_size
+    x = torch.rand(1, 3, told["size"], told["size"], generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(codes(tmp_path / "made", x), shipped.vqgan.encode(x))

@@ -269,6 +269,27 @@ def test_values_that_hold_each_other_many_times_over_do_not_take_for_ever(tmp_pa
         read_pickled(with_program(tmp_path / "a.pt", laughs, {}))
 
 
+_SHAPED = b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00"
+_DEEP = b")" + b"\x85" * 200_000
+_DICT = b"ccollections\nOrderedDict\nq\x01"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (_SHAPED + b"h\x00N" * 100_000 + b")" + b"\x87" * 100_000 + b"R.", "cannot be told"),
+        (b"(U\x07storagectorch\nFloatStorage\n" + _DEEP + b"U\x03cpuK\x01tQ.", "cannot be told"),
+        (b"](" + b"N" * 100_000 + b"eq\x00" + _DICT + b"h\x01h\x00\x85R" * 21 + b".", "more than 2000000 entries"),
+        (b"ctorch\nSize\n](" + b"K\x01" * 65 + b"e\x85R.", "65 dimensions; 64 at most"),
+    ],
+    ids=["calls", "names", "dictionaries", "dimensions"],
+)
+def test_values_without_end_are_one_error_and_fill_no_memory(tmp_path: Path, program: bytes, told: str) -> None:
+    with pytest.raises(CheckpointError, match=told) as error:
+        read_pickled(with_program(tmp_path / "a.pt", b"\x80\x02" + program, {}))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
 @FORMATS
 def test_a_file_cut_short_anywhere_is_one_error(tmp_path: Path, new: bool) -> None:
     torch.save({"a": torch.ones(40), "b": torch.zeros(7)}, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
