@@ -160,7 +160,7 @@ def read_pickled(path: str | Path) -> Pickled:
         return _zip(file) if file.bytes(0, 2) == b"PK" else _old(file)
     except _Bad as error:
         raise CheckpointError(f"{str(path)!r}: {said(error)}; fetch it again") from error
-    except (RecursionError, ValueError) as error:  # in words for a message: values without end, numbers of a mile
+    except (RecursionError, ValueError) as error:  # nested without end, or too long to be told
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{str(path)!r}: holds values that cannot be told; fetch it again") from error

@@ -22,7 +22,7 @@ def refuse(where: str | Path, wrong: Sequence[str]) -> None:
     """Raise `CheckpointError` that lists all that is wrong, where anything is."""
     if wrong:
         more = f"; and {len(wrong) - 2 * MOST} more" if len(wrong) > 2 * MOST else ""
-        # What a part of it raised begins with the same place.
+        # The error of a part begins with the same place.
         told = "; ".join(
             " ".join(line.removeprefix(f"{str(where)!r}: ").removeprefix(f"{where}: ").split())
             for line in wrong[: 2 * MOST]
