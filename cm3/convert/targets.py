@@ -78,9 +78,10 @@ def steps_of(
     if dtype is not None:
         kind = getattr(torch, dtype)
         old = model.read
-        stored = {"converted": model.converted | {"dtype": dtype}} if model.converted else {}
         model = model._replace(
-            **stored, dtypes=dict.fromkeys(model.dtypes, kind), read=lambda name: _cast(old(name), kind, name)
+            converted=model.converted and model.converted | {"dtype": dtype},
+            dtypes=dict.fromkeys(model.dtypes, kind),
+            read=lambda name: _cast(old(name), kind, name),
         )
     if to == "bundle":
         return _bundle(model)
