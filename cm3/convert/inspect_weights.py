@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from cm3.convert.decoder_layouts import Held, Layout, recognise, seen_as_ours
 from cm3.convert.decoder_settings import Settings
 from cm3.convert.ids import IdMap
@@ -358,6 +360,14 @@ def _names(names: str, layer: int) -> list[str]:
     return [before.format(layer) + name for name in of]
 
 
+def _norm(files: TensorFiles, name: str, rows: str, width: int) -> Tensor | None:
+    """Read a norm of the heads whose rows are in the tensor `rows`; None for one that is of no such heads."""
+    shape = files[name].shape if name in files else ()
+    if len(shape) not in (1, 2) or shape[-1] != width or not all(shape):
+        return None
+    return None if files.shape(rows)[0] // width % (shape[0] if len(shape) == 2 else 1) else files.read(name)
+
+
 def _rows(files: TensorFiles, names: str, width: int, expected: str, found: dict[str, Any]) -> None:
     """Note the order in which rows of queries and keys lie, and their norms; of ranks the first is looked at."""
     if not width or width % 2:
@@ -371,9 +381,7 @@ def _rows(files: TensorFiles, names: str, width: int, expected: str, found: dict
 
     def read(number: int) -> Rows:
         query, key, query_norm, key_norm = _names(names, fits[number])
-        norms = [
-            files.read(n) if n in files and files[n].shape[-1:] == (width,) else None for n in (query_norm, key_norm)
-        ]
+        norms = [_norm(files, *names, width) for names in ((query_norm, query), (key_norm, key))]
         return Rows(files.read(query), files.read(key), *norms)
 
     order = look_at_rows(len(fits), width, read)

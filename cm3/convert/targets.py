@@ -78,11 +78,8 @@ def steps_of(
     if dtype is not None:
         kind = getattr(torch, dtype)
         old = model.read
-        model = model._replace(
-            converted=model.converted and model.converted | {"dtype": dtype},
-            dtypes=dict.fromkeys(model.dtypes, kind),
-            read=lambda name: _cast(old(name), kind, name),
-        )
+        cast = model._replace(dtypes=dict.fromkeys(model.dtypes, kind), read=lambda name: _cast(old(name), kind, name))
+        model = cast._replace(converted=model.converted | {"dtype": dtype}) if model.converted else cast
     if to == "bundle":
         return _bundle(model)
     return _transformers(model) if to == "chameleon-hf" else _meta(model, shards)
