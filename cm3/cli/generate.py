@@ -173,8 +173,9 @@ class Generate(Drawing):
             "--boxes": self.boxes,
             "--control": self.control,
             "--sheet": self.sheet,
+            "--image": self.mixed.image or None,
+            "--interleaved": self.mixed.interleaved,
         }
-        alone |= {"--image": self.mixed.image or None, "--interleaved": self.mixed.interleaved}
         for name, given in alone.items():
             if given is not None:
                 raise RequestError(f"{name} and --prompts: say what to draw in the lines of the file (docs/batch.md)")
