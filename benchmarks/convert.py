@@ -35,6 +35,7 @@ from cm3.convert.targets import steps_of
 from cm3.files import sha256
 from cm3.model.decoder import DecoderConfig
 from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.tokens.text import alphabet
 
 IDS, CODES = 65_536, 8_192
 CHUNK = 1 << 24
@@ -47,10 +48,13 @@ def text_tokenizer() -> bytes:
     specials = ["<s>", "<pad>", "</s>", "<unk>", *codes, "<eoss>", "<racm3:break>"]
     specials += [f"<sentinel:{i}>" for i in range(512)]
     specials += [f"<reserved{i:05}>" for i in range(8706, 8816)]
-    names = [*specials, *(f"w{i:x}" for i in range(IDS - len(specials)))]
+    letters = sorted(alphabet())
+    names = [*specials, *letters, *(f"w{i:x}" for i in range(IDS - len(specials) - len(letters)))]
     added = [{"id": id, "content": name, "special": True} for id, name in enumerate(specials)]
     model = {"type": "BPE", "vocab": {name: id for id, name in enumerate(names)}, "merges": []}
-    return json.dumps({"added_tokens": added, "model": model}).encode()
+    bytes_of_text = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    page = {"added_tokens": added, "pre_tokenizer": bytes_of_text, "decoder": bytes_of_text, "model": model}
+    return json.dumps(page).encode()
 
 
 def drawn(args: argparse.Namespace) -> Model:

@@ -61,7 +61,8 @@ def convert(
             with bar(to, total=sum(step.bytes for step in steps), unit="B", wanted=progress) as shown:
                 for step in steps:
                     _carry_out(work, step, done, plan, shown.update)
-            model.weights.check_unchanged()
+            if model.weights is not None:
+                model.weights.check_unchanged()
         except CheckpointError:  # of the source: the same command would not go on
             shutil.rmtree(work, ignore_errors=True)
             raise

@@ -65,8 +65,8 @@ class Model(NamedTuple):
     sampling: dict[str, Any]
     files: list[Path]
     """All files that are read."""
-    weights: TensorFiles
-    """Those of the language model, which are read until the end."""
+    weights: TensorFiles | None = None
+    """Those of the language model, which are read until the end; None of a model that no files hold."""
 
 
 def open_model(source: str | Path, text: str | Path | None = None, image: str | Path | None = None) -> Model:
