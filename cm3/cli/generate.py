@@ -244,7 +244,8 @@ class Generate(Drawing):
         result |= {"scores": list(made.scores)} | ({} if task is None else {"task": task})
         result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
-        return result | self._sheet(prompt, made, guide)
+        # An answer of words and pictures has its page, and may have no picture.
+        return result | ({} if self.mixed.interleaved is not None else self._sheet(prompt, made, guide))
 
     def _write_answers(
         self, made: Generation, document: Document, notes: Mapping[str, str], more: Mapping[str, str]

@@ -95,6 +95,19 @@ def test_an_answer_is_a_folder_with_a_page(cm3: Cm3, mixing: Path, picture: Path
     assert Image in kinds and Text in kinds
 
 
+def test_an_answer_may_be_words_alone(cm3: Cm3, tmp_path: Path) -> None:
+    made = tiny_chameleon.bundle()
+    with torch.no_grad():
+        table = made.decoder.embed if made.decoder.output is None else made.decoder.output
+        table.weight *= 50  # no other id is as likely as the likeliest word, and to begin a picture is not at all
+        table.weight[: made.vocab.text_start] = 0
+    bundle.save(made, tmp_path / "silent", torch.float32)
+    said = ("generate", "how?", "--interleaved", "2", "--max-tokens", "5", "--temperature", "0")
+    ran = cm3(*said, "--model", tmp_path / "silent", "--out", tmp_path / "out", "--json")
+    (answer,) = ran.json["answers"]
+    assert [list(part) for part in answer["parts"]] == [["text"]] and Path(answer["page"]).is_file()
+
+
 def test_the_same_command_replaces_its_own_and_nothing_else(cm3: Cm3, mixing: Path) -> None:
     args = ("generate", "a circle", "--interleaved", 1, "--max-tokens", 6, "--model", mixing, "--json")
     (first,) = cm3(*args).json["answers"]
