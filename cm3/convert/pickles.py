@@ -418,7 +418,7 @@ class _Machine:
         if not isinstance(target, dict):
             return  # of an object that was left out
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            # Other keys (enumerations, tuples) name no tensor; and deep tuples cannot be hashed without harm.
+            # Others (enumerations, tuples) name no tensor.
             if type(key) in (str, int, float, bool, bytes):
                 target[key] = value
 
@@ -482,7 +482,8 @@ class _Machine:
         if not isinstance(said_as, tuple) or len(said_as) < 5 or said_as[0] != "storage":
             raise _Bad("names a storage in a way that torch does not")
         _, kind, key, _, count, *view = said_as
-        if not isinstance(kind, _Global) or type(count) is not int or not 0 <= count < 1 << 62:
+        whole = type(count) is int and 0 <= count < 1 << 62
+        if not isinstance(kind, _Global) or type(key) not in (str, int) or not whole:
             raise _Bad("names a storage in a way that torch does not")
         if view and view[0] is not None:
             raise _Bad("has storages that are views of others, as torch wrote before 0.4; save it with a later torch")
