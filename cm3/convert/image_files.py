@@ -16,7 +16,7 @@ from cm3.convert.image_layouts import Found, Said, read_image_tokenizer
 from cm3.convert.problems import refuse, told_of
 from cm3.convert.tensor_files import TensorFiles, open_shard
 from cm3.errors import Cm3Error, ConfigError
-from cm3.files import JSON_BYTES, build, check_folder, parse_json, read_json, replacing_folder
+from cm3.files import build, check_folder, read_json, replacing_folder
 from cm3.model import bundle as bundles
 from cm3.model.folder import FILES
 from cm3.model.vqgan import VQGAN, VQGANConfig
@@ -47,7 +47,7 @@ def open_image_tokenizer(
             refuse(source, ["is of this package, and its config.json says all of it; give nothing else"])
         return ours
     files = TensorFiles.open(source)
-    whole = None if decoder is None else open_image_tokenizer(decoder).vqgan
+    beside = None if decoder is None else open_image_tokenizer(decoder)
     found = read_image_tokenizer(
         files,
         files.read,
@@ -56,10 +56,10 @@ def open_image_tokenizer(
         size=size,
         quantizer=quantizer,
         pixels=pixels,
-        whole=whole,
+        whole=None if beside is None else beside.vqgan,
     )
-    if skipped := skipped_in(files):
-        found.about["skipped"] = skipped
+    if skipped := {*skipped_in(files), *([] if beside is None else beside.about.get("skipped", []))}:
+        found.about["skipped"] = sorted(skipped)
     return found
 
 
@@ -139,7 +139,6 @@ def said_in_yaml(text: str, name: str, where: str) -> Said:
 
 def said_in_json(page: dict[str, Any]) -> Said:
     """Return what the config.json of open-muse, or the `vq_config` of transformers, says."""
-
     inner, muse = page.get("vq_config"), page.get("_class_name") == "VQGANModel"
     of = inner if isinstance(inner, dict) else page if muse else {}
 
@@ -164,13 +163,7 @@ def write_image_tokenizer(found: Found, out: str | Path) -> None:
 
     Weights stay of the type that they were stored in. Raises `ConfigError` for a place that holds anything else.
     """
-    out = Path(out).expanduser()
-    what = f"image tokenizer {str(out)!r}"
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{what}: is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not _is_image_tokenizer(out):
-        raise ConfigError(f"{what}: holds other files, which would be lost; give a new folder")
-    check_folder(out.parent, what)
+    out = _check_out(out)
     stored = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(found.about["dtype"], torch.float32)
     if found.about["from"] == "transformers-chameleon":
         stored = torch.float32  # what was read is Meta's file
@@ -184,17 +177,26 @@ def write_image_tokenizer(found: Found, out: str | Path) -> None:
         os.chmod(building / WEIGHTS, 0o644)  # safetensors writes for the owner alone
 
 
+def _check_out(out: str | Path) -> Path:
+    """Return the place to write. Raises `ConfigError` where anything but an image tokenizer is."""
+    out = Path(out).expanduser()
+    what = f"image tokenizer {str(out)!r}"
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{what}: is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not _is_image_tokenizer(out):
+        raise ConfigError(f"{what}: holds other files, which would be lost; give a new folder")
+    check_folder(out.parent, what)
+    return out
+
+
 def _is_image_tokenizer(folder: Path) -> bool:
     """Tell whether a folder is what `write_image_tokenizer` writes, and nothing else."""
     if {path.name for path in folder.iterdir()} != {"config.json", WEIGHTS}:
         return False
     try:
-        if (folder / "config.json").stat().st_size > JSON_BYTES:
-            return False
-        page = parse_json((folder / "config.json").read_bytes(), "config.json")
-    except (OSError, Cm3Error):
+        return "vqgan" in read_json(folder / "config.json", "image tokenizer")
+    except Cm3Error:
         return False
-    return isinstance(page, dict) and "vqgan" in page
 
 
 def convert_image_tokenizer(
@@ -213,6 +215,7 @@ def convert_image_tokenizer(
     place = os.path.realpath(Path(out).expanduser())
     if os.path.isdir(place) and place == os.path.realpath(Path(source).expanduser()):
         raise ConfigError(f"image tokenizer {str(out)!r}: is the source itself; give another folder")
+    _check_out(out)
     found = open_image_tokenizer(source, decoder=decoder, size=size, quantizer=quantizer, pixels=pixels)
     write_image_tokenizer(found, out)
     config = found.vqgan.config

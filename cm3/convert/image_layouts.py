@@ -68,7 +68,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ANCHORS = ("encoder.conv_in.weight", "quant_conv.weight", "decoder.conv_in.weight")
 """Names that the tensors of a network are found by, whatever stands before them."""
 _BESIDE = ("loss.", "model_ema.")
-"""What training adds: the critic and LPIPS; the moving averages, which are taken in the place of the weights."""
+"""Parts that training adds: the critic and LPIPS; the moving averages, which take the place of the weights."""
 _STATE = ("quantize.codebook_used", "colorize")
 """The same, single tensors."""
 _OWN = ("quantize.unused",)
@@ -439,13 +439,13 @@ def to_meta(vqgan: VQGAN, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
     Raises `ConfigError`, with all that is wrong, for a network that Meta's code has no form for.
     """
     _check_publishable(vqgan, "Meta's vqgan.ckpt")
-    return {n: v.detach().to(dtype) for n, v in vqgan.state_dict().items() if n in _published(vqgan)}
+    return _published(vqgan, dtype)
 
 
 def to_transformers(vqgan: VQGAN, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Return the tensors that transformers' Chameleon has: model.vqmodel.*, without a decoder. Raises as `to_meta`."""
     _check_publishable(vqgan, "transformers' Chameleon")
-    return {f"model.vqmodel.{n}": v for n, v in to_meta(vqgan, dtype).items() if not n.startswith("decoder.")}
+    return {f"model.vqmodel.{n}": v for n, v in _published(vqgan, dtype).items() if not n.startswith("decoder.")}
 
 
 def meta_config(config: VQGANConfig, size: int) -> dict[str, Any]:
@@ -485,8 +485,9 @@ def transformers_config(config: VQGANConfig, size: int) -> dict[str, Any]:
     }
 
 
-def _published(vqgan: VQGAN) -> set[str]:
-    return {n for n in vqgan.state_dict() if n not in (*_OWN, "quantize.ema_count", "quantize.ema_sum")}
+def _published(vqgan: VQGAN, dtype: torch.dtype) -> dict[str, Tensor]:
+    left = (*_OWN, "quantize.ema_count", "quantize.ema_sum")
+    return {name: weight.detach().to(dtype) for name, weight in vqgan.state_dict().items() if name not in left}
 
 
 def _check_publishable(vqgan: VQGAN, place: str) -> None:

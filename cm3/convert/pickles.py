@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from cm3.convert.mapped import MappedFile
 from cm3.convert.problems import refuse, some
@@ -109,10 +108,6 @@ class Pickled:
     file: MappedFile
     tree: Any
     skipped: list[str] = field(default_factory=list)
-
-    def read(self, stored: Stored) -> Tensor:
-        """Return a tensor, the file's memory; see `MappedFile.tensor`."""
-        return self.file.tensor(stored.start, stored.dtype, stored.shape, stored.stride)
 
 
 class Left(NamedTuple):

@@ -30,13 +30,14 @@ from cm3.convert.image_layouts import to_meta as image_to_meta
 from cm3.convert.image_layouts import to_transformers as image_to_transformers
 from cm3.convert.language_models import Model
 from cm3.convert.writers import Made, write_pickled, write_safetensors
-from cm3.errors import CheckpointError, ConfigError
+from cm3.errors import CheckpointError, ConfigError, whole_number
 from cm3.files import Facts, parse_json
 from cm3.files import write as write_whole
 from cm3.model.bundle import Shape, described
 from cm3.model.folder import FILES
-from cm3.tokens.chameleon import TURN, entries_of
+from cm3.tokens.chameleon import PLACE, entries_of
 from cm3.vocab import Vocab
+from cm3.weights import check_dtype
 
 TARGETS = ("bundle", "chameleon-hf", "chameleon-meta")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -48,7 +49,6 @@ IMAGE = "<image>"
 """The name under which transformers has a place for a picture; it renames the reserved id after the end of a turn."""
 
 _NOTHING_FIRST = re.compile(rb'("post_processor"\s*:\s*)null')
-_RESERVED = re.compile(r"<reserved(\d+)>")
 
 
 class Step(NamedTuple):
@@ -62,20 +62,20 @@ class Step(NamedTuple):
 def steps_of(
     model: Model, to: str, shards: int | None = None, dtype: str | None = None
 ) -> tuple[list[Step], Callable[[Mapping[str, str]], str]]:
-    """Return the steps, and what makes config.json, written last, of the sha256 of each of their files.
+    """Return the steps, and what makes the page that is written last of the sha256 of each of their files: config.json,
+    in Meta's layout params.json.
 
     `shards`: files of Meta's layout, None for as many as it came from, else as few as keep its norms. `dtype`: the
     number type of the language model, None for the stored ones. Raises `ConfigError` or `CheckpointError`.
     """
     if to not in TARGETS:
         raise ConfigError(f"to={to!r:.60}: must be one of {', '.join(TARGETS)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(
-            f"dtype={dtype!r:.60}: must be one of {', '.join(DTYPES)}, or left out to keep the stored one"
-        )
     if shards is not None and to != "chameleon-meta":
         raise ConfigError(f"shards={shards}: are for chameleon-meta alone; leave it out")
+    shards = None if shards is None else whole_number("shards", shards)
+    model = model._replace(read=functools.partial(_number, model.read))
     if dtype is not None:
+        check_dtype(dtype, DTYPES)
         kind = getattr(torch, dtype)
         old = model.read
         cast = model._replace(dtypes=dict.fromkeys(model.dtypes, kind), read=lambda name: _cast(old(name), kind, name))
@@ -122,14 +122,14 @@ def _bundle(model: Model) -> tuple[list[Step], Callable[[Mapping[str, str]], str
     names = our_shapes(model.config)
     kind = _image_type(model, meta=True)
     image = {n: v.detach().to(kind) if v.is_floating_point() else v for n, v in model.image.vqgan.state_dict().items()}
-    pieces = [Piece(n, s, model.dtypes[n], functools.partial(_number, model.read, n)) for n, s in names.items()]
+    pieces = [Piece(n, s, model.dtypes[n], functools.partial(model.read, n)) for n, s in names.items()]
     steps = [_tensors(FILES[0], pieces), _tensors(FILES[1], _pieces(image)), _page(FILES[2], model.text)]
     about = model.about | {"converted": model.converted}
     return steps, lambda sums: described(shape, dict(sums), "the model", sampling=model.sampling, about=about)
 
 
 def _number(read: Callable[[str], Tensor], name: str) -> Tensor:
-    """Return a weight. Raises `CheckpointError` where it holds NaN or infinity: no bundle is loaded with those."""
+    """Return a weight. Raises `CheckpointError` where it holds NaN or infinity: nothing draws with those."""
     weight = read(name)
     # One sum is soon made, and is no number where a part of it is none.
     if not math.isfinite(float(weight.sum(dtype=torch.float32))) and not bool(torch.isfinite(weight).all()):
@@ -228,7 +228,8 @@ def _config(model: Model, names: Sequence[str], ids: Mapping[str, int]) -> dict[
 
 
 def _tokenizer_config(names: Sequence[str], model: Model) -> dict[str, Any]:
-    fixed = {name: names[int(model.ids.to_file[id])] for name, id in (("bos", 0), ("pad", 1), ("eos", 2), ("unk", 3))}
+    ids = {"bos": Vocab.bos, "pad": Vocab.pad, "eos": Vocab.eos, "unk": Vocab.unk}
+    fixed = {name: names[int(model.ids.to_file[id])] for name, id in ids.items()}
     begin, end = (names[int(model.ids.to_file[id])] for id in (Vocab.brk, Vocab.eoss))
     turn = model.ids.turn
     return {
@@ -277,12 +278,9 @@ def text_of(text: bytes, transformers: bool) -> tuple[bytes, tuple[str, ...]]:
     """
     page = parse_json(text, FILES[2], CheckpointError)
     names = entries_of(page, FILES[2]).names
-    turn = _RESERVED.fullmatch(TURN)
-    assert turn is not None
-    own = f"<reserved{int(turn[1]) + 1:0{len(turn[1])}}>"
-    if transformers and own not in names and IMAGE not in names:
-        raise CheckpointError(f"{FILES[2]}: has no {own}, the id that transformers' layout has for a picture's place")
-    old, new = (own, IMAGE) if transformers else (IMAGE, own)
+    if transformers and PLACE not in names and IMAGE not in names:
+        raise CheckpointError(f"{FILES[2]}: has no {PLACE}, the id that transformers' layout has for a picture's place")
+    old, new = (PLACE, IMAGE) if transformers else (IMAGE, PLACE)
     if new not in names:
         text = text.replace(json.dumps(old).encode(), json.dumps(new).encode())
         names = tuple(new if name == old else name for name in names)
@@ -321,14 +319,15 @@ def _meta(model: Model, shards: int | None) -> tuple[list[Step], Callable[[Mappi
                 f"heads have query-key norms of their own, in {groups} groups, and each of Meta's files keeps one: "
                 f"give --shards {groups} for that many files, or write chameleon-hf"
             )
-    check_cut(Layout("meta", shards, shards), model.config)
+    layout = Layout("meta", shards, shards)
+    check_cut(layout, model.config)
     if shards % groups:
         raise CheckpointError(
             f"shards={shards}: the model has {groups} groups of query-key norms, of which each shard keeps one; give a "
             f"multiple of {groups}, or write chameleon-hf"
         )
     read = permuted(model.read, torch.from_numpy(model.ids.to_ours))
-    files = written(Layout("meta", shards, shards), model.config, model.dtypes, read)
+    files = written(layout, model.config, model.dtypes, read)
     c = model.config
     rates = 1.0 / c.rope_theta ** (torch.arange(0, c.head_dim, 2)[: c.head_dim // 2].float() / c.head_dim)
     # Meta's loader wants this one tensor more than its network has.

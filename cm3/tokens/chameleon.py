@@ -30,7 +30,8 @@ UNKNOWN = 3
 """The file's id of `Vocab.unk`, whatever its name is."""
 TURN = "<reserved08706>"
 """The end of a turn."""
-_PLACE = "<reserved08707>"
+PLACE = "<reserved08707>"
+"""A picture's place in transformers' prompts, which renames it."""
 _SPECIAL = re.compile(r"<(?:reserved|sentinel:)\d+>")
 _CODE = re.compile(r"IMGIMG([A-J]+)Z")
 _DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
@@ -82,7 +83,7 @@ def chameleon_file(text: TextTokenizer, codes: int) -> bytes:
     """
     page = json.loads(text.to_bytes())
     names = ["<s>", "<pad>", "</s>", "<unk>", *map(code_name, range(codes)), "<eoss>", "<racm3:break>"]
-    names += [TURN, _PLACE]
+    names += [TURN, PLACE]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     words = {name: len(names) + id for name, id in page["model"]["vocab"].items()}
     page["model"]["vocab"] = {name: id for id, name in enumerate(names)} | words

@@ -177,13 +177,24 @@ def test_a_number_type_is_chosen(tmp_path: Path) -> None:
         convert(meta_folder(tmp_path / "large", large), tmp_path / "h", "bundle", dtype="float16")
 
 
+@pytest.mark.parametrize("to", ["bundle", "chameleon-hf", "chameleon-meta"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_weights_that_are_no_numbers_are_refused(value: str, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_are_refused(value: str, to: str, tmp_path: Path) -> None:
     model = small()
     model.layers[1]["w2"][3, 2] = float(value)
     with pytest.raises(CheckpointError, match="blocks.1.down.weight: holds values that are no finite numbers"):
-        convert(meta_folder(tmp_path / "meta", model), tmp_path / "out", "bundle")
+        convert(meta_folder(tmp_path / "meta", model), tmp_path / "out", to)
+    with pytest.raises(CheckpointError, match="blocks.1.down.weight: holds values that are no finite numbers"):
+        convert(tmp_path / "meta", tmp_path / "out", to, dtype="float16")
     assert [p.name for p in tmp_path.iterdir()] == ["meta"], "nothing is left"
+
+
+def test_numbers_of_shards_and_types_are_checked(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    with pytest.raises(ConfigError, match="shards=0: must be an integer, at least 1"):
+        convert(root, tmp_path / "out", "chameleon-meta", shards=0)
+    with pytest.raises(ConfigError, match="dtype='float61': must be one of float32, bfloat16, float16.*float16"):
+        convert(root, tmp_path / "out", "bundle", dtype="float61")
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

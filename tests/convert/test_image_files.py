@@ -116,6 +116,7 @@ def test_a_folder_of_transformers_needs_metas_file_for_the_decoder(tmp_path: Pat
     assert not out.exists()
     told = convert_image_tokenizer(half, out, decoder=whole)
     assert (told["from"], told["size"], told["dtype"]) == ("transformers-chameleon", 64, "bfloat16")
+    assert told["skipped"] == ["argparse.Namespace"], "of Meta's file beside it"
     made = load_image_tokenizer(out).state_dict()
     assert all(torch.equal(made[name], value) for name, value in found.vqgan.state_dict().items())
 
