@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cm3.data.lanes import LoaderState
-from cm3.errors import CheckpointError
+from cm3.errors import CheckpointError, ConfigError
 from cm3.files import read_json
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
@@ -60,8 +60,10 @@ def about_of(
 def format_of(vocab: Vocab, init: bundles.Bundle | None, given: str = "") -> dict[str, str]:
     """Return `about.prompt_format` of a run's bundle: what is given, else that of what it began with, else plain.
 
-    Nothing for the grammar "cm3", which has no turns.
+    Nothing for the grammar "cm3", which has no turns. Raises `ConfigError` where one is given for it.
     """
+    if vocab.grammar == "cm3" and given:
+        raise ConfigError(f"prompt_format={given!r:.60}: is for a model of the grammar 'chameleon'; leave it out")
     if vocab.grammar == "cm3":
         return {}
     return {"prompt_format": given or (prompt_format(init.about, vocab) if init is not None else "plain")}

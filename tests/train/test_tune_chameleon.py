@@ -23,12 +23,13 @@ from cm3.errors import CheckpointError, ConfigError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
-from cm3.runs.export_run import export_run
+from cm3.runs.export_run import export_run, format_of
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.tasks.task import Example, encode
 from cm3.tasks.template import Laid
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
+from cm3.vocab import Vocab
 
 V = tiny_chameleon.IDS.vocab
 
@@ -83,6 +84,13 @@ def test_examples_of_tasks_have_the_turns_of_the_format(base: Path, lines: Path,
     assert tuned.codec.format == "chameleon" and set(tuned.tasks) == {"vqa2", "write"}
     reply = tuned.answer(PIL.Image.new("RGB", (32, 32)), "what is 1?", max_tokens=4)
     assert isinstance(reply.text, str)
+
+
+def test_a_format_of_turns_is_for_the_grammar_that_has_them() -> None:
+    ours = Vocab(text=256, image=2, masks=1, reserved=0)
+    assert format_of(ours, None) == {} and format_of(V, None) == {"prompt_format": "plain"}
+    with pytest.raises(ConfigError, match="prompt_format='anole': is for a model of the grammar 'chameleon'"):
+        format_of(ours, None, "anole")
 
 
 @pytest.mark.parametrize("name", ["chameleon", "anole"])
