@@ -89,7 +89,7 @@ def pretrain_one() -> PretrainRun:
 
     What a kind looks like is learnt soonest where nothing else is on the sheet (`MaskLaw.hide`, docs/log.md).
 
-    Its rate stays as it is to the end, since `pretrain` goes on from it.
+    Its rate stays as it is to the end, since `pretrain_two` goes on from it.
 
     Price: 700 steps of about 4,500 tokens at 1,100 to 1,300 a second, 45 minutes of one core of an AVX2 processor.
     """
@@ -243,7 +243,8 @@ def pretrain_shown() -> PretrainRun:
 def instruct() -> PretrainRun:
     """The model of `pretrain_shown` on every instruction task, with documents of pretraining among them.
 
-    Price: 5,000 steps of about 4,500 tokens, 5 hours of one core of an AVX2 processor.
+    Price: 5,000 steps of about 4,500 tokens; by the rate of `pretrain_bank` 5 hours of one core of an AVX2 processor.
+    Not timed to its end.
     """
     before = pretrain_bank()
     plain = StickerBankData(
