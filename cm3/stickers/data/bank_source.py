@@ -5,8 +5,9 @@
     example      a large blosken at the top left and a small taxi below it, on a ...    [picture]
 
 One or two stickers of an example are shown things (cm3/stickers/shown.py), each with a document of its own, in its own
-size; the other documents show something else. Codes are strictly local and blocks begin where cells do, so the codes of
-a shown thing stand in its document at an offset that follows from its place alone.
+size, in the middle or, in a share `BankLaw.same_place`, where the example has it; the other documents show something
+else. Codes are strictly local and blocks begin where cells do, so the codes of a shown thing stand in its document at
+an offset that follows from its place alone.
 
 Nothing is searched for here, and there is no bank: a document is made for its example, of seed and number alone. What a
 search finds for a prompt at generation is known beforehand, the document of each thing that is named; to make it keeps
