@@ -345,8 +345,6 @@ class Cursor:
         start, stop = self.bounds[-1]
         picture, left = Codes.image(whole.codes, whole.guided), whole.limit - (stop - start)
         closing = (v.eoss,) if v.grammar == "chameleon" else ()
-        if not left:
-            return [picture, Force((*closing, whole.end[0]))]
         rest = replace(whole, limit=left, pictures=whole.pictures - 1, min_tokens=0)
         if closing:
             return [picture, Force(closing), rest]
