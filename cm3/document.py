@@ -208,6 +208,11 @@ class Document:
         """Tell whether anything is to be filled in."""
         return any(isinstance(p, Gap) or (isinstance(p, Image) and p.gap is not None) for p in self.parts)
 
+    @property
+    def interleaved(self) -> bool:
+        """Tell whether words and pictures are to be written at its end."""
+        return self.parts[-1:] == (Gap("interleaved"),)
+
 
 @dataclass(frozen=True)
 class Unreadable:

@@ -466,7 +466,7 @@ class Desk:
             record |= {"left_out": [one.document.id for one in whole.left_out]}
             record |= {"settings": {"n": asked.n, **asked.settings}}
         pictures: list[PIL.Image.Image] = []
-        mixed = whole.prompt.parts[-1:] == (Gap("interleaved"),)
+        mixed = whole.prompt.interleaved
         if isinstance(made, Reply):
             pictures = [v for v in made.fields.values() if not isinstance(v, str)][:1]
             if not pictures:

@@ -17,9 +17,9 @@ def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, pictures: 
     """Count the tokens that the context has left for documents when every text is as long as it may be, and there are
     as many pictures as may be."""
     written = sum(h.kind != "image" for h in prompt.holes) * max_tokens
-    for hole in prompt.holes:
-        written += pictures * (len(hole.cells) + BORDERS) if hole.kind == "interleaved" else 0
-    if not any(hole.kind == "interleaved" for hole in prompt.holes):
+    if prompt.interleaved:
+        written += pictures * (len(prompt.holes[0].cells) + BORDERS)
+    else:
         written += least_written(prompt, vocab)
     return context - opening(prompt, vocab).length - written
 
@@ -30,7 +30,7 @@ def plan(
     """Plan what to write for each hole after a prompt of `length` tokens; texts share what the context has left, at
     most `max_tokens` each. An interleaved answer has so many words in all and at most `pictures` pictures, and fewer
     where the context has no room for more. Raises `RequestError` where it has no room."""
-    if any(hole.kind == "interleaved" for hole in prompt.holes):
+    if prompt.interleaved:
         return (_interleaved(prompt, vocab, context - length, max_tokens, pictures, length),)
     v, on = vocab, continued(prompt, vocab)
     texts = sum(h.kind == "text" for h in prompt.holes)

@@ -332,8 +332,7 @@ class CM3Leon:
         for document, p, c, seed, own in zip(whole, encoded, contexts, seeds, settings, strict=True):
             first = self._request(p, seed, max_tokens, own, c.tokens, unconditional, kind, pictures)
             # What is recommended for pictures is not for answers of any length, of which a short one is likeliest.
-            on = any(hole.kind == "interleaved" for hole in p.holes)
-            number = candidates or (1 if on else self._recommended.candidates[kind or kind_of(p)])
+            number = candidates or (1 if p.interleaved else self._recommended.candidates[kind or kind_of(p)])
             some = range(1 if first.greedy else number)
             requests = [first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some]
             laid_out.append(Prepared(document, p, c, tuple(requests), kind))

@@ -21,18 +21,22 @@ from cm3.tokens.codec import Codec
 
 def spans_of(prompt: Prompt, result: Result) -> list[np.ndarray]:
     """Return the ids that fill each hole; of an interleaved one, all that was written."""
-    if any(hole.kind == "interleaved" for hole in prompt.holes):
+    if prompt.interleaved:
         return [result.tokens.ids]
     return [span.ids for span in result.spans]
+
+
+def number_given(document: Document) -> int:
+    """Count the parts before the gap that a document ends in; empty texts are left out."""
+    return sum(part != Text("") for part in document.parts[:-1])
 
 
 def filled_parts(
     document: Document, done: Document, prompt: Prompt, spans: Sequence[np.ndarray], codec: Codec
 ) -> tuple[Text | Image, ...]:
     """Return the part that fills each `Gap` of a document, and all those of an interleaved one; `done` has them."""
-    if document.parts[-1:] == (Gap("interleaved"),):
-        given = sum(part != Text("") for part in document.parts[:-1])
-        return tuple(part for part in done.parts[given:] if not isinstance(part, Gap))
+    if document.interleaved:
+        return tuple(part for part in done.parts[number_given(document) :] if not isinstance(part, Gap))
     pictures = iter(done.images)
     found: list[Text | Image] = []
     for at, part in enumerate(document.parts):

@@ -28,12 +28,12 @@ def guiding(
     if kind in ("text", "answer") or not (scales or sampling.contrast is not None):
         return (tokens,), sampling
     if vocab.grammar == "chameleon":
-        shown = prompt.holes[0].kind == "interleaved" or bool(vocab.is_image(tokens.ids).any())
+        shown = prompt.interleaved or bool(vocab.is_image(tokens.ids).any())
         if shown and sampling.image_guidance is not None:
             return (tokens, nothing(tokens, vocab), pictures_of(tokens, vocab)), sampling
         return (tokens, nothing(tokens, vocab)), replace(sampling, image_guidance=None)
     first = 0 if continued(prompt, vocab) else len(prompt.holes)
     hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, vocab)) else ())
-    if prompt.holes[0].kind == "interleaved":  # of the user's, nothing; what is written behind it is read as it comes
+    if prompt.interleaved:  # of the user's, nothing; what is written behind it is read as it comes
         return (tokens, Tokens.of([vocab.eos, vocab.mask(0)])), replace(sampling, image_guidance=None)
     return (tokens, *(without(tokens, parts, vocab, first) for parts in hidden)), sampling

@@ -14,10 +14,10 @@ from functools import partial
 import numpy as np
 import PIL.Image
 
-from cm3.document import Document, Gap, Image, Text
+from cm3.document import Document, Gap, Image
 from cm3.engine.grammar import Cursor
 from cm3.engine.request import Request
-from cm3.generate.generation import Generation
+from cm3.generate.generation import Generation, number_given
 from cm3.sequence.holes import Prompt
 from cm3.tokens.codec import Codec
 from cm3.tokens.image import ImageTokenizer
@@ -101,8 +101,7 @@ class Filling:
             for part in {hole.part for hole in prompt.holes if hole.kind == "image"}
         }
         """Codes to come in each row of a picture's grid, by part."""
-        on = any(hole.kind == "interleaved" for hole in prompt.holes)
-        self._on = Interleaving(sum(part != Text("") for part in document.parts[:-1]), codec) if on else None
+        self._on = Interleaving(number_given(document), codec) if prompt.interleaved else None
 
     def take(self, tokens: Tokens) -> Iterator[Chunk]:
         """Yield what further tokens, those that the plan forces among them, bring."""

@@ -51,6 +51,11 @@ class Prompt:
     holes: tuple[Hole, ...]
     codes: Mapping[int, np.ndarray] = field(repr=False)
 
+    @property
+    def interleaved(self) -> bool:
+        """Tell whether its hole, the only one then, takes words and pictures."""
+        return any(hole.kind == "interleaved" for hole in self.holes)
+
 
 def before_hole(text: str) -> tuple[str, str]:
     """Split a text before a hole: what stands in the source, and the space, or "", that the filling starts with."""

@@ -85,7 +85,7 @@ class Codec:
         A span holds vocabulary ids and may end in `<eoss>`. Raises `DataError` for a span of another kind or length.
         """
         arrays = self._spans(prompt, spans)
-        if any(hole.kind == "interleaved" for hole in prompt.holes):
+        if prompt.interleaved:
             filled = [Tokens(ids.astype(np.int32), cells_of(ids, self.vocab)) for ids in arrays]
         else:
             filled = [Tokens.of(ids, h.cells or None) for ids, h in zip(arrays, prompt.holes, strict=True)]
@@ -104,7 +104,7 @@ class Codec:
         Raises `DataError` as `unmask` does.
         """
         prompt = prompt or self.encode_prompt(document)
-        if self.vocab.grammar == "chameleon" or document.parts[-1:] == (Gap("interleaved"),):
+        if self.vocab.grammar == "chameleon" or document.interleaved:
             return self._continued(document, spans, prompt)
         tokens, filled = self.unmask(prompt, spans), self._spans(prompt, spans)
         parts: list[Part] = []
@@ -192,7 +192,7 @@ class Codec:
         v = self.vocab
         holes: list[Hole] = []
         gaps = [part for part in document.parts if isinstance(part, Gap) or (isinstance(part, Image) and part.gap)]
-        on = document.parts[-1:] == (Gap("interleaved"),)
+        on = document.interleaved
         if Gap("interleaved") in gaps and (len(gaps) > 1 or not on):
             raise RequestError("document: an interleaved gap stands alone at its end; put it last, and no other gap")
 
