@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm3.cli.outputs import Notes, free, png
-from cm3.cli.page import PAGE, STYLE
+from cm3.cli.page import whole
 from cm3.document import Image, Part, Text
 from cm3.errors import Cm3Error
 from cm3.files import read_json, replacing_folder
@@ -68,16 +68,12 @@ def _named(parts: Sequence[Part], before: str) -> Iterator[tuple[dict[str, str],
 def _page(page: dict[str, Any]) -> str:
     """Return the HTML document of an answer."""
     title = " ".join(one["text"] for one in page["asked"] if "text" in one).strip()
-    head = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{PAGE}'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}{_STYLE}</style></head><body>"
-    )
     body = ["<h1>Asked</h1>", *map(_shown, page["asked"]), "<section><h1>Answer</h1>", *map(_shown, page["answer"])]
     if not page["answer"]:
         body.append('<p class="note">Nothing was written.</p>')
     about = f"model {page.get('model', '')}, seed {page['seed']}, number {page['number']}"
-    return "\n".join([head, *body, "</section>", f"<footer>{html.escape(about)}</footer></body></html>", ""])
+    body += ["</section>", f"<footer>{html.escape(about)}</footer></body>"]
+    return whole(title, "\n".join(["<body>", *body]), _STYLE)
 
 
 def _shown(one: dict[str, str]) -> str:

@@ -56,12 +56,16 @@ def page(sections: Sequence[Section], title: str, subtitle: str = "", footer: st
         body += [f"<section><h2>{html.escape(section.title)}</h2>", f'<p class="note">{html.escape(section.note)}</p>']
         body += [f'<div class="{kind}">', *(_figure(panel, side) for panel in section.panels), "</div></section>"]
     body.append(f"<footer>{html.escape(footer)}</footer>")
-    head = (
+    return whole(title, "\n".join(["", "<body>", *body, "</body>"]))
+
+
+def whole(title: str, body: str, style: str = "") -> str:
+    """Return the HTML document of a `<body>`, in our style and more of it."""
+    return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'{PAGE}<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style></head>{body}</html>\n"
     )
-    return "\n".join([head, "<body>", *body, "</body></html>", ""])
 
 
 def _figure(panel: Panel, side: int) -> str:
