@@ -32,8 +32,8 @@ def guiding(
         if shown and sampling.image_guidance is not None:
             return (tokens, nothing(tokens, vocab), pictures_of(tokens, vocab)), sampling
         return (tokens, nothing(tokens, vocab)), replace(sampling, image_guidance=None)
-    first = 0 if continued(prompt, vocab) else len(prompt.holes)
-    hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, vocab)) else ())
     if prompt.interleaved:  # of the user's, nothing; what is written behind it is read as it comes
         return (tokens, Tokens.of([vocab.eos, vocab.mask(0)])), replace(sampling, image_guidance=None)
+    first = 0 if continued(prompt, vocab) else len(prompt.holes)
+    hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, vocab)) else ())
     return (tokens, *(without(tokens, parts, vocab, first) for parts in hidden)), sampling

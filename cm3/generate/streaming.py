@@ -85,7 +85,12 @@ def _down_to(codes: np.ndarray, image: ImageTokenizer) -> PIL.Image.Image:
     """Draw the first rows of a grid of codes; those below repeat the last."""
     rows, below = len(codes), image.grid[0] - len(codes)
     (picture,) = image.decode(np.concatenate([codes, codes[-1:].repeat(below, 0)])[None])
-    return picture.crop((0, 0, picture.width, picture.height * rows // image.grid[0]))
+    return _top(picture, rows, image.grid[0])
+
+
+def _top(picture: PIL.Image.Image, rows: int, of: int) -> PIL.Image.Image:
+    """Return the first rows of a picture that has so many."""
+    return picture.crop((0, 0, picture.width, picture.height * rows // of))
 
 
 class Filling:
@@ -146,5 +151,4 @@ class Filling:
             spans.append(own if hole.part == part else [vocab.image_start] * len(hole.cells))
         done = self._codec.fill(self._document, spans, self._prompt)
         before = [p for p in self._document.parts[:part] if isinstance(p, Image) or p == Gap("image")]
-        picture = done.images[len(before)].pixels
-        return picture.crop((0, 0, picture.width, picture.height * rows // self._all))
+        return _top(done.images[len(before)].pixels, rows, self._all)

@@ -86,6 +86,7 @@ class Codec:
         """
         arrays = self._spans(prompt, spans)
         if prompt.interleaved:
+            list(self._parts_of(arrays[0], "span 0"))  # raises where it is no run of words and pictures
             filled = [Tokens(ids.astype(np.int32), cells_of(ids, self.vocab)) for ids in arrays]
         else:
             filled = [Tokens.of(ids, h.cells or None) for ids, h in zip(arrays, prompt.holes, strict=True)]
@@ -340,7 +341,8 @@ class Codec:
         return [range(row * cols + start, row * cols + stop) for row, start, stop in self.image.cells_of_box(box)]
 
     def _spans(self, prompt: Prompt, spans: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
-        """Return the spans as int64 arrays without a closing `<eoss>`, each of its hole's kind and length."""
+        """Return the spans as int64 arrays without a closing `<eoss>`, each of its hole's kind and length;
+        of an interleaved one, `_parts_of` checks the kind."""
         if len(spans) != len(prompt.holes):
             raise DataError(f"spans: got {len(spans)} for {len(prompt.holes)} holes; give one for each, in mask order")
         arrays = []
@@ -352,7 +354,6 @@ class Codec:
                 self._text_ids(ids, 0, f"span {hole.mask}")
             elif hole.kind == "interleaved":
                 ids = ids[:-1] if ids.size and ids[-1] in ends(self.vocab) else ids
-                list(self._parts_of(ids, f"span {hole.mask}"))
             else:
                 codes = ids - self.vocab.image_start
                 limit = self.image.codes if self.image is not None else 0
