@@ -88,7 +88,7 @@ def test_a_prompt_of_another_kind_is_refused(prompt: Any, message: str) -> None:
 
 def asked(model: CM3Leon, prompt: Any, **settings: Any) -> Any:
     """The engine's request for a prompt."""
-    return model._request(model.codec.encode_prompt(as_document(prompt)), 0, 20, settings)
+    return model._request(model.codec.encode_prompt(as_document(prompt)), 0, 20, 4, settings)
 
 
 def spelled(model: CM3Leon, tokens: Tokens) -> list[str]:
@@ -204,7 +204,7 @@ def test_region_infill_leaves_everything_outside_untouched(model: CM3Leon, box: 
     assert (before[~inside] == after[~inside]).all() and (before[inside] != after[inside]).any()
     # And the codes outside of it: those of the prompt, with the written ones in their holes.
     prompt = model.codec.encode_prompt(made.prompt)
-    request = model._request(prompt, 0, 20, {})
+    request = model._request(prompt, 0, 20, 1, {})
     written = {c for step in request.plan if isinstance(step, Codes) for c in step.cells}
     assert written == {1 + r * 4 + c for r in range(y0 // 8, y1 // 8) for c in range(x0 // 8, x1 // 8)}
     spans = [np.full(len(h.cells), model.vocab.image_start) for h in prompt.holes]

@@ -36,7 +36,7 @@ def edit(seed: int = 0) -> dict[str, Any]:
 
 def request(model: CM3Leon, prompt: Document, kind: str | None, **settings: Any) -> Any:
     """What the engine is asked."""
-    return model._request(model.codec.encode_prompt(prompt), 0, 20, settings, kind=kind)
+    return model._request(model.codec.encode_prompt(prompt), 0, 20, 4, settings, kind=kind)
 
 
 def spelled(model: CM3Leon, tokens: Tokens) -> str:

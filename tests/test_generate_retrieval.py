@@ -152,7 +152,7 @@ def asked(model: CM3Leon, prompt: Any, documents: Sequence[Document], unconditio
     """The streams of the engine's request."""
     encoded = model.codec.encode_prompt(as_document(prompt))
     context = model._contexts([encoded], [found(*documents)], 20, 1)[0]
-    request = model._request(encoded, 0, 20, {"guidance": 2.0}, context.tokens, unconditional)
+    request = model._request(encoded, 0, 20, 1, {"guidance": 2.0}, context.tokens, unconditional)
     return [spelled(model, s) for s in request.streams]
 
 
@@ -172,7 +172,7 @@ def test_the_layout_is_that_of_training(model: CM3Leon, k: int) -> None:
     want = with_documents(model.codec.encode(query), tokens, model.vocab)
     encoded = model.codec.encode_prompt(as_document("a cat"))
     context = layout(found(*DOCUMENTS[:k]), tokens, model.vocab, 999)
-    got = model._request(encoded, 0, 20, {}, context.tokens).streams[0]
+    got = model._request(encoded, 0, 20, 1, {}, context.tokens).streams[0]
     assert (
         got.ids.tolist() == want.ids[: got.length].tolist() and got.cells.tolist() == want.cells[: got.length].tolist()
     )

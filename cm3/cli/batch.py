@@ -426,11 +426,12 @@ class Desk:
 
     def _drawn(self, ready: Sequence[tuple[Sample, Prepared]]) -> list[Generation | Reply]:
         made = self.model.make([prepared for _, prepared in ready])
-        lines, plain = [sample.asked.line for sample, _ in ready], self.model.continues
-        return [
-            one if line.task is None else read_reply(find_task(line.task), one, line.template, line.plain or plain)
-            for line, one in zip(lines, made, strict=True)
-        ]
+        found: list[Generation | Reply] = []
+        for (sample, _), one in zip(ready, made, strict=True):
+            line = sample.asked.line
+            plain = self.model.puts_picture_first(line.plain)
+            found.append(one if line.task is None else read_reply(find_task(line.task), one, line.template, plain))
+        return found
 
     def _prompt(self, prompt: str | list[Any] | None) -> Document:
         """Return a prompt as a document: words, or a list of words, pictures and gaps."""

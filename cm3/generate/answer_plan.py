@@ -13,7 +13,7 @@ BORDERS = 2
 """Tokens of a picture in an interleaved answer beside its codes."""
 
 
-def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, pictures: int = 0) -> int:
+def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, pictures: int) -> int:
     """Count the tokens that the context has left for documents when every text is as long as it may be, and there are
     as many pictures as may be."""
     written = sum(h.kind != "image" for h in prompt.holes) * max_tokens
@@ -24,9 +24,7 @@ def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, pictures: 
     return context - opening(prompt, vocab).length - written
 
 
-def plan(
-    prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: int, pictures: int = 1
-) -> tuple[Step, ...]:
+def plan(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: int, pictures: int) -> tuple[Step, ...]:
     """Plan what to write for each hole after a prompt of `length` tokens; texts share what the context has left, at
     most `max_tokens` each. An interleaved answer has so many words in all and at most `pictures` pictures, and fewer
     where the context has no room for more. Raises `RequestError` where it has no room."""

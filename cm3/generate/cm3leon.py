@@ -181,10 +181,9 @@ class CM3Leon:
         """Return the instruction tasks that it was tuned for, by name: `about.tasks` of its bundle."""
         return tuple(self.bundle.about.get("tasks", ()))
 
-    @property
-    def continues(self) -> bool:
-        """Tell whether it has no masks, so that an answer stands at the end of a prompt."""
-        return self.vocab.grammar == "chameleon"
+    def puts_picture_first(self, plain: bool) -> bool:
+        """Tell whether a task is asked `plain`: as it is given, and always where a model has no masks."""
+        return plain or self.vocab.grammar == "chameleon"
 
     @property
     def unconditional(self) -> str:
@@ -330,7 +329,7 @@ class CM3Leon:
         contexts = self._contexts(encoded, found, max_tokens, pictures if "pictures" in options else 1)
         laid_out: list[Prepared] = []
         for document, p, c, seed, own in zip(whole, encoded, contexts, seeds, settings, strict=True):
-            first = self._request(p, seed, max_tokens, own, c.tokens, unconditional, kind, pictures)
+            first = self._request(p, seed, max_tokens, pictures, own, c.tokens, unconditional, kind)
             # What is recommended for pictures is not for answers of any length, of which a short one is likeliest.
             number = candidates or (1 if p.interleaved else self._recommended.candidates[kind or kind_of(p)])
             some = range(1 if first.greedy else number)
@@ -391,7 +390,7 @@ class CM3Leon:
         """
         chosen = find_task(task) if isinstance(task, str) else task
         check_names(settings, Settings, "n", "seed", "template", "plain")
-        plain = plain or self.continues
+        plain = self.puts_picture_first(plain)
         prompt = task_prompt(chosen, request, self.image_size, self.world, template, plain)
         options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
         return read_reply(chosen, self.generate(prompt, n, seed=seed, **options), template, plain)
@@ -413,7 +412,7 @@ class CM3Leon:
             self.prepare_task(chosen, requests, seeds=seeds, template=template, plain=plain, each=each, **settings),
             settings.get("progress"),
         )
-        return [read_reply(chosen, one, template, plain or self.continues) for one in made]
+        return [read_reply(chosen, one, template, self.puts_picture_first(plain)) for one in made]
 
     def prepare_task(
         self,
@@ -428,7 +427,7 @@ class CM3Leon:
     ) -> list[Prepared]:
         """Lay the requests of a task out for `make`, whose generations `read_reply` reads; raises as `ask_many`."""
         check_names(settings, Settings, "seeds", "template", "plain", "each")
-        plain = plain or self.continues
+        plain = self.puts_picture_first(plain)
         prompts = [task_prompt(task, one, self.image_size, self.world, template, plain) for one in requests]
         options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(task)})
         return self.prepare(prompts, seeds=seeds, each=each, **options)
@@ -525,11 +524,11 @@ class CM3Leon:
         prompt: Prompt,
         seed: int,
         max_tokens: int,
+        pictures: int,
         settings: Mapping[str, Any],
         context: Tokens | None = None,
         unconditional: Treatment | None = None,
         kind: str | None = None,
-        pictures: int = PICTURES,
     ) -> Request:
         v, kind = self.vocab, kind or kind_of(prompt)
         tokens = opening(prompt, v)

@@ -52,7 +52,7 @@ def test_the_engine_writes_what_is_trained_on(parts: list[str | Image | Gap], se
     assert ids[written].tolist() == [i for one in asked for i in one]
     if spans:
         # The engine, given the very same ids, writes the very same sequence and needs no more room than was counted.
-        steps = plan(prompt, v, 400, 6, start.length)
+        steps = plan(prompt, v, 400, 6, start.length, 1)
         cursor = Cursor(steps, v)
         for hole, one in zip(prompt.holes, asked, strict=True):
             for token in one if hole.kind == "text" else one[:-1]:
@@ -65,7 +65,7 @@ def test_the_engine_writes_what_is_trained_on(parts: list[str | Image | Gap], se
         texts = [hole for hole in prompt.holes if hole.kind == "text"]
         most = start.length + sum(6 if h in texts else 16 for h in prompt.holes)
         most += 0 if continued(prompt, v) else 2 * len(spans)
-        assert room(prompt, v, 400, 6) == 400 - most
+        assert room(prompt, v, 400, 6, 0) == 400 - most
     filled = codec.unmask(prompt, [span.ids for span in spans])
     whole = trained.tokens if continued(prompt, v) else cm3_unmask(trained.tokens, v)
     assert filled.ids.tolist() == whole.ids.tolist() and filled.cells.tolist() == whole.cells.tolist()

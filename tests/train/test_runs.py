@@ -121,7 +121,9 @@ def test_scenes_become_a_model_that_generates(tokenizer: Path, out: Path) -> Non
     assert model.grid == (4, 4) == model.decoder.config.grid and model.image_size == SIZE
     assert model.decoder.config.vocab_size == model.vocab.size
     assert model.bundle.sampling == {"image": {"temperature": 0.5}} and model.bundle.about["steps"] == 2
-    assert model._request(model.codec.encode_prompt(model.generate("x").prompt), 0, 9, {}).sampling.temperature == 0.5
+    assert (
+        model._request(model.codec.encode_prompt(model.generate("x").prompt), 0, 9, 1, {}).sampling.temperature == 0.5
+    )
     picture = model.generate("a red circle", seed=1).image
     assert picture.size == (SIZE, SIZE)
     assert isinstance(model.generate(picture).text, str)
