@@ -258,12 +258,23 @@ def test_words_and_pictures_come_in_order_and_as_a_stream(drawing: CM3Leon, prom
     assert found
 
 
+def assert_alike(one: Document, other: Document) -> None:
+    """Pictures may differ by rounding: batches of other sizes add in another order."""
+    assert [type(part) for part in one.parts] == [type(part) for part in other.parts]
+    for a, b in zip(one.parts, other.parts, strict=True):
+        if isinstance(a, Image) and isinstance(b, Image):
+            apart = np.asarray(a.pixels).astype(int) - np.asarray(b.pixels).astype(int)
+            assert np.abs(apart).max() <= 1
+        else:
+            assert a == b
+
+
 def test_many_at_once_are_those_alone(drawing: CM3Leon) -> None:
     prompts: list[Any] = ["a", ["b", ON], PICTURE, ["c", WORDS], [PICTURE, "d", ON]]
     settings: dict[str, Any] = {"max_tokens": 8, "pictures": 2, "guidance": 2.0}
     together = drawing.generate_many(prompts, seeds=list(range(5)), **settings)
     for seed, (prompt, made) in enumerate(zip(prompts, together, strict=True)):
-        assert drawing.generate(prompt, seed=seed, **settings).document == made.document
+        assert_alike(drawing.generate(prompt, seed=seed, **settings).document, made.document)
     best = drawing.generate(["b", ON], candidates=3, **settings)
     assert len(best.documents) == 1 and best.filled[0]
 
