@@ -44,6 +44,7 @@ TABLE: dict[str, set[str]] = {
     "read": NOUNS | {"bars", "store"},
     # layer 4
     "tasks": NOUNS | {"sequence", "tokens", "read"},
+    "score": NOUNS | {"bars", "model", "retrieval"},
     "bench": {"errors", "precision", "weights", "vocab", "model", "engine"},
     "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks", "store"},
     # layer 5
@@ -53,7 +54,7 @@ TABLE: dict[str, set[str]] = {
     # layer 6: eval reaches a model only through generate
     "runs": NOUNS
     | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store", "sequence"},
-    "eval": NOUNS | {"generate", "data", "read", "tasks"},
+    "eval": NOUNS | {"generate", "data", "read", "tasks", "score"},
 }
 # Layer 7 and the public face see everything; nothing below may see them.
 TOP = {"cli", "scenes", "stickers", "__init__", "__main__"}
