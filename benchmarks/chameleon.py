@@ -29,16 +29,16 @@ import numpy as np
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
+from torch import Tensor
 
-from cm3.bench.decode import CLOSE, Ours, Work, ours
-from cm3.bench.machine import about, seconds
-from cm3.bench.peer import Generator
+from cm3.bench.decode import Peer, Side, Work, ours
+from cm3.bench.machine import about
+from cm3.bench.peer import Generator, classes
 from cm3.bench.shapes import SHAPES, drawn, shape
 from cm3.convert.convert import convert
 from cm3.convert.ids import IdMap
 from cm3.errors import Cm3Error, ConfigError
 from cm3.model import bundle as bundles
-from cm3.model.attention import Causal
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.precision import for_drawing
 from cm3.tokens.chameleon import chameleon_file, load_text_tokenizer, vocab_for
@@ -58,28 +58,32 @@ class Turns(Work):
         ids[:, 0], ids[:, -2], ids[:, -1] = self.vocab.bos, self.vocab.turn, self.vocab.brk
         return ids
 
-    @property
-    def away(self) -> np.ndarray:
-        """Return the prompt that guidance leads away from, int64 (1, 2)."""
-        return np.array([[self.vocab.bos, self.vocab.brk]])
-
     def scales(self, n: int) -> list[float]:
         """Return the scale that both sides have."""
         return [SCALE] * n
 
 
 class Published(Generator):
-    """transformers' `generate` of a folder in its layout; ids are the file's."""
+    """transformers' `generate` of a folder in its layout; ids are ours, and the file's inside."""
 
-    def __init__(self, folder: Path) -> None:
-        from transformers import ChameleonConfig, ChameleonForConditionalGeneration
-
-        config = ChameleonConfig.from_pretrained(folder)
+    def __init__(self, folder: Path, ids: IdMap) -> None:
+        configuration, model = classes()
+        config = configuration.from_pretrained(folder)
         config.vocabulary_map = {"<image>": config.vocabulary_map["<image>"]}  # it names no image id: none is left out
-        made: Any = ChameleonForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
+        made = model.from_pretrained(folder, config=config, dtype=torch.float32)
         self.model = made.eval().requires_grad_(False)
         self.model.generation_config.eos_token_id = None  # it writes as many ids as are asked for
         self.cache = "dynamic"
+        self._to_file, self._to_ours = torch.from_numpy(ids.to_file), torch.from_numpy(ids.to_ours)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return logits (b, s, v) of ids (b, s)."""
+        return super().logits(self._to_file[ids])[..., self._to_file]
+
+    def generate(self, prompts: Tensor, new: int, scale: float = 1.0, away: Tensor | None = None) -> Tensor:
+        """Return `new` ids after each of the prompts (b, s), as the class does."""
+        away = None if away is None else self._to_file[away]
+        return self._to_ours[super().generate(self._to_file[prompts], new, scale, away)]
 
 
 def text_tokenizer(size: int) -> TextTokenizer:
@@ -127,33 +131,17 @@ def measure(size: str, prompt: int, new: int, rounds: int, work: Path) -> dict[s
     convert(work / "drawn", work / "hf", "chameleon-hf")
     convert(work / "drawn", work / "meta", "chameleon-meta")
     convert(work / "hf", work / "bundle", "bundle", image_tokenizer=work / "meta/tokenizer/vqgan.ckpt")
-    try:
-        peer = Published(work / "hf")
-    except ImportError as error:
-        raise ConfigError("the peer needs transformers, which is not installed: pip install transformers") from error
     found = bundles.load(work / "bundle")
-    ids = IdMap.of(found.text_bytes())
     asked = Turns(found.vocab, prompt, new)
-    check(found, peer, ids, asked)
+    peer = Peer(found.decoder, "float32", asked, Published(work / "hf", IdMap.of(found.text_bytes())))
     kinds = list(dict.fromkeys(("float32", for_drawing("auto", CPU).name, "int8")))
-    sides = [ours(found.decoder, kind, asked) for kind in kinds]
-    prompts, away = (torch.from_numpy(ids.to_file[rows]) for rows in (asked.prompts(1), asked.away))
-
-    def theirs(codes: int) -> float:
-        torch.manual_seed(0)
-        return seconds(lambda: peer.generate(prompts, codes, SCALE, away), CPU)
-
-    probed: dict[str, float] = {}
-    for peer.cache in ("dynamic", "static"):
-        theirs(min(new, 4))
-        probed[peer.cache] = theirs(min(new, 16))
-    peer.cache = min(probed, key=probed.__getitem__)
-    took: dict[str, list[float]] = {name: [] for name in (*kinds, "theirs")}
+    sides: dict[str, Side] = {kind: ours(found.decoder, kind, asked) for kind in kinds}
+    sides["theirs"] = peer
+    took: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
         # Forwards, then backwards, so that nobody always follows the same one.
-        for name in [*took][:: -1 if turn % 2 else 1]:
-            side = None if name == "theirs" else sides[kinds.index(name)]
-            took[name].append(theirs(new) if side is None else once(side))
+        for name in [*sides][:: -1 if turn % 2 else 1]:
+            took[name].append(sides[name].measure("guided")[0])
     rows = []
     for kind in kinds:
         pairs = [b / a for a, b in zip(took[kind], took["theirs"], strict=True)]
@@ -167,24 +155,8 @@ def measure(size: str, prompt: int, new: int, rounds: int, work: Path) -> dict[s
                 "unit": "tokens/s",
             }
         )
-    told = {"prompt": prompt, "new": new, "rounds": rounds, "peer_caches_s": probed, "seconds": took}
+    told = {"prompt": prompt, "new": new, "rounds": rounds, "peer_caches_s": peer.probed, "seconds": took}
     return {"rows": rows, "shape": size, **told, **about(CPU)}
-
-
-def once(side: Ours) -> float:
-    """Return the seconds of the one request."""
-    return side.measure("guided")[0]
-
-
-@torch.inference_mode()
-def check(found: bundles.Bundle, peer: Published, ids: IdMap, asked: Turns) -> None:
-    """Raise RuntimeError where the logits of the two are not the same, ids of images among them."""
-    given = asked.prompts(1)
-    mine = found.decoder(torch.from_numpy(given), torch.arange(given.shape[1])[None], Causal())
-    theirs = peer.logits(torch.from_numpy(ids.to_file[given]))[..., torch.from_numpy(ids.to_file)]
-    apart = float((mine - theirs).norm() / mine.norm())
-    if not apart < CLOSE["float32"]:  # not a number is not less
-        raise RuntimeError(f"transformers' logits are {apart:.2g} apart from ours; nothing was timed")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -84,9 +84,7 @@ def drawn(args: argparse.Namespace) -> Model:
     ).eval()  # fmt: skip
     text = text_tokenizer()
     image = Found(vqgan, 512, {"from": "chameleon", "dtype": "float32"})
-    return Model(
-        config, dict.fromkeys(shapes, torch.bfloat16), read, IdMap.of(text), text, image, {}, {}, {}, []
-    )  # fmt: skip
+    return Model(config, dict.fromkeys(shapes, torch.bfloat16), read, IdMap.of(text), text, image, {}, {}, {})
 
 
 def make(model: Model, layout: str, folder: Path) -> None:

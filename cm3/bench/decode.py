@@ -158,14 +158,14 @@ class Ours:
 class Peer:
     """transformers' `generate` on the weights of a decoder, with the faster of its caches.
 
-    Raises `ConfigError` without transformers.
+    `generator` is one that has the weights already. Raises `ConfigError` without transformers.
     """
 
     cases: tuple[str, ...] = ("one", "guided", "eight", "mixed", "level")
 
-    def __init__(self, decoder: Decoder, dtype: str, work: Work) -> None:
+    def __init__(self, decoder: Decoder, dtype: str, work: Work, generator: Generator | None = None) -> None:
         self.name, self.dtype, self.work, self.device = f"peer {dtype}", dtype, work, decoder.device
-        self.generator = Generator(decoder)
+        self.generator = Generator(decoder) if generator is None else generator
         self._check(decoder)
         self.probed = self._probe()
         self.generator.cache = min(self.probed, key=self.probed.__getitem__)

@@ -19,17 +19,23 @@ _NAMES |= {f"w{x}": f"self_attn.{x}_proj" for x in "qkvo"} | {f"{x}_norm": f"sel
 _NAMES |= {x: f"mlp.{x}_proj" for x in ("up", "gate", "down")}
 
 
+def classes() -> tuple[Any, Any]:
+    """Return transformers' configuration and model of Chameleon. Raises `ConfigError` without transformers."""
+    try:
+        from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+    except ImportError as error:
+        raise ConfigError("the peer needs transformers, which is not installed: pip install transformers") from error
+    return ChameleonConfig, ChameleonForConditionalGeneration
+
+
 def chameleon(config: DecoderConfig, **more: Any) -> Any:
     """Return transformers' `ChameleonForConditionalGeneration` of our shape, its weights its own.
 
     `more` goes to its configuration. Raises `ConfigError` without transformers.
     """
-    try:
-        from transformers import ChameleonConfig, ChameleonForConditionalGeneration
-    except ImportError as error:
-        raise ConfigError("the peer needs transformers, which is not installed: pip install transformers") from error
-    made: Any = ChameleonForConditionalGeneration(
-        ChameleonConfig(
+    configuration, model = classes()
+    made = model(
+        configuration(
             vocab_size=config.vocab_size,
             hidden_size=config.d_model,
             intermediate_size=config.ffn,

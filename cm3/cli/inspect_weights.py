@@ -19,17 +19,18 @@ class Inspect(Verb):
     It knows language models of Chameleon's family in every published layout, image tokenizers, and bundles and image
     tokenizers of ours; by their tensors, never by names of files. It also looks in which order the rows of queries and
     keys lie, halves or pairs, and their norms: files do not say, trained numbers do. Nothing that a file of weights
-    wants to run is run, and opening one costs nothing, whatever its size. The exit code is 2 where weights are not
-    whole: something is wrong with them, or has to be given beside them.
+    wants to run is run. Of a published language model little is read but headers, whatever its size; of a bundle all
+    files are, and compared with their checksums. The exit code is 2 where weights are not whole: something is wrong
+    with them, or has to be given beside them.
 
     examples:
       cm3 inspect Anole-7b-v0.1
       cm3 inspect tokenizer/vqgan.ckpt
-      cm3 inspect bundle --json
+      cm3 inspect scenes --json
     """
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
-    """File or folder."""
+    """File or folder, or a bundle: an embedded name, or hf://owner/name."""
 
     def run(self) -> dict[str, Any]:
         """Look, and say."""

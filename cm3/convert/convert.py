@@ -101,18 +101,23 @@ def _check(source: Path, out: Path, to: str) -> None:
 
 def _plan(model: Model, facts: list[str]) -> str:
     """Return a name for what is to be done: of another plan nothing is taken over."""
-    states = [(str(path.resolve()), path.stat()) for path in model.files]
+    shards = () if model.weights is None else model.weights.shards
+    states = [(str(shard.path.resolve()), shard.path.stat()) for shard in shards]
     facts = [*facts, *(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in states)]
-    image = hashlib.sha256()
+    image = hashlib.sha256()  # of all digits: VQGAN.fingerprint rounds
     for name, tensor in model.image.vqgan.state_dict().items():
         image.update(name.encode())
         image.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
     facts += [
         image.hexdigest(),
+        repr(model.image.vqgan.config),
+        str(model.image.size),
+        repr(sorted(model.image.about.items())),
         repr(model.config),
         hashlib.sha256(model.text).hexdigest(),
         repr(sorted(model.converted.items())),
         repr(model.about),
+        repr(model.sampling),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 

@@ -1,16 +1,17 @@
 """Find out what a file or a folder of weights is: family, layout, whether it is whole, and what is wrong with it.
 
-Nothing raises for weights that are broken: what can be said of them is said, and the rest is under "wrong". No more of
-a language model is read than headers, small tensors, and the rows of queries and keys of a few layers.
+Weights that are broken raise no error as long as a file of them can be opened: what can be said of them is said, and the
+rest is under "wrong". Of a published language model only what opening it takes is read (language_models.py), and queries
+and keys of a few layers; of an image tokenizer all weights; of a bundle all files, for their checksums.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -19,21 +20,18 @@ from cm3.convert.decoder_settings import Settings
 from cm3.convert.ids import IdMap
 from cm3.convert.image_files import open_image_tokenizer
 from cm3.convert.image_layouts import root_of
-from cm3.convert.language_models import NAMES, open_model
+from cm3.convert.language_models import NAMES, folder_of, held_in, open_model, text_file, tried
 from cm3.convert.problems import some
 from cm3.convert.row_order import Rows, look_at_rows
 from cm3.convert.tensor_files import Shard, TensorFiles, listed, open_shard
 from cm3.errors import CheckpointError, Cm3Error
-from cm3.files import build, read_json, said
-from cm3.model.bundle import Shape
+from cm3.files import read_json, said
+from cm3.model.bundle import Shape, find
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.folder import FILES, check_config, check_text, opened, read_config
-from cm3.model.vqgan import VQGAN, VQGANConfig
+from cm3.model.vqgan import VQGANConfig
 from cm3.vocab import Vocab
-from cm3.weights import bare, load_into
-
-KINDS = ("bundle", "language model", "image tokenizer", "weights")
-"""What may be found; the last is anything else."""
+from cm3.weights import bare
 
 _ROWS = {
     "ours": ("blocks.{}.", ("wq.weight", "wk.weight", "q_norm.weight", "k_norm.weight")),
@@ -47,23 +45,20 @@ _ROWS = {
 _LAYER = re.compile(r"(?:blocks|layers|model\.layers)\.(\d{1,9})\.")
 _LAYERS = re.compile(r"layers\.\d+\.")
 
-T = TypeVar("T")
-
 
 def inspect_weights(path: str | Path) -> dict[str, Any]:
-    """Return what is found at a path, as plain values: see `cm3 inspect --help`.
+    """Return what is found at a path, or in a bundle that `cm3.model.bundle.find` knows by its name, as plain values.
 
-    Raises `CheckpointError` only where there is nothing, or no weights.
+    See `cm3 inspect --help`. Raises `CheckpointError` only where there is nothing, where no weights can be opened, and
+    for a download of two models.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise CheckpointError(f"{str(path)!r}: there is no such file or folder; give weights, or the folder of a model")
+    path = _place(path)
     found: dict[str, Any] = {"path": str(path), "kind": "weights", "family": None, "layout": None, "wrong": []}
     config = _config(path)
     if {"format", "files", "vocab"} & config.keys() and path.is_dir():
         _bundle(path, found)
     elif "vqgan" in config and (path / FILES[1]).is_file():
-        _image_tokenizer_of_ours(path, config, found)
+        _image_tokenizer_of_ours(path, found)
     else:
         _published(path, found)
     found.setdefault("whole", True)
@@ -72,20 +67,26 @@ def inspect_weights(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def _place(path: str | Path) -> Path:
+    if str(path).startswith("hf://"):
+        return find(path)
+    place = Path(path).expanduser()
+    if place.exists():
+        return place
+    try:
+        return find(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{str(path)!r}: there is no such file or folder, and no embedded bundle of that name; give weights, the "
+            "folder of a model, or a bundle"
+        ) from error
+
+
 def _config(path: Path) -> Mapping[str, Any]:
     try:
         return read_json(path / "config.json", str(path)) if path.is_dir() else {}
     except Cm3Error:
         return {}
-
-
-def _tried(found: dict[str, Any], make: Callable[[], T]) -> T | None:
-    """Return what `make` makes, or note what is wrong."""
-    try:
-        return make()
-    except Cm3Error as error:
-        found["wrong"].append(said(error))
-        return None
 
 
 # Files
@@ -141,12 +142,12 @@ def _readable(path: Path, found: dict[str, Any]) -> TensorFiles | None:
 
 
 def _published(path: Path, found: dict[str, Any]) -> None:
-    folder = _of_weights(path)
-    files = _readable(folder, found)
+    folder = folder_of(path)
+    files = _readable(path if path.is_file() else folder, found)
     if files is None:  # nothing can be said of it but that
         raise CheckpointError(found["wrong"][0])
     _files(found, files.shards)
-    held = _held(files)
+    held = held_in(files)
     # All layers as one: of shards that are missing the first layer may be a part.
     alike = [{_LAYERS.sub("layers.0.", name): tensor for name, tensor in of.items()} for of in held]
     try:
@@ -168,23 +169,11 @@ def _published(path: Path, found: dict[str, Any]) -> None:
     _rows(files, names, norm[-1] if norm else 0, "pairs" if layout.pairs else "halves", found)
 
 
-def _of_weights(path: Path) -> Path:
-    """Return the folder of weights in Meta's download, else the path."""
-    below = sorted(p.parent for p in path.glob("models/*/params.json")) if path.is_dir() else []
-    return below[0] if len(below) == 1 and not (path / "params.json").exists() else path
-
-
-def _held(files: TensorFiles) -> list[Held]:
-    if files.ranks > 1:
-        return [{n: (s.shape, s.dtype) for n, s in shard.tensors.items()} for shard in files.shards]
-    return [{n: (e.shape, e.dtype) for n, e in files.items()}]
-
-
 def _language_model(
     path: Path, folder: Path, files: TensorFiles, held: list[Held], layout: Layout, found: dict[str, Any]
 ) -> None:
     """Note the shape, the ids, the images and the order of rows; of a model that is not whole, what can be told."""
-    model = _tried(found, lambda: open_model(path))
+    model = tried(found["wrong"], lambda: open_model(path))
     ids: IdMap | None = None
     config: DecoderConfig | None = None
     if model is not None:
@@ -200,11 +189,11 @@ def _language_model(
             config = seen_as_ours(held, Settings(), lambda rank, name: files.read(name, rank)).config
         except Cm3Error:
             config = None
-        if (text := _text_file(folder)) is not None:
-            try:
-                ids = IdMap.of(text.read_bytes(), None, where=text.name)
-            except (Cm3Error, OSError):
-                ids = None
+        try:
+            text = text_file(folder)
+            ids = IdMap.of(text.read_bytes(), None, where=text.name)
+        except (Cm3Error, OSError):
+            ids = None
     if config is not None:
         found["shape"] = _shape(config)
         if model is None:
@@ -214,15 +203,9 @@ def _language_model(
         found["ids"] = _ids_of_file(ids)
 
 
-def _text_file(folder: Path) -> Path | None:
-    places = [folder, *(place / "tokenizer" for place in (folder, folder.parent, folder.parent.parent))]
-    found = (place / name for place in places for name in (FILES[2], f"text_{FILES[2]}"))
-    return next((file for file in found if file.is_file()), None)
-
-
 def _published_image_tokenizer(path: Path, found: dict[str, Any]) -> None:
     found |= {"kind": "image tokenizer", "family": "VQGAN"}
-    image = _tried(found, lambda: open_image_tokenizer(path))
+    image = tried(found["wrong"], lambda: open_image_tokenizer(path))
     if image is not None:
         found["layout"] = image.about.get("from")
         found["image_tokenizer"] = _vqgan(image.vqgan.config, image.size) | dict(image.about)
@@ -233,14 +216,14 @@ def _published_image_tokenizer(path: Path, found: dict[str, Any]) -> None:
 
 def _bundle(path: Path, found: dict[str, Any]) -> None:
     found |= {"kind": "bundle", "family": "CM3Leon", "layout": "bundle"}
-    config = _tried(found, lambda: read_config(path))
+    config = tried(found["wrong"], lambda: read_config(path))
     if config is None:
         return
-    _tried(found, lambda: check_config(path, config))
-    shape = _tried(found, lambda: Shape.of(config, f"bundle {str(path)!r}"))
+    tried(found["wrong"], lambda: check_config(path, config))
+    shape = tried(found["wrong"], lambda: Shape.of(config, f"bundle {str(path)!r}"))
     for name in config["files"]:
-        _tried(found, lambda name=name: _check(path, name, shape))  # type: ignore[misc]
-    shards = [s for s in (_tried(found, lambda n=n: open_shard(path / n)) for n in FILES[:2]) if s is not None]  # type: ignore[misc]
+        tried(found["wrong"], lambda name=name: _check(path, name, shape))  # type: ignore[misc]
+    shards = [s for s in (tried(found["wrong"], lambda n=n: open_shard(path / n)) for n in FILES[:2]) if s is not None]  # type: ignore[misc]
     _files(found, shards)
     about = config.get("about", {})
     about = about if isinstance(about, dict) else {}
@@ -276,21 +259,18 @@ def _check(path: Path, name: str, shape: Shape | None) -> None:
             files.check(name)
 
 
-def _image_tokenizer_of_ours(path: Path, config: Mapping[str, Any], found: dict[str, Any]) -> None:
+def _image_tokenizer_of_ours(path: Path, found: dict[str, Any]) -> None:
     found |= {"kind": "image tokenizer", "family": "VQGAN", "layout": "ours"}
-    shard = _tried(found, lambda: open_shard(path / FILES[1]))
-    if shard is not None:
-        _files(found, [shard])
-    what = f"image tokenizer {str(path)!r}"
-    shape = _tried(found, lambda: build(VQGANConfig, config["vqgan"], f"{what}: config.json: vqgan"))
-    if type(config.get("size")) is not int:
-        found["wrong"].append(f"{what}: config.json has no size of pictures; restore it")
-    if shape is None:
+    shard = tried(found["wrong"], lambda: open_shard(path / FILES[1]))
+    if shard is None:  # the same would be said again
         return
-    found["image_tokenizer"] = _vqgan(shape, config.get("size"))
-    if isinstance(config.get("converted"), dict):
-        found["converted"] = config["converted"]
-    _tried(found, lambda: load_into(lambda: VQGAN(shape), path / FILES[1], f"{what}: {FILES[1]}"))
+    _files(found, [shard])
+    image = tried(found["wrong"], lambda: open_image_tokenizer(path))
+    if image is None:
+        return
+    found["image_tokenizer"] = _vqgan(image.vqgan.config, image.size)
+    if image.about["from"] != "ours":
+        found["converted"] = image.about
 
 
 # Words

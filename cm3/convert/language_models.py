@@ -5,8 +5,9 @@
     others      a folder with config.json, tokenizer.json and weights; an image tokenizer below model.vqmodel.
     ours        a bundle
 
-Which layout it is, its tensors say (decoder_layouts.py). Nothing is read but headers, norms and the image tokenizer
-until a weight is asked for.
+Which layout it is, its tensors say (decoder_layouts.py). Opening reads headers, norms, the tokenizers and what a check
+needs: queries of one layer of Meta's shards, both embeddings of a tied model, and of a bundle the whole decoder, for
+its checksum. Other weights are read when they are asked for.
 """
 
 from __future__ import annotations
@@ -63,10 +64,9 @@ class Model(NamedTuple):
     about: dict[str, Any]
     """The rest of a bundle's `about`."""
     sampling: dict[str, Any]
-    files: list[Path]
-    """All files that are read."""
     weights: TensorFiles | None = None
-    """Those of the language model, which are read until the end; None of a model that no files hold."""
+    """The files that `read` reads, until the end; None where it makes weights in memory and reads no file. All other
+    fields are whole once a model is open."""
 
 
 def open_model(source: str | Path, text: str | Path | None = None, image: str | Path | None = None) -> Model:
@@ -85,13 +85,9 @@ def open_model(source: str | Path, text: str | Path | None = None, image: str | 
 
 
 def _open_published(source: Path, text: str | Path | None, image: str | Path | None) -> Model:
-    folder = _folder(source)
+    folder = folder_of(source)
     files = TensorFiles.open(source if source.is_file() else folder)
-    shards: list[Held] = (
-        [{n: (s.shape, s.dtype) for n, s in shard.tensors.items()} for shard in files.shards]
-        if files.ranks > 1
-        else [{n: (e.shape, e.dtype) for n, e in files.items()}]
-    )
+    shards = held_in(files)
     wrong: list[str] = []
     try:
         meta = recognise(shards).family == "meta"
@@ -99,21 +95,21 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
         raise CheckpointError(f"{str(source)!r}: {error}") from error
     if files.ranks > 1 and not _counted(names := [shard.path.name for shard in files.shards]):
         wrong.append(f"{some(names)}: do not count the parts; name them as Meta does, consolidated.00.pth ...")
-    page = {} if meta else _tried(wrong, lambda: read_json(folder / "config.json", str(folder)))
-    settings = None if page is None else _tried(wrong, lambda: _settings(folder, meta, page))
+    page = {} if meta else tried(wrong, lambda: read_json(folder / "config.json", str(folder)))
+    settings = None if page is None else tried(wrong, lambda: _settings(folder, meta, page))
     ours = None
     if settings is not None:
         read_settings = settings
-        ours = _tried(wrong, lambda: seen_as_ours(shards, read_settings, lambda i, name: files.read(name, i)))
-    place = _tried(wrong, lambda: _text_file(folder, text))
+        ours = tried(wrong, lambda: seen_as_ours(shards, read_settings, lambda i, name: files.read(name, i)))
+    place = tried(wrong, lambda: text_file(folder, text))
     data = b"" if place is None else place.read_bytes()
     ids = None
     if place is not None:
         rows = None if ours is None else ours.config.vocab_size
-        ids = _tried(wrong, lambda: IdMap.of(data, rows, (page or {}).get("vocabulary_map"), place.name))
+        ids = tried(wrong, lambda: IdMap.of(data, rows, (page or {}).get("vocabulary_map"), place.name))
     if ids is not None:
-        _tried(wrong, lambda: read_text_tokenizer(data, str(place)))  # all of it, as whoever loads the bundle does
-    found = _tried(wrong, lambda: _image(folder, files, image))
+        tried(wrong, lambda: read_text_tokenizer(data, str(place)))  # all of it, as whoever loads the bundle does
+    found = tried(wrong, lambda: _image(folder, files, image))
     if found is not None and ids is not None and found.vqgan.config.codes != ids.vocab.image:
         wrong.append(
             f"the image tokenizer has {found.vqgan.config.codes} codes, the text tokenizer names {ids.vocab.image}"
@@ -135,9 +131,15 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
     prompts = PROMPTS.get(ours.layout.family, "chameleon") if ids.turn is not None else "plain"
     read = permuted(ours.read, torch.from_numpy(ids.to_file))
     about = {"prompt_format": prompts}
-    paths = [*(shard.path for shard in files.shards), place, *([] if image is None else [Path(image)])]
     sampling = {} if prompts == "lumina" else {kind: dict(values) for kind, values in SAMPLING.items()}
-    return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, sampling, paths, files)
+    return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, sampling, files)
+
+
+def held_in(files: TensorFiles) -> list[Held]:
+    """Return the headers of the tensors: of each rank where there are ranks, else of all files together."""
+    if files.ranks > 1:
+        return [{n: (s.shape, s.dtype) for n, s in shard.tensors.items()} for shard in files.shards]
+    return [{n: (e.shape, e.dtype) for n, e in files.items()}]
 
 
 def _counted(names: list[str]) -> bool:
@@ -155,8 +157,11 @@ def _settings(folder: Path, meta: bool, page: Mapping[str, Any]) -> Settings:
     return Settings.of_meta(*both)
 
 
-def _folder(source: Path) -> Path:
-    """Return the folder of the weights: that of a file, or the one model of Meta's download."""
+def folder_of(source: Path) -> Path:
+    """Return the folder of the weights: that of a file, or the one model of Meta's download.
+
+    Raises `CheckpointError` where a download has two.
+    """
     if source.is_file():
         return source.parent
     below = sorted(p.parent for p in source.glob("models/*/params.json"))
@@ -167,7 +172,11 @@ def _folder(source: Path) -> Path:
     return below[0]
 
 
-def _text_file(folder: Path, given: str | Path | None) -> Path:
+def text_file(folder: Path, given: str | Path | None = None) -> Path:
+    """Return the file of a model's text tokenizer: in its folder or near, or where `given` says.
+
+    Raises `CheckpointError` where there is none.
+    """
     places = [folder, folder / "tokenizer", folder.parent / "tokenizer", folder.parent.parent / "tokenizer"]
     if given is not None:
         given = Path(given).expanduser()
@@ -199,8 +208,12 @@ def _image(folder: Path, files: TensorFiles, given: str | Path | None) -> Found:
             f"transformers' model.vqmodel has an encoder and no decoder: it reads pictures and draws none; {DECODER}, "
             "as --image-tokenizer"
         )
-    whole = None if other is None else open_image_tokenizer(other).vqgan
-    return read_image_tokenizer(files, files.read, str(folder), beside=said_beside(folder), whole=whole)
+    meta = None if other is None else open_image_tokenizer(other)
+    whole = None if meta is None else meta.vqgan
+    read = read_image_tokenizer(files, files.read, str(folder), beside=said_beside(folder), whole=whole)
+    if meta is not None and "skipped" in meta.about:
+        read.about["skipped"] = meta.about["skipped"]
+    return read
 
 
 def _near(folder: Path) -> Path | None:
@@ -219,13 +232,13 @@ def _open_bundle(source: Path) -> Model:
     assert found.source is not None
     wrong: list[str] = []
     config, path = found.decoder.config, source / FILES[0]
-    _tried(wrong, lambda: check_family(config))
+    tried(wrong, lambda: check_family(config))
     if isinstance(found.decoder, Int8Decoder):
         wrong.append("its weights are in int8, which no other layout has; convert the bundle that it was made from")
     if found.vocab.grammar != "chameleon":
         wrong.append("its vocabulary is CM3Leon's, and other layouts have the ids of Chameleon's text tokenizer")
         refuse(source, wrong)
-    ids = _tried(wrong, lambda: IdMap.of(found.text_bytes(), config.vocab_size, where=FILES[2]))
+    ids = tried(wrong, lambda: IdMap.of(found.text_bytes(), config.vocab_size, where=FILES[2]))
     if ids is not None and ids.vocab != found.vocab:
         wrong.append(f"its vocabulary is not that of its {FILES[2]}")
     files = TensorFiles.open(path)
@@ -245,15 +258,13 @@ def _open_bundle(source: Path) -> Model:
     if not isinstance(of_image, dict) or "dtype" not in of_image:
         of_image = {"from": "bundle", "dtype": stored_type(source)}
     image = Found(found.vqgan, found.image_size, of_image)
-    paths = [path, *(source / name for name in (FILES[1], FILES[2], "config.json"))]
     return Model(
-        config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), paths,
-        files,
+        config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), files
     )  # fmt: skip
 
 
-def _tried(wrong: list[str], make: Callable[[], T]) -> T | None:
-    """Return what `make` makes, or note what is wrong."""
+def tried(wrong: list[str], make: Callable[[], T]) -> T | None:
+    """Return what `make` makes; where it raises one of our errors, add that to `wrong` and return None."""
     try:
         return make()
     except Cm3Error as error:

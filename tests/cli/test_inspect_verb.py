@@ -22,6 +22,8 @@ def test_a_bundle_is_described_in_words_and_as_json(cm3: Cm3) -> None:
     assert {"files", "shape", "q,", "ids", "images"} <= named.keys()
     told = cm3("inspect", find("scenes"), "--json").json
     assert told["whole"] is True and told["kind"] == "bundle" and len(told["files"]) == 2
+    assert cm3("inspect", "scenes", "--json").json == told
+    assert "and no embedded bundle of that name" in cm3("inspect", "scense").refusal
 
 
 def test_other_weights_and_what_is_none(cm3: Cm3, tmp_path: Path) -> None:

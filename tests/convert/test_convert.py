@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from cm3.convert import convert as running
 from cm3.convert.convert import convert
 from cm3.convert.ids import IdMap
+from cm3.convert.language_models import open_model
 from cm3.convert.targets import in_yaml, text_of
 from cm3.errors import CheckpointError, ConfigError
 from cm3.model import bundle
@@ -424,6 +426,55 @@ def test_another_image_tokenizer_is_another_plan(tmp_path: Path, monkeypatch: py
     convert(root, tmp_path / "out", "bundle")
     convert(tmp_path / "out", tmp_path / "back", "chameleon-meta")
     assert same(torch.load(tmp_path / "back/tokenizer/vqgan.ckpt", weights_only=True)["state_dict"], other)
+
+
+@pytest.mark.parametrize("changed", ["resolution", "pixels", "image tokenizer"])
+def test_what_the_image_tokenizer_says_is_in_the_plan(changed: str, tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    model = open_model(root)
+    plan = running._plan(model, [])
+    assert running._plan(open_model(root), []) == plan
+    assert running._plan(model._replace(sampling={}), []) != plan
+    path = root / "tokenizer/vqgan.yaml"
+    if changed == "resolution":
+        path.write_text(path.read_text().replace(f"resolution: {SIDE}", f"resolution: {2 * SIDE}"))
+        other = open_model(root)
+        assert other.image.size == 2 * SIDE
+    elif changed == "pixels":
+        network = copy.deepcopy(model.image.vqgan)
+        network.config = dataclasses.replace(network.config, pixels="0..1")
+        other = model._replace(image=model.image._replace(vqgan=network))
+    else:  # by less than half precision tells
+        tensors = {name: tensor * (1 + 2**-20) for name, tensor in vqgan().items()}
+        torch.save({"state_dict": tensors}, tmp_path / "other.ckpt")
+        other = open_model(root, image=tmp_path / "other.ckpt")
+    assert running._plan(other, []) != plan
+
+
+def test_places_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    (root / "tokenizer").rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {"text_tokenizer": "~/elsewhere", "image_tokenizer": "~/elsewhere/vqgan.ckpt"}
+    convert("~/meta", "~/b", "bundle", **given)
+    assert bundle.load(tmp_path / "b").image_size == SIDE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "elsewhere", "meta"]
+
+
+class Callback:
+    """An object of a training program."""
+
+
+def test_what_was_left_out_of_the_file_that_gives_the_decoder_is_told(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "hf", small())
+    file = write_vqgan(tmp_path / "vq")
+    assert convert(folder, tmp_path / "plain", "bundle", image_tokenizer=file)["warnings"] == []
+    torch.save({"state_dict": vqgan(), "callbacks": {"a": Callback()}}, file)
+    told = convert(folder, tmp_path / "b", "bundle", image_tokenizer=file)
+    name = f"{Callback.__module__}.Callback"
+    assert told["warnings"] == [f"left out of pickled files, and never run: {name}"]
+    about = json.loads((tmp_path / "b/config.json").read_text())["about"]["converted"]
+    assert about["image_tokenizer"]["skipped"] == [name] and "skipped" not in about
 
 
 def test_a_tuned_model_in_half_precision_goes_out_and_comes_back(tmp_path: Path) -> None:

@@ -176,10 +176,37 @@ def test_an_image_tokenizer_of_ours(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = told(tmp_path)
     assert (found["kind"], found["layout"], found["whole"]) == ("image tokenizer", "ours", True)
+    assert found["image_tokenizer"]["size"] == page["image_size"] and "converted" not in found
+    (tmp_path / "config.json").write_text(json.dumps(config | {"converted": {"from": "chameleon", "dtype": "float32"}}))
+    assert told(tmp_path)["converted"]["from"] == "chameleon"
+    for size in (None, 7, page["image_tokenizer"]["factor"] + 1):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"size": size}))
+        found = told(tmp_path)
+        assert len(found["wrong"]) == 1 and f"size={size}, which is no multiple of" in found["wrong"][0]
+        assert len(found["files"]) == 1
     config["vqgan"] = config["vqgan"] | {"channels": 2 * config["vqgan"]["channels"]}
-    (tmp_path / "config.json").write_text(json.dumps({"vqgan": config["vqgan"]}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
     wrong = told(tmp_path)["wrong"]
-    assert len(wrong) == 2 and "has no size of pictures" in wrong[0] and "has shape" in wrong[1]
+    assert len(wrong) == 1 and "has shape" in wrong[0]
+    (tmp_path / "image_tokenizer.safetensors").write_bytes(b"cut")
+    assert len(told(tmp_path)["wrong"]) == 1
+
+
+def test_a_download_of_two_models_is_refused_as_such(tmp_path: Path) -> None:
+    root = meta_folder(tmp_path / "meta", small())
+    shutil.copytree(root / "models/7b", root / "models/30b")
+    with pytest.raises(CheckpointError, match="has 2 models, 30b, 7b; give one"):
+        inspect_weights(root)
+    assert told(root / "models/30b")["whole"] is True
+
+
+def test_a_model_may_be_named_by_its_file(tmp_path: Path) -> None:
+    root = hf_folder(tmp_path / "m", small(), "anole-hf")
+    found = told(root / "model.safetensors")
+    assert found["whole"] is True and found["ids"]["count"] == IDS
+    (root / "config.json").write_text("{}")
+    found = told(root / "model.safetensors")
+    assert found["whole"] is False and found["ids"]["count"] == IDS, "its tokenizer is found all the same"
 
 
 @pytest.mark.parametrize(("rows", "norms"), [(False, False), (True, True), (True, False), (False, True)])
