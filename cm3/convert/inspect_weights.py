@@ -1,8 +1,8 @@
 """Find out what a file or a folder of weights is: family, layout, whether it is whole, and what is wrong with it.
 
-Weights that are broken raise no error as long as a file of them can be opened: what can be said of them is said, and the
-rest is under "wrong". Of a published language model only what opening it takes is read (language_models.py), and queries
-and keys of a few layers; of an image tokenizer all weights; of a bundle all files, for their checksums.
+Weights that are broken raise no error as long as a file of them can be opened: what can be said of them is said, and
+the rest is under "wrong". Of a published language model only what opening it takes is read (language_models.py), and
+queries and keys of a few layers; of an image tokenizer all weights; of a bundle all files, for their checksums.
 """
 
 from __future__ import annotations

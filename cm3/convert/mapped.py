@@ -86,12 +86,15 @@ class MappedFile:
         return flat.view(shape) if stride is None else flat.as_strided(shape, tuple(stride))
 
     def _look(self, start: int, length: int) -> None:
-        """Keep count of the memory, and let go of pages: their numbers come from the file again when they are asked."""
+        """Keep count of the memory, and let go of pages: their numbers come from the file again when asked for."""
         if self._bytes + length > _HELD and hasattr(mmap, "MADV_DONTNEED"):
             for at, many in self._seen:
                 first = at - at % mmap.PAGESIZE
                 self._map.madvise(mmap.MADV_DONTNEED, first, at + many - first)
             self._seen, self._bytes = [], 0
+        if hasattr(mmap, "MADV_WILLNEED"):  # read at once, not page by page as they are looked at
+            first = start - start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, first, start + length - first)
         self._seen.append((start, length))
         self._bytes += length
 

@@ -1,7 +1,8 @@
-"""Files of weights written tensor by tensor: safetensors, and torch's zip. No more than one tensor is held at once.
+"""Files of weights written tensor by tensor: safetensors, and torch's zip. No more than two tensors are held at once.
 
-Files appear whole or not at all (cm3/files.py). Their sums are made on the way, on a thread of its own. Either file is
-read by its own library, memory-mapped too, and safely: the pickle in torch's names nothing but what builds tensors.
+A tensor is made, and so read from its own file, while the one before is written. Files appear whole or not at all
+(cm3/files.py). Their sums are made on the way, on a thread of its own. Either file is read by its own library,
+memory-mapped too, and safely: the pickle in torch's names nothing but what builds tensors.
 """
 
 from __future__ import annotations
@@ -81,9 +82,10 @@ def write_safetensors(path: str | Path, pieces: Sequence[Piece], made: Made = la
         refuse(path, [f"{len(pieces)} tensors have a header of {len(header)} bytes; {HEADER_BYTES} are the most"])
     with replacing(path) as part, _summed(part) as out:
         out.write(len(header).to_bytes(8, "little") + header)
-        for piece in pieces:
-            _pour(piece, out.write)
+        for piece, tensor in _ahead(pieces):
+            _pour(tensor, out.write)
             out.settle()
+            del tensor  # before the next but one is made
             made(_bytes(piece))
     return out.facts
 
@@ -102,10 +104,11 @@ def write_pickled(path: str | Path, pieces: Sequence[Piece], made: Made = lambda
             for name, data in (("data.pkl", _program(pieces, group)), ("byteorder", sys.byteorder.encode())):
                 with _record(archive, f"{root}/{name}", out.size, len(data)) as record:
                     record.write(data)
-            for number, piece in enumerate(pieces):
+            for number, (piece, tensor) in enumerate(_ahead(pieces)):
                 with _record(archive, f"{root}/data/{number}", out.size, _bytes(piece)) as record:
-                    _pour(piece, record.write)
+                    _pour(tensor, record.write)
                     out.settle()
+                    del tensor  # before the next but one is made
                 made(_bytes(piece))
             with _record(archive, f"{root}/version", out.size, 2) as record:
                 record.write(b"3\n")
@@ -125,14 +128,29 @@ def _bytes(piece: Piece) -> int:
     return math.prod(piece.shape) * piece.dtype.itemsize
 
 
-def _pour(piece: Piece, write: Callable[[memoryview], Any]) -> None:
-    """Make a tensor and write its numbers."""
+def _ahead(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Tensor]]:
+    """Yield each piece with its tensor, which is made while the one before is with the caller."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(_made, pieces[0]) if pieces else None
+        for i, piece in enumerate(pieces):
+            assert coming is not None
+            tensor = coming.result()
+            coming = pool.submit(_made, pieces[i + 1]) if i + 1 < len(pieces) else None
+            yield piece, tensor
+
+
+def _made(piece: Piece) -> Tensor:
     tensor = piece.make()
     if tuple(tensor.shape) != tuple(piece.shape) or tensor.dtype != piece.dtype:
         raise CheckpointError(
             f"{piece.name}: is {tuple(tensor.shape)} {tensor.dtype} where {tuple(piece.shape)} {piece.dtype} was "
             "planned; convert files that stay as they are"
         )
+    return tensor
+
+
+def _pour(tensor: Tensor, write: Callable[[memoryview], Any]) -> None:
+    """Write the numbers of a tensor."""
     if not tensor.numel():
         return
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

@@ -20,7 +20,7 @@ class Result:
     n: int
     """Number of items that the figures are of."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """All that another value of would change a figure: protocol, tokenizer, crop, features and the like; plain values."""
+    """Whatever a figure depends on: protocol, tokenizer, crop, features and the like; plain values."""
     warnings: tuple[str, ...] = ()
     """One line each on what a reader has to know of the figures; they stay in the result."""
     items: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

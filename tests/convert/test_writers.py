@@ -72,11 +72,11 @@ def test_the_same_weights_make_the_same_file(tmp_path: Path, write: Writer) -> N
 
 
 @WRITERS
-def test_no_more_than_one_tensor_is_held(tmp_path: Path, write: Writer) -> None:
+def test_no_more_than_two_tensors_are_held(tmp_path: Path, write: Writer) -> None:
     alive: list[weakref.ref[Tensor]] = []
 
     def make() -> Tensor:
-        assert not any(ref() is not None for ref in alive)
+        assert sum(ref() is not None for ref in alive) <= 1  # the one that is being written
         tensor = torch.ones(1000)
         alive.append(weakref.ref(tensor))
         return tensor
