@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 import cm3
-from cm3.bench.machine import flags
 from cm3.bench.shapes import drawn, shape
 from cm3.engine.cache import Append, Cache, Prefill
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
 from cm3.model.int8 import quantised, reach
+from cm3.precision import flags
 
 SIZES = ("test", "10m", "85m")
 

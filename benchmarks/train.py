@@ -44,7 +44,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cm3.bench.machine import flags
 from cm3.bench.peer import as_chameleon, chameleon
 from cm3.bench.shapes import SHAPES, shape, words
 from cm3.data.load import LOOKAHEAD
@@ -54,7 +53,7 @@ from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.loss import next_token_loss
 from cm3.model.sizes import flops_per_token, parameters
 from cm3.parallel import HalfCopy, Mesh, ShardConfig
-from cm3.precision import has_bfloat16
+from cm3.precision import flags, has_bfloat16
 from cm3.vocab import Vocab
 
 WAYS, PEERS, TYPES = ("ours", "packed", "padded"), ("packed", "padded"), ("float32", "bfloat16")

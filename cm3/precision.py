@@ -40,9 +40,18 @@ DRAWN = 1.25
 and the choice should not hang on chance."""
 STREAMED = 2**26
 """Bytes in float32 that the second probe reads at most: over a processor's cache, as a larger model is."""
+FLAGS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 ROWS, INSIDE, OUTSIDE = 512, 256, 1024
 TRIES, PATIENCE = 8, 0.03
 """Tries of the probe in each type, and the seconds after which it tries no more, but for the second."""
+
+
+def flags() -> list[str]:
+    """Return the instruction sets of the processor that sums may depend on."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return [name for name in FLAGS if found.get(name)]
+    return [torch.backends.cpu.get_cpu_capability().lower()]  # torch before 2.13
 
 
 class Choice(NamedTuple):

@@ -1,4 +1,4 @@
-"""The machine that measures: its instruction sets, its clock, and how fast it streams weights from memory."""
+"""The machine that measures: its clock, and how fast it streams weights from memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cm3.model.int8 import packed, product, quantise
+from cm3.precision import flags
 from cm3.weights import on_device
 
-FLAGS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 WIDTH = 4096
 STREAMED = 512 << 20
 """Bytes of float32 weights that a pass streams: many times any processor's cache."""
@@ -23,14 +23,6 @@ STREAMED = 512 << 20
 def place(name: str) -> torch.device:
     """Return a device by its name, "auto" too. Raises `ConfigError` for one that is not there."""
     return next(on_device(torch.nn.Linear(1, 1), name).parameters()).device
-
-
-def flags() -> list[str]:
-    """Return the instruction sets of the processor that count here."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        return [name for name in FLAGS if found.get(name)]
-    return [torch.backends.cpu.get_cpu_capability().lower()]  # torch before 2.13
 
 
 def name_of(device: torch.device) -> str:
