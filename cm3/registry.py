@@ -39,6 +39,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval stickers": ("cm3.stickers.cli.eval_stickers:EvalStickers", "measure a model on stickers that it never saw"),
     "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
     "eval tasks": ("cm3.cli.evaluate:EvalTasks", "measure instruction tasks on real datasets"),
+    "eval compare": ("cm3.cli.eval_compare:EvalCompare", "compare results, and say which difference is noise"),
+    "eval report": ("cm3.cli.eval_report:EvalReport", "show results and their samples side by side in one HTML file"),
 }
 
 RENAMED = {"tune": "sweep"}

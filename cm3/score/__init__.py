@@ -1,5 +1,5 @@
 """Predictions, made anywhere -> figures. No model that draws or writes is run here; networks that measure may be.
 
 result.py       what every scorer returns; result_file.py: the page that is kept of it (the manifest)
-bootstrap.py    intervals of figures, and of the difference of two results
+bootstrap.py    intervals of figures, and of differences; compare.py: two results, and what of them is noise
 """

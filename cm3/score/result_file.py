@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -189,15 +190,20 @@ def digest(path: str | Path) -> dict[str, Any]:
 
     The sum of a folder is that of `NAME\\0SHA256\\n` of its files in the order of their names, in folders of it too;
     hidden files are the system's, or parts of unfinished writers, and do not count. Raises `DataError` for a path that
-    cannot be read, for a folder without a file, and for a link to a folder in one, which scorers may or may not follow.
+    cannot be read, for a folder without a file, for a link to a folder in one, which scorers may or may not follow, and
+    for what is neither (a pipe would never end).
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise DataError(f"{str(path)!r}: is neither a file nor a folder; give one of them")
         if not path.is_dir():
             return {"sha256": sha256(path), "files": 1, "bytes": path.stat().st_size}
         whole, number, size = hashlib.sha256(), 0, 0
         for name in sorted(_below(path)):
             found = path / name
+            if found.exists() and not found.is_file():
+                raise DataError(f"{str(found)!r}: is no file; take it out of {str(path)!r}")
             whole.update(f"{name}\0{sha256(found)}\n".encode("utf-8", "surrogateescape"))
             number, size = number + 1, size + found.stat().st_size
     except OSError as error:
@@ -206,6 +212,19 @@ def digest(path: str | Path) -> dict[str, Any]:
     if not number:
         raise DataError(f"{str(path)!r}: has no file; give a folder that holds some")
     return {"sha256": whole.hexdigest(), "files": number, "bytes": size}
+
+
+def is_of(source: Source, path: Path) -> bool:
+    """Tell whether a path holds what a source was of. Where number and sizes tell, nothing is read: a page that names
+    a whole disk costs no more than one that does not."""
+    try:
+        names = list(islice(_below(path), (source.files or 0) + 1)) if path.is_dir() else [""]
+        sizes = [(path / name).stat().st_size for name in names]
+        if (len(sizes), sum(sizes)) != (source.files, source.bytes):
+            return False
+        return bool(digest(path)["sha256"] == source.sha256)
+    except (DataError, OSError):
+        return False
 
 
 def _below(folder: Path) -> Iterator[str]:

@@ -1,0 +1,163 @@
+"""What files and folders hold of each item, for a page that shows items: words by id, and pictures by id.
+
+    [{"image_id": 3, "caption": "..."}]                      COCO's results; lists under "annotations", "questions", ...
+    [{"question_id": 5, "image_id": 3, "question": "..."}]   VQA's questions, with the picture that they are about
+    {"3": "a dog", "4": "4.png"}                             an object by id, of words or of pictures beside the file
+    DIR                                                      pictures by their names, or the number that these end in
+
+Files of other kinds (statistics, weights) hold nothing of an item, and give nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cm3.errors import DataError
+from cm3.files import JSON_BYTES, inside, parse_json, said
+
+IDS = ("question_id", "image_id", "id", "image")
+"""Fields that name the item of a row; the first that is there does."""
+TEXTS = (
+    "question",
+    "prompt",
+    "caption",
+    "captions",
+    "answer",
+    "answers",
+    "multiple_choice_answer",
+    "text",
+    "paragraph",
+)
+"""Fields of a row that are shown."""
+LISTS = ("annotations", "questions", "images", "results", "data", "predictions")
+"""Fields of an object that have its rows."""
+SIDE = 224
+"""Longest side of a picture in a page, in pixels."""
+
+
+@dataclass
+class Held:
+    """Words and pictures by the id of an item, as strings."""
+
+    words: dict[str, list[str]] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    """Item -> the id of the picture that it is about."""
+    named: dict[str, str] = field(default_factory=dict)
+    """Item -> the file name of that picture."""
+    ids: tuple[str, ...] = ()
+    """Every item, each once."""
+
+
+def held(path: Path) -> Held:
+    """Return what a file of JSON or JSON lines, or a folder of pictures, holds. Raises `DataError` for one that cannot
+    be read."""
+    if path.is_dir():
+        return _folder(path)
+    found = Held()
+    if path.suffix not in (".json", ".jsonl"):
+        return found
+    for id, row in _rows(_values(path)):
+        _take(found, id, row, path.parent)
+    found.ids = tuple(dict.fromkeys((*found.words, *found.pictures)))
+    return found
+
+
+def _values(path: Path) -> Any:
+    try:
+        if (size := path.stat().st_size) > JSON_BYTES:
+            raise DataError(f"{str(path)!r}: has {size} bytes, more than {JSON_BYTES}; split it")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{str(path)!r}: cannot be read ({error.strerror or said(error)})") from error
+    if path.suffix == ".jsonl":
+        lines = enumerate(data.splitlines(), 1)
+        return [parse_json(line, f"{path}:{number}") for number, line in lines if line.strip()]
+    return parse_json(data, str(path))
+
+
+def _rows(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each row with its id."""
+    if isinstance(value, Mapping):
+        lists = [value[name] for name in LISTS if isinstance(value.get(name), list)]
+        if not lists:
+            yield from ((str(id), row) for id, row in value.items())
+        value = [row for rows in lists for row in rows]
+    for row in value if isinstance(value, list) else ():
+        if isinstance(row, Mapping):
+            ids = (row[name] for name in IDS if isinstance(row.get(name), str | int))
+            if (id := next(ids, None)) is not None:
+                yield str(id), row
+
+
+def _take(found: Held, id: str, row: Any, beside: Path) -> None:
+    """Add a row to what is found."""
+    if not isinstance(row, Mapping):
+        row = {"text": row}
+    if isinstance(about := row.get("image_id", row.get("image")), str | int) and str(about) != id:
+        found.about[id] = str(about)
+    if isinstance(name := row.get("file_name"), str):
+        found.named[id] = name
+    for value in (row[name] for name in TEXTS if name in row):
+        for one in value if isinstance(value, list) else [value]:
+            one = next((one[name] for name in TEXTS if name in one), None) if isinstance(one, Mapping) else one
+            if isinstance(one, str) and (picture := _picture(one, beside)):
+                found.pictures.setdefault(id, picture)
+            elif isinstance(one, str | int | float):
+                words = found.words.setdefault(id, [])
+                if str(one) not in words:
+                    words.append(str(one))
+
+
+def _picture(name: str, beside: Path) -> Path | None:
+    """Return the picture that a word of a file names, beside it or in `predictions` there; None for other words."""
+    from cm3.read.walk import PICTURES
+
+    if not name.lower().endswith(PICTURES) or len(name) > 1000:
+        return None
+    for root in (beside, beside / "predictions"):
+        try:
+            if (path := inside(root, name, "picture")).is_file():
+                return path
+        except (DataError, OSError):
+            continue
+    return None
+
+
+def _folder(path: Path) -> Held:
+    """Return the pictures below a folder: by file name, by that without its ending, and by the number that ends it."""
+    from cm3.read.walk import PICTURES
+
+    found, stems = Held(), list[str]()
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.suffix.lower() not in PICTURES or any(part.startswith(".") for part in name.parts):
+            continue
+        stem = name.with_suffix("").as_posix()
+        stems.append(stem)
+        number = re.search(r"[0-9]{1,18}$", stem)
+        for id in (stem, name.as_posix(), file.name, file.stem, *([str(int(number[0]))] if number else [])):
+            found.pictures.setdefault(id, file)
+    found.ids = tuple(dict.fromkeys(stems))
+    return found
+
+
+def embedded(path: Path) -> str:
+    """Return a picture as a small JPEG in a `data:` address. Raises `DataError` for a file that is no picture."""
+    from cm3.picture import open_picture, rgb
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read ({error.strerror or said(error)})") from error
+    picture = rgb(open_picture(data, path.name)).copy()
+    picture.thumbnail((SIDE, SIDE))
+    small = io.BytesIO()
+    picture.save(small, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(small.getvalue()).decode()}"
