@@ -160,13 +160,14 @@ def _sources(
         sources: Mapping[str, Source] = getattr(page, which)
         by_name = {}
         for label, source in sources.items():
-            path = known.get(source.sha256) or next(_places(source, Path(name)), None)
-            if path is None:
+            there = known.get(source.sha256)
+            place = there or next(_places(source, Path(name)), None)
+            if place is None:
                 notes.append(f"the {label} of {name}: not found; give them with --{which}")
-            elif path not in known.values() and not is_of(source, path):
-                notes.append(f"the {label} of {name}: {path} was changed since; give what was scored with --{which}")
+            elif there is None and not is_of(source, place):
+                notes.append(f"the {label} of {name}: {place} was changed since; give what was scored with --{which}")
             else:
-                by_name[label] = held(path)
+                by_name[label] = held(place)
         found.append(by_name)
     return found
 

@@ -65,7 +65,7 @@ _SCRIPT = """
 
 @dataclass(frozen=True)
 class Side:
-    """What stands in one column of a sample: pictures, and words with labels."""
+    """A column of a sample: pictures, and words with labels."""
 
     label: str
     words: Sequence[tuple[str, str]] = ()
@@ -141,8 +141,8 @@ def _figures(pages: Sequence[tuple[str, Page]], found: Sequence[Comparison]) -> 
             if (row := other.figures.get(name)) is None:
                 cells.append("-")
                 continue
-            ends = f"{interval(row.interval, '+')} " if row.interval else ""
-            cells.append(f"{number(row.difference, '+')}<small>{ends}{SAID[row.verdict]}</small>")
+            apart = f"{interval(row.interval, '+')} " if row.interval else ""
+            cells.append(f"{number(row.difference, '+')}<small>{apart}{SAID[row.verdict]}</small>")
         rows.append(f'<th scope="row">{_text(name)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells))
     draws = pages[0][1].bootstrap
     note = (

@@ -1,4 +1,4 @@
-"""What the verbs that score share: where a result is kept, and its figures as lines."""
+"""The end of every verb that scores: where a result is kept, and its figures as lines."""
 
 from __future__ import annotations
 

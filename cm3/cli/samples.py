@@ -1,4 +1,4 @@
-"""What files and folders hold of each item, for a page that shows items: words by id, and pictures by id.
+"""Words and pictures by the id of an item, out of files and folders, for a page that shows items.
 
     [{"image_id": 3, "caption": "..."}]                      COCO's results; lists under "annotations", "questions", ...
     [{"question_id": 5, "image_id": 3, "question": "..."}]   VQA's questions, with the picture that they are about

@@ -75,10 +75,8 @@ def check_comparable(a: Page, b: Page, names: tuple[str, str], *, anyway: bool =
         warnings.append(f"settings differ, so the figures may not be comparable ({which})")
     if apart := _apart(a.figures, b.figures, keys=True):
         warnings.append(f"only one of the two has the figures {', '.join(apart)}")
-    if apart := _apart(a.versions, b.versions):
-        which = "; ".join(
-            f"{name}: {a.versions.get(name, 'none')} and {b.versions.get(name, 'none')}" for name in apart
-        )
+    if apart := [name for name in a.versions if a.versions[name] != b.versions.get(name, a.versions[name])]:
+        which = "; ".join(f"{name}: {a.versions[name]} and {b.versions[name]}" for name in apart)
         warnings.append(f"the versions of libraries differ ({which})")
     of_a, of_b = ({source.sha256 for source in page.predictions.values()} for page in (a, b))
     if of_a and of_a == of_b:
@@ -111,7 +109,7 @@ def _row(a: Page, b: Page, name: str) -> Row:
     verdict: Verdict = "unknown"
     if found.interval is not None:
         verdict = "noise" if found.noise else "higher" if found.difference > 0 else "lower"
-        if found.interval == (0, 0) and all(b.items[name].get(id, v) == v for id, v in a.items[name].items()):
+        if found.interval == (0.0, 0.0) and all(b.items[name].get(id, v) == v for id, v in a.items[name].items()):
             verdict = "same"
     return Row(found.a, found.b, found.difference, found.interval, found.n, verdict)
 

@@ -123,6 +123,7 @@ def manifest(
     found = intervals(items)
     few = {n for values in items.values() if 1 < (n := len(values)) < FEW}
     warnings = [f"an interval of {n} items is too narrow; take {FEW} or more" for n in sorted(few)]
+    machine = hardware()  # first, as it loads torch, whose version is then told whatever was loaded before
     page = {
         "kind": KIND,
         "format": FORMAT,
@@ -139,7 +140,7 @@ def manifest(
         "predictions": {name: source(of) for name, of in predictions.items()},
         "made": _plain(more, "made"),
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": machine,
         "seconds": round(float(seconds), 3),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

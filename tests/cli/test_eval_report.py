@@ -157,12 +157,12 @@ def test_pictures_of_a_folder_are_shown_side_by_side(cm3: Cm3, tmp_path: Path) -
         for id in ("cat", "dog"):
             PIL.Image.new("RGB", (640, 480), (number * 90, 9, 9)).save(tmp_path / name / f"{id}.png")
         (tmp_path / name / "owl.png").write_text("no picture")
-        page = manifest(
+        made = manifest(
             Result({"FID": 10.0 + number}, 3), "fid", 1, {"captions": tmp_path / "prompts.json"},
             {"pictures": tmp_path / name}, 1,
         )  # fmt: skip
         paths.append(tmp_path / f"{name}.json")
-        write_result(paths[-1], page)
+        write_result(paths[-1], made)
     ran = cm3("eval", "report", *paths, "--json")
     assert ran.json["samples"] == 3, ran.err
     text = Path("report.html").read_text()

@@ -84,7 +84,7 @@ def test_noise_is_called_noise() -> None:
     found = difference(a, b)
     assert found and found.noise is True
     same = difference(a, a)
-    assert same and same.noise is True and same.interval == (0, 0)
+    assert same and same.noise is True and same.interval == (0.0, 0.0)
 
 
 def test_only_common_items_count() -> None:

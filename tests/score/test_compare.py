@@ -45,7 +45,7 @@ def test_noise_is_told(tmp_path: Path) -> None:
 def test_a_result_and_itself_are_the_same(tmp_path: Path) -> None:
     one = page(captions(tmp_path, "a"))
     found = compare(one, one, NAMES)
-    assert found.figures["CIDEr-D"].verdict == "same" and found.figures["CIDEr-D"].interval == (0, 0)
+    assert found.figures["CIDEr-D"].verdict == "same" and found.figures["CIDEr-D"].interval == (0.0, 0.0)
     assert found.warnings == ("both are of the very same predictions",)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,10 @@ def test_a_file_that_is_no_page_is_refused(tmp_path: Path) -> None:
         (tmp_path / "r.json").write_text(text)
         with pytest.raises(DataError, match=r"r\.json"):
             read_result(tmp_path / "r.json")
+
+
+def test_versions_do_not_hang_on_what_was_loaded_before() -> None:
+    code = "from cm3.score.result import Result; from cm3.score.result_file import manifest; "
+    code += "one, two = (manifest(Result({'BLEU-4': 0.5}, 2), 'captions', 1, {}, {}, 1) for _ in range(2)); "
+    code += "assert 'torch' in one['versions'] and one['versions'] == two['versions'], (one, two)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
