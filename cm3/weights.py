@@ -122,6 +122,23 @@ def parse_weights(data: bytes, what: str) -> dict[str, Tensor]:
     return tensors
 
 
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """Read the tensors by name of a file of safetensors, or of torch.save, which is not run. `what` names whose it is.
+
+    Raises `CheckpointError` for a file that is damaged or holds anything else, and as `check_weights`.
+    """
+    if path.suffix == ".safetensors":
+        return parse_weights(path.read_bytes(), what)
+    try:
+        tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch.load has no one exception for a damaged file
+        raise CheckpointError(f"{what}: cannot be read ({said(error)}); restore them") from error
+    if other := next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None):
+        raise CheckpointError(f"{what}: {other!r} is no tensor; give a file of weights by name")
+    check_weights(tensors, what)
+    return tensors
+
+
 def check_weights(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raise `CheckpointError`, naming `what` and the tensor, where a value is NaN or infinite."""
     if name := not_finite(tensors):

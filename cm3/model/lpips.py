@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cm3.errors import CheckpointError
-from cm3.files import said
-from cm3.weights import check_weights, parse_weights
+from cm3.weights import read_tensors
 
 # VGG16's convolutions, "M" a pooling; features are taken before each pooling
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
@@ -104,11 +103,4 @@ def _read(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; LPIPS needs the published VGG16 and LPIPS weights")
-    if path.suffix == ".safetensors":
-        return parse_weights(path.read_bytes(), f"lpips weights {str(path)!r}")
-    try:
-        tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch.load has no one exception for a damaged file
-        raise CheckpointError(f"lpips weights {str(path)!r}: cannot be read ({said(error)}); restore them") from error
-    check_weights(tensors, f"lpips weights {str(path)!r}")
-    return tensors
+    return read_tensors(path, f"lpips weights {str(path)!r}")

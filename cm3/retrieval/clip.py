@@ -58,7 +58,7 @@ class ClipEncoder:
             repo = text.removeprefix("hf://")
             folder, name = _fetch(repo, fetch), f"clip:{repo}"
         else:
-            name = f"clip:{_digest(folder)[:12]}"
+            name = f"clip:{digest(folder)[:12]}"
         try:
             model, report = library.CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
             tokenizer = library.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -130,7 +130,7 @@ def _fetch(repo: str, fetch: bool) -> Path:
         ) from error
 
 
-def _digest(folder: Path) -> str:
+def digest(folder: Path) -> str:
     """Return the content hash of a folder's weights. Raises `CheckpointError` where there are none."""
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:

@@ -2,4 +2,7 @@
 
 result.py       what every scorer returns; result_file.py: the page that is kept of it (the manifest)
 bootstrap.py    intervals of figures, and of differences; compare.py: two results, and what of them is noise
+result.py       what every scorer returns
+fid.py          sets of pictures against each other: frechet.py, precision_recall.py, mind.py
+features.py     vectors of pictures: inception.py, or a CLIP or a DINO
 """
