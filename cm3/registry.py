@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval stickers": ("cm3.stickers.cli.eval_stickers:EvalStickers", "measure a model on stickers that it never saw"),
     "eval captions": ("cm3.cli.evaluate:EvalCaptions", "measure how many photographs get a caption of their own back"),
     "eval fid": ("cm3.cli.eval_fid:EvalFid", "compare two sets of pictures: FID, precision and recall, MIND"),
+    "eval clipscore": ("cm3.cli.eval_clipscore:EvalClipscore", "measure how well pictures and captions fit"),
     "eval tasks": ("cm3.cli.evaluate:EvalTasks", "measure instruction tasks on real datasets"),
     "eval compare": ("cm3.cli.eval_compare:EvalCompare", "compare results, and say which difference is noise"),
     "eval report": ("cm3.cli.eval_report:EvalReport", "show results and their samples side by side in one HTML file"),

@@ -4,5 +4,6 @@ result.py       what every scorer returns; result_file.py: the page that is kept
 bootstrap.py    intervals of figures, and of differences; compare.py: two results, and what of them is noise
 result.py       what every scorer returns
 fid.py          sets of pictures against each other: frechet.py, precision_recall.py, mind.py
+clipscore.py    pictures against their captions
 features.py     vectors of pictures: inception.py, or a CLIP or a DINO
 """
