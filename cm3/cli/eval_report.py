@@ -125,16 +125,15 @@ def _sample(
     picture = next((one.about[id] for one in everything if id in one.about), id)
     named = next((one.named[of] for one in everything for of in (picture, id) if of in one.named), "")
     about = next((looked.pictures[of] for of in (named, picture, id) if of in looked.pictures), None)
-    asked = Side(
-        "",
-        [(name, text) for name, one in references.items() for text in one.words.get(id, ())],
-        [path for path in (about, *(one.pictures.get(id) for one in references.values())) if path is not None],
-    )
+    told = [("", text) for text in dict.fromkeys(text for one in everything for text in one.asked.get(id, ()))]
+    told += [(name, text) for name, one in references.items() for text in one.said.get(id, ())]
+    given = (about, *(one.pictures.get(id) for one in references.values()))
+    asked = Side("", told, [path for path in given if path is not None])
     sides = []
     for place, by_name in enumerate(predictions):
-        words = [("", text) for one in by_name.values() for text in one.words.get(id, ())]
-        shown = [one.pictures[id] for one in by_name.values() if id in one.pictures]
-        sides.append(Side(letter(place), words, shown))
+        said = dict.fromkeys(text for one in by_name.values() for text in one.said.get(id, ()))
+        shown = dict.fromkeys(one.pictures[id] for one in by_name.values() if id in one.pictures)
+        sides.append(Side(letter(place), [("", text) for text in said], list(shown)))
     return Sample(
         id, asked, sides, [{n: values[id] for n, values in items.items() if id in values} for items in scores]
     )

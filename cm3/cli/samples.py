@@ -23,18 +23,13 @@ from cm3.files import JSON_BYTES, inside, parse_json, said
 
 IDS = ("question_id", "image_id", "id", "image")
 """Fields that name the item of a row; the first that is there does."""
-TEXTS = (
-    "question",
-    "prompt",
-    "caption",
-    "captions",
-    "answer",
-    "answers",
-    "multiple_choice_answer",
-    "text",
-    "paragraph",
+ASKED = ("question", "prompt")
+"""Fields of a row that ask."""
+SAID = (
+    *("caption", "captions", "answer", "answers", "multiple_choice_answer", "text", "texts", "paragraph", "choices"),
+    "files",
 )
-"""Fields of a row that are shown."""
+"""Fields that say: words, or pictures by their names."""
 LISTS = ("annotations", "questions", "images", "results", "data", "predictions")
 """Fields of an object that have its rows."""
 SIDE = 224
@@ -45,12 +40,13 @@ SIDE = 224
 class Held:
     """Words and pictures by the id of an item, as strings."""
 
-    words: dict[str, list[str]] = field(default_factory=dict)
+    asked: dict[str, list[str]] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
-    """Item -> the id of the picture that it is about."""
+    """Item -> the id or the name of the picture that it is about."""
     named: dict[str, str] = field(default_factory=dict)
-    """Item -> the file name of that picture."""
+    """Picture -> the name of its file."""
     ids: tuple[str, ...] = ()
     """Every item, each once."""
 
@@ -65,7 +61,7 @@ def held(path: Path) -> Held:
         return found
     for id, row in _rows(_values(path)):
         _take(found, id, row, path.parent)
-    found.ids = tuple(dict.fromkeys((*found.words, *found.pictures)))
+    found.ids = tuple(dict.fromkeys((*found.said, *found.pictures)))
     return found
 
 
@@ -85,6 +81,7 @@ def _values(path: Path) -> Any:
 def _rows(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield each row with its id."""
     if isinstance(value, Mapping):
+        value = value["results"] if isinstance(value.get("results"), Mapping) else value  # of ScienceQA
         lists = [value[name] for name in LISTS if isinstance(value.get(name), list)]
         if not lists:
             yield from ((str(id), row) for id, row in value.items())
@@ -100,19 +97,20 @@ def _take(found: Held, id: str, row: Any, beside: Path) -> None:
     """Add a row to what is found."""
     if not isinstance(row, Mapping):
         row = {"text": row}
+    if isinstance(request := row.get("request"), Mapping):  # of a task, in a file of prompts
+        row = {"question": request.get("question"), "image": request.get("image"), **row}
     if isinstance(about := row.get("image_id", row.get("image")), str | int) and str(about) != id:
         found.about[id] = str(about)
     if isinstance(name := row.get("file_name"), str):
         found.named[id] = name
-    for value in (row[name] for name in TEXTS if name in row):
-        for one in value if isinstance(value, list) else [value]:
-            one = next((one[name] for name in TEXTS if name in one), None) if isinstance(one, Mapping) else one
-            if isinstance(one, str) and (picture := _picture(one, beside)):
-                found.pictures.setdefault(id, picture)
-            elif isinstance(one, str | int | float):
-                words = found.words.setdefault(id, [])
-                if str(one) not in words:
-                    words.append(str(one))
+    for names, kept in ((ASKED, found.asked), (SAID, found.said)):
+        for value in (row[name] for name in names if name in row):
+            for one in value if isinstance(value, list) else [value]:
+                one = next((one[name] for name in SAID if name in one), None) if isinstance(one, Mapping) else one
+                if isinstance(one, str) and (picture := _picture(one, beside)):
+                    found.pictures.setdefault(id, picture)
+                elif isinstance(one, str | int | float) and str(one) not in kept.setdefault(id, []):
+                    kept[id].append(str(one))
 
 
 def _picture(name: str, beside: Path) -> Path | None:
@@ -131,10 +129,11 @@ def _picture(name: str, beside: Path) -> Path | None:
 
 
 def _folder(path: Path) -> Held:
-    """Return the pictures below a folder: by file name, by that without its ending, and by the number that ends it."""
+    """Return the pictures below a folder: by path there, by file name, with and without its ending, by the number that
+    ends it, and by its folder. A name that several have is none's."""
     from cm3.read.walk import PICTURES
 
-    found, stems = Held(), list[str]()
+    by_name, stems = dict[str, set[Path]](), list[str]()
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
         if file.suffix.lower() not in PICTURES or any(part.startswith(".") for part in name.parts):
@@ -142,10 +141,10 @@ def _folder(path: Path) -> Held:
         stem = name.with_suffix("").as_posix()
         stems.append(stem)
         number = re.search(r"[0-9]{1,18}$", stem)
-        for id in (stem, name.as_posix(), file.name, file.stem, *([str(int(number[0]))] if number else [])):
-            found.pictures.setdefault(id, file)
-    found.ids = tuple(dict.fromkeys(stems))
-    return found
+        whole = (stem, name.as_posix(), file.name, file.stem, file.parent.name)
+        for id in (*whole, *([str(int(number[0]))] if number else [])):
+            by_name.setdefault(id, set()).add(file)
+    return Held(pictures={id: next(iter(of)) for id, of in by_name.items() if len(of) == 1}, ids=tuple(stems))
 
 
 def embedded(path: Path) -> str:

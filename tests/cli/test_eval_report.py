@@ -204,16 +204,18 @@ def test_report_refuses(cm3: Cm3, made: Path, tmp_path: Path) -> None:
 def test_rows_of_known_layouts_are_read_by_id(tmp_path: Path) -> None:
     def of(value: object, name: str = "x.json") -> dict[str, list[str]]:
         (tmp_path / name).write_text(json.dumps(value))
-        return held(tmp_path / name).words
+        return held(tmp_path / name).said
 
-    asked = {"questions": [{"question_id": 5, "image_id": 3, "question": "who?"}]}
-    assert of(asked) == {"5": ["who?"]} and held(tmp_path / "x.json").about == {"5": "3"}
+    of({"questions": [{"question_id": 5, "image_id": 3, "question": "who?"}]})
+    assert (held(tmp_path / "x.json").asked, held(tmp_path / "x.json").about) == ({"5": ["who?"]}, {"5": "3"})
     answers = [{"answer": "me", "answer_id": 1}, {"answer": "you"}, {"answer": "me"}]
     assert of({"annotations": [{"question_id": 5, "image_id": 3, "answers": answers}]}) == {"5": ["me", "you"]}
     assert of([{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]) == {"1": ["a", "b"]}
     assert of({"9": "words", "10": ["more", "of them"]}) == {"9": ["words"], "10": ["more", "of them"]}
+    assert of({"results": {"7": 2}}) == {"7": ["2"]}
+    assert of({"7": {"question": "which?", "choices": ["a", "b"], "answer": 1}}) == {"7": ["1", "a", "b"]}
     (tmp_path / "l.jsonl").write_text('{"id": "x", "text": "one"}\n\n{"id": "y", "text": "two"}\n')
-    assert held(tmp_path / "l.jsonl").words == {"x": ["one"], "y": ["two"]}
+    assert held(tmp_path / "l.jsonl").said == {"x": ["one"], "y": ["two"]}
     assert held(tmp_path / "statistics.npz").ids == ()
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match="is not readable JSON"):
@@ -221,3 +223,19 @@ def test_rows_of_known_layouts_are_read_by_id(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (4, 4)).save(tmp_path / "4.png")
     assert of({"4": "4.png", "5": "../4.png", "6": "/etc/passwd.png"}) == {"5": ["../4.png"], "6": ["/etc/passwd.png"]}
     assert held(tmp_path / "x.json").pictures == {"4": tmp_path / "4.png"}
+    record = {"id": 8, "request": {"image": "val/9.jpg", "question": "what?"}, "texts": ["it"], "files": ["4.png"]}
+    (tmp_path / "l.jsonl").write_text(json.dumps(record))
+    found = held(tmp_path / "l.jsonl")
+    assert (found.asked, found.said, found.about) == ({"8": ["what?"]}, {"8": ["it"]}, {"8": "val/9.jpg"})
+    assert found.pictures == {"8": tmp_path / "4.png"}
+
+
+def test_a_name_that_several_pictures_have_is_none_of_them(tmp_path: Path) -> None:
+    for name in ("12/image.png", "13/image.png", "COCO_000000000007.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        PIL.Image.new("RGB", (4, 4)).save(tmp_path / name)
+    found = held(tmp_path).pictures
+    assert found["12"] == found["12/image"] == found["12/image.png"] == tmp_path / "12/image.png"
+    assert "image.png" not in found and "image" not in found
+    assert found["7"] == found["COCO_000000000007"] == tmp_path / "COCO_000000000007.jpg"
+    assert held(tmp_path).ids == ("12/image", "13/image", "COCO_000000000007")
