@@ -36,7 +36,9 @@ select, button { font: inherit; color: inherit; background: var(--card); border:
 #samples { list-style: none; margin: 1rem 0 0; padding: 0; }
 #samples > li { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem;
   margin-bottom: 1rem; overflow-wrap: anywhere; }
-.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1.2rem; margin-top: .5rem; }
+.sides { display: flex; flex-wrap: wrap; gap: 1.2rem; margin-top: .5rem; }
+.sides > div { flex: 1 1 14rem; }
+.sides .label:first-child { margin-top: 0; }
 .sides img { width: auto; max-width: 100%; border-radius: .4rem; }
 h3 { font-size: 1rem; margin: 0; }
 pre { overflow-x: auto; font-size: .85rem; background: var(--card); padding: 1rem; border-radius: .6rem; }
@@ -147,7 +149,7 @@ def _figures(pages: Sequence[tuple[str, Page]], found: Sequence[Comparison]) -> 
     draws = pages[0][1].bootstrap
     note = (
         f"Below a figure that is a mean of items stands its {draws.level:.0%} interval: percentiles of "
-        f"{draws.draws} draws of the items, with replacement. Differences are paired by item."
+        f"{draws.draws:,} draws of the items, with replacement. Differences are paired by item."
     )
     table = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<p class="sub">{note}</p><div class="wide"><table>{table}</table></div>'
@@ -196,4 +198,6 @@ def _side(side: Side, scores: Mapping[str, float]) -> str:
     for label, words in side.words:
         told.append((f'<p class="label">{_text(label)}</p>' if label else "") + f"<p>{_text(words)}</p>")
     told += [f'<p class="label">{_text(name)} {number(value)}</p>' for name, value in scores.items()]
+    if not (side.pictures or side.words or scores):
+        told.append('<p class="note">nothing of this item</p>')
     return f"<div>{''.join(told)}</div>"
