@@ -8,13 +8,14 @@ and again before it in the tail, `<eoss>` (end of span) after it. The paper: 56,
 
 Chameleon and what was made of it use the same names otherwise, which is `grammar` "chameleon": `<s>` opens a document
 and `</s>` closes it, `<break>` begins a picture and `<eoss>` ends it, there are no masks, and one of the reserved ids,
-`turn`, ends what a user says. `cm3/convert/ids.py` maps the ids of such a file to these ranges.
+`turn`, ends what a user says. Lumina-mGPT 1, made of Chameleon, has reserved ids inside its pictures too, the `marks`.
+`cm3/convert/ids.py` maps the ids of such a file to these ranges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -62,10 +63,21 @@ Grammar = Literal["cm3", "chameleon"]
 
 
 @dataclass(frozen=True)
+class Marks:
+    """The ids in a picture of Lumina-mGPT that are no codes: those of its `height` and `width`, behind `<break>`, and
+    `row`, behind each row of codes. A model of ours has pictures of one size."""
+
+    height: int
+    width: int
+    row: int
+
+
+@dataclass(frozen=True)
 class Vocab:
     """The ranges. `Vocab()` is the paper's; any smaller one is `Vocab(text=512, image=1000, masks=32, reserved=0)`.
 
-    `grammar`: how documents are laid out (`cm3/sequence`). `turn`: the reserved id that ends a turn, or None.
+    `grammar`: how documents are laid out (`cm3/sequence`). `turn`: the reserved id that ends a turn, or None. `marks`:
+    the reserved ids inside pictures, or None.
     """
 
     text: int = 56_320
@@ -74,6 +86,7 @@ class Vocab:
     reserved: int = 506
     grammar: Grammar = "cm3"
     turn: int | None = None
+    marks: Marks | None = None
 
     bos: ClassVar[int] = 0
     pad: ClassVar[int] = 1
@@ -99,11 +112,20 @@ class Vocab:
             raise ConfigError(
                 f"vocab.turn={self.turn}: must be a reserved id, {first} to {self.text_start - 1}, or None"
             )
+        if self.marks is None:
+            return
+        if self.grammar != "chameleon" or self.turn is None:
+            raise ConfigError("vocab.marks: are of pictures in the grammar 'chameleon' with turns; leave them out")
+        height, width, row = astuple(self.marks)
+        if not all(first <= id < self.text_start for id in (height, width, row)):
+            raise ConfigError(f"vocab.marks={self.marks}: must be reserved ids, {first} to {self.text_start - 1}")
+        if row in (height, width) or self.turn in (height, width, row):
+            raise ConfigError(f"vocab.marks={self.marks}: row must be neither height nor width, and none the turn")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values; grammar and turn only where they are not the default."""
+        """Return the fields as plain values; grammar, turn and marks only where they are not the default."""
         fields = asdict(self)
-        for name in ("grammar", "turn"):
+        for name in ("grammar", "turn", "marks"):
             if fields[name] == getattr(Vocab, name):
                 del fields[name]
         return fields
@@ -112,6 +134,11 @@ class Vocab:
     def opens(self) -> int:
         """Return the id that a document begins with; `eos` ends it in each grammar."""
         return self.bos if self.grammar == "chameleon" else self.eos
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """Return the ids that a picture begins with: `<break>`, and behind it the marks of its size."""
+        return (self.brk,) if self.marks is None else (self.brk, self.marks.height, self.marks.width)
 
     @property
     def text_start(self) -> int:

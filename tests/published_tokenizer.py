@@ -35,10 +35,16 @@ def spelled(code: int) -> str:
 
 
 def text_tokenizer(
-    codes: int = 64, sentinels: int = 6, reserved: int = 12, merges: int = 40, shuffle: int | None = None
+    codes: int = 64,
+    sentinels: int = 6,
+    reserved: int = 12,
+    merges: int = 40,
+    shuffle: int | None = None,
+    marks: int = 0,
 ) -> bytes:
     """Return the file in Meta's layout. `shuffle`: a seed by which codes, and with them what follows, lose their order
-    of names; None keeps it, as published."""
+    of names; None keeps it, as published. `marks`: reserved entries from <reserved08799> on, which Lumina-mGPT took for
+    the end of a row, and those behind it for sides of 0, 32, 64 ... pixels."""
     order = [spelled(code) for code in range(codes)]
     specials = [
         *order,
@@ -46,6 +52,7 @@ def text_tokenizer(
         "<racm3:break>",
         *[f"<sentinel:{i}>" for i in range(sentinels)],
         *[f"<reserved{8706 + i:05d}>" for i in range(reserved)],
+        *[f"<reserved{8799 + i:05d}>" for i in range(marks)],
     ]
     if shuffle is not None:
         random.Random(shuffle).shuffle(specials)

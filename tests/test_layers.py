@@ -50,7 +50,7 @@ TABLE: dict[str, set[str]] = {
     # layer 5
     "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval"},
     "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
-    "convert": NOUNS | {"bars", "model", "tokens"},
+    "convert": NOUNS | {"bars", "sequence", "model", "tokens"},
     # layer 6: eval reaches a model only through generate
     "runs": NOUNS
     | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store", "sequence"},

@@ -1,4 +1,5 @@
-"""A small model of Chameleon's shape, with random weights: its decoder, its kind of tokenizer, pictures of 4 x 4."""
+"""A small model of Chameleon's shape, with random weights: its decoder, its kind of tokenizer, pictures of 4 x 4. And
+one of Lumina-mGPT's, whose pictures have marks."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from cm3.model.decoder import Decoder, DecoderConfig
 
 FILE = text_tokenizer(codes=64, shuffle=3)
 IDS = IdMap.of(FILE)
+LUMINA_FILE = text_tokenizer(codes=64, shuffle=5, marks=5)
+LUMINA = IdMap.of(LUMINA_FILE, side=SIZE)
 SHAPE: dict[str, Any] = {
     "d_model": 32, "layers": 2, "heads": 4, "context": 192, "hidden": 64, "norm": "rms", "norm_affine": True,
     "activation": "swiglu", "positions": "rope", "qk_norm": True, "tied": False,
@@ -23,11 +26,18 @@ SHAPE: dict[str, Any] = {
 
 
 @functools.cache
-def tokenizer_path() -> Path:
+def tokenizer_path(data: bytes = FILE) -> Path:
     """The file of the text tokenizer."""
     path = Path(tempfile.mkdtemp(prefix="cm3-test-")) / "tokenizer.json"
-    path.write_bytes(FILE)
+    path.write_bytes(data)
     return path
+
+
+def lumina(**changes: Any) -> Bundle:
+    """The same of Lumina-mGPT's kind."""
+    decoder = stir(Decoder(DecoderConfig(vocab_size=LUMINA.vocab.size, **SHAPE | changes))).double().eval()
+    about = {"prompt_format": "lumina"}
+    return Bundle(LUMINA.vocab, decoder, vqgan(), SIZE, tokenizer_path(LUMINA_FILE), about=about, name="tiny")
 
 
 def bundle(prompt_format: str | None = "chameleon", **changes: Any) -> Bundle:

@@ -18,8 +18,6 @@ Layout = Literal["bundle", "chameleon-hf", "chameleon-meta", "image-tokenizer"]
 class ImageTokenizer:
     """An image tokenizer by itself: what its file does not say."""
 
-    size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="(default: as its layout's)")] = None
-    """Side of its pictures: any multiple of its pixels a code."""
     quantizer: Annotated[
         Literal["vq", "ibq", "l2"] | None, arg(metavar="vq|ibq|l2", help_behavior_hint="(default: as its layout's)")
     ] = None
@@ -46,6 +44,7 @@ class Convert(Verb):
       cm3 convert anole-7b-hf bundle --to bundle --image-tokenizer chameleon/data/tokenizer/vqgan.ckpt
       cm3 convert bundle out --to chameleon-hf
       cm3 convert bundle out --to chameleon-meta --shards 4
+      cm3 convert lumina-mgpt-7b-768 bundle --to bundle --size 768 --image-tokenizer chameleon/data/tokenizer/vqgan.ckpt
       cm3 convert llamagen/vq_ds16_t2i.pt ds16 --to image-tokenizer
     """
 
@@ -73,6 +72,11 @@ class Convert(Verb):
         str | None, arg(metavar="PATH", help_behavior_hint="(default: the one in the source)")
     ] = None
     """The text tokenizer, tokenizer.json or text_tokenizer.json, or its folder."""
+    size: Annotated[
+        int | None, arg(metavar="PIXELS", help_behavior_hint="(default: as the image tokenizer's layout has it)")
+    ] = None
+    """Side of the pictures: of Lumina-mGPT the one that the checkpoint learnt, a multiple of 32; of an image tokenizer
+    by itself any multiple of its pixels a code."""
     image: Annotated[ImageTokenizer, HERE] = ImageTokenizer()
 
     def run(self) -> dict[str, Any]:
@@ -80,7 +84,7 @@ class Convert(Verb):
         if self.shards is not None:
             at_least(1, shards=self.shards)
         alone = self.to == "image-tokenizer"
-        names = ("shards", "dtype", "text_tokenizer") if alone else ("size", "quantizer", "pixels")
+        names = ("shards", "dtype", "text_tokenizer") if alone else ("quantizer", "pixels")
         given = vars(self) if alone else vars(self.image)
         if odd := [f"--{name.replace('_', '-')}" for name in names if given[name] is not None]:
             of = "a language model" if alone else "an image tokenizer by itself (--to image-tokenizer)"
@@ -95,7 +99,7 @@ class Convert(Verb):
 
         told = convert(
             self.source, self.out, self.to, shards=self.shards, dtype=self.dtype, text_tokenizer=self.text_tokenizer,
-            image_tokenizer=self.image_tokenizer, progress=sys.stderr.isatty(),
+            image_tokenizer=self.image_tokenizer, size=self.size, progress=sys.stderr.isatty(),
         )  # fmt: skip
         heads = f"{told['heads']} heads" + (f" on {told['kv_heads']}" if told["kv_heads"] != told["heads"] else "")
         print(f"{self.out}: {told['files']} files, {told['bytes'] / 1e9:.3g} GB of weights, as {self.to}")
@@ -106,7 +110,9 @@ class Convert(Verb):
     def _image_tokenizer(self) -> dict[str, Any]:
         from cm3.convert.image_files import convert_image_tokenizer
 
-        told = convert_image_tokenizer(self.source, self.out, decoder=self.image_tokenizer, **vars(self.image))
+        told = convert_image_tokenizer(
+            self.source, self.out, decoder=self.image_tokenizer, size=self.size, **vars(self.image)
+        )
         print(f"{self.out}: an image tokenizer, {told['codes']} codes, as --image-tokenizer of `cm3 train`")
         print(f"from        {told['from']}")
         print(f"pictures    {told['size']} pixels, {told['factor']} a code, quantizer {told['quantizer']}")

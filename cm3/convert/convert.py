@@ -39,18 +39,20 @@ def convert(
     dtype: str | None = None,
     text_tokenizer: str | Path | None = None,
     image_tokenizer: str | Path | None = None,
+    size: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Write the model of `source` to the folder `out` in the layout `to`; returns what it is and was.
 
-    `shards` and `dtype` as `steps_of` has them; the tokenizers as `open_model`. Weights are read and written one by
-    one. Raises `ConfigError` for a place that holds anything but a bundle where one is written, and that is the source
-    or in a bundle that is, and one `CheckpointError` that lists all that is wrong with the source: then nothing is
-    written. Where a weight is no number, or the source is changed meanwhile, what was made of it is taken away.
+    `shards` and `dtype` as `steps_of` has them; the tokenizers and `size` as `open_model`. Weights are read and
+    written one by one. Raises `ConfigError` for a place that holds anything but a bundle where one is written, and that
+    is the source or in a bundle that is, and one `CheckpointError` that lists all that is wrong with the source: then
+    nothing is written. Where a weight is no number, or the source is changed meanwhile, what was made of it is taken
+    away.
     """
     out = Path(out).expanduser()
     _check(Path(source).expanduser(), out, to)
-    model = open_model(source, text_tokenizer, image_tokenizer)
+    model = open_model(source, text_tokenizer, image_tokenizer, size)
     steps, last = steps_of(model, to, shards, dtype)
     plan = _plan(model, [to, str(shards), str(dtype), *(f"{s.file} {s.bytes}" for s in steps)])
     out = Path(os.path.realpath(out))

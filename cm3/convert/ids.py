@@ -41,11 +41,13 @@ class IdMap:
         rows: int | None = None,
         vocabulary_map: Mapping[str, Any] | None = None,
         where: str = "tokenizer.json",
+        side: int | None = None,
     ) -> IdMap:
         """Return the map of a text tokenizer's file, Meta's or transformers'; `where` names it in messages.
 
         `rows`: those of the weights, which must be as many as the file has ids. `vocabulary_map`: that of transformers'
-        config.json, which must say the same. Raises one `CheckpointError` that lists all that is wrong.
+        config.json, which must say the same. `side`: that of Lumina-mGPT's pictures, whose marks the vocabulary then
+        has. Raises one `CheckpointError` that lists all that is wrong, and `ConfigError` as `marks_of`.
         """
         entries = entries_of(parse_json(tokenizer_json, where, CheckpointError), where)
         size = len(entries.names)
@@ -65,7 +67,7 @@ class IdMap:
         to_file = np.array([*fixed, *entries.reserved, *entries.text, *entries.images], dtype=np.int64)
         to_ours = np.empty_like(to_file)
         to_ours[to_file] = np.arange(size)
-        return cls(vocab_of(entries), to_file, to_ours)
+        return cls(vocab_of(entries, side), to_file, to_ours)
 
     @property
     def turn(self) -> int | None:

@@ -32,7 +32,9 @@ from cm3.model import bundle as bundles
 from cm3.model.decoder import DecoderConfig
 from cm3.model.folder import FILES
 from cm3.model.int8 import Int8Decoder
+from cm3.sequence.segments import image_cells
 from cm3.tokens.chameleon import read_text_tokenizer
+from cm3.vocab import Vocab
 
 NAMES = {"meta": "chameleon-meta", "transformers": "chameleon-hf", "anole": "anole-hf", "lumina": "lumina-hf"}
 """Layouts by the names that users see."""
@@ -41,9 +43,21 @@ PROMPTS = {"anole": "anole", "lumina": "lumina"}
 _DRAWS = {"temperature": 0.7, "top_p": 0.9}
 _GUIDES = {"guidance": 3.0, "image_guidance": 1.2}
 _NEITHER = {"guidance": 1.0, "image_guidance": 1.0}
-SAMPLING = {"image": _DRAWS | _GUIDES, "text": _DRAWS, "edit": _GUIDES, "control": _GUIDES, "segment": _NEITHER}
+SAMPLING: dict[str, dict[str, Any]] = {
+    "image": _DRAWS | _GUIDES,
+    "text": _DRAWS,
+    "edit": _GUIDES,
+    "control": _GUIDES,
+    "segment": _NEITHER,
+}
 """The sampling that bundles recommend: the defaults of Meta's code, but for its penalty of repetitions (1.2 of words),
 which this engine has not. Kinds without a number there are guided as pictures are; a map as everywhere, not at all."""
+LUMINA: dict[str, dict[str, Any]] = {
+    "image": {"guidance": 4.0, "unconditional": "dropped"}, "text": {"top_p": 0.9},
+    "edit": _NEITHER, "control": _NEITHER, "segment": _NEITHER,
+}  # fmt: skip
+"""The same of Lumina-mGPT's: as its README draws and its demonstrations edit, at temperature 1. It draws from the
+likeliest 2,000 codes and 10 words; this engine has no such rule, and takes words by their share of probability."""
 _TEXTS = ("tokenizer.json", "text_tokenizer.json")
 _IMAGE = "vqgan.ckpt"
 
@@ -69,8 +83,11 @@ class Model(NamedTuple):
     fields are whole once a model is open."""
 
 
-def open_model(source: str | Path, text: str | Path | None = None, image: str | Path | None = None) -> Model:
-    """Open a model in any layout, or a bundle. `text` and `image`: its tokenizers, where they are elsewhere.
+def open_model(
+    source: str | Path, text: str | Path | None = None, image: str | Path | None = None, size: int | None = None
+) -> Model:
+    """Open a model in any layout, or a bundle. `text` and `image`: its tokenizers, where they are elsewhere. `size`:
+    the side of its pictures, of Lumina-mGPT alone, which has several; None is that of its image tokenizer.
 
     Raises one `CheckpointError` that lists all that is wrong.
     """
@@ -78,21 +95,26 @@ def open_model(source: str | Path, text: str | Path | None = None, image: str | 
     if not source.exists():
         raise CheckpointError(f"{str(source)!r}: there is no such file or folder; give the folder of a model")
     if is_bundle(source):
-        if text is not None or image is not None:
-            raise CheckpointError(f"{str(source)!r}: is a bundle, with tokenizers of its own; give no others")
+        if text is not None or image is not None or size is not None:
+            raise CheckpointError(
+                f"{str(source)!r}: is a bundle, with tokenizers of its own and pictures of one size; give no others"
+            )
         return _open_bundle(source)
-    return _open_published(source, text, image)
+    return _open_published(source, text, image, size)
 
 
-def _open_published(source: Path, text: str | Path | None, image: str | Path | None) -> Model:
+def _open_published(source: Path, text: str | Path | None, image: str | Path | None, size: int | None) -> Model:
     folder = folder_of(source)
     files = TensorFiles.open(source if source.is_file() else folder)
     shards = held_in(files)
     wrong: list[str] = []
     try:
-        meta = recognise(shards).family == "meta"
+        family = recognise(shards).family
     except CheckpointError as error:
         raise CheckpointError(f"{str(source)!r}: {error}") from error
+    meta, lumina = family == "meta", family == "lumina"
+    if size is not None and not lumina:
+        wrong.append(f"size={size}: is for Lumina-mGPT, and this model has pictures of one size; leave it out")
     if files.ranks > 1 and not _counted(names := [shard.path.name for shard in files.shards]):
         wrong.append(f"{some(names)}: do not count the parts; name them as Meta does, consolidated.00.pth ...")
     page = {} if meta else tried(wrong, lambda: read_json(folder / "config.json", str(folder)))
@@ -103,13 +125,18 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
         ours = tried(wrong, lambda: seen_as_ours(shards, read_settings, lambda i, name: files.read(name, i)))
     place = tried(wrong, lambda: text_file(folder, text))
     data = b"" if place is None else place.read_bytes()
+    found = tried(wrong, lambda: _image(folder, files, image))
+    if found is not None and size is not None:
+        found = found._replace(size=size)
     ids = None
     if place is not None:
         rows = None if ours is None else ours.config.vocab_size
-        ids = tried(wrong, lambda: IdMap.of(data, rows, (page or {}).get("vocabulary_map"), place.name))
+        side = found.size if found is not None and lumina else None
+        ids = tried(wrong, lambda: IdMap.of(data, rows, (page or {}).get("vocabulary_map"), place.name, side))
     if ids is not None:
         tried(wrong, lambda: read_text_tokenizer(data, str(place)))  # all of it, as whoever loads the bundle does
-    found = tried(wrong, lambda: _image(folder, files, image))
+    if ids is not None and ours is not None and found is not None and lumina:
+        tried(wrong, lambda: _check_room(ids.vocab, found, ours.config.context))
     if found is not None and ids is not None and found.vqgan.config.codes != ids.vocab.image:
         wrong.append(
             f"the image tokenizer has {found.vqgan.config.codes} codes, the text tokenizer names {ids.vocab.image}"
@@ -131,8 +158,18 @@ def _open_published(source: Path, text: str | Path | None, image: str | Path | N
     prompts = PROMPTS.get(ours.layout.family, "chameleon") if ids.turn is not None else "plain"
     read = permuted(ours.read, torch.from_numpy(ids.to_file))
     about = {"prompt_format": prompts}
-    sampling = {} if prompts == "lumina" else {kind: dict(values) for kind, values in SAMPLING.items()}
+    sampling = {kind: dict(values) for kind, values in (LUMINA if lumina else SAMPLING).items()}
     return Model(ours.config, ours.dtypes, read, ids, data, found, converted, about, sampling, files)
+
+
+def _check_room(vocab: Vocab, image: Found, context: int) -> None:
+    """Raise `CheckpointError` where a picture with its marks is longer than a model's context."""
+    rows = image.size // image.vqgan.config.factor
+    if (tokens := image_cells((rows, rows), vocab).size + len(vocab.begins) + 1) > context:
+        raise CheckpointError(
+            f"size={image.size}: such a picture takes {tokens} tokens, and the model's context is {context}; give a "
+            "smaller --size"
+        )
 
 
 def held_in(files: TensorFiles) -> list[Held]:
@@ -238,7 +275,8 @@ def _open_bundle(source: Path) -> Model:
     if found.vocab.grammar != "chameleon":
         wrong.append("its vocabulary is CM3Leon's, and other layouts have the ids of Chameleon's text tokenizer")
         refuse(source, wrong)
-    ids = tried(wrong, lambda: IdMap.of(found.text_bytes(), config.vocab_size, where=FILES[2]))
+    side = None if found.vocab.marks is None else found.image_size
+    ids = tried(wrong, lambda: IdMap.of(found.text_bytes(), config.vocab_size, where=FILES[2], side=side))
     if ids is not None and ids.vocab != found.vocab:
         wrong.append(f"its vocabulary is not that of its {FILES[2]}")
     files = TensorFiles.open(path)

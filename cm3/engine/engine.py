@@ -234,7 +234,7 @@ class Engine:
         for step in request.plan:
             sampling = request.sampling_of(step)
             if not isinstance(step, Force) and step.guided and sampling.contrast == "kmax":
-                drawn = Codes.image(step.codes) if isinstance(step, Interleaved) else step
+                drawn = Codes(step.cells) if isinstance(step, Interleaved) else step
                 ids = sum(stop - start for start, stop in ranges_of(drawn, self.vocab))
                 if sampling.k > ids:
                     raise RequestError(f"sampling.k={shown(sampling.k)}: must be at most {ids}, the ids to draw from")

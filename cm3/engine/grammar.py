@@ -1,14 +1,15 @@
 """Grammar: the plan of what a request produces, and the ids that may come next.
 
     Force(ids)                 these ids, not sampled: `<mask:0>`, `<break>`, `<eoss>`
-    Codes(cells)               exactly `len(cells)` image codes, each in its cell of the grid
+    Codes(cells)               exactly these image codes, each in its cell of the grid; where a cell is 0, the mark of a
+                               row is written and not sampled
     FreeText(limit, end)       text ids until one of `end`; after `limit` text ids the first of `end` is forced
     Choice(ids)                one of these ids
-    Interleaved(limit, ...)    text, with a picture of exactly so many codes wherever `<break>` is written, until an end
+    Interleaved(limit, ...)    text, with a picture of exactly these codes wherever `<break>` is written, until an end
 
 `Interleaved` becomes steps of the other kinds as it goes, so what is drawn in it is drawn as theirs is:
 
-    "chameleon"    FreeText ( <break> Codes <eoss> FreeText )* end
+    "chameleon"    FreeText ( <break> Codes <eoss> FreeText )* end          with marks, those of the size behind <break>
     "cm3"          FreeText ( <break> Codes Choice(<break>, end) FreeText )* end
 
 A plan is a tuple of those. A `Cursor` walks one: it says which ids are allowed next, as ranges of the vocabulary (never
@@ -49,7 +50,8 @@ class Force:
 
 @dataclass(frozen=True)
 class Codes:
-    """Exactly `len(cells)` image codes. `cells` as in `Tokens`: 1 + the raster index of each code in its grid."""
+    """Exactly the image codes of `cells`. As in `Tokens` a cell is 1 + the raster index of a code in its grid; 0 stands
+    for the mark behind a row of codes, of a vocabulary with marks."""
 
     cells: tuple[int, ...]
     guided: bool = True
@@ -58,8 +60,10 @@ class Codes:
         _make_whole(self, "cells")
         if not self.cells:
             raise RequestError("Codes(cells=()): name at least one cell to fill")
-        if min(self.cells) < 1:
-            raise RequestError(f"Codes: cell {min(self.cells)}: cells are 1 + raster index, so at least 1")
+        if min(self.cells) < 0 or not self.cells[0]:
+            raise RequestError(
+                f"Codes: cell {min(self.cells)}: cells are 1 + raster index, at least 1, or 0 for a mark behind codes"
+            )
 
     @classmethod
     def image(cls, number: int, guided: bool = True) -> Codes:
@@ -103,24 +107,29 @@ class Choice:
 
 @dataclass(frozen=True)
 class Interleaved:
-    """Words and pictures until one of `end`: at most `limit` text ids and `pictures` pictures of `codes` codes each.
+    """Words and pictures until one of `end`: at most `limit` text ids and `pictures` pictures of `cells` each, as in
+    `Codes`.
 
     A picture begins wherever `<break>` is drawn; it is not offered where there are `pictures` of them. The first of
     `end` is forced when `limit` text ids are there. `min_tokens` text ids come before all else. `guided` is of the
-    pictures; text is not. In a picture the second stream of a request reads that picture alone behind its prompt, and
-    the third reads all pictures and no words.
+    pictures; text is not. `behind` are written behind `<break>` without being sampled: the marks of a picture's size.
+    In a picture the second stream of a request reads that picture alone behind its prompt, without `<break>` where
+    there are marks, and the third reads all pictures and no words.
     """
 
     limit: int
     end: tuple[int, ...]
-    codes: int
+    cells: tuple[int, ...]
     pictures: int
     min_tokens: int = 0
     guided: bool = True
+    behind: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _make_whole(self, "end")
-        for name, low in (("limit", 1), ("codes", 1), ("pictures", 0), ("min_tokens", 0)):
+        _make_whole(self, "behind")
+        object.__setattr__(self, "cells", Codes(self.cells).cells)
+        for name, low in (("limit", 1), ("pictures", 0), ("min_tokens", 0)):
             number = whole_number(f"Interleaved.{name}", getattr(self, name), low, None, RequestError)
             object.__setattr__(self, name, number)
         if not self.end:
@@ -148,7 +157,7 @@ def size(step: Step) -> int:
     if isinstance(step, Choice):
         return 1
     if isinstance(step, Interleaved):
-        return step.limit + 1 + step.pictures * (step.codes + 2)
+        return step.limit + 1 + step.pictures * (len(step.cells) + len(step.behind) + 2)
     return len(step.cells) if isinstance(step, Codes) else step.limit + 1
 
 
@@ -159,6 +168,8 @@ def fed(plan: tuple[Step, ...]) -> int:
         return 0
     last = plan[free[-1]]
     draws = size(last) - 1 if isinstance(last, FreeText | Interleaved) else size(last)
+    if isinstance(last, Codes):
+        draws -= next(i for i, cell in enumerate(reversed(last.cells)) if cell)  # marks at the end
     return sum(size(step) for step in plan[: free[-1]]) + draws - 1
 
 
@@ -177,14 +188,14 @@ def check_plan(plan: tuple[Step, ...], vocab: Vocab, grid: tuple[int, int] | Non
                 raise RequestError(f"{name}: end id {i} is not a special id; give one below {vocab.text_start}")
         if isinstance(step, Interleaved) and vocab.brk in step.end:
             raise RequestError("Interleaved: <break> begins a picture, so it cannot be its end; give </s>")
-        if isinstance(step, Interleaved) and grid is not None and step.codes > grid[0] * grid[1]:
-            raise RequestError(
-                f"plan: a picture of {step.codes} codes is outside the model's {grid[0]} x {grid[1]} grid of codes"
-            )
+        if isinstance(step, Interleaved) and step.behind != vocab.begins[1:]:
+            raise RequestError(f"Interleaved.behind={step.behind}: must be the marks of a size, {vocab.begins[1:]}")
         if isinstance(step, Force):
             for i in step.ids:
                 if not 0 <= i < vocab.size:
                     raise RequestError(f"Force: id {i} is outside the vocabulary, 0 to {vocab.size - 1}")
+        if isinstance(step, Codes | Interleaved) and vocab.marks is None and not all(step.cells):
+            raise RequestError(f"{type(step).__name__}: cell 0 is a mark behind codes, and this vocabulary has none")
         highest = max(getattr(step, "cells", None) or (0,))
         if grid is not None and highest > grid[0] * grid[1]:
             raise RequestError(f"plan: cell {highest} is outside the model's {grid[0]} x {grid[1]} grid of codes")
@@ -209,6 +220,11 @@ def ids_at(ranges: Ranges, columns: Tensor) -> Tensor:
     return ids
 
 
+def _until_mark(cells: tuple[int, ...], start: int) -> int:
+    """Return the place of the next mark in the cells of a picture, or the end."""
+    return cells.index(0, start) if 0 in cells[start:] else len(cells)
+
+
 @dataclass(frozen=True)
 class _Rest:
     """The rest of an `Interleaved`, which depends on what ended the step before it."""
@@ -222,8 +238,9 @@ class Cursor:
     `ids` and `cells`: everything produced. `done`: nothing is left to sample. Otherwise `at` is the index in the plan
     of the free step at hand, `ranges` its allowed ids and `cell` the cell of the next token.
     `spans`, `logprobs`, `reasons`: one per free step begun; a span leaves out the id that ended it, a log-probability
-    counts that id where it was sampled. Of an `Interleaved` there is one for each step that it became. `picture`: where
-    in `ids` the picture at hand begins, with its `<break>`; None where there is none.
+    counts that id where it was sampled; that of a picture has its marks. Of an `Interleaved` there is one for each step
+    that it became. `picture`: where in `ids` the picture at hand begins, with its `<break>`, or behind that with the
+    marks of its size; None where there is none.
     """
 
     def __init__(self, plan: tuple[Step, ...], vocab: Vocab) -> None:
@@ -236,6 +253,7 @@ class Cursor:
         self.cell = 0
         self.ranges: Ranges = ()
         self.picture: int | None = None
+        self._stop = 0
         self._steps: list[Step | _Rest] = list(plan)
         self._vocab = vocab
         self.at = -1
@@ -264,7 +282,7 @@ class Cursor:
         """Count the ids that can be drawn at most before anything but them is written or other ids are allowed."""
         step, length = self.step, self.bounds[-1][1] - self.bounds[-1][0]
         if isinstance(step, Codes):
-            return len(step.cells) - length
+            return self._stop - length
         if isinstance(step, Choice):
             return 1
         return (step.min_tokens if length < step.min_tokens else step.limit) - length
@@ -282,13 +300,15 @@ class Cursor:
     def accept(self, token: int, logprob: float = 0.0) -> bool:
         """Write a sampled id, then whatever is forced after it. Returns whether the next id is drawn as this one was:
         from the same ids, with nothing written between."""
-        step, before = self.step, (self.at, self.ranges)
+        step, before = self.step, (self.at, self.ranges, self._stop)
         assert any(start <= token < stop for start, stop in self.ranges), "an id outside the allowed ranges"
         self._write(token, self.cell)
         self.logprobs[-1] += logprob
         bound = self.bounds[-1]
         if isinstance(step, Codes):
             bound[1] += 1
+            while self._stop == bound[1] - bound[0] < len(step.cells):
+                self._mark(step, bound)
             length = bound[1] - bound[0]
             if length == len(step.cells):
                 self._close("codes")
@@ -304,7 +324,13 @@ class Cursor:
                 self._close("limit")
             elif length == step.min_tokens:
                 self.ranges = ranges_of(step, self._vocab)
-        return not self.done and (self.at, self.ranges) == before
+        return not self.done and (self.at, self.ranges, self._stop) == before
+
+    def _mark(self, step: Codes, bound: list[int]) -> None:
+        assert self._vocab.marks is not None, "as check_plan says"
+        self._write(self._vocab.marks.row, 0)
+        bound[1] += 1
+        self._stop = _until_mark(step.cells, bound[1] - bound[0])
 
     def _close(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -320,9 +346,12 @@ class Cursor:
             if not isinstance(step, Force):
                 self.bounds.append([len(self.ids)] * 2)
                 self.logprobs.append(0.0)
-                self.cell = step.cells[0] if isinstance(step, Codes) else 0
-                begun = isinstance(step, Codes) and self.ids[-1:] == [self._vocab.brk]
-                self.picture = len(self.ids) - 1 if begun else None
+                self.cell, self.picture = 0, None
+                if isinstance(step, Codes):
+                    begins = self._vocab.begins
+                    self.cell, self._stop = step.cells[0], _until_mark(step.cells, 0)
+                    if tuple(self.ids[-len(begins) :]) == begins:
+                        self.picture = len(self.ids) - max(1, len(begins) - 1)
                 closed = isinstance(step, FreeText) and step.min_tokens > 0
                 self.ranges = ranges_of(step, self._vocab, open_only=closed)
                 return
@@ -343,12 +372,11 @@ class Cursor:
         if isinstance(drawn, Choice):
             return [replace(whole, min_tokens=1)]
         start, stop = self.bounds[-1]
-        picture, left = Codes.image(whole.codes, whole.guided), whole.limit - (stop - start)
-        closing = (v.eoss,) if v.grammar == "chameleon" else ()
-        rest = replace(whole, limit=left, pictures=whole.pictures - 1, min_tokens=0)
-        if closing:
-            return [picture, Force(closing), rest]
-        return [picture, Choice((v.brk, *whole.end)), _Rest(rest)]
+        begun, picture = Force(whole.behind), Codes(whole.cells, whole.guided)
+        rest = replace(whole, limit=whole.limit - (stop - start), pictures=whole.pictures - 1, min_tokens=0)
+        if v.grammar == "chameleon":
+            return [begun, picture, Force((v.eoss,)), rest]
+        return [begun, picture, Choice((v.brk, *whole.end)), _Rest(rest)]
 
     def _write(self, token: int, cell: int) -> None:
         self.ids.append(token)

@@ -196,7 +196,8 @@ class Foresight(Cursor):
 
 @functools.lru_cache(maxsize=64)
 def _sources(cells: tuple[int, ...], columns: int | None) -> tuple[int, ...]:
-    """Return for each code of a step which one before it to copy."""
+    """Return for each code of a step which one before it to copy; where rows end with a mark, their length is known."""
+    columns = cells.index(0) if 0 in cells else columns
     places = {cell: i for i, cell in enumerate(cells)} if columns else {}
     above = [places.get(cell - (columns or 0), i) for i, cell in enumerate(cells)]
     return tuple(source if source < i else i - 1 for i, source in enumerate(above))

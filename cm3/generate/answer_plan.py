@@ -9,16 +9,13 @@ from cm3.sequence.holes import Prompt
 from cm3.sequence.turns import ends
 from cm3.vocab import Vocab
 
-BORDERS = 2
-"""Tokens of a picture in an interleaved answer beside its codes."""
-
 
 def room(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, pictures: int) -> int:
     """Count the tokens that the context has left for documents when every text is as long as it may be, and there are
     as many pictures as may be."""
     written = sum(h.kind != "image" for h in prompt.holes) * max_tokens
     if prompt.interleaved:
-        written += pictures * (len(prompt.holes[0].cells) + BORDERS)
+        written += pictures * _picture(prompt, vocab)
     else:
         written += least_written(prompt, vocab)
     return context - opening(prompt, vocab).length - written
@@ -47,14 +44,20 @@ def plan(prompt: Prompt, vocab: Vocab, context: int, max_tokens: int, length: in
 
 
 def _interleaved(prompt: Prompt, v: Vocab, left: int, max_tokens: int, pictures: int, length: int) -> Interleaved:
-    codes = len(prompt.holes[0].cells)
-    limit = min(max_tokens, left - (codes + BORDERS))
+    picture = _picture(prompt, v)
+    limit = min(max_tokens, left - picture)
     if limit < 1:
-        raise RequestError(_too_long(length + codes + BORDERS + 1, left + length))
-    number = min(pictures, (left - limit) // (codes + BORDERS))
+        raise RequestError(_too_long(length + picture + 1, left + length))
+    number = min(pictures, (left - limit) // picture)
     # In the grammar "cm3" no part is empty: words come first after a border.
     border = v.grammar == "cm3" and int(opening(prompt, v).ids[-1]) in (v.eos, v.brk)
-    return Interleaved(limit, ends(v), codes, number, min_tokens=int(border))
+    cells, behind = prompt.holes[0].cells, v.begins[1:]
+    return Interleaved(limit, ends(v), cells, number, min_tokens=int(border), behind=behind)
+
+
+def _picture(prompt: Prompt, vocab: Vocab) -> int:
+    """Count the tokens of a picture in an interleaved answer: its codes and marks, and those at both ends."""
+    return len(prompt.holes[0].cells) + len(vocab.begins) + 1
 
 
 def _too_long(tokens: int, context: int) -> str:

@@ -27,7 +27,7 @@ from cm3.engine.request import Request, Result
 from cm3.errors import CheckpointError, ConfigError, RequestError, shown, whole_number
 from cm3.generate.answer_plan import plan, room
 from cm3.generate.generation import Generation, filled_parts, spans_of
-from cm3.generate.guiding import guiding
+from cm3.generate.guiding import behind, guiding
 from cm3.generate.known_world import Doubts, World
 from cm3.generate.prepared import Prepared
 from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
@@ -551,7 +551,7 @@ class CM3Leon:
             sampling = unguided(sampling)
         if context is not None and context.length:
             treatment = unconditional or self._recommended.treatment["image" if words else kind]
-            streams = tuple(prepend(context, s) if treatment == "kept" or not i else s for i, s in enumerate(streams))
+            streams = behind(context, streams, treatment == "kept", v)
         steps = plan(prompt, v, self.decoder.config.context, max_tokens, max(s.length for s in streams), pictures)
         return Request(streams, steps, sampling, unguided(text_sampling))
 

@@ -4,6 +4,8 @@
     grammar "chameleon"    guidance          u + g (c - u)                c the prompt, u `<s> <break>`
                            image_guidance    u + s (i - u) + g (c - i)    i the prompt's pictures without its words
 
+                           with marks of a picture's size u is `<break> height width`, with nothing before it
+
 The scales of the second are Meta's "guidance_scale_text" and "guidance_scale_image". Without pictures in a prompt i is
 u, so two streams give the same. In an interleaved answer each picture is guided anew: `cm3.engine.grammar.Interleaved`.
 """
@@ -13,7 +15,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cm3.engine.request import Sampling
+from cm3.errors import RequestError
 from cm3.sequence.answers import continued
+from cm3.sequence.before import prepend
 from cm3.sequence.holes import Prompt
 from cm3.sequence.turns import nothing, pictures_of
 from cm3.sequence.unconditional import HIDDEN, without, wordy
@@ -37,3 +41,16 @@ def guiding(
     first = 0 if continued(prompt, vocab) else len(prompt.holes)
     hidden = HIDDEN.get(kind) or ((said,) if (said := wordy(tokens, vocab)) else ())
     return (tokens, *(without(tokens, parts, vocab, first) for parts in hidden)), sampling
+
+
+def behind(context: Tokens, streams: tuple[Tokens, ...], kept: bool, vocab: Vocab) -> tuple[Tokens, ...]:
+    """Return the streams with the documents of a context before the first, and before the others where it is `kept`.
+
+    Raises `RequestError` where it cannot be, as a model is guided from a picture with nothing before it.
+    """
+    if kept and len(streams) > 1 and vocab.marks is not None:
+        raise RequestError(
+            "unconditional='kept': this model is guided from a picture that has nothing before it; give "
+            "unconditional='dropped'"
+        )
+    return tuple(prepend(context, stream) if kept or not i else stream for i, stream in enumerate(streams))

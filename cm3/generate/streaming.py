@@ -102,7 +102,7 @@ class Filling:
         self._bytes = [codecs.getincrementaldecoder("utf-8")("replace") for _ in prompt.holes]
         self._all, self._columns = codec.image.grid if codec.image is not None else (0, 1)
         self._missing = {
-            part: Counter(self._row(cell) for hole in prompt.holes if hole.part == part for cell in hole.cells)
+            part: Counter(self._row(cell) for h in prompt.holes if h.part == part for cell in h.cells if cell)
             for part in {hole.part for hole in prompt.holes if hole.kind == "image"}
         }
         """Codes to come in each row of a picture's grid, by part."""

@@ -15,7 +15,7 @@ import torch
 
 from cm3.data.lanes import LoaderState
 from cm3.errors import CheckpointError, ConfigError
-from cm3.files import read_json
+from cm3.files import build, read_json
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.vqgan import VQGAN
@@ -102,7 +102,7 @@ def export_run(run: str | Path, out: str | Path, step: int | None = None, dtype:
     about = about_of(folder, found, LoaderState.of(saved["loader"]).documents, tasks, saved.get("mixture"))
     if world := page.get("world"):
         about["world"] = world
-    vocab = Vocab(**saved["vocab"])
+    vocab = build(Vocab, saved["vocab"], f"run {str(folder)!r}: vocab")
     about |= format_of(vocab, begun, page.get("prompt_format", ""))
     made = bundle_of(folder, decoder, vocab, vqgan, begun, size, sampling, about)
     bundles.save(made, out, dtype)

@@ -9,7 +9,8 @@
 A model reads the opening and writes the rest, so training sequences with answers and the engine's plans
 (`cm3.generate.answer_plan`) are two uses of this one layout. Paper section 2.2 for tails; section 4 tunes on such
 sequences with every token weighing 1, so `rest` is 1 there. In the grammar "chameleon" a prompt is its opening, and
-its one hole is at the end (`cm3/sequence/turns.py`); `<eoss> </s>` stand behind a picture that answers it.
+its one hole is at the end (`cm3/sequence/turns.py`); `<eoss> </s>` stand behind a picture that answers it. With marks
+a turn ends there in the place of `</s>`, and what begins the picture has weight 1 too, as where Lumina-mGPT learnt.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def opening(prompt: Prompt, vocab: Vocab) -> Tokens:
 def closing(prompt: Prompt, vocab: Vocab) -> Tokens:
     """Return what closes a document behind the answer to a prompt that is continued."""
     picture = vocab.grammar == "chameleon" and prompt.holes[0].kind == "image"
-    return Tokens.of([vocab.eoss, vocab.eos] if picture else [vocab.eos])
+    end = vocab.eos if vocab.marks is None or vocab.turn is None else vocab.turn
+    return Tokens.of([vocab.eoss, end] if picture else [end])
 
 
 def least_written(prompt: Prompt, vocab: Vocab) -> int:
@@ -94,9 +96,13 @@ def weighted_tail(mask: int, span: Tokens, vocab: Vocab, weight: float = 1.0, re
 
 
 def answered(prompt: Prompt, span: Tokens, vocab: Vocab, rest: float = 1.0) -> Weighted:
-    """Lay out a prompt of one hole with what fills it; all but the span and the token that ends it weighs `rest`."""
+    """Lay out a prompt of one hole with what fills it; all but the span and the token that ends it weighs `rest`. The
+    span of a picture is `image_tokens`."""
     if continued(prompt, vocab):
         answer = Weighted.of(Tokens.concat([span, closing(prompt, vocab)]))
     else:
         answer = weighted_tail(0, span, vocab, rest=rest)
-    return Weighted.concat([Weighted.of(opening(prompt, vocab), rest), answer])
+    asked = Weighted.of(opening(prompt, vocab), rest)
+    if vocab.marks is not None and prompt.holes[0].kind == "image":
+        asked.weights[-len(vocab.begins) :] = 1
+    return Weighted.concat([asked, answer])

@@ -29,7 +29,8 @@ class Hole:
 
     `cells` are the places 1 + raster index that an image hole fills, in order, so `len(cells)` is how many codes it
     takes; empty for text, which is as long as the model makes it. `part` is the index of the part in the document. An
-    "interleaved" hole takes words and pictures, each of as many codes as `cells`.
+    "interleaved" hole takes words and pictures, each of as many codes as `cells`. A cell of 0 takes the mark of a row
+    (`cm3.sequence.segments.image_cells`).
     """
 
     kind: Literal["text", "image", "interleaved"]

@@ -27,12 +27,11 @@ def runs(ids: np.ndarray, vocab: Vocab) -> list[Span]:
     """Return the run after each border of `ids` (s,), up to the next border or the end; empty ones too.
 
     Run i of a whole document is its part i, and the last run is what follows the document. In the grammar "chameleon"
-    two borders may stand side by side, and there an empty run is no part: it is left out, but for the last.
+    two borders may stand side by side, and there an empty run is no part: it is left out, but for the last. The marks
+    of a picture's size are borders, and those of its rows are in the run.
     """
-    border = (ids == vocab.brk) | (ids == vocab.eos)
-    if vocab.grammar == "chameleon":
-        border |= (ids == vocab.bos) | (ids == vocab.eoss)
-    borders = np.flatnonzero(border).tolist()
+    ends = (vocab.eos,) if vocab.grammar == "cm3" else (vocab.eos, vocab.bos, vocab.eoss)
+    borders = np.flatnonzero(np.isin(ids, (*vocab.begins, *ends))).tolist()
     found = [(start + 1, stop) for start, stop in zip(borders, [*borders[1:], len(ids)], strict=True)]
     if vocab.grammar == "chameleon":
         found = [run for run in found[:-1] if run[1] > run[0]] + found[-1:]
@@ -47,12 +46,13 @@ def segments(ids: np.ndarray, vocab: Vocab) -> list[Span]:
 def cells_of(ids: np.ndarray, vocab: Vocab, codes: int | None = None) -> np.ndarray:
     """Compute cells int32 (s,) of whole documents one after the other; 0 for whatever is no image code.
 
-    An image is a run of codes; with `codes` a new one begins after each so many of a run.
+    An image is a run of codes, with the marks of its rows; with `codes` a new one begins after each so many of a run.
     """
-    at = np.arange(1, ids.size + 1, dtype=np.int32)
     code = vocab.is_image(ids)
-    cells = at - np.maximum.accumulate(np.where(code, 0, at))
-    return np.where(code, (cells - 1) % codes + 1, 0).astype(np.int32) if codes else cells
+    inside = code if vocab.marks is None else code | (ids == vocab.marks.row)
+    at = np.cumsum(code, dtype=np.int32)
+    cells = at - np.maximum.accumulate(np.where(inside, 0, at))
+    return np.where(code, (cells - 1) % codes + 1 if codes else cells, 0).astype(np.int32)
 
 
 def text_tokens(ids: Iterable[int], vocab: Vocab) -> Tokens:
@@ -60,9 +60,24 @@ def text_tokens(ids: Iterable[int], vocab: Vocab) -> Tokens:
     return Tokens.of([vocab.text_start + i for i in ids])
 
 
+def image_cells(grid: tuple[int, ...], vocab: Vocab) -> np.ndarray:
+    """Compute the cells int32 of an image's tokens, for a grid of (rows, columns): 1 to rows x columns, and 0 for the
+    mark behind each row, where the vocabulary has marks."""
+    cells = np.arange(1, 1 + np.prod(grid), dtype=np.int32).reshape(grid)
+    return (cells if vocab.marks is None else np.pad(cells, ((0, 0), (0, 1)))).ravel()
+
+
 def image_tokens(codes: np.ndarray, vocab: Vocab) -> Tokens:
-    """Make tokens of an image from its grid of codes (rows, columns), cells 1 to rows x columns."""
-    return Tokens.of(codes.ravel() + vocab.image_start, np.arange(1, codes.size + 1))
+    """Make tokens of an image from its grid of codes (rows, columns)."""
+    cells = image_cells(codes.shape, vocab)
+    ids = np.full(cells.size, 0 if vocab.marks is None else vocab.marks.row, np.int32)
+    ids[cells > 0] = codes.ravel() + vocab.image_start
+    return Tokens(ids, cells)
+
+
+def image_codes(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
+    """Return the codes of an image's tokens, flat, without the marks of rows: the inverse of `image_tokens`."""
+    return ids[vocab.is_image(ids)] - vocab.image_start
 
 
 def document_of(parts: Iterable[Tokens], vocab: Vocab) -> Tokens:

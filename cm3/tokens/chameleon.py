@@ -22,7 +22,7 @@ import tokenizers
 from cm3.errors import CheckpointError, ConfigError, DataError, shown
 from cm3.files import parse_json, said
 from cm3.tokens.text import TextTokenizer, alphabet
-from cm3.vocab import Vocab
+from cm3.vocab import Marks, Vocab
 
 FIXED = {"<s>": "bos", "<pad>": "pad", "</s>": "eos", "<racm3:break>": "brk", "<eoss>": "eoss"}
 """Entries that have an id of their own in `Vocab`, and its name there."""
@@ -32,6 +32,10 @@ TURN = "<reserved08706>"
 """The end of a turn."""
 PLACE = "<reserved08707>"
 """A picture's place in transformers' prompts, which renames it."""
+ROW = "<reserved08799>"
+"""The mark behind a row of codes in Lumina-mGPT's pictures."""
+STEP = 32
+"""Pixels in which those pictures' sides are counted."""
 _SPECIAL = re.compile(r"<(?:reserved|sentinel:)\d+>")
 _CODE = re.compile(r"IMGIMG([A-J]+)Z")
 _DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
@@ -69,11 +73,32 @@ def is_chameleon(page: Any) -> bool:
         return False
 
 
-def vocab_of(entries: Entries) -> Vocab:
-    """Return the ranges of a file's ids, the end of a turn among them."""
+def side_name(side: int) -> str:
+    """Return the name of Lumina-mGPT's mark of a height or a width of `side` pixels: <reserved08816> is 512."""
+    return f"<reserved{8800 + side // STEP:05d}>"
+
+
+def marks_of(entries: Entries, side: int) -> Marks:
+    """Return the marks in Lumina-mGPT's pictures of `side` x `side` pixels, as ids of ours. Raises `ConfigError` for a
+    size that its pictures do not have."""
+    if side < STEP or side % STEP:
+        raise ConfigError(f"size={side}: Lumina-mGPT counts the sides of pictures in {STEP} pixels; give a multiple")
+    found = []
+    for name, what in ((side_name(side), f"its mark of {side} pixels"), (ROW, "its mark of a row")):
+        id = entries.names.index(name) if name in entries.names else -1
+        if id not in entries.reserved:
+            raise ConfigError(f"size={side}: the text tokenizer has no {name}, {what}; give another size or tokenizer")
+        found.append(len(entries.fixed) + entries.reserved.index(id))
+    return Marks(found[0], found[0], found[1])
+
+
+def vocab_of(entries: Entries, side: int | None = None) -> Vocab:
+    """Return the ranges of a file's ids, the end of a turn among them; with `side`, the marks of Lumina-mGPT's pictures
+    of that size. Raises `ConfigError` as `marks_of`, and for marks without an end of a turn."""
     turn = None if entries.turn is None else len(entries.fixed) + entries.reserved.index(entries.turn)
     counts = {"text": len(entries.text), "image": len(entries.images), "reserved": len(entries.reserved)}
-    return Vocab(**counts, masks=0, grammar="chameleon", turn=turn)
+    marks = None if side is None else marks_of(entries, side)
+    return Vocab(**counts, masks=0, grammar="chameleon", turn=turn, marks=marks)
 
 
 def chameleon_file(text: TextTokenizer, codes: int) -> bytes:

@@ -30,8 +30,9 @@ from cm3.errors import ConfigError, DataError, RequestError
 from cm3.sequence.answers import closing
 from cm3.sequence.holes import Hole, Prompt, before_hole, groups, join
 from cm3.sequence.mask import put_back
-from cm3.sequence.segments import cells_of, document_of, image_tokens, runs, text_tokens
-from cm3.sequence.turns import FORMATS, INFILL, NO_PICTURES, block, ends, prompt_format
+from cm3.sequence.segments import cells_of, document_of, image_cells, image_codes, image_tokens, runs, text_tokens
+from cm3.sequence.turns import FORMATS, INFILL, ORDERS, block, ends, prompt_format
+from cm3.tokens.chameleon import ChameleonText, marks_of
 from cm3.tokens.image import ImageTokenizer, place_box
 from cm3.tokens.text import TextTokenizer
 from cm3.vocab import Tokens, Vocab
@@ -50,12 +51,18 @@ class Codec:
         image: ImageTokenizer | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raise `ConfigError` when a tokenizer has more ids than its range of `vocab`, and for a format of prompts that
-        is unknown."""
+        """Raise `ConfigError` when a tokenizer has more ids than its range of `vocab`, for a format of prompts that is
+        unknown, and for marks that are not those of pictures of this size."""
         if text.size > vocab.text:
             raise ConfigError(f"vocab.text={vocab.text}: must be at least the text tokenizer's size {text.size}")
         if image is not None and image.codes > vocab.image:
             raise ConfigError(f"vocab.image={vocab.image}: must be at least the image tokenizer's {image.codes} codes")
+        if vocab.marks is not None and image is not None and isinstance(text, ChameleonText):
+            if (wanted := marks_of(text.entries, image.size)) != vocab.marks:
+                raise ConfigError(
+                    f"vocab.marks={vocab.marks}: those of pictures of {image.size} pixels are {wanted}; convert the "
+                    "model again, at another size"
+                )
         self.vocab, self.text, self.image = vocab, text, image
         self.format = prompt_format(about or {}, vocab)
 
@@ -177,8 +184,6 @@ class Codec:
         places = [(d, i, part) for d, doc in enumerate(documents) for i, part in enumerate(doc.parts)]
         if self.image is None and any(isinstance(p, Image) or p in _DRAWN for _, _, p in places):
             raise RequestError("document: has a picture, but this model has no image tokenizer; give text only")
-        if self.format in NO_PICTURES and any(isinstance(p, Image) or p in _DRAWN for _, _, p in places):
-            raise RequestError(f"document: {NO_PICTURES[self.format]}")
         pictures = [(d, i, part) for d, i, part in places if isinstance(part, Image)]
         codes: list[dict[int, np.ndarray]] = [{} for _ in documents]
         if pictures and self.image is not None:
@@ -237,6 +242,9 @@ class Codec:
         v, holes = self.vocab, list[Hole]()
         pieces = [Tokens.of([v.bos])]
         parts = [pair for group in groups(document) for pair in group]
+        order = ""
+        if self.image is not None and not codes and parts and parts[-1][1] == Gap("image"):
+            order = ORDERS.get(self.format, "").format(width=self.image.size, height=self.image.size)
         for number, (at, part) in enumerate(parts, start=1):
             if holes or (isinstance(part, Image) and part.gap is not None):
                 raise RequestError(f"document: {INFILL}; put its one gap last")
@@ -245,17 +253,19 @@ class Codec:
             elif isinstance(part, Text):
                 follows = parts[number][1] if number < len(parts) else None
                 on = isinstance(follows, Gap) and not self.turns(follows.kind)
-                pieces.append(text_tokens(self.text.encode(before_hole(part.text)[0] if on else part.text), v))
+                words = before_hole(part.text)[0] if on else part.text
+                words = words if words.startswith(order) else order + words
+                pieces.append(text_tokens(self.text.encode(words), v))
             else:
                 holes.append(Hole(part.kind, () if part.kind == "text" else self._cells(), 0, at))
                 turn = [v.turn] if v.turn is not None and self.turns(part.kind) else []
-                pieces.append(Tokens.of([*turn, v.brk] if part.kind == "image" else turn))
+                pieces.append(Tokens.of([*turn, *v.begins] if part.kind == "image" else turn))
         return Prompt(Tokens.concat(pieces if holes else [*pieces, Tokens.of([v.eos])]), tuple(holes), codes)
 
     def _cells(self) -> tuple[int, ...]:
-        """Return the cells of a whole picture."""
+        """Return the cells of a whole picture's tokens."""
         assert self.image is not None  # checked in encode_prompts
-        return tuple(range(1, self.image.grid[0] * self.image.grid[1] + 1))
+        return tuple(image_cells(self.image.grid, self.vocab).tolist())
 
     def _continued(self, document: Document, spans: Sequence[Sequence[int] | np.ndarray], prompt: Prompt) -> Document:
         """Return the document with what was written at its end. Words that go on a text are one part with it; where a
@@ -284,7 +294,7 @@ class Codec:
         """Return the pictures of spans of codes, as ids."""
         if not spans or self.image is None:
             return []
-        grids = np.stack([(ids - self.vocab.image_start).reshape(self.image.grid) for ids in spans])
+        grids = np.stack([image_codes(ids, self.vocab).reshape(self.image.grid) for ids in spans])
         return [Image(picture) for picture in self.image.decode(grids)]
 
     def _parts_of(self, ids: np.ndarray, where: str) -> Iterator[tuple[bool, np.ndarray]]:
@@ -293,8 +303,8 @@ class Codec:
         Raises `DataError` naming the position and the rule.
         """
         v, at, end = self.vocab, 0, len(ids)
-        number = self.image.grid[0] * self.image.grid[1] if self.image is not None else 0
-        limit = self.image.codes if self.image is not None else 0
+        cells, first = self._cells() if self.image is not None else (), len(self.vocab.begins)
+        number, limit = len(cells), self.image.codes if self.image is not None else 0
         while at < end:
             if ids[at] != v.brk:
                 stop = next((i for i in range(at, end) if ids[i] == v.brk), end)
@@ -302,20 +312,33 @@ class Codec:
                 yield False, ids[at:stop]
                 at = stop
                 continue
-            codes = ids[at + 1 : at + 1 + number] - v.image_start
-            if v.grammar == "cm3" and not (codes[:1] >= 0).any():
+            codes = ids[at + first : at + first + number]
+            if v.grammar == "cm3" and not (codes[:1] >= v.image_start).any():
                 at += 1  # back to words
                 continue
-            bad = np.flatnonzero((codes < 0) | (codes >= limit))
-            if bad.size or codes.size != number or not number:
-                place = at + 1 + (int(bad[0]) if bad.size else codes.size)
-                raise DataError(f"{where}, position {place}: <break> begins a picture, of {number} codes below {limit}")
-            yield True, ids[at + 1 : at + 1 + number]
-            at += 1 + number
+            wrong = ids[at : at + first] != v.begins[: end - at]
+            wrong = np.append(wrong, self._odd(codes, cells[: codes.size]))
+            if wrong.any() or codes.size != number or not number:
+                place = at + (int(wrong.argmax()) if wrong.any() else wrong.size)
+                marks = "" if v.marks is None else ", with the marks of its size and rows"
+                raise DataError(
+                    f"{where}, position {place}: <break> begins a picture, of {np.count_nonzero(cells)} codes below "
+                    f"{limit}{marks}"
+                )
+            yield True, codes
+            at += first + number
             if v.grammar == "chameleon":
                 if at >= end or ids[at] != v.eoss:
-                    raise DataError(f"{where}, position {at}: <eoss> ends a picture, after {number} codes")
+                    raise DataError(
+                        f"{where}, position {at}: <eoss> ends a picture, after {np.count_nonzero(cells)} codes"
+                    )
                 at += 1
+
+    def _odd(self, ids: np.ndarray, cells: Sequence[int]) -> np.ndarray:
+        """Tell which ids of a picture's tokens are no codes of the image tokenizer, or no marks where those belong."""
+        codes, v = ids - self.vocab.image_start, self.vocab
+        odd = (codes < 0) | (codes >= (self.image.codes if self.image is not None else 0))
+        return odd if v.marks is None else np.where(np.array(cells) > 0, odd, ids != v.marks.row)
 
     def _decoded(self, tokens: Tokens | Sequence[int] | np.ndarray) -> list[Part]:
         """Return the parts of a whole sequence of the grammar "chameleon"."""
@@ -355,10 +378,9 @@ class Codec:
             elif hole.kind == "interleaved":
                 ids = ids[:-1] if ids.size and ids[-1] in ends(self.vocab) else ids
             else:
-                codes = ids - self.vocab.image_start
-                limit = self.image.codes if self.image is not None else 0
-                if codes.size != len(hole.cells) or ((codes < 0) | (codes >= limit)).any():
-                    raise DataError(f"span {hole.mask}: must be {len(hole.cells)} image codes, got {_shown(ids)}")
+                if ids.size != len(hole.cells) or self._odd(ids, hole.cells).any():
+                    wanted = np.count_nonzero(hole.cells)
+                    raise DataError(f"span {hole.mask}: must be {wanted} image codes, got {_shown(ids)}")
             arrays.append(ids)
         return arrays
 

@@ -14,9 +14,9 @@ from published_tokenizer import of_transformers, text_tokenizer
 from safetensors.torch import save_file
 
 CODES = 64
-TEXT = text_tokenizer(codes=CODES)
+TEXT = text_tokenizer(codes=CODES, marks=16)
 IDS = len(json.loads(TEXT)["model"]["vocab"])
-"""384."""
+"""400."""
 SIDE = 32
 """Pictures of 2 x 2 codes."""
 VQ = dataclasses.replace(published_vq.CHAMELEON, codes=CODES)

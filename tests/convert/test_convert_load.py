@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 import tiny_chameleon
 import torch
 from published_folders import TEXT, hf_folder, meta_folder, small, vqgan, write_vqgan
+from published_language import meta
 from safetensors.torch import load_file
 
 import cm3
 from cm3.convert.convert import convert
 from cm3.convert.ids import IdMap
 from cm3.convert.image_layouts import read_image_tokenizer
-from cm3.errors import RequestError
+from cm3.errors import CheckpointError
 from cm3.model import bundle
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder, DecoderConfig
@@ -94,17 +96,71 @@ def test_anoles_prompts_are_known_by_name(tmp_path: Path) -> None:
         hf_folder(tmp_path / "lumina", small(), "lumina-hf"), tmp_path / "l", "bundle",
         image_tokenizer=write_vqgan(tmp_path / "vq"),
     )  # fmt: skip
-    model = cm3.load(tmp_path / "l")
-    assert model.bundle.about["prompt_format"] == "lumina" and model.bundle.sampling == {}
-    vocab, asked = model.vocab, cm3.Document.of("a circle", cm3.Gap("text"))
-    assert model.codec.encode(asked).ids[-1] == vocab.turn
-    assert isinstance(model.generate(["a circle", cm3.Gap("text")], max_tokens=4).document.parts[0], cm3.Text)
-    picture = PIL.Image.new("RGB", (40, 40), (200, 30, 30))
-    for prompt in ("a circle", [picture], [picture, "what is it?", cm3.Gap("text")], ["a", cm3.Gap("interleaved")]):
-        with pytest.raises(RequestError, match="Lumina-mGPT writes the size of a picture before its codes"):
-            model.generate(prompt)
-    with pytest.raises(RequestError, match="Lumina-mGPT writes the size of a picture before its codes"):
-        model.edit(picture, "at night")
+    assert cm3.load(tmp_path / "l").bundle.about["prompt_format"] == "lumina"
+
+
+def test_a_lumina_draws_at_the_size_that_it_was_converted_for(tmp_path: Path) -> None:
+    """And reads pictures, and writes; and it goes out and comes back bit for bit."""
+    folder, image = hf_folder(tmp_path / "lumina", small(shards=2), "lumina-hf"), write_vqgan(tmp_path / "vq")
+    names = json.loads(TEXT)["model"]["vocab"]
+    for size in (32, 64):
+        out = tmp_path / str(size)
+        convert(folder, out, "bundle", image_tokenizer=image, size=None if size == 32 else size)
+        model = cm3.load(out)
+        marks, to_file = model.vocab.marks, IdMap.of(TEXT).to_file
+        assert marks is not None and to_file[marks.row] == names["<reserved08799>"]
+        assert to_file[marks.height] == to_file[marks.width] == names[f"<reserved{8800 + size // 32:05d}>"]
+        picture = PIL.Image.new("RGB", (40, 40), (200, 30, 30))
+        assert model.generate("a circle", seed=1).image.size == (size, size)
+        ((asked,),) = [p.requests for p in model.prepare(["a circle"], seeds=[1])]
+        assert len(asked.streams) == 2 and asked.sampling.guidance == 4.0 and asked.sampling.temperature == 1.0
+        assert isinstance(model.generate([picture, "what is it?", cm3.Gap("text")], max_tokens=4).text, str)
+        assert model.edit(picture, "at night").image.size == (size, size)
+        assert model.generate(["a", cm3.Gap("interleaved")], max_tokens=4, pictures=1).filled[0] is not None
+    for number, source in enumerate((tmp_path / "32", folder)):
+        given = {"image_tokenizer": image} if number else {}
+        convert(source, tmp_path / f"meta{number}", "chameleon-meta", **given)
+    for name in ("consolidated.00.pth", "consolidated.01.pth"):
+        ours, published = (torch.load(tmp_path / f"meta{i}" / name, weights_only=True) for i in (0, 1))
+        assert ours.keys() == published.keys() and all(torch.equal(ours[n], published[n]) for n in ours)
+    for name, shard in enumerate(meta(small(shards=2))):
+        ours = torch.load(tmp_path / f"meta0/consolidated.0{name}.pth", weights_only=True)
+        assert all(torch.equal(ours[n], shard[n]) for n in shard if n != "rope.freqs")
+    convert(tmp_path / "64", tmp_path / "again", "bundle")
+    assert (tmp_path / "again/config.json").read_bytes() == (tmp_path / "64/config.json").read_bytes()
+    # Weights in this layout that are Chameleon's own, as docs/weights.md says.
+    page = json.loads((tmp_path / "again/config.json").read_text())
+    page["about"]["prompt_format"] = "chameleon"
+    del page["vocab"]["marks"], page["checksum"]
+    (tmp_path / "again/config.json").write_text(json.dumps(page))
+    model = cm3.load(tmp_path / "again")
+    assert model.codec.format == "chameleon" and model.generate("a", seed=1).image.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (48, "size=48: Lumina-mGPT counts the sides of pictures in 32 pixels; give a multiple"),
+        (0, "size=0: Lumina-mGPT counts the sides of pictures in 32 pixels"),
+        (512, "size=512: the text tokenizer has no <reserved08816>, its mark of 512 pixels"),
+        (96, "size=96: such a picture takes 46 tokens, and the model's context is 45; give a smaller --size"),
+    ],
+)
+def test_a_size_that_a_lumina_has_not_is_refused(size: int, message: str, tmp_path: Path) -> None:
+    folder, image = hf_folder(tmp_path / "lumina", small(), "lumina-hf"), write_vqgan(tmp_path / "vq")
+    page = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(page | {"max_position_embeddings": 45}))
+    with pytest.raises(CheckpointError, match=message):
+        convert(folder, tmp_path / "b", "bundle", image_tokenizer=image, size=size)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_size_is_for_lumina_alone(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="size=64: is for Lumina-mGPT, and this model has pictures of one size"):
+        convert(root, tmp_path / "b", "bundle", size=64)
+    convert(root, tmp_path / "c", "bundle")
+    with pytest.raises(CheckpointError, match="is a bundle, with tokenizers of its own and pictures of one size"):
+        convert(tmp_path / "c", tmp_path / "b", "bundle", size=64)
 
 
 def test_a_bundle_recommends_the_sampling_of_metas_code(root: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Words and pictures in one answer, in both grammars: what a loop draws that reads everything anew for each token."""
+"""Words and pictures in one answer, in both grammars, with and without marks in pictures: what a loop draws that reads
+everything anew for each token."""
 
 from __future__ import annotations
 
@@ -11,17 +12,21 @@ import torch
 from engine_reference import make_decoder
 
 from cm3.engine import Engine, Force, FreeText, Interleaved, Request, Result, Sampling
-from cm3.engine.grammar import Choice, Cursor, fed, size
+from cm3.engine.grammar import Choice, Codes, Cursor, check_plan, fed, size
 from cm3.engine.sample import uniform
 from cm3.errors import RequestError
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
-from cm3.vocab import Tokens, Vocab
+from cm3.vocab import Marks, Tokens, Vocab
 
 CHAMELEON = Vocab(text=256, image=48, masks=0, reserved=4, grammar="chameleon", turn=8)
 CM3 = Vocab(text=256, image=48, masks=4, reserved=2)
-GRAMMARS = pytest.mark.parametrize("vocab", [CHAMELEON, CM3], ids=["chameleon", "cm3"])
+LUMINA = Vocab(text=256, image=48, masks=0, reserved=6, grammar="chameleon", turn=8, marks=Marks(9, 11, 10))
+GRAMMARS = pytest.mark.parametrize("vocab", [CHAMELEON, LUMINA, CM3], ids=["chameleon", "lumina", "cm3"])
 CODES = 6
+CELLS = tuple(range(1, CODES + 1))
+ROWS = (1, 2, 3, 0, 4, 5, 6, 0)
+"""The same in rows of three, with a mark behind each."""
 
 
 @functools.cache
@@ -39,7 +44,11 @@ def ends(vocab: Vocab) -> tuple[int, ...]:
 
 
 def step(vocab: Vocab, limit: int = 16, pictures: int = 3, **settings: Any) -> Interleaved:
-    return Interleaved(limit, ends(vocab), CODES, pictures, **settings)
+    if vocab.marks is not None:
+        return Interleaved(
+            limit, ends(vocab), ROWS, pictures, behind=(vocab.marks.height, vocab.marks.width), **settings
+        )
+    return Interleaved(limit, ends(vocab), CELLS, pictures, **settings)
 
 
 def streams(vocab: Vocab, number: int, seed: int, picture: bool = False) -> tuple[Tokens, ...]:
@@ -50,8 +59,9 @@ def streams(vocab: Vocab, number: int, seed: int, picture: bool = False) -> tupl
     first, brk = Tokens.of([vocab.opens]), Tokens.of([vocab.brk])
     after = Tokens.of([vocab.eoss if vocab.grammar == "chameleon" else vocab.brk])
     shown = [brk, codes, after] if picture else []
-    hidden = [] if vocab.grammar == "chameleon" else [Tokens.of([vocab.mask(0)])]
-    made = ([first, *shown, words], [first, *hidden], [first, *shown])
+    hidden = [first] if vocab.grammar == "chameleon" else [first, Tokens.of([vocab.mask(0)])]
+    # With marks a picture has nothing before it, and `<break>` is the prompt.
+    made = ([first, *shown, words], hidden if vocab.marks is None else [brk], [first, *shown])
     return tuple(Tokens.concat(pieces) for pieces in made[:number])
 
 
@@ -119,10 +129,14 @@ def naive(model: Decoder, v: Vocab, request: Request) -> list[int]:
                 written.append((asked.end[0], 0))
                 break
             continue
-        block = [(token, 0)]
+        block = [(token, 0)] if v.marks is None else []
         blocks.append((token, 0))
-        for cell in range(1, asked.codes + 1):
-            code = draw(v.is_image(every), request.sampling, asked.guided), cell
+        for forced in asked.behind:
+            for some in (written, block, blocks):
+                some.append((forced, 0))
+        for cell in asked.cells:
+            mark = v.marks.row if v.marks is not None else -1
+            code = (draw(v.is_image(every), request.sampling, asked.guided) if cell else mark), cell
             for some in (written, block, blocks):
                 some.append(code)
         pictures -= 1
@@ -146,7 +160,8 @@ def expected(vocab: Vocab) -> list[list[int]]:
 
 def begun(ids: list[int], vocab: Vocab) -> int:
     """How many pictures there are."""
-    return sum(i == vocab.brk and vocab.is_image(np.array(j)).item() for i, j in zip(ids, ids[1:], strict=False))
+    first = vocab.brk if vocab.marks is None else vocab.marks.width
+    return sum(i == first and vocab.is_image(np.array(j)).item() for i, j in zip(ids, ids[1:], strict=False))
 
 
 @GRAMMARS
@@ -206,11 +221,12 @@ def test_what_is_written_is_bounded_and_has_its_form(vocab: Vocab) -> None:
 @GRAMMARS
 def test_a_cursor_tells_spans_and_reasons(vocab: Vocab) -> None:
     """Each step that it became has a span; where the words run out behind a picture, the end is forced."""
-    cursor = Cursor((Interleaved(2, ends(vocab), 2, 1),), vocab)
+    cursor = Cursor((Interleaved(2, ends(vocab), (1, 2), 1, behind=vocab.begins[1:]),), vocab)
     cursor.accept(vocab.text_start)
     assert cursor.picture is None and (vocab.brk, vocab.brk + 1) in cursor.ranges
     cursor.accept(vocab.brk)
-    assert cursor.picture == 1 and cursor.ranges == ((vocab.image_start, vocab.size),) and cursor.cell == 1
+    assert cursor.picture == 1 + (vocab.marks is not None)
+    assert cursor.ranges == ((vocab.image_start, vocab.size),) and cursor.cell == 1
     cursor.accept(vocab.image_start)
     cursor.accept(vocab.image_start + 1)
     if vocab.grammar == "cm3":
@@ -228,7 +244,7 @@ def test_a_cursor_tells_spans_and_reasons(vocab: Vocab) -> None:
     assert spans == [[vocab.text_start], [vocab.image_start, vocab.image_start + 1], [vocab.text_start + 3]] or (
         vocab.grammar == "cm3" and len(spans) == 3
     )
-    full = Cursor((Interleaved(1, ends(vocab), 1, 2, min_tokens=1),), vocab)
+    full = Cursor((Interleaved(1, ends(vocab), (1,), 2, min_tokens=1),), vocab)
     full.accept(vocab.text_start)
     assert full.done
 
@@ -237,11 +253,11 @@ def test_a_cursor_tells_spans_and_reasons(vocab: Vocab) -> None:
 def test_bad_plans_are_refused(vocab: Vocab) -> None:
     engine = Engine(decoder(vocab), vocab)
     for plan, message in [
-        (lambda: (Interleaved(0, (2,), 4, 1),), "Interleaved.limit=0: must be an integer, at least 1"),
-        (lambda: (Interleaved(4, (), 4, 1),), r"Interleaved\(end=\(\)\): name at least one id that ends it"),
-        (lambda: (Interleaved(4, (vocab.brk,), 4, 1),), "<break> begins a picture, so it cannot be its end"),
-        (lambda: (Interleaved(4, (vocab.size - 1,), 4, 1),), "Interleaved: end id .* is not a special id"),
-        (lambda: (Interleaved(90, (2,), 30, 4),), "needs .* tokens of context"),
+        (lambda: (Interleaved(0, (2,), CELLS, 1),), "Interleaved.limit=0: must be an integer, at least 1"),
+        (lambda: (Interleaved(4, (), CELLS, 1),), r"Interleaved\(end=\(\)\): name at least one id that ends it"),
+        (lambda: (Interleaved(4, (vocab.brk,), CELLS, 1),), "<break> begins a picture, so it cannot be its end"),
+        (lambda: (Interleaved(4, (vocab.size - 1,), CELLS, 1),), "Interleaved: end id .* is not a special id"),
+        (lambda: (Interleaved(90, (2,), CELLS * 5, 4, behind=vocab.begins[1:]),), "needs .* tokens of context"),
         (lambda: (FreeText(3, (2,)), step(vocab)), "Interleaved stands with Force alone"),
         (lambda: (step(vocab), step(vocab)), "Interleaved stands with Force alone"),
         (lambda: (Choice(()),), r"Choice\(ids=\(\)\): name at least one id"),
@@ -249,6 +265,30 @@ def test_bad_plans_are_refused(vocab: Vocab) -> None:
     ]:
         with pytest.raises(RequestError, match=message):
             engine.run([Request(streams(vocab, 1, 1), plan(), Sampling())])
+
+
+def test_marks_are_forced_and_stand_in_the_span_of_a_picture() -> None:
+    v, marks = LUMINA, LUMINA.marks
+    assert marks is not None
+    cursor = Cursor((Interleaved(4, ends(v), (1, 2, 0, 3, 4, 0), 1, behind=v.begins[1:]),), v)
+    assert not cursor.accept(v.brk)
+    assert cursor.ids == [v.brk, marks.height, marks.width] and cursor.picture == 1
+    codes = [v.image_start + i for i in range(4)]
+    for code, left, same in zip(codes, (2, 1, 2, 1), (True, False, True, False), strict=True):
+        assert cursor.left == left and cursor.ranges == ((v.image_start, v.size),)
+        assert cursor.accept(code) == same  # behind a row more is read than what was drawn
+    picture = [*codes[:2], marks.row, *codes[2:], marks.row]
+    assert cursor.ids[3:] == [*picture, v.eoss] and cursor.cells[3:] == [1, 2, 0, 3, 4, 0, 0]
+    assert cursor.spans[1].ids.tolist() == picture and cursor.reasons == ["end", "codes"]
+    plan = (Codes((1, 2, 0, 3, 4, 0)),)
+    assert size(plan[0]) == 6 and fed(plan) == 4  # nothing behind the last code is read
+    for wrong, vocab, message in (
+        (plan, CHAMELEON, "Codes: cell 0 is a mark behind codes, and this vocabulary has none"),
+        ((Interleaved(4, ends(v), ROWS, 1),), CHAMELEON, "Interleaved: cell 0 is a mark behind codes"),
+        ((Interleaved(4, ends(v), ROWS, 1),), v, r"Interleaved.behind=\(\): must be the marks of a size, \(9, 11\)"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            check_plan(wrong, vocab)
 
 
 def test_a_forced_start_and_a_cancelled_request_leave_nothing() -> None:

@@ -109,6 +109,50 @@ def test_a_tuned_sequence_is_a_prompt_and_its_answer(name: str) -> None:
         assert made.tokens.cells[made.tokens.cells > 0].tolist() == [*range(1, 17)] * (1 + (gap == Gap("image")))
 
 
+def test_a_model_with_marks_in_its_pictures_is_tuned(lines: Path, tmp_path: Path) -> None:
+    """On documents, and by adapters on tasks: what is written afterwards has the marks."""
+    vocab = tiny_chameleon.LUMINA.vocab
+    bundles.save(tiny_chameleon.lumina(), tmp_path / "base", torch.float32)
+    data = DocumentData((f"jsonl:{lines}",), holdout=0.0)
+    record = run(tmp_path / "run", data, init=str(tmp_path / "base"), steps=20).run(progress=False)
+    told = records(tmp_path / "run")
+    for name in ("loss_text", "loss_image"):
+        assert told[-1][name] < told[0][name]
+    export_run(tmp_path / "run", tmp_path / "again")
+    pytest.importorskip("peft")
+    tasks = TaskData((f"vqa2=jsonl:{lines}", f"write=jsonl:{lines}"))
+    lora = LoraConfig(rank=2, alpha=4)
+    adapted = run(tmp_path / "lora", tasks, init=record["bundle"], lora=lora).run(progress=False)
+    for folder in (record["bundle"], tmp_path / "again", adapted["bundle"]):
+        tuned = CM3Leon.load(folder)
+        assert tuned.vocab == vocab and tuned.codec.format == "lumina"
+    assert tuned.generate("picture 1").image.size == (32, 32)
+    with pytest.raises(ConfigError, match="'lumina' is the format where vocab.marks has those of pictures"):
+        run(tmp_path / "no", data, init=str(tmp_path / "base"), prompt_format="chameleon").run(progress=False)
+
+
+def test_a_tuned_sequence_with_marks_is_a_prompt_and_its_answer() -> None:
+    """Codes, marks and what begins and ends a picture are learnt, and the turn that ends the answer."""
+    codec, v = CM3Leon(tiny_chameleon.lumina()).codec, tiny_chameleon.LUMINA.vocab
+    picture = PIL.Image.new("RGB", (32, 32), "red")
+    for answer, gap, begun in (
+        (Document.of("it is").parts[0], Gap("text"), 0),
+        (Document.of(picture).parts[0], Gap("image"), 3),
+    ):
+        prompt = Document.of(picture, "what?", gap)
+        (made,) = encode([Example(Laid(prompt.parts[:-1], answer, ()), "1", "here", {})], codec, "answer")
+        opening = codec.encode_prompt(prompt).tokens.ids.tolist()
+        ids, rest = made.tokens.ids.tolist(), len(opening)
+        assert ids[:rest] == opening and ids[-1] == v.turn and v.eos not in ids
+        assert (made.weights[: rest - begun] == 0).all() and (made.weights[rest - begun :] == 1).all()
+        assert v.marks is not None and ids.count(v.marks.row) == (4 if gap == Gap("text") else 8)
+    (row,) = encode(
+        [Example(Laid(Document.of("red").parts, Document.of(picture).parts[0], ()), "1", "here", {})], codec
+    )
+    said = codec.text.encode("Generate an image of 32x32 according to the following prompt:\nred")
+    assert row.tokens.ids[1 : 1 + len(said)].tolist() == [v.text_start + i for i in said] and (row.weights == 1).all()
+
+
 def test_adapters_learn_beside_it(base: Path, lines: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     lora = LoraConfig(rank=2, alpha=4)
