@@ -2,8 +2,8 @@
 
     weights        int8, symmetric, a scale for each output        w = codes * scale
     activations    unsigned, a scale for each token                x = (codes - middle) * scale
-    product        onednn.qlinear_pointwise: sums in int32, times the weights' scales, less the middle's share, float32
-                   out; then the tokens' scales multiply
+    product        sums in int32, less the middle's share, times the weights' scales, float32 out; then the tokens'
+                   scales multiply
 
 A token's vector is quantised once for all matrices that read it: q, k and v are one matrix, and so are gate and up. The
 output head and the tables of embeddings are int8 too; norms, rotary positions and attention stay in float32. Nothing
@@ -13,9 +13,11 @@ one product, which cost little.
 Activations are unsigned because signed ones fall to a kernel that takes up to thousands of times as long. They have 255
 levels where the processor sums products exactly. One with AVX2 or AVX-512 and without VNNI adds two products in 16
 bits, which overflow in silence: there they have 127 levels, which cannot. Which it is, is computed and not looked up
-(`reach`).
+(`operator`).
 
-Operators are torch's own, to which inductor lowers int8 layers; nothing of torch.ao or torchao is imported.
+Two operators of torch's own multiply: oneDNN's, to which inductor lowers int8 layers, and where sums overflow FBGEMM's,
+if it is there: oneDNN has no kernel for packed weights then, and copies the weight at each call. Nothing of torch.ao or
+torchao is imported.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -43,9 +46,64 @@ _JOINED = {"qkv": ("wq", "wk", "wv"), "wide": ("gate", "up")}
 _TINY = torch.finfo(torch.float32).tiny
 
 
-Packed = tuple[Tensor, Tensor, Tensor, Tensor]
-"""A weight as the operator reads it, its scales over `reach`, its zero points, and what is added to each output since
-codes do not begin at zero."""
+class OneDNN:
+    """An int8 matrix as oneDNN's operator reads it: maps numbers of `quantise`, (n, inside) -> (n, outside)."""
+
+    def __init__(self, weight: Tensor, scales: Tensor, most: int) -> None:
+        """Lay out a weight (outside, inside) and its scales (outside), for numbers from -most to most."""
+        self._weight = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self._scales, self._zeros = scales / most, torch.zeros(len(scales), dtype=torch.int64)
+        # The operator itself could begin at the middle, but would sum the weight up for it each time: a third of its
+        # time.
+        self._less = (-(most + 1) * weight.sum(1, dtype=torch.int32)).float() * self._scales
+        self._shift = most + 1.5  # truncated then, so a half more than the middle rounds to the nearest
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the products, which the peaks have yet to multiply."""
+        codes = (x + self._shift).to(torch.uint8)
+        found: Tensor = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, 0, self._weight, self._scales, self._zeros, self._less, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return found
+
+    def plain(self) -> Tensor:
+        """Return the weight as it was given."""
+        return self._weight.to_dense().t().contiguous()
+
+
+class FBGEMM:
+    """The same of FBGEMM's operator, which makes codes of numbers itself."""
+
+    OPERATORS = ("linear_prepack", "linear_unpack", "linear_with_input_q_dq_qweight_dq_output_fp32")
+
+    def __init__(self, weight: Tensor, scales: Tensor, most: int) -> None:
+        """Lay out a weight (outside, inside) and its scales (outside), for numbers from -most to most."""
+        scales, zeros = (scales / most).double(), torch.zeros(len(scales), dtype=torch.int64)
+        with warnings.catch_warnings():  # torch means to drop tensors of this kind, and has no other way in yet
+            warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor", UserWarning)
+            whole = torch._make_per_channel_quantized_tensor(weight.contiguous(), scales, zeros, 0)
+        self._weight = torch.ops.quantized.linear_prepack(whole, None)
+        self._middle = most + 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the products, which the peaks have yet to multiply."""
+        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        found: Tensor = multiply(x, 1.0, self._middle, self._weight)
+        return found
+
+    def plain(self) -> Tensor:
+        """Return the weight as it was given."""
+        found: Tensor = torch.ops.quantized.linear_unpack(self._weight)[0].int_repr()
+        return found
+
+    @classmethod
+    def is_there(cls) -> bool:
+        """Tell whether torch has the operators, and lays weights out for them."""
+        known = all(hasattr(torch.ops.quantized, name) for name in cls.OPERATORS)
+        return known and torch.backends.quantized.engine in ("x86", "fbgemm")
+
+
+Packed = OneDNN | FBGEMM
 
 
 class Int8Linear(nn.Module):
@@ -65,7 +123,7 @@ class Int8Linear(nn.Module):
         """Lay the weight out as the operator reads it, in the place of the plain one, once; returns what it reads."""
         if self._packed is None:
             self._packed = packed(self.weight, self.scale)
-            self.weight = self._packed[0]
+            self.weight = self.weight.new_empty(0)
         return self._packed
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +132,7 @@ class Int8Linear(nn.Module):
         return out.view(*x.shape[:-1], self.outside)
 
     def _plain(self) -> Tensor:
-        return self.weight.to_dense().t().contiguous() if self.weight.is_mkldnn else self.weight
+        return self.weight if self._packed is None else self._packed.plain()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -173,7 +231,7 @@ class Int8Decoder(Decoder):
             table = self.embed if self.output is None else self.output
             scale: Any = table.scale
             places = range(0, self.config.vocab_size, TILE)
-            self._tiles = [packed(table.weight[at : at + TILE], scale[at : at + TILE].clone()) for at in places]
+            self._tiles = [packed(table.weight[at : at + TILE], scale[at : at + TILE]) for at in places]
         return self
 
     @torch.no_grad()
@@ -189,11 +247,10 @@ class Int8Decoder(Decoder):
         start, stop, _ = (rows or slice(None)).indices(self.config.vocab_size)
         first, x = start // TILE, hidden.reshape(-1, hidden.shape[-1])
         codes, peak = quantise(x)
-        rest = torch.add(x, peak, alpha=(reach() + 1) / reach()).addcmul_(codes.float(), peak, value=-1 / reach())
-        rest, finer = quantise(rest)
+        codes = codes.round_().nan_to_num_(0.0)  # those of a token of zeros
+        rest, finer = quantise(torch.addcmul(x, codes, peak, value=-1 / reach()))
         codes = torch.cat([codes, rest])
-        pieces = [_multiply(codes, *tile) for tile in self._tiles[first : -(-stop // TILE)]]
-        both = torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
+        both = torch.cat([tile(codes) for tile in self._tiles[first : -(-stop // TILE)]], -1)
         out = both[: len(x)].mul_(peak).addcmul_(both[len(x) :], finer)
         return out[:, start - first * TILE : stop - first * TILE].reshape(*hidden.shape[:-1], stop - start)
 
@@ -294,61 +351,53 @@ def check_operators() -> None:
 
 
 @functools.cache
-def reach() -> int:
-    """Return the largest distance of an activation's code from the middle: 127, or 63 where 127 overflows.
+def operator() -> tuple[type[Packed], int]:
+    """Return the operator, and the largest distance of an activation's code from the middle: 127, or 63 where sums of
+    127 overflow.
 
     Computed with the largest codes, for few rows and for many, which may go through different kernels. Raises
-    `ConfigError` where neither gives the right sums.
+    `ConfigError` where none gives the right sums.
     """
     check_operators()
     half = torch.full((64, 256), 127, dtype=torch.int8)
-    weight, ones = torch.ops.onednn.qlinear_prepack(torch.cat([half, -half]), None), torch.ones(128)
-    zeros = torch.zeros(128, dtype=torch.int64)
-    for most in (127, 63):
-        codes = torch.full((64, 256), 2 * most + 1, dtype=torch.uint8)
-        want = 127.0 * (2 * most + 1) * 256
-        outs = [_multiply(codes[:rows], weight, ones, zeros, None) for rows in (1, 2, 8, 64)]
+    for kind, most in ((OneDNN, 127), (FBGEMM, 63), (OneDNN, 63)):
+        if kind is FBGEMM and not FBGEMM.is_there():
+            continue
+        made, want = kind(torch.cat([half, -half]), torch.full((128,), float(most)), most), 127.0 * most * 256
+        outs = [made(torch.full((rows, 256), float(most))) for rows in (1, 2, 8, 64)]
         if all(bool((out[:, :64] == want).all() and (out[:, 64:] == -want).all()) for out in outs):
-            return most
+            return kind, most
     raise ConfigError("dtype='int8': this processor's operator gives wrong sums; take float32")
+
+
+def reach() -> int:
+    """Return the largest distance of an activation's code from the middle."""
+    return operator()[1]
 
 
 def packed(weight: Tensor, scales: Tensor) -> Packed:
     """Return an int8 weight (outside, inside) and its scales (outside) as `product` takes them."""
-    scales = scales / reach()
-    less = (-(reach() + 1) * weight.sum(1, dtype=torch.int32)).float() * scales
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None), scales, zeros, less
+    kind, most = operator()
+    return kind(weight, scales, most)
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the codes, uint8 (n, d), and the peaks, float32 (n, 1), of tokens (n, d): their largest absolute values.
+    """Return tokens (n, d) as numbers from -reach to reach, of which an operator takes the nearest whole ones, and
+    their peaks (n, 1): the largest absolute values.
 
-    x = (code - middle) * peak / reach, where the middle is reach + 1. A token with a value that is no number gets a
-    peak that is none, so that its outputs are none either. The codes of a token of zeros may be any, times a peak of 0.
+    x = number * peak / reach. A token with a value that is no number gets a peak that is none, so that its outputs are
+    none either. The numbers of a token of zeros may be any or none; its outputs are 0.
     """
-    most = reach()
     peak = torch.linalg.vector_norm(x, math.inf, -1, True)
-    # Truncated, so a half more rounds to the nearest.
-    return torch.addcdiv(_number(most + 1.5), x, peak, value=most).to(torch.uint8), peak
+    return torch.addcdiv(_nothing(), x, peak, value=reach()), peak
 
 
-def product(codes: Tensor, peak: Tensor, weight: Packed) -> Tensor:
-    """Return the products, float32 (n, outside), of tokens as `quantise` gives them with a packed weight.
-
-    The operator itself could begin at the middle, but would sum the weight up for it each time: a third of its time.
-    """
-    return _multiply(codes, *weight).mul_(peak)
-
-
-def _multiply(codes: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor, less: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, 1.0, 0, weight, scales, zeros, less, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return found
+def product(numbers: Tensor, peak: Tensor, weight: Packed) -> Tensor:
+    """Return the products, float32 (n, outside), of tokens as `quantise` gives them with a packed weight."""
+    return weight(numbers).mul_(peak)
 
 
 @functools.cache
-def _number(value: float) -> Tensor:
+def _nothing() -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor(value)
+        return torch.zeros(())
