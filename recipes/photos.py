@@ -142,7 +142,7 @@ def by_heart() -> PretrainRun:
     """A 4M decoder that knows the captions of some photographs by heart: whether a set-up learns at all.
 
     command: OMP_NUM_THREADS=1 cm3 train photos:by_heart --data.sources coco:ROOT@train2017
-    measure: cm3 eval captions coco:ROOT@train2017 --model runs/photos/by_heart/bundle
+    measure: cm3 eval by-heart coco:ROOT@train2017 --model runs/photos/by_heart/bundle
     data: 80 photographs of COCO 2017 with five captions each, and an image tokenizer of them
     price: 8 minutes of one x86 core, 350 steps, 17 passes over 400 captions
     promise: `own_caption` at least 0.9, and 1.0 when last checked: the greedy description of each of the 80 photographs

@@ -164,7 +164,7 @@ def test_imports_follow_the_table() -> None:
         ("model/loss.py", "import PIL.Image"),
         ("train/trainer.py", "from cm3.runs import PretrainRun"),
         ("train/trainer.py", "from cm3.generate import CM3Leon"),
-        ("eval/captions.py", "from cm3 import cli"),
+        ("eval/by_heart.py", "from cm3 import cli"),
         ("document.py", "from cm3 import vocab"),
         ("data/pack.py", "def f():\n    from recipes import scenes"),
     ],

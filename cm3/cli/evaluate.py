@@ -1,4 +1,4 @@
-"""`cm3 eval captions`, how many photographs a model knows by heart, and `cm3 eval tasks` on real datasets."""
+"""`cm3 eval tasks`: instruction tasks on real datasets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import OWN, Flag, ModelVerb, at_least, progress
-from cm3.cli.outputs import check_sheet, line, write_sheet
+from cm3.cli.outputs import check_sheet, write_sheet
 from cm3.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,40 +22,6 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 """Cases of a task on the sheet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalCaptions(ModelVerb):
-    """Measure how well a model knows the photographs that it was trained on.
-
-    Each is described greedily; the figure is the share whose description is, word for word, one of its own captions.
-
-    examples:
-      cm3 eval captions data/photos --model runs/photos/by_heart/bundle
-      cm3 eval captions coco:data/coco@train2017 --model runs/photos/by_heart/bundle --json
-    """
-
-    source: Annotated[Positional[str], arg(metavar="SOURCE")]
-    """Where the captioned pictures are, [KIND:]PATH[@SPLIT]."""
-
-    def run(self) -> dict[str, Any]:
-        """Measure, print the descriptions that are wrong, then the figures."""
-        from cm3.eval.captions import evaluate_captions
-        from cm3.read.find import open_reader
-
-        documents, model = open_reader(self.source), self.open_model()
-        with progress("captions", unit="picture") as update:
-            report = evaluate_captions(model, documents, progress=update)
-        for one in report["details"]:
-            if not one["own"]:
-                print(line(f"not its own: {one['image']}  {one['text']}"))
-        print(f"own caption  {report['own_caption']:.1%} of {report['n']} pictures")
-        print(f"any caption  {report['any_caption']:.1%}")
-        if left := report["left_out"]:
-            print(f"left out     {left['count']} documents")
-            for one in left["first"]:
-                print(line(f"             {one['id']}  {one['reason']}"))
-        return report
 
 
 @dataclass(frozen=True, kw_only=True)

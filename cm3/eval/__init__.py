@@ -3,6 +3,6 @@
 scenes.py       the procedural world: what was drawn and said is measured against the exact truth
 scene_tasks.py  instruction tasks on scenes, likewise
 emblems.py      named things that no training saw, drawn from their one document in a memory bank
-captions.py     photographs learnt by heart: how many get a caption of their own back
-real_tasks.py   instruction tasks on real datasets; real_cases.py: what is asked; text_metrics.py, picture_metrics.py
+by_heart.py     photographs learnt by heart: how many get a caption of their own back
+real_tasks.py   instruction tasks on real datasets; real_cases.py: what is asked; picture_metrics.py
 """

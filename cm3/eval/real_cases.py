@@ -17,9 +17,9 @@ import numpy as np
 
 from cm3.document import Document, Image, Unreadable
 from cm3.errors import DataError
-from cm3.eval.text_metrics import FEWEST
 from cm3.picture import rgb
 from cm3.read.random_access import Numbered
+from cm3.score.vqa import FEWEST
 from cm3.tasks.examples import annotated, check
 from cm3.tasks.task import PAPER, Task, View
 

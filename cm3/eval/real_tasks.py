@@ -23,8 +23,9 @@ from cm3.errors import ConfigError, RequestError
 from cm3.eval.check import check_run
 from cm3.eval.picture_metrics import map_iou, structure_f1
 from cm3.eval.real_cases import Case, task_cases
-from cm3.eval.text_metrics import cider, normal_answer, vqa_accuracy
 from cm3.read.random_access import Numbered
+from cm3.score.cider import cider
+from cm3.score.vqa import normal_answer, vqa_accuracy
 from cm3.tasks.examples import find_task
 from cm3.tasks.task import Task, View
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from cm3.errors import DataError
-from cm3.files import parse_json
 from cm3.score.bleu import bleu
 from cm3.score.cider import ciders
 from cm3.score.meteor import meteor
 from cm3.score.ngrams import Pairs
 from cm3.score.ptb import BREAKS, Words, tokenize
+from cm3.score.records import agreed, identity, listed, load
 from cm3.score.result import Result
 from cm3.score.rouge import rouge_l
 from cm3.score.spice import spice
@@ -39,28 +39,18 @@ def score_captions(
 ) -> Result:
     """Score captions by id of their picture.
 
-    Figures are in the reference scorer's units: CIDEr-D (what COCO's tables call CIDEr) and plain CIDEr 0..10, BLEU-1 to
+    Figures are in the reference scorer's units: CIDEr-D (the CIDEr of COCO's tables) and plain CIDEr 0..10, BLEU-1 to
     BLEU-4, ROUGE-L, METEOR and SPICE 0..1, the last two where their folders are given. Only pictures with a prediction
     are scored, and the idf of CIDEr is of their references; those without one are counted in a warning. Raises
-    `DataError` for predictions of no picture of the references, for pictures without a reference, and for fewer than two
-    pictures.
+    `DataError` for predictions of no picture of the references, for pictures without a reference, and for fewer than
+    two pictures.
     """
-    unknown = [id for id in predictions if id not in references]
-    if predictions and len(unknown) == len(predictions):
-        raise DataError(
-            f"captions: none of {len(predictions)} predictions is of a picture of the references (the first is "
-            f"{unknown[0]!r:.40}); are they of another split?"
-        )
-    if unknown:
-        raise DataError(
-            f"captions: {len(unknown)} predictions are of pictures that the references lack, the first {unknown[0]!r:.40}; "
-            "leave them out or give their references"
-        )
+    agreed(predictions, references, "captions", "predictions", "pictures")
     ids = [id for id in references if id in predictions]
     if bare := [id for id in ids if not references[id]]:
         raise DataError(
-            f"captions: {len(bare)} pictures have a prediction and no reference, the first {bare[0]!r:.40}; give one or "
-            "leave them out"
+            f"captions: {len(bare)} pictures have a prediction and no reference, the first {bare[0]!r:.40}; give one "
+            "or leave them out"
         )
     given, theirs = [predictions[id] for id in ids], [text for id in ids for text in references[id]]
     read = iter(tokenize(theirs))
@@ -103,7 +93,8 @@ def _warnings(ids: list[str], references: Mapping[str, Any], pairs: Pairs, texts
     missing = [id for id in references if id not in set(ids)] if len(ids) < len(references) else []
     if missing:
         warnings.append(
-            f"{len(missing)} of {len(references)} pictures have no prediction, the first {missing[0]!r:.40}; the figures "
+            f"{len(missing)} of {len(references)} pictures have no prediction, the first {missing[0]!r:.40}; the "
+            "figures "
             f"are of the other {len(ids)}"
         )
     if empty := [id for id, words in zip(ids, pairs.given, strict=True) if not words]:
@@ -114,8 +105,8 @@ def _warnings(ids: list[str], references: Mapping[str, Any], pairs: Pairs, texts
         warnings.append(f"{len(empty)} pictures have a reference without words, the first {empty[0]!r:.40}")
     if broken := sum(any(sign in text for sign in BREAKS[1:]) for text in texts):
         warnings.append(
-            f"{broken} captions have a separator of lines other than \\n; it counts as a space, where the reference scorer "
-            "takes the wrong words from there on"
+            f"{broken} captions have a separator of lines other than \\n; it counts as a space, where the reference "
+            "scorer takes the wrong words from there on"
         )
     return warnings
 
@@ -128,8 +119,6 @@ def read_predictions(path: Path) -> dict[str, str]:
         raise DataError(
             f"{str(path)!r}: {len(twice)} pictures have several captions, the first {twice[0]!r:.40}; keep one of each"
         )
-    if not pairs:
-        raise DataError(f"{str(path)!r}: has no captions; give those that a model wrote")
     return dict(pairs)
 
 
@@ -142,48 +131,21 @@ def read_references(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {id: [] for id in images}
     for id, caption in pairs:
         found.setdefault(id, []).append(caption)
-    if not found:
-        raise DataError(f"{str(path)!r}: has no captions; give those that people wrote")
     return found
 
 
 def _captions(path: Path) -> tuple[list[str], Iterator[tuple[str, str]]]:
     """Return the ids of the pictures that a file lists, and its captions with the ids of theirs."""
-    where, data = repr(str(path)), content(path)
-    if path.suffix == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip()]
-        return [], (
-            _caption(parse_json(line, f"{where}, line {number}"), f"{where}, line {number}") for number, line in lines
-        )
-    page = parse_json(data, where)
+    page = load(path)
     images = page.get("images", []) if isinstance(page, dict) else []
-    records = page.get("annotations") if isinstance(page, dict) else page
-    if not isinstance(records, list) or not isinstance(images, list):
-        raise DataError(
-            f"{where}: holds no list of captions; give [{{image_id, caption}}, ...], or COCO's file with 'annotations'"
-        )
-    ids = [_id(image, "id", f"{where}, image {number}") for number, image in enumerate(images)]
-    return ids, (_caption(record, f"{where}, caption {number}") for number, record in enumerate(records))
-
-
-def content(path: Path) -> bytes:
-    """Return what a file has. Raises `DataError` for one that cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{str(path)!r}: cannot be read ({error.strerror}); check the path") from error
+    if not isinstance(images, list):
+        raise DataError(f"{str(path)!r}: 'images' is {images!r:.60}, must be a list")
+    ids = [identity(image, "id", f"{str(path)!r}, image {number}") for number, image in enumerate(images)]
+    return ids, (_caption(record, where) for record, where in listed(page, "annotations", path))
 
 
 def _caption(record: Any, where: str) -> tuple[str, str]:
-    id = _id(record, "image_id", where)
+    id = identity(record, "image_id", where)
     if not isinstance(record.get("caption"), str):
         raise DataError(f"{where}: 'caption' is {record.get('caption')!r:.60}, must be a text")
     return id, record["caption"]
-
-
-def _id(record: Any, name: str, where: str) -> str:
-    """Return the id of a record as text, so that 42 and "42" are one."""
-    value = record.get(name) if isinstance(record, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where}: {name!r} is {value!r:.60}, must be a number or a text")
-    return str(value)

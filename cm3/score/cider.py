@@ -19,7 +19,7 @@ from cm3.score.ngrams import ORDERS, Pairs
 from cm3.score.ptb import tokenize
 
 SIGMA, SCALE = 6.0, 10.0
-"""The width of CIDEr-D's penalty of length in words, and what the mean over orders and references is multiplied with."""
+"""The width of CIDEr-D's penalty of length, in words, and the factor of the mean over orders and references."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,8 +29,8 @@ def cider(given: Sequence[str], references: Sequence[Sequence[str]]) -> list[flo
     figure.
 
     Captions are texts and read by `cm3.score.ptb`. A caption shorter than four words has no n-gram of the higher orders
-    and cannot reach 10. Raises `DataError` for fewer than two pictures, which give an idf of 0 throughout, for a picture
-    without a reference, and for other numbers of captions and pictures.
+    and cannot reach 10. Raises `DataError` for fewer than two pictures, which give an idf of 0 throughout, for a
+    picture without a reference, and for other numbers of captions and pictures.
     """
     if len(given) != len(references):
         raise DataError(f"cider: {len(given)} captions for {len(references)} pictures; give one for each")

@@ -231,16 +231,18 @@ def _rules() -> tuple[_Rule, ...]:
     opener = "|".join(f"{one[0]}(?i:{one[1:]})" for one in _OPENERS.split())
     capital = f"[{_letters('Lu')}]"
     aside = r"""\t\n\f\r"<>|"""
-    host = rf"""(?:(?i:www)\.(?:[^ {aside}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}|(?:[^ {aside}`'.!?(){{}},-_$]+\.)+(?i:com|net|org|edu))"""
-    mail = rf"(?:&lt;|<)?[a-zA-Z0-9][^ {aside}(){{}}\xa0]*@(?:[^ {aside}(){{}}.\xa0]+\.)*[^ {aside}(){{}}.\xa0]+(?:&gt;|>)?"
+    dotted = rf"""(?:[^ {aside}`'.!?(){{}},-_$]+\.)+(?i:com|net|org|edu)"""
+    host = rf"""(?:(?i:www)\.(?:[^ {aside}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}|{dotted})"""
+    domain = rf"(?:[^ {aside}(){{}}.\xa0]+\.)*[^ {aside}(){{}}.\xa0]+"
+    mail = rf"(?:&lt;|<)?[a-zA-Z0-9][^ {aside}(){{}}\xa0]*@{domain}(?:&gt;|>)?"
     phone = (
-        "(?:(?:\\(\\b[0-9]{2,3}\\)[ \u00a0]?|(?:\\+\\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])"
+        "(?:(?:\\([0-9]{2,3}\\)[ \u00a0]?|(?:\\+\\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])"
         "[0-9]{3,4}[- \u00a0]?[0-9]{3,5}|(?:(?:\\+\\+?)?[0-9]{2,4}\\.)?[0-9]{2,4}\\.[0-9]{3,4}\\.[0-9]{3,5})"
     )
     kept = (
         f"{tick}(?i:n){tick}?|[lLdDjJ]{tick}|(?i:dunkin|somethin|ol){tick}|{tick}(?i:em|till?|cause)|{tick}[2-9]0(?i:s)|"
         f"[A-HJ-XZn]{curl}{letter}{{2}}{letter}*|{letter}{letter}*[aeiouyAEIOUY]{curl}[aeiouA-Z]{letter}*|"
-        rf"(?i:cont'd\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l)|O{curl}(?i:o)"
+        rf"(?i:cont'd\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l)|(?i:o){curl}(?i:o)"
     )
     special = (
         r"-(?i:RRB|LRB|RCB|LCB|RSB|LSB)-|(?i:C\.D\.s|pro-|anti-|S(?:&|&amp;)P-500|S(?:&|&amp;)Ls)|"
@@ -268,8 +270,8 @@ def _rules() -> tuple[_Rule, ...]:
         return lambda text: token
 
     rule(r"(?i:c\+\+|[cf]#)")
-    rule("(?i:cannot|'twas|dunno)", back=3)
-    rule(f"{tick}(?i:tis)|(?i:gonna|gotta|lemme|gimme|wanna|nno)", back=2)
+    rule("(?i:cannot|'twas)", back=3)
+    rule(f"{tick}(?i:tis)|(?i:gonna|gotta|lemme|gimme|wanna)", back=2)
     rule(tag, _unbroken)
     rule("&(?i:MD|mdash|ndash);|[\x96\x97\u2013-\u2015]", always("--"))
     rule("(?i:&amp;)", always("&"))

@@ -22,8 +22,8 @@ PARSER = ("lib/stanford-corenlp-3.6.0.jar", "lib/stanford-corenlp-3.6.0-models.j
 def spice(pairs: Pairs, folder: Path) -> list[float]:
     """Return SPICE of each picture, 0..1; their mean is the figure.
 
-    `folder` has `JAR` and `PARSER`, as pycocoevalcap's folder spice. Raises `DataError` where it has not, where there is
-    no Java, and where the program fails.
+    `folder` has `JAR` and `PARSER`, as pycocoevalcap's folder spice. Raises `DataError` where it has not, where there
+    is no Java, and where the program fails.
     """
     program = java(folder, (JAR, *PARSER), "SPICE")
     cases = [

@@ -179,7 +179,7 @@ COMPUTING = {
     "infill": ["--text", "a <gap>"],
     "edit": ["{picture}", "paint it"],
     "segment": ["{picture}"],
-    "eval captions": ["{folder}"],
+    "eval by-heart": ["{folder}"],
     "eval scenes": [],
     "eval emblems": [],
     "eval stickers": [],

@@ -15,12 +15,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cm3.cli.evaluate import EvalCaptions
+from cm3.cli.eval_by_heart import EvalByHeart
 from cm3.cli.recipe import find
 from cm3.data.kinds import DocumentData
 from cm3.document import Document, Image, Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
-from cm3.eval.captions import evaluate_captions
+from cm3.eval.by_heart import evaluate_captions
 from cm3.generate import CM3Leon
 from cm3.model.vqgan import VQGANConfig
 from cm3.read.coco import Coco
@@ -211,7 +211,7 @@ def test_the_recipe_learns_by_heart(root: Path, bundle: Path) -> None:
 
 
 def test_the_verb(root: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    verb = EvalCaptions.parse([str(root), "--model", str(bundle), "--json"], "cm3 eval captions")
+    verb = EvalByHeart.parse([str(root), "--model", str(bundle), "--json"], "cm3 eval by-heart")
     report = verb.run()
     assert json.loads(json.dumps(report)) == evaluate_captions(CM3Leon.load(str(bundle)), Coco(root))
     assert capsys.readouterr().out.splitlines() == ["own caption  100.0% of 2 pictures", "any caption  100.0%"]
@@ -236,7 +236,7 @@ def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_pa
             assert [line["left_out"] for line in log if "left_out" in line] == [result["left_out"]]
         picture = "cut.png" if run is made[0] else "80"  # an image tokenizer knows pictures, not their captions
         assert {one["id"] for one in result["left_out"]["first"]} == {picture, "90", "91"}
-    report = EvalCaptions.parse([data.sources[0], "--model", made[1].out + "/bundle"], "cm3 eval captions").run()
+    report = EvalByHeart.parse([data.sources[0], "--model", made[1].out + "/bundle"], "cm3 eval by-heart").run()
     assert report["n"] == 2 and report["left_out"]["count"] == 3
     content["annotations"] = content["annotations"][-3:]
     path.write_text(json.dumps(content))
@@ -246,14 +246,14 @@ def test_documents_that_cannot_be_read_are_left_out_and_named(root: Path, tmp_pa
             elsewhere.run(progress=False)
         assert not (tmp_path / "none").exists()
     with pytest.raises(DataError, match="captions: none of 3 documents can be measured; the first is '91'"):
-        EvalCaptions.parse([data.sources[0], "--model", made[1].out + "/bundle"], "cm3 eval captions").run()
+        EvalByHeart.parse([data.sources[0], "--model", made[1].out + "/bundle"], "cm3 eval by-heart").run()
 
 
 def test_the_verb_names_what_is_wrong(root: Path, bundle: Path) -> None:
     with pytest.raises(CheckpointError):
-        EvalCaptions.parse([str(root), "--model", str(root)], "cm3 eval captions").run()
+        EvalByHeart.parse([str(root), "--model", str(root)], "cm3 eval by-heart").run()
     with pytest.raises(DataError, match="has no split 'val2017'; it has train2017"):
-        EvalCaptions.parse([f"{root}@val2017", "--model", str(bundle)], "cm3 eval captions").run()
+        EvalByHeart.parse([f"{root}@val2017", "--model", str(bundle)], "cm3 eval by-heart").run()
 
 
 @pytest.mark.parametrize("name", ["image_tokenizer", "by_heart"])
