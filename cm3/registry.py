@@ -48,6 +48,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval vqa": ("cm3.cli.eval_answers:EvalVqa", "score answers to questions about pictures"),
     "eval scienceqa": ("cm3.cli.eval_answers:EvalScienceqa", "score choices in ScienceQA"),
     "eval visdial": ("cm3.cli.eval_answers:EvalVisdial", "score ranked answers of Visual Dialog"),
+    "eval claims": ("cm3.cli.eval_claims:EvalClaims", "test the paper's statements in miniature, from training on"),
     "eval tasks": ("cm3.cli.evaluate:EvalTasks", "measure instruction tasks on real datasets"),
     "eval compare": ("cm3.cli.eval_compare:EvalCompare", "compare results, and say which difference is noise"),
     "eval report": ("cm3.cli.eval_report:EvalReport", "show results and their samples side by side in one HTML file"),

@@ -57,7 +57,7 @@ TABLE: dict[str, set[str]] = {
     "eval": NOUNS | {"generate", "data", "read", "tasks", "score"},
 }
 # Layer 7 and the public face see everything; nothing below may see them.
-TOP = {"cli", "scenes", "stickers", "__init__", "__main__"}
+TOP = {"claims", "cli", "scenes", "stickers", "__init__", "__main__"}
 # Networks are arithmetic: nothing but torch, and for the file on disk (bundle) what reads it.
 MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "huggingface_hub"}
 
