@@ -23,6 +23,8 @@ import numpy as np
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told at this size"
 FEW, DRAWS = 20, 2000
+FLAT = 0.01
+"""Least exponent of a power law that is looked for."""
 OUT_OF = 0.05
 """How much worse still counts as no worse: five points of a share."""
 Results = Mapping[str, Mapping[str, Any]]
@@ -106,7 +108,8 @@ def ends(draws: np.ndarray) -> tuple[float, float]:
 
 def over(says: str, a: Values, b: Values, **rule: Any) -> Comparison:
     """Return how far the mean of `a` lies over that of `b`, case by case."""
-    apart = np.asarray(a, float) - np.asarray(b, float)
+    # What rounding leaves of nothing would else be a difference, alike in all cases.
+    apart = np.round(np.asarray(a, float) - np.asarray(b, float), 9)
     return Comparison(says, float(apart.mean()), *ends(means([apart])[:, 0]), len(apart), **rule)
 
 
@@ -240,17 +243,17 @@ def scaling(results: Results, size: Any) -> Finding:
 
 def power_law(counts: Sequence[float], losses: Sequence[float], floor: bool) -> tuple[float, float, float]:
     """Find E, A and a, 0.01 to 2, of L = E + A N^-a by least squares. Without `floor` E is 0."""
-    y, best = np.asarray(losses), (np.inf, (0.0, 0.0, 0.0))
-    for a in np.geomspace(0.01, 2, 200):
-        # To the mean of the counts, or A would be beyond what numbers hold.
-        x = (np.asarray(counts) / counts[0]) ** -a
-        slope, start = np.polyfit(x, y, 1) if floor else (float(x @ y / (x @ x)), 0.0)
-        if start < 0:
-            slope, start = float(x @ y / (x @ x)), 0.0
-        error = float(((start + slope * x - y) ** 2).sum())
-        if slope > 0 and error < best[0]:
-            best = error, (float(start), float(slope) * counts[0] ** float(a), float(a))
-    return best[1]
+    a, y = np.geomspace(FLAT, 2, 400)[:, None], np.asarray(losses)
+    x = (np.asarray(counts) / counts[0]) ** -a  # of the first, or A would be beyond what numbers hold
+    slope, start = (x @ y) / (x * x).sum(1), np.zeros(len(a))
+    if floor:
+        apart = x - x.mean(1, keepdims=True)
+        steep = (apart @ y) / (apart * apart).sum(1)
+        floors = y.mean() - steep * x.mean(1)
+        falls = (floors > 0) & (steep > 0)
+        slope, start = np.where(falls, steep, slope), np.where(falls, floors, start)
+    best = int(((start[:, None] + slope[:, None] * x - y) ** 2).sum(1).argmin())
+    return float(start[best]), float(slope[best]) * counts[0] ** float(a[best, 0]), float(a[best, 0])
 
 
 def fit_note(
@@ -277,7 +280,7 @@ def fit_note(
         why = f"{len(counts)} sizes are too few"
     found = power_law(counts, losses, False)
     low, high = ends(np.array([power_law(counts, row, False)[2] for row in drawn]))
-    if found[1] <= 0:
+    if found[2] <= FLAT:
         return None, "No falling power law fits."
     return found, (
         f"L = {found[1]:.3g} N^-{found[2]:.3f}, the exponent {low:.3f} to {high:.3f}; an irreducible term cannot be "
