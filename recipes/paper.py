@@ -115,8 +115,8 @@ SIZES = {
 }
 BUDGETS = (0.25, 0.5, 1.0)
 """Of statement 7, as shares of the tuning."""
-SEED, TEMPERATURE, GUIDED = 7, 0.7, 2.0
-"""Of every measurement; and the scale of statement 3, written down before it was measured: the shipped model's."""
+SEED, TEMPERATURE = 7, 0.7
+"""Of every measurement."""
 WAYS = {
     "top-p": {"temperature": 1.0, "top_p": 0.9, "guidance": 2.0},
     "cd-k": {"temperature": 1.0, "contrast": "kmax", "k": 2, "alpha": 0.5},

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cm3.claims.steps import Results, Step, digests, for_statements, left, work
+from cm3.claims.verdicts import GUIDED
 from cm3.cli.recipe import module_of
 from cm3.errors import CheckpointError, ConfigError
 from cm3.files import locked
@@ -116,7 +117,7 @@ def test_the_plan_is_one_and_its_settings_can_be_kept(name: str) -> None:
         digests(for_statements(steps, [number]))  # whole by itself
     size = PLAN.SIZES[name]
     assert size.middle in size.models and size.each & (size.each - 1) == 0 and size.each >= 8
-    assert PLAN.GUIDED in size.scales and size.scales[0] == 1
+    assert GUIDED in size.scales and size.scales[0] == 1
 
 
 def test_the_prices_are_what_is_promised() -> None:
