@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.eval_fid import check_file, kept
 from cm3.cli.options import HERE, Device, Verb, at_least, own_encoder, progress
+from cm3.cli.results import check_result_file, keep, lines
 from cm3.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,17 +53,23 @@ class EvalClipscore(Verb):
         from cm3.score.clipscore import score_clip
 
         at_least(1, batch=self.batch, n=1 if self.n is None else self.n)
-        check_file(self.out, "--out")
+        began, pairs = time.perf_counter(), hashlib.sha256()
+        check_result_file(self.out)
         reader = open_reader(self.source)
         encoder = load_encoder(own_encoder(self.encoder), device=self.place.device)
         total = reader.count if self.n is None or reader.count is None else min(self.n, reader.count)
         with progress("pairs", unit="pair") as update:
             result = score_clip(
-                self._pairs(reader), encoder, batch=self.batch, progress=lambda n: update(n, total or n)
+                self._pairs(reader, pairs), encoder, batch=self.batch, progress=lambda n: update(n, total or n)
             )
-        return kept(result, self.out)
+        # Either side may be the predictions, so both count as them.
+        place = Path(self.source) if Path(self.source).exists() else pairs.hexdigest()
+        page = keep(self.out, result, "clipscore", 1, {}, {"pairs": place}, began)
+        print("\n".join(lines(page)))
+        return page
 
-    def _pairs(self, reader: Reader) -> Iterator[tuple[str, Image, str]]:
+    def _pairs(self, reader: Reader, whole: hashlib._Hash) -> Iterator[tuple[str, Image, str]]:
+        """Yield the pairs, and add each to a sum of all."""
         from cm3.document import Unreadable
 
         for document in reader if self.n is None else reader.spread(self.n):
@@ -72,4 +80,7 @@ class EvalClipscore(Verb):
                     f"document {document.id!r}: has {len(document.images)} pictures and "
                     f"{'a' if document.text.strip() else 'no'} caption; give one picture with a caption each"
                 )
-            yield document.id, document.images[0], document.text
+            image = document.images[0]
+            told = f"{document.id}\0{image.digest.hex()}\0{document.text}\n"
+            whole.update(told.encode("utf-8", "backslashreplace"))
+            yield document.id, image, document.text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import hashlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from tyro.conf import Positional, arg
 
 from cm3.cli.options import HERE, Device, Verb, at_least, progress
 from cm3.cli.outputs import check_folder, line
+from cm3.cli.results import check_result_file, keep, lines
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
     from cm3.cli.picture_files import Pictures
     from cm3.score.features import NetworkFeatures
     from cm3.score.fid import Sample
-    from cm3.score.result import Result
 
 NETWORKS = "(default: the network's own)"
 
@@ -106,8 +106,9 @@ class EvalFid(Verb):
         check_measures(self.measures)
         if self.reference is None and self.save_stats is None:
             raise RequestError("no REFERENCE given; name the pictures to measure against, or --save-stats FILE")
-        for option, path in (("--save-stats", self.save_stats), ("--out", self.out)):
-            check_file(path, option)
+        began = time.perf_counter()
+        check_file(self.save_stats, "--save-stats")
+        check_result_file(self.out)
         if self.save_stats is not None and self.save_stats.suffix != ".npz":
             raise RequestError(f"--save-stats {self.save_stats}: must end in .npz, by which statistics are known")
         sources = [source for source in (self.predictions, self.reference) if source is not None]
@@ -133,7 +134,13 @@ class EvalFid(Verb):
         result = score_fid(
             predictions, others[0], measures=self.measures or None, k=self.k, directions=self.directions, seed=self.seed
         )
-        return kept(result, self.out)
+        assert self.reference is not None
+        page = keep(
+            self.out, result, "fid", 1, {"pictures": _place(self.reference, others[0])},
+            {"pictures": _place(self.predictions, predictions)}, began,
+        )  # fmt: skip
+        print("\n".join(lines(page)))
+        return page
 
     def _sample(self, pictures: Pictures, source: str, features: NetworkFeatures | None) -> Sample:
         from cm3.score.fid import sample
@@ -149,6 +156,16 @@ class EvalFid(Verb):
 
 def _is_statistics(source: str) -> bool:
     return source.lower().endswith(".npz") and not Path(source).is_dir()
+
+
+def _place(source: str, pictures: Sample) -> str | Path:
+    """Return where pictures are, or, of a dataset, the sum of the names and pixels of those that were read."""
+    if Path(source).exists():
+        return Path(source)
+    whole = hashlib.sha256()
+    for id, shown in zip(pictures.ids, pictures.shown, strict=True):
+        whole.update(f"{id}\0{shown.hex()}\n".encode("utf-8", "backslashreplace"))
+    return whole.hexdigest()
 
 
 def _below(name: str, source: str) -> str:
@@ -169,16 +186,3 @@ def tell(warnings: Sequence[str]) -> None:
     """Print the warnings of a result to stderr, a line each."""
     for warning in warnings:
         print(line(f"cm3: warning: {warning}"), file=sys.stderr, flush=True)
-
-
-def kept(result: Result, out: Path | None) -> dict[str, Any]:
-    """Print the figures and warnings of a result, write it where that is wanted, return it for a machine."""
-    from cm3.files import write
-
-    page = dataclasses.asdict(result)
-    for name, value in result.figures.items():
-        print(f"{name:<20}{value:.6g}")
-    tell(result.warnings)
-    if out is not None:
-        write(out, json.dumps(page, indent=1) + "\n")
-    return page

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm3.cli.outputs import check_folder
+from cm3.cli.outputs import check_folder, line
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def lines(page: Mapping[str, Any]) -> list[str]:
     for name, value in page["figures"].items():
         ends = page["intervals"][name]
         told.append(f"{name:<{wide}}{number(value):>9}  {'' if ends is None else interval(ends)}".rstrip())
-    return told + [f"warning: {line}" for line in page["warnings"]]
+    return [line(one) for one in (*told, *(f"warning: {warning}" for warning in page["warnings"]))]
 
 
 def number(value: float, sign: str = "") -> str:

@@ -191,22 +191,18 @@ def digest(path: str | Path) -> dict[str, Any]:
 
     The sum of a folder is that of `NAME\\0SHA256\\n` of its files in the order of their names, in folders of it too;
     hidden files are the system's, or parts of unfinished writers, and do not count. Raises `DataError` for a path that
-    cannot be read, for a folder without a file, for a link to a folder in one, which scorers may or may not follow, and
-    for what is neither (a pipe would never end).
+    cannot be read, for one that is neither a file nor a folder, and for a folder without a file.
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_dir() and not path.is_file():
-            raise DataError(f"{str(path)!r}: is neither a file nor a folder; give one of them")
         if not path.is_dir():
+            if path.exists() and not path.is_file():
+                raise DataError(f"{str(path)!r}: is neither a file nor a folder; give one of them")
             return {"sha256": sha256(path), "files": 1, "bytes": path.stat().st_size}
         whole, number, size = hashlib.sha256(), 0, 0
         for name in sorted(_below(path)):
-            found = path / name
-            if found.exists() and not found.is_file():
-                raise DataError(f"{str(found)!r}: is no file; take it out of {str(path)!r}")
-            whole.update(f"{name}\0{sha256(found)}\n".encode("utf-8", "surrogateescape"))
-            number, size = number + 1, size + found.stat().st_size
+            whole.update(f"{name}\0{sha256(path / name)}\n".encode("utf-8", "surrogateescape"))
+            number, size = number + 1, size + (path / name).stat().st_size
     except OSError as error:
         where = error.filename or path
         raise DataError(f"{str(where)!r}: cannot be read ({error.strerror or said(error)})") from error
@@ -229,17 +225,20 @@ def is_of(source: Source, path: Path) -> bool:
 
 
 def _below(folder: Path) -> Iterator[str]:
-    """Yield the names of the files below a folder, with `/` between the parts."""
+    """Yield the names of the files below a folder, with `/` between the parts. Links are followed, each folder once;
+    pipes and links that lead nowhere hold nothing, and are passed over."""
 
     def refuse(error: OSError) -> None:
         raise error
 
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in folders:
-            if (linked := Path(place, name)).is_symlink():
-                raise DataError(f"{str(linked)!r}: is a link to a folder; put the files themselves into {place!r}")
-        yield from (Path(place, name).relative_to(folder).as_posix() for name in names if not name.startswith("."))
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        inner = {name: os.path.realpath(Path(place, name)) for name in sorted(folders) if not name.startswith(".")}
+        folders[:] = [name for name, real in inner.items() if real not in seen]
+        seen.update(inner.values())
+        for name in names:
+            if not name.startswith(".") and (found := Path(place, name)).is_file():
+                yield found.relative_to(folder).as_posix()
 
 
 def versions() -> dict[str, str]:

@@ -42,13 +42,13 @@ def test_two_folders(cm3: Cm3, dino: Path, tmp_path: Path) -> None:
     ran = cm3("eval", "fid", made, true, "--features", dino, "--out", "result.json", "--json")
     assert ran.code == 0, ran.err
     assert set(ran.json["figures"]) == {"fid", "fid_bias", "precision", "recall", "mind"} and ran.json["n"] == 12
-    assert "cm3: warning: fid of 12 predictions and 14 reference" in ran.err
+    assert "warning: fid of 12 predictions and 14 reference" in ran.err
     assert json.loads(Path("result.json").read_text()) == ran.json
     assert list(ran.json["items"]["precision"])[-1] == "more/00.png"
     one = cm3("eval", "fid", made, true, "--features", dino, "--measures", "fid", "--batch", "1", "--json").json
     assert one["figures"] == pytest.approx({n: ran.json["figures"][n] for n in ("fid", "fid_bias")}, rel=1e-4)
     plain = cm3("eval", "fid", made, true, "--features", dino, "--measures", "fid")
-    assert plain.out.split()[:2] == ["fid", f"{one['figures']['fid']:.6g}"]
+    assert plain.out.split()[:2] == ["fid", f"{one['figures']['fid']:.4f}"]
     other = cm3(
         "eval", "fid", made, true, "--features", dino, "--measures", "fid", "--antialias", "no", "--filter", "bilinear",
         "--crop", "none", "--size", "20", "--quantise", "no", "--colours", "stored", "--json",

@@ -101,7 +101,14 @@ def test_the_sum_of_a_folder_is_of_names_and_contents(files: dict[str, Path], tm
     (folder / "a.png").write_bytes(b"a.png")
     assert digest(folder) == first
     (tmp_path / "link").symlink_to(folder)
-    assert digest(tmp_path / "link") == first
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe")
+    assert digest(tmp_path / "link") == digest(folder) == first
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "d.png").write_bytes(b"d")
+    (folder / "more").symlink_to(tmp_path / "more")
+    assert digest(folder)["files"] == 4
 
 
 def test_a_sum_is_taken_in_the_place_of_a_path(files: dict[str, Path]) -> None:
@@ -109,12 +116,11 @@ def test_a_sum_is_taken_in_the_place_of_a_path(files: dict[str, Path]) -> None:
     assert check_result(page, "page").references["captions"].path is None
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "linked"])
+@pytest.mark.parametrize("what", ["missing", "empty", "pipe"])
 def test_sources_that_cannot_be_summed_are_refused(what: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "deep").symlink_to(tmp_path / "empty")
-    told = {"missing": "cannot be read", "empty": "has no file", "linked": "is a link to a folder"}[what]
+    os.mkfifo(tmp_path / "pipe")
+    told = {"missing": "cannot be read", "empty": "has no file", "pipe": "is neither a file nor a folder"}[what]
     with pytest.raises(DataError, match=told):
         digest(tmp_path / what)
 
