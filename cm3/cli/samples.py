@@ -32,6 +32,8 @@ SAID = (
 """Fields that say: words, or pictures by their names."""
 LISTS = ("annotations", "questions", "images", "results", "data", "predictions")
 """Fields of an object that have its rows."""
+MOST = 20
+"""Most words that are kept of an item."""
 SIDE = 224
 """Longest side of a picture in a page, in pixels."""
 
@@ -90,7 +92,7 @@ def _rows(value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(row, Mapping):
             ids = (row[name] for name in IDS if isinstance(row.get(name), str | int))
             if (id := next(ids, None)) is not None:
-                yield str(id), row
+                yield (f"{id}:{row['round_id']}" if "round_id" in row else str(id)), row  # of Visual Dialog
 
 
 def _take(found: Held, id: str, row: Any, beside: Path) -> None:
@@ -109,8 +111,10 @@ def _take(found: Held, id: str, row: Any, beside: Path) -> None:
                 one = next((one[name] for name in SAID if name in one), None) if isinstance(one, Mapping) else one
                 if isinstance(one, str) and (picture := _picture(one, beside)):
                     found.pictures.setdefault(id, picture)
-                elif isinstance(one, str | int | float) and str(one) not in kept.setdefault(id, []):
-                    kept[id].append(str(one))
+                elif isinstance(one, str | int | float):
+                    words = kept.setdefault(id, [])
+                    if len(words) < MOST and str(one) not in words:
+                        words.append(str(one))
 
 
 def _picture(name: str, beside: Path) -> Path | None:

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cm3.errors import RequestError, shown
-from cm3.score.bootstrap import FEW, Interval, difference
-from cm3.score.result_file import Page
-
-NAMED = 5
-"""Ids that are named of those that only one result has."""
+from cm3.score.bootstrap import Interval, difference
+from cm3.score.result_file import NAMED, Page, too_few
 
 Verdict = Literal["higher", "lower", "noise", "same", "unknown"]
 SAID: Mapping[Verdict, str] = {
@@ -96,8 +93,7 @@ def compare(a: Page, b: Page, names: tuple[str, str], *, anyway: bool = False) -
                 f"{name} alone has {len(only)} items ({first}); the figures here are of those that both have"
             )
     rows = {name: _row(a, b, name) for name in a.figures if name in b.figures}
-    few = sorted({row.n for row in rows.values() if row.interval is not None and row.n is not None and row.n < FEW})
-    warnings += [f"an interval of {n} items is too narrow; take {FEW} or more" for n in few]
+    warnings += too_few({name: row.n for name, row in rows.items() if row.n is not None})
     return Comparison(tuple(warnings), tuple(only_a), tuple(only_b), rows)
 
 

@@ -32,6 +32,9 @@ LIBRARIES = ("cm3", "torch", "numpy", "PIL", "transformers")
 CLOSE = 1e-4
 """How far a figure may be from the mean of its items, relatively: a scorer may have summed in single precision."""
 
+NAMED = 5
+"""Most names in a warning."""
+
 _SHA = re.compile("[0-9a-f]{64}")
 
 
@@ -121,8 +124,7 @@ def manifest(
     items = {name: {str(id): float(v) for id, v in values.items()} for name, values in result.items.items()}
     figures = {name: float(value) for name, value in result.figures.items()}
     found = intervals(items)
-    few = {n for values in items.values() if 1 < (n := len(values)) < FEW}
-    warnings = [f"an interval of {n} items is too narrow; take {FEW} or more" for n in sorted(few)]
+    warnings = [*result.warnings, *too_few({name: len(values) for name, values in items.items()})]
     machine = hardware()  # first, as it loads torch, whose version is then told whatever was loaded before
     page = {
         "kind": KIND,
@@ -132,7 +134,7 @@ def manifest(
         "figures": figures,
         "n": result.n,
         "settings": _plain(result.settings, "settings"),
-        "warnings": [*result.warnings, *warnings],
+        "warnings": warnings,
         "intervals": {name: None if (ends := found.get(name)) is None else list(ends) for name in figures},
         "bootstrap": asdict(Bootstrap()),
         "items": items,
@@ -177,6 +179,13 @@ def check_result(page: Any, where: str) -> Page:
         )
     left = {name: value for name, value in page.items() if name not in ("kind", "format")}
     return build(Page, left, f"result {where!r}", DataError)
+
+
+def too_few(numbers: Mapping[str, int]) -> list[str]:
+    """Return a line on the figures, by number of items, whose intervals are of too few; none where there are none."""
+    few = [name for name, number in numbers.items() if 1 < number < FEW]
+    named = ", ".join(few[:NAMED]) + (", ..." if len(few) > NAMED else "")
+    return [f"of fewer than {FEW} items an interval is too narrow: {named}"] if few else []
 
 
 def source(of: str | Path) -> dict[str, Any]:

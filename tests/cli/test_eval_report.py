@@ -213,6 +213,8 @@ def test_rows_of_known_layouts_are_read_by_id(tmp_path: Path) -> None:
     assert of([{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]) == {"1": ["a", "b"]}
     assert of({"9": "words", "10": ["more", "of them"]}) == {"9": ["words"], "10": ["more", "of them"]}
     assert of({"results": {"7": 2}}) == {"7": ["2"]}
+    assert of([{"image_id": 6, "round_id": 2, "ranks": [2, 1], "answer": "b"}]) == {"6:2": ["b"]}
+    assert len(of({"data": {"answers": list(map(str, range(9999)))}})["data"]) == 20
     assert of({"7": {"question": "which?", "choices": ["a", "b"], "answer": 1}}) == {"7": ["1", "a", "b"]}
     (tmp_path / "l.jsonl").write_text('{"id": "x", "text": "one"}\n\n{"id": "y", "text": "two"}\n')
     assert held(tmp_path / "l.jsonl").said == {"x": ["one"], "y": ["two"]}

@@ -29,6 +29,21 @@ def test_an_interval_is_the_percentiles_of_the_means_of_draws() -> None:
     assert low == pytest.approx(percentile(0.025), rel=1e-12) and high == pytest.approx(percentile(0.975), rel=1e-12)
 
 
+def test_an_interval_of_a_share_has_the_quantiles_of_the_binomial_law() -> None:
+    n, share = 400, 0.3
+    low, high = intervals({"a": by_id([1.0] * 120 + [0.0] * 280)})["a"] or (0, 0)
+    law = [math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1)]
+    below = [next(k for k in range(n) if sum(law[: k + 1]) >= at) / n for at in (0.025, 0.975)]
+    assert (low, high) == pytest.approx(below, abs=0.0051)
+
+
+def test_drawing_levels_is_drawing_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = by_id([0.0, 0.3, 0.6, 0.9, 1.0] * 30 + [1.0] * 70)
+    by_level = intervals({"a": values})["a"]
+    monkeypatch.setattr(bootstrap, "LEVELS", 0)
+    assert by_level == pytest.approx(intervals({"a": values})["a"], abs=0.003)
+
+
 def test_an_interval_is_as_wide_as_the_normal_law_says() -> None:
     values = [float(v) for v in np.random.default_rng(2).normal(3, 2, size=2000)]
     low, high = intervals({"a": by_id(values)})["a"] or (0, 0)
