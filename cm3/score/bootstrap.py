@@ -22,7 +22,7 @@ FEW = 30
 """Of fewer items than that an interval is known to be too narrow."""
 LEVELS = 32
 """Of values with at most so many levels, as accuracies are, the number of each level is drawn and not each item: the
-same law in a thousandth of the time."""
+same law in a hundredth of the time."""
 _CELLS = 1 << 21
 """Numbers that are drawn at a time: 16 MB of places and 16 MB of values."""
 
