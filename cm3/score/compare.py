@@ -72,6 +72,9 @@ def check_comparable(a: Page, b: Page, names: tuple[str, str], *, anyway: bool =
         warnings.append(f"settings differ, so the figures may not be comparable ({which})")
     if apart := _apart(a.figures, b.figures, keys=True):
         warnings.append(f"only one of the two has the figures {', '.join(apart)}")
+    if apart := [name for name in _apart(a.made, b.made) if name != "model"]:
+        which = "; ".join(f"{name}: {_of(a.made, name)} and {_of(b.made, name)}" for name in apart)
+        warnings.append(f"the predictions were made otherwise, beside the model ({which})")
     if apart := [name for name in a.versions if a.versions[name] != b.versions.get(name, a.versions[name])]:
         which = "; ".join(f"{name}: {a.versions[name]} and {b.versions[name]}" for name in apart)
         warnings.append(f"the versions of libraries differ ({which})")

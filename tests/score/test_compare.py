@@ -101,5 +101,14 @@ def test_other_versions_and_figures_are_told(tmp_path: Path) -> None:
     assert list(found.figures) == ["CIDEr-D"]
 
 
+def test_predictions_made_otherwise_are_told(tmp_path: Path) -> None:
+    one, two = ({"model": name, "seed": 1, "sampling": {"guidance": g}} for name, g in (("x", 2), ("y", 3)))
+    a, b = page(captions(tmp_path, "a", **one)), page(captions(tmp_path, "b", 0.1, **two))
+    (told,) = compare(a, b, NAMES).warnings
+    assert "made otherwise" in told and "sampling: {'guidance': 2} and {'guidance': 3}" in told
+    assert "seed" not in told and "model:" not in told
+    assert compare(a, page(captions(tmp_path, "c", 0.1, **one | {"model": "z"})), NAMES).warnings == ()
+
+
 def test_every_verdict_has_words() -> None:
     assert SAID.keys() == {"higher", "lower", "noise", "same", "unknown"}
