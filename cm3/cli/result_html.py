@@ -195,8 +195,11 @@ def _side(side: Side, scores: Mapping[str, float]) -> str:
             told.append(f'<img alt="{_text(path.name)}" src="{embedded(path)}">')
         except DataError as error:
             told.append(f'<p class="wrong">{_text(str(error))}</p>')
+    last = ""
     for label, words in side.words:
-        told.append((f'<p class="label">{_text(label)}</p>' if label else "") + f"<p>{_text(words)}</p>")
+        told.append(f'<p class="label">{_text(label)}</p>' if label != last else "")
+        told.append(f"<p>{_text(words)}</p>")
+        last = label
     told += [f'<p class="label">{_text(name)} {number(value)}</p>' for name, value in scores.items()]
     if not (side.pictures or side.words or scores):
         told.append('<p class="note">nothing of this item</p>')
