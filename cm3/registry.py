@@ -18,7 +18,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokenizer text train": ("cm3.cli.tokenizer:TextTrain", "learn a text tokenizer from text of any amount"),
     "tokenizer text eval": ("cm3.cli.tokenizer:TextEval", "measure a text tokenizer on text of any amount"),
     "tokenizer image train": ("cm3.cli.tokenizer:ImageTrain", "train an image tokenizer: a recipe, as cm3 train"),
-    "tokenizer image eval": ("cm3.cli.tokenizer:ImageEval", "measure an image tokenizer on pictures"),
     "prepare": ("cm3.cli.prepare:Prepare", "make a token store of datasets, to train on"),
     "neighbours": ("cm3.cli.neighbours:FindNeighbours", "find the documents that each is trained with"),
     "index build": ("cm3.cli.index:IndexBuild", "make a memory bank of captioned pictures, or merge banks"),
@@ -49,10 +48,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval scienceqa": ("cm3.cli.eval_answers:EvalScienceqa", "score choices in ScienceQA"),
     "eval visdial": ("cm3.cli.eval_answers:EvalVisdial", "score ranked answers of Visual Dialog"),
     "eval claims": ("cm3.cli.eval_claims:EvalClaims", "test the paper's statements in miniature, from training on"),
+    "eval tokenizer": ("cm3.cli.eval_tokenizer:EvalTokenizer", "measure an image tokenizer on pictures"),
     "eval tasks": ("cm3.cli.evaluate:EvalTasks", "measure instruction tasks on real datasets"),
     "eval compare": ("cm3.cli.eval_compare:EvalCompare", "compare results, and say which difference is noise"),
     "eval report": ("cm3.cli.eval_report:EvalReport", "show results and their samples side by side in one HTML file"),
 }
 
-RENAMED = {"tune": "sweep"}
+RENAMED = {"tune": "sweep", "tokenizer image eval": "eval tokenizer MODEL"}
 """Verbs that were called otherwise until the last release."""

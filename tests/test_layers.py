@@ -48,12 +48,12 @@ TABLE: dict[str, set[str]] = {
     "bench": {"errors", "precision", "weights", "vocab", "model", "engine"},
     "data": NOUNS | {"bars", "sequence", "tokens", "retrieval", "read", "tasks", "store"},
     # layer 5
-    "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval"},
+    "train": NOUNS | {"bars", "sequence", "data", "model", "parallel", "retrieval", "score"},
     "generate": NOUNS | {"sequence", "engine", "tokens", "retrieval", "model", "parallel", "tasks"},
     "convert": NOUNS | {"bars", "sequence", "model", "tokens"},
     # layer 6: eval reaches a model only through generate
     "runs": NOUNS
-    | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store", "sequence"},
+    | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store", "sequence", "score"},
     "eval": NOUNS | {"generate", "data", "read", "tasks", "score"},
 }
 # Layer 7 and the public face see everything; nothing below may see them.

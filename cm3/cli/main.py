@@ -99,8 +99,8 @@ def _run(args: list[str]) -> int:
     if args[:1] == ["--version"]:
         print(f"cm3 {__version__}")
         return 0
-    if args and args[0] in RENAMED:
-        raise RequestError(f"cm3 {args[0]} is cm3 {RENAMED[args[0]]} now; give it the same options")
+    if old := next((old for old in RENAMED if args[: len(old.split())] == old.split()), None):
+        raise RequestError(f"cm3 {old} is cm3 {RENAMED[old]} now; give it the same options")
     words = _words(args)
     if words not in VERBS:
         known = {v.split()[len(words.split())] for v in VERBS if f"{v} ".startswith(f"{words} ".lstrip())}

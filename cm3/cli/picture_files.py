@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from cm3.document import Image
     from cm3.read.base import Reader
     from cm3.read.find import Source
+    from cm3.score.result import Result
 
 
 class Pictures:
@@ -83,6 +85,13 @@ class Pictures:
                 for at, image in enumerate(document.images):
                     yield document.id if len(document.images) == 1 else f"{document.id}#{at}", image
             last = same
+
+    def told(self, result: Result) -> Result:
+        """Return a result with a warning of the documents that were left out."""
+        if not self.skipped:
+            return result
+        warning = f"{self.skipped} documents cannot be read and are left out; see `cm3 data inspect`"
+        return dataclasses.replace(result, warnings=(*result.warnings, warning))
 
 
 def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:

@@ -1,8 +1,7 @@
-"""`cm3 tokenizer text|image train|eval`: learn and measure the two tokenizers."""
+"""`cm3 tokenizer text train|eval`, `cm3 tokenizer image train`: learn the two tokenizers, measure the first."""
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,20 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.options import ModelVerb, Verb, at_least, progress
-from cm3.cli.outputs import check_folder, check_sheet, write_sheet
+from cm3.cli.options import Verb, at_least, progress
+from cm3.cli.outputs import check_folder
 from cm3.cli.train import Train
 from cm3.errors import CheckpointError, DataError, RequestError
 
 if TYPE_CHECKING:
-    import PIL.Image
-
     from cm3.data.text_stream import TextStream
-    from cm3.read.base import Reader
-    from cm3.tokens.image import ImageTokenizer
-
-SHOWN = 8
-"""Pictures on a sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,161 +126,6 @@ class ImageTrain(Train):
         if not isinstance(config, ImageTokenizerConfig):
             raise RequestError(f"recipe {spec!r}: is a {type(config).__name__}; must be the run of an image tokenizer")
         return config
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageEval(ModelVerb):
-    """Measure a model's image tokenizer on pictures: PSNR of what comes back, and how much of the codebook is used.
-
-    Each picture is brought to the tokenizer's size first, and compared at that size. A model is a bundle, or the folder
-    of a run: of an image tokenizer, or of a model that was trained to its end.
-
-    examples:
-      cm3 tokenizer image eval photos/ --n 200
-      cm3 tokenizer image eval photos/ --n 200 --size 256 --sheet look.png
-      cm3 tokenizer image eval a.png b.jpg --model runs/scenes/image_tokenizer --json
-    """
-
-    pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")]
-    """Picture files, folders of them, datasets ([KIND:]PATH[@SPLIT])."""
-    n: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """At most this many, spread evenly over their names."""
-    size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="(default: the model's own)")] = None
-    """Side to measure at, a multiple of the tokenizer's factor; its weights serve every size."""
-    sheet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Also write a sheet, a PNG: the first eight pictures over what comes back of them."""
-
-    def run(self) -> dict[str, Any]:
-        """Encode and decode every picture."""
-        from cm3.tokens.image import to_pixels
-        from cm3.train.image_eval import evaluate_image_tokenizer, over
-        from cm3.weights import on_device
-
-        at_least(1, n=1 if self.n is None else self.n, size=1 if self.size is None else self.size)
-        if self.sheet is not None:
-            check_sheet(self.sheet)
-        pictures = Pictures(self.pictures, self.n)
-        shown: list[PIL.Image.Image] = []
-        image = open_image_tokenizer(self.model, self.size)
-        on_device(image.vqgan, self.place.device, "float32" if self.place.dtype == "auto" else self.place.dtype)
-
-        def batches() -> Iterator[Any]:
-            found = iter(pictures)
-            with progress("pictures", unit="picture") as update:
-                while chunk := [image.preprocess(picture) for picture in itertools.islice(found, image.batch)]:
-                    shown.extend(chunk[: SHOWN - len(shown)])
-                    yield to_pixels(chunk)
-                    update(pictures.seen, pictures.total)
-
-        result = evaluate_image_tokenizer(image.vqgan, batches())
-        if self.sheet is not None:
-            write_sheet(self.sheet, over(to_pixels(shown), to_pixels(image.decode(image.encode(shown)))))
-        print(f"PSNR         {result['psnr_db']:.2f} dB over {pictures.seen} pictures of {image.size}x{image.size}")
-        print(f"codes used   {result['codes_used']:.1%} of {image.codes}, perplexity {result['perplexity']:.0f}")
-        if pictures.skipped:
-            print(f"left out     {pictures.skipped} documents that cannot be read; see `cm3 data inspect`")
-        told = {"n": pictures.seen, "skipped": pictures.skipped, "size": image.size, "codes": image.codes}
-        return {**told, **result}
-
-
-def open_image_tokenizer(model: str, size: int | None = None) -> ImageTokenizer:
-    """Return the image tokenizer of a bundle, of an image tokenizer's run, or of the bundle that another run wrote.
-
-    Raises `CheckpointError` for what is none of them, `ConfigError` for a size that it does not divide.
-    """
-    from cm3.files import read_json
-    from cm3.model import bundle as bundles
-    from cm3.tokens.image import ImageTokenizer
-    from cm3.train.image_tokenizer import load_image_tokenizer
-
-    folder = Path(model).expanduser()
-    if (folder / "config.json").is_file():
-        page = read_json(folder / "config.json", f"run {model!r}")
-        if "vqgan" in page:
-            vqgan, own = load_image_tokenizer(folder), page.get("size")
-            if type(own) is not int:
-                raise CheckpointError(f"run {model!r}: config.json has no size; restore it")
-            return ImageTokenizer(vqgan, size or own)
-        if "files" not in page and (folder / "bundle").is_dir():
-            model = str(folder / "bundle")
-    made = bundles.load(bundles.find(model), weights=False)
-    return ImageTokenizer(made.vqgan, size or made.image_size)
-
-
-class Pictures:
-    """The pictures of files, folders and datasets, at most `n` of them, as many of each dataset and of all files.
-
-    Pictures that follow each other with the same `image_id`, as COCO's captions have them, are one. `seen` and
-    `skipped` count what came and the documents that cannot be read. Raises `DataError` for a picture file that is none.
-    """
-
-    def __init__(self, sources: Sequence[str], n: int | None) -> None:
-        from cm3.read.base import even
-        from cm3.read.find import open_reader, parse_source, recognise
-        from cm3.read.walk import PICTURES
-
-        paths: list[str] = []
-        readers: list[Reader] = []
-        for source in sources:
-            found = parse_source(source)
-            if found.kind is None and "://" not in found.path and found.split is None:
-                # A folder of pictures, and a picture, are taken by name: no caption of theirs is looked at.
-                if not Path(found.path).exists() or recognise(found.path)[:1] in ([], ["folder"]):
-                    paths.append(source)
-                    continue
-            readers.append(open_reader(found))
-        files = expand(paths, PICTURES) if paths or not sources else []
-        share = None if n is None else max(1, n // (len(readers) + bool(files)))
-        self.files = files if share is None else [files[i] for i in even(len(files), share)]
-        self.readers, self.share = readers, share
-        known = sum(n if share is None else min(n, share) for r in readers if (n := r.count) is not None)
-        self.total, self.seen, self.skipped = len(self.files) + known, 0, 0
-
-    def __iter__(self) -> Iterator[PIL.Image.Image]:
-        from cm3.document import Image
-
-        for path in self.files:
-            self.seen += 1
-            yield Image.open(path).pixels
-        for reader in self.readers:
-            for picture in itertools.islice(self._of(reader), self.share):
-                self.seen += 1
-                yield picture
-
-    def _of(self, reader: Reader) -> Iterator[PIL.Image.Image]:
-        from cm3.document import Unreadable
-
-        last = None
-        for document in reader if self.share is None else reader.spread(self.share):
-            if isinstance(document, Unreadable):
-                self.skipped += 1
-                continue
-            same = document.meta.get("image_id")
-            if same is None or same != last:
-                yield from (image.pixels for image in document.images)
-            last = same
-
-
-def expand(names: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
-    """Return files, with each folder replaced by the files below it that end in `suffixes`, by name.
-
-    Raises `DataError` for a name that is neither, and for a folder with no such file; `RequestError` for no name.
-    """
-    from cm3.read.walk import walk
-
-    if not names:
-        raise RequestError("no file given; name at least one file or folder")
-    found: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if not path.exists():
-            raise DataError(f"{name!r}: no such file or folder; check the path")
-        below = (path / folder / file for folder, files in walk(path) for file in files) if path.is_dir() else ()
-        inside = sorted(p for p in below if p.suffix.lower() in suffixes) if path.is_dir() else [path]
-        if not inside:
-            raise DataError(f"{name!r}: the folder holds no file that ends in {', '.join(suffixes)}")
-        found += inside
-    return found
 
 
 def check_place(out: Path) -> None:

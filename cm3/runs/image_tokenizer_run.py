@@ -9,9 +9,9 @@ from typing import Any
 from cm3.data.kind import Data
 from cm3.data.kinds import DocumentData
 from cm3.parallel import start
+from cm3.score.reconstruction import score_reconstruction
 from cm3.tokens.image import to_pixels
 from cm3.train.checkpoint import check_new
-from cm3.train.image_eval import evaluate_image_tokenizer
 from cm3.train.image_tokenizer import ImageTokenizerConfig, ImageTokenizerTrainer
 
 
@@ -35,7 +35,8 @@ class ImageTokenizerRun(ImageTokenizerConfig):
             return {"out": self.out} | {name: record[name] for name in ("step", "stopped")}
         held = pictures.held_out()
         shown = held or [one for step in range(8) for one in pictures.batch(step)]
-        batches = [to_pixels(shown[i : i + 32]) for i in range(0, len(shown), 32)]
-        measured = evaluate_image_tokenizer(trainer.vqgan, batches)
+        parts = [range(i, min(i + 32, len(shown))) for i in range(0, len(shown), 32)]
+        batches = (([str(i) for i in part], to_pixels([shown[i] for i in part])) for part in parts)
+        measured = score_reconstruction(trainer.vqgan, batches).figures
         on = "held out" if held else "training"
         return {"out": self.out, "dtype": record["dtype"], "measured_on": on, **measured, **pictures.left_out}

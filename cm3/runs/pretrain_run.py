@@ -40,7 +40,7 @@ from cm3.train.checkpoint import check_new, last
 from cm3.train.claim import run_claimed
 from cm3.train.collective import Ranks
 from cm3.train.config import TrainConfig
-from cm3.train.image_eval import write_sheet
+from cm3.train.image_sheet import write_sheet
 from cm3.train.image_tokenizer import WEIGHTS, load_config
 from cm3.train.trainer import Trainer
 from cm3.vocab import Grammar

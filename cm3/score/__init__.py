@@ -7,5 +7,6 @@ bootstrap.py    intervals of figures, and of differences; compare.py: two result
 result.py       what every scorer returns
 fid.py          sets of pictures against each other: frechet.py, precision_recall.py, mind.py
 clipscore.py    pictures against their captions
+reconstruction.py what comes back from an image tokenizer: PSNR, SSIM, LPIPS, rFID, the use of its codes
 features.py     vectors of pictures: inception.py, or a CLIP or a DINO
 """

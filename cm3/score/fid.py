@@ -58,6 +58,62 @@ class Sample:
         return cls(f"statistics {str(path)!r}", Gaussian.load(path))
 
 
+class Sampler:
+    """Takes pictures one by one, and gives their `Sample` in the end. Without `keep`, memory does not grow with their
+    number, and only FID can be had of them."""
+
+    def __init__(self, features: Features, name: str, *, batch: int = BATCH, keep: bool = True) -> None:
+        """Put `batch` pictures through the network at a time. Raises `ConfigError` for none."""
+        self.batch = whole_number("batch", batch)
+        self.features, self.name = features, name
+        self._halves = Statistics(features.width), Statistics(features.width)
+        self._known = set[str]()
+        self._ids: list[str] = []
+        self._shown: list[bytes] = []
+        self._waiting: list[PIL.Image.Image] = []
+        self._rows: list[np.ndarray] | None = [] if keep else None
+
+    def add(self, id: str, picture: PIL.Image.Image) -> None:
+        """Take a picture. Raises `DataError`, naming it, for one that cannot be read and for an id that was there."""
+        if id in self._known:
+            raise DataError(f"{self.name}: picture {id!r} comes twice; give each a name of its own")
+        try:
+            ready = self.features.preparation.rgb(picture)
+        except Cm3Error as error:
+            raise DataError(f"{self.name}: picture {id!r}: {error}") from error
+        self._known.add(id)
+        self._ids.append(id)
+        self._shown.append(hashlib.blake2b(f"{ready.size}".encode() + ready.tobytes(), digest_size=16).digest())
+        self._waiting.append(ready)
+        if len(self._waiting) == self.batch:
+            self._take()
+
+    def finish(self) -> Sample:
+        """Return the sample of all that was added. Raises `DataError` for no picture, and for one alone."""
+        if self._waiting:
+            self._take()
+        if not self._ids:
+            raise DataError(f"{self.name}: holds no picture; give a folder, a bank or a dataset with some")
+        settings = self.features.settings
+        try:
+            each = tuple(half.gaussian(settings) for half in self._halves) if len(self._ids) >= 4 else ()
+            self._halves[0].merge(self._halves[1])
+            whole = self._halves[0].gaussian(settings)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from error
+        rows = None if self._rows is None else np.concatenate(self._rows)
+        return Sample(self.name, whole, each, rows, tuple(self._ids), tuple(self._shown), self.features.warnings)
+
+    def _take(self) -> None:
+        rows = self.features(self._waiting)
+        first = (len(self._ids) - len(self._waiting)) % 2
+        self._halves[first].add(rows[::2])
+        self._halves[1 - first].add(rows[1::2])
+        if self._rows is not None:
+            self._rows.append(rows)
+        self._waiting.clear()
+
+
 def sample(
     pictures: Pictures,
     features: Features,
@@ -67,56 +123,13 @@ def sample(
     keep: bool = True,
     progress: Progress | None = None,
 ) -> Sample:
-    """Return the features of pictures, `batch` at a time. Without `keep`, memory does not grow with their number, and
-    only FID can be had of them.
-
-    Raises `DataError` for no picture or one alone, and for one that cannot be read, by its id: none is left out.
-    """
-    whole_number("batch", batch)
-    halves = Statistics(features.width), Statistics(features.width)
-    ids: list[str] = []
-    shown: list[bytes] = []
-    kept: list[np.ndarray] = []
-    waiting: list[PIL.Image.Image] = []
-
-    def take() -> None:
-        rows = features(waiting)
-        first = (len(ids) - len(waiting)) % 2
-        halves[first].add(rows[::2])
-        halves[1 - first].add(rows[1::2])
-        if keep:
-            kept.append(rows)
-        waiting.clear()
+    """Return the sample of pictures: see `Sampler`, which raises. No picture is left out."""
+    taken = Sampler(features, name, batch=batch, keep=keep)
+    for number, (id, picture) in enumerate(pictures, 1):
+        taken.add(id, picture)
         if progress is not None:
-            progress(len(ids))
-
-    known = set[str]()
-    for id, picture in pictures:
-        if id in known:
-            raise DataError(f"{name}: picture {id!r} comes twice; give each a name of its own")
-        known.add(id)
-        try:
-            ready = features.preparation.rgb(picture)
-        except Cm3Error as error:
-            raise DataError(f"{name}: picture {id!r}: {error}") from error
-        shown.append(hashlib.blake2b(f"{ready.size}".encode() + ready.tobytes(), digest_size=16).digest())
-        ids.append(id)
-        waiting.append(ready)
-        if len(waiting) == batch:
-            take()
-    if waiting:
-        take()
-    if not ids:
-        raise DataError(f"{name}: holds no picture; give a folder, a bank or a dataset with some")
-    settings = features.settings
-    each = tuple(half.gaussian(settings) for half in halves) if len(ids) >= 4 else ()
-    halves[0].merge(halves[1])
-    try:
-        whole = halves[0].gaussian(settings)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
-    rows = np.concatenate(kept) if keep else None
-    return Sample(name, whole, each, rows, tuple(ids), tuple(shown), features.warnings)
+            progress(number)
+    return taken.finish()
 
 
 def score_fid(

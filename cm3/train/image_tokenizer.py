@@ -33,8 +33,9 @@ from cm3.model.lpips import LPIPS
 from cm3.model.quantizers import FSQ
 from cm3.model.vqgan import VQGAN, VQGANConfig, small
 from cm3.parallel import Mesh, mean_gradients, share_norms, start
+from cm3.score.reconstruction import psnr, usage
 from cm3.train.config import OURS, LoopConfig
-from cm3.train.image_eval import psnr, usage, write_sheet
+from cm3.train.image_sheet import write_sheet
 from cm3.train.loop import Loop, check_copies, check_held_out, given, share_of
 from cm3.train.optim import Muon, Optimizer, schedule
 from cm3.weights import load_into

@@ -1,4 +1,4 @@
-"""The image tokenizer verb and eval, run for real on small files and a tiny model."""
+"""`cm3 eval tokenizer` and `cm3 eval scenes`, run for real on small files and a tiny model."""
 
 from __future__ import annotations
 
@@ -11,41 +11,61 @@ import PIL.Image
 import pytest
 from command import Cm3
 
-from cm3.cli.tokenizer import Pictures
+from cm3.cli.picture_files import Pictures
 from cm3.scenes.cli.eval_verbs import table
 from cm3.tokens.image import preprocess
+
+
+@pytest.fixture
+def two(picture: Path, tmp_path: Path) -> Path:
+    """A folder with the same picture under two names."""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in "ab":
+        shutil.copyfile(picture, folder / f"{name}.png")
+    return folder
 
 
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["image", "eval", "empty"], "the folder holds no file that ends in .png"),
-        (["image", "eval", "good.txt", "--n", "0"], "--n 0: must be at least 1"),
-        (["image", "eval", "good.txt"], "not a readable picture"),
-        (
-            ["image", "eval", "good.txt", "--dtype", "int8"],
-            "dtype='int8': must be one of auto, float32, bfloat16, float16.",
-        ),
-        (["image", "train", "scenes:clip"], "is a ClipRun; must be the run of an image tokenizer"),
+        (["empty"], "the folder holds no file that ends in .png"),
+        ([], "no picture given; name at least one file, folder or dataset"),
+        (["good.txt", "--n", "0"], "--n 0: must be at least 1"),
+        (["good.txt"], "not a readable picture"),
+        (["good.txt", "--dtype", "int8"], "dtype='int8': must be one of auto, float32, bfloat16, float16."),
+        (["good.txt", "--features", "none.pth"], "features 'none.pth': no such file; FID's Inception is published at"),
+        (["good.txt", "--lpips", "vgg.pth", "lin.pth"], "vgg.pth: no such file; LPIPS needs the published"),
+        (["two", "two/a.png"], "picture 'two/a.png' comes twice; give each a name of its own"),
     ],
 )
-def test_bad_input_is_one_line(cm3: Cm3, tiny: Path, tmp_path: Path, command: list[str], told: str) -> None:
+def test_bad_input_is_one_line(cm3: Cm3, tiny: Path, two: Path, tmp_path: Path, command: list[str], told: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "good.txt").write_text("a red circle\n")
     before = sorted(tmp_path.rglob("*"))
-    assert told in cm3("tokenizer", *command, "--model", tiny).refusal
+    assert told in cm3("eval", "tokenizer", tiny, *command).refusal
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_image_eval(cm3: Cm3, tiny: Path, picture: Path) -> None:
-    made = cm3("tokenizer", "image", "eval", picture.parent, picture, "--model", tiny, "--json").json
-    assert (made["n"], made["size"], made["codes"]) == (2, 64, 64)
-    assert 0 < made["psnr_db"] < 40 and 0 < made["codes_used"] <= 1
-    one = cm3("tokenizer", "image", "eval", picture.parent, picture, "--model", tiny, "--n", "1", "--json").json
-    assert one["n"] == 1 and one["psnr_db"] == pytest.approx(made["psnr_db"])  # the same picture twice
+def test_the_old_names_are_told(cm3: Cm3, tiny: Path) -> None:
+    assert (
+        "cm3 tokenizer image eval is cm3 eval tokenizer MODEL now" in cm3("tokenizer", "image", "eval", "a.png").refusal
+    )
+    told = cm3("tokenizer", "image", "train", "scenes:clip", "--model", tiny).refusal
+    assert "is a ClipRun; must be the run of an image tokenizer" in told
 
 
-def test_image_eval_takes_files_evenly_apart(picture: Path) -> None:
+def test_tokenizer_eval(cm3: Cm3, tiny: Path, two: Path) -> None:
+    made = cm3("eval", "tokenizer", tiny, two, "--json", "--out", "result.json").json
+    figures = made["figures"]
+    assert (made["n"], made["settings"]["size"], made["settings"]["codes"]) == (2, [64, 64], 64)
+    assert 0 < figures["psnr_db"] < 40 and 0 < figures["codes_used"] <= 1 and -1 < figures["ssim"] < 1
+    assert json.loads(Path("result.json").read_text()) == made
+    one = cm3("eval", "tokenizer", tiny, two, "--n", "1", "--json").json
+    assert one["n"] == 1 and one["figures"]["psnr_db"] == pytest.approx(figures["psnr_db"])  # the same picture twice
+
+
+def test_files_are_taken_evenly_apart(picture: Path) -> None:
     folder = picture.parent / "many"
     folder.mkdir()
     for i in range(15):
@@ -54,9 +74,9 @@ def test_image_eval_takes_files_evenly_apart(picture: Path) -> None:
     assert [path.name for path in chosen.files] == [f"{i:02}.png" for i in range(0, 15, 2)] and chosen.total == 8
 
 
-def test_image_eval_shows_pictures_over_what_comes_back(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path) -> None:
-    sheet = tmp_path / "look.png"
-    ask = ("tokenizer", "image", "eval", picture, picture, "--model", tiny, "--sheet", sheet)
+def test_a_sheet_shows_pictures_over_what_comes_back(cm3: Cm3, tiny: Path, picture: Path, two: Path) -> None:
+    sheet = two.parent / "look.png"
+    ask = ("eval", "tokenizer", tiny, two, "--sheet", sheet)
     assert cm3(*ask).code == cm3(*ask).code == 0  # its own sheet is replaced
     shown = np.asarray(PIL.Image.open(sheet))
     given = np.asarray(preprocess(PIL.Image.open(picture), 64))
@@ -64,28 +84,34 @@ def test_image_eval_shows_pictures_over_what_comes_back(cm3: Cm3, tiny: Path, pi
     np.testing.assert_array_equal(shown[:64, :64], given)
     np.testing.assert_array_equal(shown[:, :64], shown[:, 68:])
     assert (shown[68:, :64] != given).any()
-    other = tmp_path / "mine.png"
+    other = two.parent / "mine.png"
     shutil.copyfile(picture, other)
     assert "is no sheet that cm3 wrote" in cm3(*ask[:-1], other).refusal
     assert other.read_bytes() == picture.read_bytes()
 
 
-def test_image_eval_takes_a_run(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path) -> None:
+def test_documents_that_cannot_be_read_are_told(cm3: Cm3, tiny: Path, two: Path) -> None:
+    (two / "a.jsonl").write_text('{"text": "x", "image": "a.png"}\n{"text": "y", "image": "gone.png"}\n')
+    made = cm3("eval", "tokenizer", tiny, f"jsonl:{two}", "--json").json
+    assert made["n"] == 1 and made["warnings"] == [
+        "1 documents cannot be read and are left out; see `cm3 data inspect`"
+    ]
+
+
+def test_a_run_is_taken(cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path) -> None:
     """Of an image tokenizer, or of a model that was trained to its end: the same figures as of the bundle."""
-    of_bundle = cm3("tokenizer", "image", "eval", picture, "--model", tiny, "--json").json
+    of_bundle = cm3("eval", "tokenizer", tiny, picture, "--json").json
     page = json.loads((tiny / "config.json").read_text())
     run, model = tmp_path / "run", tmp_path / "model"
     run.mkdir()
     (run / "config.json").write_text(json.dumps({"vqgan": page["image_tokenizer"], "size": page["image_size"]}))
-    assert "has no image_tokenizer.safetensors; train one first" in cm3(
-        "tokenizer", "image", "eval", picture, "--model", run
-    ).refusal  # fmt: skip
+    assert "has no image_tokenizer.safetensors; train one first" in cm3("eval", "tokenizer", run, picture).refusal
     shutil.copyfile(tiny / "image_tokenizer.safetensors", run / "image_tokenizer.safetensors")
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"model": {}, "image_size": 64}))
     shutil.copytree(tiny, model / "bundle")
     for folder in (run, model):
-        assert cm3("tokenizer", "image", "eval", picture, "--model", folder, "--json").json == of_bundle
+        assert cm3("eval", "tokenizer", folder, picture, "--json").json == of_bundle
 
 
 def test_eval_scenes_prints_what_the_design_says(cm3: Cm3, tiny: Path) -> None:

@@ -185,7 +185,9 @@ COMPUTING = {
     "eval stickers": [],
     "eval tasks": None,
     "demo": [],
-    "tokenizer image eval": ["{picture}"],
+    "eval tokenizer": ["{model}", "{picture}"],
+    "eval fid": None,
+    "eval clipscore": None,
     "prepare": ["{folder}", "--out", "{folder}/store"],
     "index build": ["{folder}", "--out", "{folder}/bank", "--encoder", "scenes"],
     "index add": None,
@@ -209,8 +211,8 @@ def test_a_device_that_is_not_there_is_refused_by_every_verb(
     cm3: Cm3, tiny: Path, picture: Path, tmp_path: Path, verb: str
 ) -> None:
     PIL.Image.open(picture).save(tmp_path / "a.png")
-    args = [a.format(picture=picture, folder=tmp_path) for a in COMPUTING[verb] or ()]
-    model = [] if verb.startswith("index") else ["--model", tiny]
+    args = [a.format(picture=picture, folder=tmp_path, model=tiny) for a in COMPUTING[verb] or ()]
+    model = [] if verb.startswith(("index", "eval tokenizer")) else ["--model", tiny]
     ran = cm3(*verb.split(), *args, "--device", "nowhere", *model)
     assert "device='nowhere': cannot be used" in ran.refusal
     assert not list(tmp_path.glob("bank/*.json")) and not list(tmp_path.glob("store/*"))

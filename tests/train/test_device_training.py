@@ -23,9 +23,9 @@ from cm3.model.lpips import LPIPS
 from cm3.parallel import Mesh
 from cm3.retrieval.pairs import Pair, PairEncoder, PairsConfig
 from cm3.retrieval.pairs import Pairs as Towers
+from cm3.score.reconstruction import score_reconstruction
 from cm3.store.store import Store
 from cm3.train.clip_trainer import PairTrainConfig, PairTrainer
-from cm3.train.image_eval import evaluate_image_tokenizer
 from cm3.train.image_tokenizer import ImageTokenizerConfig, ImageTokenizerTrainer
 from cm3.train.optim import OptimConfig
 from cm3.train.trainer import Trainer
@@ -113,8 +113,9 @@ def test_encoders_and_measurements() -> None:
         want = metric(PIXELS[:2], PIXELS[2:])
         torch.testing.assert_close(moved(PIXELS[:2].to(DEVICE), PIXELS[2:].to(DEVICE)).cpu(), want)
         vqgan = copy.deepcopy(tiny_model.vqgan())
-        report = evaluate_image_tokenizer(tiny_model.vqgan(), [PIXELS])
-        assert evaluate_image_tokenizer(vqgan.to(DEVICE), [PIXELS]) == pytest.approx(report)
+        given = [([str(i) for i in range(len(PIXELS))], PIXELS)]
+        report = score_reconstruction(tiny_model.vqgan(), given).figures
+        assert score_reconstruction(vqgan.to(DEVICE), given).figures == pytest.approx(dict(report))
 
 
 def test_a_store_is_prepared_on_another_device(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
 from cm3.model.vqgan import VQGAN, VQGANConfig
-from cm3.train.image_eval import evaluate_image_tokenizer, psnr
+from cm3.score.reconstruction import psnr, score_reconstruction
 from cm3.train.image_tokenizer import (
     ImageTokenizerConfig,
     ImageTokenizerTrainer,
@@ -129,7 +129,9 @@ def test_it_learns_and_reports(tmp_path: Path) -> None:
         "data_wait",
         "lr",
     } <= seen[0].keys()
-    score = evaluate_image_tokenizer(vqgan, (images(i) for i in range(2)))
+    score = score_reconstruction(
+        vqgan, ((list(f"{i}{j}" for j in range(len(images(i)))), images(i)) for i in range(2))
+    ).figures
     assert score["psnr_db"] > 17 and 0 < score["codes_used"] <= 1 and 1 < score["perplexity"] <= 32
     with Image.open(tmp_path / "samples" / "0000100.png") as sheet:
         assert sheet.size == (4 * 36 - 4, 2 * 36 - 4)
@@ -146,7 +148,7 @@ def test_held_out_pictures_are_measured(tmp_path: Path) -> None:
     trainer.run(progress=False)
     told = [r for r in records(tmp_path / "a") if "val_psnr" in r]
     assert [r["step"] for r in told] == [2, 4]
-    wanted = evaluate_image_tokenizer(trainer.vqgan, [held.held_out()[:8]])["psnr_db"]
+    wanted = score_reconstruction(trainer.vqgan, [("abcdefgh", held.held_out()[:8])]).figures["psnr_db"]
     assert told[-1]["val_psnr"] == pytest.approx(wanted, abs=1e-4)
     train_image_tokenizer(config(tmp_path / "b", steps=4), images, progress=False)
     assert same_bits(tmp_path / "a", tmp_path / "b")
@@ -264,7 +266,7 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         train_image_tokenizer(config(tmp_path), lambda step: torch.zeros(4, 3, 16, 16), progress=False)
     vqgan = train_image_tokenizer(config(tmp_path, steps=1), images, progress=False)
     with pytest.raises(DataError, match="no images to evaluate"):
-        evaluate_image_tokenizer(vqgan, [])
+        score_reconstruction(vqgan, [])
 
 
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:

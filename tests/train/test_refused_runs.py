@@ -37,7 +37,7 @@ from cm3.sequence.mask import MaskLaw
 from cm3.tokens.text import TextTokenizer
 from cm3.train.checkpoint import last
 from cm3.train.claim import LOCK, run_claimed
-from cm3.train.image_eval import write_sheet
+from cm3.train.image_sheet import write_sheet
 from cm3.train.lora import LoraConfig
 from cm3.train.optim import OptimConfig
 from cm3.train.signals import Terminated, terminable
