@@ -49,6 +49,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval visdial": ("cm3.cli.eval_answers:EvalVisdial", "score ranked answers of Visual Dialog"),
     "eval claims": ("cm3.cli.eval_claims:EvalClaims", "test the paper's statements in miniature, from training on"),
     "eval tokenizer": ("cm3.cli.eval_tokenizer:EvalTokenizer", "measure an image tokenizer on pictures"),
+    "eval run": ("cm3.cli.eval_run:EvalRun", "run a published benchmark on a model, resumable and shared"),
+    "eval suites": ("cm3.cli.eval_run:EvalSuites", "list the benchmarks that eval run knows"),
     "eval tasks": ("cm3.cli.evaluate:EvalTasks", "measure instruction tasks on real datasets"),
     "eval compare": ("cm3.cli.eval_compare:EvalCompare", "compare results, and say which difference is noise"),
     "eval report": ("cm3.cli.eval_report:EvalReport", "show results and their samples side by side in one HTML file"),

@@ -21,15 +21,16 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeVar
+from typing import IO, Any, TypeVar
 
 import PIL.Image
 import torch
 
+from cm3.cli.batch_lines import SETTINGS, Asked, Line, Piece, Sample
 from cm3.cli.options import Progress
 from cm3.cli.outputs import png, settings_note
 from cm3.data.cluster import map_units
-from cm3.document import Box, Document, Gap, Image, Part, Text, check_text
+from cm3.document import Document, Gap, Image, Part, Text, check_text
 from cm3.engine.request import Sampling
 from cm3.errors import Cm3Error, ConfigError, DataError, RequestError, whole_number
 from cm3.files import (
@@ -47,8 +48,9 @@ from cm3.files import (
 )
 from cm3.generate import CM3Leon, Generation, Reply, as_document
 from cm3.generate.cm3leon import MOST, sample_seeds
+from cm3.generate.likelihood import document_likelihoods, option_likelihoods
 from cm3.generate.prepared import Prepared
-from cm3.generate.settings import SAMPLED, Settings, check_names
+from cm3.generate.settings import SAMPLED, check_names
 from cm3.generate.tasks import read_reply
 from cm3.read.base import BLOCK, line_starts
 from cm3.tasks import find_task
@@ -65,90 +67,12 @@ TOGETHER = 256
 """Most pictures and texts of one run of the engine, held in memory: some times as many as it has streams."""
 LONGEST = 1 << 20
 """Bytes of the longest line."""
+JUDGED = 16
+"""Documents that are judged together."""
 TOLD = 10
 """Bad lines that the summary names."""
 OF_A_LINE = (RequestError, ConfigError, DataError)
 """Errors that a line can cause: it is told and written down, and the others go on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """A line of the file: a prompt, or a task and its fields, and settings. None is what the command says."""
-
-    id: str | int | None = None
-    prompt: str | list[Any] | None = None
-    task: str | None = None
-    request: dict[str, Any] | None = None
-    template: int | str = 0
-    plain: bool = False
-    n: int | None = None
-    seed: int | None = None
-    guidance: float | None = None
-    image_guidance: float | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    contrast: str | None = None
-    k: int | None = None
-    alpha: float | None = None
-    amateur_temperature: float | None = None
-    max_tokens: int | None = None
-    pictures: int | None = None
-    candidates: int | None = None
-    retrieve: int | None = None
-    unconditional: str | None = None
-
-
-SETTINGS = tuple(name for name in Settings.__annotations__ if name in Line.__annotations__)
-"""Settings of `CM3Leon.generate` that a line may have, but for its number and seed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A piece of a prompt that is no string: a gap, or a picture, perhaps with a box to fill."""
-
-    gap: Literal["text", "image", "interleaved"] | None = None
-    image: str | None = None
-    box: Box | None = None
-
-    def __post_init__(self) -> None:
-        if (self.gap is None) == (self.image is None) or (self.box is not None and self.image is None):
-            raise ValueError(
-                'must be {"gap": "text"}, {"gap": "image"}, {"gap": "interleaved"}, or {"image": FILE}, perhaps with '
-                'its "box"'
-            )
-
-
-class Asked(NamedTuple):
-    """A line that is understood, with the settings of the command where it has none of its own."""
-
-    at: int
-    line: Line
-    n: int
-    seed: int
-    settings: dict[str, Any]
-
-    @property
-    def alike(self) -> str:
-        """Return the same for lines that can be laid out in one call, each to be sampled in its own way."""
-        return json.dumps([self.line.task, self.line.template, self.line.plain, self.shared], sort_keys=True)
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """Return the settings of how to sample."""
-        return {name: value for name, value in self.settings.items() if name in SAMPLED}
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """Return the other settings."""
-        return {name: value for name, value in self.settings.items() if name not in SAMPLED}
-
-
-class Sample(NamedTuple):
-    """One of the answers to a line: its number, and its seed."""
-
-    asked: Asked
-    number: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -156,7 +80,8 @@ class Batch:
     """A file of prompts, the folder for what is made of it, and the settings of lines that have none of their own.
 
     It is the job of `cm3.data.cluster`: plain values, that travel. `model`: arguments of `CM3Leon.load`. `starts`: see
-    `cm3.read.base.line_starts`.
+    `cm3.read.base.line_starts`. `pictures`: folder that lines name pictures from, links followed, where a program of
+    ours has written them; a stranger's lines name those beside their file, and none that leads out.
     """
 
     prompts: str
@@ -165,9 +90,18 @@ class Batch:
     settings: dict[str, Any]
     unit: int
     starts: array[int]
+    pictures: str = ""
 
     @classmethod
-    def of(cls, prompts: Path, out: Path, model: dict[str, Any], settings: dict[str, Any], unit: int = UNIT) -> Batch:
+    def of(
+        cls,
+        prompts: Path,
+        out: Path,
+        model: dict[str, Any],
+        settings: dict[str, Any],
+        unit: int = UNIT,
+        pictures: str | Path = "",
+    ) -> Batch:
         """Look where the lines are. Raises `RequestError` for a file that is missing or empty, and for settings that no
         line may have."""
         settings = {name: value for name, value in settings.items() if value is not None}
@@ -183,7 +117,8 @@ class Batch:
                 starts = line_starts(file)
         except OSError as error:
             raise RequestError(f"--prompts {prompts}: cannot be read ({error.strerror}); check its rights") from error
-        return cls(str(prompts.resolve()), str(out.resolve()), model, settings, unit, starts)
+        folder = str(Path(pictures).resolve()) if pictures else ""
+        return cls(str(prompts.resolve()), str(out.resolve()), model, settings, unit, starts, folder)
 
     @property
     def device(self) -> str:
@@ -342,6 +277,7 @@ class Desk:
         """Make what a unit's lines ask for, write the pictures, and return a record of each line, in order."""
         records: dict[int, dict[str, Any]] = {}
         samples: list[Sample] = []
+        judged: list[Asked] = []
         for at, text in self.batch.read(number):
             records[at] = {"line": at + 1, "id": None}
             try:
@@ -349,7 +285,19 @@ class Desk:
             except OF_A_LINE as error:
                 self._refuse(records[at], error, building)
             else:
+                if asked.judged:
+                    judged.append(asked)
+                    continue
                 samples += [Sample(asked, i, seed) for i, seed in enumerate(sample_seeds(asked.seed, asked.n))]
+        total = len(judged) + len(samples)
+        for start in range(0, len(judged), JUDGED):
+            some = judged[start : start + JUDGED]
+            for asked, found in zip(some, _each(self._judged, some), strict=True):
+                if isinstance(found, Cm3Error):
+                    self._refuse(records[asked.at], found, building)
+                else:
+                    records[asked.at] |= found
+            tick(min(start + JUDGED, len(judged)))
         for start in range(0, len(samples), TOGETHER):
             some = [s for s in samples[start : start + TOGETHER] if "error" not in records[s.asked.at]]
             for sample, made in zip(some, self._made(some), strict=True):
@@ -358,7 +306,7 @@ class Desk:
                     self._refuse(record, made, building)
                 elif "error" not in record:
                     self._keep(record, sample, made, building)
-            tick(min(start + TOGETHER, len(samples)))
+            tick(min(len(judged) + start + TOGETHER, total))
         return [records[at] for at in sorted(records)]
 
     def _asked(self, at: int, text: bytes, record: dict[str, Any]) -> Asked:
@@ -373,12 +321,12 @@ class Desk:
             record["id"] = values["id"]
         check_names(values, Line)
         line = build(Line, values, "line", DataError)
-        if (line.prompt is None) == (line.task is None):
-            raise DataError('must have a "prompt", or a "task" and its "request", and not both')
+        if sum(one is not None for one in (line.prompt, line.task, line.document)) != 1:
+            raise DataError('must have a "prompt", a "task" and its "request", or a "document", and one of these alone')
         if (line.task is None) != (line.request is None):
             raise DataError('a "task" and its "request", the fields by name, go together; give both')
         given = {name: value for name, value in vars(line).items() if value is not None and name in values}
-        if line.task is None and (beside := sorted({"template", "plain", "image_guidance"} & given.keys())):
+        if line.task is None and (beside := sorted({"template", "plain", "image_guidance", "options"} & given.keys())):
             raise DataError(f'{beside[0]}: is for a "task"; leave it out')
         given = {**self.batch.settings, **given}
         settings = {name: given[name] for name in SETTINGS if name in given}
@@ -433,28 +381,47 @@ class Desk:
             found.append(one if line.task is None else read_reply(find_task(line.task), one, line.template, plain))
         return found
 
+    def _judged(self, some: Sequence[Asked]) -> list[dict[str, Any]]:
+        """Say how likely documents are, and options as answers."""
+        whole = [Document(self._parts(one.line.document, "document")) for one in some if one.line.document is not None]
+        likely = iter(document_likelihoods(self.model, whole))
+        found: list[dict[str, Any]] = []
+        for _, line, *_ in some:
+            if line.task is None:
+                found.append(next(likely))
+                continue
+            request, options = self._request(line.request or {}), line.options or ()
+            task = find_task(line.task)
+            chances = option_likelihoods(self.model, task, request, options, line.template, line.plain)
+            found.append({"options": chances})
+        return found
+
     def _prompt(self, prompt: str | list[Any] | None) -> Document:
         """Return a prompt as a document: words, or a list of words, pictures and gaps."""
-        if not isinstance(prompt, list):
-            return as_document(prompt or "", self.model.vocab.grammar)
+        parts = self._parts(prompt, "prompt") if isinstance(prompt, list) else prompt or ""
+        return as_document(parts, self.model.vocab.grammar)
+
+    def _parts(self, pieces: Sequence[Any], what: str) -> tuple[Part, ...]:
         parts: list[Part] = []
-        for i, one in enumerate(prompt):
+        for i, one in enumerate(pieces):
             if isinstance(one, str):
                 parts.append(Text(one))
                 continue
-            piece = build(Piece, one, f"prompt[{i}]", DataError)
+            piece = build(Piece, one, f"{what}[{i}]", DataError)
             if piece.gap is not None:
                 parts.append(Gap(piece.gap))
             else:
-                picture = self._picture(piece.image, f"prompt[{i}]")
+                picture = self._picture(piece.image, f"{what}[{i}]")
                 parts.append(picture if piece.box is None else picture.with_gap(piece.box))
-        return as_document(parts, self.model.vocab.grammar)
+        return tuple(parts)
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of a task, with the pictures of the files that they name."""
         return {k: self._picture(v, f"request.{k}") if k in PICTURES else v for k, v in request.items()}
 
     def _picture(self, name: object, what: str) -> Image:
+        if self.batch.pictures:
+            return Image.open(Path(self.batch.pictures, str(name)))
         return Image.open(inside(Path(self.batch.prompts).parent, name, what))
 
     def _keep(self, record: dict[str, Any], sample: Sample, made: Generation | Reply, building: Path) -> None:

@@ -16,7 +16,19 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from cm3.cli.attribution import document_panel, told
 from cm3.cli.guides import blank, read_boxes, read_control
-from cm3.cli.options import HERE, OWN, Flag, Guided, ModelVerb, Retrieval, Sampling, at_least, progress, stopped
+from cm3.cli.options import (
+    HERE,
+    OWN,
+    SILENT,
+    Flag,
+    Guided,
+    ModelVerb,
+    Retrieval,
+    Sampling,
+    at_least,
+    progress,
+    stopped,
+)
 from cm3.cli.outputs import check_folder, check_sheet, picture_note, settings_note, write_all, write_sheet
 from cm3.document import Box, Document, Gap, Image, Part, Text
 from cm3.errors import RequestError
@@ -31,8 +43,6 @@ if TYPE_CHECKING:
 GAP, IMAGE = "<gap>", "<image>"
 TOGETHER = 64
 """Pictures that are described side by side."""
-SILENT = {"silent": True}
-"""What a process returns for which another one speaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,27 +196,18 @@ class Generate(Drawing):
             return {"out": str(self.out), **stopped(self.out)}
 
     def _drawn(self, prompts: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        from cm3.cli.batch import Batch, draw
-        from cm3.parallel.mesh import MeshConfig, environment
-        from cm3.weights import settled
+        from cm3.cli.batch_share import draw_share
 
-        rank, ranks, local = environment()
-        if ranks > 1 and self.many.cluster is not None:
-            raise RequestError("--cluster and torchrun: either shares the work; take one of them")
-        MeshConfig(tp=self.tp).sizes(ranks)
-        bank = {"memory": self.retrieval.memory, "encoder": self.retrieval.encoder}
-        place = {**vars(self.place), "device": settled(self.place.device), "tp": self.tp}
-        if ranks > self.tp == 1 and place["device"] == "cuda":
-            place["device"] = f"cuda:{local}"
-        (rank, part), ranks = divmod(rank, self.tp), ranks // self.tp
-        batch = Batch.of(prompts, self.out, {"name": self.model, **bank, **place}, settings, self.many.unit)
         with progress("drawing", unit="line") as update:
-            result = draw(batch, rank, ranks, self.many.cluster, update, lambda error: self.told([error]))
-        if part > 0:
+            result = draw_share(
+                self, prompts, self.out, settings, self.many.unit, self.retrieval, update,
+                lambda error: self.told([error]), tp=self.tp, cluster=self.many.cluster,
+            )  # fmt: skip
+        if "silent" in (result or {}):
             return SILENT
         asked = {"prompts": str(prompts), "out": str(self.out)}
         if result is None:
-            print(f"{self.out}: the share of process {rank} of {ranks} is done; the last one writes results.jsonl")
+            print(f"{self.out}: the share of this process is done; the last one writes results.jsonl")
             return asked | {"results": None}
         counts = f"{result['lines']} lines, {result['pictures']} pictures, {result['texts']} texts"
         print(f"{result['results']}: {counts}; {result['failed']} lines failed, {result['warned']} have warnings")

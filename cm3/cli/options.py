@@ -24,6 +24,8 @@ HERE = arg(name="")
 """For a group of options whose names stand without a prefix."""
 OWN = arg(help_behavior_hint="(default: the model's own)", metavar="NUMBER")
 """For an option that is None unless given: then the model's bundle decides."""
+SILENT = {"silent": True}
+"""The result of a process for which another one speaks."""
 
 
 def cores() -> int:

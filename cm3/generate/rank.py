@@ -9,7 +9,7 @@ so one more look at it tells good candidates from bad ones (RA-CM3 keeps 1 of 32
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,14 @@ def log_likelihoods(
     Minus infinity for one that is longer than the decoder's context, and so cannot be judged. Raises `RequestError`
     where logits are not finite.
     """
-    found: list[float] = []
+    found = token_log_likelihoods(decoder, sequences, starts, batch)
+    return [-math.inf if one is None else float(one.sum()) for one in found]
+
+
+def token_log_likelihoods(
+    decoder: Decoder, sequences: Sequence[Tokens], starts: Sequence[int], batch: int = 64
+) -> Iterator[Tensor | None]:
+    """Yield the same of each token, float32 (s - starts[i],); None for a sequence that is longer than the context."""
     for at in range(0, len(sequences), batch):
         some, begins = sequences[at : at + batch], starts[at : at + batch]
         longest = min(max(s.length for s in some), decoder.config.context)
@@ -43,15 +50,15 @@ def log_likelihoods(
             tokens, places = (torch.from_numpy(a).to(decoder.device) for a in (ids, cells))
             positions = torch.arange(longest, device=decoder.device).expand(len(some), -1)
             hidden = decoder.hidden(tokens, positions, Causal(), places)
+            found: list[Tensor | None] = []
             for row, (s, begin) in enumerate(zip(some, begins, strict=True)):
                 if s.length > longest:
-                    found.append(-math.inf)
+                    found.append(None)
                     continue
                 logits = decoder.head(hidden[row, begin - 1 : s.length - 1]).float()
                 finite(logits)
-                chosen = logits.log_softmax(-1).gather(1, tokens[row, begin : s.length, None])
-                found.append(float(chosen.sum()))
-    return found
+                found.append(logits.log_softmax(-1).gather(1, tokens[row, begin : s.length, None])[:, 0])
+        yield from found
 
 
 def finite(logits: Tensor) -> None:

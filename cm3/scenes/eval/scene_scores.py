@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Unpack
 
@@ -37,13 +37,6 @@ _CLOSEST = 0.01
 """Mean squared error in levels below which a reconstruction counts as this close: 68 dB, where rounding ends."""
 
 
-class Generated(Protocol):
-    """The result of one prompt: the document with its holes filled."""
-
-    @property
-    def document(self) -> Document: ...
-
-
 class Model(Protocol):
     """The part that the evaluation needs of `cm3.generate.CM3Leon`."""
 
@@ -64,7 +57,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class Outcome:
     """The outcome of one case: right or not, and shares in 0..1 that explain it."""
 
     ok: bool
@@ -106,14 +99,13 @@ def evaluate_scenes(
     result: dict[str, Any] = {}
     details: dict[str, Any] = {}
     for task in (t for t in TASKS if t in tasks):
-        rng = np.random.default_rng([seed, _STREAM[task]])
         if task == "image_tokenizer":
+            rng = np.random.default_rng([seed, _STREAM[task]])
             result[task], details[task] = _tokenizer(model, n, rng, batch, split, progress)
             continue
         began = time.perf_counter()
         changed = {**settings, "guidance": 1.0, "contrast": None} if task == "unguided" else settings
-        make = _MAKERS.get(task, said)
-        cases = [make(rng, "held_out" if task == "held_out" else split, model.image_size) for _ in range(n)]
+        cases = list(scene_cases(task, n, seed, split, model.image_size))
         outcomes = _run(model, task, cases, batch, changed, progress)
         details[task] = _details(outcomes) | {"images_per_s": n / max(time.perf_counter() - began, 1e-9)}
         exact = _mean([o.ok for o in outcomes])
@@ -128,34 +120,46 @@ def evaluate_scenes(
     return result | {"n": n, "seed": seed, "split": split, "sampling": settings, "details": details}
 
 
+def scene_cases(task: str, n: int, seed: int, split: Split, size: int) -> Iterator[Case]:
+    """Yield the cases of a task for pictures of `size` pixels."""
+    rng = np.random.default_rng([seed, _STREAM[task]])
+    make = _MAKERS.get(task, said)
+    return (make(rng, "held_out" if task == "held_out" else split, size) for _ in range(n))
+
+
+def judge_case(task: str, case: Case, document: Document, grid: tuple[int, int]) -> Outcome:
+    """Judge the document that a model made of a case's prompt; `grid`: rows and columns of its pictures' codes."""
+    judge = _judge_text if task in ("image_to_text", "text_infill") else _judge_picture
+    return judge(case, document, grid)
+
+
 def _run(
     model: Model, task: str, cases: list[Case], batch: int, sampling: dict[str, Any], progress: Progress | None
-) -> list[_Outcome]:
-    outcomes: list[_Outcome] = []
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
     for start in range(0, len(cases), batch):
         some = cases[start : start + batch]
         made = model.generate_many([c.prompt for c in some], seeds=[c.seed for c in some], **sampling)
         for case, one in zip(some, made, strict=True):
-            judge = _judge_text if task in ("image_to_text", "text_infill") else _judge_picture
-            outcomes.append(judge(case, one, model.grid))
+            outcomes.append(judge_case(task, case, one.document, model.grid))
         if progress is not None:
             progress(task, len(outcomes), len(cases))
     return outcomes
 
 
-def _judge_text(case: Case, made: Generated, grid: tuple[int, int]) -> _Outcome:
+def _judge_text(case: Case, made: Document, grid: tuple[int, int]) -> Outcome:
     try:
-        statement = parse(made.document.text)
+        statement = parse(made.text)
     except DataError:
-        return _Outcome(False, len(case.scene.objects), case.style, {"readable": 0.0})
-    return _Outcome(holds(statement, case.scene), len(case.scene.objects), case.style, {"readable": 1.0})
+        return Outcome(False, len(case.scene.objects), case.style, {"readable": 0.0})
+    return Outcome(holds(statement, case.scene), len(case.scene.objects), case.style, {"readable": 1.0})
 
 
-def _judge_picture(case: Case, made: Generated, grid: tuple[int, int]) -> _Outcome:
+def _judge_picture(case: Case, made: Document, grid: tuple[int, int]) -> Outcome:
     objects = len(case.scene.objects)
-    if not made.document.images:
-        return _Outcome(False, objects, case.style, {"readable": 0.0, "outside_unchanged": 0.0})
-    picture = made.document.images[-1].pixels
+    if not made.images:
+        return Outcome(False, objects, case.style, {"readable": 0.0, "outside_unchanged": 0.0})
+    picture = made.images[-1].pixels
     verdict = verify(picture, parse(case.caption))
     notes = {"readable": float(verdict.reading.scene is not None)}
     # A relation leaves the row or column open, so its objects need not stand where the scene has them.
@@ -163,7 +167,7 @@ def _judge_picture(case: Case, made: Generated, grid: tuple[int, int]) -> _Outco
         notes |= attributes(verdict.reading, case.scene)
     if case.prompt.images:
         notes["outside_unchanged"] = float(_same_outside(picture, case.prompt.images[-1], grid))
-    return _Outcome(verdict.ok, objects, case.style, notes)
+    return Outcome(verdict.ok, objects, case.style, notes)
 
 
 def _same_outside(picture: PIL.Image.Image, given: Image, grid: tuple[int, int]) -> bool:
@@ -186,7 +190,7 @@ def _tokenizer(
 
     That share bounds what any model over these codes can draw, which the mean error alone does not tell.
     """
-    outcomes: list[_Outcome] = []
+    outcomes: list[Outcome] = []
     levels: list[float] = []
     used: set[int] = set()
     for start in range(0, n, batch):
@@ -197,7 +201,7 @@ def _tokenizer(
         for case, a, b in zip(cases, pictures, back, strict=True):
             verdict = verify(b, case.scene)
             notes = attributes(verdict.reading, case.scene)
-            outcomes.append(_Outcome(verdict.ok, len(case.scene.objects), "drawing", notes))
+            outcomes.append(Outcome(verdict.ok, len(case.scene.objects), "drawing", notes))
             error = np.asarray(a, dtype=np.float64) - np.asarray(b.convert("RGB"), dtype=np.float64)
             levels.append(10 * float(np.log10(255**2 / max(float(np.mean(error**2)), _CLOSEST))))
         if progress is not None:
@@ -210,7 +214,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _details(outcomes: list[_Outcome]) -> dict[str, Any]:
+def _details(outcomes: list[Outcome]) -> dict[str, Any]:
     """Return the same outcomes by number of objects and by style, and the mean of every note."""
     by_objects, by_style, notes = defaultdict(list), defaultdict(list), defaultdict(list)
     for outcome in outcomes:

@@ -42,12 +42,19 @@ LONGEST = 200
 """Most tokens of a text that is asked for; a description of four objects takes 172."""
 
 
-class _Case(NamedTuple):
+class TaskCase(NamedTuple):
     """An example at the model's size, and at the size that is measured at."""
 
     asked: SceneExample
     judged: SceneExample
     seed: int
+
+    @property
+    def request(self) -> dict[str, str | Image]:
+        """Return the fields that are given."""
+        task = find_task(self.asked.task)
+        wanted = [field for field in task.template(self.asked.template).fields if field not in task.gives]
+        return {name: self.asked.fields[name] for name in wanted}
 
 
 def evaluate_scene_tasks(
@@ -91,7 +98,7 @@ def evaluate_scene_tasks(
         began = time.perf_counter()
         found: list[tuple[str, Figures]] = []
         for start in range(0, n, batch):
-            cases = [_case(task, seed, i, model.image_size, split) for i in range(start, min(start + batch, n))]
+            cases = [task_case(task, seed, i, model.image_size, split) for i in range(start, min(start + batch, n))]
             found += [(case.asked.kind, judge(case.judged, given)) for case, given in _given(model, cases, settings)]
             if progress is not None:
                 progress(task, len(found), n)
@@ -109,20 +116,20 @@ def judge(example: SceneExample, given: Mapping[str, str | PIL.Image.Image]) -> 
     return _JUDGES[example.task](example, given)
 
 
-def _case(task: str, seed: int, index: int, size: int, split: Split) -> _Case:
+def task_case(task: str, seed: int, index: int, size: int, split: Split) -> TaskCase:
+    """Return a case of a task for pictures of `size` pixels."""
     asked = scene_example(task, seed, index, size, split)
     chance = np.random.default_rng([seed, 0xE7A5, TASKS.index(task), index])
     judged = asked if size == WORKING else scene_example(task, seed, index, WORKING, split)
-    return _Case(asked, judged, int(chance.integers(2**31)))
+    return TaskCase(asked, judged, int(chance.integers(2**31)))
 
 
 def _given(
-    model: CM3Leon, cases: Sequence[_Case], settings: dict[str, Any]
-) -> list[tuple[_Case, Mapping[str, str | PIL.Image.Image]]]:
+    model: CM3Leon, cases: Sequence[TaskCase], settings: dict[str, Any]
+) -> list[tuple[TaskCase, Mapping[str, str | PIL.Image.Image]]]:
     """Return a model's answers to some cases of one task."""
     task, template = find_task(cases[0].asked.task), cases[0].asked.template
-    wanted = [field for field in task.template(template).fields if field not in task.gives]
-    requests = [{name: case.asked.fields[name] for name in wanted} for case in cases]
+    requests = [case.request for case in cases]
     given: Any = {"max_tokens": LONGEST} | settings
     if task.name != "edit":
         given.pop("image_guidance", None)  # nothing else has a picture to hold on to
