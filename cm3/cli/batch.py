@@ -291,8 +291,8 @@ class Desk:
                 samples += [Sample(asked, i, seed) for i, seed in enumerate(sample_seeds(asked.seed, asked.n))]
         total = len(judged) + len(samples)
         for start in range(0, len(judged), JUDGED):
-            some = judged[start : start + JUDGED]
-            for asked, found in zip(some, _each(self._judged, some), strict=True):
+            few = judged[start : start + JUDGED]
+            for asked, found in zip(few, _each(self._judged, few), strict=True):
                 if isinstance(found, Cm3Error):
                     self._refuse(records[asked.at], found, building)
                 else:

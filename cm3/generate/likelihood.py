@@ -1,4 +1,4 @@
-"""How likely a model finds what is given: whole documents by modality, and options as answers of a task.
+"""The likelihood of what is given: of whole documents, by modality, and of options as answers to a task.
 
 document   </s> words <break> codes </s>           nats of words, of codes, of borders; each given all before it
 options    </s> ask <mask:0> . <break> codes </s> <mask:0>  -+- blue <eoss>

@@ -82,9 +82,9 @@ class Dialog(Suite):
         ranked: dict[str, list[int]] = {}
         for record in self.made(records):
             order = np.argsort(-np.asarray(record["options"]), kind="stable")
-            ranks = np.empty(len(order), np.int64)
-            ranks[order] = np.arange(1, len(order) + 1)
-            ranked[record["id"]] = ranks.tolist()
+            found = np.empty(len(order), np.int64)
+            found[order] = np.arange(1, len(order) + 1)
+            ranked[record["id"]] = found.tolist()
         rows = [{"image_id": self.turns[id][0], "round_id": self.turns[id][1], "ranks": r} for id, r in ranked.items()]
         self.predictions["ranks"] = self.keep("predictions.json", rows)
         right = {id: self.turns[id][2].right for id in ranked}

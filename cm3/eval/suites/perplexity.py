@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cm3.document import Document, Text
+from cm3.document import Document, Image, Text
 from cm3.errors import DataError
 from cm3.eval.suites.suite import Line, Suite
 from cm3.read.find import READERS
@@ -43,7 +43,7 @@ class Perplexity(Suite):
         for part in document.parts:
             if isinstance(part, Text):
                 pieces += [part.text] if part.text.strip() else []
-            elif part in document.images:
+            elif isinstance(part, Image):
                 pieces.append({"image": self.pictures.name(part)})
             else:
                 raise DataError(f"document {document.id!r}: has a gap; only whole ones are measured")

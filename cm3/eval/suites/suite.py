@@ -49,7 +49,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What is asked of a suite. Those from `protocol` on are for some suites alone: `Suite.takes`."""
+    """The wishes of a user to a suite. Those from `protocol` on are for some suites alone: `Suite.takes`."""
 
     source: str = ""
     n: int | None = None

@@ -15,12 +15,13 @@ from cm3.eval.suites.suite import Line, Suite
 from cm3.scenes.data.lesson_documents import TASKS
 from cm3.scenes.eval.scene_scores import Case, judge_case, scene_cases
 from cm3.scenes.eval.scene_tasks import LONGEST, TaskCase, judge, task_case
+from cm3.scenes.scene import Split
 from cm3.scenes.verify import SMALLEST
 from cm3.score.result import Result
 from cm3.tasks.examples import find_task
 
 MEASURED = ("text_to_image", "held_out", "image_to_text", "text_infill", "region_infill")
-SPLIT = "test"
+SPLIT: Split = "test"
 
 
 class Scenes(Suite):
@@ -98,9 +99,9 @@ class SceneTasks(Suite):
         figures = {
             name: sum(a for a, _ in one.values()) / sum(b for _, b in one.values()) for name, one in whole.items()
         }
-        for name, counted in whole.items():
-            if all(of == 1 for _, of in counted.values()):
-                items[name] = {id: right for id, (right, _) in counted.items()}
+        for name, some in whole.items():
+            if all(of == 1 for _, of in some.values()):
+                items[name] = {id: right for id, (right, _) in some.items()}
         return self.result(Result(figures, len(self.cases), {"split": SPLIT}, items=items))
 
 
