@@ -16,8 +16,7 @@ bits, which overflow in silence: there they have 127 levels, which cannot. Which
 (`operator`).
 
 Two operators of torch's own multiply: oneDNN's, to which inductor lowers int8 layers, and where sums overflow FBGEMM's,
-if it is there: oneDNN has no kernel for packed weights then, and copies the weight at each call. Nothing of torch.ao or
-torchao is imported.
+if it is there, as oneDNN has no kernel that reads packed weights then. Nothing of torch.ao or torchao is imported.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ class OneDNN:
         """Lay out a weight (outside, inside) and its scales (outside), for numbers from -most to most."""
         self._weight = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
         self._scales, self._zeros = scales / most, torch.zeros(len(scales), dtype=torch.int64)
-        # The operator itself could begin at the middle, but would sum the weight up for it each time: a third of its
-        # time.
+        # The operator itself could begin at the middle, but would sum the weight up each time: a third of its time.
         self._less = (-(most + 1) * weight.sum(1, dtype=torch.int32)).float() * self._scales
         self._shift = most + 1.5  # truncated then, so a half more than the middle rounds to the nearest
 
