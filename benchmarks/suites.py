@@ -4,9 +4,10 @@
     python benchmarks/suites.py --n 512 --suites vqa2 --rounds 3
 
 The datasets are made before the clock runs, in their owners' layouts: pictures of 640 x 480 with five captions, or
-with a question and ten answers, and prompts of four pictures each. Both commands are given in one process, by turns, with the
-model that comes with the package; a figure is the median of the rounds, in seconds of the processor, which other work
-on the machine disturbs little. Evaluating lists the requests, draws, and scores: its ratio is to be over 0.95.
+with a question and ten answers, and prompts of four pictures each. Both commands are given in one process, by turns,
+with the model that comes with the package; a figure is the median of the rounds, in seconds of the processor, which
+other work on the machine disturbs little. Evaluating lists the requests, draws, and scores: its ratio is to be over
+0.95.
 """
 
 from __future__ import annotations

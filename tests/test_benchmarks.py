@@ -46,6 +46,16 @@ def test_convert(tmp_path: Path) -> None:
     assert all(found["peak_bytes"] >= found["before_bytes"] > 0 for found in report["memory"].values())
 
 
+@pytest.mark.slow
+def test_suites() -> None:
+    command = [sys.executable, ROOT / "benchmarks/suites.py", "--n", "2", "--suites", "coco_captions", "vqa2", "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert [row["name"] for row in report["rows"]] == ["coco_captions", "vqa2"]
+    assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} and row["ratio"] > 0 for row in report["rows"])
+
+
 def test_int8() -> None:
     command = [sys.executable, ROOT / "benchmarks/int8.py", "--sizes", "test", "--rows", "1,2", "--rounds", "3"]
     command += ["--quality", "2", "--json"]

@@ -70,6 +70,7 @@ class EvalRun(ModelVerb):
     examples:
       cm3 eval run scenes --n 200 --out results/scenes
       cm3 eval run coco_captions data/coco@val2017 --model runs/tuned --out results/captions
+      cm3 eval run coco_captions coco_karpathy:data/coco@test --model runs/tuned --out results/karpathy
       cm3 eval run vqa2 data/vqa2@val2014 --model runs/tuned --n 5000 --out results/vqa2 --json
       cm3 eval run visdial data/visdial@val --model runs/tuned --out results/visdial
       cm3 eval run coco30k data/coco@val2014 --model runs/7b --memory bank --retrieve 2 --guidance 3 --best-of 8 \\
@@ -99,8 +100,8 @@ class EvalRun(ModelVerb):
     features: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """coco30k: weights that FID is computed by, as `cm3 eval fid` takes them."""
     reference: Annotated[str | None, arg(metavar="split|asked|PATH", help_behavior_hint="(default: split)")] = None
-    """coco30k: pictures to compare with: all of the split, those whose captions were asked, or what `cm3 eval fid`
-    takes."""
+    """coco30k: pictures to compare with: all of the split, those whose captions were asked, a folder, or statistics
+    (.npz) as `cm3 eval fid` writes them."""
     protocol: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: official)")] = None
     """vqa2, okvqa, vizwiz: official, or always-normalise as lmms-eval does."""
     sampling: Annotated[Guided, HERE] = Guided()

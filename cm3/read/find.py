@@ -18,6 +18,7 @@ from cm3.read.base import Reader
 READERS = {
     "store": "stored:StoredDocuments",
     "coco": "coco:Coco",
+    "coco_karpathy": "published:CocoKarpathy",
     "flickr30k": "published:Flickr30k",
     "image_paragraph": "published:ImageParagraph",
     "localized_narratives": "published:LocalizedNarratives",

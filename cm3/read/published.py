@@ -1,5 +1,10 @@
 """Datasets as their owners publish them: files of records that have ids, in splits, and the pictures beside.
 
+coco_karpathy           Karpathy's splits of MS-COCO's captions, of his caption_datasets.zip
+              dataset_coco.json         {"images": [{"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg",
+                                        "cocoid", "split", "sentences": [{"raw", "sentid"}]}]}
+              train2014/, val2014/      COCO_val2014_000000391895.jpg
+
 flickr30k     results_20130124.token    1000092795.jpg#0<tab>Two young guys with shaggy hair ...     the split "all"
               dataset_flickr30k.json    {"images": [{"filename", "split", "imgid", "sentences": [{"raw", "sentid"}]}]}
               flickr30k-images/         1000092795.jpg (or flickr30k_images/)
@@ -179,7 +184,6 @@ class Published(Records):
 
 
 TOKEN = "results_20130124.token"
-KARPATHY = "dataset_flickr30k.json"
 FLICKR_FOLDERS = ("flickr30k-images", "flickr30k_images")
 """Where Flickr30k's pictures are: the archive's own folder, and the name that copies of it have."""
 _KEY = re.compile(r"([\w-]+\.jpg)#(\d+)")
@@ -195,24 +199,25 @@ class Flickr30k(Listed, Published):
 
     kind = "flickr30k"
     called = "Flickr30k"
+    KARPATHY: ClassVar[str] = "dataset_flickr30k.json"
     missing = f"has neither {TOKEN} nor {KARPATHY}; give the folder that holds one of them"
 
     @classmethod
     def splits(cls, root: Path) -> tuple[str, ...]:
-        named = ("train", "val", "test") if (root / KARPATHY).is_file() else ()
+        named = ("train", "val", "test") if (root / cls.KARPATHY).is_file() else ()
         return (*named, *(("all",) if (root / TOKEN).is_file() else ()))
 
     def _open(self) -> None:
         self.folder = folders_of(self.root, FLICKR_FOLDERS)[0]
-        path = self.root / (TOKEN if self.split == "all" else KARPATHY)
+        path = self.root / (TOKEN if self.split == "all" else self.KARPATHY)
         self._list(self._token(path) if self.split == "all" else self._karpathy(path))
 
     def picture_paths(self, document: Document) -> list[Path]:
         return [self.folder / f"{document.meta['image_id']}.jpg"]
 
     def _made(self, id: str, record: Any) -> Made:
-        file, text, sentid = record
-        meta = {"split": self.split, "image_id": Path(file).stem}
+        file, image_id, text, sentid = record
+        meta = {"split": self.split, "image_id": image_id} | ({} if "/" not in file else {"file": file})
         if sentid is not None:
             meta["sentid"] = sentid
         return (Text(text), named_picture(self.folder, file)), meta
@@ -231,7 +236,7 @@ class Flickr30k(Listed, Published):
             if named is None or not text.strip():
                 entries.append((where, DataError(f"{where}: is not 'NAME.jpg#NUMBER<tab>caption': {line[:60]!r}")))
             else:
-                entries.append((key, (named[1], text.strip(), None)))
+                entries.append((key, (named[1], Path(named[1]).stem, text.strip(), None)))
         if all(isinstance(record, DataError) for _, record in entries):
             raise DataError(
                 f"{self._where(path)}: no line is 'NAME.jpg#NUMBER<tab>caption'; download flickr30k.tar.gz again"
@@ -259,6 +264,7 @@ class Flickr30k(Listed, Published):
             if field(image, "split", str, where) != self.split:
                 return []
             file, sentences = field(image, "filename", str, where), field(image, "sentences", list, where)
+            picture = self._picture(image, file, where)
         except DataError as error:
             return [(where, error)]
         for k, sentence in enumerate(sentences):
@@ -267,10 +273,42 @@ class Flickr30k(Listed, Published):
                 text = field(sentence, "raw", str, id).strip()
                 if not text or not _KEY.fullmatch(id):
                     raise DataError(f"{id}: {'has no caption' if not text else 'is not the name of a picture'}")
-                entries.append((id, (file, text, sentence.get("sentid"))))
+                entries.append((id, (*picture, text, sentence.get("sentid"))))
             except DataError as error:
                 entries.append((id, error))
         return entries
+
+    def _picture(self, image: dict[str, Any], file: str, where: str) -> tuple[str, int | str]:
+        """Return the file of an image of Karpathy's, below the folder of pictures, and its `image_id`."""
+        return file, Path(file).stem
+
+
+class CocoKarpathy(Flickr30k):
+    """MS-COCO's captions in Karpathy's splits, whose 5,000 test pictures the field reports captioning on.
+
+    One document a caption, in the order of the file; `id` as of Flickr30k, and `image_id` COCO's number. `restval` are
+    the pictures of val2014 that are in neither val nor test, and are trained on.
+    """
+
+    kind = "coco_karpathy"
+    called = "COCO"
+    KARPATHY = "dataset_coco.json"
+    missing = f"has no {KARPATHY}; give the folder that holds it"
+
+    @classmethod
+    def splits(cls, root: Path) -> tuple[str, ...]:
+        return ("train", "restval", "val", "test") if (root / cls.KARPATHY).is_file() else ()
+
+    def _open(self) -> None:
+        folders_of(self.root, ("val2014", "train2014"))
+        self.folder = self.root
+        self._list(self._karpathy(self.root / self.KARPATHY))
+
+    def picture_paths(self, document: Document) -> list[Path]:
+        return [self.root / document.meta["file"]]
+
+    def _picture(self, image: dict[str, Any], file: str, where: str) -> tuple[str, int | str]:
+        return f"{file_name(image, 'filepath', where)}/{file}", field(image, "cocoid", int, where)
 
 
 PARAGRAPHS = "paragraphs_v1.json"

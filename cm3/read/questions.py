@@ -92,6 +92,8 @@ class CocoQuestions(Listed, Published):
     """Name of the annotations file, {} for the split."""
     PICTURES: ClassVar[dict[str, str]]
     """Split -> folder of its pictures. Questions about COCO's test pictures have no annotations."""
+    published: tuple[Path, Path]
+    """Files of questions and of annotations; the second need not be there."""
     KEPT: ClassVar[dict[str, type]] = {
         "multiple_choice_answer": str, "answer_type": str, "question_type": str, "confidence": int,
     }  # fmt: skip
@@ -107,6 +109,7 @@ class CocoQuestions(Listed, Published):
         self.files = asked_in, told_in = self.QUESTIONS.format(self.split), self.ANNOTATIONS.format(self.split)
         path = first_of(self.root, _below(asked_in)) or self.root / asked_in
         content = load(path)
+        self.published = path, first_of(self.root, _below(told_in)) or self.root / told_in
         questions: list[Any] = field(content, "questions", list, str(path))
         license = content.get("license")
         self._license = license.get("name") if isinstance(license, dict) else None
@@ -117,7 +120,7 @@ class CocoQuestions(Listed, Published):
         lost: list[Entry] = []  # annotations of no question
         if not pictures.startswith("test"):
             self.annotated = {}
-            path = first_of(self.root, _below(told_in)) or self.root / told_in
+            path = self.published[1]
             for index, annotation in enumerate(field(load(path, bare_answer), "annotations", list, str(path))):
                 try:
                     id = field(annotation, "question_id", int, f"{told_in}, annotation {index}")
@@ -239,8 +242,9 @@ class VizWiz(Listed, Published):
         return first_of(root, [f"{folder}{split}.json" for folder in ("Annotations/", "annotations/", "")])
 
     def _open(self) -> None:
-        path = self._file(self.root, self.split)
-        records = load(path or self.root / f"{self.split}.json", bare_answer)
+        path = self._file(self.root, self.split) or self.root / f"{self.split}.json"
+        self.published = path, path
+        records = load(path, bare_answer)
         if not isinstance(records, list):
             raise DataError(f"{str(path)!r}: is no list of questions; give the annotations of VizWiz's VQA task")
         self.folders = folders_of(self.root, [self.split, f"Images/{self.split}", "Images"])

@@ -159,15 +159,16 @@ def _asks(name: str, number: int) -> Task:
     return Task(name, _QUESTION, ("answer",), _answered(name), (name, *ANY), number)
 
 
-def _describes(name: str, kind: str, templates: tuple[Template, ...], number: int) -> Task:
-    return Task(name, templates, ("caption",), _described(name), (kind, *ANY), number)
+def _describes(name: str, templates: tuple[Template, ...], number: int, *more: str) -> Task:
+    kinds = (name.removesuffix("_captions"), *more)
+    return Task(name, templates, ("caption",), _described(name), (*kinds, *ANY), number)
 
 
 TASKS = (
-    _describes("coco_captions", "coco", _CAPTION, 591_000),
-    _describes("flickr30k", "flickr30k", _CAPTION, 144_000),
-    _describes("image_paragraph", "image_paragraph", _long(_DETAIL, _OBJECTS, _CAPTION_LONG), 14_000),
-    _describes("localized_narratives", "localized_narratives", _long(_DETAIL, _NARRATION, _CAPTION_LONG), 164_000),
+    _describes("coco_captions", _CAPTION, 591_000, "coco_karpathy"),
+    _describes("flickr30k", _CAPTION, 144_000),
+    _describes("image_paragraph", _long(_DETAIL, _OBJECTS, _CAPTION_LONG), 14_000),
+    _describes("localized_narratives", _long(_DETAIL, _NARRATION, _CAPTION_LONG), 164_000),
     _asks("vqa2", 1_300_000),
     _asks("vizwiz", 92_000),
     _asks("okvqa", 26_000),

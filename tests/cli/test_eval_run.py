@@ -12,12 +12,12 @@ import numpy as np
 import PIL.Image
 import published
 import pytest
+import torch
 from batch_parts import command, command_until
 from command import Cm3, Ran
 from forks import forks
 from store_parts import contents
 
-from cm3.cli.main import main
 from cm3.eval.suites import SUITES
 from cm3.generate import CM3Leon
 
@@ -80,10 +80,26 @@ def test_a_prediction_is_what_a_user_gets(cm3: Cm3, tiny: Path, data: dict[str, 
     assert run(cm3, tiny, "vqa2", data["vqa2"], "out", "--seed", "3", *FAST).code == 0
     model, root = CM3Leon.load(tiny), Path(data["vqa2"].partition(":")[2])
     settings: Any = {"candidates": 1, "guidance": 1.0, "max_tokens": 4}
+    page, accuracy = read("out/result.json"), []
     for n, one in enumerate(read("out/predictions.json")):
         picture = root / f"val2014/COCO_val2014_{n:012d}.jpg"
         said = model.answer(picture, published.QUESTIONS[n], seed=3 + n, **settings).text
         assert one == {"question_id": n, "answer": " ".join(said.split())}
+        accuracy.append(min(1, published.ANSWERS[n].count(one["answer"]) / 3))
+    assert page["settings"]["protocol"] == "official" and page["figures"]["accuracy"] == pytest.approx(
+        100 * sum(accuracy) / 3
+    )
+
+
+@pytest.mark.parametrize("suite", ["okvqa", "vizwiz"])
+def test_other_questions(cm3: Cm3, tiny: Path, data: dict[str, str], suite: str) -> None:
+    ran = run(cm3, tiny, suite, data[suite], "out", *FAST, "--protocol", "always-normalise")
+    assert ran.code == 0, ran.err
+    made = read("out/predictions.json")
+    assert len(made) == 3 and all(("image" if suite == "vizwiz" else "question_id") in one for one in made)
+    assert ran.json["settings"]["protocol"] == "always-normalise" and 0 <= ran.json["figures"]["accuracy"] <= 100
+    assert set(ran.json["items"]["accuracy"]) == {str(one.get("image", one.get("question_id"))) for one in made}
+    assert {"questions", "annotations"} == set(ran.json["references"])
 
 
 def test_some_items_are_asked_as_among_all(cm3: Cm3, tiny: Path, data: dict[str, str]) -> None:
@@ -193,6 +209,47 @@ def test_the_best_of_several_by_a_named_ranker(cm3: Cm3, tiny: Path, data: dict[
     assert plain.json["figures"] == {} and any("there is no FID" in told for told in plain.json["warnings"])
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINO of random weights."""
+    transformers: Any = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("dino")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "mlp_ratio": 2}
+    transformers.Dinov2Model(transformers.Dinov2Config(**small, image_size=28, patch_size=14)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("reference", ["split", "asked", "folder", "statistics"])
+def test_fid_is_that_of_the_scorer(
+    cm3: Cm3, tiny: Path, data: dict[str, str], network: Path, tmp_path: Path, reference: str
+) -> None:
+    """The same pictures, cropped and scaled in the same way, by `cm3 eval fid`."""
+    root = Path(data["coco30k"].partition(":")[2].partition("@")[0], "val2017")
+    shutil.copytree(root, tmp_path / "true", ignore=shutil.ignore_patterns("*.png"))
+    way = ("--features", network, "--crop", "centre", "--size", "64", "--measures", "fid", "--json")
+    (tmp_path / "other").mkdir()
+    if reference == "asked":
+        # Of two pictures of the three.
+        assert run(cm3, tiny, "coco30k", data["coco30k"], "out", "--n", "2", "--guidance", "1").code == 0
+        for path in (tmp_path / "true").iterdir():
+            if int(path.stem) not in {one["id"] for one in lines(Path("out/requests.jsonl"))}:
+                path.unlink()
+    if reference == "statistics":
+        assert cm3("eval", "fid", "true", *way, "--save-stats", "true.npz").code == 0
+    named = {"folder": "true", "statistics": "true.npz"}.get(reference, reference)
+    n = ("--n", "2") if reference == "asked" else ()
+    more = ("--features", str(network), "--reference", named, "--guidance", "1")
+    ran = run(cm3, tiny, "coco30k", data["coco30k"], "out", *n, *more)
+    assert ran.code == 0, ran.err
+    for name in read("out/predictions.json").values():
+        shutil.copyfile(Path("out/predictions", name), Path("other", Path(name).name))
+    own = cm3("eval", "fid", "other", "true.npz" if reference == "statistics" else "true", *way)
+    assert own.code == 0, own.err
+    assert ran.json["figures"]["fid"] == pytest.approx(own.json["figures"]["fid"], rel=1e-4, abs=1e-6)
+    assert ran.json["settings"]["reference"] == named and ran.json["settings"]["crop"] == "centre"
+
+
 def test_scenes_as_their_own_verb_measures_them(cm3: Cm3) -> None:
     ran = cm3("eval", "run", "scenes", "--n", "2", "--seed", "1", "--out", "out", "--json", *FAST[:2])
     assert ran.code == 0, ran.err
@@ -203,6 +260,15 @@ def test_scenes_as_their_own_verb_measures_them(cm3: Cm3) -> None:
     assert figures["held_out_exact"] == own["text_to_image"]["held_out"]
     assert figures["region_infill_outside_unchanged"] == own["region_infill"]["outside_unchanged"] == 1
     assert ran.json["n"] == 10 and set(ran.json["items"]) == set(figures)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_gives_the_same(data: dict[str, str], tiny: Path, whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    assert given((*args(data, tiny, tmp_path / "out"), "--cluster", "local")) == [0]
+    same(tmp_path / "out", whole)
 
 
 @pytest.mark.slow
@@ -220,9 +286,9 @@ def test_scienceqa(cm3: Cm3, tiny: Path, data: dict[str, str]) -> None:
     asked = lines(Path("out/requests.jsonl"))
     assert [one["id"] for one in asked] == ["1", "2"], "the problem without a picture is not asked"
     assert asked[0]["request"]["choices"] == ["the square", "the circle"] and "context" not in asked[0]["request"]
-    made, true = (read(f"out/{name}.json")["results"] for name in ("predictions", "references"))
-    assert true == {"1": 1, "2": 0} and made.keys() == true.keys()
-    assert ran.json["figures"]["accuracy"] == sum(made[id] == true[id] for id in true) / 2
+    made, true = read("out/predictions.json")["results"], {"1": 1, "2": 0}
+    assert made.keys() == true.keys() and set(made.values()) <= {-1, 0, 1}
+    assert ran.json["figures"]["average"] == 50 * sum(made[id] == true[id] for id in true)
 
 
 def test_visual_dialog(cm3: Cm3, tiny: Path, data: dict[str, str], tmp_path: Path) -> None:
@@ -237,7 +303,7 @@ def test_visual_dialog(cm3: Cm3, tiny: Path, data: dict[str, str], tmp_path: Pat
     ranks = [row["ranks"][right] for row, right in zip(rows, (0, 1, 0), strict=True)]
     assert ran.json["figures"]["mrr"] == pytest.approx(sum(1 / rank for rank in ranks) / 3)
     assert ran.json["figures"]["mean_rank"] == sum(ranks) / 3 and "ndcg" not in ran.json["figures"]
-    assert any("so there is no NDCG" in told for told in ran.json["warnings"])
+    assert any("there is no NDCG" in told for told in ran.json["warnings"])
     root = Path(shutil.copytree(data["visdial"].partition(":")[2], tmp_path / "dense"))
     weights = [{"image_id": 0, "round_id": 2, "gt_relevance": [1 / n for n in rows[1]["ranks"]]}]
     published.write(root / "visdial_1.0_val_dense_annotations.json", weights)
@@ -254,8 +320,18 @@ def args(data: dict[str, str], tiny: Path, out: Path) -> tuple[str | Path, ...]:
 def whole(tmp_path_factory: pytest.TempPathFactory, data: dict[str, str], tiny: Path) -> Path:
     """The folder of an undisturbed run."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert main([str(one) for one in args(data, tiny, out)]) == 0
+    assert given(args(data, tiny, out)) == [0]
     return out
+
+
+def given(args: tuple[str | Path, ...], *envs: dict[str, str]) -> list[int | None]:
+    """Give a command in a process of its own, or in one for each environment; returns the exit codes."""
+    some = [forks().Process(target=command, args=args, kwargs={"env": env}) for env in envs or [{}]]
+    for process in some:
+        process.start()
+    for process in some:
+        process.join()
+    return [process.exitcode for process in some]
 
 
 def same(out: Path, whole: Path) -> None:
@@ -282,10 +358,7 @@ def test_killed_and_started_again(
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL and not (out / "result.json").exists()
-    process = forks().Process(target=command, args=args(data, tiny, out))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    assert given(args(data, tiny, out)) == [0]
     same(out, whole)
 
 
@@ -295,13 +368,8 @@ def test_processes_of_torchrun_give_the_same(
 ) -> None:
     out = tmp_path / "out"
     place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    given = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **place} for rank in range(ranks)]
-    some = [forks().Process(target=command, args=args(data, tiny, out), kwargs={"env": env}) for env in given]
-    for process in some:
-        process.start()
-    for process in some:
-        process.join()
-    assert [process.exitcode for process in some] == [0] * ranks
+    envs = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **place} for rank in range(ranks)]
+    assert given(args(data, tiny, out), *envs) == [0] * ranks
     same(out, whole)
 
 
@@ -334,6 +402,7 @@ def test_ids_twice_are_told(cm3: Cm3, tiny: Path, tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
+    "an unknown protocol": (["vqa2", "{vqa2}", "--protocol", "x"], "protocol='x': must be one of official, always-"),
     "an unknown suite": (["vqa", "{vqa2}"], "suite 'vqa': is not known; known: coco30k, "),
     "no source": (["vqa2"], "source '': has no path"),
     "nowhere": (["vqa2", "nowhere"], "'nowhere': no such file or folder"),
@@ -346,6 +415,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a ranker of nothing": (
         ["coco30k", "{coco30k}", "--rank-by", str(ENCODER)], "says how the best of several is chosen"
     ),
+    "no weights": (["coco30k", "{coco30k}", "--features", "no.pth"], "'no.pth': no such file or folder; give weights"),
     "plain without a task": (["geneval2", "{geneval2}", "--plain"], "asks for no task, so there is nothing to ask"),
     "scenes of a source": (["scenes", "{vqa2}"], "draws its own pictures; leave the source"),
     "a file as folder": (["vqa2", "{vqa2}", "--out", "{tiny}/config.json/x"], "config.json' is a file; give a folder"),

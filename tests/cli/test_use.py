@@ -182,6 +182,7 @@ COMPUTING = {
     "eval by-heart": ["{folder}"],
     "eval scenes": [],
     "eval emblems": [],
+    "eval run": ["scenes", "--n", "1", "--out", "{folder}/run"],
     "eval stickers": [],
     "eval tasks": None,
     "demo": [],

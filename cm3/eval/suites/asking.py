@@ -1,19 +1,20 @@
 """Questions about pictures, answered in a few words: VQA v2, OK-VQA, VizWiz.
 
 Every question of a split is asked once, in the order of the dataset. `predictions.json` is what the owners' servers
-take: {question_id, answer}, for VizWiz {image, answer}. `questions.json` and `annotations.json` are the questions that
-were asked, as the owners publish them. Of a split whose answers are not published there are no figures: the
-predictions are for the server.
+take: {question_id, answer}, for VizWiz {image, answer}; the references are their own files. Of a split whose answers
+are not published there are no figures: the predictions are for the server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+from cm3.errors import ConfigError
 from cm3.eval.suites.suite import Line, Suite, texts
-from cm3.eval.text_metrics import vqa_accuracy
+from cm3.read.questions import CocoQuestions, VizWiz
 from cm3.score.result import Result
+from cm3.score.vqa import PROTOCOLS, read_questions, score_vqa
 
 
 class _Questions(Suite):
@@ -24,13 +25,15 @@ class _Questions(Suite):
     """Name of a question's id in meta and in the owners' files."""
 
     def lines(self) -> Iterator[Line]:
-        self.asked: dict[int | str, dict[str, Any]] = {}
+        if self.asking.protocol not in (None, *PROTOCOLS):
+            raise ConfigError(f"protocol={self.asking.protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+        self.answered = False
         chosen = self.chosen(len(self.documents))
         listed: list[Line] = []
         for done, at in enumerate(chosen, 1):
             if (document := self.read(self.documents[at])) is not None:
                 id, question = document.meta[self.KEY], document.meta["question"]
-                self.asked[id] = dict(document.meta)
+                self.answered = "answers" in document.meta
                 image = self.pictures.name(document.images[0])
                 listed.append(self.asks(at, id, image=image, question=question))
             self.update(done, len(chosen))
@@ -41,13 +44,15 @@ class _Questions(Suite):
         made = {record["id"]: texts(record) for record in self.made(records)}
         predictions = [{self.KEY: id, "answer": answer} for id, answer in made.items()]
         self.predictions["answers"] = self.keep("predictions.json", predictions)
-        asked = [self.asked[id] for id in made]
-        if any("answers" not in one for one in asked):
+        questions, annotations = cast(CocoQuestions | VizWiz, self.reader).published
+        self.references["questions"] = questions
+        if not self.answered:
             self.warnings.append("no answers are published for this split: predictions.json is for the owners' server")
             return self.result(Result({}, len(made)))
-        scores = {str(id): vqa_accuracy(made[id], one["answers"]) for id, one in zip(made, asked, strict=True)}
-        figures = {"vqa_accuracy": sum(scores.values()) / len(scores)}
-        return self.result(Result(figures, len(scores), items={"vqa_accuracy": scores}))
+        self.references["annotations"] = annotations
+        known = read_questions(questions, annotations)
+        answers = {str(id): answer for id, answer in made.items()}
+        return self.result(score_vqa(answers, {id: known[id] for id in answers}, self.asking.protocol or PROTOCOLS[0]))
 
 
 class VqaTwo(_Questions):

@@ -12,7 +12,7 @@ from typing import Any
 
 from cm3.errors import DataError
 from cm3.eval.suites.suite import Line, Suite, texts
-from cm3.eval.text_metrics import cider
+from cm3.score.captions import score_captions
 from cm3.score.result import Result
 
 
@@ -50,15 +50,16 @@ class _Captions(Suite):
         }
         self.predictions["captions"] = self.keep("predictions.json", predictions)
         self.references["captions"] = self.keep("references.json", references)
-        scores = cider(list(made.values()), [self.said[image] for image in made])
-        items = {"CIDEr-D": {str(image): one for image, one in zip(made, scores, strict=True)}}
-        return self.result(Result({"CIDEr-D": sum(scores) / len(scores)}, len(made), items=items))
+        scored = score_captions(
+            {str(image): text for image, text in made.items()}, {str(i): self.said[i] for i in made}
+        )
+        return self.result(scored)
 
 
 class CocoCaptions(_Captions):
-    """MS-COCO captions: of a split as it is published; the field reports Karpathy's test pictures of val2014."""
+    """MS-COCO captions, of a published split or one of Karpathy's: the field reports the 5,000 pictures of his test."""
 
-    name, task, kinds = "coco_captions", "coco_captions", ("coco",)
+    name, task, kinds = "coco_captions", "coco_captions", ("coco", "coco_karpathy")
 
 
 class Flickr(_Captions):

@@ -47,6 +47,13 @@ class Coco30k(Suite):
             whole_number("best-of", asking.best_of, 2, 1024)
         elif asking.encoder is not None:
             raise ConfigError("rank-by: says how the best of several is chosen; give best-of with it")
+        where = [one for one in (asking.features, asking.reference) if one not in (None, "split", "asked")]
+        for path in where:  # before hours of drawing
+            if not Path(path or "").exists():
+                raise ConfigError(
+                    f"{path!r}: no such file or folder; give weights as features, and as reference split, "
+                    "asked, a folder of pictures or statistics (.npz)"
+                )
         self.captions: dict[int | str, list[str]] = {}
         self.files: dict[int | str, str] = {}
         for at in range(len(self.documents)):
@@ -111,21 +118,24 @@ class Coco30k(Suite):
         ids = {"split": self.files, "asked": self.asked}.get(wanted)
         if ids is not None:
             files = {str(id): root / self.files[id] for id in ids}
-        elif (folder := Path(wanted)).is_dir():
-            files = {path.name: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES}
-        elif not folder.is_file():
-            raise ConfigError(f"reference {wanted!r}: no such file or folder; give split, asked, or a path")
+            self.references["pictures"] = checksum({id: path.stat().st_size for id, path in files.items()})
+        else:
+            self.references["pictures"] = folder = Path(wanted)
+            below = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+            files = {path.relative_to(folder).as_posix(): path for path in below}
         made = sample(_opened(drawn), network, "predictions", keep=False, progress=self._seen(len(drawn)))
-        true = (
-            Sample.load(wanted)
-            if ids is None and folder.is_file()
-            else sample(_opened(files), network, "reference", keep=False, progress=self._seen(len(files)))
-        )
+        if wanted.endswith(".npz"):
+            true = Sample.load(wanted)
+        else:
+            true = sample(_opened(files), network, "reference", keep=False, progress=self._seen(len(files)))
         scored = score_fid(made, true, measures=("fid",))
         return replace(scored, settings={**scored.settings, "reference": wanted})
 
-    def _seen(self, total: int) -> Callable[[int], object]:
-        return lambda done: self.update(done, total)
+    def _seen(self, total: int) -> Callable[[int], None]:
+        def seen(done: int) -> None:
+            self.update(done, total)
+
+        return seen
 
     def _best(self, records: Sequence[dict[str, Any]], encoder: Encoder | None) -> dict[int | str, tuple[str, float]]:
         """Return the file that is kept of each record of a unit, and its cosine with the caption; what was ranked once

@@ -9,18 +9,18 @@ rank are of all turns; NDCG is of the turns whose candidates people weighed, vis
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from cm3.errors import DataError
 from cm3.eval.suites.suite import Line, Suite
-from cm3.files import is_number
 from cm3.read.base import field
 from cm3.read.published import load
 from cm3.read.questions import VisDial
 from cm3.score.result import Result
+from cm3.score.visdial import read_annotations, score_visdial
 
 RANKED = "sum of the log-probabilities of an answer's tokens and of the one that ends it"
 OPTIONS = 100
@@ -87,55 +87,21 @@ class Dialog(Suite):
             ranked[record["id"]] = found.tolist()
         rows = [{"image_id": self.turns[id][0], "round_id": self.turns[id][1], "ranks": r} for id, r in ranked.items()]
         self.predictions["ranks"] = self.keep("predictions.json", rows)
+        reader = cast(VisDial, self.reader)
+        self.references["dialogs"] = dialogs = reader.root / reader.file
         right = {id: self.turns[id][2].right for id in ranked}
         if min(right.values()) < 0:
             self.warnings.append("no answers are published for this split: predictions.json is for the owners' server")
-            return self.result(Result({}, len(ranked), {"ranked_by": RANKED}))
-        self.references["right"] = self.keep("references.json", right)
-        items = {name: dict[str, float]() for name in ("mrr", "r@1", "r@5", "r@10", "mean_rank")}
-        for id, ranks in ranked.items():
-            rank = ranks[right[id]]
-            items["mrr"][id], items["mean_rank"][id] = 1 / rank, float(rank)
-            for k in (1, 5, 10):
-                items[f"r@{k}"][id] = float(rank <= k)
-        if weights := self._weights():
-            items["ndcg"] = {id: ndcg(ranked[id], weights[id]) for id in ranked if id in weights}
-        figures = {name: sum(one.values()) / len(one) for name, one in items.items() if one}
-        return self.result(Result(figures, len(ranked), {"ranked_by": RANKED}, items={n: items[n] for n in figures}))
-
-    def _weights(self) -> dict[str, list[float]]:
-        """Return how relevant people found each candidate, by turn; nothing, said, where that is not there."""
-        reader = cast(VisDial, self.reader)
-        path = reader.root / f"visdial_1.0_{reader.split}_dense_annotations.json"
-        if not path.is_file():
-            self.warnings.append(f"{path.name} is not beside the dialogs, so there is no NDCG")
-            return {}
-        self.references["relevance"] = path
-        found: dict[str, list[float]] = {}
-        rows = load(path)
-        for at, row in enumerate(rows if isinstance(rows, list) else ()):
-            where = f"{path.name}: record {at}"
-            weights = row.get("gt_relevance", row.get("relevance")) if isinstance(row, dict) else None
-            numbers = isinstance(weights, list) and len(weights) == OPTIONS
-            if not numbers or not all(is_number(one) and one >= 0 for one in cast("list[float]", weights)):
-                raise DataError(f"{where}: 'gt_relevance' must be {OPTIONS} numbers that are not below 0")
-            id = f"{field(row, 'image_id', int, where)}:{field(row, 'round_id', int, where)}"
-            found[id] = [float(one) for one in cast("list[float]", weights)]
-        if not found:
-            raise DataError(f"{path.name}: is no list of dense annotations; download it again")
-        return found
-
-
-def ndcg(ranks: Sequence[int], relevance: Sequence[float]) -> float:
-    """Return the normalised discounted gain of a ranking, 0..1, down to as many places as candidates are relevant.
-
-    `ranks`: of each candidate, from 1. Where none is relevant it is 0.
-    """
-    gains = np.asarray(relevance, np.float64)
-    deep = int((gains > 0).sum())
-    off = 1 / np.log2(np.arange(2, deep + 2))
-    best = float((np.sort(gains)[::-1][:deep] * off).sum())
-    return float((gains[np.argsort(ranks, kind="stable")][:deep] * off).sum()) / best if deep else 0.0
+            return self.result(Result({}, len(ranked)), ranked_by=RANKED)
+        relevance = None
+        dense = reader.root / f"{dialogs.stem}_dense_annotations.json"
+        if dense.is_file():
+            self.references["relevance"] = dense
+            every = read_annotations(dense)[1] or {}
+            relevance = {id: weights for id, weights in every.items() if id in ranked}
+        if not relevance:
+            self.warnings.append(f"{dense.name} has nothing of these dialogs, so there is no NDCG")
+        return self.result(score_visdial(ranked, right, relevance or None), ranked_by=RANKED)
 
 
 def _kept(value: dict[str, Any]) -> Any:

@@ -91,7 +91,7 @@ class Dpg(Suite):
             for at, square in enumerate(squares):
                 grid.paste(square, (at % 2 * size, at // 2 * size))
             buffer = BytesIO()
-            grid.save(buffer, "PNG")
+            grid.save(buffer, "PNG", compress_level=1)
             write(self.out / "grids" / f"{record['id']}.png", buffer.getvalue())
             grids[record["id"]] = f"grids/{record['id']}.png"
             self.update(len(grids), len(grids))

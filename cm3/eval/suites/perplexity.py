@@ -62,4 +62,5 @@ class Perplexity(Suite):
         if size:
             figures["text_bits_per_byte"] = nats["text"] / math.log(2) / size
         counts = {f"{kind}_tokens": int(tokens[kind]) for kind in MODALITIES} | {"text_bytes": size}
+        self.references["documents"] = self.out / "requests.jsonl"
         return self.result(Result(figures, documents, {"documents_before": 0, **counts}))

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from cm3.eval.real_tasks import letter
 from cm3.eval.suites.suite import Line, Suite, texts
-from cm3.read.questions import LETTERS
+from cm3.read.questions import LETTERS, ScienceQa
 from cm3.score.result import Result
+from cm3.score.scienceqa import read_problems, score_scienceqa
 
 
 class Science(Suite):
@@ -20,7 +21,7 @@ class Science(Suite):
     name, task, kinds = "scienceqa", "scienceqa", ("scienceqa",)
 
     def lines(self) -> Iterator[Line]:
-        self.problems: dict[str, dict[str, Any]] = {}
+        self.choices: dict[str, int] = {}
         found: list[tuple[str, dict[str, Any]]] = []
         for at in range(len(self.documents)):
             document = self.read(self.documents[at])
@@ -29,7 +30,7 @@ class Science(Suite):
                 request = {"question": about["question"], "choices": about["choices"]}
                 request |= {"context": about["hint"]} if about["hint"].strip() else {}
                 found.append((document.id, {"image": self.pictures.name(document.images[0]), **request}))
-                self.problems[document.id] = dict(about)
+                self.choices[document.id] = len(about["choices"])
             self.update(at + 1, len(self.documents))
         self.check(len(found))
         for number in self.chosen(len(found)):
@@ -38,15 +39,14 @@ class Science(Suite):
 
     def score(self, records: Iterable[dict[str, Any]]) -> Result:
         made = {record["id"]: texts(record) for record in self.made(records)}
-        chosen = {id: _number(answer, len(self.problems[id]["choices"])) for id, answer in made.items()}
+        chosen = {id: _number(answer, self.choices[id]) for id, answer in made.items()}
         self.predictions["answers"] = self.keep("predictions.json", {"results": chosen})
-        right = {id: self.problems[id]["answer"] for id in made}
-        self.references["answers"] = self.keep("references.json", {"results": right})
-        items = {id: float(chosen[id] == right[id]) for id in made}
-        none = sum(one < 0 for one in chosen.values())
-        figures = {"accuracy": sum(items.values()) / len(items)}
-        settings = {"problems": "with a picture", "answers_of_no_option": none}
-        return self.result(Result(figures, len(items), settings, items={"accuracy": items}))
+        path = cast(ScienceQa, self.reader).root / "problems.json"
+        self.references["problems"] = path
+        splits = {cast(ScienceQa, self.reader).problems[id]["split"] for id in made}
+        known = {id: one for split in sorted(splits) for id, one in read_problems(path, split).items()}
+        scored = score_scienceqa(chosen, {id: known[id] for id in made})
+        return self.result(scored, problems="with a picture")
 
 
 def _number(answer: str, choices: int) -> int:

@@ -102,8 +102,8 @@ class Suite(ABC):
             self.warnings.append(f"the model was not tuned for task {self.task!r}: expect little of it")
         self.bad: list[Unreadable] = []
         self.pictures = Pictures(asking.source, out)
-        self.references: dict[str, Path] = {}
-        """Files that the figures are measured against, by their use."""
+        self.references: dict[str, Path | str] = {}
+        """What the figures are measured against, by its use: files, or sums of what is in none."""
         self.predictions: dict[str, Path] = {}
         """Files of what the model gave."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from cm3.document import Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError
 from cm3.eval.suites.suite import Line, Suite
+from cm3.files import checksum
 from cm3.scenes.data.lesson_documents import TASKS
 from cm3.scenes.eval.scene_scores import Case, judge_case, scene_cases
 from cm3.scenes.eval.scene_tasks import LONGEST, TaskCase, judge, task_case
@@ -115,7 +116,9 @@ def check(suite: Suite) -> int:
             f"suite {suite.name}: pictures are read back from {SMALLEST} pixels on, and the model's have "
             f"{suite.asking.size}; measure another"
         )
-    return suite.asking.n or suite.standard or 1
+    n = suite.asking.n or suite.standard or 1
+    suite.references["scenes"] = checksum({"split": SPLIT, "seed": suite.asking.seed, "n": n})
+    return n
 
 
 def _means(items: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
