@@ -1,5 +1,7 @@
 """Predictions, made anywhere -> figures. No model that draws or writes is run here; networks that measure may be.
 
+captions.py     captions: ptb.py (words), ngrams.py, cider.py, bleu.py, rouge.py; meteor.py, spice.py (programs)
+vqa.py          answers to questions; scienceqa.py: choices; visdial.py: ranks; records.py: how all of these are read
 result.py       what every scorer returns; result_file.py: the page that is kept of it (the manifest)
 bootstrap.py    intervals of figures, and of differences; compare.py: two results, and what of them is noise
 captions.py     captions: ptb.py (words), ngrams.py, cider.py, bleu.py, rouge.py, and programs: meteor.py, spice.py

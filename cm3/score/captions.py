@@ -53,8 +53,9 @@ def score_captions(
             "or leave them out"
         )
     given, theirs = [predictions[id] for id in ids], [text for id in ids for text in references[id]]
-    read = iter(tokenize(theirs))
-    texts = tokenize(given)
+    known: dict[str, Words | None] = {}
+    read = iter(tokenize(theirs, known))
+    texts = tokenize(given, known)
     counts = [len(references[id]) for id in ids]
     whole = Pairs(texts, [[next(read) for _ in range(count)] for count in counts])
     parted = Pairs([_parted(words) for words in texts], [[_parted(w) for w in some] for some in whole.references])
@@ -83,7 +84,7 @@ def score_captions(
 
 
 def _parted(words: Words) -> Words:
-    """Part words at the no-break spaces that a few tokens have, as the reference scorers of n-grams do."""
+    """Split words at the no-break spaces that a few tokens have, as the reference scorers of n-grams do."""
     return tuple(" ".join(words).split()) if any(not word.isascii() for word in words) else words
 
 

@@ -25,7 +25,7 @@ ORDERS = 4
 
 @dataclass(frozen=True)
 class Rows:
-    """The n-grams of one order of some texts, in the order of the texts."""
+    """The n-grams of one order of some texts, by n-gram and then by text."""
 
     text: Integers
     """Number of the text that a row is of."""
@@ -56,7 +56,7 @@ class Pairs:
 
     @property
     def picture(self) -> Integers:
-        """Reference -> number of its picture."""
+        """Return reference -> number of its picture."""
         return np.repeat(np.arange(len(self.references)), [len(some) for some in self.references])
 
     def lengths(self) -> tuple[Integers, Integers]:
@@ -66,7 +66,7 @@ class Pairs:
 
     @cached_property
     def orders(self) -> tuple[Order, ...]:
-        """The n-grams of one word, of two, to `ORDERS`."""
+        """Count the n-grams of one word, of two, to `ORDERS`."""
         return tuple(self._orders())
 
     def _orders(self) -> Iterator[Order]:
@@ -76,24 +76,25 @@ class Pairs:
         lengths = np.array([len(text) for text in texts], dtype=np.int64)
         text = np.repeat(np.arange(len(texts)), lengths)
         left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the text's end
-        gram, kinds = words, max(len(known), 1)
-        picture = self.picture
+        pictures, picture = len(self.given), self.picture
+        gram = np.zeros(len(words), dtype=np.int64)
         for order in range(1, ORDERS + 1):
-            if order > 1:
-                # An n-gram is that without its last word, and the last word: so numbers stay small.
-                starts = np.flatnonzero(left >= order)
-                longer = gram[starts] * max(len(known), 1) + words[starts + order - 1]
-                found, numbers = np.unique(longer, return_inverse=True)
-                gram, kinds = np.full(len(words), -1), max(len(found), 1)
-                gram[starts] = numbers
-            there = gram >= 0
-            rows, times = np.unique(text[there] * kinds + gram[there], return_counts=True)
-            split = int(np.searchsorted(rows, len(self.given) * kinds))
-            given = Rows(rows[:split] // kinds, rows[:split] % kinds, times[:split])
-            rest = rows[split:] - len(self.given) * kinds
-            reference = Rows(rest // kinds, rest % kinds, times[split:])
-            keys = picture[reference.text] * kinds + reference.gram
-            having = np.bincount(np.unique(keys) % kinds, minlength=kinds)
-            at = np.searchsorted(rows[:split], keys)
-            same = np.append(rows[:split], -1)[at] == keys
-            yield Order(given, reference, having, np.where(same, at, -1))
+            starts = np.flatnonzero(left >= order)
+            # An n-gram is that without its last word, and the last word: so numbers stay small.
+            value = gram[starts] * max(len(known), 1) + words[starts + order - 1]
+            by = np.argsort(value, kind="stable")  # of one n-gram the texts are in order
+            value, place = value[by], text[starts][by]
+            other = np.append(True, value[1:] != value[:-1])[: len(value)]
+            number = np.cumsum(other) - 1
+            gram[starts[by]] = number
+            rows = np.flatnonzero(other | np.append(True, place[1:] != place[:-1])[: len(value)])
+            times, place, number = np.diff(np.append(rows, len(value))), place[rows], number[rows]
+            ours = place < pictures
+            given = Rows(place[ours], number[ours], times[ours])
+            reference = Rows(place[~ours] - pictures, number[~ours], times[~ours])
+            keys = reference.gram * pictures + picture[reference.text]  # in order, as those of the captions given
+            first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+            having = np.bincount(reference.gram[first], minlength=int(other.sum()))
+            own = given.gram * pictures + given.text
+            at = np.searchsorted(own, keys)
+            yield Order(given, reference, having, np.where(np.append(own, -1)[at] == keys, at, -1))

@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 Words = tuple[str, ...]
@@ -54,18 +54,21 @@ class _Rule(NamedTuple):
     """A letter with a full stop gives the stop back, which else also stays."""
 
 
-def tokenize(captions: Sequence[str]) -> list[Words]:
-    """Return the words of each caption, of which the next one in the list can decide the last (see above)."""
-    known: dict[str, Words | None] = {}  # pieces that mean the same in any caption; None for those that do not
-    texts = [caption.translate(_FREE) for caption in captions]
+def tokenize(captions: Sequence[str], known: dict[str, Words | None] | None = None) -> list[Words]:
+    """Return the words of each caption, of which the next one in the list can decide the last (see above).
+
+    `known` keeps what was read of pieces of captions; given to several calls, it spares reading them anew.
+    """
+    known = {} if known is None else known
+    texts = [caption if caption.isprintable() else caption.translate(_FREE) for caption in captions]
     found = []
     for number, text in enumerate(texts):
         words: list[str] = []
         # The last one has no end of line after it, at which some rules look.
         for piece in _pieces(text) if number + 1 < len(texts) else [None]:
-            if piece is not None and piece not in known:
-                known[piece] = _words(piece + "\n") if _settled(piece) else None
-            given = known[piece] if piece is not None else None
+            given = None
+            if piece is not None and (given := known.get(piece, _UNREAD)) is _UNREAD:
+                known[piece] = given = _read(piece)
             if given is None:
                 words = list(_words("\n".join([text, *_ahead(texts, number + 1)])))
                 break
@@ -74,8 +77,10 @@ def tokenize(captions: Sequence[str]) -> list[Words]:
     return found
 
 
-def _pieces(text: str) -> Iterable[str | None]:
-    """Part a caption at spaces that no token spans, None where that cannot be told: the caption is then read whole."""
+def _pieces(text: str) -> Sequence[str | None]:
+    """Split a caption at spaces that no token spans, None where that cannot be told: the caption is then read whole."""
+    if not _SPANNED.search(text):
+        return text.split(" ")
     if "<" in text:  # a tag
         return [None]
     pieces: list[str | None] = []
@@ -88,16 +93,28 @@ def _pieces(text: str) -> Iterable[str | None]:
     return pieces
 
 
+def _read(piece: str) -> Words | None:
+    """Return the words of a piece, None where they depend on what follows it."""
+    # Nearly all pieces are a word, with a sign perhaps; of these the rules are not asked.
+    if (plain := _PLAIN.fullmatch(piece)) and (word := plain[1].lower()) not in _PARTED:
+        if piece[-1] != "." or not _abbreviations().fullmatch(piece):
+            return (word,)
+    if _ABBREVIATED.search(piece) or "  " in piece or len(piece.replace(" ", "x").split()) > 1:
+        return None
+    return _words(piece + "\n")
+
+
 # A piece ends openly where a number, a bracket or a full stop could go on behind a space.
 _OPEN = re.compile(r"[\d).]$")
 _GOES_ON = re.compile(r"[\d.(+]")
 # These are one token or two, as the next word is.
-_ABBREVIATED = re.compile(r"(?i)(?:^|[^a-z])(?:[a-z]|ca|figs?|prop|nos?|art|bldg|pp|op|pt[ey]|co)\. *$")
-
-
-def _settled(piece: str) -> bool:
-    """Tell whether a piece gives the same words whatever follows it."""
-    return not _ABBREVIATED.search(piece) and "  " not in piece and len(piece.replace(" ", "x").split()) < 2
+_DECIDED = r"(?:^|[^a-zA-Z])(?i:[a-z]|ca|figs?|prop|nos?|art|bldg|pp|op|pt[ey]|co)\."
+_ABBREVIATED = re.compile(rf"{_DECIDED} *$")
+_SPANNED = re.compile(rf"[\d).] [\d.(+]|{_DECIDED}(?: |$)|<")
+_PLAIN = re.compile(r"([A-Za-z]+)[.,!?;:]?")
+_PARTED = frozenset("cannot gonna gotta lemme gimme wanna".split())
+_UNREAD: Words = ("", "")
+"""Stands for what was not read yet; no caption has it."""
 
 
 def _ahead(texts: Sequence[str], number: int) -> Iterator[str]:
@@ -198,6 +215,16 @@ def _quotes(left: bool) -> Callable[[str], str]:
 
 
 @functools.cache
+def _abbreviations() -> re.Pattern[str]:
+    """Return the pattern of what keeps its full stop."""
+    return re.compile(rf"{_short()}|(?:[A-Za-z]|{_any(_TITLES)}|{_any(_NUMBERED)}|(?i:m)[ft](?i:g)|(?i:pt[ey]|co))\.")
+
+
+def _short() -> str:
+    return rf"(?:{_any(_MONTHS_AND_STATES)}|(?i:pp?t)[ye](?i:s?))\."
+
+
+@functools.cache
 def _rules() -> tuple[_Rule, ...]:
     """Return the rules, the earlier first."""
     letter = f"[{(letters := _letters('Lu', 'Ll', 'Lt', 'Lm', 'Lo'))}]"
@@ -226,7 +253,7 @@ def _rules() -> tuple[_Rule, ...]:
     name = r"[A-Za-z][A-Za-z0-9_:.\-]*"
     inner = rf"""{name}(?: *= *['"][^\r\n'"]*['"])?|['"][^\r\n'"]*['"]| */"""
     tag = rf"<(?:[!?][A-Za-z\-][^>\r\n]*|/?{name}(?: +(?:{inner}))* *)>"
-    short = rf"(?:{_any(_MONTHS_AND_STATES)}|(?i:pp?t)[ye](?i:s?))\."
+    short = _short()
     titled = rf"(?:{initials}|{_any(_TITLES)}|(?i:m)[ft](?i:g))"
     opener = "|".join(f"{one[0]}(?i:{one[1:]})" for one in _OPENERS.split())
     capital = f"[{_letters('Lu')}]"

@@ -113,7 +113,7 @@ def _flat(text: str) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """What people answered to a question."""
+    """A question, by the answers of people."""
 
     answers: tuple[str, ...]
     others: tuple[Hashable, ...]
