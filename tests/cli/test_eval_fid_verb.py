@@ -1,4 +1,4 @@
-"""`cm3 eval fid` on folders, banks, datasets and statistics, with a CLIP of random weights."""
+"""`cm3 eval fid` on folders, banks, datasets and statistics, with a DINO of random weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import store_parts
 import torch
 from command import Cm3
 
@@ -87,6 +88,10 @@ def test_a_store_and_a_dataset_are_sets_too(cm3: Cm3, dino: Path, tmp_path: Path
     want = cm3("eval", "fid", made, true, "--features", dino, "--json").json
     prepare([f"folder:{true}"], tmp_path / "store", None, pictures=True)
     got = cm3("eval", "fid", made, "store", "--features", dino, "--json").json
+    assert got["figures"]["fid"] == pytest.approx(want["figures"]["fid"], rel=1e-4)
+    store_parts.encoder(tmp_path / "encoder")
+    assert cm3("index", "build", f"folder:{true}", "--out", "bank", "--encoder", "encoder").code == 0
+    got = cm3("eval", "fid", made, "bank", "--features", dino, "--json").json
     assert got["figures"]["fid"] == pytest.approx(want["figures"]["fid"], rel=1e-4)
     pairs = tmp_path / "pairs"
     pairs.mkdir()

@@ -79,3 +79,14 @@ def test_mind_refuses_what_it_cannot_compare() -> None:
         mind(np.zeros((0, 2)), np.zeros((3, 2)))
     with pytest.raises(ConfigError, match="directions=0"):
         mind(np.zeros((3, 2)), np.zeros((3, 2)), 0)
+
+
+def test_both_equal_torch_fidelity() -> None:
+    """Figures of torch-fidelity 0.4 with MIND (its commit of 11 May 2026), given the same vectors."""
+    rng = np.random.default_rng(0)
+    made = rng.standard_normal((900, 64)).astype(np.float32)
+    true = (rng.standard_normal((700, 64)) * 0.9 + 0.1).astype(np.float32)
+    assert mind(made, true) == pytest.approx(5.5970517, rel=1e-4)
+    inside, covered = precision_recall(made, true)
+    assert inside.mean() == pytest.approx(0.2411111, abs=1e-3)
+    assert covered.mean() == pytest.approx(0.9028571, abs=1e-3)
