@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cm3.cli.eval_fid import check_file, kept
 from cm3.cli.options import HERE, Precision, Verb, at_least, progress
 from cm3.cli.outputs import check_sheet, write_sheet
 from cm3.cli.picture_files import Pictures
+from cm3.cli.results import check_result_file, keep, lines
 from cm3.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ class EvalTokenizer(Verb):
         at_least(1, n=1 if self.n is None else self.n, size=1 if self.size is None else self.size)
         if self.sheet is not None:
             check_sheet(self.sheet)
-        check_file(self.out, "--out")
+        began, read = time.perf_counter(), hashlib.sha256()
+        check_result_file(self.out)
         if not self.pictures:
             raise RequestError("no picture given; name at least one file, folder or dataset")
         pictures = Pictures(self.pictures, self.n)
@@ -87,6 +90,8 @@ class EvalTokenizer(Verb):
                 while some := list(itertools.islice(found, image.batch)):
                     chunk = [image.preprocess(picture.pixels) for _, picture in some]
                     shown.extend(chunk[: SHOWN - len(shown)])
+                    for _, picture in some:
+                        read.update(picture.digest)
                     yield [name for name, _ in some], to_pixels(chunk)
                     update(pictures.seen, pictures.total)
 
@@ -94,7 +99,13 @@ class EvalTokenizer(Verb):
         if self.sheet is not None:
             write_sheet(self.sheet, over(to_pixels(shown), to_pixels(image.decode(image.encode(shown)))))
         print(f"{pictures.seen} pictures of {image.size} x {image.size}, {image.codes} codes")
-        return kept(pictures.told(result), self.out)
+        # The pictures that were read, in order, and no path: these may be of many places, and --n takes some.
+        page = keep(
+            self.out, pictures.told(result), "tokenizer", 1, {"pictures": read.hexdigest()}, {}, began,
+            model=image.vqgan.fingerprint(),
+        )  # fmt: skip
+        print("\n".join(lines(page)))
+        return page
 
     def _lpips(self) -> LPIPS | None:
         from cm3.model.lpips import LPIPS
