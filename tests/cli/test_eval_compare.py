@@ -38,3 +38,20 @@ def test_compare_refuses(cm3: Cm3, tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     assert "is none; give a file that a verb of `cm3 eval` wrote" in cm3("eval", "compare", a, "list.json").refusal
     assert "is a folder; give a file" in cm3("eval", "compare", a, a, "--out", tmp_path).refusal
+
+
+def test_results_of_the_verbs_themselves_are_compared_and_shown(cm3: Cm3, tmp_path: Path) -> None:
+    words = "a man rides the wave while two dogs sit near one red bus in town".split()
+    said = [{"id": i, "image_id": i // 2, "caption": " ".join(words[i % 7 :])} for i in range(80)]
+    Path("said.json").write_text(json.dumps({"images": [{"id": i} for i in range(40)], "annotations": said}))
+    for name, first in (("a", 4), ("b", 1)):
+        made = [{"image_id": i, "caption": " ".join(words[(2 * i + first) % 9 :])} for i in range(40)]
+        Path(f"{name}.json").write_text(json.dumps(made))
+        ran = cm3("eval", "captions", f"{name}.json", "said.json", "--out", f"{name}.result.json", "--json")
+        assert ran.code == 0 and ran.json == json.loads(Path(f"{name}.result.json").read_text()), ran.err
+    names = ("a.result.json", "b.result.json")
+    (found,) = cm3("eval", "compare", *names, "--json").json["others"]
+    assert found["figures"]["CIDEr-D"]["n"] == 40 and found["figures"]["BLEU-4"]["verdict"] == "unknown"
+    shown = cm3("eval", "report", *names, "--json").json
+    assert shown["samples"] == 40 and shown["not_shown"] == []
+    assert " ".join(words[4:]) in Path("report.html").read_text()
