@@ -88,7 +88,7 @@ def chart(statement: Mapping[str, Any]) -> Figure:
         panel.set_xscale("log")
     ticks = sorted({point[0] for line in statement["lines"] for point in line["points"]})
     if len(ticks) < 10:
-        panel.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        panel.set_xticks(ticks, statement["places"] or [f"{tick:.3g}" for tick in ticks])
         panel.minorticks_off()
     panel.legend(frameon=False, fontsize="small")
     return made

@@ -1,7 +1,8 @@
 """The world of the statements, in one place: its model, its data for training, its cases, and what is right in them.
 
-Today it is the scenes (cm3/scenes). Another world takes their place by the same names in this file, and in the import
-of recipes/paper.py. Every case comes from its seed and number alone, so that models are compared on the same ones.
+Today it is the scenes (cm3/scenes). Another world takes their place by the same names in this file, in the import of
+recipes/paper.py and in the words of `verdicts.STATEMENTS`. Every case comes from its seed and number alone, so that
+models are compared on the same ones.
 """
 
 from __future__ import annotations
