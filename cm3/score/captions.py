@@ -85,7 +85,7 @@ def score_captions(
 
 def _parted(words: Words) -> Words:
     """Split words at the no-break spaces that a few tokens have, as the reference scorers of n-grams do."""
-    return tuple(" ".join(words).split()) if any(not word.isascii() for word in words) else words
+    return words if "".join(words).isascii() else tuple(" ".join(words).split())
 
 
 def _warnings(ids: list[str], references: Mapping[str, Any], pairs: Pairs, texts: Sequence[str]) -> list[str]:
@@ -104,7 +104,7 @@ def _warnings(ids: list[str], references: Mapping[str, Any], pairs: Pairs, texts
         )
     if empty := [id for id, some in zip(ids, pairs.references, strict=True) if not all(some)]:
         warnings.append(f"{len(empty)} pictures have a reference without words, the first {empty[0]!r:.40}")
-    if broken := sum(any(sign in text for sign in BREAKS[1:]) for text in texts):
+    if broken := sum(not text.isprintable() and any(sign in text for sign in BREAKS[1:]) for text in texts):
         warnings.append(
             f"{broken} captions have a separator of lines other than \\n; it counts as a space, where the reference "
             "scorer takes the wrong words from there on"

@@ -71,8 +71,8 @@ class Pairs:
 
     def _orders(self) -> Iterator[Order]:
         texts = [*self.given, *chain.from_iterable(self.references)]
-        known: dict[str, int] = {}
-        words = np.array([known.setdefault(word, len(known)) for text in texts for word in text], dtype=np.int64)
+        known = {word: number for number, word in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
+        words = np.fromiter(map(known.__getitem__, chain.from_iterable(texts)), dtype=np.int64)
         lengths = np.array([len(text) for text in texts], dtype=np.int64)
         text = np.repeat(np.arange(len(texts)), lengths)
         left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the text's end
@@ -81,12 +81,11 @@ class Pairs:
         for order in range(1, ORDERS + 1):
             starts = np.flatnonzero(left >= order)
             # An n-gram is that without its last word, and the last word: so numbers stay small.
-            value = gram[starts] * max(len(known), 1) + words[starts + order - 1]
-            by = np.argsort(value, kind="stable")  # of one n-gram the texts are in order
-            value, place = value[by], text[starts][by]
+            value, starts = _sorted(gram[starts] * max(len(known), 1) + words[starts + order - 1], starts)
+            place = text[starts]  # of one n-gram the texts are in order
             other = np.append(True, value[1:] != value[:-1])[: len(value)]
             number = np.cumsum(other) - 1
-            gram[starts[by]] = number
+            gram[starts] = number
             rows = np.flatnonzero(other | np.append(True, place[1:] != place[:-1])[: len(value)])
             times, place, number = np.diff(np.append(rows, len(value))), place[rows], number[rows]
             ours = place < pictures
@@ -98,3 +97,13 @@ class Pairs:
             own = given.gram * pictures + given.text
             at = np.searchsorted(own, keys)
             yield Order(given, reference, having, np.where(np.append(own, -1)[at] == keys, at, -1))
+
+
+def _sorted(values: Integers, places: Integers) -> tuple[Integers, Integers]:
+    """Return values in order with their places, which come in order, of equal values the earlier place first."""
+    bits = int(places.max(initial=0)).bit_length()
+    if int(values.max(initial=0)) >> (63 - bits):  # too many to go into one number
+        by = np.argsort(values, kind="stable")
+        return values[by], places[by]
+    both = np.sort(values << bits | places)  # ten times as fast
+    return both >> bits, both & ((1 << bits) - 1)

@@ -63,23 +63,26 @@ def tokenize(captions: Sequence[str], known: dict[str, Words | None] | None = No
     texts = [caption if caption.isprintable() else caption.translate(_FREE) for caption in captions]
     found = []
     for number, text in enumerate(texts):
-        words: list[str] = []
         # The last one has no end of line after it, at which some rules look.
-        for piece in _pieces(text) if number + 1 < len(texts) else [None]:
-            given = None
-            if piece is not None and (given := known.get(piece, _UNREAD)) is _UNREAD:
-                known[piece] = given = _read(piece)
-            if given is None:
+        pieces = _pieces(text) if number + 1 < len(texts) else [None]
+        try:
+            words = [word for piece in pieces for word in known[piece]]  # type: ignore[index, union-attr]
+        except (KeyError, TypeError):  # a piece that was not read yet, or does not stand by itself
+            for piece in pieces:
+                if piece is not None and piece not in known:
+                    known[piece] = _read(piece)
+            if any(piece is None or known[piece] is None for piece in pieces):
                 words = list(_words("\n".join([text, *_ahead(texts, number + 1)])))
-                break
-            words += given
+            else:
+                words = [word for piece in pieces for word in known[piece]]  # type: ignore[index, union-attr]
         found.append(tuple(words))
     return found
 
 
 def _pieces(text: str) -> Sequence[str | None]:
     """Split a caption at spaces that no token spans, None where that cannot be told: the caption is then read whole."""
-    if not _SPANNED.search(text):
+    risk = _RISKY.search(text)
+    if risk is None or risk.end() == len(text) or not _SPANNED.search(text):
         return text.split(" ")
     if "<" in text:  # a tag
         return [None]
@@ -111,10 +114,9 @@ _GOES_ON = re.compile(r"[\d.(+]")
 _DECIDED = r"(?:^|[^a-zA-Z])(?i:[a-z]|ca|figs?|prop|nos?|art|bldg|pp|op|pt[ey]|co)\."
 _ABBREVIATED = re.compile(rf"{_DECIDED} *$")
 _SPANNED = re.compile(rf"[\d).] [\d.(+]|{_DECIDED}(?: |$)|<")
+_RISKY = re.compile(r"[\d).<]")
 _PLAIN = re.compile(r"([A-Za-z]+)[.,!?;:]?")
 _PARTED = frozenset("cannot gonna gotta lemme gimme wanna".split())
-_UNREAD: Words = ("", "")
-"""Stands for what was not read yet; no caption has it."""
 
 
 def _ahead(texts: Sequence[str], number: int) -> Iterator[str]:

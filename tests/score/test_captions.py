@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from cm3.errors import DataError
 from cm3.score.bleu import bleu
 from cm3.score.captions import read_predictions, read_references, score_captions
 from cm3.score.cider import cider, ciders
-from cm3.score.ngrams import Pairs
+from cm3.score.ngrams import Pairs, _sorted
 from cm3.score.rouge import BETA, rouge_l
 from cm3.score.spice import read_scores
 
@@ -184,6 +185,13 @@ def test_bleu_is_its_definition(pictures: list[tuple[tuple[str, ...], list[tuple
         logs += math.log((right + 1e-15) / (total + 1e-9))
         short = math.exp(1 - (theirs + 1e-9) / (ours + 1e-15)) if (ours + 1e-15) < (theirs + 1e-9) else 1.0
         assert figure == pytest.approx(math.exp(logs / n) * short, rel=1e-9)
+
+
+@pytest.mark.parametrize("high", [5, 1 << 40, 1 << 62])
+def test_sorting_keeps_equal_values_in_order(high: int) -> None:
+    values, places = np.array([high, 3, high, 0, 3]), np.array([0, 2, 5, 6, 9])
+    ordered, where = _sorted(values, places)
+    assert ordered.tolist() == [0, 3, 3, high, high] and where.tolist() == [6, 2, 9, 0, 5]
 
 
 def longest(a: Sequence[str], b: Sequence[str]) -> int:
