@@ -38,7 +38,7 @@ def spice(pairs: Pairs, folder: Path) -> list[float]:
         if done.returncode or not told.is_file():
             last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it says nothing")
             raise DataError(
-                f"SPICE: {JAR} failed with code {done.returncode} ({last.strip():.100}); it needs Java 8 or 11"
+                f"SPICE: {JAR} failed with code {done.returncode} ({last.strip():.100}); it was written for Java 8"
             )
         return read_scores(parse_json(told.read_bytes(), f"SPICE: {told.name}"), len(cases))
 

@@ -12,6 +12,7 @@ Published figures are of the owners' vqaEval.py, whose ways are kept under the p
 - Answers are normalised only where people did not all give the very same text: to an unanimous "Yes", "yes" is wrong.
 - Each person is left out in turn by comparing whole records. With `answer_id` they differ; VizWiz's have none, so all
   who gave one answer with one confidence are left out together, and an answer that all gave alike is worth nothing.
+  (The script of VizWiz's own owners leaves out one at a time.)
 - No more than 32 full stops are taken out, and a sign stays or goes by what stands beside it anywhere in the text.
 
 "always-normalise" normalises in every case, as lmms-eval does since 2025, with the owners' normalisation, and leaves
