@@ -33,7 +33,6 @@ from cm3.cli.outputs import check_folder, line
 from cm3.cli.results import keep, lines
 from cm3.errors import Cm3Error, DataError, RequestError
 from cm3.files import locked, parse_json, read_json, write
-from cm3.model.bundle import Shape, find
 from cm3.train.signals import Terminated
 
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ class EvalRun(ModelVerb):
         at_least(1, unit=self.shared.unit, tp=self.shared.tp, n=1 if self.n is None else self.n)
         at_least(0, seed=self.sampling.seed)
         began = time.perf_counter()
+        from cm3.model.bundle import find
+
         check_folder(self.out)
         about = read_json(find(self.model) / "config.json", f"model {self.model!r}")
         suite = self._open(about)
@@ -135,6 +136,7 @@ class EvalRun(ModelVerb):
     def _open(self, about: dict[str, Any]) -> Suite:
         from cm3.eval.suites import find_suite
         from cm3.eval.suites.suite import Asking
+        from cm3.model.bundle import Shape
         from cm3.retrieval.embed import load_encoder
 
         made = find_suite(self.suite)
