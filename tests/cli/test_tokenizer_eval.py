@@ -32,6 +32,8 @@ def two(picture: Path, tmp_path: Path) -> Path:
         (["empty"], "the folder holds no file that ends in .png"),
         ([], "no picture given; name at least one file, folder or dataset"),
         (["good.txt", "--n", "0"], "--n 0: must be at least 1"),
+        (["nowhere:x"], "no reader is called 'nowhere'"),
+        (["nowhere"], "'nowhere': no such file or folder"),
         (["good.txt"], "not a readable picture"),
         (["good.txt", "--dtype", "int8"], "dtype='int8': must be one of auto, float32, bfloat16, float16."),
         (["good.txt", "--features", "none.pth"], "features 'none.pth': no such file; FID's Inception is published at"),

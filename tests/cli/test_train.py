@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import itertools
 import re
@@ -200,4 +201,5 @@ def test_every_option_of_the_recipes_says_what_it_is(cm3: Cm3, path: Path, monke
 
 
 def first_of(path: Path) -> str:
-    return re.findall(r"^def ([a-z]\w*)\(\)", path.read_text(), re.M)[0]
+    made = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    return next(node.name for node in made if len(node.args.args) == len(node.args.defaults))
