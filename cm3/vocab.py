@@ -60,6 +60,9 @@ class Tokens(NamedTuple):
 
 
 Grammar = Literal["cm3", "chameleon"]
+ADDED = "<|image|>"
+"""A picture's place in Lumina-mGPT's prompts. Its program adds the name to the text tokenizer, behind all ids that the
+weights have rows for."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class IdMap:
         config.json, which must say the same. `side`: that of Lumina-mGPT's pictures, whose marks the vocabulary then
         has. Raises one `CheckpointError` that lists all that is wrong, and `ConfigError` as `marks_of`.
         """
-        entries = entries_of(parse_json(tokenizer_json, where, CheckpointError), where)
+        entries = entries_of(parse_json(tokenizer_json, where, CheckpointError), where, rows)
         size = len(entries.names)
         wrong = []
         if rows is not None and rows != size:

@@ -153,6 +153,7 @@ def _transformers(model: Model) -> tuple[list[Step], Callable[[Mapping[str, str]
     (pieces,) = written(Layout("transformers"), model.config, model.dtypes, read)
     pieces += _pieces(image_to_transformers(model.image.vqgan, _image_type(model, meta=False)))
     text, names = text_of(model.text, transformers=True)
+    names = names[: model.config.vocab_size]  # the file may have one more, which no weight is of
     files = _in_files(pieces)
     sizes = [sum(math.prod(p.shape) * p.dtype.itemsize for p in some) for some in files]
     titles = ["model.safetensors"] if len(files) == 1 else [

@@ -23,7 +23,7 @@ from torch import nn
 
 from cm3.errors import CheckpointError, Cm3Error
 from cm3.files import inside, parse_json, said
-from cm3.vocab import Vocab
+from cm3.vocab import ADDED, Vocab
 from cm3.weights import Cut, load_into
 
 FORMAT = 1
@@ -166,13 +166,15 @@ def checksum(config: dict[str, Any]) -> str:
 def check_text(vocab: Vocab, data: bytes, where: str, error: type[Cm3Error] = CheckpointError) -> None:
     """Raise `error` where a tokenizer.json has more or fewer entries than the vocabulary has text ids.
 
-    A vocabulary of the grammar "chameleon" has a file that names all its ids.
+    A vocabulary of the grammar "chameleon" has a file that names all its ids, and may have `ADDED` behind them.
     """
     page = parse_json(data, f"{where}: {FILES[2]}", error)
     try:
         found = dict(page["model"]["vocab"])
         if vocab.grammar == "chameleon":
             found |= {token["content"]: token["id"] for token in page.get("added_tokens") or []}
+            if found.get(ADDED) == vocab.size:
+                del found[ADDED]
         entries = len(found)
     except (TypeError, ValueError, KeyError, AttributeError) as e:
         raise error(f"{where}: {FILES[2]} is no text tokenizer; restore it") from e

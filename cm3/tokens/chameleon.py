@@ -22,7 +22,7 @@ import tokenizers
 from cm3.errors import CheckpointError, ConfigError, DataError, shown
 from cm3.files import parse_json, said
 from cm3.tokens.text import TextTokenizer, alphabet
-from cm3.vocab import Marks, Vocab
+from cm3.vocab import ADDED, Marks, Vocab
 
 FIXED = {"<s>": "bos", "<pad>": "pad", "</s>": "eos", "<racm3:break>": "brk", "<eoss>": "eoss"}
 """Entries that have an id of their own in `Vocab`, and its name there."""
@@ -147,8 +147,11 @@ def load_text_tokenizer(path: str | Path) -> TextTokenizer:
     return read_text_tokenizer(path.read_bytes(), path) if path.is_file() else TextTokenizer.load(path)
 
 
-def entries_of(page: Any, where: str) -> Entries:
-    """Sort the entries of a tokenizer.json, parsed. Raises one `CheckpointError` that lists all that is wrong."""
+def entries_of(page: Any, where: str, rows: int | None = None) -> Entries:
+    """Sort the entries of a tokenizer.json, parsed. `rows`: those of the weights, behind which `ADDED` is no entry.
+
+    Raises one `CheckpointError` that lists all that is wrong.
+    """
     try:
         pairs = [(str(name), id) for name, id in page["model"]["vocab"].items()]
         added = [(str(token["content"]), token["id"]) for token in page.get("added_tokens") or []]
@@ -161,6 +164,8 @@ def entries_of(page: Any, where: str) -> Entries:
     if odd := [name for name, id in pairs + added if type(id) is not int or id < 0]:
         raise CheckpointError(f"{where}: ids must be whole numbers from 0, those of {_few(odd)} are not; restore it")
     ids, names = dict(pairs), dict[int, str]()
+    if ADDED not in ids:
+        added = [token for token in added if token != (ADDED, rows)]
     wrong += [f"{shown(name)} is id {ids[name]} and added as {id}" for name, id in added if ids.get(name, id) != id]
     for name, id in (ids | dict(added)).items():
         if names.setdefault(id, name) != name:

@@ -137,6 +137,24 @@ def test_a_lumina_draws_at_the_size_that_it_was_converted_for(tmp_path: Path) ->
     assert model.codec.format == "chameleon" and model.generate("a", seed=1).image.size == (64, 64)
 
 
+def test_a_lumina_whose_tokenizer_names_more_than_the_weights_goes_there_and_comes_back(tmp_path: Path) -> None:
+    folder, image = hf_folder(tmp_path / "lumina", small(), "lumina-hf"), write_vqgan(tmp_path / "vq")
+    page = json.loads((folder / "tokenizer.json").read_text())
+    size = len(page["model"]["vocab"])
+    page["added_tokens"].append({**page["added_tokens"][-1], "id": size, "content": "<|image|>", "special": False})
+    (folder / "tokenizer.json").write_text(json.dumps(page))
+    for to in ("bundle", "chameleon-hf"):
+        convert(folder, tmp_path / to, to, image_tokenizer=image)
+    model = cm3.load(tmp_path / "bundle")
+    assert model.vocab.size == size and model.generate("a <|image|>", seed=1).image.size == (32, 32)
+    told = json.loads((tmp_path / "chameleon-hf/config.json").read_text())
+    assert told["vocab_size"] == len(told["vocabulary_map"]) == size
+    convert(tmp_path / "bundle", tmp_path / "hf", "chameleon-hf")
+    convert(tmp_path / "hf", tmp_path / "again", "bundle", image_tokenizer=image)
+    weights = [(tmp_path / name / "decoder.safetensors").read_bytes() for name in ("bundle", "again")]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize(
     ("size", "message"),
     [

@@ -85,6 +85,21 @@ def test_rows_of_the_weights_must_be_as_many() -> None:
         IdMap.of(META, rows=size + 64)
 
 
+def test_a_name_that_luminas_program_adds_without_a_row_is_no_id() -> None:
+    size = len(ids_of(META))
+    last = {"id": size, "content": "<|image|>", "special": False}
+    theirs = changed(lambda page: page["added_tokens"].append(last))
+    found, plain = IdMap.of(theirs, rows=size), IdMap.of(META)
+    assert found.vocab == plain.vocab and (found.to_file == plain.to_file).all()
+    assert IdMap.of(theirs, rows=size + 1).vocab.reserved == plain.vocab.reserved + 1  # there it has a row
+    for rows in (size - 1, size + 2):
+        with pytest.raises(CheckpointError, match=rf"names {size + 1} ids, the weights have {rows} rows"):
+            IdMap.of(theirs, rows=rows)
+    other = changed(lambda page: page["added_tokens"].append(last | {"content": "<|audio|>"}))
+    with pytest.raises(CheckpointError, match=rf"names {size + 1} ids, the weights have {size} rows"):
+        IdMap.of(other, rows=size)
+
+
 def test_a_vocabulary_map_of_another_model_is_refused() -> None:
     _, right = of_transformers(META)
     raw = {name: code for code, name in enumerate(spelled(code) for code in range(CODES))}
