@@ -179,6 +179,15 @@ def test_a_number_type_is_chosen(tmp_path: Path) -> None:
         convert(meta_folder(tmp_path / "large", large), tmp_path / "h", "bundle", dtype="float16")
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_a_number_that_the_chosen_type_does_not_hold_is_refused(kind: str, tmp_path: Path) -> None:
+    large = small(dtype=torch.float64)
+    large.layers[0]["w1"][0, 0] = -3.5e38
+    with pytest.raises(CheckpointError, match=f"blocks.0.gate.weight: has values that {kind} does not hold"):
+        convert(meta_folder(tmp_path / "large", large), tmp_path / "b", "bundle", dtype=kind)
+    assert [p.name for p in tmp_path.iterdir()] == ["large"], "nothing is left"
+
+
 @pytest.mark.parametrize("to", ["bundle", "chameleon-hf", "chameleon-meta"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_weights_that_are_no_numbers_are_refused(value: str, to: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 import zipfile
 from collections.abc import Callable
@@ -99,6 +100,28 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, write: Writer) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError):
         write(tmp_path / "file" / "a", pieces)
+
+
+@WRITERS
+def test_where_writing_ends_early_the_tensor_ahead_is_waited_for(tmp_path: Path, write: Writer) -> None:
+    begun, go, made = threading.Event(), threading.Event(), list[str]()
+
+    def ahead() -> Tensor:
+        begun.set()
+        assert go.wait(60)
+        made.append("ahead")
+        return torch.ones(1)
+
+    def stop(size: int) -> None:
+        assert begun.wait(60)  # it is being made while this one was written
+        go.set()
+        raise KeyboardInterrupt
+
+    first = Piece("w", (1,), torch.float32, lambda: torch.ones(1))
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", [first, *(Piece(name, (1,), torch.float32, ahead) for name in "xyz")], stop)
+    assert made == ["ahead"] and threading.active_count() == before and not list(tmp_path.iterdir())
 
 
 @WRITERS
