@@ -78,12 +78,16 @@ def load_into(
     return made.eval()
 
 
+# Torch 2.11 asks a mode for each step of a truncated normal distribution, and not for the whole.
+_DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.clamp_)
+
+
 class _Undrawn(TorchFunctionMode):
     """Leaves out what only gives weights their first values."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in _DRAWS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
