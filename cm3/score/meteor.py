@@ -30,42 +30,39 @@ def meteor(pairs: Pairs, folder: Path) -> float:
     `folder` has `JAR` and `PARAPHRASES`, as pycocoevalcap's folder meteor. Raises `DataError` where it has not, where
     there is no Java, and where the program stops.
     """
-    command = [
-        java(folder, (JAR, PARAPHRASES), "METEOR"),
-        "-jar",
-        "-Xmx2G",
-        JAR,
-        "-",
-        "-",
-        "-stdio",
-        "-l",
-        "en",
-        "-norm",
-    ]
+    program = java(folder, (JAR, PARAPHRASES), "METEOR")
+    command = [program, "-jar", "-Xmx2G", JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as program:
-        assert program.stdin is not None and program.stdout is not None
+    try:
+        with subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+            try:
+                return _answers(process, pairs)
+            finally:
+                process.kill()
+    except (BrokenPipeError, ValueError) as error:  # also as the pipe is closed, with what was not read yet
+        raise DataError(f"METEOR: {JAR} stopped or gave no number; run java -jar on it to see why") from error
 
-        def answer() -> str:
-            line = program.stdout.readline()  # type: ignore[union-attr]
-            if not line:
-                raise DataError(f"METEOR: {JAR} stopped before its answer; run java -jar on it to see why")
-            return line.decode().strip()
 
-        try:
-            parts = ["EVAL"]
-            for given, references in zip(pairs.given, pairs.references, strict=True):
-                # The bars part fields; a caption cannot have them.
-                texts = [" ".join(words).replace("|||", "").replace("  ", " ") for words in (*references, given)]
-                program.stdin.write(f"{' ||| '.join(['SCORE', *texts])}\n".encode())
-                program.stdin.flush()
-                parts.append(answer())
-            program.stdin.write(f"{' ||| '.join(parts)}\n".encode())
-            program.stdin.flush()
-            for _ in pairs.given:
-                answer()  # that of each caption
-            return float(answer())
-        except (BrokenPipeError, ValueError) as error:
-            raise DataError(f"METEOR: {JAR} stopped or gave no number; run java -jar on it to see why") from error
-        finally:
-            program.kill()
+def _answers(process: subprocess.Popen[bytes], pairs: Pairs) -> float:
+    """Take the statistics of each caption from the program, then the figure of all."""
+    asks, answers = process.stdin, process.stdout
+    assert asks is not None and answers is not None
+
+    def ask(*fields: str) -> None:
+        asks.write(f"{' ||| '.join(fields)}\n".encode())
+        asks.flush()
+
+    def answer() -> str:
+        if not (line := answers.readline()):
+            raise BrokenPipeError
+        return line.decode().strip()
+
+    found = []
+    for given, references in zip(pairs.given, pairs.references, strict=True):
+        # The bars part fields; a caption cannot have them.
+        ask("SCORE", *(" ".join(words).replace("|||", "").replace("  ", " ") for words in (*references, given)))
+        found.append(answer())
+    ask("EVAL", *found)
+    for _ in pairs.given:
+        answer()  # that of each caption
+    return float(answer())

@@ -298,8 +298,8 @@ def test_a_program_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match=f"{score}: there is no command java"):
         score_captions({"1": "a", "2": "b"}, said, **folder)
-    # A java that runs, and ends at once without a word.
-    (tmp_path / "java").write_text("#!/bin/sh\nexit 3\n")
+    # A java that runs, and reads no more before its first answer.
+    (tmp_path / "java").write_text("#!/bin/sh\nread line\nexec 0<&-\necho 1\nexit 3\n")
     (tmp_path / "java").chmod(0o755)
     with pytest.raises(DataError, match=f"{score}: .*jar (stopped|failed with code 3)"):
         score_captions({"1": "a", "2": "b"}, said, **folder)
