@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cm3.errors import DataError
-from cm3.files import JSON_BYTES, inside, parse_json, said
+from cm3.files import inside, said
+from cm3.score.records import load
 
 IDS = ("question_id", "image_id", "id", "image")
 """Fields that name the item of a row; the first that is there does."""
@@ -61,23 +62,10 @@ def held(path: Path) -> Held:
     found = Held()
     if path.suffix not in (".json", ".jsonl"):
         return found
-    for id, row in _rows(_values(path)):
+    for id, row in _rows(load(path)):
         _take(found, id, row, path.parent)
     found.ids = tuple(dict.fromkeys((*found.said, *found.pictures)))
     return found
-
-
-def _values(path: Path) -> Any:
-    try:
-        if (size := path.stat().st_size) > JSON_BYTES:
-            raise DataError(f"{str(path)!r}: has {size} bytes, more than {JSON_BYTES}; split it")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{str(path)!r}: cannot be read ({error.strerror or said(error)})") from error
-    if path.suffix == ".jsonl":
-        lines = enumerate(data.splitlines(), 1)
-        return [parse_json(line, f"{path}:{number}") for number, line in lines if line.strip()]
-    return parse_json(data, str(path))
 
 
 def _rows(value: Any) -> Iterator[tuple[str, Any]]:

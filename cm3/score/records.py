@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from cm3.errors import DataError
-from cm3.files import parse_json
+from cm3.files import JSON_BYTES, parse_json, said
 
 
 def load(path: Path) -> Any:
     """Return what a JSON file holds; of one that ends in .jsonl the list of its lines.
 
-    Raises `DataError` for a file that cannot be read or is no JSON.
+    Raises `DataError` for a file that cannot be read, is larger than `JSON_BYTES`, or is no JSON.
     """
     try:
+        if (size := path.stat().st_size) > JSON_BYTES:
+            raise DataError(f"{str(path)!r}: has {size} bytes, more than {JSON_BYTES}; split it")
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{str(path)!r}: cannot be read ({error.strerror}); check the path") from error
+        raise DataError(f"{str(path)!r}: cannot be read ({error.strerror or said(error)}); check the path") from error
     if path.suffix == ".jsonl":
         lines = enumerate(data.splitlines(), 1)
         return [parse_json(line, f"{str(path)!r}, line {number}") for number, line in lines if line.strip()]
