@@ -247,7 +247,8 @@ def test_fid_is_that_of_the_scorer(
     own = cm3("eval", "fid", "other", "true.npz" if reference == "statistics" else "true", *way)
     assert own.code == 0, own.err
     assert ran.json["figures"]["fid"] == pytest.approx(own.json["figures"]["fid"], rel=1e-4, abs=1e-6)
-    assert ran.json["settings"]["reference"] == named and ran.json["settings"]["crop"] == "centre"
+    said = {"folder": "pictures"}.get(reference, reference)
+    assert ran.json["settings"]["reference"] == said and ran.json["settings"]["crop"] == "centre"
 
 
 def test_scenes_as_their_own_verb_measures_them(cm3: Cm3) -> None:

@@ -28,7 +28,7 @@ from cm3.document import Image
 from cm3.errors import ConfigError, DataError, whole_number
 from cm3.eval.suites.suite import Encoder, Line, Suite
 from cm3.files import checksum, read_json, write
-from cm3.read.walk import PICTURES
+from cm3.read.walk import PICTURES, ending, walk
 from cm3.score.result import Result
 
 LIKELIHOOD = "likelihood of the whole document"
@@ -121,15 +121,16 @@ class Coco30k(Suite):
             self.references["pictures"] = checksum({id: path.stat().st_size for id, path in files.items()})
         else:
             self.references["pictures"] = folder = Path(wanted)
-            below = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-            files = {path.relative_to(folder).as_posix(): path for path in below}
+            below = [f"{place}{name}" for place, names in walk(folder) for name in names] if folder.is_dir() else []
+            files = {name: folder / name for name in sorted(below) if ending(name) in PICTURES}
         made = sample(_opened(drawn), network, "predictions", keep=False, progress=self._seen(len(drawn)))
         if wanted.endswith(".npz"):
             true = Sample.load(wanted)
         else:
             true = sample(_opened(files), network, "reference", keep=False, progress=self._seen(len(files)))
         scored = score_fid(made, true, measures=("fid",))
-        return replace(scored, settings={**scored.settings, "reference": wanted})
+        # A path is no setting: the sum among the references says which pictures they are, wherever they lie.
+        return scored if ids is None else replace(scored, settings={**scored.settings, "reference": wanted})
 
     def _seen(self, total: int) -> Callable[[int], None]:
         def seen(done: int) -> None:
