@@ -27,8 +27,8 @@ NETWORKS = "(default: the network's own)"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The way of pictures to a network's square. Without any of these it is pytorch-fid's for Inception, and that of
-    its own training for a CLIP or a DINO."""
+    """The way of pictures to a network's square. Without any of these it is pytorch-fid's for Inception, and CLIP's for
+    a CLIP or a DINO: the centred square, bicubic."""
 
     crop: Annotated[Literal["none", "centre"] | None, arg(metavar="none|centre", help_behavior_hint=NETWORKS)] = None
     """All of a picture, stretched to the square, or its largest centred square."""

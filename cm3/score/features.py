@@ -6,7 +6,9 @@ here, and the result of a scorer holds them all:
     picture --colours--> RGB --crop, size--> 8-bit square --filter, antialias, quantise--> the network's square
 
 The defaults for Inception are those of pytorch-fid: colours as stored, the whole picture stretched to 299 x 299 by a
-bilinear filter that does not smooth before it scales down, without rounding. Those for CLIP and DINO are their own.
+bilinear filter that does not smooth before it scales down, without rounding. Those for CLIP and DINO are CLIP's own:
+the largest centred square by a bicubic filter that smooths, rounded. DINOv2's own program cuts the borders off as well
+(224 of 256 pixels); that is not done here.
 """
 
 from __future__ import annotations
