@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import Verb
-from cm3.cli.outputs import line
 from cm3.cli.results import check_result_file, keep, lines
 from cm3.errors import RequestError
 
@@ -40,7 +39,7 @@ class Scored(Verb):
         suite, result, references, predictions = self.result()
         page = keep(self.out, result, suite, VERSION, references, {"answers": predictions}, began)
         told = "".join(f", {name} {value}" for name, value in result.settings.items())
-        print(f"{suite}: {result.n} answers{told}", *map(line, lines(page)), sep="\n")
+        print(f"{suite}: {result.n} answers{told}", *lines(page), sep="\n")
         return page
 
 

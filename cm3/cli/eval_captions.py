@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import Verb
-from cm3.cli.outputs import line
 from cm3.cli.results import check_result_file, keep, lines
 from cm3.errors import RequestError
 
@@ -62,5 +61,5 @@ class EvalCaptions(Verb):
         )
         references, predictions = {"captions": self.references}, {"captions": self.predictions}
         page = keep(self.out, result, "captions", VERSION, references, predictions, began)
-        print(f"captions of {result.n} pictures", *map(line, lines(page)), sep="\n")
+        print(f"captions of {result.n} pictures", *lines(page), sep="\n")
         return page

@@ -29,7 +29,7 @@ from cm3.cli.options import (
     progress,
     stopped,
 )
-from cm3.cli.outputs import check_folder, line
+from cm3.cli.outputs import check_folder
 from cm3.cli.results import keep, lines
 from cm3.errors import Cm3Error, DataError, RequestError
 from cm3.files import locked, parse_json, read_json, write
@@ -190,7 +190,7 @@ class EvalRun(ModelVerb):
             {**suite.predictions, "drawn": drawn}, began, model=plan["model"], bank=plan["memory"],
             dtype=plan["dtype"], device=plan["device"], sampling=self._sampling(), recommended=recommended,
         )  # fmt: skip
-        print("\n".join([*map(line, lines(page)), str(self.out / RESULT)]))
+        print("\n".join([*lines(page), str(self.out / RESULT)]))
         return page
 
     def _sampling(self) -> dict[str, Any]:

@@ -95,8 +95,7 @@ def _warnings(ids: list[str], references: Mapping[str, Any], pairs: Pairs, texts
     if missing:
         warnings.append(
             f"{len(missing)} of {len(references)} pictures have no prediction, the first {missing[0]!r:.40}; the "
-            "figures "
-            f"are of the other {len(ids)}"
+            f"figures are of the other {len(ids)}"
         )
     if empty := [id for id, words in zip(ids, pairs.given, strict=True) if not words]:
         warnings.append(

@@ -49,8 +49,7 @@ def score_scienceqa(predictions: Mapping[str, int], problems: Mapping[str, Probl
     if lacking := [id for id in problems if id not in predictions]:
         warnings.append(
             f"{len(lacking)} of {len(problems)} problems have no prediction, the first {lacking[0]!r:.40}; the figures "
-            "are of "
-            "the others"
+            "are of the others"
         )
     if outside := [id for id in items["average"] if not 0 <= predictions[id] < problems[id].choices]:
         warnings.append(
@@ -81,8 +80,8 @@ def read_choices(path: Path) -> dict[str, int]:
 
 
 def read_problems(path: Path, split: str) -> dict[str, Problem]:
-    """Return the problems of a split by id. Raises `DataError` for a file that is not laid out so, or has none of "
-    "it."""
+    """Return the problems of a split by id. Raises `DataError` for a file that is not laid out so, or has none of
+    it."""
     page = load(path)
     if not isinstance(page, dict) or not page:
         raise DataError(f"{str(path)!r}: holds no problems; give the dataset's problems.json")

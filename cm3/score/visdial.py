@@ -42,8 +42,7 @@ def score_visdial(
         if sorted(ranks) != list(range(1, len(ranks) + 1)):
             raise DataError(
                 f"visdial, round {id!r:.40}: 'ranks' must be the numbers 1 to {len(ranks)}, each once; give the rank "
-                "of each "
-                "candidate"
+                "of each candidate"
             )
     warnings: list[str] = []
     items: dict[str, dict[str, float]] = {}

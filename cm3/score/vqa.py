@@ -189,8 +189,7 @@ def read_questions(questions: Path, annotations: Path) -> dict[str, Question]:
         if id not in asked:
             raise DataError(
                 f"{where}: question {id!r:.40} is not in {str(questions)!r}; give the questions of the same split "
-                "(VizWiz: "
-                "the file of annotations)"
+                "(VizWiz: the file of annotations)"
             )
         answers = record.get("answers")
         if not isinstance(answers, list) or not answers or not all(_is_answer(one) for one in answers):
