@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm3 import __version__
 from cm3.claims.verdicts import DRAWS, FAILS, HOLDS, OPEN, STATEMENTS, Results
 from cm3.errors import ConfigError
 from cm3.files import write
+from cm3.score.result_file import hardware, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +28,6 @@ def page_of(results: Results, size: Any, numbers: Sequence[int], name: str, worl
 
     `size` is the plan's, called `name`; `cost` its processor seconds.
     """
-    import torch
-
-    from cm3.bench.machine import flags
-
     statements = []
     for number in numbers:
         statement = STATEMENTS[number - 1]
@@ -45,8 +40,8 @@ def page_of(results: Results, size: Any, numbers: Sequence[int], name: str, worl
         "plan": dataclasses.asdict(size),
         "world": world,
         "processor_seconds": round(cost),
-        "versions": {"cm3": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"processor": platform.machine(), "flags": flags(), "threads": torch.get_num_threads()},
+        "versions": versions(),
+        "machine": hardware(),
         "statements": statements,
     }
 
