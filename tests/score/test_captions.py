@@ -269,7 +269,7 @@ def test_files_that_are_laid_out_otherwise(tmp_path: Path, content: Any, told: s
         read_predictions(path)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_references(tmp_path / "nowhere.json")
     (tmp_path / "made.json").write_text("[{")
@@ -277,6 +277,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_predictions(tmp_path / "made.json")
     (tmp_path / "made.jsonl").write_text('{"image_id": 1, "caption": "a"}\n{"image_id"')
     with pytest.raises(DataError, match="line 2: is not readable JSON"):
+        read_predictions(tmp_path / "made.jsonl")
+    monkeypatch.setattr("cm3.score.records.JSON_BYTES", 20)
+    with pytest.raises(DataError, match="made.jsonl': has [0-9]+ bytes, more than 20; split it"):
         read_predictions(tmp_path / "made.jsonl")
 
 
