@@ -91,8 +91,8 @@ def _parted(words: Words) -> Words:
 def _warnings(ids: list[str], references: Mapping[str, Any], pairs: Pairs, texts: Sequence[str]) -> list[str]:
     """Return a line on each thing that is odd and no error."""
     warnings = []
-    missing = [id for id in references if id not in set(ids)] if len(ids) < len(references) else []
-    if missing:
+    scored = set(ids)
+    if missing := [id for id in references if id not in scored]:
         warnings.append(
             f"{len(missing)} of {len(references)} pictures have no prediction, the first {missing[0]!r:.40}; the "
             f"figures are of the other {len(ids)}"
