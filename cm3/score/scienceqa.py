@@ -80,18 +80,17 @@ def read_choices(path: Path) -> dict[str, int]:
 
 
 def read_problems(path: Path, split: str) -> dict[str, Problem]:
-    """Return the problems of a split by id. Raises `DataError` for a file that is not laid out so, or has none of
-    it."""
+    """Return the problems of a split by id.
+
+    Raises `DataError` for a file that is not laid out so, or has none of it.
+    """
     page = load(path)
     if not isinstance(page, dict) or not page:
         raise DataError(f"{str(path)!r}: holds no problems; give the dataset's problems.json")
-    splits = {problem.get("split") for problem in page.values() if isinstance(problem, dict)}
+    splits = {str(problem.get("split")) for problem in page.values() if isinstance(problem, dict)}
     found = {id: _problem(one, f"{str(path)!r}, problem {id!r:.40}") for id, one in page.items() if _of(one, split)}
     if not found:
-        raise DataError(
-            f"{str(path)!r}: has no problem of split {split!r:.40}; it has "
-            f"{', '.join(sorted(str(one) for one in splits))}"
-        )
+        raise DataError(f"{str(path)!r}: has no problem of split {split!r:.40}; it has {', '.join(sorted(splits))}")
     return found
 
 
@@ -105,6 +104,9 @@ def _problem(record: Any, where: str) -> Problem:
         raise DataError(f"{where}: must have 'choices', a list, and 'answer', the number of the right one")
     if not 0 <= answer < len(choices):
         raise DataError(f"{where}: 'answer' is {answer}, must be 0 to {len(choices) - 1}")
+    for name in ("subject", "grade", "topic"):
+        if not isinstance(record.get(name), str | None):
+            raise DataError(f"{where}: {name!r} is {record[name]!r:.60}, must be a text")
     hint, image = bool(record.get("hint")), bool(record.get("image"))
     contexts = {"has_text": hint, "has_image": image, "no_context": not hint and not image}
     classes = [name for name, holds in contexts.items() if holds]

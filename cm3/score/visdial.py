@@ -65,6 +65,8 @@ def score_visdial(
             )
         items["ndcg"] = {id: ndcg(predictions[id], relevance[id]) for id in shared if any(relevance[id])}
     items = {name: values for name, values in items.items() if values}
+    if not items:
+        raise DataError(f"visdial: nothing can be scored ({warnings[-1]}); give rounds with a relevant candidate")
     figures = {name: sum(values.values()) / len(values) for name, values in items.items()}
     return Result(figures, max(map(len, items.values()), default=0), {}, tuple(warnings), items)
 
@@ -118,14 +120,29 @@ def read_annotations(path: Path) -> tuple[dict[str, int] | None, dict[str, list[
     """
     page = load(path)
     if isinstance(page, list):
-        return None, dict(_relevance(record, where) for record, where in listed(page, None, path))
+        relevance: dict[str, list[float]] = {}
+        for record, where in listed(page, None, path):
+            id, values = _relevance(record, where)
+            if id in relevance:
+                raise DataError(f"{where}: round {id!r:.40} is annotated twice; keep one of them")
+            relevance[id] = values
+        return None, relevance
     data = page.get("data") if isinstance(page, dict) else None
-    right = {}
+    right: dict[str, int] = {}
+    seen = set[str]()
     for record, where in listed(data.get("dialogs") if isinstance(data, dict) else None, None, path):
         image = identity(record, "image_id", where)
-        for number, turn in enumerate(record.get("dialog") or (), 1):
-            index = turn.get("gt_index") if isinstance(turn, dict) else None
-            if type(index) is int:
+        if image in seen:
+            raise DataError(f"{where}: picture {image!r:.40} has two dialogs; keep one of them")
+        seen.add(image)
+        turns = record.get("dialog")
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise DataError(f"{where}: 'dialog' is {turns!r:.60}, must be a list of turns")
+        for number, turn in enumerate(turns, 1):
+            index = turn.get("gt_index")
+            if type(index) not in (int, type(None)):
+                raise DataError(f"{where}: 'gt_index' of turn {number} is {index!r:.60}, must be a whole number")
+            if index is not None:
                 right[f"{image}:{number}"] = index
     if not right:
         raise DataError(f"{str(path)!r}: no turn has a 'gt_index'; give dialogs of train or val, or a dense file")

@@ -79,6 +79,10 @@ def test_choices_that_are_no_number(tmp_path: Path, value: Any) -> None:
         ({"answer": 3}, "'answer' is 3, must be 0 to 2"),
         ({"answer": None}, "must have 'choices', a list, and 'answer'"),
         ({"choices": "ab"}, "must have 'choices', a list, and 'answer'"),
+        ({"subject": {}}, "'subject' is {}, must be a text"),
+        ({"grade": [1]}, r"'grade' is \[1\], must be a text"),
+        ({"topic": 5}, "'topic' is 5, must be a text"),
+        ({"split": ["test"]}, r"has no problem of split 'test'; it has \['test'\]"),
     ],
 )
 def test_problems_that_are_laid_out_otherwise(tmp_path: Path, change: Any, told: str) -> None:

@@ -74,6 +74,11 @@ def test_a_round_of_no_relevance_is_left_out_and_said() -> None:
     assert result.warnings == ("1 rounds have no relevant candidate, the first '1:1'; NDCG leaves them out",)
 
 
+def test_rounds_of_which_none_can_be_scored() -> None:
+    with pytest.raises(DataError, match="nothing can be scored .*1 rounds have no relevant candidate"):
+        score_visdial({"1:1": [1, 2]}, relevance={"1:1": [0.0, 0.0]})
+
+
 def test_ranks_that_do_not_fit() -> None:
     with pytest.raises(DataError, match="round '1:1': 'ranks' must be the numbers 1 to 2, each once"):
         score_visdial({"1:1": [1, 1]}, {"1:1": 0})
@@ -109,6 +114,11 @@ def test_ranks_that_are_laid_out_otherwise(tmp_path: Path, page: Any, told: str)
     [
         ({"data": {}}, "holds no list of records"),
         ({"data": {"dialogs": [{"image_id": 1, "dialog": [{"question": 1}]}]}}, "no turn has a 'gt_index'"),
+        ({"data": {"dialogs": [{"image_id": 1, "dialog": 5}]}}, "'dialog' is 5, must be a list of turns"),
+        ({"data": {"dialogs": [{"image_id": 1, "dialog": [5]}]}}, r"'dialog' is \[5\], must be a list of turns"),
+        ({"data": {"dialogs": [{"image_id": 1, "dialog": [{"gt_index": "3"}]}]}}, "'gt_index' of turn 1 is '3', must"),
+        ({"data": {"dialogs": [{"image_id": 1, "dialog": []}] * 2}}, "record 1: picture '1' has two dialogs"),
+        ([{"image_id": 1, "round_id": 1, "gt_relevance": [1]}] * 2, "record 1: round '1:1' is annotated twice"),
         ([{"image_id": 1, "round_id": 1}], "'gt_relevance' is None, must be a list of numbers of at least 0"),
         ([{"image_id": 1, "round_id": 1, "gt_relevance": [-1]}], r"'gt_relevance' is \[-1\], must be"),
     ],
