@@ -6,6 +6,7 @@ loads weights, of a tokenizer, a decoder, an encoder, a critic or a metric, has 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,7 +137,9 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
     try:
         tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load has no one exception for a damaged file
-        raise CheckpointError(f"{what}: cannot be read ({said(error)}); restore them") from error
+        # Of other pickles torch says how to run what a stranger wrote: not an advice to pass on.
+        reason = "no file of tensors alone" if isinstance(error, pickle.UnpicklingError) else said(error)
+        raise CheckpointError(f"{what}: cannot be read ({reason}); restore them") from error
     if other := next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None):
         raise CheckpointError(f"{what}: {other!r} is no tensor; give a file of weights by name")
     check_weights(tensors, what)

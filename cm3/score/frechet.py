@@ -25,6 +25,8 @@ BLOCK = 512
 """Vectors that are taken into the sums at a time, whatever the batches are that they come in."""
 WIDEST = 16384
 """Most dimensions of statistics that are read: their covariance takes 2 GiB."""
+LARGEST = 1e100
+"""Most that a mean or a covariance may hold: the distance takes products of two of them."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +162,15 @@ class Statistics:
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    """Return the squared Frechet distance. Raises `DataError` for different dimensions.
+    """Return the squared Frechet distance. Raises `DataError` for different dimensions, and for numbers that are too large.
 
     The trace of the square root of S_a S_b, whose eigenvalues are those of the symmetric R^T S_b R with S_a = R R^T, is
     the sum of the roots of these: real also where a covariance has not full rank.
     """
     if len(a.mu) != len(b.mu):
         raise DataError(f"statistics of {len(a.mu)} and of {len(b.mu)} dimensions: are of different features")
+    if max(float(np.abs(part).max()) for one in (a, b) for part in (one.mu, one.sigma)) > LARGEST:
+        raise DataError(f"statistics: hold numbers above {LARGEST:g}, which are of no features; make them again")
     values, vectors = np.linalg.eigh(a.sigma)
     kept = values > max(float(values[-1]), 0.0) * len(values) * np.finfo(np.float64).eps
     root = vectors[:, kept] * np.sqrt(values[kept])

@@ -88,6 +88,8 @@ class Page:
     date: str
 
     def __post_init__(self) -> None:
+        if self.n < 0:
+            raise ValueError(f"n={self.n}: must be at least 0")
         if self.figures.keys() != self.intervals.keys():
             raise ValueError("intervals: must name the figures, each once")
         for name, values in self.items.items():
@@ -95,10 +97,12 @@ class Page:
                 raise ValueError(f"items.{name}: is no figure; they are {', '.join(self.figures)}")
             if not values:
                 raise ValueError(f"items.{name}: is empty; leave it out")
-            mean = math.fsum(values.values()) / len(values)
+            mean = math.fsum(value / len(values) for value in values.values())  # no sum can be too large
             if not math.isclose(self.figures[name], mean, rel_tol=CLOSE, abs_tol=1e-8):
                 raise ValueError(f"figures.{name}={self.figures[name]}: must be the mean of its items, {mean:.6g}")
         for name, interval in self.intervals.items():
+            if interval is not None and interval[0] > interval[1]:
+                raise ValueError(f"intervals.{name}={list(interval)}: must be from the lower end to the upper")
             if interval is not None and name not in self.items:
                 raise ValueError(f"intervals.{name}: is one of items, and items.{name} is missing; restore the file")
 

@@ -98,6 +98,14 @@ def test_bad_vectors_are_refused() -> None:
         frechet(of(vectors(9, 3, 0)), of(vectors(9, 4, 0)))
 
 
+def test_numbers_that_no_distance_can_be_of_are_refused() -> None:
+    usual = Gaussian(np.zeros(3), np.eye(3))
+    for other in (Gaussian(np.full(3, 1e300), np.eye(3)), Gaussian(np.zeros(3), 1e300 * np.eye(3))):
+        for pair in ((usual, other), (other, usual)):
+            with pytest.raises(DataError, match=r"statistics: hold numbers above 1e\+100"):
+                frechet(*pair)
+
+
 def test_a_file_comes_back_and_others_read_it(tmp_path: Path) -> None:
     made = of(vectors(40, 5, 6))
     Gaussian(made.mu, made.sigma, made.n, {"features": "f", "size": None}).save(tmp_path / "a.npz")

@@ -66,6 +66,13 @@ def test_bad_files_are_named(file: Path, tmp_path: Path) -> None:
     (tmp_path / "torn.pth").write_bytes(file.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="torn.pth': cannot be read"):
         load_features(tmp_path / "torn.pth")
+    torch.save({"fc.weight": Path}, tmp_path / "code.pth")
+    (tmp_path / "text.pth").write_text("{}")
+    for name in ("code.pth", "text.pth"):
+        with pytest.raises(
+            CheckpointError, match=f"{name}': cannot be read \\(no file of tensors alone\\); restore them$"
+        ):
+            load_features(tmp_path / name)
     torch.save({"fc.weight": torch.zeros(1008, 2048), "epoch": 3}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="'epoch' is no tensor"):
         load_features(tmp_path / "other.pth")
