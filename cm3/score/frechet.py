@@ -162,7 +162,9 @@ class Statistics:
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    """Return the squared Frechet distance. Raises `DataError` for different dimensions, and for numbers that are too large.
+    """Return the squared Frechet distance.
+
+    Raises `DataError` for different dimensions, and for numbers that are too large.
 
     The trace of the square root of S_a S_b, whose eigenvalues are those of the symmetric R^T S_b R with S_a = R R^T, is
     the sum of the roots of these: real also where a covariance has not full rank.
