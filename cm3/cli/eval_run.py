@@ -91,8 +91,8 @@ class EvalRun(ModelVerb):
     skip_bad: Flag = False
     """Leave out items that cannot be read or drawn, and say so in the result; without it they end the run."""
     plain: Annotated[Flag, arg(help="Ask with pictures before the text, for a model that was tuned so.")] = False
-    best_of: Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: 1)")] = None
-    """coco30k: make K pictures of each caption and keep the best."""
+    best_of: Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: make one)")] = None
+    """coco30k: make K pictures of each caption, 2 to 1024, and keep the best."""
     rank_by: Annotated[str, arg(metavar="ENCODER")] = "likelihood"
     """coco30k: what the best of K is chosen by: likelihood, of the whole document to the model, or a CLIP: a folder, or
     a hub id such as openai/clip-vit-base-patch32."""

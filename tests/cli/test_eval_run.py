@@ -420,8 +420,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "plain without a task": (["geneval2", "{geneval2}", "--plain"], "asks for no task, so there is nothing to ask"),
     "scenes of a source": (["scenes", "{vqa2}"], "draws its own pictures; leave the source"),
     "a file as folder": (["vqa2", "{vqa2}", "--out", "{tiny}/config.json/x"], "config.json' is a file; give a folder"),
-    "no prompts": (["dpg", "{vqa2}"], "has nothing for it; give another"),
-    "no GenEval": (["geneval2", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    "no copy": (["geneval2"], "suite geneval2: '' holds no prompts; give SOURCE"),
+    "no such folder": (["dpg", "{vqa2}"], "holds no prompts; give SOURCE"),
+    "no prompts": (["dpg", "{tiny}"], "has nothing for it; give another"),
+    "no GenEval": (["geneval2", "nowhere.jsonl"], "suite geneval2: 'nowhere.jsonl' holds no prompts; give SOURCE"),
     "a cluster and processes": (["vqa2", "{vqa2}", "--tp", "2"], "tp=2"),
 }  # fmt: skip
 

@@ -28,13 +28,23 @@ FOUR = 4
 """Pictures of a prompt of DPG-Bench."""
 
 
+def place(suite: Suite) -> Path:
+    """Return where a suite's prompts are. Raises `DataError` where no place was given, or nothing is there."""
+    path = Path(suite.asking.source)
+    if not suite.asking.source or not path.exists():
+        raise DataError(
+            f"suite {suite.name}: {str(suite.asking.source)!r} holds no prompts; give SOURCE, your copy of the owners'"
+        )
+    return path
+
+
 class GenEval2(Suite):
     """One picture of each prompt of GenEval 2."""
 
     name = "geneval2"
 
     def lines(self) -> Iterator[Line]:
-        path = Path(self.asking.source)
+        path = place(self)
         path = path / "geneval2_data.jsonl" if path.is_dir() else path
         prompts: list[str] = []
         for number, line in enumerate(content(path, str(path)).splitlines(), 1):
@@ -63,7 +73,7 @@ class Dpg(Suite):
     name = "dpg"
 
     def lines(self) -> Iterator[Line]:
-        folder = Path(self.asking.source)
+        folder = place(self)
         folder = next((p for p in (folder / "dpg_bench/prompts", folder / "prompts") if p.is_dir()), folder)
         files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
         listed: list[Line] = []
