@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import HERE, Device, Verb, at_least, progress
-from cm3.cli.outputs import check_folder, line
-from cm3.cli.results import check_result_file, keep, lines
+from cm3.cli.outputs import line
+from cm3.cli.results import check_file, check_result_file, keep, lines
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
@@ -172,14 +172,6 @@ def _below(name: str, source: str) -> str:
     """Return the name of a picture without the folder that was given, so that results compare across machines."""
     path = Path(name)
     return path.relative_to(source).as_posix() if path.is_relative_to(source) and path != Path(source) else name
-
-
-def check_file(path: Path | None, option: str) -> None:
-    """Raise `RequestError` where a file cannot be written."""
-    if path is not None:
-        if path.is_dir():
-            raise RequestError(f"{option} {path}: is a folder; give a file")
-        check_folder(path.parent, option)
 
 
 def tell(warnings: Sequence[str]) -> None:

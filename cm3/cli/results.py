@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from cm3.score.result import Result
 
 
+def check_file(path: Path | None, option: str) -> None:
+    """Raise `RequestError` where a file cannot be written. None is no file, and passes."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise RequestError(f"{option} {path}: is a folder; give a file in it")
+    check_folder(path.parent, option)
+
+
 def check_result_file(path: Path | None, option: str = "--out", kind: str = "cm3-result") -> None:
     """Raise `RequestError` where a result cannot be written, or would replace anything but a result of ours.
 
     To be called before the work starts. None is no file, and passes.
     """
-    if path is None:
-        return
-    if path.is_dir():
-        raise RequestError(f"{option} {path}: is a folder; give a file, such as {path / 'result.json'}")
-    check_folder(path.parent, option)
-    if os.path.lexists(path):
+    check_file(path, option)
+    if path is not None and os.path.lexists(path):
         try:
             ours = f'"kind": "{kind}"' in path.read_bytes()[:100].decode("utf-8", "replace")
         except OSError:

@@ -152,8 +152,8 @@ def read_annotations(path: Path) -> tuple[dict[str, int] | None, dict[str, list[
 def _relevance(record: Any, where: str) -> tuple[str, list[float]]:
     id = _round(record, where)
     values = record.get("gt_relevance", record.get("relevance"))
-    if not isinstance(values, list) or not all(type(v) in (int, float) and v >= 0 for v in values):
-        raise DataError(f"{where}: 'gt_relevance' is {values!r:.60}, must be a list of numbers of at least 0")
+    if not isinstance(values, list) or not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
+        raise DataError(f"{where}: 'gt_relevance' is {values!r:.60}, must be a list of numbers from 0 to 1")
     return id, values
 
 

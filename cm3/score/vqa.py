@@ -178,9 +178,15 @@ def _warnings(predictions: Mapping[str, str], questions: Mapping[str, Question],
 def read_questions(questions: Path, annotations: Path) -> dict[str, Question]:
     """Return what people answered, by id, in the order of the annotations.
 
-    Raises `DataError` for files that are not laid out so, for an id twice, and for an annotation of no question.
+    Raises `DataError` for files that are not laid out so, for an id twice, for an annotation of no question, and for a
+    question without one.
     """
-    asked = {identity(record, _key(record), where) for record, where in listed(load(questions), "questions", questions)}
+    asked = set[str]()
+    for record, where in listed(load(questions), "questions", questions):
+        id = identity(record, _key(record), where)
+        if id in asked:
+            raise DataError(f"{where}: question {id!r:.40} is asked twice; keep one of them")
+        asked.add(id)
     found: dict[str, Question] = {}
     for record, where in listed(load(annotations), "annotations", annotations):
         id = identity(record, _key(record), where)
@@ -199,6 +205,11 @@ def read_questions(questions: Path, annotations: Path) -> dict[str, Question]:
             tuple(one["answer"] for one in answers),
             tuple(json.dumps({k: v for k, v in one.items() if k != "answer"}, sort_keys=True) for one in answers),
             *(kind if isinstance(kind, str) else None for kind in kinds),
+        )
+    if lacking := asked - found.keys():
+        raise DataError(
+            f"{str(annotations)!r}: {len(lacking)} of {len(asked)} questions have no annotation, the first "
+            f"{min(lacking)!r:.40}; give the annotations of the same split"
         )
     return found
 

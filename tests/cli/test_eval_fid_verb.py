@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import store_parts
-import torch
+import tiny_networks
 from command import Cm3
 
 from cm3.data.prepare import prepare
@@ -19,12 +18,7 @@ from cm3.data.prepare import prepare
 
 @pytest.fixture(scope="session")
 def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    transformers: Any = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("dino")
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "mlp_ratio": 2}
-    transformers.Dinov2Model(transformers.Dinov2Config(**small, image_size=28, patch_size=14)).save_pretrained(folder)
-    return folder
+    return tiny_networks.dino(tmp_path_factory.mktemp("dino"))
 
 
 def fill(folder: Path, n: int, seed: int) -> Path:

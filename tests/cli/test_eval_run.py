@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import published
 import pytest
-import torch
+import tiny_networks
 from batch_parts import command, command_until
 from command import Cm3, Ran
 from forks import forks
@@ -211,13 +211,7 @@ def test_the_best_of_several_by_a_named_ranker(cm3: Cm3, tiny: Path, data: dict[
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DINO of random weights."""
-    transformers: Any = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("dino")
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "mlp_ratio": 2}
-    transformers.Dinov2Model(transformers.Dinov2Config(**small, image_size=28, patch_size=14)).save_pretrained(folder)
-    return folder
+    return tiny_networks.dino(tmp_path_factory.mktemp("dino"))
 
 
 @pytest.mark.parametrize("reference", ["split", "asked", "folder", "statistics"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import tiny_networks
 import torch
 from second_device import DEVICE, SecondDevice
 
@@ -125,26 +125,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of random weights in Hugging Face's layout, with a tokenizer of bytes."""
-    transformers: Any = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**small, "vocab_size": 514, "max_position_embeddings": 77, "bos_token_id": 512, "eos_token_id": 513}
-    config = transformers.CLIPConfig(
-        text_config={**text, "pad_token_id": 513},
-        vision_config={**small, "image_size": 32, "patch_size": 8},
-        projection_dim=24,
-    )
-    transformers.CLIPModel(config).save_pretrained(folder)
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    alphabet = sorted(ByteLevel.alphabet())
-    entries = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    transformers.CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
-    return folder
+    return tiny_networks.clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_on_another_device(clip: Path) -> None:

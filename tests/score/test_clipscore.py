@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+import tiny_networks
 import torch
 
 from cm3.document import Image
@@ -21,23 +21,7 @@ CAPTIONS = ("a red circle", "two boats", "a boat", "night", "a dog on a mat")
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of random weights in Hugging Face's layout, with a tokenizer of bytes."""
-    transformers: Any = pytest.importorskip("transformers")
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**small, "vocab_size": 514, "max_position_embeddings": 40, "bos_token_id": 512, "eos_token_id": 513}
-    vision = {**small, "image_size": 16, "patch_size": 8}
-    config = transformers.CLIPConfig(text_config={**text, "pad_token_id": 513}, vision_config=vision, projection_dim=8)
-    transformers.CLIPModel(config).save_pretrained(folder)
-    letters = sorted(ByteLevel.alphabet())
-    entries = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    transformers.CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
-    return folder
+    return tiny_networks.clip(tmp_path_factory.mktemp("clip"), layers=1, positions=40, size=16, width=8)
 
 
 def images() -> list[Image]:

@@ -119,8 +119,9 @@ def test_ranks_that_are_laid_out_otherwise(tmp_path: Path, page: Any, told: str)
         ({"data": {"dialogs": [{"image_id": 1, "dialog": [{"gt_index": "3"}]}]}}, "'gt_index' of turn 1 is '3', must"),
         ({"data": {"dialogs": [{"image_id": 1, "dialog": []}] * 2}}, "record 1: picture '1' has two dialogs"),
         ([{"image_id": 1, "round_id": 1, "gt_relevance": [1]}] * 2, "record 1: round '1:1' is annotated twice"),
-        ([{"image_id": 1, "round_id": 1}], "'gt_relevance' is None, must be a list of numbers of at least 0"),
+        ([{"image_id": 1, "round_id": 1}], "'gt_relevance' is None, must be a list of numbers from 0 to 1"),
         ([{"image_id": 1, "round_id": 1, "gt_relevance": [-1]}], r"'gt_relevance' is \[-1\], must be"),
+        ([{"image_id": 1, "round_id": 1, "gt_relevance": [1.5]}], r"'gt_relevance' is \[1.5\], must be"),
     ],
 )
 def test_annotations_that_are_laid_out_otherwise(tmp_path: Path, page: Any, told: str) -> None:

@@ -245,6 +245,23 @@ def test_annotations_that_are_laid_out_otherwise(tmp_path: Path, annotations: An
 
 
 @pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([1, "1"], "record 1: question '1' is asked twice; keep one of them"),
+        (
+            [1, 2, 3],
+            "a.json': 2 of 3 questions have no annotation, the first '2'; give the annotations of the same split",
+        ),
+    ],
+)
+def test_every_question_is_annotated_once(tmp_path: Path, asked: list[Any], told: str) -> None:
+    (tmp_path / "q.json").write_text(json.dumps({"questions": [{"question_id": id} for id in asked]}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": [{"question_id": 1, "answers": ANSWERS}]}))
+    with pytest.raises(DataError, match=told):
+        read_questions(tmp_path / "q.json", tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
     ("answers", "told"),
     [
         ([{"question_id": 1, "answer": "a"}, {"question_id": "1", "answer": "b"}], "question '1' is answered twice"),
