@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def convert(
     `shards` and `dtype` as `steps_of` has them; the tokenizers and `size` as `open_model`. Weights are read and
     written one by one. Raises `ConfigError` for a place that holds anything but a bundle where one is written, and that
     is the source or in a bundle that is, and one `CheckpointError` that lists all that is wrong with the source: then
-    nothing is written. Where a weight is no number, or the source is changed meanwhile, what was made of it is taken
-    away.
+    nothing is written. Where a weight is no number, a bundle was altered, or the source is changed meanwhile, what was
+    made of it is taken away.
     """
     out = Path(out).expanduser()
     _check(Path(source).expanduser(), out, to)
@@ -60,9 +61,13 @@ def convert(
     with locked(out.with_name(f".{out.name}.converting.lock"), f"{str(out)!r}"):
         done = _begun(work, plan)
         try:
-            with bar(to, total=sum(step.bytes for step in steps), unit="B", wanted=progress) as shown:
-                for step in steps:
-                    _carry_out(work, step, done, plan, shown.update)
+            # A bundle's weights are summed beside the writing: by itself that would take a third of the time.
+            with ThreadPoolExecutor(1) as beside:
+                checked = beside.submit(model.check)
+                with bar(to, total=sum(step.bytes for step in steps), unit="B", wanted=progress) as shown:
+                    for step in steps:
+                        _carry_out(work, step, done, plan, shown.update)
+                checked.result()
             if model.weights is not None:
                 model.weights.check_unchanged()
         except CheckpointError:  # of the source: the same command would not go on

@@ -6,8 +6,8 @@
     ours        a bundle
 
 Which layout it is, its tensors say (decoder_layouts.py). Opening reads headers, norms, the tokenizers and what a check
-needs: queries of one layer of Meta's shards, both embeddings of a tied model, and of a bundle the whole decoder, for
-its checksum. Other weights are read when they are asked for.
+needs: queries of one layer of Meta's shards, and both embeddings of a tied model. Other weights are read when they are
+asked for; `Model.check` reads all of a bundle's, for their checksum.
 """
 
 from __future__ import annotations
@@ -81,6 +81,18 @@ class Model(NamedTuple):
     weights: TensorFiles | None = None
     """The files that `read` reads, until the end; None where it makes weights in memory and reads no file. All other
     fields are whole once a model is open."""
+    sha256: str | None = None
+    """Of a bundle, the checksum that its weights are to have."""
+
+    def check(self) -> None:
+        """Raise `CheckpointError` where the weights of a bundle have another checksum. All of them are read."""
+        if self.sha256 is not None and self.weights is not None:
+            (shard,) = self.weights.shards
+            if sha256(shard.path) != self.sha256:
+                raise CheckpointError(
+                    f"{str(shard.path.parent)!r}: {shard.path.name} was altered (its checksum is not the one in "
+                    "config.json); restore it"
+                )
 
 
 def open_model(
@@ -285,8 +297,6 @@ def _open_bundle(source: Path) -> Model:
     if not wrong and shapes != our_shapes(config):
         odd = sorted(shapes.items() ^ our_shapes(config).items())
         wrong.append(f"{FILES[0]} is not of the model that config.json describes ({some([n for n, _ in odd])})")
-    if not wrong and sha256(path) != found.source.files[FILES[0]]:
-        wrong.append(f"{FILES[0]} was altered (its checksum is not the one in config.json); restore it")
     refuse(source, wrong)
     assert ids is not None
     about = dict(found.about)
@@ -297,7 +307,8 @@ def _open_bundle(source: Path) -> Model:
         of_image = {"from": "bundle", "dtype": stored_type(source)}
     image = Found(found.vqgan, found.image_size, of_image)
     return Model(
-        config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), files
+        config, dtypes, files.read, ids, found.text_bytes(), image, converted, about, dict(found.sampling), files,
+        found.source.files[FILES[0]],
     )  # fmt: skip
 
 

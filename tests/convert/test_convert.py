@@ -530,6 +530,7 @@ def test_bundles_of_other_models_are_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="decoder.safetensors was altered"):
         convert(tmp_path / "b", tmp_path / "out", "chameleon-hf")
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.converting").exists()
 
 
 @pytest.mark.parametrize(
