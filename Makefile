@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null \
 	  && ! $(BIN)/pip index versions torch 2>/dev/null | grep -q '+cpu'; then index="--extra-index-url $(CPU_INDEX)"; fi; \
 	echo "installing into $(VENV): fetches about a gigabyte, which takes a minute or two" >&2; \
-	$(BIN)/pip install --disable-pip-version-check $$index -c constraints.txt -e '.[dev,retrieval,clip,cluster,sweep,chart,track,lora,tasks,texts]'
+	$(BIN)/pip install --disable-pip-version-check $$index -c constraints.txt -e '.[dev,retrieval,clip,cluster,sweep,chart,track,lora,tasks,texts,serve,replicas]'
 	@touch $@
 
 demo: $(READY)  ## draw, describe and infill with the model in the package; writes demo/ (the first time fetches a gigabyte)
