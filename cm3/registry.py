@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "inspect": ("cm3.cli.inspect_weights:Inspect", "say what weights are, and whether they are whole"),
     "chart": ("cm3.cli.chart:Chart", "draw the logs of runs as curves"),
     "plan": ("cm3.cli.plan:Plan", "say what a run will need: memory, time, energy, disk"),
+    "serve": ("cm3.cli.serve:Serve", "serve a model over HTTP, with a page to play on"),
     "bench decode": ("cm3.cli.bench:BenchDecode", "measure how fast this machine decodes, against a peer"),
     "eval scenes": ("cm3.scenes.cli.eval_verbs:EvalScenes", "measure a model on scenes that it was never trained on"),
     "eval emblems": ("cm3.scenes.cli.eval_verbs:EvalEmblems", "measure drawing unseen things from one document each"),

@@ -10,6 +10,7 @@ import tiny_model
 import torch
 
 from cm3.document import Document, Gap
+from cm3.engine.engine import Engine
 from cm3.errors import RequestError
 from cm3.generate import CM3Leon
 from cm3.generate.cm3leon import _sub_seed
@@ -105,8 +106,8 @@ def test_at_temperature_zero_one_candidate_is_drawn(
 ) -> None:
     """Below a millionth is zero; of eight equal ones nothing is to be chosen. Just above it there are eight."""
     served: list[int] = []
-    serve = model._serve
-    monkeypatch.setattr(model, "_serve", lambda some, progress: served.append(len(some)) or serve(some, progress))
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, some, *more: served.append(len(some)) or run(self, some, *more))
     made = model.generate("a red circle", seed=1, temperature=temperature, candidates=8)
     assert made.document == model.generate("a red circle", seed=2, temperature=0.0).document
     model.generate("a red circle", temperature=1e-6, candidates=8)

@@ -22,7 +22,7 @@ from cm3.engine.grammar import Codes, Force, Interleaved, check_plan, fed, range
 from cm3.engine.input_batch import InputBatch
 from cm3.engine.jacobi import Window
 from cm3.engine.prefill import prefill
-from cm3.engine.request import Event, Request, Result
+from cm3.engine.request import Dropped, Event, Load, Request, Result
 from cm3.engine.schedule import Job, Schedule
 from cm3.errors import ConfigError, RequestError, shown, whole_number
 from cm3.model.decoder import Decoder
@@ -48,7 +48,7 @@ class Engine:
         engine = Engine(decoder, vocab)
         results = engine.run(requests)                       # in order
         for event in engine.stream(requests): event.tokens   # as they come
-        id = engine.add(request); finished = engine.step()   # or one step at a time, as a server does
+        id = engine.add(request); events = engine.poll()     # or one step at a time, as a server does
 
     The same request with the same seed gives the same result whatever else is in the batch, up to the rounding of
     matrix products, which may depend on the size of the batch.
@@ -81,7 +81,7 @@ class Engine:
         self._schedule = Schedule(max_streams, self._cache)
         self._batch: InputBatch | None = None
         self._next_id = 0
-        self._held: list[tuple[int, Result]] = []
+        self._held: list[Job] = []
         self._torn = False
 
     @property
@@ -99,6 +99,12 @@ class Engine:
         """Tell whether a step would do or return anything."""
         return bool(self._schedule.active or self._schedule.waiting or self._held)
 
+    @property
+    def load(self) -> Load:
+        """Return how much of the engine is in use."""
+        queue = self._schedule
+        return Load(len(queue.active), len(queue.waiting), len(queue.rows), queue.blocks, self._cache.blocks)
+
     def add(self, request: Request) -> int:
         """Queue a request; returns its id. Raises RequestError where it cannot be served."""
         return self._queue(request).id
@@ -112,7 +118,7 @@ class Engine:
 
     def _cancel(self, id: int) -> bool:
         queue, held = self._schedule, len(self._held)
-        self._held = [(i, result) for i, result in self._held if i != id]
+        self._held = [job for job in self._held if job.id != id]
         gone = [job for job in (*queue.active, *queue.waiting) if job.id == id]
         queue.drop(id)
         self._retire([job for job in queue.active if job.id == id])
@@ -120,11 +126,14 @@ class Engine:
             job.cancelled = True
         return bool(gone) or len(self._held) < held
 
-    @torch.inference_mode()
     def step(self) -> list[tuple[int, Result]]:
         """Advance every active request by one drawn token, or by `ahead` where none can end meanwhile; returns those
-        that finished, with their ids. One that is interrupted in a pass is taken again. Raises RequestError for one
-        that is dropped, and names it; and where the host's part was interrupted, now or before."""
+        that finished, with their ids. One that is interrupted in a pass is taken again. Raises `Dropped` for those
+        that are, and RequestError where the host's part was interrupted, now or before."""
+        return [(job.id, job.result()) for job in self._advance()]
+
+    @torch.inference_mode()
+    def _advance(self) -> list[Job]:
         self._join()
         if self._schedule.active:
             batch, self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.window), None
@@ -134,15 +143,30 @@ class Engine:
             with self._writing():
                 done, lost = batch.accept(read)
                 self._batch = batch if batch.left and not lost else None
-                self._held += [(job.id, job.result()) for job in done]
+                self._held += done
                 self._retire(done + lost)
             if lost:
-                raise RequestError(
+                raise Dropped(
                     f"request {lost[0].id}: the model gave logits that are not finite; it is dropped. "
-                    "Check the weights, or run in bfloat16 or float32"
+                    "Check the weights, or run in bfloat16 or float32",
+                    tuple(job.id for job in lost),
                 )
         finished, self._held = self._held, []
         return finished
+
+    def poll(self) -> list[Event]:
+        """Advance as `step`; return what each request wrote since it was last told, and results of those that finished.
+
+        Raises as `step`; of requests other than the one that is dropped nothing is lost then.
+        """
+        finished = self._advance()
+        done = {job.id for job in finished}
+        told = [(job, job.news()) for job in (*finished, *self._schedule.active)]
+        return [
+            Event(job.id, job.id, tokens, job.result() if job.id in done else None)
+            for job, tokens in told
+            if tokens.length or job.id in done
+        ]
 
     def run(self, requests: Iterable[Request], progress: Progress | None = None) -> list[Result]:
         """Serve requests to the end; results in the order asked. Of requests that must give the same, one is served.
@@ -187,16 +211,16 @@ class Engine:
     def _serve(self, requests: Iterable[Request]) -> Generator[list[tuple[int, Job, Result | None]]]:
         """Yield after each step those of `requests` that run or just finished: the place among them, job, result."""
         left: dict[int, tuple[int, Job]] = {}
-        others: list[tuple[int, Result]] = []
+        others: list[Job] = []
         try:
             for place, request in enumerate(requests):
                 job = self._queue(request)
                 left[job.id] = place, job
             while any(not job.cancelled for _, job in left.values()):
-                finished = self.step()
-                others += [(id, result) for id, result in finished if id not in left]
+                finished = self._advance()
+                others += [job for job in finished if job.id not in left]
                 made: list[tuple[int, Job, Result | None]]
-                made = [(*left.pop(id), result) for id, result in finished if id in left]
+                made = [(*left.pop(job.id), job.result()) for job in finished if job.id in left]
                 yield made + [(*left[job.id], None) for job in self._schedule.active if job.id in left]
         finally:
             for id in left:
@@ -223,7 +247,7 @@ class Engine:
             )
         self._next_id += 1
         if job.done:
-            self._held.append((job.id, job.result()))
+            self._held.append(job)
         else:
             self._schedule.put(job)
         return job

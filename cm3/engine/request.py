@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -207,3 +208,22 @@ class Event:
     id: int
     tokens: Tokens
     result: Result | None = None
+
+
+class Load(NamedTuple):
+    """The use of an engine: requests that run and that wait, streams that run, and blocks of the cache, of
+    those that there may be the reserved ones."""
+
+    running: int
+    waiting: int
+    streams: int
+    blocks: int
+    most_blocks: int
+
+
+class Dropped(RequestError):
+    """Requests that the engine gave up, while others go on. `ids`: the engine's, of all; the message is of one."""
+
+    def __init__(self, message: str, ids: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.ids = ids

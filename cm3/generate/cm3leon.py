@@ -19,7 +19,6 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from cm3.document import Document
 from cm3.engine.budget import check_cache, share_of_free
 from cm3.engine.engine import Engine
 from cm3.engine.jacobi import check_parallel
@@ -280,11 +279,10 @@ class CM3Leon:
     def make(self, prepared: Sequence[Prepared], progress: Progress | None = None) -> list[Generation]:
         """Draw what was prepared, of whatever settings and tasks, side by side: as many streams at a time as the model
         has, and another as soon as one is done."""
-        results = iter(self._serve([one for p in prepared for one in p.requests], progress))
-        best = [self._likeliest(p.prompt, p.context, [next(results) for _ in p.requests]) for p in prepared]
-        return [
-            self._finish(p.document, p.prompt, p.context, one, p.kind) for p, one in zip(prepared, best, strict=True)
-        ]
+        requests = [one for p in prepared for one in p.requests]
+        with self._engine(requests) as engine:
+            results = iter(engine.run(requests, progress))
+        return [self.finish(p, self.best(p, [next(results) for _ in p.requests])) for p in prepared]
 
     def prepare(
         self,
@@ -366,7 +364,7 @@ class CM3Leon:
                 yield from filling.take(event.tokens)
                 if event.result is not None:
                     result = event.result
-        yield Chunk(generation=self._finish(p.document, p.prompt, p.context, result, p.kind))
+        yield Chunk(generation=self.finish(p, result))
 
     def ask(
         self,
@@ -478,9 +476,14 @@ class CM3Leon:
         codes = self._image.encode([as_image(image).pixels for image in images])
         return self._image.decode(codes), codes
 
-    def _serve(self, requests: list[Request], progress: Progress | None) -> list[Result]:
-        with self._engine(requests) as engine:
-            return engine.run(requests, progress)
+    def new_engine(self) -> Engine:
+        """Return an engine of the model's settings, for one who feeds it by hand what `prepare` laid out."""
+        if self.mesh is not None and self._cache["cache_gb"] is None:
+            from cm3.parallel.decoding import told
+
+            # What is free differs between processes, and those that share a model have to admit alike.
+            self._cache["cache_gb"] = told(share_of_free(self.device) / 1e9, self.mesh)
+        return Engine(self.decoder, self.vocab, self.max_streams, **self._cache)
 
     @contextmanager
     def _engine(self, requests: Sequence[Request]) -> Iterator[Engine]:
@@ -492,12 +495,7 @@ class CM3Leon:
         try:
             engine = self._idle.pop()
         except IndexError:
-            if self.mesh is not None and self._cache["cache_gb"] is None:
-                from cm3.parallel.decoding import told
-
-                # What is free differs between processes, and those that share a model have to admit alike.
-                self._cache["cache_gb"] = told(share_of_free(self.device) / 1e9, self.mesh)
-            engine = Engine(self.decoder, self.vocab, self.max_streams, **self._cache)
+            engine = self.new_engine()
         yield engine
         # After an error, or where a consumer left, this is not reached: the engine and its memory go.
         if engine.memory <= KEPT:
@@ -555,28 +553,28 @@ class CM3Leon:
         steps = plan(prompt, v, self.decoder.config.context, max_tokens, max(s.length for s in streams), pictures)
         return Request(streams, steps, sampling, unguided(text_sampling))
 
-    def _likeliest(self, prompt: Prompt, context: live.Context, results: list[Result]) -> Result:
-        """Return the candidate whose finished document, in its own order, is the most probable after its context."""
+    def best(self, p: Prepared, results: Sequence[Result]) -> Result:
+        """Return the candidate whose finished document, in its own order, is the most probable after its context, of
+        the results of a prompt's requests."""
         results = list({r.tokens.ids.tobytes(): r for r in reversed(results)}.values())[::-1]  # the first of equals
         if len(results) == 1:
             return results[0]
-        filled = [self.codec.unmask(prompt, spans_of(prompt, r)) for r in results]
-        whole = [prepend(context.tokens, canonical(f, self.codec.text, self.vocab)) for f in filled]
-        scores = log_likelihoods(self.decoder, whole, [1 + context.tokens.length] * len(whole))
+        filled = [self.codec.unmask(p.prompt, spans_of(p.prompt, r)) for r in results]
+        whole = [prepend(p.context.tokens, canonical(f, self.codec.text, self.vocab)) for f in filled]
+        scores = log_likelihoods(self.decoder, whole, [1 + p.context.tokens.length] * len(whole))
         return results[int(np.argmax(scores))]
 
-    def _finish(
-        self, document: Document, prompt: Prompt, context: live.Context, result: Result, kind: str | None = None
-    ) -> Generation:
-        spans = spans_of(prompt, result)
-        done = self.codec.fill(document, spans, prompt)
+    def finish(self, p: Prepared, result: Result) -> Generation:
+        """Return the generation of a prompt, as the engine filled it."""
+        spans = spans_of(p.prompt, result)
+        done = self.codec.fill(p.document, spans, p.prompt)
         score = float(sum(result.logprobs))
-        filled = filled_parts(document, done, prompt, spans, self.codec)
-        read = tuple(f.document for f in context.used)
+        filled = filled_parts(p.document, done, p.prompt, spans, self.codec)
+        read = tuple(f.document for f in p.context.used)
         doubts = None
         if self.world is not None:
-            doubts = Doubts(self.world, self._image, self.bundle.name, document, read, kind != "control")
-        return Generation((done,), (score,), document, (filled,), context.used, context.left_out, doubts)
+            doubts = Doubts(self.world, self._image, self.bundle.name, p.document, read, p.kind != "control")
+        return Generation((done,), (score,), p.document, (filled,), p.context.used, p.context.left_out, doubts)
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:
         if ids.ndim != 1 or ids.size == 0:

@@ -53,6 +53,11 @@ class Retriever:
         self._device = str(device)
 
     @property
+    def has_memory(self) -> bool:
+        """Tell whether there is a bank, opened or not."""
+        return self._memory is not None
+
+    @property
     def memory(self) -> Memory:
         """Return the bank. Raises `RequestError` where there is none, and what opening it raises."""
         return self._open()[0]

@@ -13,6 +13,7 @@ from engine_reference import make_decoder, mixed, naive, nothing, prompt, same
 from scipy import stats
 
 from cm3.engine import Codes, Engine, Force, FreeText, Request, Result, Sampling
+from cm3.engine.request import Dropped
 from cm3.engine.schedule import Job
 from cm3.errors import ConfigError, RequestError
 from cm3.model.attention import Causal
@@ -488,3 +489,44 @@ def test_an_engine_whose_own_notes_are_torn_serves_no_more(
         with pytest.raises(RequestError, match="engine: was interrupted while it wrote down .* make another"):
             again()
     assert not engine.cancel(0)
+
+
+def test_polling_tells_each_step_what_every_request_wrote(one_decoder: Decoder, vocab: Vocab) -> None:
+    """As a server does: requests join while others run, and all that is told of one, joined, is its result."""
+    some = mixed(vocab)
+    engine, left = Engine(one_decoder, vocab, ahead=1), list(some)
+    told: dict[int, list[int]] = {}
+    results, ids, polls = {}, [], 0
+    while engine.busy or left:
+        if left and polls % 2 == 0:
+            ids.append(engine.add(left.pop(0)))
+        for event in engine.poll():
+            told.setdefault(event.id, []).extend(event.tokens.ids.tolist())
+            if event.result is not None:
+                results[event.id] = event.result
+        polls += 1
+    assert polls > len(some)
+    for id, expected in zip(ids, Engine(one_decoder, vocab).run(some), strict=True):
+        same(results[id], expected)
+        assert told[id] == expected.tokens.ids.tolist()
+    assert engine.load[:4] == (0, 0, 0, 0)
+
+
+def test_polling_names_all_that_are_dropped_and_loses_nothing_of_others(one_decoder: Decoder, vocab: Vocab) -> None:
+    decoder = copy.deepcopy(one_decoder)
+    bad = vocab.text_start
+    with torch.no_grad():
+        decoder.embed.weight[bad] = float("nan")
+    engine = Engine(decoder, vocab)
+    good = Request((nothing(vocab),), (Codes.image(4),), Sampling(seed=1))
+    expected = Engine(decoder, vocab).run([good])[0]
+    spoiled = [engine.add(Request((Tokens.of([vocab.eos, bad]),), (Codes.image(4),), Sampling(seed=i))) for i in (0, 1)]
+    id, told = engine.add(good), []
+    with pytest.raises(Dropped) as dropped:
+        engine.poll()
+    assert sorted(dropped.value.ids) == spoiled
+    while engine.busy:
+        told += engine.poll()
+    assert {event.id for event in told} == {id}
+    same(told[-1].result, expected)
+    assert [x for event in told for x in event.tokens.ids] == expected.tokens.ids.tolist()

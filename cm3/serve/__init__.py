@@ -1,0 +1,15 @@
+"""A server: HTTP in the form that image clients speak, and one loop that feeds the engine.
+
+    request -> fields, pictures -> Document -> Service: desk -> engine loop -> desk -> answer, or events
+
+    service = Service(CM3Leon.load("scenes"))
+    app = create_app(service)             # an ASGI application, for uvicorn or Ray Serve
+
+limits.py       limits
+service.py      a layout of prompts -> their generations, or what comes of them meanwhile
+engine_loop.py  the one thread that steps the engine
+problem.py      errors, in the form of the interface
+sse.py          events while an answer comes
+guard.py        around every request: its id, the limit of its body, the client that leaves
+app.py          routes and handlers of errors, put together
+"""

@@ -1,0 +1,80 @@
+"""The ASGI application: routes, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from cm3.errors import Cm3Error
+from cm3.serve.guard import Guard
+from cm3.serve.problem import Problem, problem_of, refused_fields
+from cm3.serve.served_model import models
+from cm3.serve.service import Service
+
+LOG = logging.getLogger("cm3.serve")
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the application of a service, which it starts and closes with itself."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.close()
+
+    # The pages of FastAPI's own load their scripts from elsewhere, so there are none; /openapi.json is there.
+    app = FastAPI(title="CM3Leon", version=version("cm3leon"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, settings=service.settings)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(Cm3Error, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_route)
+    for routes in (health(service), models(service)):
+        app.include_router(routes)
+    return app
+
+
+def health(service: Service) -> APIRouter:
+    """Return the routes that tell whether the server lives, and whether it takes requests."""
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/health")
+    async def alive() -> JSONResponse:
+        """Tell whether the engine's thread lives: 200, or 503."""
+        return JSONResponse({"status": "ok" if service.loop.alive else "dead"}, 200 if service.loop.alive else 503)
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        """Tell whether requests are taken: 200, or 503 while it starts and stops."""
+        return JSONResponse({"status": "ready" if service.ready else "not ready"}, 200 if service.ready else 503)
+
+    return routes
+
+
+async def _problem(request: Request, error: Exception) -> JSONResponse:
+    problem = problem_of(error)
+    if problem.status == 500:
+        LOG.error("request %s failed", request.scope["state"]["request_id"], exc_info=error)
+    return JSONResponse(problem.body, problem.status, dict(problem.headers))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return await _problem(request, refused_fields(error.errors()))
+
+
+async def _no_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    said = {404: "there is no such route", 405: f"{request.method} is no method of this route"}
+    message = f"{request.url.path[:200]}: {said.get(error.status_code, error.detail)}; see /openapi.json"
+    problem = Problem(error.status_code, message, None, {404: "not_found"}.get(error.status_code))
+    return JSONResponse(problem.body, problem.status, dict(error.headers or {}))

@@ -1,0 +1,167 @@
+"""The one thread that steps the engine, and what asks it from an event loop.
+
+    event loop:  submit(requests) -> Ticket -> async for news        cancel()
+    thread:      orders -> engine.add, engine.cancel -> engine.poll -> news of each ticket, once a step
+
+The engine is touched by the thread alone. Orders are taken between steps, so a ticket that is cancelled frees its rows
+at the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple
+
+from cm3.engine.engine import Engine
+from cm3.engine.request import Dropped, Load, Request, Result
+from cm3.vocab import Tokens
+
+LOG = logging.getLogger("cm3.serve")
+
+
+class News(NamedTuple):
+    """Tokens that one of a ticket's requests wrote, by its place among them, and with the last of them its result."""
+
+    place: int
+    tokens: Tokens
+    result: Result | None
+
+
+class Ticket:
+    """Requests that were handed in together."""
+
+    def __init__(self, requests: Sequence[Request], orders: queue.SimpleQueue[Order]) -> None:
+        self.requests, self.done = tuple(requests), False
+        self._orders, self._loop = orders, asyncio.get_running_loop()
+        self._news: asyncio.Queue[list[News] | Exception] = asyncio.Queue()
+
+    async def news(self) -> AsyncIterator[News]:
+        """Yield what comes until every request has its result. Raises what a request or the engine failed with."""
+        left = len(self.requests)
+        while left:
+            some = await self._news.get()
+            if isinstance(some, Exception):
+                raise some
+            for one in some:
+                left -= one.result is not None
+                yield one
+        self.done = True
+
+    def cancel(self) -> None:
+        """Take out of the engine what is not done. After the end it does nothing."""
+        if not self.done:
+            self.done = True
+            self._orders.put(("cancel", self))
+
+    def tell(self, some: list[News] | Exception) -> None:
+        """Give news, from the engine's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._news.put_nowait, some)
+        except RuntimeError:  # the event loop is closed: nobody waits for it
+            LOG.debug("news for a ticket whose event loop is gone")
+
+
+Order = tuple[str, Ticket | None]
+
+
+class EngineLoop:
+    """Steps an engine while there is work. `start` it, and `stop` it at the end."""
+
+    def __init__(self, new_engine: Callable[[], Engine]) -> None:
+        self._new_engine, self._engine = new_engine, new_engine()
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._places: dict[int, tuple[Ticket, int]] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def load(self) -> Load:
+        """Return how much of the engine is in use, as it was between two steps or in the middle of one."""
+        return self._engine.load
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to step."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Drop what runs, and wait for the end of the thread."""
+        self._orders.put(("stop", None))
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, requests: Sequence[Request]) -> Ticket:
+        """Take requests in, from an event loop; they start at the next step for which the engine has room."""
+        ticket = Ticket(requests, self._orders)
+        self._orders.put(("add", ticket))
+        return ticket
+
+    def _run(self) -> None:
+        while self._obey():
+            try:
+                events = self._engine.poll()
+            except Dropped as error:
+                for id in error.ids:
+                    if id in self._places:
+                        self._fail(self._places[id][0], error)
+                continue
+            except Exception as error:
+                self._replace(error)
+                continue
+            told: dict[Ticket, list[News]] = {}
+            for event in events:
+                if event.id in self._places:
+                    ticket, place = self._places[event.id]
+                    if event.result is not None:
+                        del self._places[event.id]
+                    told.setdefault(ticket, []).append(News(place, event.tokens, event.result))
+            for ticket, news in told.items():
+                ticket.tell(news)
+
+    def _obey(self) -> bool:
+        """Take the orders that are there, and wait for one where there is nothing to do; returns whether to go on."""
+        while True:
+            try:
+                order, ticket = self._orders.get(block=not self._engine.busy)
+            except queue.Empty:
+                return True
+            if ticket is None:
+                self._leave([id for id in self._places])
+                return False
+            if order == "add":
+                self._add(ticket)
+            else:
+                self._leave([id for id, (other, _) in self._places.items() if other is ticket])
+
+    def _add(self, ticket: Ticket) -> None:
+        for place, request in enumerate(ticket.requests):
+            try:
+                self._places[self._engine.add(request)] = ticket, place
+            except Exception as error:
+                self._fail(ticket, error)
+                return
+
+    def _leave(self, ids: list[int]) -> None:
+        for id in ids:
+            del self._places[id]
+            self._engine.cancel(id)
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        self._leave([id for id, (other, _) in self._places.items() if other is ticket])
+        ticket.tell(error)
+
+    def _replace(self, error: Exception) -> None:
+        """Tell what runs that it failed, and go on with another engine: nothing is known of the state of this one."""
+        LOG.error("the engine failed; what ran is told so, and another takes its place", exc_info=error)
+        tickets = dict.fromkeys(ticket for ticket, _ in self._places.values())
+        self._places.clear()
+        self._engine = self._new_engine()
+        for ticket in tickets:
+            ticket.tell(error)

@@ -1,0 +1,38 @@
+"""Limits of a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cm3.errors import real_number, whole_number
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of what a server takes, and leave for what it need not do.
+
+    queue: requests that wait or run at a time; one more gets 429.
+    time_limit_s: seconds from the last byte of a request to the last of its answer; 504 after it.
+    grace_s: seconds that what runs may take to finish when the server stops.
+    body_mb, picture_mb: most megabytes (1e6 bytes) of a request, and of one picture in it.
+    pixels: most pixels of a picture, by its header.
+    fetch: whether pictures may be given by an http(s) URL, which the server then loads. Private addresses never are.
+    memory_writable: whether clients may add documents to the memory bank, and delete them.
+    """
+
+    queue: int = 64
+    time_limit_s: float = 300.0
+    grace_s: float = 30.0
+    body_mb: float = 64.0
+    picture_mb: float = 50.0
+    pixels: int = 50_000_000
+    fetch: bool = False
+    memory_writable: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a number out of range."""
+        for name in ("queue", "pixels"):
+            whole_number(f"serve.{name}", getattr(self, name))
+        for name in ("time_limit_s", "body_mb", "picture_mb"):
+            real_number(f"serve.{name}", float(getattr(self, name)), lambda x: x >= 1e-3, "at least 0.001")
+        real_number("serve.grace_s", float(self.grace_s), lambda x: x >= 0, "at least 0")

@@ -1,0 +1,72 @@
+"""Serving an application with uvicorn, until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+from cm3.serve.service import Service
+
+KEEP_ALIVE_S = 75
+"""Seconds that an idle connection stays: longer than a proxy's 60, so that the proxy is the one that closes it."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's, which says where it listens, and at a signal lets the service end what runs."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._service, self._told = service, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell the address."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._told(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more, end what runs within the grace, and stop."""
+        closing = asyncio.ensure_future(self._service.close())
+        await super().shutdown(sockets)
+        await closing
+
+
+def serve(
+    app: FastAPI, service: Service, host: str, port: int, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve until SIGINT or SIGTERM, which are passed on at the end. `ready` is called with the address.
+
+    Raises `OSError` where it cannot listen there.
+    """
+    with listening(host, port) as place:
+        Server(config(app, service), service, ready).run(sockets=[place])
+
+
+def config(app: FastAPI, service: Service) -> uvicorn.Config:
+    """Return uvicorn's settings: no logs of its own but errors, and time for what runs to end."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(service.settings.grace_s) + 5,
+    )
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound, so that a port in use is an error before a model is asked for anything."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    place = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind((host, port))
+    except OSError as error:
+        place.close()
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from error
+    return place

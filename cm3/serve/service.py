@@ -1,0 +1,291 @@
+"""Service: prompts that are laid out -> generations, or what comes of them meanwhile.
+
+    layout --desk--> Prepared --engine loop--> tokens --Filling--> chunks, results --desk--> Generation
+
+The desk is one thread for all that blocks: encoding and decoding pictures, retrieval, the layout of prompts. The event
+loop never waits for the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+
+from cm3.engine.request import Result
+from cm3.generate import Chunk, CM3Leon, Generation
+from cm3.generate.prepared import Prepared
+from cm3.generate.streaming import Filling
+from cm3.serve.engine_loop import EngineLoop
+from cm3.serve.limits import Settings
+from cm3.serve.problem import Problem
+from cm3.vocab import Tokens, Vocab
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Layout = Callable[[], Sequence[Prepared]]
+"""Prompts as they are laid out, in the desk's thread: `CM3Leon.prepare` or `prepare_task` with what they want."""
+
+
+@dataclass
+class Usage:
+    """Tokens that were read and written, by modality. Those that stand around texts and pictures count as text."""
+
+    text_in: int = 0
+    image_in: int = 0
+    text_out: int = 0
+    image_out: int = 0
+
+
+@dataclass
+class Work:
+    """One piece of work and its times, in seconds of `time.monotonic`; None for what has not happened.
+
+    arrived: it was asked for. started: its prompts were laid out and went to the engine. first_token: the first token
+    of it was written. first_rows: the first rows of a picture stood. ended: it was done, failed or was left; `outcome`
+    says which: "done", "cancelled", "refused" (the input's fault) or "failed".
+    """
+
+    arrived: float
+    started: float | None = None
+    first_token: float | None = None
+    first_rows: float | None = None
+    ended: float | None = None
+    outcome: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+WORKS: ContextVar[list[Work]] = ContextVar("works")
+"""Where the pieces of work of one HTTP request are noted, for its line in the log; set by whoever wants them."""
+
+
+class Update(NamedTuple):
+    """A part of the answer to one of the prompts that were laid out together, by its place among them."""
+
+    place: int
+    chunk: Chunk
+
+
+class Made(NamedTuple):
+    """Generations, one for each prompt that was laid out, and the tokens that they took."""
+
+    generations: list[Generation]
+    usage: Usage
+
+
+class Stream:
+    """The answer to a layout, part by part; iterate it once. `usage` is whole at the end.
+
+    The work is a task of its own, since an iterator may be begun in one task and ended in another.
+    """
+
+    def __init__(self, service: Service, layout: Layout, watched: bool) -> None:
+        self._service, self._layout, self._watched = service, layout, watched
+        self._updates: asyncio.Queue[Update | Exception | None] = asyncio.Queue()
+        self.usage = Usage()
+
+    async def __aiter__(self) -> AsyncGenerator[Update]:
+        """Yield updates; the last of each prompt has its generation. Raises as `Service.stream`."""
+        task = asyncio.create_task(self._work())
+        try:
+            while (update := await self._updates.get()) is not None:
+                if isinstance(update, Exception):
+                    raise update
+                yield update
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _work(self) -> None:
+        end = None
+        try:
+            async with self._service.admitted() as work:
+                self.usage = work.usage
+                prepared = await self._service.desk(self._layout)
+                count_in(prepared, self._service.model.vocab, self.usage)
+                work.started = time.monotonic()
+                await self._draw(prepared, work)
+        except Exception as error:
+            end = error
+        finally:
+            self._updates.put_nowait(end)
+
+    async def _draw(self, prepared: Sequence[Prepared], work: Work) -> None:
+        model, desk = self._service.model, self._service.desk
+        places = [(i, j) for i, p in enumerate(prepared) for j in range(len(p.requests))]
+        results: list[dict[int, Result]] = [{} for _ in prepared]
+        # Of several candidates it is not known yet which one is kept, so nothing of them can be shown.
+        fillings = {
+            i: Filling(p.document, p.prompt, p.requests[0], model.codec)
+            for i, p in enumerate(prepared)
+            if self._watched and len(p.requests) == 1
+        }
+        ticket = self._service.loop.submit([r for p in prepared for r in p.requests])
+        try:
+            async for place, tokens, result in ticket.news():
+                i, j = places[place]
+                work.first_token = work.first_token or time.monotonic()
+                for chunk in fillings[i].take(tokens) if i in fillings else ():
+                    if chunk.rows:
+                        work.first_rows = work.first_rows or time.monotonic()
+                    self._updates.put_nowait(Update(i, chunk))
+                if result is not None:
+                    results[i][j] = result
+                    if len(results[i]) == len(prepared[i].requests):
+                        best = await desk(model.best, prepared[i], [results[i][k] for k in range(len(results[i]))])
+                        count_out(best.tokens, model.vocab, self.usage)
+                        done = await desk(model.finish, prepared[i], best)
+                        self._updates.put_nowait(Update(i, Chunk(generation=done)))
+        finally:
+            ticket.cancel()
+
+
+class Service:
+    """A model that many ask at once. `start` it in an event loop, and `close` it there.
+
+    `observers` are called with each piece of work when it has ended.
+    """
+
+    def __init__(self, model: CM3Leon, settings: Settings | None = None) -> None:
+        self.model, self.settings = model, settings or Settings()
+        self.name, self.began = model.bundle.name, int(time.time())
+        self.loop = EngineLoop(model.new_engine)
+        self.observers: list[Callable[[Work], None]] = []
+        self.closing = False
+        self.active = 0
+        self._desk = ThreadPoolExecutor(1, "desk")
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._end: asyncio.Future[None] | None = None
+        self._ends: deque[float] = deque(maxlen=32)
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether requests are taken."""
+        return self.loop.alive and not self.closing
+
+    def warm_up(self) -> None:
+        """Draw once, before `start`: what is laid out and compiled at first use is there for the first who asks."""
+        self.model.generate("a picture", candidates=1)
+
+    def start(self) -> None:
+        """Begin to step the engine, in a thread of its own."""
+        self.loop.start()
+
+    async def close(self) -> None:
+        """Take no more, let what runs finish for `grace_s` seconds, then end it with a 503, and stop."""
+        if self._end is None:
+            self._end = asyncio.ensure_future(self._ended())
+        await asyncio.shield(self._end)
+
+    async def _ended(self) -> None:
+        self.closing = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), self.settings.grace_s)
+        except TimeoutError:
+            for task in self._tasks:
+                task.cancel()
+            await self._idle.wait()
+        self.loop.stop()
+        self._desk.shutdown()
+
+    async def desk(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Do blocking work in the desk's thread, in the order in which it comes."""
+        return await asyncio.get_running_loop().run_in_executor(self._desk, lambda: work(*args, **options))
+
+    async def make(self, layout: Layout) -> Made:
+        """Return what is made of a layout; raises as `stream`."""
+        stream = Stream(self, layout, watched=False)
+        made: dict[int, Generation] = {}
+        async for place, chunk in stream:
+            assert chunk.generation is not None, "unwatched, only ends are told"
+            made[place] = chunk.generation
+        return Made([made[i] for i in range(len(made))], stream.usage)
+
+    def stream(self, layout: Layout) -> Stream:
+        """Return what comes of a layout, to be iterated: `async for place, chunk in service.stream(layout)`. Of several
+        candidates only the end is told, so lay it out with one.
+
+        Raises there `Problem`: 429 where the queue is full, 503 where the server stops, 504 past the time limit; and
+        what the layout and the engine raise. Leaving the iterator cancels the work at the engine's next step.
+        """
+        return Stream(self, layout, watched=True)
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[Work]:
+        """Count a piece of work in, note its times, and bound them; raises `Problem` where it is not taken."""
+        if self.closing:
+            raise Problem(503, "the server is stopping; ask another, or again in a while", headers={"retry-after": "5"})
+        if self.active >= self.settings.queue:
+            wait = {"retry-after": str(self.patience)}
+            raise Problem(429, f"{self.active} requests wait or run, which is the most; try again", None, "full", wait)
+        work = Work(time.monotonic())
+        WORKS.get([]).append(work)
+        task = asyncio.current_task()
+        assert task is not None
+        self.active += 1
+        self._idle.clear()
+        self._tasks.add(task)
+        work.outcome = "failed"
+        try:
+            async with asyncio.timeout(self.settings.time_limit_s):
+                yield work
+            work.outcome = "done"
+        except TimeoutError as error:
+            limit = f"{self.settings.time_limit_s:g} s"
+            message = f"the answer took longer than {limit}, the server's limit; ask for less, or later"
+            raise Problem(504, message, None, "timeout") from error
+        except asyncio.CancelledError:
+            work.outcome = "cancelled"
+            if self.closing:
+                raise Problem(503, "the server stopped before the answer was done; ask again") from None
+            raise
+        except ValueError:  # of those are all errors that the input causes
+            work.outcome = "refused"
+            raise
+        finally:
+            work.ended = time.monotonic()
+            self._ends.append(work.ended)
+            self._tasks.discard(task)
+            self.active -= 1
+            if not self.active:
+                self._idle.set()
+            for observer in self.observers:
+                observer(work)
+
+    @property
+    def patience(self) -> int:
+        """Return the seconds after which a place is likely free: those between the last works that ended, 1 to 60."""
+        if len(self._ends) < 2:
+            return 1
+        return min(60, max(1, math.ceil((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1))))
+
+
+def count_in(prepared: Sequence[Prepared], vocab: Vocab, usage: Usage) -> None:
+    """Count the tokens of prompts, with the documents before them; of equal ones, one."""
+    prompts = {p.requests[0].streams[0].ids.tobytes(): p.requests[0].streams[0].ids for p in prepared if p.requests}
+    for ids in prompts.values():
+        pictures = _codes(ids, vocab)
+        usage.image_in += pictures
+        usage.text_in += len(ids) - pictures
+
+
+def count_out(tokens: Tokens, vocab: Vocab, usage: Usage) -> None:
+    """Count tokens that were written; of candidates, those of the one that is kept."""
+    pictures = _codes(tokens.ids, vocab)
+    usage.image_out += pictures
+    usage.text_out += tokens.length - pictures
+
+
+def _codes(ids: np.ndarray, vocab: Vocab) -> int:
+    return int(((ids >= vocab.image_start) & (ids < vocab.image_start + vocab.image)).sum())

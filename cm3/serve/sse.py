@@ -1,0 +1,52 @@
+"""Server-sent events: one JSON object each, under its name or without, and at the end `[DONE]`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import StreamingResponse
+
+from cm3.serve.problem import problem_of
+
+LOG = logging.getLogger("cm3.serve")
+DONE = b"data: [DONE]\n\n"
+
+
+async def event_stream(events: AsyncGenerator[Mapping[str, Any]], named: bool = True) -> StreamingResponse:
+    """Return the answer that sends events as they come; `named` by their `type`.
+
+    Awaits the first, so that what is refused before there is anything to tell is an error of its own status. What fails
+    later is told by an event with the object of the error, and the stream ends.
+    """
+    try:
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(_sent(first, events, named), media_type="text/event-stream", headers=headers)
+
+
+async def _sent(
+    first: Mapping[str, Any], events: AsyncGenerator[Mapping[str, Any]], named: bool
+) -> AsyncIterator[bytes]:
+    async with aclosing(events):
+        try:
+            yield _event(first, named)
+            async for event in events:
+                yield _event(event, named)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.status >= 500:
+                LOG.error("failed in the middle of a stream", exc_info=error)
+            yield _event({"type": "error", **problem.body}, named)
+        yield DONE
+
+
+def _event(event: Mapping[str, Any], named: bool) -> bytes:
+    name = f"event: {event['type']}\n" if named else ""
+    return f"{name}data: {json.dumps(event, separators=(',', ':'))}\n\n".encode()

@@ -1,0 +1,126 @@
+"""The application around the routes: health, the model, ids, limits, and errors in the interface's own form."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from running_server import Running, running
+
+from cm3.engine.request import Dropped
+from cm3.errors import CheckpointError, ConfigError, DataError, RequestError
+from cm3.generate import CM3Leon
+from cm3.serve.limits import Settings
+from cm3.serve.problem import problem_of, refused_fields
+from cm3.serve.run import listening
+
+
+def test_health_and_readiness(server: Running) -> None:
+    assert server.ask("/health").json == {"status": "ok"}
+    assert server.ask("/ready").json == {"status": "ready"}
+
+
+def test_the_model_says_what_it_draws(server: Running, model: CM3Leon) -> None:
+    listed = server.ask("/v1/models").json
+    (one,) = listed["data"]
+    assert listed["object"] == "list" and one["id"] == "scenes" and one["object"] == "model"
+    assert one["cm3"]["size"] == [model.image_size] * 2 and one["cm3"]["tasks"] == list(model.tasks)
+    assert server.ask("/v1/models/scenes").json == one
+    assert server.ask("/v1/models/gpt-image-2").json == one, "a name by habit is an alias"
+
+
+def test_another_model_is_not_found(server: Running) -> None:
+    answer = server.ask("/v1/models/parrot")
+    assert answer.status == 404 and answer.error["code"] == "model_not_found"
+    assert answer.error["message"] == "model 'parrot': 'scenes' is served here; name it, or leave model out"
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "said"),
+    [
+        ("/v2/pictures", "GET", 404, "/v2/pictures: there is no such route; see /openapi.json"),
+        ("/v1/models", "DELETE", 405, "/v1/models: DELETE is no method of this route; see /openapi.json"),
+    ],
+)
+def test_a_wrong_route_is_told(server: Running, path: str, method: str, status: int, said: str) -> None:
+    answer = server.ask(path, method=method)
+    assert (answer.status, answer.error["message"]) == (status, said)
+    assert answer.error["type"] == "invalid_request_error"
+
+
+def test_a_request_keeps_a_harmless_id_of_its_own(server: Running) -> None:
+    assert server.ask("/health", headers={"x-request-id": "a.b-7"}).headers["x-request-id"] == "a.b-7"
+    made = [server.ask("/health", headers={"x-request-id": bad}).headers["x-request-id"] for bad in ("a b", "x" * 129)]
+    assert len(set(made)) == 2 and all(len(id) == 32 for id in made)
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_all_read(model: CM3Leon) -> None:
+    with running(model, Settings(body_mb=0.01)) as server:
+        place = urlsplit(server.url)
+        with socket.create_connection((place.hostname, place.port), timeout=30) as client:
+            client.sendall(b"POST /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 20_000)
+            answer = client.recv(65536)
+    assert b"413" in answer.split(b"\r\n")[0] or b"405" in answer.split(b"\r\n")[0]
+
+
+def test_a_port_in_use_is_told() -> None:
+    with listening("127.0.0.1", 0) as one:
+        one.listen()
+        port = one.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
+            listening("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "param"),
+    [
+        (ConfigError("sampling.top_p=2: must be above 0 and at most 1"), 400, "top_p"),
+        (RequestError("retrieve=9: must be 0 to 3"), 400, "retrieve"),
+        (RequestError("prompt: is empty; say what to draw"), 400, "prompt"),
+        (RequestError("request: streams[0] needs 900 tokens of context"), 400, None),
+        (DataError("image: not a readable picture"), 400, None),
+    ],
+)
+def test_what_the_input_caused_is_told_in_words(error: Exception, status: int, param: str | None) -> None:
+    problem = problem_of(error)
+    assert (problem.status, problem.param, problem.message) == (status, param, str(error))
+    assert problem.body["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "error", [CheckpointError("bundle '/secret/place': altered"), KeyError("secret"), Dropped("secret", (0,))]
+)
+def test_what_the_server_caused_says_nothing_of_the_inside(error: Exception) -> None:
+    problem = problem_of(error)
+    assert problem.status == 500 and "secret" not in problem.message and "x-request-id" in problem.message
+    assert problem.body["error"]["type"] == "server_error" and problem.headers["x-should-retry"] == "false"
+
+
+def test_fields_are_named_by_their_path() -> None:
+    def told(kind: str, loc: tuple[Any, ...], msg: str = "", value: Any = 1) -> tuple[str | None, str]:
+        problem = refused_fields([{"type": kind, "loc": loc, "msg": msg, "input": value}])
+        return problem.param, problem.message
+
+    assert told("extra_forbidden", ("body", "colour")) == (
+        "colour",
+        "colour: is no field of this request; leave it out",
+    )
+    assert told("missing", ("body", "prompt")) == ("prompt", "prompt: is missing; this request needs it")
+    assert told("int_type", ("body", "images", 1, "n"), "Input should be an integer", "x") == (
+        "images[1].n",
+        "images[1].n='x': input should be an integer",
+    )
+    assert told("json_invalid", ("body", 3), "JSON decode error")[1].startswith("the body is no JSON")
+
+
+def test_many_threads_ask_at_once(server: Running) -> None:
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(server.ask("/v1/models").status)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 8

@@ -1,0 +1,213 @@
+"""The service and its loop: what many ask at once is what each would get alone, and nothing is held at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from cm3.document import Gap
+from cm3.engine.engine import Engine
+from cm3.errors import ConfigError, RequestError
+from cm3.generate import CM3Leon
+from cm3.serve.limits import Settings
+from cm3.serve.problem import Problem
+from cm3.serve.service import Service, Work
+
+WORDS = "a red circle on a grey background"
+
+
+def served(model: CM3Leon, ask: Callable[[Service], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
+    """The result of what asks a service that runs meanwhile."""
+
+    async def whole() -> Any:
+        service = Service(model, Settings(**settings))
+        service.start()
+        try:
+            return await ask(service)
+        finally:
+            await service.close()
+            assert service.loop.load[:4] == (0, 0, 0, 0), "rows or blocks are held at the end"
+
+    return asyncio.run(whole())
+
+
+def layout(model: CM3Leon, words: str = WORDS, seed: int = 0, **options: Any) -> Callable[[], Any]:
+    return lambda: model.prepare([words], seeds=[seed], **{"candidates": 1, **options})
+
+
+def test_many_at_once_get_what_each_gets_alone(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        return await asyncio.gather(*(service.make(layout(model, seed=seed)) for seed in range(5)))
+
+    for seed, made in enumerate(served(model, ask)):
+        (one,) = made.generations
+        assert one.document == model.generate(WORDS, seed=seed, candidates=1).document
+
+
+def test_tokens_are_counted_by_modality(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        drawn = await service.make(layout(model))
+        twice = await service.make(lambda: model.prepare([WORDS] * 2, seeds=[0, 1], candidates=1))
+        words = await service.make(lambda: model.prepare([drawn.generations[0].image], seeds=[0], max_tokens=12))
+        return drawn.usage, twice.usage, words.usage
+
+    drawn, twice, words = served(model, ask)
+    codes = model.grid[0] * model.grid[1]
+    assert (drawn.image_in, drawn.image_out) == (0, codes) and drawn.text_in > len(WORDS.split())
+    assert (twice.text_in, twice.image_out) == (drawn.text_in, 2 * codes), "an equal prompt is read once"
+    assert words.image_in == codes and words.image_out == 0 and 0 < words.text_out <= 14
+
+
+def test_a_stream_is_the_same_picture_row_by_row(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        stream = service.stream(layout(model, seed=3))
+        updates = [update async for update in stream]
+        return updates, stream.usage
+
+    updates, usage = served(model, ask)
+    rows = [chunk.rows for _, chunk in updates[:-1]]
+    assert rows == list(range(1, model.grid[0] + 1))
+    assert updates[-1].chunk.generation.document == model.generate(WORDS, seed=3, candidates=1).document
+    assert usage.image_out == model.grid[0] * model.grid[1]
+
+
+def test_words_come_as_they_are_written(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        parts = ["a red ", Gap(), " above a blue square"]
+        return [u async for u in service.stream(lambda: model.prepare([parts], seeds=[1], max_tokens=8, candidates=1))]
+
+    updates = served(model, ask)
+    (filled,) = updates[-1].chunk.generation.filled[0]
+    assert "".join(chunk.text for _, chunk in updates) == filled.text
+
+
+def test_one_who_leaves_frees_the_rows_while_others_go_on(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        works: list[Work] = []
+        service.observers.append(works.append)
+        other = asyncio.create_task(service.make(layout(model, seed=1)))
+        stream = aiter(service.stream(layout(model, seed=2)))
+        await anext(stream)
+        await stream.aclose()
+        made = await other
+        return made, [work.outcome for work in works], service.active
+
+    made, outcomes, active = served(model, ask)
+    assert made.generations[0].document == model.generate(WORDS, seed=1, candidates=1).document
+    assert outcomes == ["cancelled", "done"] and active == 0
+
+
+def test_a_task_that_is_cancelled_frees_the_rows(model: CM3Leon) -> None:
+    async def ask(service: Service) -> None:
+        tasks = [asyncio.create_task(service.make(layout(model, seed=seed))) for seed in range(3)]
+        while service.loop.load.running < 3:
+            await asyncio.sleep(0.001)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+
+    served(model, ask)
+
+
+def test_a_full_queue_is_told(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        first = asyncio.create_task(service.make(layout(model)))
+        while not service.active:
+            await asyncio.sleep(0)
+        with pytest.raises(Problem, match="1 requests wait or run, which is the most") as told:
+            await service.make(layout(model))
+        await first
+        await service.make(layout(model))
+        return told.value
+
+    problem = served(model, ask, queue=1)
+    assert problem.status == 429 and 1 <= int(problem.headers["retry-after"]) <= 60
+
+
+def test_an_answer_past_the_limit_is_told(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        with pytest.raises(Problem, match="took longer than 0.001 s, the server's limit") as told:
+            await service.make(layout(model))
+        return told.value
+
+    problem = served(model, ask, time_limit_s=0.001)
+    assert problem.status == 504 and problem.headers["x-should-retry"] == "false"
+
+
+def test_the_input_is_refused_and_the_next_is_served(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        works: list[Work] = []
+        service.observers.append(works.append)
+        with pytest.raises(RequestError, match="prompt: is empty"):
+            await service.make(layout(model, " "))
+        await service.make(layout(model))
+        return [work.outcome for work in works]
+
+    assert served(model, ask) == ["refused", "done"]
+
+
+def test_an_engine_that_fails_is_replaced(model: CM3Leon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ran is told, and the next is served by another."""
+    poll = Engine.poll
+
+    def broken(self: Engine) -> Any:
+        if len(self._schedule.active) == 2:
+            raise MemoryError("no more room")
+        return poll(self)
+
+    async def ask(service: Service) -> Any:
+        both = [asyncio.create_task(service.make(layout(model, seed=seed))) for seed in (1, 2)]
+        failed = await asyncio.gather(*both, return_exceptions=True)
+        return failed, await service.make(layout(model, seed=1))
+
+    monkeypatch.setattr(Engine, "poll", broken)
+    failed, made = served(model, ask)
+    assert [type(error) for error in failed] == [MemoryError] * 2
+    assert made.generations[0].document == model.generate(WORDS, seed=1, candidates=1).document
+
+
+def test_closing_finishes_what_runs_and_takes_no_more(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        running = asyncio.create_task(service.make(layout(model)))
+        while not service.loop.load.running:
+            await asyncio.sleep(0.001)
+        closing = asyncio.create_task(service.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Problem, match="the server is stopping") as told:
+            await service.make(layout(model))
+        await closing
+        return told.value, (await running).generations
+
+    problem, made = served(model, ask)
+    assert problem.status == 503 and "retry-after" in problem.headers and len(made) == 1
+
+
+def test_closing_ends_what_takes_longer_than_the_grace(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        running = asyncio.create_task(service.make(layout(model)))
+        while not service.loop.load.running:
+            await asyncio.sleep(0.001)
+        await service.close()
+        with pytest.raises(Problem, match="stopped before the answer was done") as told:
+            await running
+        return told.value
+
+    assert served(model, ask, grace_s=0).status == 503
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("queue", 0, "must be an integer, at least 1"),
+        ("time_limit_s", 0, "at least 0.001"),
+        ("grace_s", -1, "at least 0"),
+        ("body_mb", float("nan"), "at least 0.001"),
+    ],
+)
+def test_a_limit_out_of_range_is_refused(name: str, value: float, rule: str) -> None:
+    with pytest.raises(ConfigError, match=f"serve.{name}.*{rule}"):
+        Settings(**{name: value})
