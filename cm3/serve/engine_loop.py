@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from cm3.engine.engine import Engine
-from cm3.engine.request import Dropped, Load, Request, Result
+from cm3.engine.request import Dropped, Request, Result
 from cm3.vocab import Tokens
 
 LOG = logging.getLogger("cm3.serve")
@@ -73,14 +73,11 @@ class EngineLoop:
 
     def __init__(self, new_engine: Callable[[], Engine]) -> None:
         self._new_engine, self._engine = new_engine, new_engine()
+        self.load = self._engine.load
+        """How much of the engine is in use, as it was between two steps: other threads see no more of it."""
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._places: dict[int, tuple[Ticket, int]] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    @property
-    def load(self) -> Load:
-        """Return how much of the engine is in use, as it was between two steps or in the middle of one."""
-        return self._engine.load
 
     @property
     def alive(self) -> bool:
@@ -105,6 +102,7 @@ class EngineLoop:
 
     def _run(self) -> None:
         while self._obey():
+            self.load = self._engine.load
             try:
                 events = self._engine.poll()
             except Dropped as error:
@@ -124,10 +122,13 @@ class EngineLoop:
                     told.setdefault(ticket, []).append(News(place, event.tokens, event.result))
             for ticket, news in told.items():
                 ticket.tell(news)
+        self.load = self._engine.load
 
     def _obey(self) -> bool:
         """Take the orders that are there, and wait for one where there is nothing to do; returns whether to go on."""
         while True:
+            if not self._engine.busy:
+                self.load = self._engine.load
             try:
                 order, ticket = self._orders.get(block=not self._engine.busy)
             except queue.Empty:
