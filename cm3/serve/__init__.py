@@ -11,5 +11,9 @@ engine_loop.py  the one thread that steps the engine
 problem.py      errors, in the form of the interface
 sse.py          events while an answer comes
 guard.py        around every request: its id, the limit of its body, the client that leaves
+bodies.py       fields of requests, and which are refused
+sent_pictures.py  pictures in requests and answers: bytes, base64, URLs; PNG, WebP, JPEG
+canvas.py       the picture that an answer is laid on, to the pixel of a mask
+images.py       pictures from words, and edits
 app.py          routes and handlers of errors, put together
 """

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from cm3.errors import Cm3Error
+from cm3.serve import images
 from cm3.serve.guard import Guard
 from cm3.serve.problem import Problem, problem_of, refused_fields
 from cm3.serve.served_model import models
@@ -38,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(Cm3Error, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
-    for routes in (health(service), models(service)):
+    for routes in (health(service), models(service), images.router(service)):
         app.include_router(routes)
     return app
 
