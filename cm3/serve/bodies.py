@@ -22,8 +22,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cm3.document import check_text
-from cm3.errors import DataError
 from cm3.generate.cm3leon import sample_seeds
 from cm3.serve.sent_pictures import Format
 from cm3.tasks.boxes import check_place
@@ -54,14 +52,18 @@ class Body(BaseModel):
             why = why.get(value) if isinstance(value, str) else None
         if why is not None and value is not None:
             raise PydanticCustomError("unsupported", "{why}", {"why": why})
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:  # which no answer could hold
+                why = "has a lone surrogate, which is no character; take it out"
+                raise PydanticCustomError("text", "{why}", {"why": why}) from error
         return value
 
 
 def _said(value: str) -> str:
-    try:
-        check_text(value, "the text")
-    except DataError as error:
-        raise PydanticCustomError("text", "{why}", {"why": str(error)}) from error
+    if "\0" in value:
+        raise PydanticCustomError("text", "has a NUL character; take it out")
     if not value.strip():
         raise PydanticCustomError("text", "is empty; say in words what to draw")
     return value

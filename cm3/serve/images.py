@@ -197,6 +197,7 @@ Named = tuple[str, Image]
 async def new_drawing(service: Service, body: ImageGenerate) -> Drawing:
     """Return the drawing of new pictures. Raises `Problem` for a control image that is none, and for two guides."""
     model, task, request = service.model, None, dict[str, Any]()
+    _check_image_guidance(service, body)
     if body.boxes is not None and body.control is not None:
         raise Problem(400, "boxes and control: no task takes both; give one of them", "boxes")
     if body.boxes is not None:
@@ -239,6 +240,7 @@ async def edit_drawing(service: Service, body: Edit, pictures: Sequence[Named], 
         why = "is for edits with a mask; without one set image_guidance"
         raise Problem(400, f"input_fidelity={body.input_fidelity!r}: {why}", "input_fidelity")
     if mask is not None:
+        _check_image_guidance(service, body)
         canvas = await service.desk(masked, first, mask[1], mask[0])
     else:
         base = await service.desk(lambda: rgb(first.pixels))
@@ -292,6 +294,13 @@ def _check(body: ImageGenerate | Edit, canvas: Canvas) -> None:
         raise Problem(400, f"candidates={body.candidates}: {why}", "candidates")
     if body.stream and body.response_format == "url":
         raise Problem(400, "response_format='url': a stream sends b64_json; leave it out", "response_format")
+
+
+def _check_image_guidance(service: Service, body: ImageGenerate | Edit) -> None:
+    """Raise `Problem` 400 for a scale of the picture that is edited where there is none."""
+    if body.image_guidance is not None and service.model.vocab.grammar == "cm3":
+        why = "is for a picture that is edited as a whole, /v1/images/edits without a mask; leave it out"
+        raise Problem(400, f"image_guidance={body.image_guidance:g}: {why}", "image_guidance")
 
 
 async def _edit_of_json(service: Service, data: bytes) -> tuple[Edit, list[Named], Named | None]:

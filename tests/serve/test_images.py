@@ -75,9 +75,9 @@ HOLE = hole_in(128, 128, (35, 40, 80, 83), (20, 60, 45, 71))
 
 
 def test_all_pictures_come_in_order_with_seeds_and_counts(client: Any, model: CM3Leon) -> None:
-    made = model.generate(PROMPT, n=3, seed=7)
-    answer = client.images.generate(prompt=PROMPT, n=3, model="gpt-image-2", extra_body={"seed": 7})
-    for one, picture, seed in zip(answer.data, made.images, sample_seeds(7, 3), strict=True):
+    made = model.generate(PROMPT, n=2, seed=7)
+    answer = client.images.generate(prompt=PROMPT, n=2, model="gpt-image-2", extra_body={"seed": 7})
+    for one, picture, seed in zip(answer.data, made.images, sample_seeds(7, 2), strict=True):
         np.testing.assert_array_equal(pixels(one.b64_json), np.asarray(picture))
         assert one.cm3 == {"retrieved": [], "seed": seed, "warnings": []} and one.url is None
     assert (answer.size, answer.output_format, answer.quality, answer.background) == (
@@ -87,7 +87,7 @@ def test_all_pictures_come_in_order_with_seeds_and_counts(client: Any, model: CM
         "opaque",
     )
     codes = int(np.prod(model.grid))
-    assert answer.usage.output_tokens_details.image_tokens == answer.usage.output_tokens == 3 * codes
+    assert answer.usage.output_tokens_details.image_tokens == answer.usage.output_tokens == 2 * codes
     assert answer.usage.input_tokens_details.image_tokens == 0 < answer.usage.input_tokens_details.text_tokens
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
 
@@ -107,9 +107,12 @@ def test_a_picture_comes_in_the_format_that_is_asked_for(client: Any, format: An
     assert picture.format == format.upper() and answer.output_format == format and picture.size == (128, 128)
     by_url = client.images.generate(**ask, response_format="url", size="128x128").data[0]
     assert by_url.url == f"data:image/{format};base64,{answer.data[0].b64_json}" and by_url.b64_json is None
-    if format != "png":
-        smaller = client.images.generate(**ask, output_compression=10)
-        assert len(smaller.data[0].b64_json) < len(answer.data[0].b64_json)
+
+
+def test_jpeg_takes_fewer_bytes_for_less_quality(client: Any) -> None:
+    ask: dict[str, Any] = {"prompt": PROMPT, "output_format": "jpeg", "extra_body": {"seed": 7}}
+    sizes = [len(client.images.generate(**ask, output_compression=n).data[0].b64_json) for n in (10, 100)]
+    assert sizes[0] < sizes[1]
 
 
 def test_harmless_fields_are_taken(client: Any) -> None:
@@ -120,7 +123,7 @@ def test_harmless_fields_are_taken(client: Any) -> None:
     assert answer.safety_identifier == "me" and plain.safety_identifier is None
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("parts", [1, 3])
 def test_a_stream_shows_finished_rows_and_then_the_picture(client: Any, parts: int) -> None:
     ask: dict[str, Any] = {"prompt": PROMPT, "extra_body": {"seed": 7}}
     *partial, last = client.images.generate(**ask, stream=True, partial_images=parts)
@@ -203,7 +206,7 @@ def test_a_task_that_the_model_was_not_tuned_for_is_told(client: Any) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": " "}, "prompt", "prompt=' ': is empty; say in words what to draw"),
-    ({"prompt": "a\0b"}, "prompt", "NUL"),
+    ({"prompt": "a\0b"}, "prompt", "has a NUL character"),
     ({"prompt": "x" * 32_001}, "prompt", "at most 32000 characters"),
     ({"prompt": "red " * 2000}, "prompt", "this model's context is 512"),
     ({"prompt": 7}, "prompt", "valid string"),
@@ -236,7 +239,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"temperature": -1}, "temperature", "must be at least 0"),
     ({"top_p": 1.5}, "top_p", "must be above 0 and at most 1"),
     ({"guidance": "3"}, "guidance", "valid number"),
-    ({"image_guidance": 2.0}, "image_guidance", "is for editing"),
+    ({"image_guidance": 2}, "image_guidance", "image_guidance=2: is for a picture that is edited as a whole"),
+    ({"user": "\ud800"}, "user", "user='\\ud800': has a lone surrogate, which is no character"),
+    ({"prompt": "a\udfff"}, "prompt", "has a lone surrogate"),
     ({"seed": -1}, "seed", "greater than or equal to 0"),
     ({"seed": 2**63}, "seed", "less than or equal to 9223372036854775807"),
     ({"candidates": 17}, "candidates", "less than or equal to 16"),
@@ -375,6 +380,11 @@ WRONG_EDITS: list[tuple[dict[str, Any], str, str]] = [
     ({"image": png(NOISE), "markup": png(NOISE)}, "markup", "marks over a picture are not read; give a mask"),
     ({"image": png(NOISE), "input_fidelity": "low"}, "input_fidelity", "outside a mask all comes back as it was"),
     ({"image": png(NOISE), "input_fidelity": "high"}, "input_fidelity", "without one set image_guidance"),
+    (
+        {"image": png(NOISE), "mask": mask_of(HOLE), "extra_body": {"image_guidance": 2}},
+        "image_guidance",
+        "edited as a",
+    ),
     ({"image": png(NOISE), "size": "256x256"}, "size", "the picture will be 128x128"),
     ({"image": png(NOISE), "n": 99}, "n", "less than or equal to 10"),
     ({"image": png(NOISE), "svg": {"model": "a"}}, "svg", "one still picture is drawn"),
