@@ -209,6 +209,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "a\0b"}, "prompt", "has a NUL character"),
     ({"prompt": "x" * 32_001}, "prompt", "at most 32000 characters"),
     ({"prompt": "red " * 2000}, "prompt", "this model's context is 512"),
+    ({"prompt": "red " * 2000, "stream": True}, "prompt", "this model's context is 512"),
     ({"prompt": 7}, "prompt", "valid string"),
     ({"n": 0}, "n", "n=0"),
     ({"n": 11}, "n", "n=11"),
@@ -433,7 +434,7 @@ def test_an_edit_in_json_that_is_refused_names_the_field(
 
 def part(name: str, value: bytes, file: bool = False) -> bytes:
     """A part of a form."""
-    tail = b'; filename="a"' if file else b""
+    tail = b'; filename="../../a"' if file else b""
     return (
         b'--b\r\nContent-Disposition: form-data; name="' + name.encode() + b'"' + tail + b"\r\n\r\n" + value + b"\r\n"
     )
