@@ -73,7 +73,7 @@ def map_units(
 
     joined = ray.is_initialized()
     if not joined:
-        _join(ray, address, workers)
+        join(ray, address, workers)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -92,9 +92,13 @@ def map_units(
             ray.shutdown()
 
 
-def _join(ray: Any, address: str, workers: int) -> None:
+def join(ray: Any, address: str, workers: int, *, told: bool = False) -> None:
+    """Join a cluster, or start one in this machine, as `map_units` does; `told`: show what its processes log.
+
+    Raises `ConfigError` where it is not reached.
+    """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": told, "logging_level": logging.ERROR}
     if address == "local":
         quiet |= {"include_dashboard": False, "num_cpus": workers or None}
     main = threading.current_thread() is threading.main_thread()

@@ -100,6 +100,11 @@ class Engine:
         return bool(self._schedule.active or self._schedule.waiting or self._held)
 
     @property
+    def running(self) -> list[int]:
+        """Return the ids of the requests that have a place in the batch."""
+        return [job.id for job in self._schedule.active]
+
+    @property
     def load(self) -> Load:
         """Return how much of the engine is in use."""
         queue = self._schedule

@@ -10,7 +10,8 @@ service.py      a layout of prompts -> their generations, or what comes of them 
 engine_loop.py  the one thread that steps the engine
 problem.py      errors, in the form of the interface
 sse.py          events while an answer comes
-guard.py        around every request: its id, the limit of its body, the client that leaves
+gate.py         before every request: its id, its API key (keys.py), measures (prometheus.py), its line (logs.py)
+guard.py        around every request: the limit of its body, the client that leaves
 bodies.py       fields of requests, and which are refused
 sent_pictures.py  pictures in requests and answers: bytes, base64, URLs; PNG, WebP, JPEG
 canvas.py       the picture that an answer is laid on, to the pixel of a mask

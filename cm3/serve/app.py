@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,16 +14,23 @@ from starlette.responses import JSONResponse
 
 from cm3.errors import Cm3Error
 from cm3.serve import images
+from cm3.serve.gate import Gate
 from cm3.serve.guard import Guard
+from cm3.serve.keys import Keys
+from cm3.serve.logs import note
+from cm3.serve.prometheus import Metrics
 from cm3.serve.problem import Problem, problem_of, refused_fields
 from cm3.serve.served_model import models
 from cm3.serve.service import Service
 
-LOG = logging.getLogger("cm3.serve")
 
+def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = False) -> FastAPI:
+    """Return the application of a service, which it starts and closes with itself.
 
-def create_app(service: Service) -> FastAPI:
-    """Return the application of a service, which it starts and closes with itself."""
+    Without `keys` everyone may ask. `log_prompts`: whether the log has the words of prompts.
+    """
+    metrics = Metrics(service.name)
+    metrics.watch(service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -34,12 +40,14 @@ def create_app(service: Service) -> FastAPI:
 
     # The pages of FastAPI's own load their scripts from elsewhere, so there are none; /openapi.json is there.
     app = FastAPI(title="CM3Leon", version=version("cm3leon"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
     app.add_middleware(Guard, settings=service.settings)
+    app.add_middleware(Gate, keys=keys or Keys(), metrics=metrics, log_prompts=log_prompts)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(Cm3Error, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
-    for routes in (health(service), models(service), images.router(service)):
+    for routes in (health(service), metrics.routes(), models(service), images.router(service)):
         app.include_router(routes)
     return app
 
@@ -63,8 +71,7 @@ def health(service: Service) -> APIRouter:
 
 async def _problem(request: Request, error: Exception) -> JSONResponse:
     problem = problem_of(error)
-    if problem.status == 500:
-        LOG.error("request %s failed", request.scope["state"]["request_id"], exc_info=error)
+    note(problem, error)
     return JSONResponse(problem.body, problem.status, dict(problem.headers))
 
 
@@ -78,4 +85,5 @@ async def _no_route(request: Request, error: Exception) -> JSONResponse:
     said = {404: "there is no such route", 405: f"{request.method} is no method of this route"}
     message = f"{request.url.path[:200]}: {said.get(error.status_code, error.detail)}; see /openapi.json"
     problem = Problem(error.status_code, message, None, {404: "not_found"}.get(error.status_code))
+    note(problem)
     return JSONResponse(problem.body, problem.status, dict(error.headers or {}))

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
@@ -32,10 +33,12 @@ class News(NamedTuple):
 
 
 class Ticket:
-    """Requests that were handed in together."""
+    """Requests that were handed in together. `begun`: when the engine took up the first of them, in seconds of
+    `time.monotonic`."""
 
     def __init__(self, requests: Sequence[Request], orders: queue.SimpleQueue[Order]) -> None:
         self.requests, self.done = tuple(requests), False
+        self.begun: float | None = None
         self._orders, self._loop = orders, asyncio.get_running_loop()
         self._news: asyncio.Queue[list[News] | Exception] = asyncio.Queue()
 
@@ -102,7 +105,7 @@ class EngineLoop:
 
     def _run(self) -> None:
         while self._obey():
-            self.load = self._engine.load
+            self.load, now = self._engine.load, time.monotonic()
             try:
                 events = self._engine.poll()
             except Dropped as error:
@@ -113,6 +116,10 @@ class EngineLoop:
             except Exception as error:
                 self._replace(error)
                 continue
+            for id in (*self._engine.running, *(event.id for event in events)):
+                if id in self._places:
+                    ticket = self._places[id][0]
+                    ticket.begun = ticket.begun or now
             told: dict[Ticket, list[News]] = {}
             for event in events:
                 if event.id in self._places:

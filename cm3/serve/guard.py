@@ -1,4 +1,4 @@
-"""Around every request: an id, the limit of its body, an answer to what failed, and the end for a client that leaves.
+"""Around every request: the limit of its body, an answer to what failed, and the end for a client that leaves.
 
 client --receive--> pump --Channel--> application        the pump sees a client leave, and cancels the application
 """
@@ -6,20 +6,14 @@ client --receive--> pump --Channel--> application        the pump sees a client 
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
-import uuid
-from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cm3.serve.limits import Settings
+from cm3.serve.logs import note
 from cm3.serve.problem import Problem, problem_of
-
-LOG = logging.getLogger("cm3.serve")
-_HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Guard:
@@ -33,25 +27,21 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        id = request_id(scope)
-        scope.setdefault("state", {})["request_id"] = id
-
         started = False
 
         async def answer(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message.setdefault("headers", []).append((b"x-request-id", id.encode()))
             await send(message)
 
         async def served() -> None:
             try:
                 await self._app(scope, messages.get, answer)
             except Exception as error:
-                LOG.error("request %s failed", id, exc_info=error)
+                problem = problem_of(error)
+                note(problem, error)
                 if not started:
-                    problem = problem_of(error)
                     await JSONResponse(problem.body, problem.status, dict(problem.headers))(scope, receive, answer)
 
         messages: asyncio.Queue[Message] = asyncio.Queue(8)
@@ -63,6 +53,7 @@ class Guard:
                 return
             await self._stopped(application)
             if (too_long := pump.result()) is not None and not started:
+                note(too_long)
                 await JSONResponse(too_long.body, too_long.status)(scope, receive, answer)
         finally:
             await self._stopped(application)
@@ -85,11 +76,3 @@ class Guard:
     async def _stopped(task: asyncio.Future[Any]) -> None:
         task.cancel()
         await asyncio.wait([task])
-
-
-def request_id(scope: MutableMapping[str, Any]) -> str:
-    """Return the id that the client gave, where it is harmless, or a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _HARMLESS.fullmatch(value.decode("latin-1")):
-            return value.decode("latin-1")
-    return uuid.uuid4().hex

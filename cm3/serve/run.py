@@ -26,8 +26,7 @@ class Server(uvicorn.Server):
         """Start, then tell the address."""
         await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._told(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+            self._told(address(self.servers[0].sockets[0]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more, end what runs within the grace, and stop."""
@@ -57,6 +56,12 @@ def config(app: FastAPI, service: Service) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(service.settings.grace_s) + 5,
     )
+
+
+def address(place: socket.socket) -> str:
+    """Return the URL of a socket that is bound."""
+    host, port = place.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listening(host: str, port: int) -> socket.socket:

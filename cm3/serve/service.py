@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
+from cm3.document import Document
 from cm3.engine.request import Result
 from cm3.generate import Chunk, CM3Leon, Generation
 from cm3.generate.prepared import Prepared
@@ -50,22 +51,30 @@ class Usage:
 class Work:
     """One piece of work and its times, in seconds of `time.monotonic`; None for what has not happened.
 
-    arrived: it was asked for. started: its prompts were laid out and went to the engine. first_token: the first token
-    of it was written. first_rows: the first rows of a picture stood. ended: it was done, failed or was left; `outcome`
-    says which: "done", "cancelled", "refused" (the input's fault) or "failed".
+    arrived: it was asked for. started: its prompts were laid out and went to the engine. begun: the engine took up the
+    first of them. first_token: the first token of it was written. first_rows: the first rows of a picture stood. ended:
+    it was done, failed or was left; `outcome` says which: "done", "cancelled", "refused" (the input's fault) or
+    "failed".
     """
 
     arrived: float
     started: float | None = None
+    begun: float | None = None
     first_token: float | None = None
     first_rows: float | None = None
     ended: float | None = None
     outcome: str = ""
     usage: Usage = field(default_factory=Usage)
+    documents: Sequence[Document] = ()
+    """Its prompts."""
 
 
 WORKS: ContextVar[list[Work]] = ContextVar("works")
 """Where the pieces of work of one HTTP request are noted, for its line in the log; set by whoever wants them."""
+
+
+DRAWS: ContextVar[Callable[[int], None]] = ContextVar("draws", default=lambda pictures: None)
+"""Told how many pictures a piece of work will draw, before it goes to the engine; raises `Problem` for too many."""
 
 
 class Update(NamedTuple):
@@ -112,6 +121,8 @@ class Stream:
                 self.usage = work.usage
                 prepared = await self._service.desk(self._layout)
                 count_in(prepared, self._service.model.vocab, self.usage)
+                work.documents = [p.document for p in prepared]
+                DRAWS.get()(sum(any(hole.kind == "image" for hole in p.prompt.holes) for p in prepared))
                 work.started = time.monotonic()
                 await self._draw(prepared, work)
         except Exception as error:
@@ -133,6 +144,7 @@ class Stream:
         try:
             async for place, tokens, result in ticket.news():
                 i, j = places[place]
+                work.begun = ticket.begun
                 work.first_token = work.first_token or time.monotonic()
                 for chunk in fillings[i].take(tokens) if i in fillings else ():
                     if chunk.rows:
@@ -250,7 +262,7 @@ class Service:
             if self.closing:
                 raise Problem(503, "the server stopped before the answer was done; ask again") from None
             raise
-        except ValueError:  # of those are all errors that the input causes
+        except (Problem, ValueError):  # of the latter are all errors that the input causes
             work.outcome = "refused"
             raise
         finally:

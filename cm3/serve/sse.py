@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import StreamingResponse
 
+from cm3.serve.logs import note
 from cm3.serve.problem import problem_of
 
-LOG = logging.getLogger("cm3.serve")
 DONE = b"data: [DONE]\n\n"
 
 
@@ -41,8 +40,7 @@ async def _sent(
                 yield _event(event, named)
         except Exception as error:
             problem = problem_of(error)
-            if problem.status >= 500:
-                LOG.error("failed in the middle of a stream", exc_info=error)
+            note(problem, error)
             yield _event({"type": "error", **problem.body}, named)
         yield DONE
 

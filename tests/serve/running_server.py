@@ -7,10 +7,12 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from fastapi import APIRouter
 
 from cm3.generate import CM3Leon
 from cm3.serve.app import create_app
@@ -58,15 +60,21 @@ class Running:
 
 
 @contextmanager
-def running(model: CM3Leon, settings: Settings | None = None, **app_options: Any) -> Iterator[Running]:
-    """Serve a model on a free port of the loopback, in a thread, and stop it at the end."""
+def running(
+    model: CM3Leon,
+    settings: Settings | None = None,
+    routes: Callable[[Service], APIRouter] | None = None,
+    **app_options: Any,
+) -> Iterator[Running]:
+    """Serve a model on a free port of the loopback, in a thread, and stop it at the end. `routes`: further ones."""
     service = Service(model, settings)
+    app = create_app(service, **app_options)
+    if routes is not None:
+        app.include_router(routes(service))
     place = listening("127.0.0.1", 0)
     told = threading.Event()
     urls: list[str] = []
-    server = Server(
-        config(create_app(service, **app_options), service), service, lambda url: (urls.append(url), told.set())
-    )
+    server = Server(config(app, service), service, lambda url: (urls.append(url), told.set()))
     thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[place]),))
     thread.start()
     try:
