@@ -18,8 +18,8 @@ from cm3.serve.gate import Gate
 from cm3.serve.guard import Guard
 from cm3.serve.keys import Keys
 from cm3.serve.logs import note
-from cm3.serve.prometheus import Metrics
 from cm3.serve.problem import Problem, problem_of, refused_fields
+from cm3.serve.prometheus import Metrics
 from cm3.serve.served_model import models
 from cm3.serve.service import Service
 

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cm3.serve.keys import Key, Keys
 from cm3.serve.logs import CALL, OTHER, Call, note
-from cm3.serve.prometheus import Metrics
 from cm3.serve.problem import Problem
+from cm3.serve.prometheus import Metrics
 from cm3.serve.service import DRAWS, WORKS
 
 LEFT = 499

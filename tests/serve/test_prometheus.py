@@ -10,8 +10,8 @@ from cm3.engine.request import Load
 from cm3.generate import CM3Leon
 from cm3.serve.keys import LIMITED
 from cm3.serve.logs import Call
-from cm3.serve.prometheus import Metrics
 from cm3.serve.problem import Problem
+from cm3.serve.prometheus import Metrics
 from cm3.serve.service import Service, Usage, Work
 
 
