@@ -55,7 +55,7 @@ TABLE: dict[str, set[str]] = {
     "runs": NOUNS
     | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store", "sequence", "score"},
     "eval": NOUNS | {"generate", "data", "read", "tasks", "score"},
-    "serve": NOUNS | {"bars", "generate", "engine", "tasks", "retrieval", "sequence", "store"},
+    "serve": NOUNS | {"bars", "generate", "engine", "tasks", "retrieval", "sequence", "store", "data.cluster"},
 }
 # Layer 7 and the public face see everything; nothing below may see them.
 TOP = {"claims", "cli", "scenes", "stickers", "__init__", "__main__"}

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import ipaddress
 import logging
+import os
 import sys
+import threading
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from cm3.cli.options import HERE, Bank, Flag, ModelVerb, at_least
 from cm3.errors import ConfigError
 from cm3.train.signals import Terminated
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from cm3.serve.keys import Keys
+    from cm3.serve.limits import Settings
+    from cm3.serve.service import Service
+
+LOG = logging.getLogger("cm3.serve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +54,31 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Operations:
+    """Who may ask, and what the log says."""
+
+    keys: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: everyone may ask)")] = None
+    """File of API keys, a line each: NAME KEY [requests-per-minute N] [pictures-per-minute N] [concurrent N]. The
+    variable CM3_API_KEYS has further lines."""
+    log: Annotated[Literal["text", "json"], arg(metavar="text|json")] = "text"
+    """The form of the log, on stderr: a line of words for each request, or a JSON object."""
+    log_prompts: Flag = False
+    """Write the words of prompts into the log too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicas:
+    """Several processes, on Ray Serve."""
+
+    ray: Flag = False
+    """Serve from replicas on Ray Serve, each with a model of its own, and for --device cuda a GPU of its own."""
+    replicas: Annotated[int, arg(metavar="N")] = 2
+    """With --ray: how many."""
+    cluster: Annotated[str, arg(metavar="ADDRESS")] = "local"
+    """With --ray: the Ray cluster, ray://HOST:10001, or local for one of this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serve(ModelVerb):
     """Serve a model over HTTP: images, chat and responses as OpenAI's clients ask for them, and a page to play on.
 
@@ -51,6 +88,8 @@ class Serve(ModelVerb):
       cm3 serve
       cm3 serve my-bundle --port 8080 --host 0.0.0.0
       cm3 serve hf://OWNER/NAME --device cuda --queue 256
+      cm3 serve --host 0.0.0.0 --keys keys.txt --log json
+      cm3 serve --ray --replicas 4
       curl http://127.0.0.1:8000/v1/images/generations --json '{"prompt": "a red circle"}'
     """
 
@@ -62,19 +101,26 @@ class Serve(ModelVerb):
     """Port to listen on; 0 takes a free one."""
     limits: Annotated[Limits, HERE] = Limits()
     bank: Annotated[Bank, HERE] = Bank()
+    operations: Annotated[Operations, HERE] = Operations()
+    on: Annotated[Replicas, HERE] = Replicas()
 
     def run(self) -> dict[str, Any]:
         """Load the model, warm it up, and serve until a signal comes."""
-        require("fastapi", "uvicorn", "multipart", "prometheus_client", extra="serve")
+        require("fastapi", "uvicorn", "python_multipart", "prometheus_client", extra="serve")
         from cm3.serve.app import create_app
+        from cm3.serve.keys import ENVIRONMENT, Keys
         from cm3.serve.limits import Settings
+        from cm3.serve.logs import set_up
         from cm3.serve.run import serve
-        from cm3.serve.service import Service
 
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="cm3: %(message)s")
+        set_up(self.operations.log)
         settings = Settings(**self.limits.settings())
-        service = Service(self.open_model(self.bank), settings)
-        service.warm_up()
+        keys = Keys.read(self.operations.keys, os.environ.get(ENVIRONMENT, ""))
+        if not len(keys) and not loopback(self.host):
+            LOG.warning("whoever reaches %s may ask; give --keys FILE to know who it is", self.host)
+        if self.on.ray:
+            return self._on_ray(settings, keys)
+        service = self._service(settings)
         url = ""
 
         def ready(where: str) -> None:
@@ -83,10 +129,56 @@ class Serve(ModelVerb):
             print(f"{service.name} is served at {where}", flush=True)
 
         try:
-            serve(create_app(service), service, self.host, self.port, ready)
+            app = create_app(service, keys, self.operations.log_prompts)
+            serve(app, service, self.host, self.port, ready)
         except (Terminated, KeyboardInterrupt):  # uvicorn passes the signal on when it is done
             print("cm3: stopped; nothing runs any more", file=sys.stderr)
         return {"model": service.name, "url": url}
+
+    def _service(self, settings: Settings) -> Service:
+        from cm3.serve.service import Service
+
+        service = Service(self.open_model(self.bank), settings)
+        service.warm_up()
+        return service
+
+    def _on_ray(self, settings: Settings, keys: Keys) -> dict[str, Any]:
+        require("ray.serve", extra="replicas")
+        from cm3.model.bundle import find
+        from cm3.serve.replicas import replicas
+
+        at_least(1, replicas=self.on.replicas)
+        device = self.place.device
+        if device.startswith("cuda:"):
+            raise ConfigError(f"--device {device}: with --ray each replica has a GPU of its own; give --device cuda")
+        name, hashed = find(self.model).name, keys.text  # a model that is not there is told before Ray starts
+
+        def build(replica: str) -> FastAPI:
+            from cm3.serve.app import create_app
+            from cm3.serve.keys import Keys
+            from cm3.serve.logs import set_up
+
+            self.common.use_threads()
+            set_up(self.operations.log)
+            keys = Keys.read(None, hashed)
+            return create_app(self._service(settings), keys, self.operations.log_prompts, replica)
+
+        url, many = "", {"cluster": self.on.cluster, "cores": self.common.threads, "graphics": int(device == "cuda")}
+        try:
+            with replicas(build, self.on.replicas, self.host, self.port, settings, **many) as url:
+                print(f"{name} is served at {url} by {self.on.replicas} replicas", flush=True)
+                threading.Event().wait()
+        except (Terminated, KeyboardInterrupt):
+            print("cm3: stopped; nothing runs any more", file=sys.stderr)
+        return {"model": name, "url": url, "replicas": self.on.replicas}
+
+
+def loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def require(*modules: str, extra: str) -> None:

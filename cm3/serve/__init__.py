@@ -16,5 +16,6 @@ bodies.py       fields of requests, and which are refused
 sent_pictures.py  pictures in requests and answers: bytes, base64, URLs; PNG, WebP, JPEG
 canvas.py       the picture that an answer is laid on, to the pixel of a mask
 images.py       pictures from words, and edits
+replicas.py     the application in several processes, on Ray Serve
 app.py          routes and handlers of errors, put together
 """

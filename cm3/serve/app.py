@@ -24,12 +24,13 @@ from cm3.serve.served_model import models
 from cm3.serve.service import Service
 
 
-def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = False) -> FastAPI:
+def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = False, replica: str = "") -> FastAPI:
     """Return the application of a service, which it starts and closes with itself.
 
-    Without `keys` everyone may ask. `log_prompts`: whether the log has the words of prompts.
+    Without `keys` everyone may ask. `log_prompts`: whether the log has the words of prompts. `replica`: the name of the
+    server, where it is one of several.
     """
-    metrics = Metrics(service.name)
+    metrics = Metrics(service.name, replica)
     metrics.watch(service)
 
     @asynccontextmanager

@@ -161,6 +161,16 @@ class Keys:
             raise ConfigError(f"{file or ENVIRONMENT}: holds no key; write lines of NAME KEY, or leave it out")
         return cls(keys.items())
 
+    @property
+    def text(self) -> str:
+        """Return them for `read` elsewhere, as a variable's text with hashes in the place of keys."""
+        lines = []
+        for digest, key in self._keys:
+            numbers = (key.requests and key.requests.size, key.pictures and key.pictures.size, key.concurrent)
+            limits = [f" {limit} {number}" for limit, number in zip(LIMITS, numbers, strict=True) if number is not None]
+            lines.append(f"{key.name} sha256:{digest.hex()}" + "".join(limits))
+        return ";".join(lines)
+
     def __len__(self) -> int:
         return len(self._keys)
 

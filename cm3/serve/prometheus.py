@@ -8,8 +8,12 @@ one of the application's paths or "other", a reason one of `REASONS`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from cm3.serve.keys import LIMITED
@@ -24,10 +28,12 @@ _QUICK = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WHOLE = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
-class Metrics:
+class Metrics(Collector):
     """The measures of one server, in a registry of their own."""
 
-    def __init__(self, model: str = "") -> None:
+    def __init__(self, model: str = "", replica: str = "") -> None:
+        """Measure a server of `model`; where it is one of several replicas, each series has its name as a label."""
+        self._labels = {"replica": replica} if replica else {}
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, about: str, *labels: str) -> Counter:
@@ -98,6 +104,12 @@ class Metrics:
             for modality in ("text", "image"):
                 self._tokens.labels(direction, modality).inc(getattr(work.usage, f"{modality}_{direction}"))
 
+    def collect(self) -> Iterator[Metric]:
+        """Yield all measures, as Prometheus' library wants them."""
+        for family in self.registry.collect():
+            family.samples = [sample._replace(labels={**sample.labels, **self._labels}) for sample in family.samples]
+            yield family
+
     def routes(self) -> APIRouter:
         """Return the route that Prometheus reads."""
         routes = APIRouter(tags=["operations"])
@@ -105,6 +117,6 @@ class Metrics:
         @routes.get("/metrics", response_class=Response)
         async def measures() -> Response:
             """Tell all measures in Prometheus' text format."""
-            return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+            return Response(generate_latest(self), media_type=CONTENT_TYPE_LATEST)
 
         return routes

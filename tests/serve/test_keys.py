@@ -97,6 +97,16 @@ def test_a_file_may_hold_hashes_in_the_place_of_keys() -> None:
         known.find(f"Bearer sha256:{digest}")
 
 
+def test_keys_travel_as_hashes_with_their_limits() -> None:
+    known = keys(f"studio {SECRET} requests-per-minute 5 pictures-per-minute 6 concurrent 7; page {OTHER}")
+    again = keys(known.text)
+    assert SECRET not in known.text and again.text == known.text and Keys().text == ""
+    studio, page = again.find(f"Bearer {SECRET}"), again.find(f"Bearer {OTHER}")
+    assert studio is not None and studio.requests is not None and studio.pictures is not None
+    assert (studio.requests.size, studio.pictures.size, studio.concurrent) == (5, 6, 7)
+    assert page is not None and page.name == "page" and page.requests is None
+
+
 def test_keys_are_held_as_hashes_only() -> None:
     known = keys(f"studio {SECRET} concurrent 1")
     held = repr([(digest, vars(key)) for digest, key in known._keys])

@@ -7,13 +7,12 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 
 from cm3.document import Document, Gap, Text
-from cm3.serve import logs
 from cm3.serve.logs import Call, set_up
 from cm3.serve.problem import Problem
 from cm3.serve.service import Usage, Work
@@ -22,21 +21,15 @@ Lines = Callable[[Literal["json", "text"]], io.StringIO]
 
 
 @pytest.fixture
-def to() -> Iterator[Lines]:
-    """Logs that go into a string; the loggers are put back afterwards."""
-    known = [logging.getLogger(name) for name in logs.LOGGERS]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in known]
+def to(loggers_put_back: None) -> Lines:
+    """Logs that go into a string."""
 
     def start(form: Literal["json", "text"]) -> io.StringIO:
         stream = io.StringIO()
         set_up(form, stream)
         return stream
 
-    yield start
-    logging.captureWarnings(False)
-    for logger, (handlers, propagate, level) in zip(known, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+    return start
 
 
 def a_call() -> Call:

@@ -17,7 +17,7 @@ from cm3.serve.service import Service, Usage, Work
 
 def series(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """All that the text says, read by Prometheus' own reader."""
-    families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
+    families = text_string_to_metric_families(generate_latest(metrics).decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
 
@@ -93,6 +93,13 @@ def test_the_engine_is_read_when_it_is_asked_for(model: CM3Leon) -> None:
     assert [value(metrics, f"cm3_{name}") for name in names] == [3, 6, 4, 5, 9]
     service.loop.load, service.active = Load(0, 0, 0, 0, 9), 0
     assert [value(metrics, f"cm3_{name}") for name in names] == [0, 0, 0, 0, 9]
+
+
+def test_each_series_of_a_replica_has_its_name() -> None:
+    metrics = Metrics("scenes", replica="r1")
+    metrics.note(Work(0.0, outcome="cancelled"))
+    assert value(metrics, "cm3_cancelled_total", replica="r1") == 1
+    assert all(dict(labels)["replica"] == "r1" for _, labels in series(metrics))
 
 
 def test_servers_do_not_share_their_measures() -> None:
