@@ -143,6 +143,7 @@ class Serve(ModelVerb):
         return service
 
     def _on_ray(self, settings: Settings, keys: Keys) -> dict[str, Any]:
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # before Ray is imported: it leaves out lines that are much alike
         require("ray.serve", extra="replicas")
         from cm3.model.bundle import find
         from cm3.serve.replicas import replicas

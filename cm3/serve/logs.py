@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LOGGERS = ("cm3.serve", "uvicorn", "asyncio", "py.warnings")
 """Loggers whose lines are a server's."""
+PROBES = ("/health", "/ready", "/metrics")
+"""Routes that are asked every few seconds for ever."""
 OTHER = "other"
 """The name of all paths that are no route."""
 
@@ -55,7 +57,8 @@ class Call:
         return time.monotonic() - self.began
 
     def tell(self, route: str, prompts: bool = False) -> None:
-        """Write its line, with the words of its prompts if asked. The path is in it only where it is no route."""
+        """Write its line, with the words of its prompts if asked; of a probe that found all well, for debugging only.
+        The path is in it only where it is no route."""
         told: dict[str, Any] = {"request_id": self.id, "method": self.method, "route": route}
         if route == OTHER:
             told["path"] = self.path[:200]
@@ -69,7 +72,8 @@ class Call:
             "prompts": [words(document) for w in self.works for document in w.documents] if prompts else None,
         }
         told |= {name: value for name, value in rest.items() if value}
-        LOG.log(logging.ERROR if self.status >= 500 else logging.INFO, "request", extra={"fields": told})
+        level = logging.ERROR if self.status >= 500 else logging.INFO
+        LOG.log(logging.DEBUG if route in PROBES and self.status < 400 else level, "request", extra={"fields": told})
 
 
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)

@@ -105,9 +105,10 @@ class Metrics(Collector):
                 self._tokens.labels(direction, modality).inc(getattr(work.usage, f"{modality}_{direction}"))
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all measures, as Prometheus' library wants them."""
+        """Yield all measures but the times at which counters were made, which rates do not need."""
         for family in self.registry.collect():
-            family.samples = [sample._replace(labels={**sample.labels, **self._labels}) for sample in family.samples]
+            kept = (sample for sample in family.samples if not sample.name.endswith("_created"))
+            family.samples = [sample._replace(labels={**sample.labels, **self._labels}) for sample in kept]
             yield family
 
     def routes(self) -> APIRouter:

@@ -102,9 +102,10 @@ def replicas(
         finally:
             serve.delete(NAME)  # returns when what runs there is done
     finally:
-        serve.shutdown()
+        if joined or cluster != "local":
+            serve.shutdown()
         if not joined:
-            ray.shutdown()
+            ray.shutdown()  # of a cluster of our own, all of it
 
 
 def _deployment(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import queue
 import socket
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -201,6 +203,33 @@ def test_a_client_that_leaves_is_told(model: CM3Leon, lines: Lines) -> None:
         found = measures(server)
     assert (left["route"], left["status"], left["cut_off"]) == ("/v1/watch", 200, True)
     assert found["cm3_cancelled_total",] == 1
+
+
+def test_one_at_a_time_until_it_ends_or_its_client_leaves(model: CM3Leon, lines: Lines) -> None:
+    entered = threading.Event()
+
+    def waiting(service: Service) -> APIRouter:
+        routes = APIRouter()
+
+        @routes.post("/v1/wait")
+        async def wait() -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+        return routes
+
+    with running(model, routes=waiting, keys=Keys.read(None, f"studio {SECRET} concurrent 1")) as server:
+        place = urlsplit(server.url)
+        with socket.create_connection((place.hostname, place.port), timeout=60) as client:
+            head = f"POST /v1/wait HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nauthorization: Bearer {SECRET}\r\n\r\n"
+            client.sendall(head.encode())
+            assert entered.wait(60)
+            answer = server.ask("/v1/models", headers=BEARER)
+            assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+            assert lines.next()["status"] == 429
+        left = lines.next()
+        assert (left["route"], left["status"], left["cut_off"]) == ("/v1/wait", 499, True)
+        assert server.ask("/v1/models", headers=BEARER).status == 200
 
 
 def test_an_error_in_a_stream_is_told_and_counted(model: CM3Leon, lines: Lines) -> None:

@@ -109,6 +109,15 @@ def test_setting_up_again_writes_no_line_twice(to: Lines) -> None:
     assert first.getvalue() == "" and len(second.getvalue().splitlines()) == 1
 
 
+def test_a_probe_is_told_only_when_it_finds_something(to: Lines) -> None:
+    stream = to("json")
+    call = a_call()
+    for call.status in (200, 503):
+        call.tell("/health")
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["status"] == 503
+
+
 def test_a_servers_fault_is_an_error(to: Lines) -> None:
     stream = to("json")
     call = a_call()
