@@ -164,14 +164,17 @@ class Serve(ModelVerb):
             keys = Keys.read(None, hashed)
             return create_app(self._service(settings), keys, self.operations.log_prompts, replica)
 
-        url, many = "", {"cluster": self.on.cluster, "cores": self.common.threads, "graphics": int(device == "cuda")}
+        url, count, cores, graphics = "", self.on.replicas, self.common.threads, int(device == "cuda")
+        served = replicas(
+            build, count, self.host, self.port, settings, cluster=self.on.cluster, cores=cores, graphics=graphics
+        )
         try:
-            with replicas(build, self.on.replicas, self.host, self.port, settings, **many) as url:
-                print(f"{name} is served at {url} by {self.on.replicas} replicas", flush=True)
+            with served as url:
+                print(f"{name} is served at {url} by {count} replicas", flush=True)
                 threading.Event().wait()
         except (Terminated, KeyboardInterrupt):
             print("cm3: stopped; nothing runs any more", file=sys.stderr)
-        return {"model": name, "url": url, "replicas": self.on.replicas}
+        return {"model": name, "url": url, "replicas": count}
 
 
 def loopback(host: str) -> bool:
