@@ -259,6 +259,7 @@ class CM3Leon:
             documents=tuple(g.document for g in made),
             scores=tuple(score for g in made for score in g.scores),
             filled=tuple(filled for g in made for filled in g.filled),
+            cut=tuple(cut for g in made for cut in g.cut),
         )
 
     def generate_many(
@@ -574,7 +575,8 @@ class CM3Leon:
         doubts = None
         if self.world is not None:
             doubts = Doubts(self.world, self._image, self.bundle.name, p.document, read, p.kind != "control")
-        return Generation((done,), (score,), p.document, (filled,), p.context.used, p.context.left_out, doubts)
+        cut, c = ("limit" in result.reasons,), p.context
+        return Generation((done,), (score,), p.document, (filled,), c.used, c.left_out, doubts, cut)
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:
         if ids.ndim != 1 or ids.size == 0:
