@@ -16,6 +16,9 @@ bodies.py       fields of requests, and which are refused
 sent_pictures.py  pictures in requests and answers: bytes, base64, URLs; PNG, WebP, JPEG
 canvas.py       the picture that an answer is laid on, to the pixel of a mask
 images.py       pictures from words, and edits
+conversation.py messages -> a prompt or a task; answering.py: its answer, whole or piece by piece
+chat.py         the form of chats; responses.py: that of responses
+bank.py         the memory bank: search, and where it is allowed add and delete
 replicas.py     the application in several processes, on Ray Serve
 app.py          routes and handlers of errors, put together
 """

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from cm3.errors import Cm3Error
-from cm3.serve import images
+from cm3.serve import bank, chat, images, responses
 from cm3.serve.gate import Gate
 from cm3.serve.guard import Guard
 from cm3.serve.keys import Keys
@@ -48,7 +48,8 @@ def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = F
     app.add_exception_handler(Cm3Error, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
-    for routes in (health(service), metrics.routes(), models(service), images.router(service)):
+    parts = (images, chat, responses, bank)
+    for routes in (health(service), metrics.routes(), models(service), *(part.router(service) for part in parts)):
         app.include_router(routes)
     return app
 

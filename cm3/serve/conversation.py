@@ -76,10 +76,12 @@ class Asked:
 
     def layout(self, model: CM3Leon, seeds: Sequence[int], options: Mapping[str, Any]) -> Callable[[], list[Prepared]]:
         """Return what lays out an answer for each seed."""
-        if self.task is None:
-            return lambda: model.prepare([self.prompt] * len(seeds), seeds=seeds, **options)
+        prompt = self.prompt
+        if isinstance(prompt, Document):
+            return lambda: model.prepare([prompt] * len(seeds), seeds=seeds, **options)
+        assert self.task is not None, "fields are of a task"
         task = find_task(self.task)
-        return lambda: model.prepare_task(task, [self.prompt] * len(seeds), seeds=seeds, **options)
+        return lambda: model.prepare_task(task, [prompt] * len(seeds), seeds=seeds, **options)
 
     def parts(self, made: Generation) -> list[Turn]:
         """Return the answer; of a text without the space around it."""
@@ -109,7 +111,7 @@ def asked(model: CM3Leon, messages: Sequence[Message], kind: Kind, field: str, m
     for message in messages:
         for part in message.parts:
             if isinstance(part, Text):
-                _check(part.text, f"{message.field}.content")
+                check_words(part.text, f"{message.field}.content")
     if not messages or messages[-1].role != "user":
         raise Problem(400, f"{field}: the last message must be the user's", field)
     if model.vocab.grammar == "chameleon":
@@ -241,7 +243,8 @@ def _gone_on_with(messages: Sequence[Message], kind: Kind) -> Asked:
     return Asked(kind, Document((*parts, Gap(kind))))
 
 
-def _check(text: str, field: str) -> None:
+def check_words(text: str, field: str) -> None:
+    """Raise `Problem` for a text that is none: one with a NUL or half a character."""
     try:
         check_text(text, field)
     except DataError as error:

@@ -20,6 +20,7 @@ AGAIN = {"x-should-retry": "false"}
 """The header that tells clients not to try again."""
 _NAMED = re.compile(r"(?:sampling\.)?([a-z_]+)(?:[=:]|\[\d+\])")
 _NOT_FIELDS = {"request", "engine", "model", "bundle", "picture", "image", "task", "kind", "error", "each"}
+_PARTS = (("body",), ("query",), ("path",), ("header",))
 
 
 class Problem(Exception):
@@ -60,7 +61,7 @@ def refused_fields(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """Return the 400 for what pydantic found wrong with a request: the first of it, by the path of the field."""
     first = errors[0]
     # The first step is the part of the request, "body"; steps of a union are names of classes, which clients never see.
-    path = [step for step in first["loc"] if step not in ("body", "query", "path", "header")]
+    path = first["loc"][1:] if first["loc"][:1] in _PARTS else first["loc"]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".") or None
     if first["type"] == "json_invalid":
         return Problem(400, f"the body is no JSON ({first['msg']}); send one JSON object", None, "invalid_json")

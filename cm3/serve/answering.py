@@ -1,0 +1,238 @@
+"""An answer to messages, whatever the interface: whole, or piece by piece while it comes.
+
+Asked --layout--> Service --make--> parts of words and of pictures' files
+                          --pieces--> words, partial pictures, pictures, and the end of each answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import PIL.Image
+
+from cm3.document import Document, Image, Text
+from cm3.errors import RequestError
+from cm3.generate import Chunk, Generation
+from cm3.generate.prepared import Prepared
+from cm3.serve.canvas import Canvas, exact
+from cm3.serve.conversation import EDIT, Asked
+from cm3.serve.problem import Problem
+from cm3.serve.sent_pictures import Format, encoded
+from cm3.serve.service import Service, Stream, Usage
+
+FOR_PICTURES = (
+    "guidance", "image_guidance", "contrast", "k", "alpha", "amateur_temperature", "unconditional",
+)  # fmt: skip
+"""Settings that say how pictures are drawn, and nothing of words."""
+
+
+class Form(NamedTuple):
+    """The form of an answer: the format and quality of its pictures, whether it is streamed, and how many partial ones
+    of each picture come then; `where` stands before the names of their fields in errors."""
+
+    format: Format = "png"
+    quality: int = 100
+    stream: bool = False
+    partial: int = 0
+    where: str = ""
+
+
+class Piece(NamedTuple):
+    """Words or a picture that came of one part of one answer, or its end; before all others one that `begins`.
+
+    number: the answer. part: the part of it. text: words that follow those of before. picture: the file of a picture;
+    `partial` is its number where it is not whole yet. made: at the end of an answer, all of it.
+    """
+
+    number: int
+    part: int = 0
+    text: str = ""
+    picture: bytes | None = None
+    partial: int | None = None
+    made: Generation | None = None
+    begins: bool = False
+
+
+@dataclass
+class _Shown:
+    """The pieces of an answer that were sent, by part."""
+
+    due: list[int]
+    first: int | None = None
+    words: dict[int, str] = field(default_factory=dict)
+    held: str = ""
+    """Space after the last word, which is sent with the next."""
+    left: dict[int, list[int]] = field(default_factory=dict)
+    """Rows after which a partial picture is still to be sent."""
+    partial: dict[int, int] = field(default_factory=dict)
+    pictures: set[int] = field(default_factory=set)
+
+
+class Answering:
+    """Answers to one request. `messages` is the field that those came in."""
+
+    def __init__(
+        self,
+        service: Service,
+        asked: Asked,
+        seeds: Sequence[int],
+        options: dict[str, Any],
+        form: Form,
+        canvas: Canvas,
+        messages: str,
+    ) -> None:
+        """Raise `Problem` for settings that the answer has no use for."""
+        for name in FOR_PICTURES if asked.kind == "text" else ():
+            if name in options:
+                raise Problem(400, f"{name}: is for pictures, and this answer is a text; leave it out", name)
+        if "pictures" in options and asked.kind != "interleaved":
+            raise Problem(400, "pictures: is for answers of words and pictures; leave it out", "pictures")
+        if form.partial and not form.stream:
+            why = "partial pictures come in a stream; give stream=true, or leave it out"
+            raise Problem(400, f"{form.where}partial_images={form.partial}: {why}", f"{form.where}partial_images")
+        if form.format == "png" and form.quality != 100:
+            field = f"{form.where}output_compression"
+            why = "png is exact and has no other than 100; leave it out, or give output_format webp or jpeg"
+            raise Problem(400, f"{field}={form.quality}: {why}", field)
+        if form.stream:  # of several candidates nothing can be shown before the end
+            candidates = options.setdefault("candidates", 1)
+            if form.partial and candidates != 1:
+                why = "of several candidates nothing can be shown before the end; leave it or partial_images out"
+                raise Problem(400, f"candidates={candidates}: {why}", "candidates")
+        self.service, self.asked, self.seeds, self.form = service, asked, seeds, form
+        self._layout, self._canvas, self._field = asked.layout(service.model, seeds, options), canvas, messages
+        self._stream: Stream = service.stream(self._laid_out)
+        self._prepared: list[Prepared] = []
+
+    @property
+    def usage(self) -> Usage:
+        """Return the tokens that `pieces` took so far."""
+        return self._stream.usage
+
+    async def make(self) -> tuple[list[Generation], Usage]:
+        """Return all answers. Raises `Problem` as `Service.make`, with the name of the field."""
+        with self._named():
+            made = await self.service.make(self._layout)
+        return made.generations, made.usage
+
+    async def parts(self, made: Generation) -> list[str | bytes]:
+        """Return the parts of an answer: words, and the files of pictures."""
+        parts = self.asked.parts(made)
+        return await self.service.desk(lambda: [p.text if isinstance(p, Text) else self.file(p.pixels) for p in parts])
+
+    async def about(self, index: int, made: Generation) -> dict[str, Any]:
+        """Return our part of an answer: the documents that were read, the seed, and what the client should know."""
+        warnings = await self.service.desk(self.asked.told, made)
+        return {"retrieved": made.attribution, "seed": self.seeds[index], "warnings": warnings}
+
+    def file(self, drawn: PIL.Image.Image) -> bytes:
+        """Return the file of a picture, or of its first rows in its whole size."""
+        picture = self._canvas.painted(drawn, self.service.model.image_size)
+        return encoded(picture, self.form.format, self.form.quality)
+
+    async def pieces(self) -> AsyncGenerator[Piece]:
+        """Yield the pieces of all answers as they come. All words of a part together are those of its end."""
+        shown: list[_Shown] = []
+        desk, rows = self.service.desk, self.service.model.grid[0]
+        with self._named():
+            async with aclosing(aiter(self._stream)) as updates:
+                async for index, chunk in updates:
+                    if not shown:
+                        shown = [_Shown(self._due(p)) for p in self._prepared]
+                        yield Piece(0, begins=True)
+                    one = shown[index]
+                    if chunk.generation is not None:
+                        async for piece in self._rest(index, one, chunk.generation):
+                            yield piece
+                        continue
+                    if self.asked.whole:
+                        continue
+                    one.first = chunk.part if one.first is None else one.first
+                    part = chunk.part - one.first
+                    due = one.left.setdefault(part, one.due)
+                    if chunk.text:
+                        if words := _words(one, part, chunk.text, self.asked.kind == "text"):
+                            yield Piece(index, part, words)
+                    elif chunk.rows == rows:
+                        if self.asked.kind == "interleaved":  # others have their end at once
+                            one.pictures.add(part)
+                            yield Piece(index, part, picture=await desk(self._rows, chunk))
+                    elif due and chunk.rows >= due[0]:
+                        one.left[part] = [row for row in due if row > chunk.rows]
+                        number = one.partial.get(part, 0)
+                        one.partial[part] = number + 1
+                        drawn = await desk(self._rows, chunk)
+                        yield Piece(index, part, picture=drawn, partial=number)
+
+    async def _rest(self, index: int, one: _Shown, made: Generation) -> AsyncGenerator[Piece]:
+        """Yield what of an answer was not sent yet, and its end."""
+        for number, part in enumerate(self.asked.parts(made)):
+            if isinstance(part, Text):
+                if words := part.text[len(one.words.get(number, "")) :]:
+                    yield Piece(index, number, words)
+            elif number not in one.pictures:
+                yield Piece(index, number, picture=await self.service.desk(self.file, part.pixels))
+        yield Piece(index, made=made)
+
+    def _rows(self, chunk: Chunk) -> bytes:
+        """Return the file of a picture as far as it is drawn."""
+        picture = chunk.image
+        assert picture is not None, "a chunk with rows has a picture"
+        return self.file(picture)
+
+    def _laid_out(self) -> list[Prepared]:
+        self._prepared = self._layout()
+        return self._prepared
+
+    def _due(self, prepared: Prepared) -> list[int]:
+        """Return after which rows, counted from the top, partial pictures are sent: at equal parts of what is drawn."""
+        columns = self.service.model.grid[1]
+        drawn = [(cell - 1) // columns for hole in prepared.prompt.holes for cell in hole.cells if cell]
+        if not drawn:
+            return []
+        first, number = min(drawn), max(drawn) + 1 - min(drawn)
+        after = {-(-number * i // (self.form.partial + 1)) for i in range(1, self.form.partial + 1)}
+        return [first + rows for rows in sorted(after) if rows < number]
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let an error about the prompt name the field that the client knows it by."""
+        try:
+            yield
+        except RequestError as error:
+            what, _, said = str(error).partition(":")
+            if what not in ("prompt", "document"):
+                raise
+            code = "context_length_exceeded" if "context" in said else None
+            raise Problem(400, f"{self._field}:{said}", self._field, code) from error
+
+
+async def canvas_for(service: Service, asked: Asked, field: str) -> Canvas:
+    """Return what an answer's pictures are laid on: of an edit the picture that was sent.
+
+    Raises `Problem` for a picture to edit that is no square, as this model draws.
+    """
+    if asked.task != EDIT:
+        return Canvas.new(service.model.image_size)
+    assert not isinstance(asked.prompt, Document), "fields of a task"
+    picture: Image = asked.prompt["image1"]
+    base = await service.desk(lambda: exact(picture).convert("RGB"))
+    if base.width != base.height:
+        rule = "an edit draws it anew as a whole, and this model draws squares; crop it"
+        raise Problem(400, f"{field}: the picture is {base.width}x{base.height}; {rule}", field)
+    return Canvas.whole(base)
+
+
+def _words(one: _Shown, part: int, text: str, strip: bool) -> str:
+    """Return the words that can be sent now; with `strip` none of the space around all of them."""
+    sent = one.words.setdefault(part, "")
+    ready = one.held + text
+    if strip:
+        ready = ready if sent else ready.lstrip()
+        one.held = ready[len(ready.rstrip()) :]
+        ready = ready.rstrip()
+    one.words[part] += ready
+    return ready
