@@ -19,6 +19,7 @@ from cm3.errors import CheckpointError, DataError, RequestError
 from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
+from cm3.sequence.turns import TURNS
 from cm3.tasks import find_task
 
 V = IDS.vocab
@@ -67,6 +68,20 @@ def test_a_document_is_laid_out_and_comes_back(model: CM3Leon) -> None:
     assert [codes(model, p.pixels) for p in back.images] == [picture, other]
     assert model.codec.encode(back).ids.tolist() == tokens.ids.tolist()
     assert model.codec.decode(model.codec.encode(Document(()))).parts == ()
+
+
+def test_a_turn_ends_before_each_of_several(model: CM3Leon, plain: CM3Leon) -> None:
+    """Words that stand side by side in one turn are one text, and of two turns two."""
+    meta = {TURNS: (2, 4)}
+    document = Document((Text("a red "), Text("circle"), Text("here"), Image(PICTURE), Text("blue"), WORDS), meta=meta)
+    assert model.codec.encode(document).ids.tolist() == [
+        V.bos, *words(model, "a red circle"), V.turn, *words(model, "here"), V.brk, *codes(model, PICTURE), V.eoss,
+        V.turn, *words(model, "blue"), V.turn,
+    ]  # fmt: skip
+    made = model.generate(document, seed=1, max_tokens=4)
+    assert made.document.parts[:-1] == document.parts[:-1] and made.document.parts[-1] == made.filled[0][0]
+    with pytest.raises(RequestError, match="document: has several turns, and this model's prompts have one"):
+        plain.generate(document)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ its end, as there are no masks. Where a turn ends a prompt is a format, by name:
     lumina       every prompt, and its answer ends in one too; of vocabularies with marks, and words alone that ask for
                  a picture stand behind others that tell its size (`ORDERS`)
     plain        none, text that goes on
+
+A document of several turns says where they begin (`TURNS`), and one ends before each: `<s> words <turn> words <turn>`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
 """By format, the kinds of answer before which a turn ends."""
 ORDERS = {"lumina": "Generate an image of {width}x{height} according to the following prompt:\n"}
 """By format, what is said before words alone that ask for a picture."""
+TURNS = "turns"
+"""Name in a document's meta of the numbers of the parts that turns begin with, after the first."""
 INFILL = (
     "this model has no mask tokens and was not trained to fill holes, so what it writes stands at the end of a prompt"
 )

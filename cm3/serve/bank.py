@@ -25,18 +25,15 @@ from cm3.generate import CM3Leon
 from cm3.picture import rgb
 from cm3.retrieval.embed import embed
 from cm3.retrieval.memory import Memory
-from cm3.serve.bodies import Body
+from cm3.serve.bodies import LONGEST_PROMPT, Body
 from cm3.serve.conversation import check_words
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import data_url, encoded, url_picture
 from cm3.serve.service import Service
 
-MOST_FOUND, MOST_ADDED = 100, 1000
+MOST_FOUND, MOST_ADDED = 100, 256
 """Most documents of one search, and of one request to add."""
-LONGEST = 32_000
-"""Most characters of a text."""
-
-Words = Annotated[str, Field(max_length=LONGEST)]
+Words = Annotated[str, Field(max_length=LONGEST_PROMPT)]
 Number = Annotated[int, Field(ge=1, le=MOST_FOUND)]
 
 
@@ -99,7 +96,7 @@ def router(service: Service) -> APIRouter:
         for number, new in enumerate(body.documents):
             field = f"documents[{number}]"
             picture = None if new.image is None else await url_picture(service, new.image, f"{field}.image")
-            documents.append(_document(new, picture, field))
+            documents.append(_document(new, picture and Image(data=picture.data), field))  # pixels are read again
         added = await service.desk(_add, model, documents)
         return {"object": "list", "data": [{"id": document.id} for document in documents], "added": added}
 

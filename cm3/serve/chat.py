@@ -29,7 +29,7 @@ from cm3.document import Text
 from cm3.generate import Generation
 from cm3.serve.answering import Answering, Form, canvas_for
 from cm3.serve.bodies import MOST_PICTURES, Body, Extras, Picture, Refusals
-from cm3.serve.conversation import Kind, Message, Turn, asked
+from cm3.serve.conversation import Kind, Message, Turn, asked, check_pictures
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, data_url, url_picture
 from cm3.serve.served_model import check_model
@@ -275,6 +275,7 @@ def router(service: Service) -> APIRouter:
 
 async def read_messages(service: Service, messages: Sequence[ChatMessage]) -> list[Message]:
     """Return messages with their pictures read. Raises `Problem` naming the field."""
+    check_pictures(sum(part.image_url is not None for one in messages for part in one.content), "messages")
     made: list[Message] = []
     for number, message in enumerate(messages):
         field = f"messages[{number}]"

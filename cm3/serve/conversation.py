@@ -16,7 +16,7 @@ A model of cm3's grammar has no turns, so a conversation becomes the task that i
 Only the last picture is looked at, and of what was said before it at most the words that it was drawn from; that the
 rest is not read is told in a warning. What the model was not tuned for is refused where it has a history or is to
 change a picture, and told in a warning elsewhere. A model of the grammar "chameleon" goes on with words and pictures in
-any order.
+any order, and where its prompts have turns with all messages.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from cm3.document import Document, Gap, Image, Part, Text, check_text
@@ -31,6 +32,8 @@ from cm3.errors import DataError
 from cm3.generate import CM3Leon, Generation
 from cm3.generate.prepared import Prepared
 from cm3.generate.tasks import CAPTION, DETAIL, QUESTION, read_reply
+from cm3.sequence.turns import TURNS
+from cm3.serve.bodies import LONGEST_PROMPT, MOST_IMAGES
 from cm3.serve.problem import Problem
 from cm3.tasks import find_task
 from cm3.tasks.text_tasks import history
@@ -108,16 +111,18 @@ def asked(model: CM3Leon, messages: Sequence[Message], kind: Kind, field: str, m
     Raises `Problem` 400 for those that it has no answer to, with the reason.
     """
     messages = _joined(messages)
-    for message in messages:
-        for part in message.parts:
-            if isinstance(part, Text):
-                check_words(part.text, f"{message.field}.content")
+    said = [(message.field, part.text) for message in messages for part in message.parts if isinstance(part, Text)]
+    if (length := sum(len(text) for _, text in said)) > LONGEST_PROMPT:
+        most = f"more than {LONGEST_PROMPT} characters; shorten them"
+        raise Problem(400, f"{field}: the texts have {length}, {most}", field, "context_length_exceeded")
+    for where, text in said:
+        check_words(text, f"{where}.content")
     if not messages or messages[-1].role != "user":
         raise Problem(400, f"{field}: the last message must be the user's", field)
     if model.vocab.grammar == "chameleon":
         if masked:
             raise Problem(400, f"{field}: this model fills no holes; leave the mask out", field)
-        return _gone_on_with(messages, kind)
+        return _gone_on_with(model, messages, kind)
     about = next((i for i in reversed(range(len(messages))) if messages[i].pictures), None)
     if about is None:
         return _of_words(messages, kind)
@@ -210,6 +215,12 @@ def _describes(message: Message, alone: bool) -> bool:
     return (alone and not message.words) or bool(_DESCRIBE.match(message.words))
 
 
+def check_pictures(number: int, field: str) -> None:
+    """Raise `Problem` for more pictures than may be sent at a time, before they are read."""
+    if number > MOST_IMAGES:
+        raise Problem(400, f"{field}: has {number} pictures, and {MOST_IMAGES} are the most; leave some out", field)
+
+
 def _joined(messages: Sequence[Message]) -> list[Message]:
     """Return messages of which no two of one role stand side by side."""
     made: list[Message] = []
@@ -230,21 +241,22 @@ def _not_read(messages: Sequence[Message]) -> tuple[str, ...]:
     return (f"the words of {named} were not read: this model goes by the last picture and the last message",)
 
 
-def _gone_on_with(messages: Sequence[Message], kind: Kind) -> Asked:
-    """Return what a model with turns of its own is asked: all of it, and what it writes next."""
-    parts = [part for message in messages for part in message.parts]
-    if len(messages) > 1:
+def _gone_on_with(model: CM3Leon, messages: Sequence[Message], kind: Kind) -> Asked:
+    """Return what a model of the grammar "chameleon" is asked: all of it, and what comes next."""
+    if len(messages) > 1 and not model.codec.turns("text"):
         field = messages[0].field
-        raise Problem(400, f"{field}: this model is asked by one message; send the last alone", field)
-    if not any(isinstance(part, Image) or part.text.strip() for part in parts):
+        raise Problem(400, f"{field}: this model's prompts have one turn; send the last message alone", field)
+    if not any(isinstance(part, Image) or part.text.strip() for part in messages[-1].parts):
         raise Problem(
             400, f"{messages[-1].field}.content: is empty; say what you want", f"{messages[-1].field}.content"
         )
-    return Asked(kind, Document((*parts, Gap(kind))))
+    parts = [part for message in messages for part in message.parts]
+    *starts, _ = accumulate(len(message.parts) for message in messages)
+    return Asked(kind, Document((*parts, Gap(kind)), meta={TURNS: tuple(starts)}))
 
 
 def check_words(text: str, field: str) -> None:
-    """Raise `Problem` for a text that is none: one with a NUL or half a character."""
+    """Raise `Problem` for a text that is none: one with a NUL or a lone surrogate."""
     try:
         check_text(text, field)
     except DataError as error:

@@ -32,7 +32,7 @@ from cm3.serve.answering import Answering, Form, Piece, canvas_for
 from cm3.serve.bodies import Body, Edit, Extras, Picture, Reference, Refusals
 from cm3.serve.canvas import Canvas, masked
 from cm3.serve.chat import NO_PROBABILITIES, SYSTEM, Lenient, in_turn
-from cm3.serve.conversation import Asked, Kind, Message, Turn, asked
+from cm3.serve.conversation import Asked, Kind, Message, Turn, asked, check_pictures, check_words
 from cm3.serve.images import QUALITY
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, read_base64, url_picture
@@ -162,7 +162,7 @@ class ResponseBody(Extras, Lenient):
     # These change nothing.
     access_programs: Any = None
     image: Any = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = Field(None, description="Returned as it is.")
     moderation: Any = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: Any = None
@@ -214,7 +214,9 @@ class Answer:
         self._drawn = {"action": action, **picture}
         self._told = picture
         self._item: dict[str, Any] | None = None
-        tools = [tool.model_dump(exclude_none=True, exclude={"input_image_mask"}) for tool in body.tools or ()]
+        tools = [
+            tool.model_dump(exclude_none=True, exclude={"input_image_mask", "moderation"}) for tool in body.tools or ()
+        ]
         self.response: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -352,6 +354,8 @@ def router(service: Service) -> APIRouter:
 
 async def new_answer(service: Service, body: ResponseBody) -> Answer:
     """Return the answer to a body, not begun. Raises `Problem` 400 for what cannot be answered."""
+    for key, value in (body.metadata or {}).items():
+        check_words(key + value, "metadata")
     tool = body.tool
     mask = tool.input_image_mask if tool is not None else None
     messages = await read_items(service, body.input)
@@ -383,6 +387,8 @@ async def _masked(service: Service, what: Asked, url: str, field: str) -> tuple[
 
 async def read_items(service: Service, items: Sequence[InputItem]) -> list[Message]:
     """Return the messages of an input, with their pictures read. Raises `Problem` naming the field."""
+    sent = [part.image_url for item in items for part in item.content or ()] + [item.result for item in items]
+    check_pictures(sum(picture is not None for picture in sent), "input")
     made: list[Message] = []
     for number, item in enumerate(items):
         field = f"input[{number}]"

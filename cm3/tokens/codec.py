@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from cm3.sequence.answers import closing
 from cm3.sequence.holes import Hole, Prompt, before_hole, groups, join
 from cm3.sequence.mask import put_back
 from cm3.sequence.segments import cells_of, document_of, image_cells, image_codes, image_tokens, runs, text_tokens
-from cm3.sequence.turns import FORMATS, INFILL, ORDERS, block, ends, prompt_format
+from cm3.sequence.turns import FORMATS, INFILL, ORDERS, TURNS, block, ends, prompt_format
 from cm3.tokens.chameleon import ChameleonText, marks_of
 from cm3.tokens.image import ImageTokenizer, place_box
 from cm3.tokens.text import TextTokenizer
@@ -241,7 +242,7 @@ class Codec:
         """Lay out a document in the grammar "chameleon", up to its hole, which must be its end."""
         v, holes = self.vocab, list[Hole]()
         pieces = [Tokens.of([v.bos])]
-        parts = [pair for group in groups(document) for pair in group]
+        parts = list(_with_turns(document))
         order = ""
         if self.image is not None and not codes and parts and parts[-1][1] == Gap("image"):
             order = ORDERS.get(self.format, "").format(width=self.image.size, height=self.image.size)
@@ -250,11 +251,15 @@ class Codec:
                 raise RequestError(f"document: {INFILL}; put its one gap last")
             if isinstance(part, Image):
                 pieces.append(block(image_tokens(codes[at], v), v))
+            elif part is None:
+                if v.turn is None or not self.turns("text"):
+                    raise RequestError("document: has several turns, and this model's prompts have one; give the last")
+                pieces.append(Tokens.of([v.turn]))
             elif isinstance(part, Text):
                 follows = parts[number][1] if number < len(parts) else None
                 on = isinstance(follows, Gap) and not self.turns(follows.kind)
                 words = before_hole(part.text)[0] if on else part.text
-                words = words if words.startswith(order) else order + words
+                words = words if words.startswith(order) or not isinstance(follows, Gap) else order + words
                 pieces.append(text_tokens(self.text.encode(words), v))
             else:
                 holes.append(Hole(part.kind, () if part.kind == "text" else self._cells(), 0, at))
@@ -414,6 +419,15 @@ class Codec:
 
 
 _DRAWN = (Gap("image"), Gap("interleaved"))
+
+
+def _with_turns(document: Document) -> Iterator[tuple[int, Part | None]]:
+    """Yield parts with their index, texts side by side as one, and None where a turn ends."""
+    for start, stop in pairwise((0, *document.meta.get(TURNS, ()), len(document.parts))):
+        if start:
+            yield start, None
+        for group in groups(dataclasses.replace(document, parts=document.parts[start:stop])):
+            yield from ((start + at, part) for at, part in group)
 
 
 def _shown(ids: np.ndarray) -> str:

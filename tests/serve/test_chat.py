@@ -16,6 +16,7 @@ from running_server import Running, running
 
 import cm3
 from cm3.generate import CM3Leon
+from cm3.sequence.turns import TURNS
 from cm3.vocab import Vocab
 
 PROMPT = "a large red circle at the top left on a grey background"
@@ -278,7 +279,12 @@ def refused(server: Running, body: dict[str, Any], path: str = "/v1/chat/complet
             "messages[0].mood",
             "is no field of this request",
         ),
-        ({"messages": [{"role": "user", "content": "star " * 9000}]}, "messages", "context"),
+        ({"messages": [{"role": "user", "content": "star " * 5000}]}, "messages", "context"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}] * 17}]},
+            "messages",
+            "has 17 pictures, and 16 are the most",
+        ),
         ({"parrot": 1}, "parrot", "is no field of this request; leave it out"),
         ({"modalities": ["audio"]}, "modalities[0]", "'text' or 'image'"),
         ({"modalities": []}, "modalities", "at least 1 item"),
@@ -312,13 +318,13 @@ def test_what_is_refused_names_its_field(server: Running, change: dict[str, Any]
 
 def test_a_stream_that_is_refused_is_an_answer_of_its_own(server: Running) -> None:
     """What is wrong is told by the status before a stream begins, also what the model refuses."""
-    for change in ({"retrieve": 4}, {"messages": [{"role": "user", "content": "star " * 9000}]}):
+    for change in ({"retrieve": 4}, {"messages": [{"role": "user", "content": "star " * 5000}]}):
         refused(server, {"messages": [{"role": "user", "content": "a red"}], "stream": True, **change})
 
 
 def test_a_prompt_over_the_context_is_told_in_the_clients_words(client: openai.OpenAI, drawn: PIL.Image.Image) -> None:
     with pytest.raises(openai.BadRequestError) as error:
-        ask(client, user("star " * 9000))
+        ask(client, user("star " * 5000))
     assert error.value.code == "context_length_exceeded" and error.value.param == "messages"
     wide = drawn.resize((200, 128))
     with pytest.raises(openai.BadRequestError, match="the picture is 200x128; .* draws squares; crop it"):
@@ -381,3 +387,27 @@ def test_chameleon_is_asked_for_words_or_a_picture(
     extra = {"seed": 3, "modalities": ["image"]}
     (part,) = client.chat.completions.create(**options, extra_body=extra).choices[0].message.content
     assert same(picture_of(part), model.generate([drawn, "a", drawn, cm3.Gap("image")], seed=3).image)
+
+
+def test_chameleon_reads_all_turns(drawn: PIL.Image.Image) -> None:
+    """Where prompts have turns, earlier messages stand before the last, pictures of answers among them."""
+    model = CM3Leon(tiny_chameleon.bundle())
+    with running(model) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        messages = [user("a red"), {"role": "assistant", "content": [shown(drawn)]}, user("and a blue")]
+        made = client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=4, temperature=0, extra_body={"seed": 3}
+        )
+    parts = (cm3.Text("a red"), cm3.Image(drawn), cm3.Text("and a blue"), cm3.Gap())
+    document = cm3.Document(parts, meta={TURNS: (1, 2)})
+    (filled,) = model.generate(document, max_tokens=4, temperature=0.0).filled[0]
+    assert made.choices[0].message.content == filled.text.strip()
+    (prompt,) = model.prepare([document], seeds=[0])
+    assert made.usage.prompt_tokens == prompt.requests[0].streams[0].length
+    assert made.usage.prompt_tokens_details.image_tokens == 16
+
+
+def test_a_model_whose_prompts_have_one_turn_reads_one_message(other: tuple[CM3Leon, openai.OpenAI]) -> None:
+    messages = [user("a"), {"role": "assistant", "content": "b"}, user("c")]
+    with pytest.raises(openai.BadRequestError, match="prompts have one turn; send the last message alone"):
+        other[1].chat.completions.create(model="tiny", messages=messages)

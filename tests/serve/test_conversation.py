@@ -135,6 +135,7 @@ def test_what_the_model_was_not_tuned_for(model: CM3Leon) -> None:
         ([[RED, "a?"], [" "], ["b?"]], "text", "messages[1].content", "is empty; leave it out"),
         ([[RED, "a?"], ["yes"], [" "]], "text", "messages[2].content", "is empty; ask something"),
         ([["a\0b"]], "text", "messages[0].content", "has a NUL character (at 1); take it out"),
+        ([["a" * 32_001]], "text", "messages", "the texts have 32001, more than 32000 characters"),
         ([], "text", "messages", "the last message must be the user's"),
     ],
 )
