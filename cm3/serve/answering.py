@@ -17,7 +17,7 @@ from cm3.document import Document, Image, Text
 from cm3.errors import RequestError
 from cm3.generate import Chunk, Generation
 from cm3.generate.prepared import Prepared
-from cm3.serve.canvas import Canvas, exact
+from cm3.serve.canvas import Canvas, due_rows, exact
 from cm3.serve.conversation import EDIT, Asked
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, encoded
@@ -136,12 +136,12 @@ class Answering:
     async def pieces(self) -> AsyncGenerator[Piece]:
         """Yield the pieces of all answers as they come. All words of a part together are those of its end."""
         shown: list[_Shown] = []
-        desk, rows = self.service.desk, self.service.model.grid[0]
+        desk, (rows, columns) = self.service.desk, self.service.model.grid
         with self._named():
             async with aclosing(aiter(self._stream)) as updates:
                 async for index, chunk in updates:
                     if not shown:
-                        shown = [_Shown(self._due(p)) for p in self._prepared]
+                        shown = [_Shown(due_rows(p.prompt, columns, self.form.partial + 1)) for p in self._prepared]
                         yield Piece(0, begins=True)
                     one = shown[index]
                     if chunk.generation is not None:
@@ -186,16 +186,6 @@ class Answering:
     def _laid_out(self) -> list[Prepared]:
         self._prepared = self._layout()
         return self._prepared
-
-    def _due(self, prepared: Prepared) -> list[int]:
-        """Return after which rows, counted from the top, partial pictures are sent: at equal parts of what is drawn."""
-        columns = self.service.model.grid[1]
-        drawn = [(cell - 1) // columns for hole in prepared.prompt.holes for cell in hole.cells if cell]
-        if not drawn:
-            return []
-        first, number = min(drawn), max(drawn) + 1 - min(drawn)
-        after = {-(-number * i // (self.form.partial + 1)) for i in range(1, self.form.partial + 1)}
-        return [first + rows for rows in sorted(after) if rows < number]
 
     @contextmanager
     def _named(self) -> Iterator[None]:

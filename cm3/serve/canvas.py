@@ -12,6 +12,7 @@ import PIL.Image
 
 from cm3.document import Box, Image
 from cm3.picture import rgb, upright
+from cm3.sequence.holes import Prompt
 from cm3.serve.problem import Problem
 
 GREY = (128, 128, 128)
@@ -97,3 +98,14 @@ def masked(picture: Image, mask: Image, name: str) -> Canvas:
     )
     window = (left, top, left + side, top + side)
     return Canvas(base, window, hole.crop(window))
+
+
+def due_rows(prompt: Prompt, columns: int, parts: int) -> list[int]:
+    """Return after which rows of codes, counted from the top, partial pictures are sent: at equal parts of what is
+    drawn. Empty where that is no picture."""
+    drawn = [(cell - 1) // columns for hole in prompt.holes for cell in hole.cells if cell]
+    if not drawn:
+        return []
+    first, number = min(drawn), max(drawn) + 1 - min(drawn)
+    after = {-(-number * i // parts) for i in range(1, parts)}
+    return [first + rows for rows in sorted(after) if rows < number]

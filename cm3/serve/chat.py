@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter
@@ -221,20 +222,21 @@ class Completion:
 
     async def chunks(self, count: bool) -> AsyncGenerator[dict[str, Any]]:
         """Yield the chunks of a stream, and where asked to `count` the tokens at its end."""
-        async for piece in self._answering.pieces():
-            if piece.begins:  # the client numbers its choices by the order of their first chunks
-                for index in range(len(self._answering.seeds)):
-                    yield self._chunk(index, {"role": "assistant"} | ({"content": ""} if self._words else {}))
-            elif piece.made is not None:
-                yield self._chunk(piece.number, {}, **await self._end(piece.number, piece.made))
-            elif piece.partial is not None and piece.picture is not None:
-                number = {"index": piece.part, "partial_image_index": piece.partial}
-                yield self._chunk(piece.number, {}, cm3={"partial_image": {**number, **self._part(piece.picture)}})
-            elif self._words:
-                yield self._chunk(piece.number, {"content": piece.text})
-            else:
-                part = self._part(piece.text if piece.picture is None else piece.picture)
-                yield self._chunk(piece.number, {"content": [{"index": piece.part, **part}]})
+        async with aclosing(self._answering.pieces()) as pieces:
+            async for piece in pieces:
+                if piece.begins:  # the client numbers its choices by the order of their first chunks
+                    for index in range(len(self._answering.seeds)):
+                        yield self._chunk(index, {"role": "assistant"} | ({"content": ""} if self._words else {}))
+                elif piece.made is not None:
+                    yield self._chunk(piece.number, {}, **await self._end(piece.number, piece.made))
+                elif piece.partial is not None and piece.picture is not None:
+                    number = {"index": piece.part, "partial_image_index": piece.partial}
+                    yield self._chunk(piece.number, {}, cm3={"partial_image": {**number, **self._part(piece.picture)}})
+                elif self._words:
+                    yield self._chunk(piece.number, {"content": piece.text})
+                else:
+                    part = self._part(piece.text if piece.picture is None else piece.picture)
+                    yield self._chunk(piece.number, {"content": [{"index": piece.part, **part}]})
         if count:
             usage = usage_of(self._answering.usage)
             yield {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}

@@ -29,7 +29,7 @@ from cm3.generate.prepared import Prepared
 from cm3.generate.tasks import task_prompt
 from cm3.picture import rgb
 from cm3.serve.bodies import MOST_IMAGES, Edit, ImageEdit, ImageGenerate
-from cm3.serve.canvas import Canvas, masked
+from cm3.serve.canvas import Canvas, due_rows, masked
 from cm3.serve.problem import Problem, refused_fields
 from cm3.serve.sent_pictures import data_url, encoded, read_bytes, url_picture
 from cm3.serve.served_model import check_model
@@ -86,7 +86,7 @@ class Drawing:
         told = 0
         async with aclosing(aiter(stream)) as updates:
             async for index, chunk in updates:
-                due = due or [self._due(prepared) for prepared in self._prepared]
+                due = due or [due_rows(one.prompt, self.service.model.grid[1], self.parts) for one in self._prepared]
                 if chunk.generation is not None:
                     done[index] = chunk.generation
                     while told in done:  # whole pictures come in their order
@@ -109,14 +109,6 @@ class Drawing:
             options["candidates"] = 1  # of several it is not known which one will be kept
         self._prepared = self._lay_out(self.seeds, options)
         return self._prepared
-
-    def _due(self, prepared: Prepared) -> list[int]:
-        """Return after which rows, counted from the top, partial pictures are sent: at equal parts of what is drawn."""
-        columns = self.service.model.grid[1]
-        drawn = [(cell - 1) // columns for hole in prepared.prompt.holes for cell in hole.cells if cell]
-        first, number = min(drawn), max(drawn) + 1 - min(drawn)
-        after = {-(-number * i // self.parts) for i in range(1, self.parts)}
-        return [first + rows for rows in sorted(after) if rows < number]
 
     def _usage(self, index: int, whole: Usage) -> Usage:
         """Return the tokens of one picture: its prompt, and all that is written for it."""

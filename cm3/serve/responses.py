@@ -18,6 +18,7 @@ import base64
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -244,26 +245,27 @@ class Answer:
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
         """Yield the official events, the last of which has the whole response."""
         part = -1
-        async for piece in self._answering.pieces():
-            if piece.begins:
-                for name in ("created", "in_progress"):
-                    yield self._event(f"response.{name}", response={**self.response, "output": []})
-                if self._answering.asked.kind != "interleaved":  # it is known what will come
-                    part = 0
-                    for event in self._begin(self._answering.asked.kind):
+        async with aclosing(self._answering.pieces()) as pieces:
+            async for piece in pieces:
+                if piece.begins:
+                    for name in ("created", "in_progress"):
+                        yield self._event(f"response.{name}", response={**self.response, "output": []})
+                    if self._answering.asked.kind != "interleaved":  # it is known what will come
+                        part = 0
+                        for event in self._begin(self._answering.asked.kind):
+                            yield event
+                    continue
+                if piece.made is None and piece.part != part:
+                    for event in (*self._end(), *self._begin("text" if piece.picture is None else "image")):
                         yield event
-                continue
-            if piece.made is None and piece.part != part:
-                for event in (*self._end(), *self._begin("text" if piece.picture is None else "image")):
-                    yield event
-                part = piece.part
-            if piece.made is not None:
-                own = await self._answering.about(0, piece.made)
-                for event in (*self._end(own), self._last(piece.made)):
-                    yield event
-            else:
-                for event in self._more(piece):
-                    yield event
+                    part = piece.part
+                if piece.made is not None:
+                    own = await self._answering.about(0, piece.made)
+                    for event in (*self._end(own), self._last(piece.made)):
+                        yield event
+                else:
+                    for event in self._more(piece):
+                        yield event
 
     def _begin(self, kind: Kind) -> Iterator[dict[str, Any]]:
         """Begin an item of the answer."""

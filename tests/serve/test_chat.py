@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -229,6 +230,17 @@ def test_a_failure_in_the_middle_is_an_event(
     assert "secret" not in str(error.value)
     monkeypatch.undo()
     assert ask(client, user(drawn)).choices, "and the server goes on"
+
+
+def test_a_client_that_leaves_frees_its_work(server: Running, client: openai.OpenAI) -> None:
+    ended: list[str] = []
+    told = threading.Event()
+    server.service.observers.append(lambda work: (ended.append(work.outcome), told.set()))
+    stream = ask(client, user(PROMPT), n=10, extra={"modalities": ["image"], "temperature": 1.0}, stream=True)
+    next(iter(stream))
+    stream.close()
+    assert told.wait(60) and ended == ["cancelled"]
+    server.service.observers.pop()
 
 
 def refused(server: Running, body: dict[str, Any], path: str = "/v1/chat/completions") -> dict[str, Any]:
