@@ -84,10 +84,10 @@ class ChatMessage(Lenient):
     SO_ANYWAY: ClassVar[Mapping[str, tuple[Any, ...]]] = {"tool_calls": ([],)}
 
     role: str
-    content: Annotated[list[ContentPart], BeforeValidator(_listed)]
-    audio: Any = None
-    function_call: Any = None
-    tool_calls: Any = None
+    content: Annotated[list[ContentPart], BeforeValidator(_listed, json_schema_input_type=str | list[ContentPart])]
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
     # These change nothing.
     annotations: Any = None
     name: Any = None
@@ -151,21 +151,21 @@ class ChatBody(Extras, Lenient):
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    audio: Any = None
-    frequency_penalty: Any = None
-    function_call: Any = None
-    functions: Any = None
-    logit_bias: Any = None
-    logprobs: Any = None
-    prediction: Any = None
-    presence_penalty: Any = None
-    response_format: Any = None
-    stop: Any = None
-    tool_choice: Any = None
-    tools: Any = None
-    top_logprobs: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
+    audio: None = None
+    frequency_penalty: None = None
+    function_call: None = None
+    functions: None = None
+    logit_bias: None = None
+    logprobs: None = None
+    prediction: None = None
+    presence_penalty: None = None
+    response_format: None = None
+    stop: None = None
+    tool_choice: None = None
+    tools: None = None
+    top_logprobs: None = None
+    verbosity: None = None
+    web_search_options: None = None
     # These change nothing.
     metadata: Any = None
     moderation: Any = None

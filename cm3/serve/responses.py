@@ -53,7 +53,7 @@ class InputPart(Body):
     type: str
     text: str | None = None
     image_url: str | None = None
-    file_id: Any = None
+    file_id: None = None
     # These change nothing.
     annotations: Any = None
     detail: Any = None
@@ -74,7 +74,9 @@ class InputItem(Body):
 
     type: str = "message"
     role: str | None = None
-    content: Annotated[list[InputPart], BeforeValidator(_as_parts)] | None = None
+    content: (
+        Annotated[list[InputPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPart])] | None
+    ) = None
     result: str | None = None
     # These change nothing.
     action: Any = None
@@ -97,9 +99,9 @@ class ImageTool(Body):
     type: Literal["image_generation"]
     action: Literal["generate", "edit", "auto"] | None = None
     background: Literal["auto", "opaque"] | None = None
-    complexity: Any = None
-    frame_count: Any = None
-    frame_duration_ms: Any = None
+    complexity: None = None
+    frame_count: None = None
+    frame_duration_ms: None = None
     input_fidelity: Literal["high"] | None = None
     input_image_mask: Reference | None = None
     model: str | None = None
@@ -109,7 +111,7 @@ class ImageTool(Body):
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     quality: Literal["auto", "low", "medium", "high"] | None = None
     size: str | None = None
-    svg: Any = None
+    svg: None = None
 
 
 def _by_name(value: object) -> object:
@@ -142,24 +144,28 @@ class ResponseBody(Extras, Lenient):
         "truncation": ("disabled",),
     }
 
-    input: Annotated[list[InputItem], Field(min_length=1), BeforeValidator(_as_items)]
+    input: Annotated[
+        list[InputItem],
+        Field(min_length=1),
+        BeforeValidator(_as_items, json_schema_input_type=str | list[InputItem]),
+    ]
     model: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="Longest text, in tokens.")
     max_tool_calls: Annotated[int, Field(ge=1)] | None = Field(None, description="Most pictures.")
     stream: bool | None = None
     tool_choice: Annotated[Literal["none", "auto", "required"] | None, BeforeValidator(_by_name)] = None
     tools: Annotated[list[ImageTool], Field(max_length=1)] | None = None
-    background: Any = None
-    background_options: Any = None
-    context_management: Any = None
-    conversation: Any = None
-    include: Any = None
-    instructions: Any = None
-    previous_response_id: Any = None
-    prompt: Any = None
-    text: Any = None
-    top_logprobs: Any = None
-    truncation: Any = None
+    background: None = None
+    background_options: None = None
+    context_management: None = None
+    conversation: None = None
+    include: None = None
+    instructions: None = None
+    previous_response_id: None = None
+    prompt: None = None
+    text: None = None
+    top_logprobs: None = None
+    truncation: None = None
     # These change nothing.
     access_programs: Any = None
     image: Any = None
