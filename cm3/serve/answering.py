@@ -17,7 +17,8 @@ from cm3.document import Document, Image, Text
 from cm3.errors import RequestError
 from cm3.generate import Chunk, Generation
 from cm3.generate.prepared import Prepared
-from cm3.serve.canvas import Canvas, due_rows, exact
+from cm3.picture import rgb
+from cm3.serve.canvas import Canvas, due_rows
 from cm3.serve.conversation import EDIT, Asked
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, encoded
@@ -136,36 +137,40 @@ class Answering:
     async def pieces(self) -> AsyncGenerator[Piece]:
         """Yield the pieces of all answers as they come. All words of a part together are those of its end."""
         shown: list[_Shown] = []
-        desk, (rows, columns) = self.service.desk, self.service.model.grid
+        columns, parts = self.service.model.grid[1], self.form.partial + 1
         with self._named():
             async with aclosing(aiter(self._stream)) as updates:
                 async for index, chunk in updates:
                     if not shown:
-                        shown = [_Shown(due_rows(p.prompt, columns, self.form.partial + 1)) for p in self._prepared]
+                        shown = [_Shown(due_rows(one.prompt, columns, parts)) for one in self._prepared]
                         yield Piece(0, begins=True)
-                    one = shown[index]
                     if chunk.generation is not None:
-                        async for piece in self._rest(index, one, chunk.generation):
+                        async for piece in self._rest(index, shown[index], chunk.generation):
                             yield piece
-                        continue
-                    if self.asked.whole:
-                        continue
-                    one.first = chunk.part if one.first is None else one.first
-                    part = chunk.part - one.first
-                    due = one.left.setdefault(part, one.due)
-                    if chunk.text:
-                        if words := _words(one, part, chunk.text, self.asked.kind == "text"):
-                            yield Piece(index, part, words)
-                    elif chunk.rows == rows:
-                        if self.asked.kind == "interleaved":  # others have their end at once
-                            one.pictures.add(part)
-                            yield Piece(index, part, picture=await desk(self._rows, chunk))
-                    elif due and chunk.rows >= due[0]:
-                        one.left[part] = [row for row in due if row > chunk.rows]
-                        number = one.partial.get(part, 0)
-                        one.partial[part] = number + 1
-                        drawn = await desk(self._rows, chunk)
-                        yield Piece(index, part, picture=drawn, partial=number)
+                    elif news := await self._news(index, shown[index], chunk):
+                        yield news
+
+    async def _news(self, index: int, one: _Shown, chunk: Chunk) -> Piece | None:
+        """Return what can be sent of a chunk, None where that is nothing yet."""
+        if self.asked.whole:
+            return None
+        one.first = chunk.part if one.first is None else one.first
+        part = chunk.part - one.first
+        if chunk.text:
+            words = _words(one, part, chunk.text, self.asked.kind == "text")
+            return Piece(index, part, words) if words else None
+        if chunk.rows == self.service.model.grid[0]:
+            if self.asked.kind != "interleaved":  # its end comes at once
+                return None
+            one.pictures.add(part)
+            return Piece(index, part, picture=await self.service.desk(self._rows, chunk))
+        due = one.left.setdefault(part, one.due)
+        if not due or chunk.rows < due[0]:
+            return None
+        one.left[part] = [row for row in due if row > chunk.rows]
+        one.partial[part] = one.partial.get(part, -1) + 1
+        drawn = await self.service.desk(self._rows, chunk)
+        return Piece(index, part, picture=drawn, partial=one.partial[part])
 
     async def _rest(self, index: int, one: _Shown, made: Generation) -> AsyncGenerator[Piece]:
         """Yield what of an answer was not sent yet, and its end."""
@@ -209,7 +214,7 @@ async def canvas_for(service: Service, asked: Asked, field: str) -> Canvas:
         return Canvas.new(service.model.image_size)
     assert not isinstance(asked.prompt, Document), "fields of a task"
     picture: Image = asked.prompt["image1"]
-    base = await service.desk(lambda: exact(picture).convert("RGB"))
+    base = await service.desk(rgb, picture.pixels)
     if base.width != base.height:
         rule = "an edit draws it anew as a whole, and this model draws squares; crop it"
         raise Problem(400, f"{field}: the picture is {base.width}x{base.height}; {rule}", field)

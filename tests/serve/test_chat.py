@@ -26,8 +26,9 @@ ANSWERED = "ignore:Pydantic serializer warnings"
 
 
 @pytest.fixture(scope="module")
-def client(server: Running) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -361,8 +362,8 @@ def other() -> Iterator[tuple[CM3Leon, openai.OpenAI]]:
     assert bundle.decoder.output is not None
     bundle.decoder.output.weight.data[vocab.brk] *= 8
     model = CM3Leon(bundle)
-    with running(model) as server:
-        yield model, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    with running(model) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield model, client
 
 
 @pytest.mark.filterwarnings(ANSWERED)
@@ -404,8 +405,7 @@ def test_chameleon_is_asked_for_words_or_a_picture(
 def test_chameleon_reads_all_turns(drawn: PIL.Image.Image) -> None:
     """Where prompts have turns, earlier messages stand before the last, pictures of answers among them."""
     model = CM3Leon(tiny_chameleon.bundle())
-    with running(model) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    with running(model) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         messages = [user("a red"), {"role": "assistant", "content": [shown(drawn)]}, user("and a blue")]
         made = client.chat.completions.create(
             model="tiny", messages=messages, max_tokens=4, temperature=0, extra_body={"seed": 3}

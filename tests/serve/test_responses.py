@@ -22,8 +22,9 @@ TOOL = {"type": "image_generation"}
 
 
 @pytest.fixture(scope="module")
-def client(server: Running) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +278,8 @@ def other() -> Iterator[tuple[CM3Leon, openai.OpenAI]]:
     assert bundle.decoder.output is not None
     bundle.decoder.output.weight.data[bundle.vocab.brk] *= 8
     model = CM3Leon(bundle)
-    with running(model) as server:
-        yield model, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    with running(model) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield model, client
 
 
 def test_a_model_that_writes_both_decides(other: tuple[CM3Leon, openai.OpenAI], drawn: PIL.Image.Image) -> None:
