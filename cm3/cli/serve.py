@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Operations:
-    """Who may ask, and what the log says."""
+    """Keys of those who may ask, and the log."""
 
     keys: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: everyone may ask)")] = None
     """File of API keys, a line each: NAME KEY [requests-per-minute N] [pictures-per-minute N] [concurrent N]. The

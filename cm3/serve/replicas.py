@@ -30,7 +30,7 @@ _BESIDE = 256
 
 
 class Replica:
-    """What Ray asks of a process beside its requests."""
+    """The part of a process that Ray asks beside its requests."""
 
     app: FastAPI
 
