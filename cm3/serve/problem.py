@@ -19,7 +19,20 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 AGAIN = {"x-should-retry": "false"}
 """The header that tells clients not to try again."""
 _NAMED = re.compile(r"(?:sampling\.)?([a-z_]+)(?:[=:]|\[\d+\])")
-_NOT_FIELDS = {"document", "documents", "request", "engine", "model", "bundle", "picture", "image", "task", "kind", "error", "each"}
+_NOT_FIELDS = {
+    "document",
+    "documents",
+    "request",
+    "engine",
+    "model",
+    "bundle",
+    "picture",
+    "image",
+    "task",
+    "kind",
+    "error",
+    "each",
+}
 _PARTS = (("body",), ("query",), ("path",), ("header",))
 
 
