@@ -17,7 +17,11 @@ from cm3.cli.main import main
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.strip() for line in README.splitlines() if re.match("    (.venv/bin/|rm |make )", line)]
-USE = [c for c in COMMANDS if not any(word in c for word in ("make", "runs/scenes", "PHOTOS", " train scenes:"))]
+USE = [
+    c
+    for c in COMMANDS
+    if not any(word in c for word in ("make", "cm3 serve", "runs/scenes", "PHOTOS", " train scenes:"))
+]
 FEWER = {"--n 20": "--n 2", "--n 4": "--n 2", "--steps 5": "--steps 1 --windows 1"}
 """What is made smaller here: as many pictures, scenes and steps show the same."""
 
