@@ -1,127 +1,123 @@
-"""Two replicas on a real Ray of this machine: asked, streamed from, left, and stopped while they work."""
+"""`cm3 serve --ray`: two replicas on a real Ray of this machine, asked by the official client, and stopped at work."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from running_server import Running
 
 from cm3.cli.serve import Serve
 from cm3.errors import CheckpointError, ConfigError, RequestError
-from cm3.serve.keys import Keys
-from cm3.serve.limits import Settings
 
 SECRET = "studio-secret-0123456789"
-BEARER = {"authorization": f"Bearer {SECRET}"}
 
 
-def build_with(keys: str, settings: Settings) -> Any:
-    """What each replica serves: the application, and a route that draws as events. It travels by value."""
+class Command:
+    """The command as it runs; `errors`: the file of its stderr."""
 
-    def build(replica: str) -> Any:
-        import torch
-        from fastapi import FastAPI
-        from starlette.responses import StreamingResponse
-
-        import cm3
-        from cm3.serve.app import create_app
-        from cm3.serve.keys import Keys
-        from cm3.serve.service import Service
-        from cm3.serve.sse import event_stream
-
-        torch.set_num_threads(1)
-        service = Service(cm3.load("scenes"), settings)
-        app: FastAPI = create_app(service, Keys.read(None, keys), replica=replica)
-
-        async def drawn(pictures: int) -> Any:
-            def layout() -> Any:
-                return service.model.prepare(["a red circle"] * pictures, seeds=list(range(pictures)), candidates=1)
-
-            async for place, chunk in service.stream(layout):
-                yield {"type": "rows", "replica": replica, "place": place, "rows": chunk.rows}
-
-        @app.post("/v1/watch")
-        async def watch(pictures: int) -> StreamingResponse:
-            return await event_stream(drawn(pictures))
-
-        return app
-
-    return build
-
-
-class Asker(Running):
-    """Asks the address; what a replica holds is only seen by its measures."""
+    def __init__(self, errors: Path) -> None:
+        own = {"RAY_USAGE_STATS_ENABLED": "0", "CM3_API_KEYS": f"studio {SECRET}", "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, "-m", "cm3", "serve", "--ray"]
+        command += "--replicas 2 --port 0 --threads 1 --grace 60 --log json".split()
+        self.errors = errors
+        with errors.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, env=os.environ | own, text=True
+            )
+        assert self.process.stdout is not None
+        said = next((line for line in self.process.stdout if "served at" in line), "")
+        assert said, errors.read_text()
+        assert said.startswith("scenes is served at ") and said.endswith(" by 2 replicas\n")
+        self.url = said.split()[4]
 
     def measures(self) -> dict[str, dict[str, float]]:
-        """Measures without further labels of each replica that answers, until both have."""
+        """Return each replica's measures that have no other label; asks until both have answered."""
         found: dict[str, dict[str, float]] = {}
         while len(found) < 2:
-            families = text_string_to_metric_families(self.ask("/metrics").data.decode())
+            with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
+                families = text_string_to_metric_families(answer.read().decode())
             samples = [s for family in families for s in family.samples if len(s.labels) == 1]
             found[samples[0].labels["replica"]] = {s.name: s.value for s in samples}
         return found
+
+    def sum(self, *names: str) -> float:
+        """Return the sum of measures over both replicas."""
+        return sum(held[name] for held in self.measures().values() for name in names)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines of its log; Ray puts a replica's name before each."""
+        return [json.loads(found) for found in re.findall(r"\{.*\}", self.errors.read_text())]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    """Two replicas, ended by SIGTERM if the test has not done so."""
+    pytest.importorskip("ray.serve")
+    one = Command(tmp_path / "errors")
+    yield one
+    one.process.terminate()
+    one.process.communicate(timeout=120)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
-def test_two_replicas_answer_stream_let_go_and_end_what_runs() -> None:
-    pytest.importorskip("ray.serve")
-    from cm3.serve.replicas import replicas
+def test_two_replicas_answer_stream_let_go_and_end_what_runs(command: Command) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{command.url}/v1", api_key=SECRET, max_retries=0)
+    raw = client.models.with_raw_response.list(extra_headers={"x-request-id": "mine"})
+    assert [model.id for model in raw.parse()] == ["scenes"] and raw.headers["x-request-id"] == "mine"
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
 
-    settings = Settings(grace_s=60)
-    keys = Keys.read(None, f"studio {SECRET} concurrent 8")
-    streamed: list[bytes] = []
+    def stream(pictures: int) -> Any:
+        return client.images.generate(prompt="a red circle", n=pictures, stream=True, partial_images=3)
+
+    # Pictures come while they are drawn, and who leaves frees what is not drawn yet.
+    with stream(4) as events:
+        assert next(iter(events)).type == "image_generation.partial_image"
+    while command.sum("cm3_cancelled_total") < 1:
+        pass
+    while command.sum("cm3_cache_blocks_used", "cm3_works"):
+        pass
+
+    # What runs when the server is stopped comes to its end.
+    seen: list[str] = []
     begun = threading.Event()
 
-    def watch(url: str) -> None:
-        request = urllib.request.Request(f"{url}/v1/watch?pictures=4", b"", BEARER)
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            for line in answer:
-                streamed.append(line)
-                begun.set()
+    def watch() -> None:
+        for event in stream(4):
+            seen.append(event.type)
+            begun.set()
 
-    with (
-        mock.patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0"}),
-        replicas(build_with(keys.text, settings), 2, "127.0.0.1", 0, settings) as url,
-    ):
-        server = Asker(url, None)  # type: ignore[arg-type]
-        assert server.ask("/ready").json == {"status": "ready"}
-        answer = server.ask("/v1/models", headers={**BEARER, "x-request-id": "mine"})
-        assert answer.status == 200 and answer.json["data"][0]["id"] == "scenes"
-        assert answer.headers["x-request-id"] == "mine"
-        refused = server.ask("/v1/models")
-        assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
-        assert len(server.measures()) == 2, "both answer"
-
-        # A stream comes as it is drawn: its first event is there long before its last.
-        request = urllib.request.Request(f"{url}/v1/watch?pictures=4", b"", BEARER)
-        with urllib.request.urlopen(request, timeout=120) as stream:
-            assert stream.headers["content-type"].startswith("text/event-stream")
-            assert len(stream.headers.get_all("x-request-id")) == 1
-            assert b'"rows":1' in stream.readline() + stream.readline()
-        # and who leaves it frees the work at the next step
-        while sum(held["cm3_cancelled_total"] for held in server.measures().values()) < 1:
-            pass
-        while any(held["cm3_cache_blocks_used"] + held["cm3_works"] for held in server.measures().values()):
-            pass
-
-        watcher = threading.Thread(target=watch, args=(url,))
-        watcher.start()
-        assert begun.wait(120)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    assert begun.wait(120)
+    command.process.terminate()
     watcher.join()
-    assert streamed[-2:] == [b"data: [DONE]\n", b"\n"], "what ran when it stopped came to its end"
-    assert sum(b'"rows":0' in line for line in streamed) == 4
-    with pytest.raises(OSError):
-        server.ask("/ready")
+    command.process.communicate(timeout=120)
+    assert command.process.returncode == 0
+    assert seen.count("image_generation.completed") == 4 and seen.count("image_generation.partial_image") == 12
+    asked = [line for line in command.lines() if line["message"] == "request"]
+    told = {(line["status"], line.get("key"), line.get("cut_off", False)): line for line in asked}
+    assert len(asked) == 4 and len(told) == 3, "two replicas write in any order"
+    assert (401, None, False) in told and (200, "studio", True) in told, "one was refused, one was left"
+    assert sorted(bool(line.get("tokens")) for line in asked if line.get("key") and not line.get("cut_off")) == [
+        False,
+        True,
+    ]
+    assert "mine" in [line["request_id"] for line in asked]
 
 
 def serve(*args: str) -> dict[str, Any]:
