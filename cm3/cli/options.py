@@ -134,7 +134,9 @@ class ModelVerb(Verb):
     verbose: bool = False
     """Say which number type the language model computes in, and why."""
 
-    def open_model(self, bank: Bank | None = None, task: str | None = None, tp: int = 1) -> CM3Leon:
+    def open_model(
+        self, bank: Bank | None = None, task: str | None = None, tp: int = 1, max_streams: int = 64
+    ) -> CM3Leon:
         """Load the model, with a memory bank of one's own, or with others a share of it. Raises `CheckpointError` for
         one unknown or damaged, `ConfigError` for a device or dtype that is not there.
 
@@ -143,7 +145,9 @@ class ModelVerb(Verb):
         from cm3.generate import CM3Leon
 
         bank = bank or Bank()
-        model = CM3Leon.load(self.model, memory=bank.memory, encoder=bank.encoder, tp=tp, **vars(self.place))
+        model = CM3Leon.load(
+            self.model, memory=bank.memory, encoder=bank.encoder, tp=tp, max_streams=max_streams, **vars(self.place)
+        )
         if self.verbose and model.leads:
             name, why = model.number_type
             print(f"cm3: the language model computes in {name} on {model.device}: {why}", file=sys.stderr, flush=True)

@@ -138,7 +138,7 @@ class Serve(ModelVerb):
     def _service(self, settings: Settings) -> Service:
         from cm3.serve.service import Service
 
-        service = Service(self.open_model(self.bank), settings)
+        service = Service(self.open_model(self.bank, max_streams=self.limits.streams), settings)
         service.warm_up()
         return service
 

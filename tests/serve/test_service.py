@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cm3.cli.serve import Serve
 from cm3.document import Gap
 from cm3.engine.engine import Engine
 from cm3.errors import ConfigError, RequestError
@@ -36,6 +37,12 @@ def served(model: CM3Leon, ask: Callable[[Service], Coroutine[Any, Any, Any]], *
 
 def layout(model: CM3Leon, words: str = WORDS, seed: int = 0, **options: Any) -> Callable[[], Any]:
     return lambda: model.prepare([words], seeds=[seed], **{"candidates": 1, **options})
+
+
+def test_the_command_says_how_many_streams_run_side_by_side() -> None:
+    verb = Serve.parse(["--streams", "3", "--queue", "7"], "cm3 serve")
+    service = verb._service(Settings(**verb.limits.settings()))
+    assert (service.model.max_streams, service.settings.queue) == (3, 7)
 
 
 def test_many_at_once_get_what_each_gets_alone(model: CM3Leon) -> None:
