@@ -20,5 +20,6 @@ conversation.py messages -> a prompt or a task; answering.py: its answer, whole 
 chat.py         the form of chats; responses.py: that of responses
 bank.py         the memory bank: search, and where it is allowed add and delete
 replicas.py     the application in several processes, on Ray Serve
+page_files.py   the playground of page/, as files
 app.py          routes and handlers of errors, put together
 """

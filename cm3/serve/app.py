@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from cm3.errors import Cm3Error
-from cm3.serve import bank, chat, images, responses
+from cm3.serve import bank, chat, images, page_files, responses
 from cm3.serve.gate import Gate
 from cm3.serve.guard import Guard
 from cm3.serve.keys import Keys
@@ -48,7 +48,7 @@ def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = F
     app.add_exception_handler(Cm3Error, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
-    parts = (images, chat, responses, bank)
+    parts = (images, chat, responses, bank, page_files)
     for routes in (health(service), metrics.routes(), models(service), *(part.router(service) for part in parts)):
         app.include_router(routes)
     return app

@@ -1,0 +1,502 @@
+// The playground: one form asks, the stage shows.
+
+import * as api from "./api.js";
+import { Boxes } from "./boxes.js";
+import * as code from "./code.js";
+import { $, copy, make, tell } from "./dom.js";
+import * as kept from "./history.js";
+import { Mask } from "./mask.js";
+import { dataUrl, fromBase64, readPicture } from "./pictures.js";
+import { Answer, Card, showDocuments } from "./results.js";
+import { fields, fromHash, read, serves, showsRows, toHash, variants, write } from "./settings.js";
+
+const form = $("form");
+const LABELS = {
+  draw: ["Prompt", "Draw", "a sentence; it becomes a picture"],
+  place: ["Prompt", "Draw", "the boxes' names, where you write nothing"],
+  fill: ["The whole picture in words", "Fill", "also of what is not painted over"],
+  edit: ["Change", "Edit", "such as: remove the star"],
+  ask: ["Question", "Ask", "leave it empty for a description"],
+};
+const SCENES = [
+  "a large red circle at the top left on a grey background",
+  "a small white star below a large blue square on a mint ground",
+  "a large yellow triangle at the bottom right on a pink background",
+];
+
+let model = { id: "", cm3: { size: [256, 256], grid: [8, 8], tasks: [] } }; // until the server has told
+let picture = null; // {blob, url, side}
+let running = null; // AbortController
+let shown = null; // the run on the stage
+
+const say = (words) => ($("status").textContent = words);
+const mode = () => form.elements.mode.value;
+const mask = new Mask($("mask"), () => ({ tool: form.elements.tool.value, size: Number($("brush-size").value) }), say);
+const boxes = new Boxes($("boxes"), $("box-list"), (left) => {
+  if (left === "none") $("box-add").focus();
+  hintOfPrompt();
+});
+
+// ---- what the model can do
+
+async function greet() {
+  try {
+    model = await api.model();
+  } catch (error) {
+    $("model").textContent = "no model";
+    if (error.status === 401) askForKey(error.message);
+    tell($("problem"), error.message);
+    return;
+  }
+  tell($("problem"));
+  const { size, tasks, memory, grammar, grid } = model.cm3;
+  $("model").textContent = `${model.id}, ${size[0]} \u00d7 ${size[1]}`;
+  const holes = grammar === "cm3"; // the other grammar has no masks, and edits by words alone
+  const can = { draw: true, place: tasks.includes("boxes"), fill: holes, edit: !holes || tasks.includes("edit"), ask: true };
+  for (const radio of form.elements.mode) radio.closest("label").hidden = !can[radio.value];
+  if (!can[mode()]) form.elements.mode.value = "draw";
+  for (const field of form.querySelectorAll('[data-needs="memory"]')) field.hidden = field.disabled = !memory;
+  for (const surface of [$("boxes"), $("results")]) {
+    surface.style.setProperty("--rows", grid[0]);
+    surface.style.setProperty("--columns", grid[1]);
+  }
+  if (!shown) showNothing();
+  showMode();
+}
+
+function examples() {
+  const given = model.cm3.examples ?? (model.id === "scenes" ? SCENES : []);
+  return mode() === "draw" ? given : [];
+}
+
+function showMode() {
+  const now = mode();
+  const [label, go] = LABELS[now];
+  $("prompt-label").textContent = label;
+  if (!running) $("go").textContent = go;
+  $("picture-part").hidden = !["fill", "edit", "ask"].includes(now);
+  $("boxes-part").hidden = now !== "place";
+  $("mask").hidden = now !== "fill";
+  $("mask-tools").hidden = now !== "fill" || !picture;
+  for (const part of form.querySelectorAll("[data-modes]"))
+    part.hidden = !serves(part, now) || (part.dataset.needs === "memory" && !model.cm3.memory);
+  const chosen = form.elements.compare.selectedOptions[0];
+  if (chosen?.hidden) form.elements.compare.value = "";
+  $("drop-last").hidden = !shown?.made.some((one) => one.blob);
+  $("examples-part").hidden = !examples().length;
+  $("examples").replaceChildren(
+    ...examples().map((words) => {
+      const chip = make("button", { type: "button", className: "chip" }, words);
+      chip.addEventListener("click", () => {
+        form.elements.prompt.value = words;
+        form.elements.prompt.focus();
+      });
+      return make("li", {}, chip);
+    }),
+  );
+  hintOfPrompt();
+  forgive();
+}
+
+const named = () => boxes.value.map(([name]) => name).filter(Boolean);
+
+function hintOfPrompt() {
+  const names = mode() === "place" ? named().join(" and ") : "";
+  form.elements.prompt.placeholder = names || LABELS[mode()][2];
+}
+
+// ---- pictures that are given
+
+async function take(file, painted) {
+  tell($("picture-error"));
+  try {
+    show(await readPicture(file));
+    if (painted) await mask.restore(painted);
+  } catch (error) {
+    tell($("picture-error"), error.message);
+  }
+}
+
+function show(given) {
+  if (picture) URL.revokeObjectURL(picture.url);
+  picture = given;
+  $("drop").hidden = Boolean(given);
+  $("paper").hidden = $("picture-clear").hidden = !given;
+  $("mask-tools").hidden = mode() !== "fill" || !given;
+  if (given) {
+    $("given").src = given.url;
+    mask.open(given.side, model.cm3.grid);
+  } else {
+    $("file").value = "";
+  }
+}
+
+function use(blob, next) {
+  form.elements.mode.value = next;
+  form.elements.prompt.value = next === "fill" ? form.elements.prompt.value : "";
+  showMode();
+  take(blob);
+  form.scrollIntoView({ block: "start" });
+  (next === "fill" ? $("mask") : form.elements.prompt).focus({ preventScroll: true });
+}
+
+$("file").addEventListener("change", (event) => event.target.files[0] && take(event.target.files[0]));
+$("drop-last").addEventListener("click", () => take(shown.made.find((one) => one.blob).blob));
+$("picture-clear").addEventListener("click", () => (show(null), $("file").focus()));
+$("mask-clear").addEventListener("click", () => (mask.clear(), say("Nothing is painted.")));
+$("box-add").addEventListener("click", () => boxes.add().name.focus());
+for (const name of ["dragover", "drop", "paste"])
+  document.addEventListener(name, (event) => {
+    const from = event.dataTransfer ?? event.clipboardData;
+    const held = [...(from?.items ?? [])].find((item) => item.kind === "file");
+    if (!held) return;
+    event.preventDefault();
+    $("drop").classList.toggle("over", name === "dragover");
+    if (name === "dragover") return;
+    if ($("picture-part").hidden) form.elements.mode.value = "ask";
+    showMode();
+    take(held.getAsFile());
+  });
+document.addEventListener("dragleave", () => $("drop").classList.remove("over"));
+
+// ---- errors where they happened
+
+function forgive() {
+  for (const place of form.querySelectorAll(".error")) tell(place);
+  for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+}
+
+/** Show words under the field of a name; false where there is no such field. */
+function blame(name, words) {
+  const place = name && form.querySelector(`.error[data-of="${CSS.escape(name)}"]`);
+  const field = name && form.elements.namedItem(name);
+  if (["image", "images", "mask", "messages"].includes(name)) return tell($("picture-error"), words), !$("picture-part").hidden;
+  if (place) return tell(place, words), field?.focus(), true;
+  if (!(field instanceof HTMLElement) || field.closest("[hidden]")) return false;
+  $("more").open = true;
+  let line = $(`${name}-error`);
+  if (!line) {
+    line = make("p", { className: "error", id: `${name}-error`, role: "alert" });
+    field.after(line);
+    field.setAttribute("aria-describedby", [field.getAttribute("aria-describedby"), line.id].filter(Boolean).join(" "));
+  }
+  field.setAttribute("aria-invalid", "true");
+  tell(line, words);
+  field.focus();
+  return true;
+}
+
+function complain(error) {
+  const name = error.param?.split(/[.[]/)[0];
+  if (error.status === 401) askForKey(error.message);
+  if (!blame(name, error.message)) tell($("problem"), error.message);
+}
+
+/** Return what is asked for, or nothing where a field says why not. */
+function asked() {
+  forgive();
+  tell($("problem"));
+  const settings = read(form);
+  for (const field of form.elements)
+    if (field.willValidate && !field.closest("[hidden]") && !field.checkValidity())
+      return void blame(field.name, field.validationMessage);
+  if (settings.mode === "place") {
+    settings.boxes = boxes.value;
+    if (!settings.boxes.length) return void blame("boxes", "Draw a box, or add one.");
+    if (settings.boxes.some(([name]) => !name)) return void blame("boxes", "Give each box a name.");
+    settings.prompt ??= named().join(" and ");
+  }
+  if (!$("picture-part").hidden && !picture) return void tell($("picture-error"), "Choose a picture first.");
+  if (settings.mode === "fill" && mask.empty) return void blame("mask", "Paint over what is to be filled.");
+  if (!settings.prompt && settings.mode !== "ask") return void blame("prompt", "Write some words first.");
+  try {
+    variants(settings);
+  } catch (error) {
+    return void blame("values", error.message);
+  }
+  return settings;
+}
+
+// ---- requests
+
+async function body(settings, given) {
+  const { official, own } = fields(settings, model.id);
+  if (settings.mode === "ask") {
+    const content = [{ type: "image_url", image_url: { url: await dataUrl(given.picture) } }];
+    if (settings.prompt) content.push({ type: "text", text: settings.prompt });
+    return ["chat/completions", { ...official, ...own, messages: [{ role: "user", content }], stream: true }];
+  }
+  const all = { ...official, ...own, stream: true, ...(showsRows(settings) ? { partial_rows: true } : {}) };
+  if (!given.picture) return ["images/generations", all];
+  const parts = new FormData();
+  for (const [name, value] of Object.entries(all)) parts.append(name, value);
+  parts.append("image", given.picture, "image.png");
+  if (given.mask) parts.append("mask", given.mask, "mask.png");
+  return ["images/edits", parts];
+}
+
+/** Draw what one request asks for, `cards` of it, and return what was made. */
+async function draw(settings, cards, given, signal) {
+  const started = performance.now();
+  const [path, sent] = await body(settings, given);
+  const made = [];
+  const onWait = (seconds) => {
+    for (const card of cards) card.said.textContent = `the server is busy; asking again in ${seconds} s`;
+  };
+  for await (const event of api.events(path, { body: sent, signal, onWait })) {
+    const about = event.cm3 ?? {};
+    const place = about.n ?? 0;
+    const blob = fromBase64(event.b64_json, `image/${event.output_format ?? "png"}`);
+    if (event.type.endsWith(".partial_image")) {
+      await cards[place].rows(blob, about.rows ?? 0, about.of ?? model.cm3.grid[0]);
+    } else if (event.type.endsWith(".completed")) {
+      const seconds = (performance.now() - started) / 1000;
+      made[place] = { label: cards[place].label, blob, seed: about.seed ?? settings.seed, seconds };
+      Object.assign(made[place], { retrieved: about.retrieved ?? [], warnings: about.warnings ?? [] });
+      await finish(cards[place], made[place]);
+    }
+  }
+  return made.filter(Boolean);
+}
+
+async function answer(settings, card, given, signal) {
+  const started = performance.now();
+  const [path, sent] = await body(settings, given);
+  const made = { label: "", text: "", retrieved: [], warnings: [] };
+  for await (const event of api.events(path, { body: sent, signal })) {
+    for (const choice of event.choices ?? []) {
+      const text = choice.delta?.content ?? "";
+      made.text += text;
+      card.add(text);
+      Object.assign(made, choice.cm3);
+    }
+    Object.assign(made, event.cm3);
+  }
+  made.text = made.text.trim();
+  made.seconds = (performance.now() - started) / 1000;
+  card.done(made);
+  return [made];
+}
+
+function finish(card, one) {
+  const next = { edit: "Edit", fill: "Fill", ask: "Ask" };
+  const can = Object.keys(next).filter((name) => !form.querySelector(`[value="${name}"]`).closest("label").hidden);
+  const actions = can.map((name) => [next[name], () => use(one.blob, name)]);
+  if (one.seed !== undefined && form.elements.seed.value !== String(one.seed))
+    actions.push(["Keep seed", () => keepSeed(one.seed)]);
+  return card.done(one, actions);
+}
+
+function keepSeed(seed) {
+  form.elements.seed.value = seed;
+  $("more").open = true;
+  say(`Seed ${seed} is kept.`);
+}
+
+function stage(cards) {
+  $("results").classList.toggle("several", cards.length > 1);
+  $("results").style.setProperty("--across", cards.length === 4 ? 2 : Math.min(cards.length, 3));
+  $("results").replaceChildren(...cards.map((card) => card.root));
+}
+
+function showNothing() {
+  const { size, grid, knows } = model.cm3;
+  const card = new Card({ label: "", prompt: "", size, grid });
+  card.root.classList.add("empty");
+  card.canvas.setAttribute("aria-label", "No picture yet");
+  card.said.textContent = `${grid[0]} rows of ${grid[1]} codes, drawn from the top`;
+  if (knows) card.caption.append(make("p", { className: "hint" }, `This model knows ${knows}.`));
+  stage([card]);
+}
+
+async function run() {
+  const settings = asked();
+  if (!settings) return;
+  settings.seed ??= Math.floor(Math.random() * 2 ** 31);
+  running = new AbortController();
+  const { signal } = running;
+  const given = { picture: $("picture-part").hidden ? null : picture.blob };
+  if (settings.mode === "fill") given.mask = await mask.file();
+  $("go").textContent = "Stop";
+  $("go-key").textContent = "Esc";
+  $("go").classList.add("stop");
+  $("after").hidden = true;
+  showDocuments($("documents"), []);
+  say(settings.mode === "ask" ? "Reading." : "Drawing.");
+  shown = { settings, ...given, made: [] };
+  const jobs = jobsOf(settings, given);
+  stage(jobs.flatMap((job) => job.cards));
+  if (matchMedia("(max-width: 899px)").matches) $("stage").scrollIntoView({ block: "start" });
+  const ended = await Promise.allSettled(
+    jobs.map(async (job) => {
+      if (settings.mode === "ask") return answer(job.settings, job.cards[0], given, signal);
+      await Promise.all(job.cards.map((card) => card.begin(given.picture)));
+      return draw(job.settings, job.cards, given, signal);
+    }),
+  );
+  ended.forEach((one, place) => {
+    if (one.status === "fulfilled") return;
+    const words = signal.aborted ? "Stopped." : one.reason.message;
+    for (const card of jobs[place].cards) if (!card.root.classList.contains("done")) card.fail(words);
+    if (!signal.aborted) complain(one.reason);
+  });
+  running = null;
+  $("go-key").textContent = "Enter";
+  $("go").classList.remove("stop");
+  $("go").textContent = LABELS[mode()][1];
+  shown.made = ended.flatMap((one) => one.value ?? []);
+  if (shown.made.length) {
+    await kept.add({ id: Date.now(), ...shown });
+    await showHistory();
+  }
+  showAfter();
+  say(signal.aborted ? "Stopped." : shown.made.length ? shown.made[0].text ?? "The picture is done." : "Nothing was made.");
+}
+
+function jobsOf(settings, given) {
+  const { size, grid } = model.cm3;
+  return variants(settings).map((one) => {
+    if (settings.mode === "ask") return { ...one, cards: [new Answer({ prompt: settings.prompt, picture: given.picture })] };
+    const cards = Array.from({ length: one.settings.n ?? 1 }, () => new Card({ label: one.label, prompt: settings.prompt, size, grid }));
+    return { ...one, cards };
+  });
+}
+
+function showAfter() {
+  showDocuments($("documents"), shown.made.flatMap((one) => one.retrieved ?? []));
+  $("after").hidden = !shown.made.length;
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (running) running.abort();
+  else run();
+});
+form.elements.prompt.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!running) form.requestSubmit();
+});
+document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
+form.addEventListener("change", (event) => event.target.name === "mode" && showMode());
+form.addEventListener("input", (event) => {
+  const line = $(`${event.target.name}-error`);
+  event.target.removeAttribute("aria-invalid");
+  if (line) tell(line);
+});
+$("reset").addEventListener("click", () => {
+  write(form, { mode: mode(), prompt: form.elements.prompt.value });
+  showMode();
+});
+
+// ---- history
+
+async function showHistory() {
+  const runs = await kept.all();
+  $("history").hidden = !runs.length;
+  for (const image of $("history").querySelectorAll("img")) URL.revokeObjectURL(image.src);
+  $("history").querySelector("ul").replaceChildren(...runs.map(past));
+}
+
+function past(run) {
+  const words = run.made[0].text ?? run.settings.prompt ?? "";
+  const image = make("img", { src: URL.createObjectURL(run.made[0].blob ?? run.picture), alt: "", loading: "lazy" });
+  const again = make("button", { type: "button", className: "past", title: words }, image, make("span", {}, words));
+  const away = make("button", { type: "button", className: "away", aria: { label: `Remove from history: ${words}` } }, "\u00d7");
+  again.addEventListener("click", () => reopen(run));
+  away.addEventListener("click", async () => {
+    await kept.remove(run.id);
+    await showHistory();
+    ($("history").querySelector(".past") ?? form.elements.prompt).focus();
+  });
+  return make("li", {}, again, away);
+}
+
+async function reopen(run) {
+  if (running) return;
+  await fill(run.settings);
+  if (run.picture) await take(run.picture, run.mask);
+  shown = run;
+  const cards = run.made.map((one) =>
+    one.text === undefined
+      ? new Card({ label: one.label, prompt: run.settings.prompt, size: model.cm3.size, grid: model.cm3.grid })
+      : new Answer({ prompt: run.settings.prompt, picture: run.picture }),
+  );
+  stage(cards);
+  await Promise.all(cards.map((card, i) => (card instanceof Card ? finish(card, run.made[i]) : card.done(run.made[i]))));
+  showAfter();
+  $("stage").scrollIntoView({ block: "nearest" });
+  say("Shown again.");
+}
+
+function fill(settings) {
+  write(form, settings);
+  boxes.value = settings.boxes ?? [];
+  $("more").open = Object.keys(settings).some((name) => !["mode", "prompt", "boxes", "seed"].includes(name));
+  showMode();
+}
+
+$("history-clear").addEventListener("click", async () => {
+  await kept.clear();
+  await showHistory();
+  form.elements.prompt.focus();
+});
+
+// ---- links and code
+
+$("share").addEventListener("click", async () => {
+  const hash = toHash(shown.settings);
+  history.replaceState(null, "", hash);
+  await copy(location.href, $("copied"));
+});
+
+function showCode() {
+  const language = document.querySelector("[name=language]:checked").value;
+  $("code").querySelector("code").textContent = code[language](shown.settings, model.id, api.base, Boolean(api.key.get()));
+}
+
+$("code-open").addEventListener("click", () => (showCode(), $("code").showModal()));
+$("code").addEventListener("change", showCode);
+$("code").querySelector("[data-close]").addEventListener("click", () => $("code").close());
+$("code-copy").addEventListener("click", () => copy($("code").querySelector("code").textContent, $("code-copied")));
+
+// ---- key and theme
+
+function askForKey(why) {
+  $("key-open").hidden = false;
+  if (why) $("key-why").textContent = `${why} The key is kept until you close this tab, and sent to this server alone.`;
+  $("key-value").value = api.key.get();
+  if (!$("key").open) $("key").showModal();
+}
+
+$("key-open").hidden = !api.key.get();
+$("key-open").addEventListener("click", () => askForKey());
+$("key").addEventListener("close", () => {
+  if ($("key").returnValue !== "keep") return;
+  api.key.set($("key-value").value);
+  greet();
+});
+
+const THEMES = ["auto", "light", "dark"];
+const root = document.documentElement;
+const showTheme = () => ($("theme").lastChild.textContent = `Theme: ${root.dataset.theme ?? "auto"}`);
+$("theme").addEventListener("click", () => {
+  const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "auto") + 1) % THEMES.length];
+  if (next === "auto") delete root.dataset.theme;
+  else root.dataset.theme = next;
+  try {
+    localStorage.setItem("cm3-theme", next);
+  } catch {
+    // it holds until the page is left
+  }
+  showTheme();
+});
+showTheme();
+
+// ---- start
+
+if (location.hash.length > 1) fill(fromHash(location.hash));
+window.addEventListener("hashchange", () => fill(fromHash(location.hash)));
+showHistory();
+await greet();
+root.dataset.ready = "";
