@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 from running_server import Running
 
@@ -73,6 +80,42 @@ class Tab:
         found = Axe().run(self.page).response["violations"]
         return [f"{one['id']}: {[node['target'] for node in one['nodes']]}" for one in found]
 
+    def mode(self, name: str) -> None:
+        """Choose a task as a hand does, by its label."""
+        self.page.click(f".modes label:has([value={name}])")
+
+    def settings(self, **values: str) -> None:
+        """Open the settings and fill some in."""
+        self.page.evaluate("document.getElementById('more').open = true")
+        for name, value in values.items():
+            field = self.page.locator(f"#{name}")
+            field.select_option(value) if field.evaluate("e => e.tagName") == "SELECT" else field.fill(value)
+
+    def go(self, number: int = 1) -> None:
+        """Ask for what the form says, and wait until so many results are whole and the form can be used again."""
+        self.page.click("#go")
+        self.page.wait_for_selector(f"#results > :is(.done, .answer:not(.busy)) >> nth={number - 1}")
+        self.page.wait_for_selector("#go:not(.stop)")
+
+    def download(self, number: int = 0) -> np.ndarray:
+        """The pixels of a result's file."""
+        with self.page.expect_download() as download:
+            self.page.click(f".actions a >> nth={number}")
+        with PIL.Image.open(download.value.path()) as opened:
+            return np.asarray(opened.convert("RGB"))
+
+
+def pixels(b64: str) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(base64.b64decode(b64))) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+def drawn(server: Running, **body: Any) -> np.ndarray:
+    """The picture that the interface gives, without a stream."""
+    answer = server.ask("/v1/images/generations", body)
+    assert answer.status == 200, answer.data
+    return pixels(answer.json["data"][0]["b64_json"])
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -123,3 +166,265 @@ def test_the_theme_is_chosen_and_kept(tab: Tab) -> None:
     tab.page.reload()
     tab.page.wait_for_selector("html[data-ready]")
     assert paper() == dark
+
+
+RED = "a large red circle at the top left on a grey background"
+STAR = "a small white star at the bottom right on a pink ground"
+
+
+def test_a_picture_appears_row_by_row_and_is_what_the_interface_gives(tab: Tab, server: Running) -> None:
+    tab.page.evaluate("""() => {
+        window.told = [];
+        const note = () => told.push(document.querySelector('#results .said')?.textContent);
+        new MutationObserver(note).observe(document.getElementById('results'), {subtree: true, childList: true});
+    }""")
+    tab.settings(seed="11")
+    tab.page.fill("#prompt", RED)
+    tab.page.press("#prompt", "Enter")
+    tab.page.wait_for_selector("#results > .done")
+    told = [line for line in dict.fromkeys(tab.page.evaluate("told")) if line and line.startswith("row ")]
+    assert told == [f"row {i} of 8" for i in range(1, 8)]
+    np.testing.assert_array_equal(tab.download(), drawn(server, prompt=RED, seed=11))
+    assert "seed 11" in tab.page.inner_text(".said") and tab.axe() == []
+
+
+def test_documents_that_were_read_stand_beside_the_picture(tab: Tab) -> None:
+    tab.page.click(".chip:has-text('sozoth')")
+    tab.go()
+    line = tab.page.inner_text("#documents li")
+    assert "sozoth" in line and "licence MIT" in line and "source emblems/test" in line
+    tab.mode("draw")
+    tab.settings(retrieve="")
+    tab.page.fill("#prompt", "a cat on a grey ground")
+    tab.go()
+    assert tab.page.is_hidden("#documents") and "does not know 'cat'" in tab.page.inner_text(".warning")
+
+
+def test_settings_stand_side_by_side_and_their_code_makes_the_same(tab: Tab, server: Running, tmp_path: Path) -> None:
+    tab.page.fill("#prompt", RED)
+    tab.settings(seed="3", compare="guidance", values="1, 2.5")
+    tab.go(2)
+    assert tab.page.locator(".card .label").all_inner_texts() == ["guidance 1", "guidance 2.5"]
+    wanted = {value: drawn(server, prompt=RED, seed=3, guidance=float(value)) for value in ("1", "2.5")}
+    np.testing.assert_array_equal(tab.download(0), wanted["1"])
+    np.testing.assert_array_equal(tab.download(1), wanted["2.5"])
+    tab.page.click("#code-open")
+    assert tab.axe() == []
+    shells = {"python": [sys.executable, "-c"], "curl": ["bash", "-euc"]}
+    for language, shell in shells.items():
+        if language == "curl" and not (shutil.which("curl") and shutil.which("jq")):
+            continue
+        tab.page.click(f"#code label:has([value={language}])")
+        tab.page.click("#code-copy")
+        tab.page.wait_for_selector("#code-copied:has-text('Copied')")
+        code = tab.page.evaluate("navigator.clipboard.readText()")
+        folder = tmp_path / language
+        folder.mkdir()
+        env = {**os.environ, "NO_PROXY": "127.0.0.1"}
+        done = subprocess.run([*shell, code], cwd=folder, capture_output=True, text=True, timeout=100, env=env)
+        assert done.returncode == 0, done.stderr
+        for value, pixels in wanted.items():
+            with PIL.Image.open(folder / f"picture-{value}-1.png") as opened:
+                np.testing.assert_array_equal(np.asarray(opened.convert("RGB")), pixels)
+
+
+def test_a_link_carries_the_settings_and_history_the_pictures(tab: Tab) -> None:
+    words = '<img src=x onerror="document.title=1"> & a circle'
+    tab.page.fill("#prompt", words)
+    tab.settings(seed="5", temperature="0.5", n="2")
+    tab.go(2)
+    first = tab.download(0)
+    tab.page.click("#share")
+    tab.page.wait_for_selector("#copied:has-text('Copied')")
+    link = tab.page.evaluate("navigator.clipboard.readText()")
+    assert "data:" not in link
+    tab.page.goto("about:blank")
+    tab.page.goto(link)
+    tab.page.wait_for_selector("html[data-ready]")
+    assert tab.page.input_value("#prompt") == words
+    assert [tab.page.input_value(f"#{name}") for name in ("seed", "temperature", "n")] == ["5", "0.5", "2"]
+    tab.page.fill("#prompt", "")
+    tab.page.click(".past")
+    tab.page.wait_for_selector("#results > .done >> nth=1")
+    np.testing.assert_array_equal(tab.download(0), first)
+    assert tab.page.input_value("#prompt") == words and tab.page.title() == "CM3Leon playground"
+    tab.page.locator(".away").focus()
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#history", state="hidden")
+
+
+def test_a_link_that_nobody_made_is_taken_as_far_as_it_goes(tab: Tab, server: Running) -> None:
+    tab.page.goto(f'{server.url}/#mode=paint&prompt=a+star&seed=x&guidance=2&boxes=[[1,[2]],["a",[1,2,3,999]]]')
+    tab.page.reload()
+    tab.page.wait_for_selector("html[data-ready]")
+    assert tab.page.input_value("#prompt") == "a star" and tab.page.input_value("#guidance") == "2"
+    assert tab.page.input_value("#seed") == "" and not tab.page.locator(".box").count()
+
+
+def test_a_region_is_filled_by_keyboard_and_the_rest_stays(tab: Tab, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    given = rng.integers(0, 256, (128, 128, 3), np.uint8)
+    PIL.Image.fromarray(given).save(tmp_path / "given.png")
+    tab.mode("fill")
+    tab.page.click("#go")
+    assert "Choose a picture" in tab.page.inner_text("#picture-error")
+    tab.page.set_input_files("#file", tmp_path / "given.png")
+    tab.page.wait_for_selector("#mask-tools")
+    tab.page.fill("#prompt", STAR)
+    tab.page.click("#go")
+    assert "Paint" in tab.page.inner_text("#picture-error")
+    tab.page.locator("#mask").focus()
+    for key in ("ArrowRight", "ArrowDown", "Space", "Shift+ArrowRight"):
+        tab.page.keyboard.press(key)
+    assert "Row 2, column 3, painted" in tab.page.text_content("#status")
+    assert tab.axe() == []
+    tab.settings(candidates="1")
+    tab.go()
+    made = tab.download()
+    inside = np.zeros((128, 128), bool)
+    inside[16:32, 16:48] = True
+    np.testing.assert_array_equal(made[~inside], given[~inside])
+    assert (made[inside] != given[inside]).any()
+
+
+def test_a_brush_a_box_and_an_eraser_paint_where_they_pass(tab: Tab, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (200, 100), "white").save(tmp_path / "wide.png")
+    tab.mode("fill")
+    tab.page.set_input_files("#file", tmp_path / "wide.png")
+    tab.page.wait_for_selector("#mask-tools")
+
+    def drag(tool: str, *places: tuple[float, float]) -> None:
+        tab.page.click(f"#mask-tools label:has([value={tool}])")
+        frame = tab.page.locator("#mask").bounding_box()
+        spots = [(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in places]
+        tab.page.mouse.move(*spots[0])
+        tab.page.mouse.down()
+        for spot in spots[1:]:
+            tab.page.mouse.move(*spot, steps=3)
+        tab.page.mouse.up()
+
+    def painted() -> np.ndarray:
+        found = tab.page.evaluate("""() => {
+            const canvas = document.getElementById('mask');
+            return [...canvas.getContext('2d').getImageData(0, 0, 100, 100).data].filter((_, i) => i % 4 === 3);
+        }""")
+        return np.array(found).reshape(100, 100) > 127
+
+    drag("box", (0.5, 0.5), (0.9, 0.8))
+    expected = np.zeros((100, 100), bool)
+    expected[50:80, 50:90] = True
+    assert (painted() ^ expected).sum() <= 140  # a pixel around it
+    drag("brush", (0.1, 0.1), (0.4, 0.1))
+    assert painted()[10, 10:41].all() and not painted()[30:].any(axis=1)[:15].any()
+    drag("eraser", (0.5, 0.65), (0.9, 0.65))
+    assert not painted()[65, 52:88].any() and painted()[52, 52:88].all()
+    tab.page.click("#mask-clear")
+    assert not painted().any()
+
+
+def test_boxes_are_placed_by_pointer_and_by_keyboard(tab: Tab) -> None:
+    tab.mode("place")
+    tab.page.click("#go")
+    assert "Draw a box" in tab.page.inner_text("[data-of=boxes]")
+    frame = tab.page.locator("#boxes").bounding_box()
+    tab.page.mouse.move(frame["x"] + 0.1 * frame["width"], frame["y"] + 0.1 * frame["height"])
+    tab.page.mouse.down()
+    tab.page.mouse.move(frame["x"] + 0.4 * frame["width"], frame["y"] + 0.5 * frame["height"], steps=4)
+    tab.page.mouse.up()
+    tab.page.keyboard.type("red circle")
+    tab.page.click("#box-add")
+    tab.page.click("#go")
+    assert "name" in tab.page.inner_text("[data-of=boxes]")
+    tab.page.keyboard.press("Shift+Tab")
+    tab.page.locator("#box-list input").last.fill("blue star")
+    tab.page.locator(".box").last.focus()
+    before = tab.page.get_attribute(".box >> nth=1", "aria-label")
+    assert before == "blue star: left 72, top 72, right 168, bottom 168"
+    for key in ("ArrowRight", "ArrowDown", "Alt+ArrowDown", "Shift+ArrowLeft"):
+        tab.page.keyboard.press(key)
+    assert tab.page.get_attribute(".box >> nth=1", "aria-label") == "blue star: left 80, top 81, right 168, bottom 177"
+    assert tab.axe() == []
+    with tab.page.expect_request("**/v1/images/generations") as sent:
+        tab.go()
+    body = sent.value.post_data_json
+    assert body["prompt"] == "red circle and blue star" and body["boxes"][1] == ["blue star", [80, 81, 168, 177]]
+    name, corners = body["boxes"][0]
+    assert name == "red circle" and np.abs(np.array(corners) - [26, 26, 102, 128]).max() <= 2
+    tab.page.locator(".box").last.focus()
+    tab.page.keyboard.press("Delete")
+    tab.page.keyboard.press("Delete")
+    assert not tab.page.locator(".box").count() and tab.page.evaluate("document.activeElement.id") == "box-add"
+
+
+def test_a_picture_is_asked_about_edited_and_taken_on(tab: Tab, server: Running, tmp_path: Path) -> None:
+    PIL.Image.fromarray(drawn(server, prompt=RED, seed=11)).save(tmp_path / "given.png")
+    tab.mode("ask")
+    tab.page.set_input_files("#file", tmp_path / "given.png")
+    tab.page.wait_for_selector("#paper")
+    tab.page.fill("#prompt", "what colour is the circle?")
+    tab.go()
+    assert tab.page.inner_text(".words") == "red" and tab.axe() == []
+    tab.page.fill("#prompt", "")
+    tab.settings(candidates="1")
+    tab.go()
+    assert "circle" in tab.page.inner_text(".words")
+    tab.mode("edit")
+    tab.page.fill("#prompt", "make the background pink")
+    tab.settings(candidates="", seed="1")
+    tab.go()
+    assert tab.download().shape == (128, 128, 3)
+    tab.page.click(".actions button:has-text('Fill')")
+    tab.page.wait_for_selector("#mask-tools")
+    assert tab.page.locator("[value=fill]").is_checked()
+
+
+def test_the_server_is_told_to_stop_and_stops(tab: Tab, server: Running) -> None:
+    tab.page.fill("#prompt", RED)
+    tab.settings(n="10", candidates="16")
+    tab.page.click("#go")
+    tab.page.wait_for_selector("#go.stop")
+    while not server.service.loop.load.running:
+        pass
+    tab.page.keyboard.press("Escape")
+    tab.page.wait_for_selector("#go:not(.stop)")
+    assert set(tab.page.locator(".card .error").all_inner_texts()) == {"Stopped."}
+    while server.service.loop.load.running:
+        pass
+
+
+def test_errors_of_the_server_stand_where_they_happened(tab: Tab, server: Running) -> None:
+    tab.page.fill("#prompt", RED)
+    tab.settings(guidance="100000")
+    tab.page.evaluate("document.getElementById('top_p').removeAttribute('max')")
+    tab.settings(guidance="", top_p="7")
+    tab.page.click("#go")
+    tab.page.wait_for_selector("#top_p-error")
+    assert "top_p" in tab.page.inner_text("#top_p-error")
+    assert tab.page.evaluate("document.activeElement.id") == "top_p" and tab.axe() == []
+    tab.settings(top_p="", compare="guidance", values="1, x")
+    tab.page.click("#go")
+    assert "numbers" in tab.page.inner_text("#values-error")
+    tab.settings(compare="")
+    tab.page.fill("#prompt", "a star " * 2000)
+    tab.page.click("#go")
+    tab.page.wait_for_selector(".error:visible")
+    assert "context" in tab.page.inner_text(".error:visible")
+    tab.page.context.set_offline(True)
+    tab.page.fill("#prompt", RED)
+    tab.page.click("#go")
+    tab.page.wait_for_selector(".card .error:has-text('does not answer')")
+    assert len(tab.wrong) == 3  # the browser's own lines about the two answers of 400, and the one that never came
+    tab.wrong.clear()
+
+
+def test_motion_is_left_out_where_it_is_not_wanted(browser: Any, server: Running) -> None:
+    context = browser.new_context(viewport=PHONE, reduced_motion="reduce")
+    tab = Tab(context, server.url)
+    tab.page.fill("#prompt", RED)
+    tab.page.click("#go")
+    tab.page.wait_for_selector("#results .scan", state="attached")
+    assert tab.page.evaluate("getComputedStyle(document.querySelector('.scan')).animationName") == "none"
+    tab.page.wait_for_selector("#results > .done")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert tab.axe() == [] and tab.wrong == []
+    context.close()

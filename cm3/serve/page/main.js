@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { Boxes } from "./boxes.js";
 import * as code from "./code.js";
 import { $, copy, make, tell } from "./dom.js";
+import { examplesOf } from "./examples.js";
 import * as kept from "./history.js";
 import { Mask } from "./mask.js";
 import { dataUrl, fromBase64, readPicture } from "./pictures.js";
@@ -18,11 +19,6 @@ const LABELS = {
   edit: ["Change", "Edit", "such as: remove the star"],
   ask: ["Question", "Ask", "leave it empty for a description"],
 };
-const SCENES = [
-  "a large red circle at the top left on a grey background",
-  "a small white star below a large blue square on a mint ground",
-  "a large yellow triangle at the bottom right on a pink background",
-];
 
 let model = { id: "", cm3: { size: [256, 256], grid: [8, 8], tasks: [] } }; // until the server has told
 let picture = null; // {blob, url, side}
@@ -64,12 +60,36 @@ async function greet() {
   showMode();
 }
 
-function examples() {
-  const given = model.cm3.examples ?? (model.id === "scenes" ? SCENES : []);
-  return mode() === "draw" ? given : [];
+/** Offer things to try in a task. */
+function showExamples() {
+  const chips = examplesOf(model, mode()).map((one) => {
+    const chip = make("button", { type: "button", className: "chip", title: one.prompt }, one.label ?? one.prompt);
+    chip.addEventListener("click", () => {
+      form.elements.prompt.value = one.prompt;
+      form.elements.retrieve.value = one.retrieve ?? "";
+      if (one.boxes) boxes.value = one.boxes;
+      form.elements.prompt.focus();
+    });
+    return make("li", {}, chip);
+  });
+  $("examples-part").hidden = !chips.length;
+  $("examples").replaceChildren(...chips);
+}
+
+// Words for a picture, for a change and for a question are kept apart.
+const GROUPS = { draw: "picture", place: "picture", fill: "picture", edit: "change", ask: "question" };
+const words = {};
+let group = "picture";
+
+function changeWords() {
+  if (GROUPS[mode()] === group) return;
+  words[group] = form.elements.prompt.value;
+  group = GROUPS[mode()];
+  form.elements.prompt.value = words[group] ?? "";
 }
 
 function showMode() {
+  changeWords();
   const now = mode();
   const [label, go] = LABELS[now];
   $("prompt-label").textContent = label;
@@ -77,23 +97,13 @@ function showMode() {
   $("picture-part").hidden = !["fill", "edit", "ask"].includes(now);
   $("boxes-part").hidden = now !== "place";
   $("mask").hidden = now !== "fill";
-  $("mask-tools").hidden = now !== "fill" || !picture;
+  showMaskTools();
   for (const part of form.querySelectorAll("[data-modes]"))
     part.hidden = !serves(part, now) || (part.dataset.needs === "memory" && !model.cm3.memory);
   const chosen = form.elements.compare.selectedOptions[0];
   if (chosen?.hidden) form.elements.compare.value = "";
   $("drop-last").hidden = !shown?.made.some((one) => one.blob);
-  $("examples-part").hidden = !examples().length;
-  $("examples").replaceChildren(
-    ...examples().map((words) => {
-      const chip = make("button", { type: "button", className: "chip" }, words);
-      chip.addEventListener("click", () => {
-        form.elements.prompt.value = words;
-        form.elements.prompt.focus();
-      });
-      return make("li", {}, chip);
-    }),
-  );
+  showExamples();
   hintOfPrompt();
   forgive();
 }
@@ -122,7 +132,7 @@ function show(given) {
   picture = given;
   $("drop").hidden = Boolean(given);
   $("paper").hidden = $("picture-clear").hidden = !given;
-  $("mask-tools").hidden = mode() !== "fill" || !given;
+  showMaskTools();
   if (given) {
     $("given").src = given.url;
     mask.open(given.side, model.cm3.grid);
@@ -131,9 +141,12 @@ function show(given) {
   }
 }
 
+function showMaskTools() {
+  $("mask-tools").hidden = $("mask-clear").hidden = mode() !== "fill" || !picture;
+}
+
 function use(blob, next) {
   form.elements.mode.value = next;
-  form.elements.prompt.value = next === "fill" ? form.elements.prompt.value : "";
   showMode();
   take(blob);
   form.scrollIntoView({ block: "start" });
@@ -186,10 +199,10 @@ function blame(name, words) {
   return true;
 }
 
+/** Show an error in the form; false where nothing there is to blame. */
 function complain(error) {
-  const name = error.param?.split(/[.[]/)[0];
   if (error.status === 401) askForKey(error.message);
-  if (!blame(name, error.message)) tell($("problem"), error.message);
+  return blame(error.param?.split(/[.[]/)[0], error.message);
 }
 
 /** Return what is asked for, or nothing where a field says why not. */
@@ -330,15 +343,14 @@ async function run() {
   const ended = await Promise.allSettled(
     jobs.map(async (job) => {
       if (settings.mode === "ask") return answer(job.settings, job.cards[0], given, signal);
-      await Promise.all(job.cards.map((card) => card.begin(given.picture)));
+      await Promise.all(job.cards.map((card) => card.begin(given.picture, showsRows(job.settings))));
       return draw(job.settings, job.cards, given, signal);
     }),
   );
   ended.forEach((one, place) => {
     if (one.status === "fulfilled") return;
-    const words = signal.aborted ? "Stopped." : one.reason.message;
-    for (const card of jobs[place].cards) if (!card.root.classList.contains("done")) card.fail(words);
-    if (!signal.aborted) complain(one.reason);
+    const told = signal.aborted ? "Stopped." : complain(one.reason) ? "Refused, for what the form says." : one.reason.message;
+    for (const card of jobs[place].cards) if (!card.root.classList.contains("done")) card.fail(told);
   });
   running = null;
   $("go-key").textContent = "Enter";
@@ -377,7 +389,9 @@ form.elements.prompt.addEventListener("keydown", (event) => {
   event.preventDefault();
   if (!running) form.requestSubmit();
 });
-document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
+});
 form.addEventListener("change", (event) => event.target.name === "mode" && showMode());
 form.addEventListener("input", (event) => {
   const line = $(`${event.target.name}-error`);
@@ -399,7 +413,7 @@ async function showHistory() {
 }
 
 function past(run) {
-  const words = run.made[0].text ?? run.settings.prompt ?? "";
+  const words = run.settings.prompt ?? run.made[0].text;
   const image = make("img", { src: URL.createObjectURL(run.made[0].blob ?? run.picture), alt: "", loading: "lazy" });
   const again = make("button", { type: "button", className: "past", title: words }, image, make("span", {}, words));
   const away = make("button", { type: "button", className: "away", aria: { label: `Remove from history: ${words}` } }, "\u00d7");
@@ -430,6 +444,7 @@ async function reopen(run) {
 }
 
 function fill(settings) {
+  group = GROUPS[settings.mode] ?? group;
   write(form, settings);
   boxes.value = settings.boxes ?? [];
   $("more").open = Object.keys(settings).some((name) => !["mode", "prompt", "boxes", "seed"].includes(name));

@@ -25,12 +25,13 @@ export class Card {
     this.started = performance.now();
   }
 
-  /** Show that it is waited for; `under` is the picture that is changed. */
-  async begin(under) {
+  /** Show that it is waited for; `under` is the picture that is changed, `rows` whether it comes row by row. */
+  async begin(under, rows) {
     this.root.classList.add("busy");
     this.root.setAttribute("aria-busy", "true");
     this.said.textContent = "waiting";
     this.scan.hidden = false;
+    this.scan.classList.toggle("whole", !rows);
     this.#scan(0);
     this.under = under;
     if (under) await this.#draw(under, 1);
@@ -62,8 +63,9 @@ export class Card {
     this.quiet();
     this.root.classList.add("done");
     await this.#draw(blob, 1);
-    const facts = [seed !== undefined && `seed ${seed}`, seconds && `${seconds.toFixed(1)} s`].filter(Boolean);
-    this.said.textContent = facts.join(", ");
+    const first = this.first && `first row after ${((this.first - this.started) / 1000).toFixed(1)} s`;
+    const facts = [seed !== undefined && `seed ${seed}`, first, seconds && `${first ? "all" : "done"} after ${seconds.toFixed(1)} s`];
+    this.said.textContent = facts.filter(Boolean).join(", ");
     const ending = { "image/png": "png", "image/webp": "webp", "image/jpeg": "jpg" }[blob.type] ?? "png";
     const name = [slug(this.prompt), seed, this.label && slug(this.label)].filter((part) => part || part === 0).join("-");
     const url = URL.createObjectURL(blob);
@@ -78,7 +80,6 @@ export class Card {
 
   fail(words) {
     this.quiet();
-    this.root.classList.add("failed");
     this.said.textContent = "";
     this.caption.append(make("p", { className: "error" }, words));
   }

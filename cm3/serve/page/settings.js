@@ -70,7 +70,7 @@ export function variants(settings) {
 
 const LABELS = {
   guidance: "guidance",
-  image_guidance: "hold",
+  image_guidance: "picture guidance",
   temperature: "temperature",
   top_p: "top-p",
   retrieve: "documents",

@@ -1,0 +1,30 @@
+// Things to try, by model and task: settings that a click fills in.
+
+const SCENES = {
+  draw: [
+    { prompt: "a large red circle at the top left on a grey background" },
+    { prompt: "a small white star below a large blue square on a mint ground" },
+    { prompt: "a picture of a sozoth", retrieve: 1, label: "a picture of a sozoth, after reading a document" },
+  ],
+  place: [
+    {
+      prompt: "a red circle and a blue star on a mint ground",
+      boxes: [
+        ["red circle", [35, 35, 92, 92]],
+        ["blue star", [142, 139, 241, 234]],
+      ],
+    },
+  ],
+  edit: [{ prompt: "make the background pink" }, { prompt: "put a small black star at the bottom right" }],
+  ask: [{ prompt: "what colour is the background?" }, { prompt: "how many objects are there?" }],
+};
+const ANY = {
+  draw: [{ prompt: "a red bicycle against a white wall" }, { prompt: "a lighthouse at dusk, seen from the sea" }],
+  ask: [{ prompt: "what is in the middle?" }],
+};
+
+/** Return what to try with a model and a task; what needs a memory only where there is one. */
+export function examplesOf(model, mode) {
+  const all = (model.id === "scenes" ? SCENES : ANY)[mode] ?? [];
+  return all.filter((one) => !one.retrieve || model.cm3.memory);
+}
