@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from running_server import Running
+from running_server import Running, running
 
 import cm3.serve
+from cm3.generate import CM3Leon
+from cm3.serve.keys import Keys
+from cm3.serve.limits import Settings
 
 FILES = Path(cm3.serve.__file__).parent / "page"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -415,6 +418,42 @@ def test_errors_of_the_server_stand_where_they_happened(tab: Tab, server: Runnin
     tab.page.wait_for_selector(".card .error:has-text('does not answer')")
     assert len(tab.wrong) == 3  # the browser's own lines about the two answers of 400, and the one that never came
     tab.wrong.clear()
+
+
+def test_a_full_queue_is_waited_for(browser: Any, model: CM3Leon) -> None:
+    with running(model, Settings(queue=1)) as server:
+        context = browser.new_context()
+        tab = Tab(context, server.url)
+        tab.page.fill("#prompt", RED)
+        tab.settings(compare="guidance", values="1, 2")
+        with tab.page.expect_response(lambda answer: answer.status == 429):
+            tab.page.click("#go")
+        tab.page.wait_for_selector("#results > .done >> nth=1", timeout=110_000)
+        assert not tab.page.locator(".card .error").count()
+        context.close()
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any, model: CM3Leon) -> None:
+    with running(model, keys=Keys.read(environment="page a-long-secret-of-ours")) as server:
+        context = browser.new_context()
+        tab = Tab(context, server.url)
+        for given in ("not-the-key-of-ours", "a-long-secret-of-ours"):
+            tab.page.wait_for_selector("#key[open]")
+            assert tab.axe() == []
+            with tab.page.expect_response("**/v1/models"):
+                tab.page.fill("#key-value", given)
+                tab.page.click("#key .primary")
+        tab.page.wait_for_selector("#model:has-text('scenes')")
+        tab.page.reload()
+        tab.page.wait_for_selector("#model:has-text('scenes')")
+        tab.page.fill("#prompt", RED)
+        tab.go()
+        tab.page.click("#code-open")
+        code = tab.page.inner_text("#code code")
+        assert "CM3_API_KEY" in code and "a-long-secret" not in code
+        other = Tab(context, server.url)
+        other.page.wait_for_selector("#key[open]")
+        context.close()
 
 
 def test_motion_is_left_out_where_it_is_not_wanted(browser: Any, server: Running) -> None:

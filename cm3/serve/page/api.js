@@ -1,7 +1,6 @@
 // The server's interface: errors in its own words, and events as they come.
 
-const TRIES = 4;
-const LONGEST_WAIT = 30; // seconds
+const PATIENCE = 120; // seconds that a full queue is waited for, all in all
 
 /** What the server refused, in its words. `param` names the field. */
 export class Refusal extends Error {
@@ -52,7 +51,7 @@ async function send(path, { body, signal, onWait } = {}) {
   const form = body instanceof FormData;
   const headers = held ? { Authorization: `Bearer ${held}` } : {};
   if (body && !form) headers["Content-Type"] = "application/json";
-  for (let attempt = 1; ; attempt++) {
+  for (let waited = 0; ; ) {
     let response;
     try {
       response = await fetch(`${base}/${path}`, {
@@ -68,8 +67,8 @@ async function send(path, { body, signal, onWait } = {}) {
     if (response.ok) return response;
     const told = await response.json().catch(() => null);
     const wait = Number(response.headers.get("Retry-After") ?? NaN);
-    if (response.status !== 429 || attempt === TRIES || !(wait >= 0 && wait <= LONGEST_WAIT))
-      throw refusal(told?.error, response.status);
+    waited += Math.max(wait, 1);
+    if (response.status !== 429 || !(waited <= PATIENCE)) throw refusal(told?.error, response.status);
     onWait?.(wait);
     await sleep(wait, signal);
   }

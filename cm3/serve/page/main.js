@@ -264,7 +264,8 @@ async function draw(settings, cards, given, signal) {
       await cards[place].rows(blob, about.rows ?? 0, about.of ?? model.cm3.grid[0]);
     } else if (event.type.endsWith(".completed")) {
       const seconds = (performance.now() - started) / 1000;
-      made[place] = { label: cards[place].label, blob, seed: about.seed ?? settings.seed, seconds };
+      const { boxes } = settings;
+      made[place] = { label: cards[place].label, blob, seed: about.seed ?? settings.seed, seconds, boxes };
       Object.assign(made[place], { retrieved: about.retrieved ?? [], warnings: about.warnings ?? [] });
       await finish(cards[place], made[place]);
     }
@@ -329,16 +330,16 @@ async function run() {
   running = new AbortController();
   const { signal } = running;
   const given = { picture: $("picture-part").hidden ? null : picture.blob };
-  if (settings.mode === "fill") given.mask = await mask.file();
   $("go").textContent = "Stop";
   $("go-key").textContent = "Esc";
   $("go").classList.add("stop");
   $("after").hidden = true;
   showDocuments($("documents"), []);
   say(settings.mode === "ask" ? "Reading." : "Drawing.");
-  shown = { settings, ...given, made: [] };
   const jobs = jobsOf(settings, given);
   stage(jobs.flatMap((job) => job.cards));
+  if (settings.mode === "fill") given.mask = await mask.file();
+  shown = { settings, ...given, made: [] };
   if (matchMedia("(max-width: 899px)").matches) $("stage").scrollIntoView({ block: "start" });
   const ended = await Promise.allSettled(
     jobs.map(async (job) => {

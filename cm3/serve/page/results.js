@@ -25,6 +25,24 @@ export class Card {
     this.started = performance.now();
   }
 
+  /** Lay boxes with names over the picture, to be shown and hidden by a button. */
+  lay(boxes) {
+    const part = (value) => `${(100 * value) / 255}%`;
+    const over = make("div", { className: "over", hidden: true });
+    for (const [name, [x1, y1, x2, y2]] of boxes) {
+      const box = make("div", {}, make("span", { className: "tag" }, name));
+      Object.assign(box.style, { left: part(x1), top: part(y1), width: part(x2 - x1), height: part(y2 - y1) });
+      over.append(box);
+    }
+    const button = make("button", { type: "button", className: "quiet", aria: { pressed: "false" } }, "Show boxes");
+    button.addEventListener("click", () => {
+      over.hidden = !over.hidden;
+      button.setAttribute("aria-pressed", String(!over.hidden));
+    });
+    this.plate.append(over);
+    this.actions.append(button);
+  }
+
   /** Show that it is waited for; `under` is the picture that is changed, `rows` whether it comes row by row. */
   async begin(under, rows) {
     this.root.classList.add("busy");
@@ -59,7 +77,7 @@ export class Card {
   }
 
   /** Show the whole picture, with what can be done with it. */
-  async done({ blob, seed, warnings = [], seconds }, actions) {
+  async done({ blob, seed, warnings = [], seconds, boxes }, actions) {
     this.quiet();
     this.root.classList.add("done");
     await this.#draw(blob, 1);
@@ -70,6 +88,7 @@ export class Card {
     const name = [slug(this.prompt), seed, this.label && slug(this.label)].filter((part) => part || part === 0).join("-");
     const url = URL.createObjectURL(blob);
     this.actions.append(make("a", { href: url, download: `${name}.${ending}`, className: "button" }, "Download"));
+    if (boxes?.length) this.lay(boxes);
     for (const [words, act] of actions) {
       const button = make("button", { type: "button", className: "quiet" }, words);
       button.addEventListener("click", act);
