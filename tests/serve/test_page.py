@@ -203,6 +203,30 @@ def test_documents_that_were_read_stand_beside_the_picture(tab: Tab) -> None:
     assert tab.page.is_hidden("#documents") and "does not know 'cat'" in tab.page.inner_text(".warning")
 
 
+def run_code(tab: Tab, folder: Path) -> Iterator[None]:
+    """Copy the code in each language and run it, in the folder; stops after each."""
+    shells = {"python": [sys.executable, "-c"], "curl": ["bash", "-euc"]}
+    for language, shell in shells.items():
+        if language == "curl" and not (shutil.which("curl") and shutil.which("jq")):
+            continue
+        tab.page.click(f"#code label:has([value={language}])")
+        tab.page.click("#code-copy")
+        tab.page.wait_for_selector("#code-copied:has-text('Copied')")
+        code = tab.page.evaluate("navigator.clipboard.readText()")
+        env = {**os.environ, "NO_PROXY": "127.0.0.1"}
+        done = subprocess.run([*shell, code], cwd=folder, capture_output=True, text=True, timeout=100, env=env)
+        assert done.returncode == 0, done.stderr
+        yield
+
+
+def taken(path: Path) -> np.ndarray:
+    """The pixels of a file, which is then gone."""
+    with PIL.Image.open(path) as opened:
+        found = np.asarray(opened.convert("RGB"))
+    path.unlink()
+    return found
+
+
 def test_settings_stand_side_by_side_and_their_code_makes_the_same(tab: Tab, server: Running, tmp_path: Path) -> None:
     tab.page.fill("#prompt", RED)
     tab.settings(seed="3", compare="guidance", values="1, 2.5")
@@ -213,22 +237,9 @@ def test_settings_stand_side_by_side_and_their_code_makes_the_same(tab: Tab, ser
     np.testing.assert_array_equal(tab.download(1), wanted["2.5"])
     tab.page.click("#code-open")
     assert tab.axe() == []
-    shells = {"python": [sys.executable, "-c"], "curl": ["bash", "-euc"]}
-    for language, shell in shells.items():
-        if language == "curl" and not (shutil.which("curl") and shutil.which("jq")):
-            continue
-        tab.page.click(f"#code label:has([value={language}])")
-        tab.page.click("#code-copy")
-        tab.page.wait_for_selector("#code-copied:has-text('Copied')")
-        code = tab.page.evaluate("navigator.clipboard.readText()")
-        folder = tmp_path / language
-        folder.mkdir()
-        env = {**os.environ, "NO_PROXY": "127.0.0.1"}
-        done = subprocess.run([*shell, code], cwd=folder, capture_output=True, text=True, timeout=100, env=env)
-        assert done.returncode == 0, done.stderr
-        for value, pixels in wanted.items():
-            with PIL.Image.open(folder / f"picture-{value}-1.png") as opened:
-                np.testing.assert_array_equal(np.asarray(opened.convert("RGB")), pixels)
+    for _ in run_code(tab, tmp_path):
+        for value, found in wanted.items():
+            np.testing.assert_array_equal(taken(tmp_path / f"picture-{value}-1.png"), found)
 
 
 def test_a_link_carries_the_settings_and_history_the_pictures(tab: Tab) -> None:
@@ -288,6 +299,14 @@ def test_a_region_is_filled_by_keyboard_and_the_rest_stays(tab: Tab, tmp_path: P
     inside[16:32, 16:48] = True
     np.testing.assert_array_equal(made[~inside], given[~inside])
     assert (made[inside] != given[inside]).any()
+    tab.page.click("#code-open")
+    for name in ("given.png", "mask.png"):
+        with tab.page.expect_download() as download:
+            tab.page.click(f"#code-files a:has-text('{name}')")
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / name)
+    for _ in run_code(tab, tmp_path):
+        np.testing.assert_array_equal(taken(tmp_path / "picture-1.png"), made)
 
 
 def test_a_brush_a_box_and_an_eraser_paint_where_they_pass(tab: Tab, tmp_path: Path) -> None:
@@ -454,6 +473,42 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any, model: CM3Leon) -
         other = Tab(context, server.url)
         other.page.wait_for_selector("#key[open]")
         context.close()
+
+
+def test_all_is_done_with_the_keyboard_alone(tab: Tab) -> None:
+    """Each stop of the Tab key shows where it is, and the picture is asked for and reached."""
+    tab.settings(seed="1")
+    tab.page.evaluate("document.getElementById('more').open = false")
+
+    def to(place: str) -> None:
+        for _ in range(40):
+            tab.page.keyboard.press("Tab")
+            seen = tab.page.evaluate("""() => {
+                const at = document.activeElement;
+                const mark = at.matches('[type=radio]') ? at.nextElementSibling : at;
+                return [getComputedStyle(mark).outlineStyle, at.id || at.className || at.name];
+            }""")
+            assert seen[0] != "none", seen
+            if tab.page.evaluate("place => document.activeElement.matches(place)", place):
+                return
+        raise AssertionError(f"{place} is not reached")
+
+    to("#theme")
+    to("[name=mode]")
+    tab.page.keyboard.press("ArrowRight")
+    assert tab.page.locator("[value=place]").is_checked()
+    to("#box-add")
+    tab.page.keyboard.press("Enter")
+    tab.page.keyboard.type("red circle")
+    to("#prompt")
+    tab.page.keyboard.type("a red circle on a sand ground")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#results > .done")
+    tab.page.wait_for_selector("#go:not(.stop)")
+    to(".actions a")
+    to("[aria-pressed]")
+    tab.page.keyboard.press("Space")
+    assert tab.page.is_visible(".over .tag:has-text('red circle')") and tab.axe() == []
 
 
 def test_motion_is_left_out_where_it_is_not_wanted(browser: Any, server: Running) -> None:

@@ -248,11 +248,10 @@ async function body(settings, given) {
   return ["images/edits", parts];
 }
 
-/** Draw what one request asks for, `cards` of it, and return what was made. */
-async function draw(settings, cards, given, signal) {
+/** Draw what one request asks for, a picture for each card. `made` takes what is whole, also where the rest fails. */
+async function draw({ settings, cards, made }, given, signal) {
   const started = performance.now();
   const [path, sent] = await body(settings, given);
-  const made = [];
   const onWait = (seconds) => {
     for (const card of cards) card.said.textContent = `the server is busy; asking again in ${seconds} s`;
   };
@@ -265,31 +264,31 @@ async function draw(settings, cards, given, signal) {
     } else if (event.type.endsWith(".completed")) {
       const seconds = (performance.now() - started) / 1000;
       const { boxes } = settings;
-      made[place] = { label: cards[place].label, blob, seed: about.seed ?? settings.seed, seconds, boxes };
-      Object.assign(made[place], { retrieved: about.retrieved ?? [], warnings: about.warnings ?? [] });
-      await finish(cards[place], made[place]);
+      const one = { label: cards[place].label, blob, seed: about.seed ?? settings.seed, seconds, boxes };
+      made.push({ ...one, retrieved: about.retrieved ?? [], warnings: about.warnings ?? [] });
+      await finish(cards[place], made.at(-1));
     }
   }
-  return made.filter(Boolean);
+  if (made.length < cards.length) throw new api.Refusal("The answer broke off before its end.");
 }
 
-async function answer(settings, card, given, signal) {
+async function answer({ settings, cards: [card], made }, given, signal) {
   const started = performance.now();
   const [path, sent] = await body(settings, given);
-  const made = { label: "", text: "", retrieved: [], warnings: [] };
+  const one = { label: "", text: "", retrieved: [], warnings: [] };
   for await (const event of api.events(path, { body: sent, signal })) {
     for (const choice of event.choices ?? []) {
       const text = choice.delta?.content ?? "";
-      made.text += text;
+      one.text += text;
       card.add(text);
-      Object.assign(made, choice.cm3);
+      Object.assign(one, choice.cm3);
     }
-    Object.assign(made, event.cm3);
+    Object.assign(one, event.cm3);
   }
-  made.text = made.text.trim();
-  made.seconds = (performance.now() - started) / 1000;
-  card.done(made);
-  return [made];
+  one.text = one.text.trim();
+  one.seconds = (performance.now() - started) / 1000;
+  made.push(one);
+  card.done(one);
 }
 
 function finish(card, one) {
@@ -343,9 +342,9 @@ async function run() {
   if (matchMedia("(max-width: 899px)").matches) $("stage").scrollIntoView({ block: "start" });
   const ended = await Promise.allSettled(
     jobs.map(async (job) => {
-      if (settings.mode === "ask") return answer(job.settings, job.cards[0], given, signal);
+      if (settings.mode === "ask") return answer(job, given, signal);
       await Promise.all(job.cards.map((card) => card.begin(given.picture, showsRows(job.settings))));
-      return draw(job.settings, job.cards, given, signal);
+      return draw(job, given, signal);
     }),
   );
   ended.forEach((one, place) => {
@@ -357,7 +356,7 @@ async function run() {
   $("go-key").textContent = "Enter";
   $("go").classList.remove("stop");
   $("go").textContent = LABELS[mode()][1];
-  shown.made = ended.flatMap((one) => one.value ?? []);
+  shown.made = jobs.flatMap((job) => job.made);
   if (shown.made.length) {
     await kept.add({ id: Date.now(), ...shown });
     await showHistory();
@@ -369,9 +368,11 @@ async function run() {
 function jobsOf(settings, given) {
   const { size, grid } = model.cm3;
   return variants(settings).map((one) => {
-    if (settings.mode === "ask") return { ...one, cards: [new Answer({ prompt: settings.prompt, picture: given.picture })] };
-    const cards = Array.from({ length: one.settings.n ?? 1 }, () => new Card({ label: one.label, prompt: settings.prompt, size, grid }));
-    return { ...one, cards };
+    const { prompt } = settings;
+    const card = () => new Card({ label: one.label, prompt, size, grid });
+    const ask = settings.mode === "ask";
+    const cards = ask ? [new Answer({ prompt, picture: given.picture })] : Array.from({ length: one.settings.n ?? 1 }, card);
+    return { ...one, cards, made: [] };
   });
 }
 
@@ -471,7 +472,20 @@ function showCode() {
   $("code").querySelector("code").textContent = code[language](shown.settings, model.id, api.base, Boolean(api.key.get()));
 }
 
-$("code-open").addEventListener("click", () => (showCode(), $("code").showModal()));
+/** Offer the pictures that the code opens. */
+function showFiles() {
+  const given = { "given.png": shown.picture, "mask.png": shown.mask };
+  const links = Object.entries(given).filter(([, blob]) => blob).map(([download, blob]) => {
+    return make("a", { href: URL.createObjectURL(blob), download, className: "button small" }, download);
+  });
+  $("code-files").replaceChildren(...links);
+}
+
+$("code-open").addEventListener("click", () => {
+  showCode();
+  showFiles();
+  $("code").showModal();
+});
 $("code").addEventListener("change", showCode);
 $("code").querySelector("[data-close]").addEventListener("click", () => $("code").close());
 $("code-copy").addEventListener("click", () => copy($("code").querySelector("code").textContent, $("code-copied")));
