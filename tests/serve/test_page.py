@@ -477,8 +477,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Any, model: CM3Leon) -
 
 def test_all_is_done_with_the_keyboard_alone(tab: Tab) -> None:
     """Each stop of the Tab key shows where it is, and the picture is asked for and reached."""
-    tab.settings(seed="1")
-    tab.page.evaluate("document.getElementById('more').open = false")
+    tab.page.evaluate("document.getElementById('seed').value = 1")
 
     def to(place: str) -> None:
         for _ in range(40):
