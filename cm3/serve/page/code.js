@@ -12,7 +12,8 @@ function opened(settings) {
   return { settings: { ...rest, [compare]: HOLE }, name: compare, values: given };
 }
 
-const files = ({ mode }) => ({ fill: { image: "given.png", mask: "mask.png" }, edit: { image: "given.png" } })[mode] ?? {};
+const FILES = { fill: { image: "given.png", mask: "mask.png" }, edit: { image: "given.png" } };
+const files = ({ mode }) => FILES[mode] ?? {};
 
 const messages = (question, url) => [
   {

@@ -7,9 +7,10 @@ import { $, copy, make, tell } from "./dom.js";
 import { examplesOf } from "./examples.js";
 import * as kept from "./history.js";
 import { Mask } from "./mask.js";
-import { dataUrl, fromBase64, readPicture } from "./pictures.js";
+import { readPicture } from "./pictures.js";
+import { answer, draw } from "./requests.js";
 import { Answer, Card, showDocuments } from "./results.js";
-import { fields, fromHash, read, serves, showsRows, toHash, variants, write } from "./settings.js";
+import { fromHash, read, serves, showsRows, toHash, variants, write } from "./settings.js";
 
 const form = $("form");
 const LABELS = {
@@ -48,7 +49,8 @@ async function greet() {
   const { size, tasks, memory, grammar, grid } = model.cm3;
   $("model").textContent = `${model.id}, ${size[0]} \u00d7 ${size[1]}`;
   const holes = grammar === "cm3"; // the other grammar has no masks, and edits by words alone
-  const can = { draw: true, place: tasks.includes("boxes"), fill: holes, edit: !holes || tasks.includes("edit"), ask: true };
+  const edits = !holes || tasks.includes("edit");
+  const can = { draw: true, place: tasks.includes("boxes"), fill: holes, edit: edits, ask: true };
   for (const radio of form.elements.mode) radio.closest("label").hidden = !can[radio.value];
   if (!can[mode()]) form.elements.mode.value = "draw";
   for (const field of form.querySelectorAll('[data-needs="memory"]')) field.hidden = field.disabled = !memory;
@@ -145,10 +147,10 @@ function showMaskTools() {
   $("mask-tools").hidden = $("mask-clear").hidden = mode() !== "fill" || !picture;
 }
 
-function use(blob, next) {
+async function use(blob, next) {
   form.elements.mode.value = next;
   showMode();
-  take(blob);
+  await take(blob);
   form.scrollIntoView({ block: "start" });
   (next === "fill" ? $("mask") : form.elements.prompt).focus({ preventScroll: true });
 }
@@ -179,12 +181,21 @@ function forgive() {
   for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
 }
 
+const OF_PICTURE = ["image", "images", "mask", "messages"];
+
 /** Show words under the field of a name; false where there is no such field. */
 function blame(name, words) {
+  if (OF_PICTURE.includes(name)) {
+    tell($("picture-error"), words);
+    return !$("picture-part").hidden;
+  }
   const place = name && form.querySelector(`.error[data-of="${CSS.escape(name)}"]`);
   const field = name && form.elements.namedItem(name);
-  if (["image", "images", "mask", "messages"].includes(name)) return tell($("picture-error"), words), !$("picture-part").hidden;
-  if (place) return tell(place, words), field?.focus(), true;
+  if (place) {
+    tell(place, words);
+    field?.focus();
+    return true;
+  }
   if (!(field instanceof HTMLElement) || field.closest("[hidden]")) return false;
   $("more").open = true;
   let line = $(`${name}-error`);
@@ -231,65 +242,6 @@ function asked() {
 }
 
 // ---- requests
-
-async function body(settings, given) {
-  const { official, own } = fields(settings, model.id);
-  if (settings.mode === "ask") {
-    const content = [{ type: "image_url", image_url: { url: await dataUrl(given.picture) } }];
-    if (settings.prompt) content.push({ type: "text", text: settings.prompt });
-    return ["chat/completions", { ...official, ...own, messages: [{ role: "user", content }], stream: true }];
-  }
-  const all = { ...official, ...own, stream: true, ...(showsRows(settings) ? { partial_rows: true } : {}) };
-  if (!given.picture) return ["images/generations", all];
-  const parts = new FormData();
-  for (const [name, value] of Object.entries(all)) parts.append(name, value);
-  parts.append("image", given.picture, "image.png");
-  if (given.mask) parts.append("mask", given.mask, "mask.png");
-  return ["images/edits", parts];
-}
-
-/** Draw what one request asks for, a picture for each card. `made` takes what is whole, also where the rest fails. */
-async function draw({ settings, cards, made }, given, signal) {
-  const started = performance.now();
-  const [path, sent] = await body(settings, given);
-  const onWait = (seconds) => {
-    for (const card of cards) card.said.textContent = `the server is busy; asking again in ${seconds} s`;
-  };
-  for await (const event of api.events(path, { body: sent, signal, onWait })) {
-    const about = event.cm3 ?? {};
-    const place = about.n ?? 0;
-    const blob = fromBase64(event.b64_json, `image/${event.output_format ?? "png"}`);
-    if (event.type.endsWith(".partial_image")) {
-      await cards[place].rows(blob, about.rows ?? 0, about.of ?? model.cm3.grid[0]);
-    } else if (event.type.endsWith(".completed")) {
-      const seconds = (performance.now() - started) / 1000;
-      const { boxes } = settings;
-      const one = { label: cards[place].label, blob, seed: about.seed ?? settings.seed, seconds, boxes };
-      made.push({ ...one, retrieved: about.retrieved ?? [], warnings: about.warnings ?? [] });
-      await finish(cards[place], made.at(-1));
-    }
-  }
-  if (made.length < cards.length) throw new api.Refusal("The answer broke off before its end.");
-}
-
-async function answer({ settings, cards: [card], made }, given, signal) {
-  const started = performance.now();
-  const [path, sent] = await body(settings, given);
-  const one = { label: "", text: "", retrieved: [], warnings: [] };
-  for await (const event of api.events(path, { body: sent, signal })) {
-    for (const choice of event.choices ?? []) {
-      const text = choice.delta?.content ?? "";
-      one.text += text;
-      card.add(text);
-      Object.assign(one, choice.cm3);
-    }
-    Object.assign(one, event.cm3);
-  }
-  one.text = one.text.trim();
-  one.seconds = (performance.now() - started) / 1000;
-  made.push(one);
-  card.done(one);
-}
 
 function finish(card, one) {
   const next = { edit: "Edit", fill: "Fill", ask: "Ask" };
@@ -342,14 +294,15 @@ async function run() {
   if (matchMedia("(max-width: 899px)").matches) $("stage").scrollIntoView({ block: "start" });
   const ended = await Promise.allSettled(
     jobs.map(async (job) => {
-      if (settings.mode === "ask") return answer(job, given, signal);
+      if (settings.mode === "ask") return answer(job, given, model.id, signal);
       await Promise.all(job.cards.map((card) => card.begin(given.picture, showsRows(job.settings))));
-      return draw(job, given, signal);
+      return draw(job, given, model.id, signal, finish);
     }),
   );
   ended.forEach((one, place) => {
     if (one.status === "fulfilled") return;
-    const told = signal.aborted ? "Stopped." : complain(one.reason) ? "Refused, for what the form says." : one.reason.message;
+    let told = "Stopped.";
+    if (!signal.aborted) told = complain(one.reason) ? "Refused, for what the form says." : one.reason.message;
     for (const card of jobs[place].cards) if (!card.root.classList.contains("done")) card.fail(told);
   });
   running = null;
@@ -362,7 +315,8 @@ async function run() {
     await showHistory();
   }
   showAfter();
-  say(signal.aborted ? "Stopped." : shown.made.length ? shown.made[0].text ?? "The picture is done." : "Nothing was made.");
+  const done = shown.made.length ? (shown.made[0].text ?? "The picture is done.") : "Nothing was made.";
+  say(signal.aborted ? "Stopped." : done);
 }
 
 function jobsOf(settings, given) {
@@ -370,8 +324,8 @@ function jobsOf(settings, given) {
   return variants(settings).map((one) => {
     const { prompt } = settings;
     const card = () => new Card({ label: one.label, prompt, size, grid });
-    const ask = settings.mode === "ask";
-    const cards = ask ? [new Answer({ prompt, picture: given.picture })] : Array.from({ length: one.settings.n ?? 1 }, card);
+    const drawn = () => Array.from({ length: one.settings.n ?? 1 }, card);
+    const cards = settings.mode === "ask" ? [new Answer({ prompt, picture: given.picture })] : drawn();
     return { ...one, cards, made: [] };
   });
 }
@@ -418,7 +372,8 @@ function past(run) {
   const words = run.settings.prompt ?? run.made[0].text;
   const image = make("img", { src: URL.createObjectURL(run.made[0].blob ?? run.picture), alt: "", loading: "lazy" });
   const again = make("button", { type: "button", className: "past", title: words }, image, make("span", {}, words));
-  const away = make("button", { type: "button", className: "away", aria: { label: `Remove from history: ${words}` } }, "\u00d7");
+  const label = `Remove from history: ${words}`;
+  const away = make("button", { type: "button", className: "away", aria: { label } }, "\u00d7");
   again.addEventListener("click", () => reopen(run));
   away.addEventListener("click", async () => {
     await kept.remove(run.id);
@@ -430,16 +385,13 @@ function past(run) {
 
 async function reopen(run) {
   if (running) return;
-  await fill(run.settings);
+  fill(run.settings);
   if (run.picture) await take(run.picture, run.mask);
   shown = run;
-  const cards = run.made.map((one) =>
-    one.text === undefined
-      ? new Card({ label: one.label, prompt: run.settings.prompt, size: model.cm3.size, grid: model.cm3.grid })
-      : new Answer({ prompt: run.settings.prompt, picture: run.picture }),
-  );
+  const jobs = jobsOf(run.settings, run);
+  const cards = jobs.flatMap((job) => job.cards).slice(0, run.made.length);
   stage(cards);
-  await Promise.all(cards.map((card, i) => (card instanceof Card ? finish(card, run.made[i]) : card.done(run.made[i]))));
+  await Promise.all(cards.map((card, i) => (card instanceof Answer ? card.done(run.made[i]) : finish(card, run.made[i]))));
   showAfter();
   $("stage").scrollIntoView({ block: "nearest" });
   say("Shown again.");
@@ -468,8 +420,8 @@ $("share").addEventListener("click", async () => {
 });
 
 function showCode() {
-  const language = document.querySelector("[name=language]:checked").value;
-  $("code").querySelector("code").textContent = code[language](shown.settings, model.id, api.base, Boolean(api.key.get()));
+  const write = code[document.querySelector("[name=language]:checked").value];
+  $("code").querySelector("code").textContent = write(shown.settings, model.id, api.base, Boolean(api.key.get()));
 }
 
 /** Offer the pictures that the code opens. */
@@ -490,7 +442,7 @@ $("code").addEventListener("change", showCode);
 $("code").querySelector("[data-close]").addEventListener("click", () => $("code").close());
 $("code-copy").addEventListener("click", () => copy($("code").querySelector("code").textContent, $("code-copied")));
 
-// ---- key and theme
+// ---- key
 
 function askForKey(why) {
   $("key-open").hidden = false;
@@ -507,26 +459,10 @@ $("key").addEventListener("close", () => {
   greet();
 });
 
-const THEMES = ["auto", "light", "dark"];
-const root = document.documentElement;
-const showTheme = () => ($("theme").lastChild.textContent = `Theme: ${root.dataset.theme ?? "auto"}`);
-$("theme").addEventListener("click", () => {
-  const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "auto") + 1) % THEMES.length];
-  if (next === "auto") delete root.dataset.theme;
-  else root.dataset.theme = next;
-  try {
-    localStorage.setItem("cm3-theme", next);
-  } catch {
-    // it holds until the page is left
-  }
-  showTheme();
-});
-showTheme();
-
 // ---- start
 
 if (location.hash.length > 1) fill(fromHash(location.hash));
 window.addEventListener("hashchange", () => fill(fromHash(location.hash)));
 showHistory();
 await greet();
-root.dataset.ready = "";
+document.documentElement.dataset.ready = "";

@@ -72,7 +72,8 @@ export class Card {
     if (part === 1) [this.canvas.width, this.canvas.height] = [bitmap.width, bitmap.height];
     const pen = this.canvas.getContext("2d");
     const high = Math.round(part * bitmap.height);
-    if (high) pen.drawImage(bitmap, 0, 0, bitmap.width, high, 0, 0, this.canvas.width, Math.round(part * this.canvas.height));
+    const { width, height } = this.canvas;
+    if (high) pen.drawImage(bitmap, 0, 0, bitmap.width, high, 0, 0, width, Math.round(part * height));
     bitmap.close();
   }
 
@@ -82,10 +83,11 @@ export class Card {
     this.root.classList.add("done");
     await this.#draw(blob, 1);
     const first = this.first && `first row after ${((this.first - this.started) / 1000).toFixed(1)} s`;
-    const facts = [seed !== undefined && `seed ${seed}`, first, seconds && `${first ? "all" : "done"} after ${seconds.toFixed(1)} s`];
-    this.said.textContent = facts.filter(Boolean).join(", ");
+    const all = seconds && `${first ? "all" : "done"} after ${seconds.toFixed(1)} s`;
+    this.said.textContent = [seed !== undefined && `seed ${seed}`, first, all].filter(Boolean).join(", ");
     const ending = { "image/png": "png", "image/webp": "webp", "image/jpeg": "jpg" }[blob.type] ?? "png";
-    const name = [slug(this.prompt), seed, this.label && slug(this.label)].filter((part) => part || part === 0).join("-");
+    const parts = [slug(this.prompt), seed, this.label && slug(this.label)];
+    const name = parts.filter((part) => part || part === 0).join("-");
     const url = URL.createObjectURL(blob);
     this.actions.append(make("a", { href: url, download: `${name}.${ending}`, className: "button" }, "Download"));
     if (boxes?.length) this.lay(boxes);
@@ -115,7 +117,8 @@ export class Answer {
   constructor({ prompt, picture }) {
     this.words = make("p", { className: "words" });
     this.said = make("span", { className: "said" }, "reading");
-    const side = make("div", {}, make("p", { className: "label" }, prompt || "Describe the picture"), this.words, this.said);
+    const title = make("p", { className: "label" }, prompt || "Describe the picture");
+    const side = make("div", {}, title, this.words, this.said);
     const image = make("img", { src: URL.createObjectURL(picture), alt: "The picture asked about" });
     this.side = side;
     this.root = make("div", { className: "answer busy", aria: { busy: "true" } }, image, side);

@@ -1,6 +1,6 @@
 // The form as one plain object, in the address's hash, and as what requests carry.
 
-const NUMBERS = ["n", "seed", "guidance", "image_guidance", "temperature", "top_p", "retrieve", "candidates", "max_tokens"];
+const NUMBERS = "n seed guidance image_guidance temperature top_p retrieve candidates max_tokens".split(" ");
 const WORDS = ["mode", "prompt", "contrast", "compare", "values"];
 const MOST_VALUES = 6;
 export const MODES = ["draw", "place", "fill", "edit", "ask"];
@@ -24,7 +24,8 @@ export function read(form) {
 
 /** Write settings into the form; what is not among them is emptied. */
 export function write(form, settings) {
-  for (const name of [...WORDS, ...NUMBERS]) form.elements[name].value = settings[name] ?? (name === "mode" ? "draw" : "");
+  const empty = { mode: "draw" };
+  for (const name of [...WORDS, ...NUMBERS]) form.elements[name].value = settings[name] ?? empty[name] ?? "";
 }
 
 /** Return the hash that carries settings; pictures are never in it. */
