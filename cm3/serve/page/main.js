@@ -391,7 +391,8 @@ async function reopen(run) {
   const jobs = jobsOf(run.settings, run);
   const cards = jobs.flatMap((job) => job.cards).slice(0, run.made.length);
   stage(cards);
-  await Promise.all(cards.map((card, i) => (card instanceof Answer ? card.done(run.made[i]) : finish(card, run.made[i]))));
+  const done = (card, one) => (card instanceof Answer ? card.done(one) : finish(card, one));
+  await Promise.all(cards.map((card, i) => done(card, run.made[i])));
   showAfter();
   $("stage").scrollIntoView({ block: "nearest" });
   say("Shown again.");
