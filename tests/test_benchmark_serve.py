@@ -1,0 +1,53 @@
+"""The benchmark of serving runs at its smallest size, and gives its table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVE = [sys.executable, ROOT / "benchmarks/serve.py"]
+
+
+def ran(*more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SERVE, *more], capture_output=True, text=True, timeout=580, env={**os.environ})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_serve() -> None:
+    found = ran("--quick", "--parts", "mixed", "overhead", "--json")
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout.splitlines()[-1])
+    names = ["2 clients, against the engine alone", "one request, against model.generate"]
+    assert [row["name"] for row in report["rows"]] == names
+    assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} and row["ratio"] > 0 for row in report["rows"])
+    mixed = report["mixed"]["2"]
+    assert mixed["rounds"][0]["tokens"] > 5 * 64, "five pictures of 64 codes, and words"
+    assert all(0 < mixed["open"][what]["p50_ms"] <= mixed["open"][what]["p99_ms"] for what in mixed["open"])
+    assert mixed["open"]["whole"]["n"] == 8 and mixed["open"]["first_rows"]["n"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
+def test_texts_against_transformers() -> None:
+    found = ran("--quick", "--parts", "text", "--json")
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout.splitlines()[-1])
+    (row,) = report["rows"]
+    assert row["name"] == "test, 8 clients, text, against transformers serve" and row["ratio"] > 0
+    assert report["text"]["same_texts"] > 0.5
+
+
+def test_what_it_cannot_measure_is_told() -> None:
+    found = ran("--clients", "0")
+    assert found.returncode == 2 and "--clients, --requests" in found.stderr
+    found = ran("--parts", "mixed", "--model", "no-such-model")
+    assert found.returncode != 0 and "no-such-model" in found.stderr
