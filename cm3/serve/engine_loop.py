@@ -1,7 +1,7 @@
 """The one thread that steps the engine, and what asks it from an event loop.
 
     event loop:  submit(requests) -> Ticket -> async for news        cancel()
-    thread:      orders -> engine.add, engine.cancel -> engine.poll -> news of each ticket, once a step
+    thread:      orders -> engine.add, engine.cancel -> engine.poll -> news of all tickets, one call a step
 
 The engine is touched by the thread alone. Orders are taken between steps, so a ticket that is cancelled frees its rows
 at the next.
@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from cm3.engine.engine import Engine
@@ -33,13 +33,15 @@ class News(NamedTuple):
 
 
 class Ticket:
-    """Requests that were handed in together. `begun`: when the engine took up the first of them, in seconds of
-    `time.monotonic`."""
+    """Requests that were handed in together. One that is not `watched` is told of its first tokens and of results.
+    `begun`: when the engine took up the first of them, in seconds of `time.monotonic`."""
 
-    def __init__(self, requests: Sequence[Request], orders: queue.SimpleQueue[Order]) -> None:
-        self.requests, self.done = tuple(requests), False
+    def __init__(self, requests: Sequence[Request], orders: queue.SimpleQueue[Order], watched: bool) -> None:
+        self.requests, self.watched, self.done = tuple(requests), watched, False
         self.begun: float | None = None
-        self._orders, self._loop = orders, asyncio.get_running_loop()
+        self.told = False
+        self.loop = asyncio.get_running_loop()
+        self._orders = orders
         self._news: asyncio.Queue[list[News] | Exception] = asyncio.Queue()
 
     async def news(self) -> AsyncIterator[News]:
@@ -60,12 +62,9 @@ class Ticket:
             self.done = True
             self._orders.put(("cancel", self))
 
-    def tell(self, some: list[News] | Exception) -> None:
-        """Give news, from the engine's thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._news.put_nowait, some)
-        except RuntimeError:  # the event loop is closed: nobody waits for it
-            LOG.debug("news for a ticket whose event loop is gone")
+    def hear(self, some: list[News] | Exception) -> None:
+        """Take news, in the event loop."""
+        self._news.put_nowait(some)
 
 
 Order = tuple[str, Ticket | None]
@@ -97,9 +96,9 @@ class EngineLoop:
         if self._thread.is_alive():
             self._thread.join()
 
-    def submit(self, requests: Sequence[Request]) -> Ticket:
+    def submit(self, requests: Sequence[Request], watched: bool = True) -> Ticket:
         """Take requests in, from an event loop; they start at the next step for which the engine has room."""
-        ticket = Ticket(requests, self._orders)
+        ticket = Ticket(requests, self._orders, watched)
         self._orders.put(("add", ticket))
         return ticket
 
@@ -126,9 +125,10 @@ class EngineLoop:
                     ticket, place = self._places[event.id]
                     if event.result is not None:
                         del self._places[event.id]
-                    told.setdefault(ticket, []).append(News(place, event.tokens, event.result))
-            for ticket, news in told.items():
-                ticket.tell(news)
+                    if ticket.watched or not ticket.told or event.result is not None:
+                        told.setdefault(ticket, []).append(News(place, event.tokens, event.result))
+                    ticket.told = True
+            tell(told)
         self.load = self._engine.load
 
     def _obey(self) -> bool:
@@ -163,7 +163,7 @@ class EngineLoop:
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         self._leave([id for id, (other, _) in self._places.items() if other is ticket])
-        ticket.tell(error)
+        tell({ticket: error})
 
     def _replace(self, error: Exception) -> None:
         """Tell what runs that it failed, and go on with another engine: nothing is known of the state of this one."""
@@ -171,5 +171,19 @@ class EngineLoop:
         tickets = dict.fromkeys(ticket for ticket, _ in self._places.values())
         self._places.clear()
         self._engine = self._new_engine()
-        for ticket in tickets:
-            ticket.tell(error)
+        tell({ticket: error for ticket in tickets})
+
+
+def tell(told: Mapping[Ticket, list[News] | Exception]) -> None:
+    """Give news, from the engine's thread: each call wakes an event loop, at the price of many steps of Python."""
+    for loop in {ticket.loop for ticket in told}:
+        some = [(ticket, news) for ticket, news in told.items() if ticket.loop is loop]
+        try:
+            loop.call_soon_threadsafe(_hand_out, some)
+        except RuntimeError:  # the event loop is closed: nobody waits for it
+            LOG.debug("news for tickets whose event loop is gone")
+
+
+def _hand_out(some: list[tuple[Ticket, list[News] | Exception]]) -> None:
+    for ticket, news in some:
+        ticket.hear(news)

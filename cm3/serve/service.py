@@ -140,7 +140,7 @@ class Stream:
             for i, p in enumerate(prepared)
             if self._watched and len(p.requests) == 1
         }
-        ticket = self._service.loop.submit([r for p in prepared for r in p.requests])
+        ticket = self._service.loop.submit([r for p in prepared for r in p.requests], watched=bool(fillings))
         try:
             async for place, tokens, result in ticket.news():
                 i, j = places[place]
@@ -153,12 +153,17 @@ class Stream:
                 if result is not None:
                     results[i][j] = result
                     if len(results[i]) == len(prepared[i].requests):
-                        best = await desk(model.best, prepared[i], [results[i][k] for k in range(len(results[i]))])
+                        written = [results[i][k] for k in range(len(results[i]))]
+                        best, done = await desk(_finished, model, prepared[i], written)
                         count_out(best.tokens, model.vocab, self.usage)
-                        done = await desk(model.finish, prepared[i], best)
                         self._updates.put_nowait(Update(i, Chunk(generation=done)))
         finally:
             ticket.cancel()
+
+
+def _finished(model: CM3Leon, prepared: Prepared, results: Sequence[Result]) -> tuple[Result, Generation]:
+    best = model.best(prepared, results)
+    return best, model.finish(prepared, best)
 
 
 class Service:

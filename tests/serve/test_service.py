@@ -91,6 +91,20 @@ def test_words_come_as_they_are_written(model: CM3Leon) -> None:
     assert "".join(chunk.text for _, chunk in updates) == filled.text
 
 
+def test_news_that_nobody_watches_are_the_first_tokens_and_the_result(model: CM3Leon) -> None:
+    async def ask(service: Service) -> Any:
+        requests = layout(model)()[0].requests
+        tickets = [service.loop.submit(requests, watched) for watched in (True, False)]
+        return [[news async for news in ticket.news()] for ticket in tickets]
+
+    watched, unwatched = served(model, ask)
+    assert len(unwatched) == 2 < len(watched)
+    assert unwatched[0].result is None and unwatched[0].tokens.length == watched[0].tokens.length
+    whole = watched[-1].result.tokens
+    assert unwatched[-1].result.tokens.ids.tolist() == whole.ids.tolist()
+    assert [id for news in watched for id in news.tokens.ids] == whole.ids.tolist()
+
+
 def test_one_who_leaves_frees_the_rows_while_others_go_on(model: CM3Leon) -> None:
     async def ask(service: Service) -> Any:
         works: list[Work] = []
