@@ -106,6 +106,12 @@ class Client:
             if not whole:
                 self.close()
 
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are, and read nothing."""
+        _, writer = await self._connected()
+        writer.write(data)
+        await writer.drain()
+
     def close(self) -> None:
         """Close the connection, whatever is under way on it."""
         if self._streams is not None:
