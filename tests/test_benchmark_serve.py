@@ -1,4 +1,4 @@
-"""The benchmark of serving runs at its smallest size, and gives its table."""
+"""The benchmarks of serving run at their smallest size, and give their tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVE = [sys.executable, ROOT / "benchmarks/serve.py"]
 
 
-def ran(*more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*SERVE, *more], capture_output=True, text=True, timeout=580, env={**os.environ})
+def ran(*more: str, file: str = "serve.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "benchmarks" / file, *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=580, env={**os.environ})
 
 
 @pytest.mark.slow
@@ -44,6 +44,19 @@ def test_texts_against_transformers() -> None:
     (row,) = report["rows"]
     assert row["name"] == "test, 8 clients, text, against transformers serve" and row["ratio"] > 0
     assert report["text"]["same_texts"] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_endurance() -> None:
+    """A tenth of a minute of all that clients may do leaves nothing behind."""
+    found = ran("--minutes", "0.1", "--clients", "3", "--checks", "2", "--json", file="serve_endurance.py")
+    assert found.returncode == 0, found.stdout + found.stderr
+    report = json.loads(found.stdout.splitlines()[-1])
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["good", "leaves", "breaks off", "nonsense", "pictures", "end"]
+    assert rows["good"]["tried"] >= 3 and rows["end"] == {"name": "end", "tried": 1, "wrong": 0}
+    assert not report["failed"] and not any(row["wrong"] for name, row in rows.items() if name != "pictures")
 
 
 def test_what_it_cannot_measure_is_told() -> None:
