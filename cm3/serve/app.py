@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 
 from cm3.errors import Cm3Error
 from cm3.serve import bank, chat, images, page_files, responses
@@ -18,7 +19,7 @@ from cm3.serve.gate import Gate
 from cm3.serve.guard import Guard
 from cm3.serve.keys import Keys
 from cm3.serve.logs import note
-from cm3.serve.problem import Problem, problem_of, refused_fields
+from cm3.serve.problem import ERRORS, Problem, problem_of, refused_fields
 from cm3.serve.prometheus import Metrics
 from cm3.serve.served_model import models
 from cm3.serve.service import Service
@@ -40,7 +41,9 @@ def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = F
         await service.close()
 
     # The pages of FastAPI's own load their scripts from elsewhere, so there are none; /openapi.json is there.
-    app = FastAPI(title="CM3Leon", version=version("cm3leon"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="CM3Leon", version=version("cm3leon"), lifespan=lifespan, responses=ERRORS, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     app.add_middleware(Guard, settings=service.settings)
     app.add_middleware(Gate, keys=keys or Keys(), metrics=metrics, log_prompts=log_prompts)
@@ -88,4 +91,9 @@ async def _no_route(request: Request, error: Exception) -> JSONResponse:
     message = f"{request.url.path[:200]}: {said.get(error.status_code, error.detail)}; see /openapi.json"
     problem = Problem(error.status_code, message, None, {404: "not_found"}.get(error.status_code))
     note(problem)
-    return JSONResponse(problem.body, problem.status, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # of the methods of a path, the router tells those of its first route
+        paths = request.app.openapi()["paths"].items()
+        there = [methods for path, methods in paths if compile_path(path)[0].fullmatch(request.url.path)]
+        headers["allow"] = ", ".join(sorted({method.upper() for methods in there for method in methods})) or "GET"
+    return JSONResponse(problem.body, problem.status, headers)

@@ -18,6 +18,29 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 """Types of errors by status; others are of the request below 500, and of the server from there on."""
 AGAIN = {"x-should-retry": "false"}
 """The header that tells clients not to try again."""
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "additionalProperties": False,
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"enum": [*KINDS.values(), "invalid_request_error", "server_error"]},
+                "param": {"type": ["string", "null"], "description": "The field that it is about."},
+                "code": {"type": ["string", "null"], "description": "A word for programs."},
+            },
+        }
+    },
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": said, "content": {"application/json": {"schema": _ERROR}}}
+    for status, said in {"4XX": "The request's fault", "5XX": "The server's fault, or it stops"}.items()
+}
+"""The errors of every route, for the description of the interface."""
 _NAMED = re.compile(r"(?:sampling\.)?([a-z_]+)(?:[=:]|\[\d+\])")
 _NOT_FIELDS = {
     "document",

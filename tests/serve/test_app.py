@@ -51,6 +51,25 @@ def test_a_wrong_route_is_told(server: Running, path: str, method: str, status: 
     assert answer.error["type"] == "invalid_request_error"
 
 
+def test_a_wrong_method_is_told_with_the_right_ones(server: Running) -> None:
+    assert server.ask("/v1/models", method="DELETE").headers["allow"] == "GET"
+    paths = server.ask("/openapi.json").json["paths"]
+    for path, there in paths.items():
+        for method in {"GET", "POST", "DELETE", "PUT"} - {name.upper() for name in there}:
+            answer = server.ask(path.format(model="scenes", id="0"), method=method)
+            assert answer.status == 405 and set(answer.headers["allow"].split(", ")) == {m.upper() for m in there}
+
+
+def test_every_route_tells_of_its_errors(server: Running) -> None:
+    described = server.ask("/openapi.json").json
+    answers = [one["responses"] for methods in described["paths"].values() for one in methods.values()]
+    assert answers and all({"4XX", "5XX"} < set(one) and "422" not in one for one in answers)
+    told = answers[0]["4XX"]["content"]["application/json"]["schema"]
+    for error in (server.ask("/nowhere").json, server.ask("/v1/models/parrot").json):
+        assert set(told["properties"]["error"]["required"]) == set(error["error"])
+        assert error["error"]["type"] in told["properties"]["error"]["properties"]["type"]["enum"]
+
+
 def test_a_request_keeps_a_harmless_id_of_its_own(server: Running) -> None:
     assert server.ask("/health", headers={"x-request-id": "a.b-7"}).headers["x-request-id"] == "a.b-7"
     made = [server.ask("/health", headers={"x-request-id": bad}).headers["x-request-id"] for bad in ("a b", "x" * 129)]
