@@ -64,3 +64,7 @@ def test_what_it_cannot_measure_is_told() -> None:
     assert found.returncode == 2 and "--clients, --requests" in found.stderr
     found = ran("--parts", "mixed", "--model", "no-such-model")
     assert found.returncode != 0 and "no-such-model" in found.stderr
+    found = ran("--schemathesis", "no-such-program", file="serve_fuzz.py")
+    assert found.returncode == 2 and "no-such-program: no such program; pip install" in found.stderr
+    found = ran("--minutes", "0", file="serve_endurance.py")
+    assert found.returncode == 2 and "--minutes must be above 0" in found.stderr
