@@ -42,8 +42,8 @@ def test_texts_against_transformers() -> None:
     assert found.returncode == 0, found.stderr
     report = json.loads(found.stdout.splitlines()[-1])
     (row,) = report["rows"]
-    assert row["name"] == "test, 8 clients, text, against transformers serve" and row["ratio"] > 0
-    assert report["text"]["same_texts"] > 0.5
+    assert row["name"] == "test, 8 clients, text, against transformers serve; float32" and row["ratio"] > 0
+    assert report["text"]["float32"]["same_texts"] > 0.5
 
 
 @pytest.mark.slow
