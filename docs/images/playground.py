@@ -1,7 +1,9 @@
 """Takes docs/images/playground-*.png, the playground of a server that runs, in a real browser.
 
-cm3 serve
-python docs/images/playground.py http://127.0.0.1:8000 docs/images
+    cm3 serve
+    python docs/images/playground.py http://127.0.0.1:8000 docs/images
+
+All are drawn with one seed: a light one half way, a dark one with boxes, and one of a phone.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 from playwright.sync_api import sync_playwright
 
 from cm3.files import write
+from cm3.picture import open_picture, rgb
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROMPT = "a large yellow triangle at the bottom right and a small black circle at the top left on a pink background"
@@ -24,8 +26,8 @@ PROMPT = "a large yellow triangle at the bottom right and a small black circle a
 def keep(data: bytes, path: Path) -> None:
     """Write a screenshot in 256 colours."""
     held = io.BytesIO()
-    with PIL.Image.open(io.BytesIO(data)) as opened:
-        opened.convert("RGB").quantize(256).save(held, "PNG", optimize=True)
+    with open_picture(data) as opened:
+        rgb(opened).quantize(256).save(held, "PNG", optimize=True)
     write(path, held.getvalue())
 
 
