@@ -47,12 +47,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything that is read was writ
 os.environ.update({"OMP_NUM_THREADS": "1"})
 
 import numpy as np
-import PIL.Image
 import torch
 
 from cm3.bench.machine import about
 from cm3.bench.serving import Client, Heard, Server, serving
 from cm3.errors import Cm3Error, ConfigError
+from cm3.picture import open_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("mixed", "overhead", "text")
@@ -148,7 +148,7 @@ def laid_out(model: Any, ask: Ask) -> Any:
 
     if ask.picture is None:
         return model.prepare([ask.words], seeds=[ask.seed], **ask.options)[0]
-    fields = {"image": PIL.Image.open(io.BytesIO(ask.picture)), **({"question": ask.words} if ask.words else {})}
+    fields = {"image": open_picture(ask.picture), **({"question": ask.words} if ask.words else {})}
     return model.prepare_task(find_task(QUESTION if ask.words else CAPTION), [fields], seeds=[ask.seed], **ask.options)[
         0
     ]

@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import base64
 import contextlib
-import io
 import json
 import random
 import re
@@ -38,13 +37,13 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from serve import KINDS, Ask, engine_alone, environment, loaded, mixed, own_command, side_of, told_by
 
 from cm3.bench.machine import about
 from cm3.bench.serving import Client, Heard, Server, serving
 from cm3.errors import Cm3Error
+from cm3.picture import open_picture
 
 ACTIONS = {"good": 60, "leaves": 15, "breaks off": 10, "nonsense": 15}
 """What a client does next, and how often of a hundred times."""
@@ -237,8 +236,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         checked = [ask for ask in asks if ask.seed in seen.pictures][: args.checks]
         for ask in checked:
             seen.tried["pictures"] += 1
-            with PIL.Image.open(io.BytesIO(seen.pictures[ask.seed])) as picture:
-                pixels = np.asarray(picture).tobytes()
+            pixels = np.asarray(open_picture(seen.pictures[ask.seed])).tobytes()
             if pixels != engine.submit(drawn_alone, args.model, ask).result():
                 seen.bad("pictures", f"{ask.kind}, seed {ask.seed}: not the picture of model.generate")
     rows = [{"name": name, "tried": seen.tried[name], "wrong": len(lines)} for name, lines in seen.wrong.items()]
