@@ -97,7 +97,9 @@ def test_the_package_lists_its_names() -> None:
 
 
 def test_what_messages_say_to_install_is_what_the_extras_name() -> None:
-    known = {re.split(r"[<>=]", one)[0] for extra in PROJECT["optional-dependencies"].values() for one in extra}
+    extras = PROJECT["optional-dependencies"]
+    known = {re.split(r"[<>=]", one)[0] for extra in extras.values() for one in extra}
+    known |= {f"cm3leon[{extra}]" for extra in extras}
     told: list[str] = []
     for path in (ROOT / "cm3").rglob("*.py"):
         for found in re.findall(r"pip install ((?:'[^']+'|[\w-]+)(?: (?:'[^']+'|[\w-]+))*)", path.read_text("utf-8")):

@@ -106,7 +106,7 @@ class Serve(ModelVerb):
 
     def run(self) -> dict[str, Any]:
         """Load the model, warm it up, and serve until a signal comes."""
-        require("fastapi", "uvicorn", "python_multipart", "prometheus_client", extra="serve")
+        require("pip install 'cm3leon[serve]'", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
         from cm3.serve.app import create_app
         from cm3.serve.keys import ENVIRONMENT, Keys
         from cm3.serve.limits import Settings
@@ -144,7 +144,7 @@ class Serve(ModelVerb):
 
     def _on_ray(self, settings: Settings, keys: Keys) -> dict[str, Any]:
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # before Ray is imported: it leaves out lines that are much alike
-        require("ray.serve", extra="replicas")
+        require("pip install 'cm3leon[replicas]'", "ray.serve")
         from cm3.model.bundle import find
         from cm3.serve.replicas import replicas
 
@@ -185,10 +185,10 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def require(*modules: str, extra: str) -> None:
-    """Raise `ConfigError` for the first module that is not installed, with the extra that brings it."""
+def require(remedy: str, *modules: str) -> None:
+    """Raise `ConfigError` for the first module that is not installed, with the command that brings it."""
     for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError(f"cm3 serve needs {module}; pip install 'cm3leon[{extra}]'") from error
+            raise ConfigError(f"cm3 serve needs {module}, which is not installed: {remedy}") from error

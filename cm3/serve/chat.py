@@ -35,7 +35,7 @@ from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, data_url, url_picture
 from cm3.serve.served_model import check_model
 from cm3.serve.service import Service, Usage
-from cm3.serve.sse import event_stream
+from cm3.serve.sse import STREAMED, event_stream
 
 SYSTEM = "this model never read system messages; say it in the user's message"
 TOOLS = "this model calls no tools; leave it out"
@@ -259,7 +259,7 @@ def router(service: Service) -> APIRouter:
     """Return the route of chats."""
     routes = APIRouter(tags=["chat"])
 
-    @routes.post("/v1/chat/completions")
+    @routes.post("/v1/chat/completions", responses=STREAMED)
     async def complete(body: ChatBody) -> Response:
         """Answer messages with words, pictures or both."""
         check_model(service, body.model)

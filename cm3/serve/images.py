@@ -34,7 +34,7 @@ from cm3.serve.problem import Problem, refused_fields
 from cm3.serve.sent_pictures import data_url, encoded, read_bytes, url_picture
 from cm3.serve.served_model import check_model
 from cm3.serve.service import Service, Usage
-from cm3.serve.sse import event_stream
+from cm3.serve.sse import STREAMED, event_stream
 from cm3.tasks import TASKS, find_task
 
 QUALITY = "high"
@@ -160,13 +160,15 @@ def router(service: Service) -> APIRouter:
     """Return the routes that draw."""
     routes = APIRouter(prefix="/v1/images", tags=["images"])
 
-    @routes.post("/generations", response_model=None)
+    @routes.post("/generations", response_model=None, responses=STREAMED)
     async def generate(body: ImageGenerate) -> Answer:
         """Draw pictures from words, perhaps with boxes or a control image, and from documents that are looked up."""
         check_model(service, body.model)
         return await (await new_drawing(service, body)).answer()
 
-    @routes.post("/edits", response_model=None, openapi_extra={"requestBody": _edit_schema()})
+    schema = {"requestBody": _edit_schema()}
+
+    @routes.post("/edits", response_model=None, responses=STREAMED, openapi_extra=schema)
     async def edit(request: Request) -> Answer:
         """Draw a picture anew where a mask is transparent or, without one, change all of it as the words say."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -39,7 +39,7 @@ from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, read_base64, url_picture
 from cm3.serve.served_model import check_model
 from cm3.serve.service import Service, Usage
-from cm3.serve.sse import event_stream
+from cm3.serve.sse import STREAMED, event_stream
 
 KEEPS_NOTHING = "this server keeps no answers and no conversations; send all of it as input"
 TOOL = "tools[0]"
@@ -344,7 +344,7 @@ def router(service: Service) -> APIRouter:
     """Return the route of responses."""
     routes = APIRouter(tags=["responses"])
 
-    @routes.post("/v1/responses")
+    @routes.post("/v1/responses", responses=STREAMED)
     async def respond(body: ResponseBody) -> Response:
         """Answer a conversation with a message or a picture, or with several of both."""
         check_model(service, body.model)

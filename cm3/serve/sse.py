@@ -13,6 +13,8 @@ from cm3.serve.logs import note
 from cm3.serve.problem import problem_of
 
 DONE = b"data: [DONE]\n\n"
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+"""What the description of a route says of its stream, beside its whole answer."""
 
 
 async def event_stream(events: AsyncGenerator[Mapping[str, Any]], named: bool = True) -> StreamingResponse:

@@ -143,3 +143,11 @@ def test_many_threads_ask_at_once(server: Running) -> None:
     for thread in threads:
         thread.join()
     assert answers == [200] * 8
+
+
+def test_the_description_has_streams_beside_whole_answers(server: Running) -> None:
+    paths = server.ask("/openapi.json").json["paths"]
+    for path in ("/v1/images/generations", "/v1/images/edits", "/v1/chat/completions", "/v1/responses"):
+        assert set(paths[path]["post"]["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}, (
+            path
+        )

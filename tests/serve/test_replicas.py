@@ -126,7 +126,9 @@ def serve(*args: str) -> dict[str, Any]:
 
 def test_what_is_wrong_is_told_before_ray_starts(tmp_path: Path, loggers_put_back: None) -> None:
     with mock.patch.dict(sys.modules, {"ray": None, "ray.serve": None}):
-        with pytest.raises(ConfigError, match=r"cm3 serve needs ray.serve; pip install 'cm3leon\[replicas\]'"):
+        with pytest.raises(
+            ConfigError, match=r"cm3 serve needs ray.serve, which is not installed: pip install 'cm3leon\[replicas\]'"
+        ):
             serve("--ray")
     pytest.importorskip("ray.serve")
     with pytest.raises(RequestError, match="--replicas 0: must be at least 1"):
