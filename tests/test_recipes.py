@@ -230,10 +230,11 @@ def test_chameleon_from_nothing_into_each_layout_and_back(tmp_path: Path) -> Non
     image = tmp_path / "meta/tokenizer/vqgan.ckpt"
     convert(first, tmp_path / "meta", "chameleon-meta")
     # transformers' layout holds the encoder alone, so the decoder comes from Meta's file.
-    convert(tmp_path / "hf", tmp_path / "by hf", "bundle", image_tokenizer=image)
+    # No layout but a bundle says how it is asked; both of these mean turns, which this model never saw.
+    convert(tmp_path / "hf", tmp_path / "by hf", "bundle", image_tokenizer=image, prompts="plain")
     convert(tmp_path / "by hf", tmp_path / "meta again", "chameleon-meta")
-    convert(tmp_path / "meta again", tmp_path / "by both", "bundle")
-    convert(tmp_path / "meta", tmp_path / "by meta", "bundle")
+    convert(tmp_path / "meta again", tmp_path / "by both", "bundle", prompts="plain")
+    convert(tmp_path / "meta", tmp_path / "by meta", "bundle", prompts="plain")
     drawn, trained = picture(first), load_file(first / "decoder.safetensors")
     assert len(np.unique(drawn)) > 8
     for name in ("by hf", "by both", "by meta"):
@@ -251,6 +252,7 @@ def test_chameleon_from_nothing_into_each_layout_and_back(tmp_path: Path) -> Non
             assert text == (tmp_path / "hf/tokenizer.json").read_bytes() and b'"<image>"' in text
         else:
             assert text == (first / "tokenizer.json").read_bytes()
+        assert bundles.load(tmp_path / name).about["prompt_format"] == bundles.load(first).about["prompt_format"]
         assert (picture(tmp_path / name) == drawn).all()
 
 

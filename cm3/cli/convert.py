@@ -77,6 +77,12 @@ class Convert(Verb):
     ] = None
     """Side of the pictures: of Lumina-mGPT the one that the checkpoint learnt, a multiple of 32; of an image tokenizer
     by itself any multiple of its pixels a code."""
+    prompts: Annotated[
+        Literal["chameleon", "anole", "lumina", "plain"] | None,
+        arg(metavar="chameleon|anole|lumina|plain", help_behavior_hint="(default: as the weights' layout has it)"),
+    ] = None
+    """The format of prompts that a bundle is asked in, where it was trained in another than its layout's: an end of the
+    turn behind every prompt, before pictures alone, Lumina's, or none."""
     image: Annotated[ImageTokenizer, HERE] = ImageTokenizer()
 
     def run(self) -> dict[str, Any]:
@@ -84,7 +90,7 @@ class Convert(Verb):
         if self.shards is not None:
             at_least(1, shards=self.shards)
         alone = self.to == "image-tokenizer"
-        names = ("shards", "dtype", "text_tokenizer") if alone else ("quantizer", "pixels")
+        names = ("shards", "dtype", "text_tokenizer", "prompts") if alone else ("quantizer", "pixels")
         given = vars(self) if alone else vars(self.image)
         if odd := [f"--{name.replace('_', '-')}" for name in names if given[name] is not None]:
             of = "a language model" if alone else "an image tokenizer by itself (--to image-tokenizer)"
@@ -99,7 +105,7 @@ class Convert(Verb):
 
         told = convert(
             self.source, self.out, self.to, shards=self.shards, dtype=self.dtype, text_tokenizer=self.text_tokenizer,
-            image_tokenizer=self.image_tokenizer, size=self.size, progress=sys.stderr.isatty(),
+            image_tokenizer=self.image_tokenizer, size=self.size, prompts=self.prompts, progress=sys.stderr.isatty(),
         )  # fmt: skip
         heads = f"{told['heads']} heads" + (f" on {told['kv_heads']}" if told["kv_heads"] != told["heads"] else "")
         print(f"{self.out}: {told['files']} files, {told['bytes'] / 1e9:.3g} GB of weights, as {self.to}")

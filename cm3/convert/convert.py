@@ -26,6 +26,7 @@ from cm3.convert.targets import Step, steps_of
 from cm3.errors import CheckpointError, Cm3Error, ConfigError
 from cm3.files import check_folder, locked, on_disk, parse_json, replacing_folder, write
 from cm3.model.bundle import check_place
+from cm3.sequence.turns import prompt_format
 
 _NOTE = "converting.json"
 _LAST = {"bundle": "config.json", "chameleon-hf": "config.json", "chameleon-meta": "params.json"}
@@ -41,19 +42,26 @@ def convert(
     text_tokenizer: str | Path | None = None,
     image_tokenizer: str | Path | None = None,
     size: int | None = None,
+    prompts: str | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Write the model of `source` to the folder `out` in the layout `to`; returns what it is and was.
 
-    `shards` and `dtype` as `steps_of` has them; the tokenizers and `size` as `open_model`. Weights are read and
-    written one by one. Raises `ConfigError` for a place that holds anything but a bundle where one is written, and that
-    is the source or in a bundle that is, and one `CheckpointError` that lists all that is wrong with the source: then
-    nothing is written. Where a weight is no number, a bundle was altered, or the source is changed meanwhile, what was
-    made of it is taken away.
+    `shards` and `dtype` as `steps_of` has them; the tokenizers and `size` as `open_model`; `prompts` is the format that
+    a bundle is asked in (`cm3.sequence.turns`), None that of the source. Weights are read and written one by one.
+    Raises `ConfigError` for a place that holds anything but a bundle where one is written, and that is the source or in
+    a bundle that is, and one `CheckpointError` that lists all that is wrong with the source: then nothing is written.
+    Where a weight is no number, a bundle was altered, or the source is changed meanwhile, what was made of it is taken
+    away.
     """
     out = Path(out).expanduser()
     _check(Path(source).expanduser(), out, to)
     model = open_model(source, text_tokenizer, image_tokenizer, size)
+    if prompts is not None:
+        if to != "bundle":
+            raise ConfigError(f"prompts={prompts!r}: a bundle alone says how it is asked; leave it out with to={to!r}")
+        model = model._replace(about={**model.about, "prompt_format": prompts})
+        prompt_format(model.about, model.ids.vocab)
     steps, last = steps_of(model, to, shards, dtype)
     plan = _plan(model, [to, str(shards), str(dtype), *(f"{s.file} {s.bytes}" for s in steps)])
     out = Path(os.path.realpath(out))

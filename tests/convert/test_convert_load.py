@@ -19,7 +19,7 @@ import cm3
 from cm3.convert.convert import convert
 from cm3.convert.ids import IdMap
 from cm3.convert.image_layouts import read_image_tokenizer
-from cm3.errors import CheckpointError
+from cm3.errors import CheckpointError, ConfigError
 from cm3.model import bundle
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder, DecoderConfig
@@ -97,6 +97,31 @@ def test_anoles_prompts_are_known_by_name(tmp_path: Path) -> None:
         image_tokenizer=write_vqgan(tmp_path / "vq"),
     )  # fmt: skip
     assert cm3.load(tmp_path / "l").bundle.about["prompt_format"] == "lumina"
+
+
+def test_a_bundle_is_asked_as_it_was_told_to_be(root: Path, tmp_path: Path) -> None:
+    convert(root, tmp_path / "b", "bundle")
+    convert(root, tmp_path / "p", "bundle", prompts="plain")
+    usual, plain = (cm3.load(tmp_path / name) for name in ("b", "p"))
+    assert (usual.codec.format, plain.codec.format) == ("chameleon", "plain")
+    asked = [model.prepare(["a circle"], seeds=[1])[0].requests[0].streams[0].ids.tolist() for model in (usual, plain)]
+    assert [id for id in asked[0] if id != usual.vocab.turn] == asked[1] and usual.vocab.turn in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("to", "prompts", "message"),
+    [
+        ("bundle", "chatty", "about.prompt_format='chatty': must be one of chameleon, anole, lumina, plain"),
+        ("bundle", "lumina", "about.prompt_format='lumina': 'lumina' is the format where vocab.marks has those"),
+        ("chameleon-hf", "plain", "prompts='plain': a bundle alone says how it is asked; leave it out with to="),
+    ],
+)
+def test_a_form_of_prompts_that_cannot_be_is_refused(
+    root: Path, tmp_path: Path, to: str, prompts: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        convert(root, tmp_path / "b", to, prompts=prompts)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_lumina_draws_at_the_size_that_it_was_converted_for(tmp_path: Path) -> None:
