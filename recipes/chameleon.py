@@ -5,7 +5,7 @@ cm3 train recipes/chameleon.py:pretrain           # words, then a picture, in Ch
 cm3 convert runs/chameleon/pretrain/bundle runs/chameleon/hf --to chameleon-hf
 cm3 convert runs/chameleon/pretrain/bundle runs/chameleon/meta --to chameleon-meta
 cm3 convert runs/chameleon/meta runs/chameleon/again --to bundle --prompts plain
-cm3 generate "a large panda on a mint ground" --model runs/chameleon/again --out drawn
+cm3 generate "a large pizza on a mint ground" --model runs/chameleon/again --out drawn
 """
 
 from __future__ import annotations
