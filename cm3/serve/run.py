@@ -29,10 +29,12 @@ class Server(uvicorn.Server):
             self._told(address(self.servers[0].sockets[0]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more, end what runs within the grace, and stop."""
-        closing = asyncio.ensure_future(self._service.close())
-        await super().shutdown(sockets)
-        await closing
+        """Take no more, end what runs within the grace, and stop; at a second Ctrl-C stop at once."""
+        draining = asyncio.ensure_future(self._service.drain())
+        await super().shutdown(sockets)  # its end is the application's, which closes the service
+        if self.force_exit:
+            draining.cancel()
+        await asyncio.wait([draining])
 
 
 def serve(

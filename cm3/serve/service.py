@@ -183,7 +183,6 @@ class Service:
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._end: asyncio.Future[None] | None = None
         self._ends: deque[float] = deque(maxlen=32)
 
     @property
@@ -199,13 +198,8 @@ class Service:
         """Begin to step the engine, in a thread of its own."""
         self.loop.start()
 
-    async def close(self) -> None:
-        """Take no more, let what runs finish for `grace_s` seconds, then end it with a 503, and stop."""
-        if self._end is None:
-            self._end = asyncio.ensure_future(self._ended())
-        await asyncio.shield(self._end)
-
-    async def _ended(self) -> None:
+    async def drain(self) -> None:
+        """Take no more, let what runs finish for `grace_s` seconds, then end it with a 503."""
         self.closing = True
         try:
             await asyncio.wait_for(self._idle.wait(), self.settings.grace_s)
@@ -213,7 +207,11 @@ class Service:
             for task in self._tasks:
                 task.cancel()
             await self._idle.wait()
-        self.loop.stop()
+
+    async def close(self) -> None:
+        """Drain, and stop the threads. An answer may still need the desk when its work is done, so send all before."""
+        await self.drain()
+        await asyncio.to_thread(self.loop.stop)
         self._desk.shutdown()
 
     async def desk(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
