@@ -1,4 +1,6 @@
-"""Around every request: the limit of its body, an answer to what failed, and the end for a client that leaves.
+"""Around every request: the limits of its body, an answer to what failed, and the end for a client that leaves.
+
+A body that says it is too long, and one for which the service has no room, are refused before they are read.
 
 client --receive--> pump --Channel--> application        the pump sees a client leave, and cancels the application
 """
@@ -8,25 +10,53 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cm3.serve.limits import Settings
 from cm3.serve.logs import note
 from cm3.serve.problem import Problem, problem_of
+from cm3.serve.service import Service
 
 
 class Guard:
     """An ASGI application around another one."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._most = app, int(settings.body_mb * 1e6)
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+        self._most = int(service.settings.body_mb * 1e6)
+        self._here = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request; whatever else there is passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asks = scope["method"] == "POST"
+        self._here += asks
+        try:
+            if (refused := self._refused(scope)) is not None:
+                note(refused)
+                await JSONResponse(refused.body, refused.status, refused.headers)(scope, receive, send)
+            else:
+                await self._serve(scope, receive, send)
+        finally:
+            self._here -= asks
+
+    def _refused(self, scope: Scope) -> Problem | None:
+        """Return why a request is refused before its body is read, None for one that is not. Beside the works of the
+        service it has room for as many whose bodies are read or whose answers are sent."""
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length) > self._most:
+            return self._too_long()
+        if scope["method"] == "POST":
+            try:
+                self._service.check_room(max(self._service.active, self._here - 1 - self._service.settings.queue))
+            except Problem as problem:
+                return problem
+        return None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def answer(message: Message) -> None:
@@ -52,25 +82,34 @@ class Guard:
             if application in done:
                 return
             await self._stopped(application)
-            if (too_long := pump.result()) is not None and not started:
-                note(too_long)
-                await JSONResponse(too_long.body, too_long.status)(scope, receive, answer)
+            if (refused := pump.result()) is not None and not started:
+                note(refused)
+                await JSONResponse(refused.body, refused.status)(scope, receive, answer)
         finally:
             await self._stopped(application)
             await self._stopped(pump)
 
     async def _pump(self, receive: Receive, messages: asyncio.Queue[Message]) -> Problem | None:
-        """Hand messages on until the client leaves; returns the problem of a body that is too long."""
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            size += len(message.get("body", b""))
-            if size > self._most:
-                limit = f"{self._most / 1e6:g} MB"
-                return Problem(413, f"the body is longer than {limit}, the server's limit; send smaller pictures")
-            await messages.put(message)
+        """Hand messages on until the client leaves; returns the problem of a body that is too long, or too slow."""
+        size, seconds = 0, self._service.settings.time_limit_s
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    size += len(message.get("body", b""))
+                    if size > self._most:
+                        return self._too_long()
+                    await messages.put(message)
+                    if not message.get("more_body", False):
+                        limit.reschedule(None)
+        except TimeoutError:
+            return Problem(408, f"the body took longer than {seconds:g} s, the server's limit; send it faster, or less")
+
+    def _too_long(self) -> Problem:
+        limit = f"{self._most / 1e6:g} MB"
+        return Problem(413, f"the body is longer than {limit}, the server's limit; send smaller pictures")
 
     @staticmethod
     async def _stopped(task: asyncio.Future[Any]) -> None:

@@ -236,14 +236,19 @@ class Service:
         """
         return Stream(self, layout, watched=True)
 
+    def check_room(self, number: int) -> None:
+        """Raise `Problem` where no work is taken: 503, and 429 where `number` requests are as many as may wait or
+        run."""
+        if not self.ready:
+            raise Problem(503, "the server is stopping; ask another, or again in a while", headers={"retry-after": "5"})
+        if number >= self.settings.queue:
+            wait = {"retry-after": str(self.patience)}
+            raise Problem(429, f"{number} requests wait or run, which is the most; try again", None, "full", wait)
+
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[Work]:
         """Count a piece of work in, note its times, and bound them; raises `Problem` where it is not taken."""
-        if self.closing:
-            raise Problem(503, "the server is stopping; ask another, or again in a while", headers={"retry-after": "5"})
-        if self.active >= self.settings.queue:
-            wait = {"retry-after": str(self.patience)}
-            raise Problem(429, f"{self.active} requests wait or run, which is the most; try again", None, "full", wait)
+        self.check_room(self.active)
         work = Work(time.monotonic())
         WORKS.get([]).append(work)
         task = asyncio.current_task()
