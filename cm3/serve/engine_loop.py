@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from cm3.engine.engine import Engine
-from cm3.engine.request import Dropped, Request, Result
+from cm3.engine.request import Dropped, Load, Request, Result
 from cm3.vocab import Tokens
 
 LOG = logging.getLogger("cm3.serve")
@@ -79,12 +79,13 @@ class EngineLoop:
         """How much of the engine is in use, as it was between two steps: other threads see no more of it."""
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._places: dict[int, tuple[Ticket, int]] = {}
+        self._failed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
     def alive(self) -> bool:
-        """Tell whether the thread runs."""
-        return self._thread.is_alive()
+        """Tell whether the thread runs, and has an engine."""
+        return self._thread.is_alive() and not self._failed
 
     def start(self) -> None:
         """Begin to step."""
@@ -103,6 +104,16 @@ class EngineLoop:
         return ticket
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:
+            LOG.error("no engine can be made any more; every request is told so", exc_info=error)
+            self._failed, self.load = True, Load(0, 0, 0, 0, 0)
+            tell({ticket: error for ticket, _ in self._places.values()})
+            while (ticket := self._orders.get()[1]) is not None:
+                tell({ticket: error})
+
+    def _serve(self) -> None:
         while self._obey():
             self.load, now = self._engine.load, time.monotonic()
             try:
@@ -168,10 +179,11 @@ class EngineLoop:
     def _replace(self, error: Exception) -> None:
         """Tell what runs that it failed, and go on with another engine: nothing is known of the state of this one."""
         LOG.error("the engine failed; what ran is told so, and another takes its place", exc_info=error)
-        tickets = dict.fromkeys(ticket for ticket, _ in self._places.values())
+        error.__traceback__ = None  # its frames hold the engine that failed, whose memory the next one needs
+        tell({ticket: error for ticket, _ in self._places.values()})
         self._places.clear()
+        del self._engine
         self._engine = self._new_engine()
-        tell({ticket: error for ticket in tickets})
 
 
 def tell(told: Mapping[Ticket, list[News] | Exception]) -> None:

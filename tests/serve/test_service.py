@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +14,7 @@ from cm3.document import Gap
 from cm3.engine.engine import Engine
 from cm3.errors import ConfigError, RequestError
 from cm3.generate import CM3Leon
+from cm3.serve.engine_loop import LOG
 from cm3.serve.limits import Settings
 from cm3.serve.problem import Problem
 from cm3.serve.service import Service, Work
@@ -189,6 +191,53 @@ def test_an_engine_that_fails_is_replaced(model: CM3Leon, monkeypatch: pytest.Mo
     failed, made = served(model, ask)
     assert [type(error) for error in failed] == [MemoryError] * 2
     assert made.generations[0].document == model.generate(WORDS, seed=1, candidates=1).document
+
+
+def test_an_engine_that_fails_is_gone_before_the_next_is_made(model: CM3Leon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cache is the memory that the next one takes."""
+    monkeypatch.setattr(LOG, "disabled", True)  # pytest keeps what is logged, with the frames of the error
+    gone: list[bool] = []
+
+    def broken(self: Engine) -> Any:
+        raise MemoryError("no more room")
+
+    async def ask(service: Service) -> None:
+        first, poll = weakref.ref(service.loop._engine), Engine.poll
+
+        def another() -> Engine:
+            gone.append(first() is None)
+            monkeypatch.setattr(Engine, "poll", poll)
+            return model.new_engine()
+
+        monkeypatch.setattr(service.loop, "_new_engine", another)
+        monkeypatch.setattr(Engine, "poll", broken)
+        with pytest.raises(MemoryError):
+            await service.make(layout(model))
+        await service.make(layout(model))
+
+    served(model, ask)
+    assert gone == [True]
+
+
+def test_without_an_engine_everyone_is_told_at_once(model: CM3Leon, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any = None) -> Any:
+        raise MemoryError("no more room")
+
+    async def ask(service: Service) -> Any:
+        monkeypatch.setattr(Engine, "poll", broken)
+        monkeypatch.setattr(service.loop, "_new_engine", broken)
+        both = [asyncio.create_task(service.make(layout(model, seed=seed))) for seed in (1, 2)]
+        failed = await asyncio.gather(*both, return_exceptions=True)
+        late = service.loop.submit(layout(model)()[0].requests)  # as one that was let in just before
+        with pytest.raises(MemoryError):
+            await anext(aiter(late.news()))
+        assert not service.ready
+        with pytest.raises(Problem) as told:
+            await service.make(layout(model))
+        return failed, told.value.status
+
+    failed, status = served(model, ask)
+    assert [type(error) for error in failed] == [MemoryError] * 2 and status == 503
 
 
 def test_closing_finishes_what_runs_and_takes_no_more(model: CM3Leon) -> None:
