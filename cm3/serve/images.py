@@ -72,7 +72,8 @@ class Drawing:
         if self.body.stream:
             return await event_stream(self.events())
         generations, usage = await self.service.make(self.layout)
-        data = await self.service.desk(lambda: [self._datum(i, made) for i, made in enumerate(generations)])
+        desk = self.service.desk  # one picture at a time, since others wait for it too
+        data = [await desk(self._datum, index, made) for index, made in enumerate(generations)]
         return JSONResponse(
             {"created": int(time.time()), "data": data, **self._about(), "usage": usage_object(usage, details=True)}
         )
@@ -352,7 +353,8 @@ def _sorted(form: FormData) -> tuple[dict[str, str], list[tuple[str, UploadFile]
         elif isinstance(value, str):
             if name in texts:
                 raise Problem(400, f"{name}: is given twice; give it once", name)
-            texts[name.partition("[")[0]] = value  # svg[model], which is refused
+            whole = name.partition("[")[0]  # svg[model] and boxes[][], which are refused with the reason
+            texts[whole if isinstance(Edit.REFUSED.get(whole), str) else name] = value
     if len(masks) > 1:
         raise Problem(400, "mask: is given twice; give one, for the first picture", "mask")
     names = ["image"] if len(pictures) == 1 else [f"image[{i}]" for i in range(len(pictures))]

@@ -46,7 +46,7 @@ _GATEWAY = ipaddress.ip_network("64:ff9b::/96")
 
 
 def read_bytes(data: bytes, name: str, settings: Settings) -> Image:
-    """Return a picture's file as an `Image`, decoded to its end.
+    """Return a picture's file as an `Image`, that was decoded to its end.
 
     Raises `Problem` 400, naming the field `name`, for more than `settings.picture_mb`, for bytes of no known format or
     cut short, and for more than `settings.pixels`, which is read off the header.
@@ -62,7 +62,7 @@ def read_bytes(data: bytes, name: str, settings: Settings) -> Image:
     except Exception as error:  # Pillow raises many kinds for a damaged file
         why = error if isinstance(error, DataError) else f"cannot be read to its end ({said(error)}); save it again"
         raise Problem(400, f"{name}: {why}", name, CODE) from error
-    return image
+    return Image(data=data)  # its pixels are let go until they are wanted: of many pictures they are much memory
 
 
 def read_base64(text: str, name: str, settings: Settings) -> Image:

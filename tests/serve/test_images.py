@@ -19,7 +19,9 @@ from running_server import Running, running
 from cm3.document import Document, Gap, Image, Text
 from cm3.generate import CM3Leon
 from cm3.generate.cm3leon import sample_seeds
+from cm3.serve import images
 from cm3.serve.limits import Settings
+from cm3.serve.sent_pictures import encoded
 from cm3.tasks.control import canny
 
 PROMPT = "a large red circle at the top left on a grey background"
@@ -457,6 +459,8 @@ WORDS, FILE = part("prompt", PROMPT.encode()), part("image", png(NOISE), True)
         (FORM, WORDS + b"--b--\r\n", 400, "image", "image: is missing; send the picture as a file"),
         (FORM, FILE + b"--b--\r\n", 400, "prompt", "prompt: is missing"),
         (FORM, WORDS * 2 + FILE + b"--b--\r\n", 400, "prompt", "prompt: is given twice; give it once"),
+        (FORM, WORDS + FILE + part("prompt[0]", b"a") + b"--b--\r\n", 400, "prompt[0]", "is no field of this request"),
+        (FORM, WORDS + FILE + part("svg[model]", b"a") + b"--b--\r\n", 400, "svg", "one still picture is drawn"),
         (FORM, WORDS + FILE + part("mask", b"a", True) * 2 + b"--b--\r\n", 400, "mask", "mask: is given twice"),
         (FORM, WORDS + FILE + part("seed", b"1", True) + b"--b--\r\n", 400, "seed", "seed: is no file"),
         (FORM, WORDS + FILE * 19 + b"--b--\r\n", 400, None, "the multipart body: Too many files"),
@@ -513,3 +517,18 @@ def test_the_description_has_both_bodies_of_an_edit(server: Running) -> None:
     assert "$defs" not in json.dumps(edit)
     generate = page["components"]["schemas"]["ImageGenerate"]
     assert generate["required"] == ["prompt"] and generate["additionalProperties"] is False
+
+
+def test_others_come_between_the_pictures_of_one_request(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of large pictures take their time, and what others wait for need not wait for all of them."""
+    order: list[str] = []
+
+    def seen(*args: Any) -> bytes:
+        if not order:  # in the desk's thread: this waits behind what is there now
+            server.service._desk.submit(order.append, "another's")
+        order.append("picture")
+        return encoded(*args)
+
+    monkeypatch.setattr(images, "encoded", seen)
+    assert server.ask("/v1/images/generations", {"prompt": PROMPT, "n": 3, "candidates": 1}).status == 200
+    assert order == ["picture", "another's", "picture", "picture"]

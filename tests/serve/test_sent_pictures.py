@@ -40,6 +40,14 @@ def told(problem: pytest.ExceptionInfo[Problem]) -> str:
     return problem.value.message
 
 
+def test_pixels_are_let_go_until_they_are_wanted() -> None:
+    """Of sixteen pictures of 50 megapixels they would be gigabytes, while the request waits for its turn."""
+    pixels = read_bytes(png(SMALL), "image", SETTINGS).pixels
+    assert getattr(pixels, "tile"), "what is left to decode"  # noqa: B009
+    pixels.load()
+    assert not getattr(pixels, "tile")  # noqa: B009
+
+
 @pytest.mark.parametrize("read", [read_bytes, read_base64, read_url])
 def test_a_picture_is_read_however_it_comes(read: Callable[..., Image]) -> None:
     data = png(SMALL)
