@@ -45,6 +45,7 @@ def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = F
         title="CM3Leon", version=version("cm3leon"), lifespan=lifespan, responses=ERRORS, docs_url=None, redoc_url=None
     )
     app.state.service = service
+    app.router.redirect_slashes = False  # to an address that the client names, and in no form of the interface
     app.add_middleware(Guard, service=service)
     app.add_middleware(Gate, keys=keys or Keys(), metrics=metrics, log_prompts=log_prompts)
     app.add_exception_handler(Problem, _problem)

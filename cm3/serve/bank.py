@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cm3.document import Document, Image, Part, Text
 from cm3.generate import CM3Leon
@@ -35,6 +35,15 @@ MOST_FOUND, MOST_ADDED = 100, 256
 """Most documents of one search, and of one request to add."""
 Words = Annotated[str, Field(max_length=LONGEST_PROMPT)]
 Number = Annotated[int, Field(ge=1, le=MOST_FOUND)]
+
+
+class ByWords(Body):
+    """A search in a URL, where a number is a string."""
+
+    model_config = ConfigDict(strict=False)
+
+    query: Words
+    k: Number = 5
 
 
 class Search(Body):
@@ -59,7 +68,7 @@ class NewDocument(Body):
 class NewDocuments(Body):
     """Documents to add."""
 
-    documents: Annotated[list[NewDocument], Field(min_length=1, max_length=MOST_ADDED)]
+    documents: Annotated[list[NewDocument], Field(min_length=1, max_length=MOST_ADDED, fail_fast=True)]
 
 
 def router(service: Service) -> APIRouter:
@@ -73,9 +82,9 @@ def router(service: Service) -> APIRouter:
         return await service.desk(lambda: _about(_bank(model), _writable(model, service)))
 
     @routes.get("/search")
-    async def by_words(query: Annotated[Words, Query()], k: Annotated[Number, Query()] = 5) -> dict[str, Any]:
+    async def by_words(asked: Annotated[ByWords, Query()]) -> dict[str, Any]:
         """Find documents by words."""
-        return await service.desk(_found, model, query, None, k, False)
+        return await service.desk(_found, model, asked.query, None, asked.k, False)
 
     @routes.post("/search")
     async def by_all(body: Search) -> dict[str, Any]:
@@ -96,7 +105,7 @@ def router(service: Service) -> APIRouter:
         for number, new in enumerate(body.documents):
             field = f"documents[{number}]"
             picture = None if new.image is None else await url_picture(service, new.image, f"{field}.image")
-            documents.append(_document(new, picture and Image(data=picture.data), field))  # pixels are read again
+            documents.append(_document(new, picture, field))
         added = await service.desk(_add, model, documents)
         return {"object": "list", "data": [{"id": document.id} for document in documents], "added": added}
 

@@ -19,9 +19,11 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from cm3.errors import shown
 from cm3.generate.cm3leon import sample_seeds
 from cm3.serve.sent_pictures import Format
 from cm3.tasks.boxes import check_place
@@ -32,6 +34,11 @@ MOST_IMAGES = 16
 """Most pictures to be edited together, as at OpenAI."""
 MOST_CANDIDATES = 16
 """Most candidates of each picture or text."""
+LONGEST_ID = 512
+"""Most characters of a user's name, which is sent back with every picture."""
+MOST_MESSAGES, MOST_PARTS = 1_000, 100
+"""Most messages of a conversation, and parts of each. Of a list that is wrong the first fault is told (`fail_fast`): to
+find and to write down a million of them would hold up everyone."""
 LONGEST_PROMPT = 32_000
 """Most characters of a prompt, as at OpenAI; the context of a model is shorter."""
 Refusals = Mapping[str, str | Mapping[str, str]]
@@ -43,6 +50,15 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     REFUSED: ClassVar[Refusals] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > 2 * len(cls.model_fields):
+            unknown = shown(next(name for name in value if name not in cls.model_fields))
+            why = "has {number} fields, most of them unknown, as {unknown}; leave those out"
+            raise PydanticCustomError("fields", why, {"number": len(value), "unknown": unknown})
+        return value
 
     @field_validator("*", mode="before")
     @classmethod
@@ -121,7 +137,7 @@ class Control(Body):
 class Guides(Extras):
     """Fields of ours for a new picture: where things are to be, or a picture to follow."""
 
-    boxes: Annotated[list[Thing], Field(min_length=1)] | None = Field(
+    boxes: Annotated[list[Thing], Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)] | None = Field(
         None, description="[[name, [x1, y1, x2, y2]], ...] in 0..255 of the picture's side, all counted in."
     )
     control: Control | None = None
@@ -162,8 +178,12 @@ class Picture(Body):
     stream: bool | None = None
     response_format: Literal["b64_json", "url"] | None = Field(None, description="url: a data URL.")
     moderation: Literal["auto", "low"] | None = Field(None, description="Changes nothing.")
-    safety_identifier: str | None = Field(None, description="Returned as it is.")
-    user: str | None = Field(None, description="Returned as safety_identifier where there is none.")
+    safety_identifier: Annotated[str, Field(max_length=LONGEST_ID)] | None = Field(
+        None, description="Returned as it is."
+    )
+    user: Annotated[str, Field(max_length=LONGEST_ID)] | None = Field(
+        None, description="Returned as safety_identifier where there is none."
+    )
     complexity: None = None
     frame_count: None = None
     frame_duration_ms: None = None

@@ -27,9 +27,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from starlette.responses import JSONResponse, Response
 
 from cm3.document import Text
+from cm3.errors import shown
 from cm3.generate import Generation
 from cm3.serve.answering import Answering, Form, canvas_for
-from cm3.serve.bodies import MOST_PICTURES, Body, Extras, Picture, Refusals
+from cm3.serve.bodies import MOST_MESSAGES, MOST_PARTS, MOST_PICTURES, Body, Extras, Picture, Refusals
 from cm3.serve.conversation import Kind, Message, Turn, asked, check_pictures
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, data_url, url_picture
@@ -84,7 +85,11 @@ class ChatMessage(Lenient):
     SO_ANYWAY: ClassVar[Mapping[str, tuple[Any, ...]]] = {"tool_calls": ([],)}
 
     role: str
-    content: Annotated[list[ContentPart], BeforeValidator(_listed, json_schema_input_type=str | list[ContentPart])]
+    content: Annotated[
+        list[ContentPart],
+        Field(max_length=MOST_PARTS, fail_fast=True),
+        BeforeValidator(_listed, json_schema_input_type=str | list[ContentPart]),
+    ]
     audio: None = None
     function_call: None = None
     tool_calls: None = None
@@ -137,7 +142,7 @@ class ChatBody(Extras, Lenient):
         "verbosity": ("medium",),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     model: str | None = None
     modalities: Annotated[list[Literal["text", "image"]], Field(min_length=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_PICTURES)] | None = None
@@ -292,7 +297,7 @@ async def read_messages(service: Service, messages: Sequence[ChatMessage]) -> li
                 why = f"a part of type {part.type!r} has the field {part.type!r} and no other"
                 raise Problem(400, f"{where}: {why}", where)
             else:
-                why = f"type {part.type!r}: parts are 'text' or 'image_url'"
+                why = f"type {shown(part.type)}: parts are 'text' or 'image_url'"
                 raise Problem(400, f"{where}.type: {why}", f"{where}.type")
         made += in_turn(message.role, parts, field)
     return made

@@ -23,7 +23,7 @@ from cm3.serve.problem import Problem
 if TYPE_CHECKING:
     from cm3.serve.service import Work
 
-LOGGERS = ("cm3.serve", "uvicorn", "asyncio", "py.warnings")
+LOGGERS = ("cm3.serve", "uvicorn", "asyncio", "python_multipart", "py.warnings")
 """Loggers whose lines are a server's."""
 PROBES = ("/health", "/ready", "/metrics")
 """Routes that are asked every few seconds for ever."""

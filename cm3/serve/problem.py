@@ -41,6 +41,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, said in {"4XX": "The request's fault", "5XX": "The server's fault, or it stops"}.items()
 }
 """The errors of every route, for the description of the interface."""
+LONGEST_NAME = 200
+"""Most characters of a field's name in an error."""
 _NAMED = re.compile(r"(?:sampling\.)?([a-z_]+)(?:[=:]|\[\d+\])")
 _NOT_FIELDS = {
     "document",
@@ -99,8 +101,12 @@ def refused_fields(errors: Sequence[Mapping[str, Any]]) -> Problem:
     # The first step is the part of the request, "body"; steps of a union are names of classes, which clients never see.
     path = first["loc"][1:] if first["loc"][:1] in _PARTS else first["loc"]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".") or None
+    if param is not None and not (param.isprintable() and len(param) <= LONGEST_NAME):
+        param = shown(param)
     if first["type"] == "json_invalid":
         return Problem(400, f"the body is no JSON ({first['msg']}); send one JSON object", None, "invalid_json")
+    if param is None and isinstance(first.get("input"), bytes):  # which was not looked at
+        return Problem(415, "content-type: must be application/json", None, "unsupported_media_type")
     if first["type"] == "extra_forbidden":
         return Problem(400, f"{param}: is no field of this request; leave it out", param, "unknown_parameter")
     if first["type"] == "missing":

@@ -30,7 +30,7 @@ from cm3.document import Document, Text
 from cm3.errors import shown
 from cm3.generate import Generation
 from cm3.serve.answering import Answering, Form, Piece, canvas_for
-from cm3.serve.bodies import Body, Edit, Extras, Picture, Reference, Refusals
+from cm3.serve.bodies import MOST_MESSAGES, MOST_PARTS, Body, Edit, Extras, Picture, Reference, Refusals
 from cm3.serve.canvas import Canvas, masked
 from cm3.serve.chat import NO_PROBABILITIES, SYSTEM, Lenient, in_turn
 from cm3.serve.conversation import Asked, Kind, Message, Turn, asked, check_pictures, check_words
@@ -75,7 +75,12 @@ class InputItem(Body):
     type: str = "message"
     role: str | None = None
     content: (
-        Annotated[list[InputPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPart])] | None
+        Annotated[
+            list[InputPart],
+            Field(max_length=MOST_PARTS, fail_fast=True),
+            BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPart]),
+        ]
+        | None
     ) = None
     result: str | None = None
     # These change nothing.
@@ -146,7 +151,7 @@ class ResponseBody(Extras, Lenient):
 
     input: Annotated[
         list[InputItem],
-        Field(min_length=1),
+        Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True),
         BeforeValidator(_as_items, json_schema_input_type=str | list[InputItem]),
     ]
     model: str | None = None

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from cm3.errors import shown
 from cm3.serve.problem import Problem
 from cm3.serve.service import Service
 
@@ -50,4 +51,4 @@ def check_model(service: Service, name: str | None) -> None:
     """Raise `Problem` 404 for a model that is not served here. None, and names sent by habit, mean the one that is."""
     if name is not None and name != service.name and not name.startswith(ALIASES):
         served = f"{service.name!r} is served here"
-        raise Problem(404, f"model {name!r}: {served}; name it, or leave model out", "model", "model_not_found")
+        raise Problem(404, f"model {shown(name)}: {served}; name it, or leave model out", "model", "model_not_found")

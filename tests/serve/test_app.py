@@ -42,6 +42,7 @@ def test_another_model_is_not_found(server: Running) -> None:
     ("path", "method", "status", "said"),
     [
         ("/v2/pictures", "GET", 404, "/v2/pictures: there is no such route; see /openapi.json"),
+        ("/health/", "GET", 404, "/health/: there is no such route; see /openapi.json"),
         ("/v1/models", "DELETE", 405, "/v1/models: DELETE is no method of this route; see /openapi.json"),
     ],
 )
@@ -151,3 +152,36 @@ def test_the_description_has_streams_beside_whole_answers(server: Running) -> No
         assert set(paths[path]["post"]["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}, (
             path
         )
+
+
+def test_a_body_of_another_type_is_told(server: Running) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = server.ask("/v1/images/generations", b'{"prompt": "a"}', headers={"content-type": kind})
+        assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+        assert answer.error["message"] == "content-type: must be application/json"
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "a\nb"])
+def test_a_name_that_a_client_made_up_is_told_short_and_in_one_line(server: Running, name: str) -> None:
+    for body in ({"prompt": "a", name: 1}, {"prompt": "a", "model": name}):
+        error = server.ask("/v1/images/generations", body).error
+        assert len(error["message"]) + len(error["param"]) < 400 and "\n" not in error["message"] + error["param"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "said"),
+    [
+        ("/v1/images/generations", {"prompt": "a"} | {f"x{i}": 1 for i in range(999)}, None, "1000 fields, most of"),
+        ("/v1/images/generations", {"prompt": "a", "boxes": [1, 2]}, "boxes[0]", "valid tuple"),
+        ("/v1/images/generations", {"prompt": "a", "boxes": [["a", [0, 0, 1, 1]]] * 101}, "boxes", "at most 100"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}] * 1001}, "messages", "at most 1000"),
+        ("/v1/chat/completions", {"messages": [1, 2]}, "messages[0]", "valid dictionary"),
+        ("/v1/responses", {"input": [{"role": "user", "content": "a"}] * 1001}, "input", "at most 1000"),
+    ],
+)
+def test_what_is_too_much_is_refused_at_its_first_fault(
+    server: Running, path: str, body: Any, field: str | None, said: str
+) -> None:
+    answer = server.ask(path, body)
+    assert answer.status == 400 and answer.error["param"] == field and said in answer.error["message"]
+    assert len(answer.error["message"]) < 400

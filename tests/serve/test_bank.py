@@ -160,6 +160,6 @@ def test_what_is_refused_names_its_field(
 
 
 def test_a_search_by_its_address_is_checked_too(server: Running) -> None:
-    for query, param in (("", "query"), ("?query=a&k=0", "k"), ("?query=%20", "query")):
+    for query, param in (("", "query"), ("?query=a&k=0", "k"), ("?query=%20", "query"), ("?query=a&kk=1", "kk")):
         answer = server.ask(f"/v1/memory/search{query}")
         assert answer.status == 400 and answer.error["param"] == param

@@ -46,7 +46,8 @@ def test_a_request_is_one_object_a_line(to: Lines) -> None:
     stream = to("json")
     a_call().tell("/v1/images/generations")
     logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
-    first, second = map(json.loads, stream.getvalue().splitlines())
+    logging.getLogger("python_multipart.multipart").warning("a body of no such form")
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
     assert first.pop("seconds") >= 0 and first.pop("time") <= second["time"]
     assert first == {
@@ -62,6 +63,7 @@ def test_a_request_is_one_object_a_line(to: Lines) -> None:
         "tokens": {"text_in": 7, "image_out": 128},
     }
     assert (second["message"], second["logger"]) == ("Started server process [7]", "uvicorn.error")
+    assert (third["message"], third["logger"]) == ("a body of no such form", "python_multipart.multipart")
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
