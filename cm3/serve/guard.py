@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cm3.serve.logs import note
 from cm3.serve.problem import Problem, problem_of
-from cm3.serve.service import Service
+from cm3.serve.service import Service, stopped
 
 
 class Guard:
@@ -79,15 +79,17 @@ class Guard:
         pump = asyncio.ensure_future(self._pump(receive, messages))
         try:
             done, _ = await asyncio.wait({application, pump}, return_when=asyncio.FIRST_COMPLETED)
-            if application in done:
-                return
-            await self._stopped(application)
-            if (refused := pump.result()) is not None and not started:
-                note(refused)
-                await JSONResponse(refused.body, refused.status)(scope, receive, answer)
+            refused = None if application in done else pump.result()
+        except asyncio.CancelledError:  # uvicorn's, when its time to stop is over
+            if not self._service.closing:
+                raise
+            refused = stopped()
         finally:
             await self._stopped(application)
             await self._stopped(pump)
+        if refused is not None and not started:
+            note(refused)
+            await JSONResponse(refused.body, refused.status, refused.headers)(scope, receive, answer)
 
     async def _pump(self, receive: Receive, messages: asyncio.Queue[Message]) -> Problem | None:
         """Hand messages on until the client leaves; returns the problem of a body that is too long, or too slow."""

@@ -32,9 +32,10 @@ class Server(uvicorn.Server):
         """Take no more, end what runs within the grace, and stop; at a second Ctrl-C stop at once."""
         draining = asyncio.ensure_future(self._service.drain())
         await super().shutdown(sockets)  # its end is the application's, which closes the service
-        if self.force_exit:
-            draining.cancel()
-        await asyncio.wait([draining])
+        if self.force_exit:  # then that is still to come
+            await self._service.drain(grace_s=0)
+            await self.lifespan.shutdown()
+        await draining
 
 
 def serve(

@@ -198,11 +198,11 @@ class Service:
         """Begin to step the engine, in a thread of its own."""
         self.loop.start()
 
-    async def drain(self) -> None:
-        """Take no more, let what runs finish for `grace_s` seconds, then end it with a 503."""
+    async def drain(self, grace_s: float | None = None) -> None:
+        """Take no more, let what runs finish for so many seconds, by default the settings', then end it with a 503."""
         self.closing = True
         try:
-            await asyncio.wait_for(self._idle.wait(), self.settings.grace_s)
+            await asyncio.wait_for(self._idle.wait(), self.settings.grace_s if grace_s is None else grace_s)
         except TimeoutError:
             for task in self._tasks:
                 task.cancel()
@@ -268,7 +268,7 @@ class Service:
         except asyncio.CancelledError:
             work.outcome = "cancelled"
             if self.closing:
-                raise Problem(503, "the server stopped before the answer was done; ask again") from None
+                raise stopped() from None
             raise
         except (Problem, ValueError):  # of the latter are all errors that the input causes
             work.outcome = "refused"
@@ -289,6 +289,11 @@ class Service:
         if len(self._ends) < 2:
             return 1
         return min(60, max(1, math.ceil((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1))))
+
+
+def stopped() -> Problem:
+    """Return the problem of a request that was not answered when the server's grace was over."""
+    return Problem(503, "the server stopped before the answer was done; ask again")
 
 
 def count_in(prepared: Sequence[Prepared], vocab: Vocab, usage: Usage) -> None:

@@ -44,6 +44,7 @@ class Running:
 
     url: str
     service: Service
+    server: Server
 
     def ask(
         self, path: str, body: Any = None, method: str | None = None, headers: dict[str, str] | None = None
@@ -79,7 +80,7 @@ def running(
     thread.start()
     try:
         assert told.wait(60)
-        yield Running(urls[0], service)
+        yield Running(urls[0], service, server)
     finally:
         server.should_exit = True
         thread.join()
