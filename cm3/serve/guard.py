@@ -63,7 +63,12 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-            await send(message)
+            try:
+                async with asyncio.timeout(self._service.settings.time_limit_s):
+                    await send(message)
+            except TimeoutError:  # a client that does not read is as one that left
+                application.cancel()
+                await asyncio.sleep(0)
 
         async def served() -> None:
             try:

@@ -12,7 +12,8 @@ class Settings:
     """Limits of what a server takes, and leave for what it need not do.
 
     queue: requests that wait or run at a time; one more gets 429.
-    time_limit_s: seconds that the body of a request may take to come, and then its work; 408 or 504 after it.
+    time_limit_s: seconds that the body of a request may take to come, and then its work; 408 or 504 after it. As many a
+        part of an answer may wait for its client to read; one that does not is left.
     grace_s: seconds that what runs may take to finish when the server stops.
     body_mb, picture_mb: most megabytes (1e6 bytes) of a request, and of one picture in it.
     pixels: most pixels of a picture, by its header.

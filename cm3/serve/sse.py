@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from cm3.serve.logs import note
 from cm3.serve.problem import problem_of
@@ -29,22 +30,34 @@ async def event_stream(events: AsyncGenerator[Mapping[str, Any]], named: bool = 
         await events.aclose()
         raise
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_sent(first, events, named), media_type="text/event-stream", headers=headers)
+    return _Events(events, _sent(first, events, named), media_type="text/event-stream", headers=headers)
+
+
+class _Events(StreamingResponse):
+    """An answer that ends what its events come from, also where it is left between two of them."""
+
+    def __init__(self, events: AsyncGenerator[Mapping[str, Any]], sent: AsyncIterator[bytes], **options: Any) -> None:
+        super().__init__(sent, **options)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
 
 
 async def _sent(
     first: Mapping[str, Any], events: AsyncGenerator[Mapping[str, Any]], named: bool
 ) -> AsyncIterator[bytes]:
-    async with aclosing(events):
-        try:
-            yield _event(first, named)
-            async for event in events:
-                yield _event(event, named)
-        except Exception as error:
-            problem = problem_of(error)
-            note(problem, error)
-            yield _event({"type": "error", **problem.body}, named)
-        yield DONE
+    try:
+        yield _event(first, named)
+        async for event in events:
+            yield _event(event, named)
+    except Exception as error:
+        problem = problem_of(error)
+        note(problem, error)
+        yield _event({"type": "error", **problem.body}, named)
+    yield DONE
 
 
 def _event(event: Mapping[str, Any], named: bool) -> bytes:

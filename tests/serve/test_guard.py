@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 from running_server import Running, running
+from starlette.responses import StreamingResponse
 
 from cm3.generate import CM3Leon
 from cm3.serve.limits import Settings
 from cm3.serve.service import Service
+from cm3.serve.sse import event_stream
 
 
 @contextlib.contextmanager
@@ -61,6 +64,30 @@ def test_a_body_that_does_not_come_is_given_up(model: CM3Leon) -> None:
     with running(model, Settings(time_limit_s=0.05)) as server, connected(server) as client:
         client.sendall(head(100) + b"{")
         assert status(client) == 408
+
+
+def test_a_client_that_does_not_read_is_left(model: CM3Leon) -> None:
+    left = threading.Event()
+
+    async def endless() -> AsyncGenerator[dict[str, Any]]:
+        try:
+            while True:
+                yield {"type": "much", "data": "x" * 1_000_000}
+        finally:
+            left.set()
+
+    def routes(service: Service) -> APIRouter:
+        one = APIRouter()
+
+        @one.post("/v1/endless", response_model=None)
+        async def much() -> StreamingResponse:
+            return await event_stream(endless())
+
+        return one
+
+    with running(model, Settings(time_limit_s=0.2), routes=routes) as server, connected(server) as client:
+        client.sendall(head(0, path="/v1/endless"))
+        assert left.wait(60)
 
 
 def test_requests_beside_the_works_have_their_bound(model: CM3Leon) -> None:
