@@ -62,11 +62,13 @@ def health(service: Service) -> APIRouter:
     """Return the routes that tell whether the server lives, and whether it takes requests."""
     routes = APIRouter(tags=["operations"])
 
+    @routes.head("/health", include_in_schema=False)  # as some load balancers ask
     @routes.get("/health")
     async def alive() -> JSONResponse:
         """Tell whether the engine's thread lives: 200, or 503."""
         return JSONResponse({"status": "ok" if service.loop.alive else "dead"}, 200 if service.loop.alive else 503)
 
+    @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready")
     async def ready() -> JSONResponse:
         """Tell whether requests are taken: 200, or 503 while it starts and stops."""

@@ -21,6 +21,9 @@ from cm3.serve.run import listening
 def test_health_and_readiness(server: Running) -> None:
     assert server.ask("/health").json == {"status": "ok"}
     assert server.ask("/ready").json == {"status": "ready"}
+    for path in ("/health", "/ready"):
+        told = server.ask(path, method="HEAD")
+        assert (told.status, told.data) == (200, b"")
 
 
 def test_the_model_says_what_it_draws(server: Running, model: CM3Leon) -> None:
