@@ -111,7 +111,7 @@ class Serve(ModelVerb):
         from cm3.serve.keys import ENVIRONMENT, Keys
         from cm3.serve.limits import Settings
         from cm3.serve.logs import set_up
-        from cm3.serve.run import serve
+        from cm3.serve.run import listening, serve
 
         set_up(self.operations.log)
         settings = Settings(**self.limits.settings())
@@ -120,20 +120,21 @@ class Serve(ModelVerb):
             LOG.warning("whoever reaches %s may ask; give --keys FILE to know who it is", self.host)
         if self.on.ray:
             return self._on_ray(settings, keys)
-        service = self._service(settings)
-        url = ""
+        url, model = "", self.model
 
         def ready(where: str) -> None:
             nonlocal url
             url = where
-            print(f"{service.name} is served at {where}", flush=True)
+            print(f"{model} is served at {where}", flush=True)
 
         try:
-            app = create_app(service, keys, self.operations.log_prompts)
-            serve(app, service, self.host, self.port, ready)
+            with listening(self.host, self.port) as place:
+                service = self._service(settings)
+                model = service.name
+                serve(create_app(service, keys, self.operations.log_prompts), service, place, ready)
         except (Terminated, KeyboardInterrupt):  # uvicorn passes the signal on when it is done
             print("cm3: stopped; nothing runs any more", file=sys.stderr)
-        return {"model": service.name, "url": url}
+        return {"model": model, "url": url}
 
     def _service(self, settings: Settings) -> Service:
         from cm3.serve.service import Service

@@ -74,8 +74,8 @@ def replicas(
 
     `build` is called in each replica, with its name. `cores`, `graphics`: CPU cores and GPUs of one. `cluster` is an
     address of Ray, or `local` for a cluster in this machine; one that this process has joined is taken as it is. Port 0
-    is a free one. Raises `ConfigError` where the cluster is not reached, where Ray Serve is in use there, and
-    where replicas do not start; `OSError` where the port is taken.
+    is a free one. Raises `ConfigError` where the cluster is not reached, where Ray Serve is in use there, where the
+    port is taken, and where replicas do not start.
     """
     import ray
     from ray import serve

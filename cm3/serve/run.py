@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
 
+from cm3.errors import ConfigError
 from cm3.serve.service import Service
 
 KEEP_ALIVE_S = 75
@@ -38,15 +40,9 @@ class Server(uvicorn.Server):
         await draining
 
 
-def serve(
-    app: FastAPI, service: Service, host: str, port: int, ready: Callable[[str], None] = lambda url: None
-) -> None:
-    """Serve until SIGINT or SIGTERM, which are passed on at the end. `ready` is called with the address.
-
-    Raises `OSError` where it cannot listen there.
-    """
-    with listening(host, port) as place:
-        Server(config(app, service), service, ready).run(sockets=[place])
+def serve(app: FastAPI, service: Service, place: socket.socket, ready: Callable[[str], None]) -> None:
+    """Serve at a bound socket until SIGINT or SIGTERM, which are passed on at the end. `ready` gets the address."""
+    Server(config(app, service), service, ready).run(sockets=[place])
 
 
 def config(app: FastAPI, service: Service) -> uvicorn.Config:
@@ -68,13 +64,19 @@ def address(place: socket.socket) -> str:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound, so that a port in use is an error before a model is asked for anything."""
+    """Return a socket that is bound, so that an address that is not to be had is told before a model is loaded.
+
+    Raises `ConfigError`.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = socket.socket(family, socket.SOCK_STREAM)
     try:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind((host, port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         place.close()
-        raise OSError(error.errno, error.strerror, f"{host}:{port}") from error
+        if isinstance(error, OverflowError):
+            raise ConfigError(f"port {port}: ports are 0 to 65535; 0 takes a free one") from error
+        rule = "; take another port, or 0 for a free one" if error.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"{host}:{port}: cannot listen there ({error.strerror}){rule}") from error
     return place
