@@ -7,12 +7,13 @@ here follows, with the reason (`REFUSED`); those that change nothing are taken.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     Strict,
@@ -23,8 +24,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cm3.errors import shown
+from cm3.errors import did_you_mean, shown
 from cm3.generate.cm3leon import sample_seeds
+from cm3.serve.problem import LONGEST_NAME
 from cm3.serve.sent_pictures import Format
 from cm3.tasks.boxes import check_place
 
@@ -53,11 +55,16 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > 2 * len(cls.model_fields):
-            unknown = shown(next(name for name in value if name not in cls.model_fields))
+    def _known(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        unknown = str(next((name for name in value if name not in cls.model_fields), ""))
+        if len(value) > 2 * len(cls.model_fields):
             why = "has {number} fields, most of them unknown, as {unknown}; leave those out"
-            raise PydanticCustomError("fields", why, {"number": len(value), "unknown": unknown})
+            raise PydanticCustomError("fields", why, {"number": len(value), "unknown": shown(unknown)})
+        taken = [name for name in cls.model_fields if not isinstance(cls.REFUSED.get(name), str)]
+        if 0 < len(unknown) <= LONGEST_NAME and (hint := did_you_mean(unknown, taken)):
+            raise PydanticCustomError("unknown", "{hint}", {"name": unknown, "hint": hint})
         return value
 
     @field_validator("*", mode="before")
@@ -122,9 +129,15 @@ class Extras(Body):
         return [secrets.randbelow(2**32) for _ in range(n)] if self.seed is None else sample_seeds(self.seed, n)
 
 
+def _pair(value: Any) -> Any:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise PydanticCustomError("box", "a box is [name, [x1, y1, x2, y2]]")
+    return value
+
+
 Corners = Annotated[tuple[int, int, int, int], Strict(False), AfterValidator(check_place)]  # not strict: JSON has lists
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Thing = Annotated[tuple[Name, Corners], Strict(False)]
+Thing = Annotated[tuple[Name, Corners], BeforeValidator(_pair), Strict(False)]
 
 
 class Control(Body):

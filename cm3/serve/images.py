@@ -346,7 +346,7 @@ def _sorted(form: FormData) -> tuple[dict[str, str], list[tuple[str, UploadFile]
             if name == "markup":  # told with its reason
                 texts[name] = "a file"
                 continue
-            rule = "is to be sent as a file" if wanted is not None else "is no file"
+            rule = f"is to be sent as a file (curl: -F {name}=@FILE)" if wanted is not None else "is no file"
             raise Problem(400, f"{name}: {rule}", name)
         if isinstance(value, UploadFile) and wanted is not None:
             wanted.append(value)

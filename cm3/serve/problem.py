@@ -100,13 +100,21 @@ def refused_fields(errors: Sequence[Mapping[str, Any]]) -> Problem:
     first = errors[0]
     # The first step is the part of the request, "body"; steps of a union are names of classes, which clients never see.
     path = first["loc"][1:] if first["loc"][:1] in _PARTS else first["loc"]
+    if first["type"] == "unknown":  # of a whole body, with a field that is much like one of its own
+        path = (*path, first["ctx"]["name"])
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".") or None
     if param is not None and not (param.isprintable() and len(param) <= LONGEST_NAME):
         param = shown(param)
     if first["type"] == "json_invalid":
         return Problem(400, f"the body is no JSON ({first['msg']}); send one JSON object", None, "invalid_json")
-    if param is None and isinstance(first.get("input"), bytes):  # which was not looked at
-        return Problem(415, "content-type: must be application/json", None, "unsupported_media_type")
+    if first["type"] == "unknown":
+        hint = first["ctx"]["hint"]
+        return Problem(400, f"{param}: is no field of this request.{hint}", param, "unknown_parameter")
+    if param is None and isinstance(first.get("input"), bytes):  # FastAPI reads no JSON without the type
+        message = "the body is not sent as JSON; send the header 'Content-Type: application/json'"
+        return Problem(415, message, None, "unsupported_media_type")
+    if param is None and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
+        return Problem(400, f"the body is {shown(first.get('input'))}; send one JSON object", None, "invalid_json")
     if first["type"] == "extra_forbidden":
         return Problem(400, f"{param}: is no field of this request; leave it out", param, "unknown_parameter")
     if first["type"] == "missing":

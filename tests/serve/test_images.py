@@ -251,7 +251,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"retrieve": 4}, "retrieve", "must be an integer, 0 to 3"),
     ({"unconditional": "both"}, "unconditional", "should be 'kept' or 'dropped'"),
     ({"contrast": "min"}, "contrast", "should be 'max' or 'kmax'"),
+    ({"guidance_scale": 3}, "guidance_scale", "is no field of this request. Did you mean 'guidance'?"),
+    ({"control": {"kinds": "canny"}}, "control.kinds", "is no field of this request. Did you mean 'kind'?"),
     ({"boxes": []}, "boxes", "at least 1 item"),
+    ({"boxes": [[0, 0, 9, 9]]}, "boxes[0]", "a box is [name, [x1, y1, x2, y2]]"),
+    ({"boxes": ["ab"]}, "boxes[0]", "a box is [name, [x1, y1, x2, y2]]"),
     ({"boxes": [["a", [0, 0, 0]]]}, "boxes[0][1][3]", "is missing"),
     ({"boxes": [["a", [0, 0, 0, 1.5]]]}, "boxes[0][1][3]", "valid integer"),
     ({"boxes": [["a", [9, 0, 0, 0]]]}, "boxes[0][1]", "is inverted"),
@@ -274,6 +278,15 @@ def test_a_field_that_is_refused_is_named(server: Running, fields: dict[str, Any
     answer = server.ask("/v1/images/generations", {"prompt": PROMPT, **fields})
     assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "invalid_request_error", param)
     assert said in answer.error["message"] and "\n" not in answer.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b'{"prompt": "a",}', "the body is no JSON"), (b"[1]", "the body is [1]; send one JSON object")],
+)
+def test_a_body_that_is_no_object_of_json_is_told(server: Running, body: bytes, said: str) -> None:
+    answer = server.ask("/v1/images/generations", body, headers={"content-type": "application/json"})
+    assert answer.status == 400 and said in answer.error["message"] and "\n" not in answer.error["message"]
 
 
 def test_the_client_raises_what_was_refused(client: Any) -> None:
@@ -395,7 +408,11 @@ WRONG_EDITS: list[tuple[dict[str, Any], str, str]] = [
     ({"image": png(NOISE), "extra_body": {"control": {"kind": "canny"}}}, "control", "is for a new picture"),
     ({"image": png(NOISE), "extra_body": {"guidance": "much"}}, "guidance", "valid number"),
     ({"image": png(NOISE), "extra_body": {"colour": "red"}}, "colour", "is no field"),
-    ({"image": png(NOISE), "extra_body": {"image": "a text"}}, "image", "is to be sent as a file"),
+    (
+        {"image": png(NOISE), "extra_body": {"image": "a text"}},
+        "image",
+        "is to be sent as a file (curl: -F image=@FILE)",
+    ),
 ]
 
 
