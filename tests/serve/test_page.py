@@ -203,6 +203,38 @@ def test_documents_that_were_read_stand_beside_the_picture(tab: Tab) -> None:
     assert tab.page.is_hidden("#documents") and "does not know 'cat'" in tab.page.inner_text(".warning")
 
 
+def test_settings_that_are_folded_away_are_told_beside_their_word(tab: Tab) -> None:
+    def told() -> str:
+        return tab.page.inner_text("#changed")
+
+    assert told() == ""
+    tab.page.click(".chip:has-text('sozoth')")
+    assert told() == "documents to read 1" and not tab.page.is_visible("#retrieve")
+    tab.settings(seed="7", compare="guidance", values="1, 2")
+    assert told() == "seed 7, documents to read 1, guidance 1, 2" and tab.axe() == []
+    tab.mode("ask")
+    assert told() == "seed 7"
+    tab.mode("draw")
+    tab.page.click("#reset")
+    assert told() == ""
+
+
+def test_what_follows_the_picture_is_never_under_it(tab: Tab) -> None:
+    tab.page.fill("#prompt", RED)
+    tab.go()
+    tab.settings()
+    for part in (0, 0.5, 1):
+        stage, history = tab.page.evaluate(
+            """part => {
+                scrollTo(0, part * document.documentElement.scrollHeight);
+                const edge = (id) => document.getElementById(id).getBoundingClientRect();
+                return [edge('stage').bottom, edge('history').top];
+            }""",
+            part,
+        )
+        assert stage <= history
+
+
 def run_code(tab: Tab, folder: Path) -> Iterator[None]:
     """Copy the code in each language and run it, in the folder; stops after each."""
     shells = {"python": [sys.executable, "-c"], "curl": ["bash", "-euc"]}

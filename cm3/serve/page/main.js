@@ -70,6 +70,7 @@ function showExamples() {
       form.elements.prompt.value = one.prompt;
       form.elements.retrieve.value = one.retrieve ?? "";
       if (one.boxes) boxes.value = one.boxes;
+      tellSettings();
       form.elements.prompt.focus();
     });
     return make("li", {}, chip);
@@ -107,7 +108,16 @@ function showMode() {
   $("drop-last").hidden = !shown?.made.some((one) => one.blob);
   showExamples();
   hintOfPrompt();
+  tellSettings();
   forgive();
+}
+
+/** Say beside the word Settings which of them are not the model's own, for they may be folded away. */
+function tellSettings() {
+  const { mode: _, prompt, compare, values, ...given } = read(form);
+  const said = Object.entries(given).map(([name, value]) => [form.elements[name].labels[0].textContent, value]);
+  if (compare) said.push([form.elements.compare.selectedOptions[0].textContent, values ?? ""]);
+  $("changed").textContent = said.map(([name, value]) => `${name.toLowerCase()} ${value}`).join(", ");
 }
 
 const named = () => boxes.value.map(([name]) => name).filter(Boolean);
@@ -255,6 +265,7 @@ function finish(card, one) {
 function keepSeed(seed) {
   form.elements.seed.value = seed;
   $("more").open = true;
+  tellSettings();
   say(`Seed ${seed} is kept.`);
 }
 
@@ -353,6 +364,7 @@ form.addEventListener("input", (event) => {
   const line = $(`${event.target.name}-error`);
   event.target.removeAttribute("aria-invalid");
   if (line) tell(line);
+  tellSettings();
 });
 $("reset").addEventListener("click", () => {
   write(form, { mode: mode(), prompt: form.elements.prompt.value });
