@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,17 +53,31 @@ def url() -> Iterator[str]:
     assert server.returncode == 0 and "Traceback" not in errors, errors
 
 
+def put_pictures(folder: Path) -> None:
+    """Write the pictures that the pages name."""
+    picture = PIL.Image.new("RGB", (128, 128), "gray")
+    picture.save(folder / "in.png")
+    alpha = np.full((128, 128), 255, np.uint8)
+    alpha[32:64, 32:64] = 0
+    picture.putalpha(PIL.Image.fromarray(alpha))
+    picture.save(folder / "mask.png")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+@pytest.mark.parametrize("command", re.findall(r"^    (curl .*)", PAGE, re.MULTILINE))
+def test_a_command_of_the_page_draws(url: str, tmp_path: Path, command: str) -> None:
+    put_pictures(tmp_path)
+    command = command.replace(DEFAULT, url).replace("curl ", "curl -sS --fail ", 1)
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and '"b64_json":"' in done.stdout and '"error"' not in done.stdout, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [README, PAGE], ids=["README", "serving"])
 def test_the_client_of_a_page_runs(url: str, tmp_path: Path, page: str) -> None:
     """With pictures of its own where it names some."""
-    picture = PIL.Image.new("RGB", (128, 128), "gray")
-    picture.save(tmp_path / "in.png")
-    alpha = np.full((128, 128), 255, np.uint8)
-    alpha[32:64, 32:64] = 0
-    mask = picture.copy()
-    mask.putalpha(PIL.Image.fromarray(alpha))
-    mask.save(tmp_path / "mask.png")
+    put_pictures(tmp_path)
     sent = base64.b64encode((tmp_path / "in.png").read_bytes()).decode()
     asked = code(page)
     assert DEFAULT in asked and "client." in asked
