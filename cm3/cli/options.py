@@ -224,7 +224,7 @@ class Retrieval(Bank):
         return {"retrieve": self.retrieve, "unconditional": self.unconditional}
 
 
-def at_least(low: int, **values: int) -> None:
+def at_least(low: float, **values: float) -> None:
     """Raise `RequestError` for the first value below `low`, naming its option."""
     for name, value in values.items():
         if value < low:

@@ -49,6 +49,8 @@ class Limits:
     def settings(self) -> dict[str, Any]:
         """Return them as fields of `cm3.serve.limits.Settings`."""
         at_least(1, queue=self.queue, streams=self.streams)
+        at_least(0.001, time_limit=self.time_limit, body_mb=self.body_mb)
+        at_least(0, grace=self.grace)
         named = {"time_limit": "time_limit_s", "grace": "grace_s"}
         return {named.get(name, name): value for name, value in vars(self).items() if name != "streams"}
 
@@ -72,9 +74,9 @@ class Replicas:
 
     ray: Flag = False
     """Serve from replicas on Ray Serve, each with a model of its own, and for --device cuda a GPU of its own."""
-    replicas: Annotated[int, arg(metavar="N")] = 2
+    replicas: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 2)")] = None
     """With --ray: how many."""
-    cluster: Annotated[str, arg(metavar="ADDRESS")] = "local"
+    cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="(default: local)")] = None
     """With --ray: the Ray cluster, ray://HOST:10001, or local for one of this machine."""
 
 
@@ -113,8 +115,9 @@ class Serve(ModelVerb):
         from cm3.serve.logs import set_up
         from cm3.serve.run import listening, serve
 
-        set_up(self.operations.log)
         settings = Settings(**self.limits.settings())
+        self._check()
+        set_up(self.operations.log)
         keys = Keys.read(self.operations.keys, os.environ.get(ENVIRONMENT, ""))
         if not len(keys) and not loopback(self.host):
             LOG.warning("whoever reaches %s may ask; give --keys FILE to know who it is", self.host)
@@ -136,10 +139,21 @@ class Serve(ModelVerb):
             print("cm3: stopped; nothing runs any more", file=sys.stderr)
         return {"model": model, "url": url}
 
+    def _check(self) -> None:
+        """Raise `ConfigError` for an option without the one that it is for."""
+        if self.limits.memory_writable and self.bank.memory is None:
+            raise ConfigError("--memory-writable: a bank of the model's own stays as it is; give one with --memory DIR")
+        for name in ("replicas", "cluster"):
+            if (value := getattr(self.on, name)) is not None and not self.on.ray:
+                raise ConfigError(f"--{name} {value}: is for replicas on Ray Serve; give --ray, or leave it out")
+
     def _service(self, settings: Settings) -> Service:
         from cm3.serve.service import Service
 
-        service = Service(self.open_model(self.bank, max_streams=self.limits.streams), settings)
+        model = self.open_model(self.bank, max_streams=self.limits.streams)
+        if self.bank.memory is not None:  # one that is not there is told here, and not to those who ask
+            model.retrieve("a picture", 1)
+        service = Service(model, settings)
         service.warm_up()
         return service
 
@@ -149,7 +163,8 @@ class Serve(ModelVerb):
         from cm3.model.bundle import find
         from cm3.serve.replicas import replicas
 
-        at_least(1, replicas=self.on.replicas)
+        count, cluster = 2 if self.on.replicas is None else self.on.replicas, self.on.cluster or "local"
+        at_least(1, replicas=count)
         device = self.place.device
         if device.startswith("cuda:"):
             raise ConfigError(f"--device {device}: with --ray each replica has a GPU of its own; give --device cuda")
@@ -165,10 +180,8 @@ class Serve(ModelVerb):
             keys = Keys.read(None, hashed)
             return create_app(self._service(settings), keys, self.operations.log_prompts, replica)
 
-        url, count, cores, graphics = "", self.on.replicas, self.common.threads, int(device == "cuda")
-        served = replicas(
-            build, count, self.host, self.port, settings, cluster=self.on.cluster, cores=cores, graphics=graphics
-        )
+        url, cores, graphics = "", self.common.threads, int(device == "cuda")
+        served = replicas(build, count, self.host, self.port, settings, cluster=cluster, cores=cores, graphics=graphics)
         try:
             with served as url:
                 print(f"{name} is served at {url} by {count} replicas", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from cm3.cli.serve import Serve
 from cm3.document import Gap
 from cm3.engine.engine import Engine
-from cm3.errors import ConfigError, RequestError
+from cm3.errors import ConfigError, DataError, RequestError
 from cm3.generate import CM3Leon
 from cm3.serve.engine_loop import LOG
 from cm3.serve.limits import Settings
@@ -45,6 +46,32 @@ def test_the_command_says_how_many_streams_run_side_by_side() -> None:
     verb = Serve.parse(["--streams", "3", "--queue", "7"], "cm3 serve")
     service = verb._service(Settings(**verb.limits.settings()))
     assert (service.model.max_streams, service.settings.queue) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--time-limit 0", "--time-limit 0.0: must be at least 0.001"),
+        ("--body-mb -1", "--body-mb -1.0: must be at least 0.001"),
+        ("--grace -1", "--grace -1.0: must be at least 0"),
+        (
+            "--memory-writable",
+            "--memory-writable: a bank of the model's own stays as it is; give one with --memory DIR",
+        ),
+        ("--replicas 3", "--replicas 3: is for replicas on Ray Serve; give --ray, or leave it out"),
+        ("--cluster local", "--cluster local: is for replicas on Ray Serve; give --ray, or leave it out"),
+    ],
+)
+def test_an_option_that_is_wrong_is_told_at_once(arguments: str, said: str) -> None:
+    with pytest.raises((ConfigError, RequestError)) as error:
+        Serve.parse(arguments.split(), "cm3 serve").run()
+    assert str(error.value) == said
+
+
+def test_a_bank_that_is_not_there_is_told_before_it_serves(tmp_path: Path) -> None:
+    verb = Serve.parse(["--memory", str(tmp_path / "none")], "cm3 serve")
+    with pytest.raises(DataError, match="none': has no manifest.json"):
+        verb._service(Settings())
 
 
 def test_many_at_once_get_what_each_gets_alone(model: CM3Leon) -> None:

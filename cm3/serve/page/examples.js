@@ -4,7 +4,7 @@ const SCENES = {
   draw: [
     { prompt: "a large red circle at the top left on a grey background" },
     { prompt: "a small white star below a large blue square on a mint ground" },
-    { prompt: "a picture of a sozoth", retrieve: 1, label: "a picture of a sozoth, which it has to look up" },
+    { prompt: "a picture of a sozoth", retrieve: 1, label: "a picture of a sozoth, looked up first" },
   ],
   place: [
     {
