@@ -95,7 +95,7 @@ def replicas(
         try:
             serve.start(proxy_location=where, http_options=options, logging_config=quiet)
             serve.run(_deployment(serve, build, count, settings, quiet, cores, graphics), name=NAME, route_prefix="/")
-        except RuntimeError as error:
+        except (RuntimeError, ray.exceptions.RayError) as error:  # the latter where Ray's proxy does not start in time
             raise ConfigError(f"--ray: the replicas do not start ({_reason(serve) or said(error)})") from error
         try:
             yield url
