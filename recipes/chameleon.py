@@ -25,8 +25,8 @@ def image_tokenizer() -> ImageTokenizerRun:
 
     It has 3x3 convolutions from the first pixel on and norms of 32 groups, as the published layouts want it.
 
-    Price: 1,200 steps of 8 pictures, 48 minutes of one core of an AVX2 processor, to 19.8 dB: soft pictures, whose things
-    can be told.
+    Price: 1,200 steps of 8 pictures, 48 minutes of one core of an AVX2 processor, to 19.8 dB: soft pictures of things
+    that can be told.
     """
     return replace(
         stickers.image_tokenizer(),

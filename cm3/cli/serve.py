@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from cm3.cli.options import HERE, Bank, Flag, ModelVerb, at_least
 from cm3.errors import ConfigError
@@ -66,6 +66,15 @@ class Operations:
     """The form of the log, on stderr: a line of words for each request, or a JSON object."""
     log_prompts: Flag = False
     """Write the words of prompts into the log too."""
+    allow_host: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME", help_behavior_hint="")] = ()
+    """A name by which it may be asked, such as a proxy's; once for each. For this machine alone and without keys they
+    are localhost and its address: a page from elsewhere could lead a name of its own here."""
+
+    def hosts(self, host: str, keys: Keys) -> frozenset[str] | None:
+        """Return the names by which a server at an address may be asked, None for any."""
+        if self.allow_host or (loopback(host) and not len(keys)):
+            return frozenset({host, "localhost", "127.0.0.1", "::1", *map(str.lower, self.allow_host)})
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +143,9 @@ class Serve(ModelVerb):
             with listening(self.host, self.port) as place:
                 service = self._service(settings)
                 model = service.name
-                serve(create_app(service, keys, self.operations.log_prompts), service, place, ready)
+                names = self.operations.hosts(self.host, keys)
+                app = create_app(service, keys, self.operations.log_prompts, hosts=names)
+                serve(app, service, place, ready)
         except (Terminated, KeyboardInterrupt):  # uvicorn passes the signal on when it is done
             print("cm3: stopped; nothing runs any more", file=sys.stderr)
         return {"model": model, "url": url}
@@ -178,7 +189,8 @@ class Serve(ModelVerb):
             self.common.use_threads()
             set_up(self.operations.log)
             keys = Keys.read(None, hashed)
-            return create_app(self._service(settings), keys, self.operations.log_prompts, replica)
+            names = self.operations.hosts(self.host, keys)
+            return create_app(self._service(settings), keys, self.operations.log_prompts, replica, names)
 
         url, cores, graphics = "", self.common.threads, int(device == "cuda")
         served = replicas(build, count, self.host, self.port, settings, cluster=cluster, cores=cores, graphics=graphics)

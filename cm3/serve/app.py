@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -25,11 +25,17 @@ from cm3.serve.served_model import models
 from cm3.serve.service import Service
 
 
-def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = False, replica: str = "") -> FastAPI:
+def create_app(
+    service: Service,
+    keys: Keys | None = None,
+    log_prompts: bool = False,
+    replica: str = "",
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
     """Return the application of a service, which it starts and closes with itself.
 
     Without `keys` everyone may ask. `log_prompts`: whether the log has the words of prompts. `replica`: the name of the
-    server, where it is one of several.
+    server, where it is one of several. `hosts`: the names by which it may be asked, None any.
     """
     metrics = Metrics(service.name, replica)
     metrics.watch(service)
@@ -47,7 +53,7 @@ def create_app(service: Service, keys: Keys | None = None, log_prompts: bool = F
     app.state.service = service
     app.router.redirect_slashes = False  # to an address that the client names, and in no form of the interface
     app.add_middleware(Guard, service=service)
-    app.add_middleware(Gate, keys=keys or Keys(), metrics=metrics, log_prompts=log_prompts)
+    app.add_middleware(Gate, keys=keys or Keys(), metrics=metrics, log_prompts=log_prompts, hosts=hosts)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(Cm3Error, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cm3.errors import shown
 from cm3.serve.keys import Key, Keys
 from cm3.serve.logs import CALL, OTHER, Call, note
 from cm3.serve.problem import Problem
@@ -32,8 +35,17 @@ _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class Gate:
     """An ASGI application around another one."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, log_prompts: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        metrics: Metrics,
+        log_prompts: bool = False,
+        hosts: Collection[str] | None = None,
+    ) -> None:
+        """Take `hosts`, the names by which the server may be asked; None is any."""
         self._app, self._keys, self._metrics, self._log_prompts = app, keys, metrics, log_prompts
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request; whatever else there is passes through."""
@@ -59,6 +71,7 @@ class Gate:
         self._metrics.begin()
         try:
             with contextlib.ExitStack() as held:
+                self._check_host(given.get("host", ""))
                 if path not in OPEN and not path.startswith("/page/"):
                     key = self._keys.find(given.get("authorization"))
                 if key is not None:
@@ -74,6 +87,24 @@ class Gate:
             route = getattr(scope.get("route"), "path", OTHER)
             self._metrics.end(call, route)
             call.tell(route, self._log_prompts)
+
+    def _check_host(self, host: str) -> None:
+        """Raise `Problem` 403 for a name that is none of the server's.
+
+        A page from elsewhere can have its own name lead to this machine, and then a browser lets it ask, and read, as
+        the server's own page does.
+        """
+        if self._hosts is None:
+            return
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:  # a bracket that is not closed
+            name = None
+        if name not in self._hosts:
+            told = f"host {shown(host[:100])}: is no name of this server, which is for this machine alone"
+            raise Problem(
+                403, f"{told}; ask for 127.0.0.1, or start it with --allow-host NAME", None, "host_not_allowed"
+            )
 
 
 def request_id(given: str | None) -> str:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running_server import Running, running
 from starlette.responses import StreamingResponse
 
+from cm3.cli.serve import Operations
 from cm3.generate import CM3Leon
 from cm3.serve.gate import request_id
 from cm3.serve.keys import Keys
@@ -240,3 +241,26 @@ def test_an_error_in_a_stream_is_told_and_counted(model: CM3Leon, lines: Lines) 
     told = lines.next()
     assert (told["status"], told["error"]) == (200, "server_error")
     assert found["cm3_refused_total", "failed"] == 1
+
+
+def test_a_server_for_one_machine_is_asked_by_its_own_names(model: CM3Leon) -> None:
+    """A page from elsewhere that leads a name of its own to this machine gets nothing, not even the page."""
+    names = Operations(allow_host=("studio.example",)).hosts("127.0.0.1", Keys())
+    with running(model, hosts=names) as server:
+        port = urlsplit(server.url).port
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", "studio.example", "Studio.Example:443"):
+            assert server.ask("/v1/models", headers={"host": host}).status == 200, host
+        for host in (f"elsewhere.example:{port}", "127.0.0.1.elsewhere.example", "[::1", ""):
+            for path in ("/", "/v1/models", "/metrics"):
+                told = server.ask(path, headers={"host": host})
+                assert (told.status, told.error["code"]) == (403, "host_not_allowed"), (host, path)
+                assert "or start it with --allow-host NAME" in told.error["message"]
+
+
+def test_names_are_looked_at_where_anyone_of_this_machine_may_ask() -> None:
+    keys = Keys.read(None, f"studio {SECRET}")
+    own = {"127.0.0.1", "localhost", "::1"}
+    assert Operations().hosts("127.0.0.1", Keys()) == own
+    assert Operations().hosts("127.0.0.1", keys) is None
+    assert Operations().hosts("0.0.0.0", Keys()) is None
+    assert Operations(allow_host=("a.example",)).hosts("0.0.0.0", keys) == {"a.example", "0.0.0.0", *own}
