@@ -1,7 +1,8 @@
 # Everything a newcomer needs: `make demo` and `make test` are each complete on a fresh machine with Python 3.11+ and make.
 
 PYTHON ?= python3
-JOBS ?= auto
+# One more than there are cores: a quarter of the time tests wait for processes that they start, and for the disk.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -354,20 +354,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A reader sees the old file or the new one. Where the block raises, nothing is left. Raises `DiskError` for a disk
     that is full, and for a place that may not be written to.
     """
-    path = Path(path)
-    with on_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
-        part, held = _claim(path, folder=False)
+    path, part, held = Path(path), None, -1
     try:
         with on_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path)
+            part, held = _claim(path, folder=False)
             yield part
             sync(part)
             os.replace(part, path)
             sync(path.parent)
     finally:
         _release(held)
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 def write(path: str | Path, data: bytes | str) -> None:
@@ -383,13 +383,12 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     There is no moment without one: both are exchanged in one step where the system can (Linux, macOS). Where the block
     raises, nothing is left. A `path` that is a link stays one, and what it leads to is replaced. Raises as `replacing`.
     """
-    path = Path(os.path.realpath(path))
-    with on_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
-        part, held = _claim(path, folder=True)
+    path, part, held = Path(os.path.realpath(path)), None, -1
     try:
         with on_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path)
+            part, held = _claim(path, folder=True)
             yield part
             for found in part.rglob("*"):
                 if not found.is_symlink():
@@ -402,7 +401,8 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         _release(held)
-        shutil.rmtree(part, ignore_errors=True)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def sweep(path: str | Path) -> None:
@@ -430,9 +430,13 @@ def _claim(path: Path, *, folder: bool) -> tuple[Path, int]:
                 part.mkdir()
             else:
                 os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            held = _hold(part)
         except FileExistsError:
             continue
-        held = _hold(part)
+        except BaseException:  # a signal's: it may have come while the system made the part
+            with contextlib.suppress(OSError):
+                part.rmdir() if folder else part.unlink()
+            raise
         if held is not None:
             return part, held
         # A sweeper took it away before it was held.

@@ -249,7 +249,7 @@ def test_streams_are_of_their_bytes() -> None:
 def test_nothing_of_benchmarks_is_needed() -> None:
     """The verb is in a wheel, which has no benchmarks."""
     files = [*Path(decode.__file__).parent.glob("*.py")]
-    assert len(files) == 6 and not any("benchmarks." in path.read_text().replace("benchmarks/", "") for path in files)
+    assert len(files) > 5 and not any("benchmarks." in path.read_text().replace("benchmarks/", "") for path in files)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
