@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -347,3 +348,20 @@ def test_sums_and_first_lines(tmp_path: Path) -> None:
     assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert files.said(ValueError("\n one \n two")) == "one"
     assert files.said(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("writing", [files.replacing, files.replacing_folder])
+@pytest.mark.parametrize("moment", ["_hold", "sync"])
+def test_a_signal_at_any_moment_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writing: Callable[[Path], Any], moment: str
+) -> None:
+    """While the part is made, too: the system may take its time there."""
+
+    def interrupted(*some: object) -> None:
+        assert list(tmp_path.glob(".a.*.part")), "the part is there"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a"):
+        pass
+    assert list(tmp_path.iterdir()) == []
