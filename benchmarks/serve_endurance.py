@@ -240,7 +240,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             if pixels != engine.submit(drawn_alone, args.model, ask).result():
                 seen.bad("pictures", f"{ask.kind}, seed {ask.seed}: not the picture of model.generate")
     rows = [{"name": name, "tried": seen.tried[name], "wrong": len(lines)} for name, lines in seen.wrong.items()]
-    failed = [row["name"] for row in rows if row["wrong"] > (row["tried"] // 10 if row["name"] == "pictures" else 0)]
+    # A picture may differ where rounding, which depends on what else is in the batch, meets a draw at its very edge.
+    most = {"pictures": max(1, seen.tried["pictures"] // 10)}
+    failed = [row["name"] for row in rows if row["wrong"] > most.get(row["name"], 0)]
     report = {"rows": rows, "minutes": args.minutes, "clients": args.clients, "memory": grown(seen.memory)}
     if args.minutes >= 5 and report["memory"] and report["memory"]["ratio"] > 1.05:
         failed.append("memory")

@@ -21,7 +21,7 @@ from cm3.picture import rgb
 from cm3.serve.canvas import Canvas, due_rows
 from cm3.serve.conversation import EDIT, Asked
 from cm3.serve.problem import Problem
-from cm3.serve.sent_pictures import Format, encoded
+from cm3.serve.sent_pictures import Format, check_quality, encoded
 from cm3.serve.service import Service, Stream, Usage
 
 FOR_PICTURES = (
@@ -94,10 +94,7 @@ class Answering:
         if form.partial and not form.stream:
             why = "partial pictures come in a stream; give stream=true, or leave it out"
             raise Problem(400, f"{form.where}partial_images={form.partial}: {why}", f"{form.where}partial_images")
-        if form.format == "png" and form.quality != 100:
-            field = f"{form.where}output_compression"
-            why = "png is exact and has no other than 100; leave it out, or give output_format webp or jpeg"
-            raise Problem(400, f"{field}={form.quality}: {why}", field)
+        check_quality(form.format, form.quality, f"{form.where}output_compression")
         if form.stream:  # of several candidates nothing can be shown before the end
             candidates = options.setdefault("candidates", 1)
             if form.partial and candidates != 1:

@@ -31,7 +31,7 @@ from cm3.picture import rgb
 from cm3.serve.bodies import MOST_IMAGES, Edit, ImageEdit, ImageGenerate
 from cm3.serve.canvas import Canvas, due_rows, masked
 from cm3.serve.problem import Problem, refused_fields
-from cm3.serve.sent_pictures import data_url, encoded, read_bytes, url_picture
+from cm3.serve.sent_pictures import check_quality, data_url, encoded, read_bytes, url_picture
 from cm3.serve.served_model import check_model
 from cm3.serve.service import Service, Usage
 from cm3.serve.sse import STREAMED, event_stream
@@ -276,9 +276,8 @@ def _check(body: ImageGenerate | Edit, canvas: Canvas) -> None:
     """Raise `Problem` 400 for official fields that contradict each other or the picture."""
     if body.size not in (None, "auto", canvas.size):
         raise Problem(400, f"size={shown(body.size)}: the picture will be {canvas.size}; give that, or auto", "size")
-    if body.output_format in (None, "png") and body.output_compression not in (None, 100):
-        why = "png is exact and has no other than 100; leave it out, or give output_format webp or jpeg"
-        raise Problem(400, f"output_compression={body.output_compression}: {why}", "output_compression")
+    quality = 100 if body.output_compression is None else body.output_compression
+    check_quality(body.output_format or "png", quality, "output_compression")
     asked = "partial_images" if body.partial_images else "partial_rows" if body.partial_rows else None
     if asked and not body.stream:
         raise Problem(400, f"{asked}: partial pictures come in a stream; give stream=true, or leave it out", asked)

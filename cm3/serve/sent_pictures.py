@@ -205,6 +205,13 @@ def encoded(picture: PIL.Image.Image, format: Format = "png", quality: int = 100
     return saved.getvalue()
 
 
+def check_quality(format: Format, quality: int, field: str) -> None:
+    """Raise `Problem` 400 for a quality that a format has not."""
+    if format == "png" and quality != 100:
+        why = "png is exact and has no other than 100; leave it out, or give output_format webp or jpeg"
+        raise Problem(400, f"{field}={quality}: {why}", field)
+
+
 def data_url(data: bytes, format: Format) -> str:
     """Return a file as a data URL."""
     return f"data:{TYPES[format]};base64,{base64.b64encode(data).decode()}"
