@@ -123,13 +123,12 @@ def _picture(name: str, beside: Path) -> Path | None:
 def _folder(path: Path) -> Held:
     """Return the pictures below a folder: by path there, by file name, with and without its ending, by the number that
     ends it, and by its folder. A name that several have is none's."""
-    from cm3.read.walk import PICTURES
+    from cm3.read.walk import PICTURES, walk
 
     by_name, stems = dict[str, set[Path]](), list[str]()
-    for file in sorted(path.rglob("*")):
+    files = (path / folder / name for folder, names in walk(path) for name in names)
+    for file in sorted(file for file in files if file.suffix.lower() in PICTURES):
         name = file.relative_to(path)
-        if file.suffix.lower() not in PICTURES or any(part.startswith(".") for part in name.parts):
-            continue
         stem = name.with_suffix("").as_posix()
         stems.append(stem)
         number = re.search(r"[0-9]{1,18}$", stem)

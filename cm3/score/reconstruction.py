@@ -7,7 +7,8 @@ weights, rFID those of its features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,6 +74,17 @@ def usage(histogram: Tensor) -> dict[str, float]:
     return {"codes_used": float((histogram > 0).double().mean()), "perplexity": float(entropy.exp())}
 
 
+@contextmanager
+def _judged(vqgan: VQGAN) -> Iterator[None]:
+    """Let a tokenizer run as it is used, and leave it as it was, whatever happens."""
+    training = vqgan.training
+    vqgan.eval()
+    try:
+        yield
+    finally:
+        vqgan.train(training)
+
+
 @torch.no_grad()
 def score_reconstruction(
     vqgan: VQGAN,
@@ -94,36 +106,35 @@ def score_reconstruction(
     seen = set[str]()
     histogram = torch.zeros(vqgan.config.codes, dtype=torch.int64)
     size = (0, 0)
-    training, device = vqgan.training, next(vqgan.parameters()).device
+    device = next(vqgan.parameters()).device
     if features is not None:
         from cm3.score.fid import Sampler
 
         given, back = (Sampler(features, name, keep=False) for name in ("originals", "reconstructions"))
-    vqgan.eval()
-    for ids, pixels in batches:
-        for id in ids:
-            if id in seen:
-                raise DataError(f"picture {id!r} comes twice; give each a name of its own")
-            seen.add(id)
-        pixels = pixels.to(device)
-        codes = vqgan.encode(pixels)
-        made = vqgan.decode(codes)
-        values = {"psnr_db": psnr(made, pixels)}
-        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
-        if min(size) >= WINDOW:
-            values["ssim"] = ssim(made, pixels)
-        if lpips is not None:
-            values["lpips"] = lpips(eight_bits(made) / 127.5 - 1, eight_bits(pixels) / 127.5 - 1)
-        if features is not None:
-            for id, one, other in zip(ids, _pictures(pixels), _pictures(made), strict=True):
-                given.add(id, one)
-                back.add(id, other)
-        for name, rows in values.items():
-            items.setdefault(name, {}).update(zip(ids, rows.double().cpu().tolist(), strict=True))
-        histogram += torch.bincount(codes.flatten().cpu(), minlength=vqgan.config.codes)
-        if progress is not None:
-            progress(len(items["psnr_db"]))
-    vqgan.train(training)
+    with _judged(vqgan):
+        for ids, pixels in batches:
+            for id in ids:
+                if id in seen:
+                    raise DataError(f"picture {id!r} comes twice; give each a name of its own")
+                seen.add(id)
+            pixels = pixels.to(device)
+            codes = vqgan.encode(pixels)
+            made = vqgan.decode(codes)
+            values = {"psnr_db": psnr(made, pixels)}
+            size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+            if min(size) >= WINDOW:
+                values["ssim"] = ssim(made, pixels)
+            if lpips is not None:
+                values["lpips"] = lpips(eight_bits(made) / 127.5 - 1, eight_bits(pixels) / 127.5 - 1)
+            if features is not None:
+                for id, one, other in zip(ids, _pictures(pixels), _pictures(made), strict=True):
+                    given.add(id, one)
+                    back.add(id, other)
+            for name, rows in values.items():
+                items.setdefault(name, {}).update(zip(ids, rows.double().cpu().tolist(), strict=True))
+            histogram += torch.bincount(codes.flatten().cpu(), minlength=vqgan.config.codes)
+            if progress is not None:
+                progress(len(items["psnr_db"]))
     n = len(items["psnr_db"])
     if not n:
         raise DataError("no images to evaluate the image tokenizer on; give at least one batch")

@@ -87,7 +87,8 @@ def test_what_cannot_be_measured_is_said() -> None:
     with pytest.raises(DataError, match="no images to evaluate"):
         score_reconstruction(vqgan, [])
     with pytest.raises(DataError, match="picture 'a' comes twice"):
-        score_reconstruction(vqgan, [("a", noise(1, 16)), ("a", noise(1, 16))])
+        score_reconstruction(vqgan.train(), [("a", noise(1, 16)), ("a", noise(1, 16))])
+    assert vqgan.training, "a tokenizer in training goes on in training, though its pictures were refused"
     with pytest.raises(DataError, match="picture 'a' comes twice"):
         score_reconstruction(vqgan, [("aa", noise(2, 16))])
     small = score_reconstruction(vqgan, [("a", noise(1, 8))])
