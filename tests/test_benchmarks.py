@@ -70,6 +70,25 @@ def test_int8() -> None:
     assert ran.returncode == 2 and "--sizes big: must be of test, 10m, 85m, or none" in ran.stderr
 
 
+def test_turns() -> None:
+    command = [
+        sys.executable,
+        ROOT / "benchmarks/turns.py",
+        "--size",
+        "test",
+        "--turns",
+        "2",
+        "--rounds",
+        "1",
+        "--json",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert [row["name"] for row in report["rows"]] == ["turn 1, 276 tokens", "turn 2, 376 tokens"] and report["same"]
+    assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} and row["ratio"] > 0 for row in report["rows"])
+
+
 @pytest.mark.slow
 def test_decode(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks/decode.py", "--shapes", "test", "--cases", "one,mixed", "--json"]

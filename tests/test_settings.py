@@ -209,6 +209,24 @@ def test_one_engine_serves_call_after_call(monkeypatch: pytest.MonkeyPatch) -> N
         assert model.generate("a red circle", seed=3).document and len(made) == number
 
 
+def test_a_model_that_keeps_reads_on_from_where_a_prompt_before_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = tiny_model.bundle(context=240)
+    model, plain = CM3Leon(bundle, keep=True), CM3Leon(bundle)
+    long = "a red circle and a blue star on a green ground with a small square " * 4
+    prompts: list[Any] = [[long, Gap()], [long + "and a ", Gap()], [long, PICTURE, Gap()]]
+    monkeypatch.setattr("cm3.generate.cm3leon.KEPT", 0)
+    for prompt in prompts:
+        for seed in (1, 2):
+            ask: dict[str, Any] = {"seed": seed, "max_tokens": 6}
+            kept, fresh = model.generate(prompt, **ask), plain.generate(prompt, **ask)
+            assert kept.documents == fresh.documents and kept.scores == pytest.approx(fresh.scores, abs=1e-4)
+    (engine,) = model._idle
+    assert engine.load.kept and not plain._idle
+    (prepared,) = model.prepare(prompts[:1], seeds=[3])
+    assert engine.run(prepared.requests)[0].cached >= 64
+    assert model.new_engine(keep=False)._schedule.keep is False and plain.new_engine(keep=True)._schedule.keep
+
+
 def test_memory_of_keys_and_values_is_bounded_and_changes_nothing() -> None:
     bundle = tiny_model.bundle(context=240)
     free = CM3Leon(bundle)

@@ -10,19 +10,20 @@ Own parts are one tensor (rows, heads, length, head_dim) a layer, so a decode st
 its rows attend to a prefix in one product for all that read it. All that a request can need is reserved when it starts,
 in blocks: rows times the longest own part, and each prefix once. A key head that a group of query heads shares is
 stored once. Shapes and devices are those of the first keys that arrive, so a decoder that holds a share of the heads
-needs no word here.
+needs no word here. What requests leave behind takes the room that they do not need (kept.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from cm3.engine.kept import KeptBlocks
 from cm3.model.attention import causal, spread
 
 BLOCK = 64
@@ -32,6 +33,8 @@ Chain = tuple[bytes, ...]
 """A hash for each whole block of a prompt, of it and of all before it: the same only where all tokens are the same."""
 Kept = list[Tensor]
 """Keys, values; in int8 the scales of each beside them. The tokens are the last axis but one."""
+Before = Callable[[int], Kept]
+"""What stands before tokens, a layer at a time: no more than one layer of it is copied at once."""
 
 
 class Prefix:
@@ -65,18 +68,19 @@ class Cache:
         self.shape = Shape(0, 0)
         self.prefixes: dict[bytes, Prefix] = {}
         self.shared: dict[int, Prefix] = {}
+        self.kept = KeptBlocks()
         self._layers: dict[int, Kept] = {}
 
     @property
     def memory(self) -> int:
         """Return the bytes that it takes."""
         apart = [kept for prefix in self.prefixes.values() for kept in prefix.layers.values()]
-        return sum(tensor.nbytes for kept in (*self._layers.values(), *apart) for tensor in kept)
+        return self.kept.memory + sum(tensor.nbytes for kept in (*self._layers.values(), *apart) for tensor in kept)
 
     def reserve(self, rows: int, length: int, chains: Collection[Chain]) -> bool:
         """Make room for rows with `length` tokens of their own each, beside prefixes; returns whether there is.
 
-        Prefixes that no row reads go, the oldest first, where their room is needed.
+        Blocks that are kept, then prefixes that no row reads, the oldest first, go where their room is needed.
         """
         held = {chain[-1]: len(chain) for chain in chains}
         held |= {key: len(prefix.chain) for key, prefix in self.prefixes.items() if prefix.readers}
@@ -87,14 +91,49 @@ class Cache:
             return False
         more = had.rows if rows <= had.rows else max(rows, min(2 * had.rows, self.max_rows))
         shape = Shape(rows, blocks)
-        for long in (blocks, max(had.blocks, blocks)):  # as little as possible is copied now and by the next to come
-            fit = min(more, (left - sum(idle.values())) // long)
-            shape = Shape(fit, long) if fit >= rows else shape
+        free = left - sum(idle.values())
+        # Spare rows displace nothing that is kept, until rows are short: then as many again, not to copy all each time.
+        for room, most in ((free - len(self.kept), more), (free, min(more, 2 * rows))):
+            for long in (blocks, max(had.blocks, blocks)):  # as little as possible is copied now and by the next
+                fit = min(most, room // long)
+                shape = Shape(fit, long) if fit >= rows else shape
+            if room >= math.prod(shape):
+                break
         while math.prod(shape) + sum(idle.values()) > left:
             oldest = next(iter(idle))
             del idle[oldest], self.prefixes[oldest]
+        self.kept.shrink(left - sum(idle.values()) - math.prod(shape))
         self._resize(shape)
         return True
+
+    def keep(self, row: int, chain: Chain, rows: int, length: int) -> None:
+        """Let the first blocks of a row stay after it, as far as there is room beside `rows` rows of `length` tokens.
+
+        Those that are there are not copied again. Room is made before it is taken: kept blocks go, those used longest
+        ago first, and rows that are far more than are needed.
+        """
+        there, blocks = self.kept.use(chain), max(1, -(-length // BLOCK))
+        left = self.blocks - sum(len(prefix.chain) for prefix in self.prefixes.values())
+        short = len(self.kept) + len(chain) - there > left - math.prod(self.shape)
+        if short and math.prod(self.shape) > 4 * rows * blocks:
+            self._resize(Shape(min(2 * rows, self.shape.rows), blocks))
+        room = max(0, left - math.prod(self.shape))
+        new = range(there, min(len(chain), room))
+        self.kept.shrink(room - len(new))
+        for i in reversed(new):
+            self.kept.put(chain[i], self._cut(row, BLOCK * i))
+        self.kept.use(chain[: len(new) + there])
+
+    def recall(self, row: int, chain: Chain) -> int:
+        """Copy what is kept of a row's first blocks into it, behind its prefix; returns the tokens that it has then."""
+        begin = self.held(row) // BLOCK
+        count = max(begin, self.kept.use(chain))
+        for i in range(begin, count):
+            start, block = BLOCK * (i - begin), self.kept.block(chain[i])
+            for layer, own in self._layers.items():
+                for x, y in zip(own, block, strict=True):
+                    x[row, :, start : start + BLOCK] = y[layer]
+        return BLOCK * count
 
     def begin(self, row: int, chain: Chain) -> None:
         """Let a row begin with a prefix, which is whole or will be read."""
@@ -144,21 +183,22 @@ class Cache:
             for tensor in kept:
                 tensor[row].zero_()
 
-    def lift(self, source: int | Prefix, length: int) -> dict[int, Kept]:
-        """Return the first tokens of a row or of a prefix, as they are kept; not copied where they lie in one piece."""
-        if isinstance(source, Prefix):
-            return {layer: [x[:, :length] for x in kept] for layer, kept in source.layers.items()}
-        own = {layer: [x[source] for x in kept] for layer, kept in self._layers.items()}
-        before = self.shared.get(source)
-        if before is None:
-            return {layer: [x[:, :length] for x in kept] for layer, kept in own.items()}
-        if length <= before.length:
-            return self.lift(before, length)
-        more = length - before.length
-        return {
-            layer: [torch.cat([a, b[:, :more]], 1) for a, b in zip(before.layers[layer], kept, strict=True)]
-            for layer, kept in own.items()
-        }
+    def lift(self, source: int | Prefix | Chain, length: int) -> Before:
+        """Return the first tokens of a row, of a prefix or of kept blocks, as they are kept; not copied where they lie
+        in one piece."""
+        if isinstance(source, tuple):
+            return lambda layer: self.kept.layer(source[: length // BLOCK], layer)
+        prefix = source if isinstance(source, Prefix) else self.shared.get(source)
+        if prefix is not None and length <= prefix.length:
+            return lambda layer: [x[:, :length] for x in prefix.layers[layer]]
+        assert isinstance(source, int), "a prefix has no more than its tokens"
+        if prefix is None:
+            return lambda layer: [x[source, :, :length] for x in self._layers[layer]]
+        more = length - prefix.length
+        return lambda layer: [
+            torch.cat([a, b[source, :, :more]], 1)
+            for a, b in zip(prefix.layers[layer], self._layers[layer], strict=True)
+        ]
 
     def pack(self, k: Tensor, v: Tensor) -> Kept:
         """Return keys and values (..., s, k) as they are kept."""
@@ -175,6 +215,14 @@ class Cache:
         if self.dtype == torch.int8:
             return [codes * scale for codes, scale in zip(kept[:2], kept[2:], strict=True)]
         return kept if self.dtype is None else [tensor.to(like.dtype) for tensor in kept]
+
+    def _cut(self, row: int, start: int) -> list[Kept]:
+        """Return a block of a row, of each layer."""
+        prefix, held = self.shared.get(row), self.held(row)
+        if prefix is not None and start < held:
+            return [[x[:, start : start + BLOCK] for x in prefix.layers[layer]] for layer in range(len(self._layers))]
+        start -= held
+        return [[x[row, :, start : start + BLOCK] for x in self._layers[layer]] for layer in range(len(self._layers))]
 
     def _resize(self, shape: Shape) -> None:
         """Give rows another shape, a layer at a time; what they hold stays, as far as it fits."""
@@ -199,8 +247,9 @@ class Prefill:
     """Attend of whole prompts, right-padded: causal among themselves, written to the cache.
 
     Prompt i of the batch has `lengths[i]` tokens and goes to each row in `rows[i]`: requests that share a prompt share
-    its computation. All stand behind the tokens `after`, which are kept, or at position 0. The only one of a batch may
-    go to the prefix `into`, after those. Padding is to the right of every real query, so causality alone hides it.
+    its computation. All stand behind the tokens `after`, or at position 0, and go to the rows' own parts from the place
+    `at` on. The only one of a batch may go to the prefix `into`, after those. Padding is to the right of every real
+    query, so causality alone hides it.
     """
 
     def __init__(
@@ -209,12 +258,13 @@ class Prefill:
         rows: list[list[int]],
         lengths: list[int],
         device: torch.device,
-        after: dict[int, Kept] | None = None,
+        after: Before | None = None,
         into: Prefix | None = None,
+        at: int = 0,
     ) -> None:
         self._cache, self._after, self._into = cache, after, into
         self._rows = 1 + max((max(r) for r in rows if r), default=-1)
-        self._length = max(lengths)
+        self._at, self._length = at, at + max(lengths)
         places = [(i, row, n) for i, (targets, n) in enumerate(zip(rows, lengths, strict=True)) for row in targets]
         counts = torch.tensor([n for _, _, n in places], dtype=torch.long)
         self._source = torch.tensor([i for i, _, _ in places], dtype=torch.long).repeat_interleave(counts).to(device)
@@ -226,8 +276,8 @@ class Prefill:
         new = self._cache.pack(k, v)
         if self._rows:
             for kept, x in zip(self._cache.layer(layer, k, self._rows, self._length), new, strict=True):
-                kept[self._target, :, self._position] = x[self._source, :, self._position]
-        before = self._after[layer] if self._after else []
+                kept[self._target, :, self._at + self._position] = x[self._source, :, self._position]
+        before = self._after(layer) if self._after else []
         if self._into is not None:
             alone = [x[0] for x in new]
             parts = zip(before, alone, strict=True)

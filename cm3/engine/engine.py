@@ -44,6 +44,8 @@ class Engine:
     how they are held, "auto" as the decoder computes them (budget.py). `ahead`: while no request can end, so many steps
     are issued before the host reads what was drawn, which changes no token; None is 1 on a processor, and 8 elsewhere.
     `parallel`: codes of a picture that a step draws at most, "auto" as many as pay here, 0 one; it changes no token.
+    `keep`: what requests read and wrote stays for others that begin with it, where nothing else needs its room. It is
+    for weights that do not change; where they do, call `forget`.
 
         engine = Engine(decoder, vocab)
         results = engine.run(requests)                       # in order
@@ -63,6 +65,7 @@ class Engine:
         cache_dtype: str | torch.dtype = "auto",
         ahead: int | None = None,
         parallel: int | str = 0,
+        keep: bool = False,
     ) -> None:
         max_streams = whole_number("engine.max_streams", max_streams)
         if ahead is None:
@@ -78,8 +81,9 @@ class Engine:
         cache_gb, dtype = check_cache(cache_gb, cache_dtype)
         self._bytes = share_of_free(decoder.device) if cache_gb is None else int(cache_gb * 1e9)
         self._cache = Cache(max_streams, decoder.config.context, self._bytes // block_bytes(decoder, dtype), dtype)
-        self._schedule = Schedule(max_streams, self._cache)
+        self._schedule = Schedule(max_streams, self._cache, keep)
         self._batch: InputBatch | None = None
+        self._kind = self._kind_now
         self._next_id = 0
         self._held: list[Job] = []
         self._torn = False
@@ -108,7 +112,8 @@ class Engine:
     def load(self) -> Load:
         """Return how much of the engine is in use."""
         queue = self._schedule
-        return Load(len(queue.active), len(queue.waiting), len(queue.rows), queue.blocks, self._cache.blocks)
+        held, most, kept = queue.blocks, self._cache.blocks, len(self._cache.kept)
+        return Load(len(queue.active), len(queue.waiting), len(queue.rows), held, most, kept)
 
     def add(self, request: Request) -> int:
         """Queue a request; returns its id. Raises RequestError where it cannot be served."""
@@ -131,6 +136,13 @@ class Engine:
             job.cancelled = True
         return bool(gone) or len(self._held) < held
 
+    def forget(self) -> None:
+        """Drop all that is kept, and keep nothing of the requests that run: before the next one, after a change of the
+        decoder's weights."""
+        self._cache.kept.shrink(0)
+        for job in self._schedule.active:
+            job.keep = False
+
     def step(self) -> list[tuple[int, Result]]:
         """Advance every active request by one drawn token, or by `ahead` where none can end meanwhile; returns those
         that finished, with their ids. One that is interrupted in a pass is taken again. Raises `Dropped` for those
@@ -149,6 +161,8 @@ class Engine:
                 done, lost = batch.accept(read)
                 self._batch = batch if batch.left and not lost else None
                 self._held += done
+                if lost:  # what is not finite may be in any of it
+                    self.forget()
                 self._retire(done + lost)
             if lost:
                 raise Dropped(
@@ -243,6 +257,9 @@ class Engine:
         a_block = block_bytes(self.decoder, self._cache.dtype)
         if not self._schedule.size:  # the decoder's type may have changed
             self._cache.blocks = self._bytes // a_block
+            if self._kind != self._kind_now:
+                self.forget()
+                self._kind = self._kind_now
         if job.blocks > self._cache.blocks:
             longest = max(row.need for row in job.rows)
             raise RequestError(
@@ -256,6 +273,10 @@ class Engine:
         else:
             self._schedule.put(job)
         return job
+
+    @property
+    def _kind_now(self) -> tuple[torch.dtype, torch.device]:
+        return self.decoder.embed.weight.dtype, self.decoder.device
 
     def _check(self, request: Request) -> None:
         config = self.decoder.config

@@ -188,6 +188,7 @@ class Result:
     reasons: for each span "codes" (all there), "end" (an end id came) or "limit" (it was forced).
     An `Interleaved` step has a span for each of the steps that it became.
     steps: engine steps that the request took part in.
+    cached: tokens of the first prompt that the engine had read before, for another request, and did not read again.
     """
 
     tokens: Tokens
@@ -195,6 +196,7 @@ class Result:
     logprobs: tuple[float, ...]
     reasons: tuple[str, ...]
     steps: int
+    cached: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,14 +213,15 @@ class Event:
 
 
 class Load(NamedTuple):
-    """The use of an engine: requests that run and that wait, streams that run, and blocks of the cache, of
-    those that there may be the reserved ones."""
+    """The use of an engine: requests that run and that wait, streams that run, blocks of the cache that requests hold,
+    all that there may be, and those that are kept beside, until a request needs their room."""
 
     running: int
     waiting: int
     streams: int
     blocks: int
     most_blocks: int
+    kept: int = 0
 
 
 class Dropped(RequestError):

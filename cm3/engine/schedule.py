@@ -29,7 +29,8 @@ class Row:
 
     `need`: the most tokens that it can have. `chain`: its prompt's whole blocks, but for the last token, which is read
     for what comes next. `view`: what it reads of what is written: "all", the "pictures", or the "picture" at hand.
-    `fed`: how many of its tokens the model has read. `at`: the row of the cache.
+    `fed`: how many of its tokens the model has read. `found`: how many of its prompt's the cache had. `at`: the row of
+    the cache.
     """
 
     prompt: Tokens
@@ -38,6 +39,7 @@ class Row:
     chain: Chain
     view: str = "all"
     fed: int = 0
+    found: int = 0
     at: int = -1
 
     @property
@@ -62,13 +64,13 @@ class Job(Foresight):
     """A request on its way.
 
     `rows`: the streams that the plan needs, in the request's order; those that no step gives any weight are left out,
-    at the end of the tuple.
+    at the end of the tuple. `keep`: what it has read may stay after it.
     """
 
     def __init__(self, id: int, request: Request, vocab: Vocab) -> None:
         self._pictures: list[int] = []
         super().__init__(request.plan, vocab)
-        self.id, self.steps = id, 0
+        self.id, self.steps, self.keep = id, 0, True
         self.cancelled, self._told = False, 0
         self._request = request
         self._settings: dict[tuple[Sampling, bool], tuple[Sampling, tuple[float, ...]]] = {}
@@ -76,7 +78,7 @@ class Job(Foresight):
         planned, on = fed(request.plan), any(isinstance(step, Interleaved) for step in request.plan)
         views = ("all", "picture", "pictures") if on else ("all",) * 3
         self.rows = [
-            Row(prompt, self, prompt.length + planned, _chain(prompt), view)
+            Row(prompt, self, prompt.length + planned, _chain(prompt, prompt.length - 1), view)
             for prompt, view in zip(streams, views, strict=False)
         ]
 
@@ -132,14 +134,19 @@ class Job(Foresight):
 
     def result(self) -> Result:
         """Return the ids that were produced."""
-        return Result(self.tokens, self.spans, tuple(self.logprobs), tuple(self.reasons), self.steps)
+        return Result(
+            self.tokens, self.spans, tuple(self.logprobs), tuple(self.reasons), self.steps, self.rows[0].found
+        )
 
 
 class Schedule:
-    """The queue and the rows. `active`: jobs in order of admission. `rows[i]`: the stream in cache row i."""
+    """The queue and the rows. `active`: jobs in order of admission. `rows[i]`: the stream in cache row i.
 
-    def __init__(self, max_streams: int, cache: Cache) -> None:
-        self.max_streams = max_streams
+    `keep`: what was read stays in the cache after its request.
+    """
+
+    def __init__(self, max_streams: int, cache: Cache, keep: bool = False) -> None:
+        self.max_streams, self.keep = max_streams, keep
         self.waiting: deque[Job] = deque()
         self.active: list[Job] = []
         self.rows: list[Row] = []
@@ -149,8 +156,12 @@ class Schedule:
     @property
     def blocks(self) -> int:
         """Return the blocks that active rows and prefixes hold."""
-        own = max((row.need - self._cache.held(row.at) for row in self.rows), default=0)
-        return len(self.rows) * -(-own // BLOCK) + sum(len(p.chain) for p in self._cache.prefixes.values())
+        return len(self.rows) * -(-self._own // BLOCK) + sum(len(p.chain) for p in self._cache.prefixes.values())
+
+    @property
+    def _own(self) -> int:
+        """Return the most tokens of its own that an active row can need."""
+        return max((row.need - self._cache.held(row.at) for row in self.rows), default=0)
 
     @property
     def size(self) -> int:
@@ -161,6 +172,8 @@ class Schedule:
         """Queue a job."""
         self.waiting.append(job)
         self._wanted.update(key for row in job.rows for key in row.chain)
+        for row in job.rows:  # what is kept of it, if anything, should be there when it starts
+            self._cache.kept.use(row.chain)
 
     def drop(self, id: int) -> None:
         """Take a job out of the queue, if it waits there."""
@@ -175,6 +188,8 @@ class Schedule:
 
     def retire(self, jobs: list[Job]) -> list[tuple[int, int, int]]:
         """Free the rows of active jobs. Returns the moves (source row, target row, tokens) that close the gaps."""
+        for row in (row for job in jobs for row in job.rows if self.keep and job.keep):
+            self._keep(row)
         gone = {row.at for job in jobs for row in job.rows}
         for at in gone:
             self._cache.release(at)
@@ -196,11 +211,11 @@ class Schedule:
         first = len(self.rows)
         if first + len(job.rows) > self.max_streams:
             return False
-        own = [row.need - self._cache.held(row.at) for row in self.rows]
+        own = self._own
         alone: list[Chain] = [()] * len(job.rows)
         for chains in ([self._common(row) for row in job.rows], alone):
             needs = [row.need - BLOCK * len(chain) for row, chain in zip(job.rows, chains, strict=True)]
-            if self._cache.reserve(first + len(job.rows), max(own + needs), {c for c in chains if c}):
+            if self._cache.reserve(first + len(job.rows), max(own, *needs), {c for c in chains if c}):
                 break
         else:
             return False
@@ -211,6 +226,16 @@ class Schedule:
             if chain:
                 self._cache.begin(at, chain)
         return True
+
+    def _keep(self, row: Row) -> None:
+        """Keep the whole blocks that a row has read: of its prompt, and of what was written behind the first, which the
+        next turn of a conversation repeats. The streams to lead away from are not continued."""
+        prefix = self._cache.shared.get(row.at)
+        if row.fed < row.prompt.length - 1 or not (prefix is None or prefix.whole):
+            return  # its prompt was not read to the end
+        tokens = Tokens.concat([row.prompt, row.job.tokens]) if row is row.job.rows[0] else row.prompt
+        chain = _chain(tokens, min(row.fed, tokens.length))
+        self._cache.keep(row.at, chain, len(self.rows), self._own)
 
     def _common(self, row: Row) -> Chain:
         """Return the blocks that a row has in common with another that waits or runs, or with a prefix."""
@@ -228,10 +253,10 @@ class Schedule:
         self._cache.prefixes = {k: p for k, p in self._cache.prefixes.items() if p.readers or k in self._wanted}
 
 
-def _chain(prompt: Tokens) -> Chain:
-    """Return a hash for each whole block of a prompt, but for its last token."""
-    both, chain, key = np.stack(prompt), [], b""
-    for start in range(0, (prompt.length - 1) // BLOCK * BLOCK, BLOCK):
+def _chain(tokens: Tokens, length: int) -> Chain:
+    """Return a hash for each whole block of the first `length` tokens."""
+    both, chain, key = np.stack(tokens).astype(np.int64), [], b""
+    for start in range(0, length // BLOCK * BLOCK, BLOCK):
         key = hashlib.blake2b(key + both[:, start : start + BLOCK].tobytes(), digest_size=16).digest()
         chain.append(key)
     return tuple(chain)

@@ -62,7 +62,7 @@ MOST = 1_000_000
 PICTURES = 4
 """Most pictures of an interleaved answer, where nothing is said."""
 KEPT = 1 << 30
-"""Most bytes of keys and values that are kept from one call to the next."""
+"""Most bytes of keys and values that are held from one call to the next, without `keep`."""
 
 
 class CM3Leon:
@@ -80,6 +80,7 @@ class CM3Leon:
         cache_gb: float | None = None,
         cache_dtype: str | torch.dtype = "auto",
         parallel: int | str = "auto",
+        keep: bool = False,
     ) -> None:
         """Let `max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
@@ -98,11 +99,16 @@ class CM3Leon:
         `parallel` codes of a picture are drawn in one pass at most, 0 one by one. "auto" is as many as pay: several on
         a processor in float32 where few requests run, else one. The codes are the same, up to rounding
         (`cm3.engine.jacobi`).
+
+        With `keep` what was read stays from one call to the next, within `cache_gb`, and a prompt that begins as one
+        before did is read from there on. Only for a model that is not trained meanwhile: its keys and values would be
+        those of the weights before.
         """
         self.bundle, self.vocab = bundle, bundle.vocab
         self.max_streams = whole_number("max_streams", max_streams)
         check_cache(cache_gb, cache_dtype)
         self._cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dtype": cache_dtype, "parallel": parallel}
+        self._keep = keep
         check_parallel(parallel)
         bundle.decoder = placed(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
@@ -477,14 +483,17 @@ class CM3Leon:
         codes = self._image.encode([as_image(image).pixels for image in images])
         return self._image.decode(codes), codes
 
-    def new_engine(self) -> Engine:
-        """Return an engine of the model's settings, for one who feeds it by hand what `prepare` laid out."""
+    def new_engine(self, keep: bool | None = None) -> Engine:
+        """Return an engine of the model's settings, for one who feeds it by hand what `prepare` laid out; `keep` in the
+        place of the model's."""
         if self.mesh is not None and self._cache["cache_gb"] is None:
             from cm3.parallel.decoding import told
 
             # What is free differs between processes, and those that share a model have to admit alike.
             self._cache["cache_gb"] = told(share_of_free(self.device) / 1e9, self.mesh)
-        return Engine(self.decoder, self.vocab, self.max_streams, **self._cache)
+        return Engine(
+            self.decoder, self.vocab, self.max_streams, keep=self._keep if keep is None else keep, **self._cache
+        )
 
     @contextmanager
     def _engine(self, requests: Sequence[Request]) -> Iterator[Engine]:
@@ -499,7 +508,7 @@ class CM3Leon:
             engine = self.new_engine()
         yield engine
         # After an error, or where a consumer left, this is not reached: the engine and its memory go.
-        if engine.memory <= KEPT:
+        if self._keep or engine.memory <= KEPT:
             self._idle[:] = [engine]
 
     def _contexts(

@@ -31,6 +31,7 @@ class Loading(TypedDict, total=False):
     cache_gb: float | None
     cache_dtype: str | torch.dtype
     parallel: int | str
+    keep: bool
     tp: int
 
 

@@ -322,6 +322,10 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
-        "prompt_tokens_details": {"text_tokens": usage.text_in, "image_tokens": usage.image_in, "cached_tokens": 0},
+        "prompt_tokens_details": {
+            "text_tokens": usage.text_in,
+            "image_tokens": usage.image_in,
+            "cached_tokens": usage.cached_in,
+        },
         "completion_tokens_details": {"text_tokens": usage.text_out, "image_tokens": usage.image_out},
     }

@@ -55,10 +55,12 @@ class Metrics(Collector):
         self._first_token = seconds("first_token", "From a work's arrival to its first token", _QUICK)
         self._first_pixels = seconds("first_pixels", "From a work's arrival to a picture's first finished rows", _WHOLE)
         self._tokens = counter("tokens", "Tokens read from prompts (in) and written (out)", "direction", "modality")
+        self._cached = counter("cached_tokens", "Tokens of prompts that were read before, and not again")
         self._waiting = gauge("queue_length", "Prompts that wait for room in the engine")
         self._works = gauge("works", "Works that were let in and have not ended, out of the setting `queue`")
         self._streams = gauge("streams", "Streams that the engine runs side by side: the batch")
         self._blocks = gauge("cache_blocks_used", "Blocks of keys and values that prompts hold")
+        self._kept = gauge("cache_blocks_kept", "Blocks that are kept for prompts to come, until one needs their room")
         self._most = gauge("cache_blocks", "Blocks of keys and values that there are")
         # Every series from the start: a rate over a series that appears with its first event misses that event.
         for reason in (*REASONS.values(), "limit", "input"):
@@ -74,6 +76,7 @@ class Metrics(Collector):
         self._waiting.set_function(lambda: service.loop.load.waiting)
         self._streams.set_function(lambda: service.loop.load.streams)
         self._blocks.set_function(lambda: service.loop.load.blocks)
+        self._kept.set_function(lambda: service.loop.load.kept)
         self._most.set_function(lambda: service.loop.load.most_blocks)
 
     def begin(self) -> None:
@@ -103,6 +106,7 @@ class Metrics(Collector):
         for direction in ("in", "out"):
             for modality in ("text", "image"):
                 self._tokens.labels(direction, modality).inc(getattr(work.usage, f"{modality}_{direction}"))
+        self._cached.inc(work.usage.cached_in)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all measures but the times at which counters were made, which rates do not need."""

@@ -431,7 +431,7 @@ async def _part(service: Service, part: InputPart, field: str) -> Turn:
 def usage_of(usage: Usage) -> dict[str, Any]:
     """Return counts of tokens in the form of responses."""
     read, written = usage.text_in + usage.image_in, usage.text_out + usage.image_out
-    inside = {"cached_tokens": 0, "cache_write_tokens": 0}
+    inside = {"cached_tokens": usage.cached_in, "cache_write_tokens": 0}
     return {
         "input_tokens": read,
         "input_tokens_details": {**inside, "text_tokens": usage.text_in, "image_tokens": usage.image_in},

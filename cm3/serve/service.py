@@ -9,10 +9,11 @@ loop never waits for the model.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -39,12 +40,14 @@ Layout = Callable[[], Sequence[Prepared]]
 
 @dataclass
 class Usage:
-    """Tokens that were read and written, by modality. Those that stand around texts and pictures count as text."""
+    """Tokens that were read and written, by modality. Those that stand around texts and pictures count as text.
+    `cached_in`: of those of prompts, how many were read before and not again."""
 
     text_in: int = 0
     image_in: int = 0
     text_out: int = 0
     image_out: int = 0
+    cached_in: int = 0
 
 
 @dataclass
@@ -154,6 +157,7 @@ class Stream:
                     results[i][j] = result
                     if len(results[i]) == len(prepared[i].requests):
                         written = [results[i][k] for k in range(len(results[i]))]
+                        count_cached(prepared, results, self.usage)
                         best, done = await desk(_finished, model, prepared[i], written)
                         count_out(best.tokens, model.vocab, self.usage)
                         self._updates.put_nowait(Update(i, Chunk(generation=done)))
@@ -175,7 +179,7 @@ class Service:
     def __init__(self, model: CM3Leon, settings: Settings | None = None) -> None:
         self.model, self.settings = model, settings or Settings()
         self.name, self.began = model.bundle.name, int(time.time())
-        self.loop = EngineLoop(model.new_engine)
+        self.loop = EngineLoop(functools.partial(model.new_engine, keep=True))
         self.observers: list[Callable[[Work], None]] = []
         self.closing = False
         self.active = 0
@@ -310,6 +314,16 @@ def count_out(tokens: Tokens, vocab: Vocab, usage: Usage) -> None:
     pictures = _codes(tokens.ids, vocab)
     usage.image_out += pictures
     usage.text_out += tokens.length - pictures
+
+
+def count_cached(prepared: Sequence[Prepared], results: Sequence[Mapping[int, Result]], usage: Usage) -> None:
+    """Count the tokens of prompts that were read before, of those with results; of equal ones, what the first had."""
+    least: dict[bytes, int] = {}
+    for p, some in zip(prepared, results, strict=True):
+        for j, result in some.items():
+            ids = p.requests[j].streams[0].ids.tobytes()
+            least[ids] = min(least.get(ids, result.cached), result.cached)
+    usage.cached_in = sum(least.values())
 
 
 def _codes(ids: np.ndarray, vocab: Vocab) -> int:

@@ -7,21 +7,22 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_reference import make_decoder, mixed, same
+from engine_reference import make_decoder, mixed, nothing, prompt, same
 from safetensors.torch import save_file
 
-from cm3.engine import Engine, Result
+from cm3.engine import Codes, Engine, Request, Result, Sampling
 from cm3.errors import Cm3Error, ConfigError
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder
 from cm3.model.int8 import Int8Decoder
 from cm3.parallel import Mesh, decoding
-from cm3.vocab import Vocab
+from cm3.vocab import Tokens, Vocab
 from cm3.weights import load_into
 
 sys.path.append(str(Path(__file__).parents[1] / "parallel"))
@@ -68,10 +69,40 @@ def drawn(kind: str, file: str) -> tuple[list[Result], torch.Tensor, int]:
         return results, all_logits(decoder), sum(p.numel() for p in decoder.blocks.parameters())
 
 
+def talked(engine: Engine) -> list[Result]:
+    """Two turns of two who ask, the second behind what was kept of the first, in little memory."""
+    streams = [(prompt(VOCABULARY, 100, 1), nothing(VOCABULARY)), (prompt(VOCABULARY, 100, 2),)]
+    asks = [Request(some, (Codes.image(9),), Sampling(seed=3, guidance=2.0 if some[1:] else None)) for some in streams]
+    first = engine.run(asks)
+    turns = [
+        replace(ask, streams=(Tokens.concat([ask.streams[0], result.tokens, prompt(VOCABULARY, 40, 3)]),
+                              *ask.streams[1:]))
+        for ask, result in zip(asks, first, strict=True)
+    ]  # fmt: skip
+    return [*first, *engine.run(turns)]
+
+
+def kept(kind: str, file: str) -> tuple[list[Result], int]:
+    with processes.joined(tp=2) as mesh:
+        engine = Engine(share(kind, file, mesh), VOCABULARY, keep=True, cache_gb=2e-3)
+        return talked(engine), engine.load.kept
+
+
 def all_logits(decoder: Decoder) -> torch.Tensor:
     ids = torch.arange(24).view(2, 12) * 3
     with torch.inference_mode():
         return decoder(ids, torch.arange(12).expand(2, -1), Causal(), torch.zeros_like(ids)).clone()
+
+
+def test_two_processes_keep_the_same_and_draw_the_same_behind_it(two: Crew, tmp_path: Path) -> None:
+    one = whole("grouped")
+    save_file(one.state_dict(), tmp_path / "decoder.safetensors")
+    expected = talked(Engine(one.double(), VOCABULARY))
+    found = two.call(kept, "grouped", str(tmp_path / "decoder.safetensors"))
+    for results, blocks in found:
+        assert blocks == found[0][1] > 0 and [r.cached for r in results] == [0, 0, 64, 64]
+        for result, wanted in zip(results, expected, strict=True):
+            same(result, wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

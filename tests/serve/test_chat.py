@@ -94,6 +94,14 @@ def test_tokens_are_counted_by_modality(client: openai.OpenAI, drawn: PIL.Image.
     assert usage.completion_tokens_details.image_tokens == codes and usage.prompt_tokens_details.image_tokens == 0
 
 
+def test_a_turn_reads_no_more_than_is_new(client: openai.OpenAI, drawn: PIL.Image.Image) -> None:
+    """In whole blocks of 64 tokens, of which this prompt has one."""
+    first, second = (ask(client, user(drawn, "is this a question of nobody else?"), n=2) for _ in range(2))
+    assert first.usage.prompt_tokens_details.cached_tokens == 0 and 64 < second.usage.prompt_tokens < 128
+    assert second.usage.prompt_tokens_details.cached_tokens == 64
+    assert [c.message.content for c in first.choices] == [c.message.content for c in second.choices]
+
+
 def test_words_go_on_and_gaps_are_filled(client: openai.OpenAI, model: CM3Leon) -> None:
     words = "a large red circle on a"
     settings: Any = {"candidates": 1, "temperature": 0.0}

@@ -72,7 +72,7 @@ def test_refusals_are_counted_by_reason_and_in_a_stream_too(problem: Problem, re
 
 def test_a_work_fills_counters_and_histograms() -> None:
     metrics = Metrics()
-    usage = Usage(text_in=1, image_in=2, text_out=3, image_out=4)
+    usage = Usage(text_in=1, image_in=2, text_out=3, image_out=4, cached_in=1)
     metrics.note(Work(100.0, 100.5, 103.0, 110.0, 120.0, 130.0, "done", usage))
     metrics.note(Work(100.0, ended=101.0, outcome="cancelled", usage=usage))
     found = {labels: n for (name, labels), n in series(metrics).items() if name == "cm3_tokens_total"}
@@ -82,17 +82,17 @@ def test_a_work_fills_counters_and_histograms() -> None:
     for name, seconds in (("queue", 3), ("first_token", 10), ("first_pixels", 20)):
         assert value(metrics, f"cm3_{name}_seconds_sum") == seconds
         assert value(metrics, f"cm3_{name}_seconds_count") == 1, "what has not happened is not measured"
-    assert value(metrics, "cm3_cancelled_total") == 1
+    assert value(metrics, "cm3_cancelled_total") == 1 and value(metrics, "cm3_cached_tokens_total") == 2
 
 
 def test_the_engine_is_read_when_it_is_asked_for(model: CM3Leon) -> None:
     service, metrics = Service(model), Metrics()
     metrics.watch(service)
-    names = ("queue_length", "works", "streams", "cache_blocks_used", "cache_blocks")
-    service.loop.load, service.active = Load(running=2, waiting=3, streams=4, blocks=5, most_blocks=9), 6
-    assert [value(metrics, f"cm3_{name}") for name in names] == [3, 6, 4, 5, 9]
+    names = ("queue_length", "works", "streams", "cache_blocks_used", "cache_blocks", "cache_blocks_kept")
+    service.loop.load, service.active = Load(running=2, waiting=3, streams=4, blocks=5, most_blocks=9, kept=2), 6
+    assert [value(metrics, f"cm3_{name}") for name in names] == [3, 6, 4, 5, 9, 2]
     service.loop.load, service.active = Load(0, 0, 0, 0, 9), 0
-    assert [value(metrics, f"cm3_{name}") for name in names] == [0, 0, 0, 0, 9]
+    assert [value(metrics, f"cm3_{name}") for name in names] == [0, 0, 0, 0, 9, 0]
 
 
 def test_each_series_of_a_replica_has_its_name() -> None:
