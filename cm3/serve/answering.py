@@ -6,15 +6,15 @@ Asked --layout--> Service --make--> parts of words and of pictures' files
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import PIL.Image
 
 from cm3.document import Document, Image, Text
-from cm3.errors import RequestError
+from cm3.errors import RequestError, shown
 from cm3.generate import Chunk, Generation
 from cm3.generate.prepared import Prepared
 from cm3.picture import rgb
@@ -32,20 +32,45 @@ FOR_PICTURES = (
 
 class Form(NamedTuple):
     """The form of an answer: the format and quality of its pictures, whether it is streamed, and how many partial ones
-    of each picture come then; `where` stands before the names of their fields in errors."""
+    of each picture come then, or one for each of its `rows`; the `size` that is asked for. `where` stands before the
+    names of their fields in errors."""
 
     format: Format = "png"
-    quality: int = 100
+    quality: int | None = None
     stream: bool = False
     partial: int = 0
+    rows: bool = False
+    size: str | None = None
     where: str = ""
+
+    def check(self, size: str, options: Mapping[str, Any]) -> None:
+        """Raise `Problem` 400 for what contradicts the rest, the settings `options`, or the size of the picture."""
+        at = self.where
+        if self.size not in (None, "auto", size):
+            raise Problem(
+                400, f"{at}size={shown(self.size)}: the picture will be {size}; give that, or auto", f"{at}size"
+            )
+        check_quality(self.format, self.quality, f"{at}output_compression")
+        if self.rows and self.partial:
+            field = f"{at}partial_images"
+            raise Problem(400, f"{field} and partial_rows: give one of them", field)
+        if not self.rows and not self.partial:
+            return
+        name, value = ("partial_rows", "true") if self.rows else ("partial_images", str(self.partial))
+        if not self.stream:
+            why = "partial pictures come in a stream; give stream=true, or leave it out"
+            raise Problem(400, f"{at}{name}={value}: {why}", f"{at}{name}")
+        if (candidates := options.get("candidates", 1)) != 1:
+            why = f"of several candidates nothing can be shown before the end; leave it or {name} out"
+            raise Problem(400, f"candidates={candidates}: {why}", "candidates")
 
 
 class Piece(NamedTuple):
     """Words or a picture that came of one part of one answer, or its end; before all others one that `begins`.
 
     number: the answer. part: the part of it. text: words that follow those of before. picture: the file of a picture;
-    `partial` is its number where it is not whole yet. made: at the end of an answer, all of it.
+    `partial` is its number where it is not whole yet, and `rows` its finished rows of codes. made: at the end of an
+    answer, all of it, and `usage` what was read for all answers and written for this one.
     """
 
     number: int
@@ -53,7 +78,9 @@ class Piece(NamedTuple):
     text: str = ""
     picture: bytes | None = None
     partial: int | None = None
+    rows: int = 0
     made: Generation | None = None
+    usage: Usage | None = None
     begins: bool = False
 
 
@@ -85,21 +112,18 @@ class Answering:
         canvas: Canvas,
         messages: str,
     ) -> None:
-        """Raise `Problem` for settings that the answer has no use for."""
+        """Raise `Problem` for settings that the answer has no use for, and as `Form.check`."""
         for name in FOR_PICTURES if asked.kind == "text" else ():
             if name in options:
                 raise Problem(400, f"{name}: is for pictures, and this answer is a text; leave it out", name)
         if "pictures" in options and asked.kind != "interleaved":
             raise Problem(400, "pictures: is for answers of words and pictures; leave it out", "pictures")
-        if form.partial and not form.stream:
-            why = "partial pictures come in a stream; give stream=true, or leave it out"
-            raise Problem(400, f"{form.where}partial_images={form.partial}: {why}", f"{form.where}partial_images")
-        check_quality(form.format, form.quality, f"{form.where}output_compression")
-        if form.stream:  # of several candidates nothing can be shown before the end
-            candidates = options.setdefault("candidates", 1)
-            if form.partial and candidates != 1:
-                why = "of several candidates nothing can be shown before the end; leave it or partial_images out"
-                raise Problem(400, f"candidates={candidates}: {why}", "candidates")
+        if "image_guidance" in options and asked.task != EDIT and service.model.vocab.grammar == "cm3":
+            why = "is for a picture that is edited as a whole, without a mask; leave it out"
+            raise Problem(400, f"image_guidance={options['image_guidance']:g}: {why}", "image_guidance")
+        form.check(canvas.size, options)
+        if form.stream and (form.partial or form.rows or asked.kind != "image"):  # something is shown before the end
+            options.setdefault("candidates", 1)
         self.service, self.asked, self.seeds, self.form = service, asked, seeds, form
         self._layout, self._canvas, self._field = asked.layout(service.model, seeds, options), canvas, messages
         self._stream: Stream = service.stream(self._laid_out)
@@ -134,7 +158,8 @@ class Answering:
     async def pieces(self) -> AsyncGenerator[Piece]:
         """Yield the pieces of all answers as they come. All words of a part together are those of its end."""
         shown: list[_Shown] = []
-        columns, parts = self.service.model.grid[1], self.form.partial + 1
+        rows, columns = self.service.model.grid
+        parts = rows if self.form.rows else self.form.partial + 1
         with self._named():
             async with aclosing(aiter(self._stream)) as updates:
                 async for index, chunk in updates:
@@ -167,7 +192,7 @@ class Answering:
         one.left[part] = [row for row in due if row > chunk.rows]
         one.partial[part] = one.partial.get(part, -1) + 1
         drawn = await self.service.desk(self._rows, chunk)
-        return Piece(index, part, picture=drawn, partial=one.partial[part])
+        return Piece(index, part, picture=drawn, partial=one.partial[part], rows=chunk.rows)
 
     async def _rest(self, index: int, one: _Shown, made: Generation) -> AsyncGenerator[Piece]:
         """Yield what of an answer was not sent yet, and its end."""
@@ -177,7 +202,9 @@ class Answering:
                     yield Piece(index, number, words)
             elif number not in one.pictures:
                 yield Piece(index, number, picture=await self.service.desk(self.file, part.pixels))
-        yield Piece(index, made=made)
+        written = self._stream.written[index]
+        own = replace(self.usage, text_out=written.text_out, image_out=written.image_out)
+        yield Piece(index, made=made, usage=own)
 
     def _rows(self, chunk: Chunk) -> bytes:
         """Return the file of a picture as far as it is drawn."""
@@ -203,17 +230,19 @@ class Answering:
 
 
 async def canvas_for(service: Service, asked: Asked, field: str) -> Canvas:
-    """Return what an answer's pictures are laid on: of an edit the picture that was sent.
-
-    Raises `Problem` for a picture to edit that is no square, as this model draws.
-    """
+    """Return what an answer's pictures are laid on: of an edit the picture that was sent. Raises as `canvas_on`."""
     if asked.task != EDIT:
         return Canvas.new(service.model.image_size)
     assert not isinstance(asked.prompt, Document), "fields of a task"
-    picture: Image = asked.prompt["image1"]
-    base = await service.desk(rgb, picture.pixels)
+    return await canvas_on(service, asked.prompt["image1"], field)
+
+
+async def canvas_on(service: Service, picture: Image, field: str) -> Canvas:
+    """Return the canvas of a picture that is drawn anew as a whole. Raises `Problem` 400 for one that is no square, as
+    this model draws."""
+    base = await service.desk(lambda: rgb(picture.pixels))  # which are read off the file there
     if base.width != base.height:
-        rule = "an edit draws it anew as a whole, and this model draws squares; crop it"
+        rule = "without a mask it is drawn anew as a whole, and this model draws squares; crop it"
         raise Problem(400, f"{field}: the picture is {base.width}x{base.height}; {rule}", field)
     return Canvas.whole(base)
 

@@ -193,8 +193,7 @@ class ChatBody(Extras, Lenient):
     @property
     def form(self) -> Form:
         """Return the form of the answer."""
-        quality = 100 if self.output_compression is None else self.output_compression
-        return Form(self.output_format or "png", quality, bool(self.stream), self.partial_images or 0)
+        return Form(self.output_format or "png", self.output_compression, bool(self.stream), self.partial_images or 0)
 
     def given(self) -> dict[str, Any]:
         """Return the settings for `CM3Leon.prepare`. Raises `Problem` for two lengths."""
@@ -223,7 +222,7 @@ class Completion:
             content = parts[0] if self._words else [self._part(part) for part in parts]
             message = {"role": "assistant", "content": content, "refusal": None}
             choices.append({"index": index, "message": message, "logprobs": None, **await self._end(index, made)})
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage_of(usage)}
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": _told(usage)}
 
     async def chunks(self, count: bool) -> AsyncGenerator[dict[str, Any]]:
         """Yield the chunks of a stream, and where asked to `count` the tokens at its end."""
@@ -243,7 +242,7 @@ class Completion:
                     part = self._part(piece.text if piece.picture is None else piece.picture)
                     yield self._chunk(piece.number, {"content": [{"index": piece.part, **part}]})
         if count:
-            usage = usage_of(self._answering.usage)
+            usage = _told(self._answering.usage)
             yield {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     async def _end(self, index: int, made: Generation) -> dict[str, Any]:
@@ -315,17 +314,5 @@ def in_turn(role: str, parts: Sequence[Turn], field: str) -> list[Message]:
     return [Message("user" if role == "user" else "assistant", tuple(parts), field)]
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """Return counts of tokens in the form of chats."""
-    read, written = usage.text_in + usage.image_in, usage.text_out + usage.image_out
-    return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-        "prompt_tokens_details": {
-            "text_tokens": usage.text_in,
-            "image_tokens": usage.image_in,
-            "cached_tokens": usage.cached_in,
-        },
-        "completion_tokens_details": {"text_tokens": usage.text_out, "image_tokens": usage.image_out},
-    }
+def _told(usage: Usage) -> dict[str, Any]:
+    return usage.told("prompt", "completion", more_in=["cached"])

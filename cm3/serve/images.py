@@ -1,6 +1,6 @@
 """/v1/images/generations and /v1/images/edits, as OpenAI's clients speak them.
 
-    body --> Drawing: a canvas, and the layout of n prompts --> pictures | events, as they come
+    body --> Asked, a canvas --> Answering --> Drawing: pictures | events, as they come
 
 A masked edit fills the cells that the mask touches and is pasted back through the mask itself (canvas.py). One without
 a mask is the model's own task `edit`, or in the grammar "chameleon" the pictures and the words, in this order.
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-import PIL.Image
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
@@ -22,18 +22,16 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from cm3.document import Document, Gap, Image, Text
-from cm3.engine.grammar import Codes, Force
 from cm3.errors import RequestError, shown
-from cm3.generate import Chunk, Generation
-from cm3.generate.prepared import Prepared
 from cm3.generate.tasks import task_prompt
-from cm3.picture import rgb
+from cm3.serve.answering import Answering, Form, Piece, canvas_on
 from cm3.serve.bodies import MOST_IMAGES, Edit, ImageEdit, ImageGenerate
-from cm3.serve.canvas import Canvas, due_rows, masked
+from cm3.serve.canvas import Canvas, masked
+from cm3.serve.conversation import EDIT, Asked
 from cm3.serve.problem import Problem, refused_fields
-from cm3.serve.sent_pictures import check_quality, data_url, encoded, read_bytes, url_picture
+from cm3.serve.sent_pictures import data_url, read_bytes, url_picture
 from cm3.serve.served_model import check_model
-from cm3.serve.service import Service, Usage
+from cm3.serve.service import Service
 from cm3.serve.sse import STREAMED, event_stream
 from cm3.tasks import TASKS, find_task
 
@@ -43,118 +41,65 @@ Answer = JSONResponse | StreamingResponse
 
 
 class Drawing:
-    """A request for pictures: what is asked, what it is laid on, and how its prompts are laid out."""
+    """The official forms of the pictures of one request; the names of its events begin with `event`."""
 
-    def __init__(
-        self,
-        service: Service,
-        event: str,
-        body: ImageGenerate | Edit,
-        canvas: Canvas,
-        lay_out: Callable[[Sequence[int], dict[str, Any]], list[Prepared]],
-        warnings: Sequence[str] = (),
-    ) -> None:
-        """Take how the names of its events begin, `event`, and `lay_out`, which is given seeds and settings.
-
-        Raises `Problem` 400 for fields that contradict each other.
-        """
-        self.service, self.event, self.body, self.canvas = service, event, body, canvas
-        self._lay_out, self._warnings = lay_out, tuple(warnings)
-        self.seeds = body.seeds(body.n or 1)
-        self.format, self.quality = body.output_format or "png", body.output_compression
-        self.rows = service.model.grid[0]
-        self.parts = self.rows if body.partial_rows else (body.partial_images or 0) + 1
-        self._prepared: list[Prepared] = []
-        _check(body, canvas)
-
-    async def answer(self) -> Answer:
-        """Return all pictures at once or, where it is asked for, events."""
-        if self.body.stream:
-            return await event_stream(self.events())
-        generations, usage = await self.service.make(self.layout)
-        desk = self.service.desk  # one picture at a time, since others wait for it too
-        data = [await desk(self._datum, index, made) for index, made in enumerate(generations)]
-        return JSONResponse(
-            {"created": int(time.time()), "data": data, **self._about(), "usage": usage_object(usage, details=True)}
-        )
-
-    async def events(self) -> AsyncGenerator[dict[str, Any]]:
-        """Yield the official events: of each picture the partial ones, and at its end the whole one."""
-        stream = self.service.stream(self.layout)
-        sent = [0] * len(self.seeds)
-        due: list[list[int]] = []
-        done: dict[int, Generation] = {}
-        told = 0
-        async with aclosing(aiter(stream)) as updates:
-            async for index, chunk in updates:
-                due = due or [due_rows(one.prompt, self.service.model.grid[1], self.parts) for one in self._prepared]
-                if chunk.generation is not None:
-                    done[index] = chunk.generation
-                    while told in done:  # whole pictures come in their order
-                        made = done.pop(told)
-                        whole = self._event("completed", await self.service.desk(self._file, made.image))
-                        usage = usage_object(self._usage(told, stream.usage))
-                        yield {**whole, "usage": usage, "cm3": {"n": told, **self._own(told, made)}}
-                        told += 1
-                elif due[index] and chunk.rows >= due[index][0]:
-                    due[index] = [rows for rows in due[index] if rows > chunk.rows]
-                    top = await self.service.desk(self._top, chunk)
-                    number, own = sent[index], {"n": index, "rows": chunk.rows, "of": self.rows}
-                    sent[index] += 1
-                    yield {**self._event("partial_image", top), "partial_image_index": number, "cm3": own}
-
-    def layout(self) -> list[Prepared]:
-        """Lay out a prompt for each picture."""
-        options = self.body.options()
-        if self.parts > 1:
-            options["candidates"] = 1  # of several it is not known which one will be kept
-        self._prepared = self._lay_out(self.seeds, options)
-        return self._prepared
-
-    def _usage(self, index: int, whole: Usage) -> Usage:
-        """Return the tokens of one picture: its prompt, and all that is written for it."""
-        usage = Usage(whole.text_in, whole.image_in)
-        for step in (step for request in self._prepared[index].requests for step in request.plan):
-            if isinstance(step, Codes):
-                usage.image_out += (codes := sum(cell > 0 for cell in step.cells))
-                usage.text_out += len(step.cells) - codes
-            elif isinstance(step, Force):
-                usage.text_out += len(step.ids)
-        return usage
-
-    def _top(self, chunk: Chunk) -> bytes:
-        assert chunk.image is not None, "only rows of pictures are due"
-        return self._file(chunk.image)
-
-    def _file(self, drawn: PIL.Image.Image) -> bytes:
-        picture = self.canvas.painted(drawn, self.service.model.image_size)
-        return encoded(picture, self.format, 100 if self.quality is None else self.quality)
-
-    def _datum(self, index: int, made: Generation) -> dict[str, Any]:
-        data = self._file(made.image)
-        as_url = self.body.response_format == "url"
-        shown = {"url": data_url(data, self.format)} if as_url else {"b64_json": base64.b64encode(data).decode()}
-        return {**shown, "cm3": self._own(index, made)}
-
-    def _own(self, index: int, made: Generation) -> dict[str, Any]:
-        """Return what is told beside the official fields."""
-        warnings = [*self._warnings, *made.warnings]
-        return {"retrieved": made.attribution, "seed": self.seeds[index], "warnings": warnings}
-
-    def _about(self) -> dict[str, Any]:
-        clear = self.canvas.base.mode == "RGBA" and self.format != "jpeg"
-        name = self.body.safety_identifier or self.body.user
-        return {
+    def __init__(self, answering: Answering, event: str, body: ImageGenerate | Edit, canvas: Canvas) -> None:
+        """Raise `Problem` 400 for a stream of data URLs."""
+        if body.stream and body.response_format == "url":
+            raise Problem(400, "response_format='url': a stream sends b64_json; leave it out", "response_format")
+        self._answering, self._event, self._format = answering, event, answering.form.format
+        self._as_url = body.response_format == "url"
+        clear = canvas.base.mode == "RGBA" and self._format != "jpeg"
+        name = body.safety_identifier or body.user
+        self._about = {
             "background": "transparent" if clear else "opaque",
-            "output_format": self.format,
+            "output_format": self._format,
             "quality": QUALITY,
-            "size": self.canvas.size,
+            "size": canvas.size,
             **({"safety_identifier": name} if name else {}),
         }
 
-    def _event(self, kind: str, data: bytes) -> dict[str, Any]:
-        shown = {"b64_json": base64.b64encode(data).decode(), "created_at": int(time.time())}
-        return {"type": f"{self.event}.{kind}", **shown, **self._about()}
+    async def answer(self) -> Answer:
+        """Return all pictures at once or, where it is asked for, events."""
+        if self._answering.form.stream:
+            return await event_stream(self.events())
+        generations, usage = await self._answering.make()
+        data = []
+        for index, made in enumerate(generations):  # one picture at a time, since others wait for the desk too
+            (picture,) = await self._answering.parts(made)
+            assert isinstance(picture, bytes), "a picture alone"
+            url = {"url": data_url(picture, self._format)} if self._as_url else {"b64_json": _base64(picture)}
+            data.append({**url, "cm3": await self._answering.about(index, made)})
+        return JSONResponse({"created": int(time.time()), "data": data, **self._about, "usage": usage.told()})
+
+    async def events(self) -> AsyncGenerator[dict[str, Any]]:
+        """Yield the official events: of each picture the partial ones, and at its end the whole one, in their order."""
+        drawn: dict[int, bytes] = {}
+        done: dict[int, Piece] = {}
+        rows, told = self._answering.service.model.grid[0], 0
+        async with aclosing(self._answering.pieces()) as pieces:
+            async for piece in pieces:
+                if piece.picture is not None and piece.partial is None:
+                    drawn[piece.number] = piece.picture
+                elif piece.picture is not None:
+                    number, own = piece.partial, {"n": piece.number, "rows": piece.rows, "of": rows}
+                    event = self._told("partial_image", piece.picture)
+                    yield {**event, "partial_image_index": number, "cm3": own}
+                elif piece.made is not None:
+                    done[piece.number] = piece
+                while (last := done.pop(told, None)) is not None:
+                    assert last.made is not None and last.usage is not None, "of an end"
+                    own = {"n": told, **await self._answering.about(told, last.made)}
+                    yield {**self._told("completed", drawn.pop(told)), "usage": last.usage.told(), "cm3": own}
+                    told += 1
+
+    def _told(self, kind: str, data: bytes) -> dict[str, Any]:
+        shown = {"b64_json": _base64(data), "created_at": int(time.time())}
+        return {"type": f"{self._event}.{kind}", **shown, **self._about}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def router(service: Service) -> APIRouter:
@@ -191,12 +136,11 @@ Named = tuple[str, Image]
 
 async def new_drawing(service: Service, body: ImageGenerate) -> Drawing:
     """Return the drawing of new pictures. Raises `Problem` for a control image that is none, and for two guides."""
-    model, task, request = service.model, None, dict[str, Any]()
-    _check_image_guidance(service, body)
+    what = Asked("image", Document((Text(body.prompt), Gap("image"))))
     if body.boxes is not None and body.control is not None:
         raise Problem(400, "boxes and control: no task takes both; give one of them", "boxes")
     if body.boxes is not None:
-        task, request = find_task("boxes"), {"caption": body.prompt, "objects": body.boxes}
+        what = Asked("image", {"caption": body.prompt, "objects": body.boxes}, "boxes")
     if body.control is not None:
         kinds = [name for name, task in TASKS.items() if task.control]
         if body.control.kind not in kinds:
@@ -206,18 +150,13 @@ async def new_drawing(service: Service, body: ImageGenerate) -> Drawing:
         task = find_task(body.control.kind)
         request = {"caption": body.prompt, str(task.control): picture}
         try:
-            await service.desk(task_prompt, task, request, model.image_size, None)
+            await service.desk(task_prompt, task, request, service.model.image_size, None)
         except RequestError as error:  # of another size than it must have
             raise Problem(400, f"control.image: {error}", "control.image") from error
-
-    def lay_out(seeds: Sequence[int], options: dict[str, Any]) -> list[Prepared]:
-        if task is None:
-            return model.prepare([body.prompt] * len(seeds), seeds=seeds, **options)
-        return model.prepare_task(task, [request] * len(seeds), seeds=seeds, **options)
-
-    untuned = task is not None and task.name not in model.tasks
-    warnings = [f"this model was not tuned for {task.name!r}: expect little of it"] if task and untuned else []
-    return Drawing(service, "image_generation", body, Canvas.new(model.image_size), lay_out, warnings)
+        what = Asked("image", request, task.name)
+    if what.task is not None and what.task not in service.model.tasks:
+        what = replace(what, warnings=(f"this model was not tuned for {what.task!r}: expect little of it",))
+    return _drawing(service, what, "image_generation", body, Canvas.new(service.model.image_size))
 
 
 async def edit_drawing(service: Service, body: Edit, pictures: Sequence[Named], mask: Named | None) -> Drawing:
@@ -229,72 +168,34 @@ async def edit_drawing(service: Service, body: Edit, pictures: Sequence[Named], 
         raise Problem(400, f"{more}: this model edits one picture at a time; send one", more)
     if mask is not None and together:
         raise Problem(400, f"{mask[0]}: this model fills no holes; leave the mask out", mask[0])
-    if mask is None and not together and "edit" not in model.tasks:
+    if mask is None and not together and EDIT not in model.tasks:
         raise Problem(400, "mask: this model was not tuned to edit without one; give a mask", "mask")
     if mask is None and body.input_fidelity is not None:
         why = "is for edits with a mask; without one set image_guidance"
         raise Problem(400, f"input_fidelity={body.input_fidelity!r}: {why}", "input_fidelity")
     if mask is not None:
-        _check_image_guidance(service, body)
         canvas = await service.desk(masked, first, mask[1], mask[0])
+        what = Asked("image", Document((Text(body.prompt), canvas.seen)))
     else:
-        base = await service.desk(lambda: rgb(first.pixels))
-        if base.width != base.height:
-            rule = "without a mask it is drawn anew as a whole, and this model draws squares; crop it, or give a mask"
-            raise Problem(400, f"{name}: is {base.width}x{base.height}; {rule}", name)
-        canvas = Canvas.whole(base)
-
-    def lay_out(seeds: Sequence[int], options: dict[str, Any]) -> list[Prepared]:
-        number = len(seeds)
-        if mask is not None:
-            document = Document((Text(body.prompt), canvas.seen))
-            return model.prepare([document] * number, seeds=seeds, **options)
-        if "edit" in model.tasks and len(pictures) == 1:
-            request = {"image1": first, "instruction": body.prompt}
-            return model.prepare_task(find_task("edit"), [request] * number, seeds=seeds, **options)
-        document = Document((*(picture for _, picture in pictures), Text(body.prompt), Gap("image")))
-        return model.prepare([document] * number, seeds=seeds, **options)
-
-    return Drawing(service, "image_edit", body, canvas, lay_out)
+        canvas = await canvas_on(service, first, name)
+        what = Asked("image", {"image1": first, "instruction": body.prompt}, EDIT)
+        if EDIT not in model.tasks or len(pictures) > 1:
+            shown = (picture for _, picture in pictures)
+            what = Asked("image", Document((*shown, Text(body.prompt), Gap("image"))))
+    return _drawing(service, what, "image_edit", body, canvas)
 
 
-def usage_object(usage: Usage, details: bool = False) -> dict[str, Any]:
-    """Return counts of tokens as the interface has them for pictures; `details` of what was written, too."""
-    read, written = usage.text_in + usage.image_in, usage.text_out + usage.image_out
-    counts: dict[str, Any] = {
-        "input_tokens": read,
-        "input_tokens_details": {"text_tokens": usage.text_in, "image_tokens": usage.image_in},
-        "output_tokens": written,
-        "total_tokens": read + written,
-    }
-    if details:
-        counts["output_tokens_details"] = {"text_tokens": usage.text_out, "image_tokens": usage.image_out}
-    return counts
-
-
-def _check(body: ImageGenerate | Edit, canvas: Canvas) -> None:
-    """Raise `Problem` 400 for official fields that contradict each other or the picture."""
-    if body.size not in (None, "auto", canvas.size):
-        raise Problem(400, f"size={shown(body.size)}: the picture will be {canvas.size}; give that, or auto", "size")
-    quality = 100 if body.output_compression is None else body.output_compression
-    check_quality(body.output_format or "png", quality, "output_compression")
-    asked = "partial_images" if body.partial_images else "partial_rows" if body.partial_rows else None
-    if asked and not body.stream:
-        raise Problem(400, f"{asked}: partial pictures come in a stream; give stream=true, or leave it out", asked)
-    if asked and body.partial_rows and body.partial_images:
-        raise Problem(400, "partial_images and partial_rows: give one of them", asked)
-    if asked and body.candidates not in (None, 1):
-        why = f"of several candidates nothing can be shown before the end; leave it or {asked} out"
-        raise Problem(400, f"candidates={body.candidates}: {why}", "candidates")
-    if body.stream and body.response_format == "url":
-        raise Problem(400, "response_format='url': a stream sends b64_json; leave it out", "response_format")
-
-
-def _check_image_guidance(service: Service, body: ImageGenerate | Edit) -> None:
-    """Raise `Problem` 400 for a scale of the picture that is edited where there is none."""
-    if body.image_guidance is not None and service.model.vocab.grammar == "cm3":
-        why = "is for a picture that is edited as a whole, /v1/images/edits without a mask; leave it out"
-        raise Problem(400, f"image_guidance={body.image_guidance:g}: {why}", "image_guidance")
+def _drawing(service: Service, what: Asked, event: str, body: ImageGenerate | Edit, canvas: Canvas) -> Drawing:
+    form = Form(
+        body.output_format or "png",
+        body.output_compression,
+        bool(body.stream),
+        body.partial_images or 0,
+        bool(body.partial_rows),
+        body.size,
+    )
+    answering = Answering(service, what, body.seeds(body.n or 1), body.options(), form, canvas, "prompt")
+    return Drawing(answering, event, body, canvas)
 
 
 async def _edit_of_json(service: Service, data: bytes) -> tuple[Edit, list[Named], Named | None]:

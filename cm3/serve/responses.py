@@ -38,7 +38,7 @@ from cm3.serve.images import QUALITY
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import Format, read_base64, url_picture
 from cm3.serve.served_model import check_model
-from cm3.serve.service import Service, Usage
+from cm3.serve.service import Service
 from cm3.serve.sse import STREAMED, event_stream
 
 KEEPS_NOTHING = "this server keeps no answers and no conversations; send all of it as input"
@@ -207,8 +207,8 @@ class ResponseBody(Extras, Lenient):
         tool, stream = self.tool, bool(self.stream)
         if tool is None:
             return Form(stream=stream)
-        quality = 100 if tool.output_compression is None else tool.output_compression
-        return Form(tool.output_format or "png", quality, stream, tool.partial_images or 0, f"{TOOL}.")
+        quality, partial = tool.output_compression, tool.partial_images or 0
+        return Form(tool.output_format or "png", quality, stream, partial, size=tool.size, where=f"{TOOL}.")
 
     def given(self, what: Asked) -> dict[str, Any]:
         """Return the settings for `CM3Leon.prepare`."""
@@ -332,7 +332,8 @@ class Answer:
         cut = made.cut[0]
         reason = {"reason": "max_output_tokens"} if cut else None
         ended = {"status": "incomplete" if cut else "completed", "incomplete_details": reason}
-        self.response |= {**ended, "usage": usage_of(self._answering.usage), "completed_at": int(time.time())}
+        usage = self._answering.usage.told(more_in=["cached", "cache_write"], more_out=["reasoning"])
+        self.response |= {**ended, "usage": usage, "completed_at": int(time.time())}
         return self._event(f"response.{self.response['status']}", response=self.response)
 
     def _of_item(self, kind: str, **more: Any) -> dict[str, Any]:
@@ -382,9 +383,6 @@ async def new_answer(service: Service, body: ResponseBody) -> Answer:
         what, canvas = await _masked(service, what, mask.image_url, f"{TOOL}.input_image_mask")
     else:
         canvas = await canvas_for(service, what, "input")
-    if tool is not None and tool.size not in (None, "auto", canvas.size):
-        field, rule = f"{TOOL}.size", f"the picture will be {canvas.size}; give that, or auto"
-        raise Problem(400, f"{field}={shown(tool.size)}: {rule}", field)
     answering = Answering(service, what, body.seeds(1), body.given(what), body.form, canvas, "input")
     return Answer(body, answering, canvas.size, action)
 
@@ -426,18 +424,3 @@ async def _part(service: Service, part: InputPart, field: str) -> Turn:
         return await url_picture(service, part.image_url, f"{field}.image_url")
     rule = "parts are input_text or output_text with text, or input_image with image_url"
     raise Problem(400, f"{field}.type={shown(part.type)}: {rule}", f"{field}.type")
-
-
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """Return counts of tokens in the form of responses."""
-    read, written = usage.text_in + usage.image_in, usage.text_out + usage.image_out
-    inside = {"cached_tokens": usage.cached_in, "cache_write_tokens": 0}
-    return {
-        "input_tokens": read,
-        "input_tokens_details": {**inside, "text_tokens": usage.text_in, "image_tokens": usage.image_in},
-        "output_tokens": written,
-        "output_tokens_details": {
-            "reasoning_tokens": 0, "text_tokens": usage.text_out, "image_tokens": usage.image_out,
-        },
-        "total_tokens": read + written,
-    }  # fmt: skip

@@ -49,6 +49,21 @@ class Usage:
     image_out: int = 0
     cached_in: int = 0
 
+    def told(
+        self, read: str = "input", written: str = "output", more_in: Sequence[str] = (), more_out: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Return them as an interface has them, by its names of what is read and written; `more_in` and `more_out` are
+        its further names: "cached", and others of what there is none of here."""
+        counts: dict[str, Any] = {}
+        for name, text, image, more in (
+            (read, self.text_in, self.image_in, more_in),
+            (written, self.text_out, self.image_out, more_out),
+        ):
+            counts[f"{name}_tokens"] = text + image
+            further = {f"{other}_tokens": self.cached_in if other == "cached" else 0 for other in more}
+            counts[f"{name}_tokens_details"] = {"text_tokens": text, "image_tokens": image, **further}
+        return {**counts, "total_tokens": counts[f"{read}_tokens"] + counts[f"{written}_tokens"]}
+
 
 @dataclass
 class Work:
@@ -95,7 +110,8 @@ class Made(NamedTuple):
 
 
 class Stream:
-    """The answer to a layout, part by part; iterate it once. `usage` is whole at the end.
+    """The answer to a layout, part by part; iterate it once. `usage` is whole at the end, and `written` has what was
+    written for each prompt that is done, by its place.
 
     The work is a task of its own, since an iterator may be begun in one task and ended in another.
     """
@@ -104,6 +120,7 @@ class Stream:
         self._service, self._layout, self._watched = service, layout, watched
         self._updates: asyncio.Queue[Update | Exception | None] = asyncio.Queue()
         self.usage = Usage()
+        self.written: dict[int, Usage] = {}
 
     async def __aiter__(self) -> AsyncGenerator[Update]:
         """Yield updates; the last of each prompt has its generation. Raises as `Service.stream`."""
@@ -159,7 +176,7 @@ class Stream:
                         written = [results[i][k] for k in range(len(results[i]))]
                         count_cached(prepared, results, self.usage)
                         best, done = await desk(_finished, model, prepared[i], written)
-                        count_out(best.tokens, model.vocab, self.usage)
+                        self.written[i] = count_out(best.tokens, model.vocab, self.usage)
                         self._updates.put_nowait(Update(i, Chunk(generation=done)))
         finally:
             ticket.cancel()
@@ -309,11 +326,13 @@ def count_in(prepared: Sequence[Prepared], vocab: Vocab, usage: Usage) -> None:
         usage.text_in += len(ids) - pictures
 
 
-def count_out(tokens: Tokens, vocab: Vocab, usage: Usage) -> None:
-    """Count tokens that were written; of candidates, those of the one that is kept."""
+def count_out(tokens: Tokens, vocab: Vocab, usage: Usage) -> Usage:
+    """Count tokens that were written, of candidates those of the one that is kept, and return them alone."""
     pictures = _codes(tokens.ids, vocab)
-    usage.image_out += pictures
-    usage.text_out += tokens.length - pictures
+    own = Usage(image_out=pictures, text_out=tokens.length - pictures)
+    usage.image_out += own.image_out
+    usage.text_out += own.text_out
+    return own
 
 
 def count_cached(prepared: Sequence[Prepared], results: Sequence[Mapping[int, Result]], usage: Usage) -> None:

@@ -19,7 +19,7 @@ from running_server import Running, running
 from cm3.document import Document, Gap, Image, Text
 from cm3.generate import CM3Leon
 from cm3.generate.cm3leon import sample_seeds
-from cm3.serve import images
+from cm3.serve import answering
 from cm3.serve.limits import Settings
 from cm3.serve.sent_pictures import encoded
 from cm3.tasks.control import canny
@@ -137,7 +137,7 @@ def test_a_stream_shows_finished_rows_and_then_the_picture(client: Any, parts: i
         assert shown.shape == (128, 128, 3) and (shown[below:] == 128).all() and shown[:below].std() > 1
     whole = client.images.generate(**ask)
     assert last.type == "image_generation.completed" and last.b64_json == whole.data[0].b64_json
-    assert last.usage.model_dump() == whole.usage.model_dump(exclude={"output_tokens_details"})
+    assert last.usage.model_dump() == whole.usage.model_dump()
     assert last.cm3 == {"n": 0, **whole.data[0].cm3}
     for event in (*partial, last):
         assert (event.size, event.quality, event.background, event.output_format) == (
@@ -367,7 +367,7 @@ def test_a_streamed_edit_shows_the_rest_as_it_was(client: Any) -> None:
         assert (shown[:below] != NOISE[:below]).any()
     once = client.images.edit(**ask, extra_body={"seed": 5, "candidates": 1})
     assert last.b64_json == once.data[0].b64_json
-    assert last.usage.model_dump() == once.usage.model_dump(exclude={"output_tokens_details"})
+    assert last.usage.model_dump() == once.usage.model_dump()
 
 
 def test_without_a_mask_the_model_edits_by_its_own_task(client: Any, model: CM3Leon) -> None:
@@ -387,7 +387,7 @@ WRONG_EDITS: list[tuple[dict[str, Any], str, str]] = [
     ({"image": b"GIF"}, "image", "not a picture"),
     ({"image": [png(NOISE), b"GIF"]}, "image[1]", "not a picture"),
     ({"image": [png(NOISE), png(NOISE)]}, "image[1]", "this model edits one picture at a time; send one"),
-    ({"image": png(NOISE[:, :90])}, "image", "is 90x128; without a mask it is drawn anew as a whole"),
+    ({"image": png(NOISE[:, :90])}, "image", "the picture is 90x128; without a mask it is drawn anew as a whole"),
     ({"image": png(NOISE), "mask": mask_of(HOLE[:, :90])}, "mask", "the mask is 90x128 and the picture 128x128"),
     ({"image": png(NOISE), "mask": mask_of(HOLE & False)}, "mask", "is nowhere wholly transparent"),
     ({"image": png(NOISE), "mask": png(NOISE)}, "mask", "has no transparency"),
@@ -546,6 +546,6 @@ def test_others_come_between_the_pictures_of_one_request(server: Running, monkey
         order.append("picture")
         return encoded(*args)
 
-    monkeypatch.setattr(images, "encoded", seen)
+    monkeypatch.setattr(answering, "encoded", seen)
     assert server.ask("/v1/images/generations", {"prompt": PROMPT, "n": 3, "candidates": 1}).status == 200
     assert order == ["picture", "another's", "picture", "picture"]
