@@ -122,10 +122,12 @@ class Answering:
             why = "is for a picture that is edited as a whole, without a mask; leave it out"
             raise Problem(400, f"image_guidance={options['image_guidance']:g}: {why}", "image_guidance")
         form.check(canvas.size, options)
-        if form.stream and (form.partial or form.rows or asked.kind != "image"):  # something is shown before the end
+        shows = form.partial or form.rows or not (asked.whole or asked.kind == "image")
+        if form.stream and shows:  # something before the end
             options.setdefault("candidates", 1)
         self.service, self.asked, self.seeds, self.form = service, asked, seeds, form
         self._layout, self._canvas, self._field = asked.layout(service.model, seeds, options), canvas, messages
+        self._reads = bool(options.get("retrieve"))
         self._stream: Stream = service.stream(self._laid_out)
         self._prepared: list[Prepared] = []
 
@@ -136,6 +138,7 @@ class Answering:
 
     async def make(self) -> tuple[list[Generation], Usage]:
         """Return all answers. Raises `Problem` as `Service.make`, with the name of the field."""
+        await self._ready()
         with self._named():
             made = await self.service.make(self._layout)
         return made.generations, made.usage
@@ -160,6 +163,7 @@ class Answering:
         shown: list[_Shown] = []
         rows, columns = self.service.model.grid
         parts = rows if self.form.rows else self.form.partial + 1
+        await self._ready()
         with self._named():
             async with aclosing(aiter(self._stream)) as updates:
                 async for index, chunk in updates:
@@ -211,6 +215,11 @@ class Answering:
         picture = chunk.image
         assert picture is not None, "a chunk with rows has a picture"
         return self.file(picture)
+
+    async def _ready(self) -> None:
+        """Wait for the memory bank where documents are read; no place in the queue is taken meanwhile."""
+        if self._reads:
+            await self.service.bank()
 
     def _laid_out(self) -> list[Prepared]:
         self._prepared = self._layout()

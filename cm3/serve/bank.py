@@ -14,6 +14,7 @@ data URL, here and there.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ from cm3.serve.bodies import LONGEST_PROMPT, Body
 from cm3.serve.conversation import check_words
 from cm3.serve.problem import Problem
 from cm3.serve.sent_pictures import data_url, encoded, url_picture
-from cm3.serve.service import Service
+from cm3.serve.service import P, Service, T
 
 MOST_FOUND, MOST_ADDED = 100, 256
 """Most documents of one search, and of one request to add."""
@@ -76,44 +77,48 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/v1/memory", tags=["memory"])
     model = service.model
 
+    async def desk(work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        await service.bank()
+        return await service.desk(work, *args, **options)
+
     @routes.get("")
     async def about() -> dict[str, Any]:
         """Tell of the bank."""
-        return await service.desk(lambda: _about(_bank(model), _writable(model, service)))
+        return await desk(lambda: _about(_bank(model), _writable(model, service)))
 
     @routes.get("/search")
     async def by_words(asked: Annotated[ByWords, Query()]) -> dict[str, Any]:
         """Find documents by words."""
-        return await service.desk(_found, model, asked.query, None, asked.k, False)
+        return await desk(_found, model, asked.query, None, asked.k, False)
 
     @routes.post("/search")
     async def by_all(body: Search) -> dict[str, Any]:
         """Find documents by words, by a picture, or by both."""
         picture = None if body.image is None else await url_picture(service, body.image, "image")
-        return await service.desk(_found, model, body.query or "", picture, body.k, body.pictures)
+        return await desk(_found, model, body.query or "", picture, body.k, body.pictures)
 
     @routes.get("/documents/{id:path}")
     async def one(id: str) -> dict[str, Any]:
         """Return a document."""
-        return await service.desk(lambda: _shown(_named(_bank(model), id)[id], True))
+        return await desk(lambda: _shown(_named(_bank(model), id)[id], True))
 
     @routes.post("/documents")
     async def add(body: NewDocuments) -> dict[str, Any]:
         """Add documents, all or none."""
-        _check_writable(model, service)
+        await desk(_check_writable, model, service)
         documents = []
         for number, new in enumerate(body.documents):
             field = f"documents[{number}]"
             picture = None if new.image is None else await url_picture(service, new.image, f"{field}.image")
             documents.append(_document(new, picture, field))
-        added = await service.desk(_add, model, documents)
+        added = await desk(_add, model, documents)
         return {"object": "list", "data": [{"id": document.id} for document in documents], "added": added}
 
     @routes.delete("/documents/{id:path}")
     async def delete(id: str) -> dict[str, Any]:
         """Delete a document."""
-        _check_writable(model, service)
-        await service.desk(lambda: _named(_bank(model), id).delete([id]))
+        await desk(_check_writable, model, service)
+        await desk(lambda: _named(_bank(model), id).delete([id]))
         return {"id": id, "object": "memory.document", "deleted": True}
 
     return routes

@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from cm3.errors import did_you_mean, shown
 from cm3.generate.cm3leon import sample_seeds
-from cm3.serve.problem import LONGEST_NAME
+from cm3.serve.problem import LONGEST_NAME, Problem
 from cm3.serve.sent_pictures import Format
 from cm3.tasks.boxes import check_place
 
@@ -99,7 +99,9 @@ Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT), AfterValidator(_said)]
 class Extras(Body):
     """Fields of ours: how to draw and what to look up. None leaves a setting as the model's bundle recommends it."""
 
-    guidance: float | None = Field(None, description="Scale of classifier-free guidance; 1 is none.")
+    guidance: float | None = Field(
+        None, description="Scale of classifier-free guidance: 1 is none, and below 0 leads away from the words."
+    )
     image_guidance: float | None = Field(None, description="In an edit without a mask: how far to hold on to it.")
     temperature: float | None = Field(None, description="0 takes the likeliest token each time.")
     top_p: float | None = Field(None, description="Draw from the fewest tokens that hold this much probability.")
@@ -119,7 +121,11 @@ class Extras(Body):
     )
 
     def options(self) -> dict[str, Any]:
-        """Return the settings that were given, for `CM3Leon.prepare`."""
+        """Return the settings that were given, for `CM3Leon.prepare`. Raises `Problem` for one of documents without
+        any."""
+        if self.unconditional is not None and not self.retrieve:
+            why = "is about documents that are looked up, and there are none; give retrieve, or leave it out"
+            raise Problem(400, f"unconditional={self.unconditional!r}: {why}", "unconditional")
         given = {name: getattr(self, name) for name in Extras.model_fields if name != "seed"}
         return {name: value for name, value in given.items() if value is not None}
 

@@ -4,7 +4,8 @@
     thread:      orders -> engine.add, engine.cancel -> engine.poll -> news of all tickets, one call a step
 
 The engine is touched by the thread alone. Orders are taken between steps, so a ticket that is cancelled frees its rows
-at the next.
+at the next. Requests wait here, and go to the engine when it has rows for them, one of each ticket in turn: who asks
+for much at once leaves room for those who ask for little.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -73,12 +75,16 @@ Order = tuple[str, Ticket | None]
 class EngineLoop:
     """Steps an engine while there is work. `start` it, and `stop` it at the end."""
 
-    def __init__(self, new_engine: Callable[[], Engine]) -> None:
+    def __init__(self, new_engine: Callable[[], Engine], max_streams: int) -> None:
+        """Take what makes an engine, and how many streams that runs side by side."""
         self._new_engine, self._engine = new_engine, new_engine()
+        self._max_streams = max_streams
         self.load = self._engine.load
         """How much of the engine is in use, as it was between two steps: other threads see no more of it."""
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._places: dict[int, tuple[Ticket, int]] = {}
+        self._waiting: dict[Ticket, deque[int]] = {}
+        """The places of requests that the engine has not got yet; the next is of the first ticket."""
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -109,13 +115,15 @@ class EngineLoop:
         except Exception as error:
             LOG.error("no engine can be made any more; every request is told so", exc_info=error)
             self._failed, self.load = True, Load(0, 0, 0, 0, 0)
-            tell({ticket: error for ticket, _ in self._places.values()})
+            tell({ticket: error for ticket in (*self._waiting, *(ticket for ticket, _ in self._places.values()))})
             while (ticket := self._orders.get()[1]) is not None:
                 tell({ticket: error})
 
     def _serve(self) -> None:
         while self._obey():
-            self.load, now = self._engine.load, time.monotonic()
+            self._hand_in()
+            self._note_load()
+            now = time.monotonic()
             try:
                 events = self._engine.poll()
             except Dropped as error:
@@ -140,48 +148,66 @@ class EngineLoop:
                         told.setdefault(ticket, []).append(News(place, event.tokens, event.result))
                     ticket.told = True
             tell(told)
-        self.load = self._engine.load
+        self._note_load()
 
     def _obey(self) -> bool:
         """Take the orders that are there, and wait for one where there is nothing to do; returns whether to go on."""
         while True:
-            if not self._engine.busy:
-                self.load = self._engine.load
+            idle = not self._engine.busy and not self._waiting
+            if idle:
+                self._note_load()
             try:
-                order, ticket = self._orders.get(block=not self._engine.busy)
+                order, ticket = self._orders.get(block=idle)
             except queue.Empty:
                 return True
             if ticket is None:
-                self._leave([id for id in self._places])
+                for other in {*self._waiting, *(other for other, _ in self._places.values())}:
+                    self._leave(other)
                 return False
             if order == "add":
-                self._add(ticket)
+                self._waiting[ticket] = deque(range(len(ticket.requests)))
             else:
-                self._leave([id for id, (other, _) in self._places.items() if other is ticket])
+                self._leave(ticket)
 
-    def _add(self, ticket: Ticket) -> None:
-        for place, request in enumerate(ticket.requests):
+    def _hand_in(self) -> None:
+        """Give the engine what it has rows for: one request of each ticket in turn, and none while one waits there."""
+        load = self._engine.load
+        room = 0 if load.waiting else self._max_streams - load.streams
+        while self._waiting and room > 0:
+            ticket, places = next(iter(self._waiting.items()))
+            del self._waiting[ticket]
+            request = ticket.requests[place := places.popleft()]
             try:
                 self._places[self._engine.add(request)] = ticket, place
             except Exception as error:
                 self._fail(ticket, error)
-                return
+                continue
+            room -= len(request.streams)
+            if places:
+                self._waiting[ticket] = places  # behind the others
 
-    def _leave(self, ids: list[int]) -> None:
-        for id in ids:
+    def _note_load(self) -> None:
+        load = self._engine.load
+        self.load = load._replace(waiting=load.waiting + sum(map(len, self._waiting.values())))
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._waiting.pop(ticket, None)
+        for id in [id for id, (other, _) in self._places.items() if other is ticket]:
             del self._places[id]
             self._engine.cancel(id)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
-        self._leave([id for id, (other, _) in self._places.items() if other is ticket])
+        self._leave(ticket)
         tell({ticket: error})
 
     def _replace(self, error: Exception) -> None:
         """Tell what runs that it failed, and go on with another engine: nothing is known of the state of this one."""
         LOG.error("the engine failed; what ran is told so, and another takes its place", exc_info=error)
         error.__traceback__ = None  # its frames hold the engine that failed, whose memory the next one needs
-        tell({ticket: error for ticket, _ in self._places.values()})
+        failed = {ticket for ticket, _ in self._places.values()}
+        tell(dict.fromkeys(failed, error))
         self._places.clear()
+        self._waiting = {ticket: places for ticket, places in self._waiting.items() if ticket not in failed}
         del self._engine
         self._engine = self._new_engine()
 

@@ -6,6 +6,7 @@ lines of a file and of CM3_API_KEYS -> keys, as hashes -> Authorization: Bearer 
     studio  kS3_a-long-secret-of-yours  requests-per-minute 60  pictures-per-minute 20  concurrent 4
     page    sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 
+A file that has changed is read again, as a whole, when the next request comes; one that is wrong changes nothing.
 Whoever holds a key's SHA-256 cannot use it, so that a file of `sha256:` lines need not be kept secret. A limit that is
 not given is none. Everything here belongs to one thread, the server's event loop.
 """
@@ -111,6 +112,14 @@ class Key:
             raise self._over("pictures", f"{self.pictures.size} a minute", wait)
         self.pictures.take(pictures)
 
+    def become(self, other: Key) -> None:
+        """Take the name and the limits of another; of a limit that stays the same, what is used stays used."""
+        self.name, self.concurrent = other.name, other.concurrent
+        if _size(self.requests) != _size(other.requests):
+            self.requests = other.requests
+        if _size(self.pictures) != _size(other.pictures):
+            self.pictures = other.pictures
+
     @property
     def headers(self) -> dict[str, str]:
         """Tell what is left of the limits a minute, in the headers that clients know."""
@@ -135,13 +144,18 @@ class Key:
 class Keys:
     """All keys of a server. None at all: everyone may ask, without limits."""
 
-    def __init__(self, keys: Iterable[tuple[bytes, Key]] = ()) -> None:
-        self._keys = list(keys)
+    def __init__(
+        self, keys: Iterable[tuple[bytes, Key]] = (), file: Path | None = None, again: Callable[[], Keys] | None = None
+    ) -> None:
+        """Take keys by their hashes, and where they come from: a file, and what reads it `again`."""
+        self._keys, self._file, self._again = list(keys), file, again
+        self._stamp = _stamp(file)  # before it is read: what is written from here on is a change
 
     @classmethod
     def read(cls, file: str | Path | None = None, environment: str = "", clock: Clock = time.monotonic) -> Keys:
         """Read the keys of a file and of a variable's text. Raises `ConfigError` for a line that is wrong, by its
         number and never with the key in it; a file with keys that all users may read is told in the log."""
+        made = cls((), None if file is None else Path(file), lambda: cls.read(file, environment, clock))
         lines = []
         if file is not None:
             lines += [(f"{file}:{n}", line) for n, line in enumerate(_text(Path(file)).splitlines(), 1)]
@@ -159,7 +173,25 @@ class Keys:
             keys[digest] = key
         if not keys and (file is not None or environment.strip()):
             raise ConfigError(f"{file or ENVIRONMENT}: holds no key; write lines of NAME KEY, or leave it out")
-        return cls(keys.items())
+        made._keys = list(keys.items())
+        return made
+
+    def refresh(self) -> None:
+        """Read the file again where it has changed since. One that is wrong leaves the keys as they are, which is told
+        in the log; keys that it still has go on with what they used of their limits."""
+        if self._again is None or (stamp := _stamp(self._file)) == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            found = self._again()
+        except ConfigError as error:
+            LOG.error("%s; the API keys stay as they were", error)
+            return
+        known = dict(self._keys)
+        for digest, key in found._keys:
+            known.setdefault(digest, key).become(key)
+        self._keys = [(digest, known[digest]) for digest, _ in found._keys]
+        LOG.info("%s: was read again, and there are %d API keys", self._file, len(self))
 
     @property
     def text(self) -> str:
@@ -179,6 +211,7 @@ class Keys:
 
         Raises `Problem` 401, the same for none and for a wrong one. All hashes are compared, each in constant time.
         """
+        self.refresh()
         if not self._keys:
             return None
         scheme, _, secret = (authorization or "").strip().partition(" ")
@@ -192,6 +225,19 @@ class Keys:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return found[0]
+
+
+def _size(bucket: Bucket | None) -> int | None:
+    return None if bucket is None else bucket.size
+
+
+def _stamp(file: Path | None) -> tuple[int, ...] | None:
+    """Return what changes with a file, None where it cannot be seen."""
+    try:
+        found = None if file is None else file.stat()
+    except OSError:
+        return None
+    return found and (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
 def _text(file: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import math
 import time
 from collections import deque
@@ -24,6 +25,7 @@ import numpy as np
 
 from cm3.document import Document
 from cm3.engine.request import Result
+from cm3.errors import Cm3Error
 from cm3.generate import Chunk, CM3Leon, Generation
 from cm3.generate.prepared import Prepared
 from cm3.generate.streaming import Filling
@@ -32,6 +34,7 @@ from cm3.serve.limits import Settings
 from cm3.serve.problem import Problem
 from cm3.vocab import Tokens, Vocab
 
+LOG = logging.getLogger("cm3.serve")
 P = ParamSpec("P")
 T = TypeVar("T")
 Layout = Callable[[], Sequence[Prepared]]
@@ -196,11 +199,12 @@ class Service:
     def __init__(self, model: CM3Leon, settings: Settings | None = None) -> None:
         self.model, self.settings = model, settings or Settings()
         self.name, self.began = model.bundle.name, int(time.time())
-        self.loop = EngineLoop(functools.partial(model.new_engine, keep=True))
+        self.loop = EngineLoop(functools.partial(model.new_engine, keep=True), model.max_streams)
         self.observers: list[Callable[[Work], None]] = []
         self.closing = False
         self.active = 0
         self._desk = ThreadPoolExecutor(1, "desk")
+        self._bank: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -216,8 +220,23 @@ class Service:
         self.model.generate("a picture", candidates=1)
 
     def start(self) -> None:
-        """Begin to step the engine, in a thread of its own."""
+        """Begin to step the engine, in a thread of its own, and in another to open the memory bank."""
         self.loop.start()
+        if self.model.retriever.has_memory:
+            self._bank = asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1, "bank"), self._open_bank)
+
+    def _open_bank(self) -> None:
+        try:
+            _ = self.model.memory
+        except (Cm3Error, OSError) as error:  # whoever needs it is told again
+            LOG.warning("the memory bank cannot be opened: %s", error)
+
+    async def bank(self) -> None:
+        """Wait until the memory bank was opened, which takes seconds, so that the desk need not, where others wait for
+        it too. Raises `Problem` 504 past the time limit."""
+        if self._bank is not None and not self._bank.done():
+            async with self._in_time():
+                await asyncio.wait([self._bank])
 
     async def drain(self, grace_s: float | None = None) -> None:
         """Take no more, let what runs finish for so many seconds, by default the settings', then end it with a 503."""
@@ -236,8 +255,10 @@ class Service:
         self._desk.shutdown()
 
     async def desk(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Do blocking work in the desk's thread, in the order in which it comes."""
-        return await asyncio.get_running_loop().run_in_executor(self._desk, lambda: work(*args, **options))
+        """Do blocking work in the desk's thread, in the order in which it comes. Raises `Problem` 504 where it is not
+        done within the time limit, and what the work raises; it is not begun any more then."""
+        async with self._in_time():
+            return await asyncio.get_running_loop().run_in_executor(self._desk, lambda: work(*args, **options))
 
     async def make(self, layout: Layout) -> Made:
         """Return what is made of a layout; raises as `stream`."""
@@ -279,20 +300,17 @@ class Service:
         self._tasks.add(task)
         work.outcome = "failed"
         try:
-            async with asyncio.timeout(self.settings.time_limit_s):
+            async with self._in_time():
                 yield work
             work.outcome = "done"
-        except TimeoutError as error:
-            limit = f"{self.settings.time_limit_s:g} s"
-            message = f"the answer took longer than {limit}, the server's limit; ask for less, or later"
-            raise Problem(504, message, None, "timeout") from error
         except asyncio.CancelledError:
             work.outcome = "cancelled"
             if self.closing:
                 raise stopped() from None
             raise
-        except (Problem, ValueError):  # of the latter are all errors that the input causes
-            work.outcome = "refused"
+        except (Problem, ValueError) as error:  # of the latter are all errors that the input causes
+            late = isinstance(error, Problem) and error.status >= 500
+            work.outcome = "failed" if late else "refused"
             raise
         finally:
             work.ended = time.monotonic()
@@ -303,6 +321,20 @@ class Service:
                 self._idle.set()
             for observer in self.observers:
                 observer(work)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Bound what is waited for by the time limit. Raises `Problem` 504."""
+        bound = asyncio.timeout(self.settings.time_limit_s)
+        try:
+            async with bound:
+                yield
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            limit = f"{self.settings.time_limit_s:g} s"
+            message = f"the answer took longer than {limit}, the server's limit; ask for less, or later"
+            raise Problem(504, message, None, "timeout") from error
 
     @property
     def patience(self) -> int:

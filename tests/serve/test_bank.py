@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def test_words_and_pictures_find_documents(writable: Running, pictures: list[PIL
     (one,) = writable.ask("/v1/memory/search", {"query": STAR, "k": 1, "pictures": True}).json["data"]
     data = one["images"][0].partition(";base64,")[2]
     assert cm3.Image(data=base64.b64decode(data)).pixels.size == pictures[0].size
+
+
+def test_a_search_waits_no_longer_than_the_limit(model: CM3Leon) -> None:
+    with running(model, Settings(time_limit_s=1.0)) as server:
+        free = threading.Event()
+        server.service._desk.submit(free.wait)
+        try:
+            late = server.ask("/v1/memory/search?query=a")
+        finally:
+            free.set()
+        assert (late.status, late.error["code"]) == (504, "timeout")
 
 
 def test_a_document_by_its_name(writable: Running) -> None:

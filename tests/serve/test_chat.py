@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import tiny_chameleon
 from running_server import Running, running
 
 import cm3
+from cm3.engine.engine import Engine
 from cm3.generate import CM3Leon
 from cm3.sequence.turns import TURNS
 from cm3.vocab import Vocab
@@ -241,15 +243,36 @@ def test_a_failure_in_the_middle_is_an_event(
     assert ask(client, user(drawn)).choices, "and the server goes on"
 
 
-def test_a_client_that_leaves_frees_its_work(server: Running, client: openai.OpenAI) -> None:
+def test_a_client_that_leaves_frees_its_work(
+    server: Running, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However fast the engine: it keeps back the first picture that is whole until the server knows."""
     ended: list[str] = []
-    told = threading.Event()
+    told, poll = threading.Event(), Engine.poll
+
+    def until_whole(self: Engine) -> Any:
+        events = poll(self)
+        if any(event.result is not None for event in events):
+            assert told.wait(60)
+        return events
+
+    monkeypatch.setattr(Engine, "poll", until_whole)
     server.service.observers.append(lambda work: (ended.append(work.outcome), told.set()))
     stream = ask(client, user(PROMPT), n=10, extra={"modalities": ["image"], "temperature": 1.0}, stream=True)
     next(iter(stream))
     stream.close()
     assert told.wait(60) and ended == ["cancelled"]
     server.service.observers.pop()
+    while server.service.loop.load.running:
+        time.sleep(0.001)
+
+
+def test_gaps_are_filled_in_a_stream_as_they_are_at_once(client: openai.OpenAI) -> None:
+    """Nothing of them is shown before the end, so the likeliest of several is kept here and there."""
+    given = user("a small <gap> star below a large blue square on a mint ground")
+    whole = ask(client, given, extra={"seed": 3}).choices[0].message.content
+    parts = [chunk.choices[0].delta.content for chunk in ask(client, given, extra={"seed": 3}, stream=True)]
+    assert "".join(part or "" for part in parts) == whole and "<gap>" not in whole
 
 
 def refused(server: Running, body: dict[str, Any], path: str = "/v1/chat/completions") -> dict[str, Any]:

@@ -181,6 +181,19 @@ def test_documents_that_were_read_are_named(client: Any, model: CM3Leon) -> None
     assert answer.usage.input_tokens_details.image_tokens == 2 * int(np.prod(model.grid))
 
 
+def test_guidance_below_0_leads_away_from_the_words_as_the_engine_has_it(client: Any, model: CM3Leon) -> None:
+    answer = client.images.generate(prompt=PROMPT, extra_body={"seed": 11, "guidance": -2})
+    picture = model.generate(PROMPT, seed=11, guidance=-2.0).image
+    np.testing.assert_array_equal(pixels(answer.data[0].b64_json), np.asarray(picture))
+
+
+def test_a_stream_of_the_likeliest_of_several_is_the_picture_that_comes_at_once(client: Any) -> None:
+    """Where nothing is shown before the end, a stream and an answer as a whole are the same."""
+    ask: dict[str, Any] = {"prompt": PROMPT, "extra_body": {"seed": 7, "candidates": 3}}
+    (only,) = client.images.generate(**ask, stream=True)
+    assert only.b64_json == client.images.generate(**ask).data[0].b64_json
+
+
 def test_settings_change_the_picture(client: Any) -> None:
     asked: list[dict[str, Any]] = [{}, {"guidance": 1}, {"temperature": 0}, {"contrast": "max"}]
     made = [client.images.generate(prompt=PROMPT, extra_body={"seed": 11, **one}).data[0].b64_json for one in asked]
@@ -249,6 +262,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 2**63}, "seed", "less than or equal to 9223372036854775807"),
     ({"candidates": 17}, "candidates", "less than or equal to 16"),
     ({"retrieve": 4}, "retrieve", "must be an integer, 0 to 3"),
+    ({"unconditional": "kept"}, "unconditional", "unconditional='kept': is about documents that are looked up"),
+    ({"unconditional": "kept", "retrieve": 0}, "unconditional", "give retrieve, or leave it out"),
+    ({"guidance": -1e7}, "guidance", "a finite number, -1e6 to 1e6"),
+    ({"guidance": float("nan")}, "guidance", "a finite number, -1e6 to 1e6"),
     ({"unconditional": "both"}, "unconditional", "should be 'kept' or 'dropped'"),
     ({"contrast": "min"}, "contrast", "should be 'max' or 'kmax'"),
     ({"guidance_scale": 3}, "guidance_scale", "is no field of this request. Did you mean 'guidance'?"),

@@ -163,6 +163,78 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Keys.read(tmp_path / "line")
 
 
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("cm3.serve"), "propagate", True)
+    caplog.set_level(logging.INFO, "cm3.serve")
+    return caplog
+
+
+def written(file: Path, text: str) -> None:
+    """Put another file in the place of one, as editors and `mv` do."""
+    other = file.with_suffix(".new")
+    other.write_text(text)
+    other.chmod(0o600)
+    other.replace(file)
+
+
+def name_of(known: Keys, secret: str) -> str | None:
+    try:
+        found = known.find(f"Bearer {secret}")
+    except Problem as problem:
+        assert problem.status == 401
+        return None
+    return found.name if found is not None else None
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    file, third = tmp_path / "keys", "third-secret-0123456789"
+    written(file, f"studio {SECRET}\n")
+    known = Keys.read(file, f"fixed {third}")
+    assert (name_of(known, SECRET), name_of(known, OTHER), name_of(known, third)) == ("studio", None, "fixed")
+    written(file, f"page {OTHER}\n")
+    assert (name_of(known, SECRET), name_of(known, OTHER), name_of(known, third)) == (None, "page", "fixed")
+    (told,) = log.records
+    assert "was read again, and there are 2 API keys" in told.getMessage() and OTHER not in log.text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "holds no key"), (f"page {OTHER} twice 2", ":1: limit 'twice'"), (None, "cannot be read")]
+)
+def test_a_file_that_is_broken_leaves_the_keys(
+    tmp_path: Path, log: pytest.LogCaptureFixture, text: str | None, said: str
+) -> None:
+    file = tmp_path / "keys"
+    written(file, f"studio {SECRET}\n")
+    known = Keys.read(file)
+    if text is None:
+        file.unlink()
+    else:
+        written(file, text)
+    for _ in range(3):
+        assert (name_of(known, SECRET), name_of(known, OTHER)) == ("studio", None)
+    (told,) = log.records  # once, and not at each request
+    assert told.levelname == "ERROR" and said in told.getMessage() and "the API keys stay as they were" in log.text
+    written(file, f"page {OTHER}\n")
+    assert (name_of(known, SECRET), name_of(known, OTHER)) == (None, "page")
+
+
+def test_what_was_used_of_a_limit_stays_used_when_the_file_is_read_again(tmp_path: Path, clock: Clock) -> None:
+    file = tmp_path / "keys"
+    written(file, f"studio {SECRET} requests-per-minute 2 pictures-per-minute 5 concurrent 2\n")
+    known = Keys.read(file, clock=clock)
+    asker = known.find(f"Bearer {SECRET}")
+    assert asker is not None
+    with asker.request():
+        asker.draw(4)
+        written(file, f"atelier {SECRET} requests-per-minute 2 pictures-per-minute 9 concurrent 1\n")
+        assert known.find(f"Bearer {SECRET}") is asker and asker.name == "atelier"
+        assert "1 at a time" in refusal(asker).message
+    with asker.request():
+        asker.draw(9)
+    assert "2 a minute" in refusal(asker).message
+
+
 def test_a_bucket_fills_evenly_and_never_over(clock: Clock) -> None:
     bucket = Bucket(6, clock)  # one in ten seconds
     assert (bucket.left, bucket.wait(6), bucket.reset) == (6, 0, 0)

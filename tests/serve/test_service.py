@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,7 +17,8 @@ from cm3.document import Gap
 from cm3.engine.engine import Engine
 from cm3.errors import ConfigError, DataError, RequestError
 from cm3.generate import CM3Leon
-from cm3.serve.engine_loop import LOG
+from cm3.retrieval.live import Retriever
+from cm3.serve.engine_loop import LOG, Ticket
 from cm3.serve.limits import Settings
 from cm3.serve.problem import Problem
 from cm3.serve.service import Service, Work
@@ -186,6 +189,124 @@ def test_an_answer_past_the_limit_is_told(model: CM3Leon) -> None:
 
     problem = served(model, ask, time_limit_s=0.001)
     assert problem.status == 504 and problem.headers["x-should-retry"] == "false"
+
+
+def test_work_at_the_desk_has_the_same_limit(model: CM3Leon) -> None:
+    """What waits there too long is told, and not begun any more."""
+    begun: list[str] = []
+
+    async def ask(service: Service) -> Any:
+        free = threading.Event()
+        service._desk.submit(free.wait)
+        try:
+            with pytest.raises(Problem, match="took longer than 0.1 s, the server's limit") as told:
+                await service.desk(begun.append, "late")
+        finally:
+            free.set()
+        await asyncio.wrap_future(service._desk.submit(begun.append, "after"))
+        return told.value
+
+    assert served(model, ask, time_limit_s=0.1).status == 504 and begun == ["after"]
+
+
+def test_an_error_of_the_work_is_not_taken_for_the_limit(model: CM3Leon) -> None:
+    def late() -> None:
+        raise TimeoutError("of a disk")
+
+    async def ask(service: Service) -> None:
+        with pytest.raises(TimeoutError, match="of a disk"):
+            await service.desk(late)
+
+    served(model, ask)
+
+
+def test_who_asks_for_much_leaves_room_for_others(model: CM3Leon) -> None:
+    """Where two run at a time, one who comes behind eight of another is done before the fourth of them."""
+    small = copy.copy(model)
+    small.max_streams, small._idle = 2, []
+    done: list[str] = []
+
+    async def take(name: str, ticket: Ticket) -> None:
+        async for news in ticket.news():
+            if news.result is not None:
+                done.append(name)
+
+    async def both() -> None:
+        service = Service(small)
+        much = layout(model, candidates=8, guidance=1.0, temperature=1.0)()[0].requests
+        few = layout(model, seed=5, guidance=1.0)()[0].requests
+        tickets = [service.loop.submit(some, watched=False) for some in (much, few)]
+        service.start()
+        await asyncio.gather(*map(take, ("much", "few"), tickets))
+        await service.close()
+
+    asyncio.run(both())
+    assert len(done) == 9 and done.index("few") < 4
+
+
+def test_what_waits_is_counted_and_leaves_with_its_ticket(model: CM3Leon, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = copy.copy(model)
+    small.max_streams, small._idle = 2, []
+    seen, poll = threading.Event(), Engine.poll
+
+    def until_done(self: Engine) -> Any:
+        events = poll(self)
+        if any(event.result is not None for event in events):
+            assert seen.wait(60)
+        return events
+
+    async def ask(service: Service) -> None:
+        monkeypatch.setattr(Engine, "poll", until_done)
+        requests = layout(model, candidates=8, guidance=1.0, temperature=1.0)()[0].requests
+        ticket = service.loop.submit(requests)
+        while service.loop.load.running < 2:
+            await asyncio.sleep(0.001)
+        assert service.loop.load[:3] == (2, 6, 2)
+        ticket.cancel()
+        seen.set()
+        await service.make(layout(model, guidance=1.0))
+
+    served(small, ask)
+
+
+def test_the_bank_is_opened_beside_what_needs_none(model: CM3Leon) -> None:
+    """Pictures are drawn while it opens, and who needs it waits for it, not at the desk."""
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        opening.set()
+        assert go_on.wait(60)
+
+    other, bank = copy.copy(model), model.bundle
+    other.retriever = Retriever(bank.memory, None, bank.encoder, slow)
+
+    async def ask(service: Service) -> Any:
+        assert await asyncio.to_thread(opening.wait, 60)
+        waits = asyncio.create_task(service.bank())
+        made = await service.make(layout(model, seed=3))
+        assert not waits.done()
+        go_on.set()
+        await waits
+        return made, await service.desk(lambda: len(other.memory))
+
+    made, documents = served(other, ask)
+    assert made.generations[0].document == model.generate(WORDS, seed=3, candidates=1).document
+    assert documents == len(model.memory)
+
+
+def test_a_bank_that_cannot_be_opened_is_told_in_the_log_and_to_who_asks(
+    model: CM3Leon, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOG, "propagate", True)
+
+    async def ask(service: Service) -> None:
+        await service.bank()
+        assert "the memory bank cannot be opened: " in caplog.text and "has no manifest.json" in caplog.text
+        with pytest.raises(DataError, match="has no manifest.json"):
+            await service.make(layout(service.model, retrieve=1))
+        await service.make(layout(service.model))
+
+    served(model.with_memory(tmp_path), ask)
 
 
 def test_the_input_is_refused_and_the_next_is_served(model: CM3Leon) -> None:
