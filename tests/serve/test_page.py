@@ -22,6 +22,7 @@ import cm3.serve
 from cm3.generate import CM3Leon
 from cm3.serve.keys import Keys
 from cm3.serve.limits import Settings
+from cm3.tasks.control import canny
 
 FILES = Path(cm3.serve.__file__).parent / "page"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -111,6 +112,12 @@ class Tab:
 def pixels(b64: str) -> np.ndarray:
     with PIL.Image.open(io.BytesIO(base64.b64decode(b64))) as opened:
         return np.asarray(opened.convert("RGB"))
+
+
+def file_of(picture: PIL.Image.Image) -> bytes:
+    saved = io.BytesIO()
+    picture.save(saved, "PNG")
+    return saved.getvalue()
 
 
 def drawn(server: Running, **body: Any) -> np.ndarray:
@@ -235,8 +242,8 @@ def test_what_follows_the_picture_is_never_under_it(tab: Tab) -> None:
         assert stage <= history
 
 
-def run_code(tab: Tab, folder: Path) -> Iterator[None]:
-    """Copy the code in each language and run it, in the folder; stops after each."""
+def run_code(tab: Tab, folder: Path) -> Iterator[str]:
+    """Copy the code in each language and run it, in the folder; gives what each wrote."""
     shells = {"python": [sys.executable, "-c"], "curl": ["bash", "-euc"]}
     for language, shell in shells.items():
         if language == "curl" and not (shutil.which("curl") and shutil.which("jq")):
@@ -248,7 +255,7 @@ def run_code(tab: Tab, folder: Path) -> Iterator[None]:
         env = {**os.environ, "NO_PROXY": "127.0.0.1"}
         done = subprocess.run([*shell, code], cwd=folder, capture_output=True, text=True, timeout=100, env=env)
         assert done.returncode == 0, done.stderr
-        yield
+        yield done.stdout
 
 
 def taken(path: Path) -> np.ndarray:
@@ -430,6 +437,90 @@ def test_a_picture_is_asked_about_edited_and_taken_on(tab: Tab, server: Running,
     tab.page.click(".actions button:has-text('Fill')")
     tab.page.wait_for_selector("#mask-tools")
     assert tab.page.locator("[value=fill]").is_checked()
+
+
+def test_a_picture_is_drawn_after_edges_and_its_code_draws_the_same(
+    tab: Tab, server: Running, model: CM3Leon, tmp_path: Path
+) -> None:
+    edges = canny(model.generate(RED, seed=1).image, 128)
+    PIL.Image.new("RGB", (90, 90)).save(tmp_path / "small.png")
+    edges.save(tmp_path / "given.png")
+    tab.mode("follow")
+    kinds = tab.page.locator("#control option:not([hidden])").evaluate_all("all => all.map(e => e.value)")
+    assert kinds == ["canny", "segmentation", "scribble", "depth"], "those that the model was tuned for"
+    tab.page.fill("#prompt", RED)
+    tab.settings(seed="3", candidates="1")
+    tab.page.set_input_files("#file", tmp_path / "small.png")
+    tab.page.wait_for_selector("#paper")
+    tab.page.click("#go")
+    tab.page.wait_for_selector("#picture-error:has-text('drawn at the model')")
+    assert len(tab.wrong) == 1  # the browser's own line about the answer of 400
+    tab.wrong.clear()
+    tab.page.wait_for_selector("#go:not(.stop)")
+    tab.page.click("#picture-clear")
+    tab.page.set_input_files("#file", tmp_path / "given.png")
+    tab.page.wait_for_selector("#paper")
+    tab.go()
+    made = tab.download()
+    control = {"kind": "canny", "image": "data:image/png;base64," + base64.b64encode(file_of(edges)).decode()}
+    np.testing.assert_array_equal(made, drawn(server, prompt=RED, seed=3, candidates=1, control=control))
+    assert tab.axe() == []
+    tab.page.click("#code-open")
+    for _ in run_code(tab, tmp_path):
+        np.testing.assert_array_equal(taken(tmp_path / "picture-1.png"), made)
+
+
+def test_gaps_between_words_are_filled_and_kept(tab: Tab, server: Running, tmp_path: Path) -> None:
+    tab.mode("words")
+    tab.page.fill("#prompt", "a red ")
+    tab.page.click("#go")
+    assert "Put <gap>" in tab.page.inner_text("#prompt-error")
+    tab.page.press("#prompt", "End")
+    tab.page.click("#gap-add")
+    tab.page.keyboard.type(" above a blue square")
+    assert tab.page.input_value("#prompt") == (words := "a red <gap> above a blue square") and tab.axe() == []
+    tab.settings(seed="1", candidates="1")
+    tab.go()
+    body = {"messages": [{"role": "user", "content": words}], "seed": 1, "candidates": 1}
+    told = server.ask("/v1/chat/completions", body).json["choices"][0]["message"]["content"]
+    assert tab.page.inner_text(".words") == told and told.startswith("a red ") and "<gap>" not in told
+    assert tab.page.inner_text(".past .told") == told and tab.axe() == []
+    tab.page.click("#code-open")
+    for said in run_code(tab, tmp_path):
+        assert said.strip() == told
+    tab.page.click("[data-close]")
+    tab.page.fill("#prompt", "")
+    tab.page.click(".past")
+    assert tab.page.input_value("#prompt") == words and tab.page.inner_text(".words") == told
+
+
+def test_the_memory_is_searched_by_words_and_by_a_picture(tab: Tab, server: Running, tmp_path: Path) -> None:
+    tab.page.set_viewport_size(PHONE)
+    tab.mode("search")
+    tab.page.click("#go")
+    assert "or choose a picture" in tab.page.inner_text("#prompt-error")
+    tab.page.fill("#prompt", "a picture of a sozoth")
+    tab.settings(k="2")
+    tab.go()
+    found = server.ask("/v1/memory/search?query=a+picture+of+a+sozoth&k=2").json["data"]
+    lines = tab.page.locator(".documents li").all_inner_texts()
+    assert len(lines) == 2 and all(one["text"] in line for one, line in zip(found, lines, strict=True))
+    assert f"{found[0]['score']:.2f}" in lines[0] and "licence MIT" in lines[0] and tab.axe() == []
+    seen = tab.page.evaluate("[...document.querySelectorAll('.documents img')].map(e => e.complete && e.naturalWidth)")
+    assert seen == [128] * sum(one["images"] for one in found)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert "2 documents" in tab.page.text_content("#status") and tab.page.is_hidden("#history")
+    tab.page.click("#code-open")
+    for said in run_code(tab, tmp_path):
+        assert [one["id"] in line for one, line in zip(found, said.splitlines(), strict=True)] == [True] * 2
+    tab.page.click("[data-close]")
+    whole = server.ask("/v1/memory/search", {"query": "a sozoth", "k": 1, "pictures": True}).json["data"][0]
+    (tmp_path / "given.png").write_bytes(base64.b64decode(whole["images"][0].partition(",")[2]))
+    tab.page.fill("#prompt", "")
+    tab.page.set_input_files("#file", tmp_path / "given.png")
+    tab.page.wait_for_selector("#paper")
+    tab.go()
+    assert whole["text"] in tab.page.locator(".documents li").first.inner_text()
 
 
 def test_the_server_is_told_to_stop_and_stops(tab: Tab, server: Running) -> None:

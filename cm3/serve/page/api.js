@@ -80,6 +80,11 @@ export async function model() {
   return listed.data[0];
 }
 
+/** Return the documents that a search of the memory finds. */
+export async function found(body, signal) {
+  return (await (await send("memory/search", { body, signal })).json()).data;
+}
+
 /** Yield each object of a stream of server-sent events. An error in the middle of it is thrown. */
 export async function* events(path, options) {
   const response = await send(path, options);

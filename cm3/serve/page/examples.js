@@ -16,7 +16,10 @@ const SCENES = {
     },
   ],
   edit: [{ prompt: "make the background pink" }, { prompt: "put a small black star at the bottom right" }],
+  follow: [{ prompt: "a large red circle on a grey background" }],
   ask: [{ prompt: "what colour is the background?" }, { prompt: "how many objects are there?" }],
+  words: [{ prompt: "a small <gap> star below a large blue square on a mint ground" }],
+  search: [{ prompt: "a picture of a sozoth" }],
 };
 const ANY = {
   draw: [{ prompt: "a red bicycle against a white wall" }, { prompt: "a lighthouse at dusk, seen from the sea" }],

@@ -7,20 +7,13 @@ import { $, copy, make, tell } from "./dom.js";
 import { examplesOf } from "./examples.js";
 import * as kept from "./history.js";
 import { Mask } from "./mask.js";
+import { able, GAP, MODES, talks } from "./modes.js";
 import { readPicture } from "./pictures.js";
-import { answer, draw } from "./requests.js";
-import { Answer, Card, showDocuments } from "./results.js";
+import { answer, draw, search } from "./requests.js";
+import { Answer, Card, Found, showDocuments } from "./results.js";
 import { fromHash, read, serves, showsRows, toHash, variants, write } from "./settings.js";
 
 const form = $("form");
-const LABELS = {
-  draw: ["Prompt", "Draw", "a sentence; it becomes a picture"],
-  place: ["Prompt", "Draw", "the boxes' names, where you write nothing"],
-  fill: ["The whole picture in words", "Fill", "also of what is not painted over"],
-  edit: ["Change", "Edit", "such as: remove the star"],
-  ask: ["Question", "Ask", "leave it empty for a description"],
-};
-
 let model = { id: "", cm3: { size: [256, 256], grid: [8, 8], tasks: [] } }; // until the server has told
 let picture = null; // {blob, url, side}
 let running = null; // AbortController
@@ -46,11 +39,12 @@ async function greet() {
     return;
   }
   tell($("problem"));
-  const { size, tasks, memory, grammar, grid } = model.cm3;
+  const { size, tasks, memory, grid } = model.cm3;
   $("model").textContent = `${model.id}, ${size[0]} \u00d7 ${size[1]}`;
-  const holes = grammar === "cm3"; // the other grammar has no masks, and edits by words alone
-  const edits = !holes || tasks.includes("edit");
-  const can = { draw: true, place: tasks.includes("boxes"), fill: holes, edit: edits, ask: true };
+  $("control-hint").textContent = `drawn at ${size[0]} \u00d7 ${size[1]} pixels, as this model was shown them`;
+  const kinds = [...$("control").options];
+  for (const kind of kinds) kind.hidden = kind.disabled = !tasks.includes(kind.value);
+  const can = able(model.cm3, kinds.map((kind) => kind.value));
   for (const radio of form.elements.mode) radio.closest("label").hidden = !can[radio.value];
   if (!can[mode()]) form.elements.mode.value = "draw";
   for (const field of form.querySelectorAll('[data-needs="memory"]')) field.hidden = field.disabled = !memory;
@@ -80,24 +74,23 @@ function showExamples() {
 }
 
 // Words for a picture, for a change and for a question are kept apart.
-const GROUPS = { draw: "picture", place: "picture", fill: "picture", edit: "change", ask: "question" };
 const words = {};
 let group = "picture";
 
 function changeWords() {
-  if (GROUPS[mode()] === group) return;
+  if (MODES[mode()].words === group) return;
   words[group] = form.elements.prompt.value;
-  group = GROUPS[mode()];
+  group = MODES[mode()].words;
   form.elements.prompt.value = words[group] ?? "";
 }
 
 function showMode() {
   changeWords();
   const now = mode();
-  const [label, go] = LABELS[now];
-  $("prompt-label").textContent = label;
-  if (!running) $("go").textContent = go;
-  $("picture-part").hidden = !["fill", "edit", "ask"].includes(now);
+  $("prompt-label").textContent = MODES[now].prompt;
+  if (!running) $("go").textContent = MODES[now].go;
+  $("picture-part").hidden = !MODES[now].picture;
+  $("drop-may").hidden = MODES[now].picture !== "may";
   $("boxes-part").hidden = now !== "place";
   $("mask").hidden = now !== "fill";
   showMaskTools();
@@ -114,7 +107,7 @@ function showMode() {
 
 /** Say beside the word Settings which of them are not the model's own, for they may be folded away. */
 function tellSettings() {
-  const { mode: _, prompt, compare, values, ...given } = read(form);
+  const { mode: _, prompt, control, compare, values, ...given } = read(form);
   const said = Object.entries(given).map(([name, value]) => [form.elements[name].labels[0].textContent, value]);
   if (compare) said.push([form.elements.compare.selectedOptions[0].textContent, values ?? ""]);
   $("changed").textContent = said.map(([name, value]) => `${name.toLowerCase()} ${value}`).join(", ");
@@ -124,7 +117,7 @@ const named = () => boxes.value.map(([name]) => name).filter(Boolean);
 
 function hintOfPrompt() {
   const names = mode() === "place" ? named().join(" and ") : "";
-  form.elements.prompt.placeholder = names || LABELS[mode()][2];
+  form.elements.prompt.placeholder = names || MODES[mode()].hint;
 }
 
 // ---- pictures that are given
@@ -170,6 +163,11 @@ $("drop-last").addEventListener("click", () => take(shown.made.find((one) => one
 $("picture-clear").addEventListener("click", () => (show(null), $("file").focus()));
 $("mask-clear").addEventListener("click", () => (mask.clear(), say("Nothing is painted.")));
 $("box-add").addEventListener("click", () => boxes.add().name.focus());
+$("gap-add").addEventListener("click", () => {
+  const { prompt } = form.elements;
+  prompt.setRangeText(GAP, prompt.selectionStart, prompt.selectionEnd, "end");
+  prompt.focus();
+});
 for (const name of ["dragover", "drop", "paste"])
   document.addEventListener(name, (event) => {
     const from = event.dataTransfer ?? event.clipboardData;
@@ -191,7 +189,7 @@ function forgive() {
   for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
 }
 
-const OF_PICTURE = ["image", "images", "mask", "messages"];
+const OF_PICTURE = ["image", "images", "mask", "messages", "control"];
 
 /** Show words under the field of a name; false where there is no such field. */
 function blame(name, words) {
@@ -240,9 +238,12 @@ function asked() {
     if (settings.boxes.some(([name]) => !name)) return void blame("boxes", "Give each box a name.");
     settings.prompt ??= named().join(" and ");
   }
-  if (!$("picture-part").hidden && !picture) return void tell($("picture-error"), "Choose a picture first.");
-  if (settings.mode === "fill" && mask.empty) return void blame("mask", "Paint over what is to be filled.");
-  if (!settings.prompt && settings.mode !== "ask") return void blame("prompt", "Write some words first.");
+  const { mode: task, prompt } = settings;
+  if (MODES[task].picture === "needs" && !picture) return void tell($("picture-error"), "Choose a picture first.");
+  if (task === "fill" && mask.empty) return void blame("mask", "Paint over what is to be filled.");
+  if (!prompt && task === "search" && !picture) return void blame("prompt", "Write some words, or choose a picture.");
+  if (!prompt && !["ask", "search"].includes(task)) return void blame("prompt", "Write some words first.");
+  if (task === "words" && !prompt.includes(GAP)) return void blame("prompt", `Put ${GAP} where words are missing.`);
   try {
     variants(settings);
   } catch (error) {
@@ -288,16 +289,16 @@ function showNothing() {
 async function run() {
   const settings = asked();
   if (!settings) return;
-  settings.seed ??= Math.floor(Math.random() * 2 ** 31);
+  if (settings.mode !== "search") settings.seed ??= Math.floor(Math.random() * 2 ** 31);
   running = new AbortController();
   const { signal } = running;
-  const given = { picture: $("picture-part").hidden ? null : picture.blob };
+  const given = { picture: $("picture-part").hidden ? null : (picture?.blob ?? null) };
   $("go").textContent = "Stop";
   $("go-key").textContent = "Esc";
   $("go").classList.add("stop");
   $("after").hidden = true;
   showDocuments($("documents"), []);
-  say(settings.mode === "ask" ? "Reading." : "Drawing.");
+  say(talks(settings) ? "Reading." : settings.mode === "search" ? "Searching." : "Drawing.");
   const jobs = jobsOf(settings, given);
   stage(jobs.flatMap((job) => job.cards));
   if (settings.mode === "fill") given.mask = await mask.file();
@@ -305,8 +306,10 @@ async function run() {
   if (matchMedia("(max-width: 899px)").matches) $("stage").scrollIntoView({ block: "start" });
   const ended = await Promise.allSettled(
     jobs.map(async (job) => {
-      if (settings.mode === "ask") return answer(job, given, model.id, signal);
-      await Promise.all(job.cards.map((card) => card.begin(given.picture, showsRows(job.settings))));
+      if (talks(settings)) return answer(job, given, model.id, signal);
+      if (settings.mode === "search") return search(job, given, model.id, signal);
+      const under = settings.mode === "follow" ? null : given.picture;
+      await Promise.all(job.cards.map((card) => card.begin(under, showsRows(job.settings))));
       return draw(job, given, model.id, signal, finish);
     }),
   );
@@ -319,15 +322,16 @@ async function run() {
   running = null;
   $("go-key").textContent = "Enter";
   $("go").classList.remove("stop");
-  $("go").textContent = LABELS[mode()][1];
+  $("go").textContent = MODES[mode()].go;
   shown.made = jobs.flatMap((job) => job.made);
-  if (shown.made.length) {
+  if (shown.made.length && settings.mode !== "search") {
     await kept.add({ id: Date.now(), ...shown });
     await showHistory();
   }
   showAfter();
-  const done = shown.made.length ? (shown.made[0].text ?? "The picture is done.") : "Nothing was made.";
-  say(signal.aborted ? "Stopped." : done);
+  const [first] = shown.made;
+  const done = first?.documents ? jobs[0].cards[0].said.textContent : (first?.text ?? "The picture is done.");
+  say(signal.aborted ? "Stopped." : first ? done : "Nothing was made.");
 }
 
 function jobsOf(settings, given) {
@@ -336,7 +340,8 @@ function jobsOf(settings, given) {
     const { prompt } = settings;
     const card = () => new Card({ label: one.label, prompt, size, grid });
     const drawn = () => Array.from({ length: one.settings.n ?? 1 }, card);
-    const cards = settings.mode === "ask" ? [new Answer({ prompt, picture: given.picture })] : drawn();
+    const words = () => [talks(settings) ? new Answer({ prompt, picture: given.picture }) : new Found()];
+    const cards = talks(settings) || settings.mode === "search" ? words() : drawn();
     return { ...one, cards, made: [] };
   });
 }
@@ -382,8 +387,11 @@ async function showHistory() {
 
 function past(run) {
   const words = run.settings.prompt ?? run.made[0].text;
-  const image = make("img", { src: URL.createObjectURL(run.made[0].blob ?? run.picture), alt: "", loading: "lazy" });
-  const again = make("button", { type: "button", className: "past", title: words }, image, make("span", {}, words));
+  const picture = run.made[0].blob ?? run.picture;
+  const seen = picture
+    ? make("img", { src: URL.createObjectURL(picture), alt: "", loading: "lazy" })
+    : make("span", { className: "told" }, make("span", {}, run.made[0].text));
+  const again = make("button", { type: "button", className: "past", title: words }, seen, make("span", {}, words));
   const label = `Remove from history: ${words}`;
   const away = make("button", { type: "button", className: "away", aria: { label } }, "\u00d7");
   again.addEventListener("click", () => reopen(run));
@@ -411,10 +419,10 @@ async function reopen(run) {
 }
 
 function fill(settings) {
-  group = GROUPS[settings.mode] ?? group;
+  group = MODES[settings.mode]?.words ?? group;
   write(form, settings);
   boxes.value = settings.boxes ?? [];
-  $("more").open = Object.keys(settings).some((name) => !["mode", "prompt", "boxes", "seed"].includes(name));
+  $("more").open = Object.keys(settings).some((name) => !["mode", "prompt", "boxes", "seed", "control"].includes(name));
   showMode();
 }
 
@@ -434,7 +442,10 @@ $("share").addEventListener("click", async () => {
 
 function showCode() {
   const write = code[document.querySelector("[name=language]:checked").value];
-  $("code").querySelector("code").textContent = write(shown.settings, model.id, api.base, Boolean(api.key.get()));
+  $("code").querySelector("code").textContent = write(shown.settings, model.id, api.base, {
+    key: Boolean(api.key.get()),
+    given: Boolean(shown.picture),
+  });
 }
 
 /** Offer the pictures that the code opens. */

@@ -34,6 +34,12 @@ export function fromBase64(text, type = "image/png") {
   return new Blob([bytes], { type });
 }
 
+/** Return the picture of a data URL as a blob. */
+export function fromDataUrl(url) {
+  const [head, text] = url.split(",");
+  return fromBase64(text, head.slice("data:".length).split(";")[0]);
+}
+
 /** Return a blob as a data URL. */
 export function dataUrl(blob) {
   return new Promise((resolve, reject) => {

@@ -2,20 +2,23 @@
 //
 // A job is {settings, cards, made}: `made` takes what is whole, also where the rest fails.
 
-import { events, Refusal } from "./api.js";
-import { dataUrl, fromBase64 } from "./pictures.js";
+import { events, found, Refusal } from "./api.js";
+import { talks } from "./modes.js";
+import { dataUrl, fromBase64, fromDataUrl } from "./pictures.js";
 import { fields, showsRows } from "./settings.js";
 
 /** Return the path and the body of a request. */
 async function request(settings, given, model) {
   const { official, own } = fields(settings, model);
-  if (settings.mode === "ask") {
-    const content = [{ type: "image_url", image_url: { url: await dataUrl(given.picture) } }];
+  const url = given.picture && (await dataUrl(given.picture));
+  if (talks(settings)) {
+    const content = url ? [{ type: "image_url", image_url: { url } }] : [];
     if (settings.prompt) content.push({ type: "text", text: settings.prompt });
     return ["chat/completions", { ...official, ...own, messages: [{ role: "user", content }], stream: true }];
   }
   const all = { ...official, ...own, stream: true, ...(showsRows(settings) ? { partial_rows: true } : {}) };
-  if (!given.picture) return ["images/generations", all];
+  if (settings.mode === "follow") all.control = { kind: settings.control, image: url };
+  if (!url || settings.mode === "follow") return ["images/generations", all];
   const parts = new FormData();
   for (const [name, value] of Object.entries(all)) parts.append(name, value);
   parts.append("image", given.picture, "image.png");
@@ -63,4 +66,16 @@ export async function answer({ settings, cards: [card], made }, given, model, si
   one.seconds = (performance.now() - started) / 1000;
   made.push(one);
   card.done(one);
+}
+
+/** Look documents up in the memory, and list them on the one card. */
+export async function search({ settings, cards: [card], made }, given, _, signal) {
+  const body = { pictures: true };
+  if (settings.prompt) body.query = settings.prompt;
+  if (settings.k) body.k = settings.k;
+  if (given.picture) body.image = await dataUrl(given.picture);
+  const documents = await found(body, signal);
+  for (const one of documents) one.blobs = one.images.map(fromDataUrl);
+  made.push({ documents });
+  card.done(made[0]);
 }

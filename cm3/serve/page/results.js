@@ -118,10 +118,10 @@ export class Answer {
     this.words = make("p", { className: "words" });
     this.said = make("span", { className: "said" }, "reading");
     const title = make("p", { className: "label" }, prompt || "Describe the picture");
-    const side = make("div", {}, title, this.words, this.said);
-    const image = make("img", { src: URL.createObjectURL(picture), alt: "The picture asked about" });
-    this.side = side;
-    this.root = make("div", { className: "answer busy", aria: { busy: "true" } }, image, side);
+    this.side = make("div", {}, title, this.words, this.said);
+    this.root = make("div", { className: "answer busy", aria: { busy: "true" } });
+    if (picture) this.root.append(make("img", { src: URL.createObjectURL(picture), alt: "The picture asked about" }));
+    this.root.append(this.side);
   }
 
   add(text) {
@@ -147,6 +147,33 @@ export class Answer {
   }
 }
 
+/** What a search of the memory finds. */
+export class Found {
+  constructor() {
+    this.said = make("p", { className: "said" }, "searching");
+    this.list = make("ol", { className: "documents" });
+    this.root = make("div", { className: "found busy", aria: { busy: "true" } }, this.said, this.list);
+  }
+
+  done({ documents }) {
+    this.quiet();
+    this.root.classList.add("done");
+    this.said.textContent = documents.length === 1 ? "1 document" : `${documents.length} documents`;
+    this.list.replaceChildren(...documents.map(entry));
+  }
+
+  fail(words) {
+    this.quiet();
+    this.said.textContent = "";
+    this.root.append(make("p", { className: "error" }, words));
+  }
+
+  quiet() {
+    this.root.classList.remove("busy");
+    this.root.removeAttribute("aria-busy");
+  }
+}
+
 /** Fill a list with documents: how each was found, its source and its licence. */
 export function showDocuments(section, documents) {
   const seen = new Map(documents.map((document) => [`${document.id} ${document.text}`, document]));
@@ -154,12 +181,13 @@ export function showDocuments(section, documents) {
   section.querySelector("ol").replaceChildren(...[...seen.values()].map(entry));
 }
 
-function entry({ id, score, by, source, license, text }) {
-  const found = typeof score === "number" ? `${score.toFixed(2)} by ${by}` : by && `by ${by}`;
+function entry({ id, score, by, source, license, text, blobs = [] }) {
+  const found = [typeof score === "number" && score.toFixed(2), by && `by ${by}`].filter(Boolean).join(" ");
   const web = /^https?:\/\//.test(source ?? "");
   const origin = web ? make("a", { href: source, rel: "noreferrer noopener", target: "_blank" }, source) : source;
   const facts = [id, found, license ? `licence ${license}` : "licence unknown"].filter(Boolean).join(", ");
   const line = make("p", { className: "hint" }, facts);
   if (origin) line.append(", source ", origin);
-  return make("li", {}, make("p", {}, text || "a picture without words"), line);
+  const pictures = blobs.map((blob) => make("img", { src: URL.createObjectURL(blob), alt: text ? "" : "A picture" }));
+  return make("li", {}, ...pictures, make("div", {}, make("p", {}, text || "a picture without words"), line));
 }

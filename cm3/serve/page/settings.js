@@ -1,9 +1,10 @@
 // The form as one plain object, in the address's hash, and as what requests carry.
 
-const NUMBERS = "n seed guidance image_guidance temperature top_p retrieve candidates max_tokens".split(" ");
-const WORDS = ["mode", "prompt", "contrast", "compare", "values"];
+import { MODES, talks } from "./modes.js";
+
+const NUMBERS = "n k seed guidance image_guidance temperature top_p retrieve candidates max_tokens".split(" ");
+const WORDS = ["mode", "prompt", "control", "contrast", "compare", "values"];
 const MOST_VALUES = 6;
-export const MODES = ["draw", "place", "fill", "edit", "ask"];
 
 export const serves = (element, mode) => !element.dataset.modes || element.dataset.modes.split(" ").includes(mode);
 
@@ -24,8 +25,9 @@ export function read(form) {
 
 /** Write settings into the form; what is not among them is emptied. */
 export function write(form, settings) {
-  const empty = { mode: "draw" };
+  const empty = { mode: "draw", control: form.querySelector("[name=control] option:enabled").value };
   for (const name of [...WORDS, ...NUMBERS]) form.elements[name].value = settings[name] ?? empty[name] ?? "";
+  if (!form.elements.control.value) form.elements.control.value = empty.control; // one that there is not
 }
 
 /** Return the hash that carries settings; pictures are never in it. */
@@ -45,7 +47,7 @@ export function fromHash(hash) {
     const value = given.get(name);
     if (value && Number.isFinite(Number(value))) found[name] = Number(value);
   }
-  if (!MODES.includes(found.mode)) delete found.mode;
+  if (!Object.hasOwn(MODES, found.mode ?? "")) delete found.mode;
   try {
     const boxes = JSON.parse(given.get("boxes") ?? "[]");
     const whole = (at) => at.length === 4 && at.every((value) => Number.isInteger(value) && value >= 0 && value <= 255);
@@ -82,8 +84,8 @@ export const showsRows = ({ mode, candidates }) => (candidates ?? (mode === "fil
 
 /** Return the fields of a request's body: the official ones, and apart from them those of this server alone. */
 export function fields(settings, model) {
-  const { mode, prompt, n, max_tokens, temperature, top_p, seed, ...extra } = settings;
-  const chat = mode === "ask";
+  const { mode: _, prompt, control: __, n, max_tokens, temperature, top_p, seed, ...extra } = settings;
+  const chat = talks(settings);
   const official = chat ? { max_tokens, temperature, top_p, seed } : { n };
   const own = chat ? extra : { temperature, top_p, seed, ...extra };
   const said = (given) => Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
