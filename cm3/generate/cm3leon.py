@@ -99,16 +99,12 @@ class CM3Leon:
         `parallel` codes of a picture are drawn in one pass at most, 0 one by one. "auto" is as many as pay: several on
         a processor in float32 where few requests run, else one. The codes are the same, up to rounding
         (`cm3.engine.jacobi`).
-
-        With `keep` what was read stays from one call to the next, within `cache_gb`, and a prompt that begins as one
-        before did is read from there on. Only for a model that is not trained meanwhile: its keys and values would be
-        those of the weights before.
+        With `keep` what was read stays for prompts that begin with it, for weights that do not change (`Engine`).
         """
         self.bundle, self.vocab = bundle, bundle.vocab
-        self.max_streams = whole_number("max_streams", max_streams)
+        self.max_streams, self._keep = whole_number("max_streams", max_streams), keep
         check_cache(cache_gb, cache_dtype)
         self._cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dtype": cache_dtype, "parallel": parallel}
-        self._keep = keep
         check_parallel(parallel)
         bundle.decoder = placed(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
@@ -484,8 +480,7 @@ class CM3Leon:
         return self._image.decode(codes), codes
 
     def new_engine(self, keep: bool | None = None) -> Engine:
-        """Return an engine of the model's settings, for one who feeds it by hand what `prepare` laid out; `keep` in the
-        place of the model's."""
+        """Return an engine of the model's settings, `keep` excepted, for one who feeds it what `prepare` laid out."""
         if self.mesh is not None and self._cache["cache_gb"] is None:
             from cm3.parallel.decoding import told
 
