@@ -60,8 +60,8 @@ class Operations:
     """Keys of those who may ask, and the log."""
 
     keys: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: everyone may ask)")] = None
-    """File of API keys, a line each: NAME KEY [requests-per-minute N] [pictures-per-minute N] [concurrent N]. It is read
-    again when it changes. The variable CM3_API_KEYS has further lines."""
+    """File of API keys, a line each: NAME KEY [requests-per-minute N] [pictures-per-minute N] [concurrent N]. It is
+    read again when it changes. The variable CM3_API_KEYS has further lines."""
     log: Annotated[Literal["text", "json"], arg(metavar="text|json")] = "text"
     """The form of the log, on stderr: a line of words for each request, or a JSON object."""
     log_prompts: Flag = False

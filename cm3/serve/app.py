@@ -96,6 +96,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _no_route(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400 and request.method == "POST":  # bytes that are no UTF-8, or nested too deep
+        return await _problem(request, Problem(400, "the body is no JSON; send one JSON object", None, "invalid_json"))
     said = {404: "there is no such route", 405: f"{request.method} is no method of this route"}
     message = f"{request.url.path[:200]}: {said.get(error.status_code, error.detail)}; see /openapi.json"
     problem = Problem(error.status_code, message, None, {404: "not_found"}.get(error.status_code))

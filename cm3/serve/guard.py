@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cm3.errors import shown
 from cm3.serve.logs import note
 from cm3.serve.problem import Problem, problem_of
 from cm3.serve.service import Service, stopped
@@ -46,7 +47,11 @@ class Guard:
     def _refused(self, scope: Scope) -> Problem | None:
         """Return why a request is refused before its body is read, None for one that is not. Beside the works of the
         service it has room for as many whose bodies are read or whose answers are sent."""
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length, coding = headers.get("content-length", ""), headers.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            rule = "is not read here; send the body as it is"
+            return Problem(415, f"content-encoding {shown(coding)}: {rule}", None, "unsupported_media_type")
         if length.isdecimal() and int(length) > self._most:
             return self._too_long()
         if scope["method"] == "POST":

@@ -243,7 +243,7 @@ def _sorted(form: FormData) -> tuple[dict[str, str], list[tuple[str, UploadFile]
     for name, value in form.multi_items():
         wanted = {"image": pictures, "image[]": pictures, "mask": masks}.get(name)
         if isinstance(value, UploadFile) != (wanted is not None):
-            if name == "markup":  # told with its reason
+            if name == "markup" or (wanted is None and name not in Edit.model_fields):  # told with its reason
                 texts[name] = "a file"
                 continue
             rule = f"is to be sent as a file (curl: -F {name}=@FILE)" if wanted is not None else "is no file"

@@ -116,7 +116,8 @@ def refused_fields(errors: Sequence[Mapping[str, Any]]) -> Problem:
     if param is None and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
         return Problem(400, f"the body is {shown(first.get('input'))}; send one JSON object", None, "invalid_json")
     if first["type"] == "extra_forbidden":
-        return Problem(400, f"{param}: is no field of this request; leave it out", param, "unknown_parameter")
+        name = param or shown("")
+        return Problem(400, f"{name}: is no field of this request; leave it out", param, "unknown_parameter")
     if first["type"] == "missing":
         return Problem(
             400, f"{param or 'body'}: is missing; this request needs it", param, "missing_required_parameter"

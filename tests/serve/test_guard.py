@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
@@ -48,6 +49,14 @@ def test_a_body_that_says_it_is_too_long_is_not_asked_for(model: CM3Leon) -> Non
     with running(model, Settings(body_mb=0.01)) as server, connected(server) as client:
         client.sendall(head(20_000, "expect: 100-continue\r\n"))
         assert status(client) == 413, "and not 100, which asks for the body"
+
+
+def test_a_body_that_is_packed_is_told_so(model: CM3Leon) -> None:
+    with running(model) as server:
+        told = server.ask("/v1/images/generations", gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
+        plain = server.ask("/v1/images/generations", {}, headers={"content-encoding": "identity"})
+    assert (told.status, plain.status) == (415, 400)
+    assert told.error["message"] == "content-encoding 'gzip': is not read here; send the body as it is"
 
 
 def test_a_client_that_goes_on_to_send_hears_why_and_can_ask_again(model: CM3Leon) -> None:

@@ -299,7 +299,12 @@ def test_a_field_that_is_refused_is_named(server: Running, fields: dict[str, Any
 
 @pytest.mark.parametrize(
     ("body", "said"),
-    [(b'{"prompt": "a",}', "the body is no JSON"), (b"[1]", "the body is [1]; send one JSON object")],
+    [
+        (b'{"prompt": "a",}', "the body is no JSON"),
+        (b'\xff{"prompt": "a"}', "the body is no JSON; send one JSON object"),
+        (b'{"prompt":' + b"[" * 100_000, "the body is no JSON; send one JSON object"),
+        (b"[1]", "the body is [1]; send one JSON object"),
+    ],
 )
 def test_a_body_that_is_no_object_of_json_is_told(server: Running, body: bytes, said: str) -> None:
     answer = server.ask("/v1/images/generations", body, headers={"content-type": "application/json"})
@@ -495,6 +500,8 @@ WORDS, FILE = part("prompt", PROMPT.encode()), part("image", png(NOISE), True)
         (FORM, WORDS * 2 + FILE + b"--b--\r\n", 400, "prompt", "prompt: is given twice; give it once"),
         (FORM, WORDS + FILE + part("prompt[0]", b"a") + b"--b--\r\n", 400, "prompt[0]", "is no field of this request"),
         (FORM, WORDS + FILE + part("svg[model]", b"a") + b"--b--\r\n", 400, "svg", "one still picture is drawn"),
+        (FORM, WORDS + FILE + part("", b"a") + b"--b--\r\n", 400, None, "'': is no field of this request"),
+        (FORM, WORDS + part("images", b"a", True) + b"--b--\r\n", 400, "images", "is no field of this request"),
         (FORM, WORDS + FILE + part("mask", b"a", True) * 2 + b"--b--\r\n", 400, "mask", "mask: is given twice"),
         (FORM, WORDS + FILE + part("seed", b"1", True) + b"--b--\r\n", 400, "seed", "seed: is no file"),
         (FORM, WORDS + FILE * 19 + b"--b--\r\n", 400, None, "the multipart body: Too many files"),
