@@ -164,7 +164,7 @@ class EngineLoop:
                 for other in {*self._waiting, *(other for other, _ in self._places.values())}:
                     self._leave(other)
                 return False
-            if order == "add":
+            if order == "add" and ticket.requests:
                 self._waiting[ticket] = deque(range(len(ticket.requests)))
             else:
                 self._leave(ticket)

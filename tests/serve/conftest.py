@@ -1,11 +1,13 @@
-"""The embedded model, and a real server of it for a file of tests."""
+"""The embedded model, a real server of it for a file of tests, and a tab of a browser that is open at it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from browser_tab import BROWSER, WIDE, Tab
 from running_server import Running, running
 
 import cm3
@@ -34,3 +36,25 @@ def loggers_put_back() -> Iterator[None]:
     for logger, (handlers, propagate, level) in zip(known, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    pytest.importorskip("axe_playwright_python")
+    if BROWSER is None:
+        pytest.skip("no chromium here")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def tab(browser: Any, server: Running) -> Iterator[Tab]:
+    context = browser.new_context(viewport=WIDE, permissions=["clipboard-read", "clipboard-write"])
+    opened = Tab(context, server.url)
+    yield opened
+    context.close()
+    assert opened.wrong == []
+    assert {url for url in opened.asked if not url.startswith((server.url, "blob:"))} == set()

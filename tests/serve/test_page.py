@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+from browser_tab import PHONE, RED, STAR, WIDE, Tab, drawn, run_code, taken
 from running_server import Running, running
 
 import cm3.serve
 from cm3.generate import CM3Leon
 from cm3.serve.keys import Keys
 from cm3.serve.limits import Settings
-from cm3.tasks.control import canny
 
 FILES = Path(cm3.serve.__file__).parent / "page"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def test_each_file_has_its_type_a_tag_and_a_policy(server: Running) -> None:
@@ -63,95 +55,6 @@ def test_the_page_names_only_files_of_its_own() -> None:
         )
 
 
-class Tab:
-    """A page of the browser that is open at the playground, and what went wrong in it."""
-
-    def __init__(self, context: Any, url: str) -> None:
-        self.page = context.new_page()
-        self.page.set_default_timeout(30_000)
-        self.wrong: list[str] = []
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("console", lambda line: line.type == "error" and self.wrong.append(line.text))
-        self.asked: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(url)
-        self.page.wait_for_selector("html[data-ready]")
-
-    def axe(self) -> list[str]:
-        """What the accessibility rules find: rule and places."""
-        from axe_playwright_python.sync_playwright import Axe
-
-        found = Axe().run(self.page).response["violations"]
-        return [f"{one['id']}: {[node['target'] for node in one['nodes']]}" for one in found]
-
-    def mode(self, name: str) -> None:
-        """Choose a task as a hand does, by its label."""
-        self.page.click(f".modes label:has([value={name}])")
-
-    def settings(self, **values: str) -> None:
-        """Open the settings and fill some in."""
-        self.page.evaluate("document.getElementById('more').open = true")
-        for name, value in values.items():
-            field = self.page.locator(f"#{name}")
-            field.select_option(value) if field.evaluate("e => e.tagName") == "SELECT" else field.fill(value)
-
-    def go(self, number: int = 1) -> None:
-        """Ask for what the form says, and wait until so many results are whole and the form can be used again."""
-        self.page.click("#go")
-        self.page.wait_for_selector(f"#results > :is(.done, .answer:not(.busy)) >> nth={number - 1}")
-        self.page.wait_for_selector("#go:not(.stop)")
-
-    def download(self, number: int = 0) -> np.ndarray:
-        """The pixels of a result's file."""
-        with self.page.expect_download() as download:
-            self.page.click(f".actions a >> nth={number}")
-        with PIL.Image.open(download.value.path()) as opened:
-            return np.asarray(opened.convert("RGB"))
-
-
-def pixels(b64: str) -> np.ndarray:
-    with PIL.Image.open(io.BytesIO(base64.b64decode(b64))) as opened:
-        return np.asarray(opened.convert("RGB"))
-
-
-def file_of(picture: PIL.Image.Image) -> bytes:
-    saved = io.BytesIO()
-    picture.save(saved, "PNG")
-    return saved.getvalue()
-
-
-def drawn(server: Running, **body: Any) -> np.ndarray:
-    """The picture that the interface gives, without a stream."""
-    answer = server.ask("/v1/images/generations", body)
-    assert answer.status == 200, answer.data
-    return pixels(answer.json["data"][0]["b64_json"])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    pytest.importorskip("axe_playwright_python")
-    if BROWSER is None:
-        pytest.skip("no chromium here")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 360, "height": 740}
-
-
-@pytest.fixture
-def tab(browser: Any, server: Running) -> Iterator[Tab]:
-    context = browser.new_context(viewport=WIDE, permissions=["clipboard-read", "clipboard-write"])
-    opened = Tab(context, server.url)
-    yield opened
-    context.close()
-    assert opened.wrong == []
-    assert {url for url in opened.asked if not url.startswith((server.url, "blob:"))} == set()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_first_view_fits_any_screen_and_breaks_no_rule(browser: Any, server: Running, scheme: str) -> None:
     for size in (WIDE, PHONE):
@@ -176,10 +79,6 @@ def test_the_theme_is_chosen_and_kept(tab: Tab) -> None:
     tab.page.reload()
     tab.page.wait_for_selector("html[data-ready]")
     assert paper() == dark
-
-
-RED = "a large red circle at the top left on a grey background"
-STAR = "a small white star at the bottom right on a pink ground"
 
 
 def test_a_picture_appears_row_by_row_and_is_what_the_interface_gives(tab: Tab, server: Running) -> None:
@@ -240,30 +139,6 @@ def test_what_follows_the_picture_is_never_under_it(tab: Tab) -> None:
             part,
         )
         assert stage <= history
-
-
-def run_code(tab: Tab, folder: Path) -> Iterator[str]:
-    """Copy the code in each language and run it, in the folder; gives what each wrote."""
-    shells = {"python": [sys.executable, "-c"], "curl": ["bash", "-euc"]}
-    for language, shell in shells.items():
-        if language == "curl" and not (shutil.which("curl") and shutil.which("jq")):
-            continue
-        tab.page.click(f"#code label:has([value={language}])")
-        tab.page.click("#code-copy")
-        tab.page.wait_for_selector("#code-copied:has-text('Copied')")
-        code = tab.page.evaluate("navigator.clipboard.readText()")
-        env = {**os.environ, "NO_PROXY": "127.0.0.1"}
-        done = subprocess.run([*shell, code], cwd=folder, capture_output=True, text=True, timeout=100, env=env)
-        assert done.returncode == 0, done.stderr
-        yield done.stdout
-
-
-def taken(path: Path) -> np.ndarray:
-    """The pixels of a file, which is then gone."""
-    with PIL.Image.open(path) as opened:
-        found = np.asarray(opened.convert("RGB"))
-    path.unlink()
-    return found
 
 
 def test_settings_stand_side_by_side_and_their_code_makes_the_same(tab: Tab, server: Running, tmp_path: Path) -> None:
@@ -437,90 +312,6 @@ def test_a_picture_is_asked_about_edited_and_taken_on(tab: Tab, server: Running,
     tab.page.click(".actions button:has-text('Fill')")
     tab.page.wait_for_selector("#mask-tools")
     assert tab.page.locator("[value=fill]").is_checked()
-
-
-def test_a_picture_is_drawn_after_edges_and_its_code_draws_the_same(
-    tab: Tab, server: Running, model: CM3Leon, tmp_path: Path
-) -> None:
-    edges = canny(model.generate(RED, seed=1).image, 128)
-    PIL.Image.new("RGB", (90, 90)).save(tmp_path / "small.png")
-    edges.save(tmp_path / "given.png")
-    tab.mode("follow")
-    kinds = tab.page.locator("#control option:not([hidden])").evaluate_all("all => all.map(e => e.value)")
-    assert kinds == ["canny", "segmentation", "scribble", "depth"], "those that the model was tuned for"
-    tab.page.fill("#prompt", RED)
-    tab.settings(seed="3", candidates="1")
-    tab.page.set_input_files("#file", tmp_path / "small.png")
-    tab.page.wait_for_selector("#paper")
-    tab.page.click("#go")
-    tab.page.wait_for_selector("#picture-error:has-text('drawn at the model')")
-    assert len(tab.wrong) == 1  # the browser's own line about the answer of 400
-    tab.wrong.clear()
-    tab.page.wait_for_selector("#go:not(.stop)")
-    tab.page.click("#picture-clear")
-    tab.page.set_input_files("#file", tmp_path / "given.png")
-    tab.page.wait_for_selector("#paper")
-    tab.go()
-    made = tab.download()
-    control = {"kind": "canny", "image": "data:image/png;base64," + base64.b64encode(file_of(edges)).decode()}
-    np.testing.assert_array_equal(made, drawn(server, prompt=RED, seed=3, candidates=1, control=control))
-    assert tab.axe() == []
-    tab.page.click("#code-open")
-    for _ in run_code(tab, tmp_path):
-        np.testing.assert_array_equal(taken(tmp_path / "picture-1.png"), made)
-
-
-def test_gaps_between_words_are_filled_and_kept(tab: Tab, server: Running, tmp_path: Path) -> None:
-    tab.mode("words")
-    tab.page.fill("#prompt", "a red ")
-    tab.page.click("#go")
-    assert "Put <gap>" in tab.page.inner_text("#prompt-error")
-    tab.page.press("#prompt", "End")
-    tab.page.click("#gap-add")
-    tab.page.keyboard.type(" above a blue square")
-    assert tab.page.input_value("#prompt") == (words := "a red <gap> above a blue square") and tab.axe() == []
-    tab.settings(seed="1", candidates="1")
-    tab.go()
-    body = {"messages": [{"role": "user", "content": words}], "seed": 1, "candidates": 1}
-    told = server.ask("/v1/chat/completions", body).json["choices"][0]["message"]["content"]
-    assert tab.page.inner_text(".words") == told and told.startswith("a red ") and "<gap>" not in told
-    assert tab.page.inner_text(".past .told") == told and tab.axe() == []
-    tab.page.click("#code-open")
-    for said in run_code(tab, tmp_path):
-        assert said.strip() == told
-    tab.page.click("[data-close]")
-    tab.page.fill("#prompt", "")
-    tab.page.click(".past")
-    assert tab.page.input_value("#prompt") == words and tab.page.inner_text(".words") == told
-
-
-def test_the_memory_is_searched_by_words_and_by_a_picture(tab: Tab, server: Running, tmp_path: Path) -> None:
-    tab.page.set_viewport_size(PHONE)
-    tab.mode("search")
-    tab.page.click("#go")
-    assert "or choose a picture" in tab.page.inner_text("#prompt-error")
-    tab.page.fill("#prompt", "a picture of a sozoth")
-    tab.settings(k="2")
-    tab.go()
-    found = server.ask("/v1/memory/search?query=a+picture+of+a+sozoth&k=2").json["data"]
-    lines = tab.page.locator(".documents li").all_inner_texts()
-    assert len(lines) == 2 and all(one["text"] in line for one, line in zip(found, lines, strict=True))
-    assert f"{found[0]['score']:.2f}" in lines[0] and "licence MIT" in lines[0] and tab.axe() == []
-    seen = tab.page.evaluate("[...document.querySelectorAll('.documents img')].map(e => e.complete && e.naturalWidth)")
-    assert seen == [128] * sum(one["images"] for one in found)
-    assert tab.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    assert "2 documents" in tab.page.text_content("#status") and tab.page.is_hidden("#history")
-    tab.page.click("#code-open")
-    for said in run_code(tab, tmp_path):
-        assert [one["id"] in line for one, line in zip(found, said.splitlines(), strict=True)] == [True] * 2
-    tab.page.click("[data-close]")
-    whole = server.ask("/v1/memory/search", {"query": "a sozoth", "k": 1, "pictures": True}).json["data"][0]
-    (tmp_path / "given.png").write_bytes(base64.b64decode(whole["images"][0].partition(",")[2]))
-    tab.page.fill("#prompt", "")
-    tab.page.set_input_files("#file", tmp_path / "given.png")
-    tab.page.wait_for_selector("#paper")
-    tab.go()
-    assert whole["text"] in tab.page.locator(".documents li").first.inner_text()
 
 
 def test_the_server_is_told_to_stop_and_stops(tab: Tab, server: Running) -> None:
