@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported. Two OpenMP threads on two busy cores spin against each other: a decode step goes from 8 ms
@@ -15,6 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import hypothesis
 import pytest
 import torch
+from ray_head import Head, head
 
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 torch.set_num_threads(THREADS)
@@ -31,6 +33,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def same_threads() -> None:
     """Undo what a command under test set: sums come out in other bits on another number of threads."""
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A Ray cluster that runs, which all test processes share."""
+    pytest.importorskip("ray")
+    base = tmp_path_factory.getbasetemp()
+    with head(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

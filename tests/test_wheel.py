@@ -104,4 +104,4 @@ def test_what_messages_say_to_install_is_what_the_extras_name() -> None:
     for path in (ROOT / "cm3").rglob("*.py"):
         for found in re.findall(r"pip install ((?:'[^']+'|[\w-]+)(?: (?:'[^']+'|[\w-]+))*)", path.read_text("utf-8")):
             told += [name.strip("'") for name in found.split()]
-    assert {"faiss-cpu", "transformers", "ray[data]"} <= set(told) <= known
+    assert {"faiss-cpu", "transformers", "ray[client]"} <= set(told) <= known

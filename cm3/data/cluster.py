@@ -1,22 +1,31 @@
-"""Units of a job done on a Ray cluster: the function that does one here, mapped there, on whatever nodes there are.
+"""Units of a job done on a Ray cluster: the function that does one here, called there, on whatever nodes there are.
 
-    numbers -> ray.data.from_items -> one actor a core, which opens the job once -> reports
+    numbers -> one actor a core, which opens the job once and gets the next number when it is done -> reports
 
-Every folder and file of the job must be where every node sees it by the same path.
+Every folder and file of the job must be where every node sees it by the same path. Ray Data would do the same, but
+through ray://HOST:10001 it cannot: Ray's client does not know the streams of results that it needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import json
 import logging
+import os
 import signal
+import socket
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from cm3.errors import Cm3Error, ConfigError, DataError
-from cm3.files import said
+
+RETRIES = 3
+"""How often a unit is tried again whose process died, with its node or for want of memory."""
+PATIENCE_S = 10
+"""Seconds in which a cluster's port must answer."""
 
 
 class Opened(Protocol):
@@ -43,19 +52,22 @@ class Job(Protocol):
 class Worker:
     """One of the cluster's processes. A fault of the user's comes back as words."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, folder: str) -> None:
+        with contextlib.suppress(OSError):  # where it is not seen, all paths have to be whole
+            os.chdir(folder)
         self.job = job
         self.opened: Opened | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do a unit."""
-        number, report, problem = int(row["number"]), "", ""
+    def begin(self) -> None:
+        """Tell that there is room for this worker."""
+
+    def do(self, number: int) -> tuple[int, dict[str, Any], str]:
+        """Do a unit; returns its number, its report, and what was wrong."""
         try:
             self.opened = self.opened or self.job.open()
-            report = json.dumps(self.opened.prepare(number))
+            return number, self.opened.prepare(number), ""
         except Cm3Error as error:
-            problem = str(error)
-        return {"number": number, "report": report, "problem": problem}
+            return number, {}, str(error)
 
 
 def map_units(
@@ -64,32 +76,53 @@ def map_units(
     """Do units on the cluster at `address` and give each (number, report) as it is done, in any order.
 
     `local` starts a cluster in this machine, with `workers` cores or all; a cluster that this process has joined is
-    taken as it is. Raises `ConfigError` where Ray is not installed or not reached, `DataError` for what a unit raises.
+    taken as it is. Raises `ConfigError` where Ray is not installed or not reached, and where its processes cannot do
+    such work; `DataError` for what a unit raises.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--cluster needs Ray; install it with: pip install 'ray[data]'")
+    needed = ["ray", "grpc"] if "://" in address else ["ray"]
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        raise ConfigError("--cluster needs Ray; install it with: pip install 'ray[client]'")
     import ray
-    import ray.data
 
     joined = ray.is_initialized()
     if not joined:
         join(ray, address, workers)
     try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
         graphics = 1 if job.device.startswith("cuda") else 0
-        room = ray.cluster_resources().get("GPU" if graphics else "CPU", 1)
-        most = max(1, min(int(room), workers or int(room), len(numbers)))
-        rows = ray.data.from_items([{"number": n} for n in numbers], override_num_blocks=len(numbers))
-        worker: Any = Worker  # Ray makes one in each actor
-        done = rows.map(worker, fn_constructor_args=(job,), concurrency=(1, most), num_cpus=1, num_gpus=graphics)
-        for row in done.iter_rows():
-            if row["problem"]:
-                raise DataError(row["problem"])
-            yield int(row["number"]), json.loads(row["report"])
+        room = int(ray.cluster_resources().get("GPU" if graphics else "CPU", 1))
+        most = max(1, min(room, workers or room, len(numbers)))
+        yield from _mapped(ray, job, numbers, most, graphics)
+    except (ray.exceptions.RayActorError, ConnectionError) as error:
+        raise ConfigError(
+            f"--cluster {address}: its processes ended ({_last(error)}); they need cm3leon of this version, and enough "
+            "memory. The same command goes on where it was"
+        ) from error
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _mapped(
+    ray: Any, job: Job, numbers: Sequence[int], most: int, graphics: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give each of at most `most` workers a unit when it has nothing to do; one that there is no room for gets none."""
+    kind = ray.remote(num_cpus=1, num_gpus=graphics, max_restarts=-1, max_task_retries=RETRIES)(Worker)
+    asked: dict[Any, Any] = {}
+    for _ in range(most):
+        worker = kind.remote(job, os.getcwd())
+        asked[worker.begin.remote()] = worker
+    left, done = iter(numbers), 0
+    while done < len(numbers):
+        (answer, *_), _ = ray.wait(list(asked))
+        worker, told = asked.pop(answer), ray.get(answer)
+        if (number := next(left, None)) is not None:
+            asked[worker.do.remote(number)] = worker
+        if told is not None:
+            number, report, problem = told
+            if problem:
+                raise DataError(problem)
+            done += 1
+            yield number, report
 
 
 def join(ray: Any, address: str, workers: int, *, told: bool = False) -> None:
@@ -97,17 +130,36 @@ def join(ray: Any, address: str, workers: int, *, told: bool = False) -> None:
 
     Raises `ConfigError` where it is not reached.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": told, "logging_level": logging.ERROR}
     if address == "local":
         quiet |= {"include_dashboard": False, "num_cpus": workers or None}
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
+    remedy = "give local or ray://HOST:10001"
     try:
-        ray.init(address=address, **quiet)
+        if address.startswith("ray://"):
+            _listens(address)
+            remedy = (
+                "a Ray of the same version has to listen there; if it asks for a token, set RAY_AUTH_MODE=token here"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of a port is in the error too
+            ray.init(address=address, **quiet)
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in the place of the caller's
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"--cluster {address}: not reached ({said(error)}); give local or ray://HOST:10001"
-        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--cluster {address}: not reached ({_last(error)}); {remedy}") from error
+
+
+def _last(error: BaseException) -> str:
+    """Return the last line of an error, which is what happened: those before it say where, for pages."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+
+
+def _listens(address: str) -> None:
+    """Raise `OSError` where nothing listens, which Ray would look for for half a minute, and `ValueError` for an
+    address without a port."""
+    place = urlsplit(address)
+    if not place.hostname or place.port is None:
+        raise ValueError("an address has a host and a port")
+    socket.create_connection((place.hostname, place.port), PATIENCE_S).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 import tiny_networks
 from batch_parts import command, command_until
 from command import Cm3, Ran
-from forks import forks
+from forks import forks, python
+from ray_head import Head
 from store_parts import contents
 
 from cm3.eval.suites import SUITES
@@ -259,10 +261,14 @@ def test_scenes_as_their_own_verb_measures_them(cm3: Cm3) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_gives_the_same(data: dict[str, str], tiny: Path, whole: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    assert given((*args(data, tiny, tmp_path / "out"), "--cluster", "local")) == [0]
+def test_a_cluster_gives_the_same(
+    ray_head: Head, data: dict[str, str], tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    """With a path from here, which is another folder than that of the cluster's processes."""
+    model = Path(os.path.relpath(tiny, tmp_path))
+    given = (*args(data, model, tmp_path / "out"), "--cluster", ray_head.address)
+    ran = python("-m", "cm3", *given, env=ray_head.env, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
     same(tmp_path / "out", whole)
 
 

@@ -17,7 +17,8 @@ import PIL.Image
 import pytest
 from batch_parts import LINES, command, command_until, written
 from command import Cm3
-from forks import forks
+from forks import forks, python
+from ray_head import Head
 from store_parts import contents
 
 from cm3.cli.batch import Batch, Desk
@@ -163,15 +164,38 @@ def test_another_number_of_processes_goes_on(prompts: Path, tiny: Path, whole: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_makes_the_same(cm3: Cm3, prompts: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_a_cluster_makes_the_same(ray_head: Head, prompts: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "000001")
     shutil.rmtree(tmp_path / "out" / "000003")
-    ran = cm3(*args(prompts, tiny, tmp_path / "out", "--cluster", "local"))
-    assert ran.code == 0, ran.err
+    given = args(prompts, tiny, tmp_path / "out", "--cluster", ray_head.address)
+    ran = python("-m", "cm3", *given, env=ray_head.env)
+    assert ran.returncode == 0, ran.stderr
     assert contents(tmp_path / "out") == contents(whole)
+    # Units are left, so it is asked; without the token it lets nobody in.
+    shutil.rmtree(tmp_path / "out" / "000001")
+    (tmp_path / "out" / "results.jsonl").unlink()
+    hasty = {f"RAY_CLIENT_{which}_CONNECTION_TIMEOUT_S": "1" for which in ("INITIAL", "MAX")}
+    ran = python("-m", "cm3", *given, env={**ray_head.env, **hasty, "RAY_AUTH_MODE": "disabled"})
+    assert ran.returncode == 2 and ran.stderr.startswith(f"cm3: error: --cluster {ray_head.address}: not reached (")
+    assert "if it asks for a token, set RAY_AUTH_MODE=token here\n" in ran.stderr and ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("ray://127.0.0.1:1", "[Errno 111] Connection refused"),
+        ("ray://127.0.0.1", "an address has a host and a port"),
+        ("ray://127.0.0.1:ten", "Port could not be cast"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    cm3: Cm3, prompts: Path, tiny: Path, tmp_path: Path, address: str, told: str
+) -> None:
+    pytest.importorskip("ray")
+    found = cm3(*args(prompts, tiny, tmp_path / "out", "--cluster", address)).refusal
+    assert found.startswith(f"--cluster {address}: not reached ({told}")
+    assert found.endswith("); give local or ray://HOST:10001")
 
 
 @pytest.mark.parametrize("spoil", ["a picture is missing", "a picture is cut", "a line is missing", "half a line"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 import store_parts
+from forks import forks
+from ray_head import Head
 from safetensors.numpy import load_file, save_file
 
 from cm3.data import neighbours
@@ -321,14 +324,22 @@ def test_training_draws_some_of_them(root: Path, tmp_path: Path) -> None:
         table.of(row, 4)
 
 
+def made_there(head: Head, root: Path, out: Path) -> None:
+    """The same on a cluster."""
+    os.environ |= head.env
+    made(root, out, block=8, cluster=head.address, workers=2)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_finds_what_this_machine_finds(root: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_a_cluster_finds_what_this_machine_finds(ray_head: Head, root: Path, tmp_path: Path) -> None:
     here = made(root, tmp_path / "here", block=8)
     killed_at(root, tmp_path / "there", 8, block=8)
-    there = made(root, tmp_path / "there", block=8, cluster="local", workers=2)
+    process = forks().Process(target=made_there, args=(ray_head, root, tmp_path / "there"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    there = Neighbours.open(tmp_path / "there")
     assert everything(there) == [
         [(*c[:1], pytest.approx(c[1], abs=1e-5), *c[2:]) for c in row] for row in everything(here)
     ]

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import store_parts
+from forks import python
+from ray_head import Head
 from store_parts import contents
 
 from cm3.data.cluster import map_units
 from cm3.data.prepare import prepare
 from cm3.data.prepare_unit import Work
-from cm3.errors import ConfigError, DataError
+from cm3.errors import ConfigError
 
-# Each of Ray's processes imports torch and Ray.
+# Each of Ray's processes imports torch.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[object]:
-    """A cluster of two cores, kept for the whole module; this process has joined it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray = pytest.importorskip("ray")
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-        yield ray
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +32,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_cluster_goes_on_with_what_was_begun_here_and_makes_the_same_bytes(ray: object, parts: Path) -> None:
+def test_a_cluster_goes_on_with_what_was_begun_here_and_makes_the_same_bytes(parts: Path) -> None:
+    pytest.importorskip("ray")
     told: list[int] = []
     sources, model = [f"{parts}/photos"], parts / "model"
     prepare(sources, parts / "alone", model, unit=4)
@@ -53,23 +43,53 @@ def test_a_cluster_goes_on_with_what_was_begun_here_and_makes_the_same_bytes(ray
         (parts / "out" / f"shards/{number:05d}.json").unlink()
         (parts / "out" / f"shards/{number:05d}.safetensors").unlink()
     report = prepare(
-        sources, parts / "out", model, unit=4, cluster="local", progress=lambda done, total, label: told.append(done)
-    )
+        sources, parts / "out", model, unit=4, cluster="local", workers=2,
+        progress=lambda done, total, label: told.append(done),
+    )  # fmt: skip
     assert contents(parts / "out") == contents(parts / "alone")
     assert report.documents == 19 and sorted(told) == [8, 12, 16, 20]
 
 
+JOINED = """
+import os, sys
+import ray
+from cm3.data.cluster import Worker, map_units
+from cm3.data.prepare_unit import Work
+from cm3.errors import ConfigError, DataError
+
+address, root = sys.argv[1:]
+
+class Ends:
+    device = "cpu"
+    def open(self):
+        os._exit(1)
+
+ray.init(address=address, log_to_driver=False)
+for job in (Work(f"{root}/alone", f"{root}/no-model", None, 32, None, "cpu"), Ends()):
+    try:
+        print(list(map_units("local", job, [0])))
+    except (ConfigError, DataError) as error:
+        print(type(error).__name__, error)
+print(ray.is_initialized())
+"""
+
+
 @pytest.mark.slow
-def test_what_goes_wrong_there_is_told_here(ray: object, parts: Path) -> None:
-    work = Work(str(parts / "alone"), str(parts / "no-model"), None, 32, None, "cpu")
-    with pytest.raises(DataError, match="tokenizers .*no-model': config.json cannot be read"):
-        list(map_units("local", work, [0]))
+def test_what_goes_wrong_there_is_told_here(ray_head: Head, parts: Path) -> None:
+    """On a cluster that the process has joined, and does not leave."""
+    ran = python("-c", JOINED, ray_head.address, parts, env=ray_head.env)
+    assert ran.returncode == 0, ran.stderr
+    one, two, joined = ran.stdout.splitlines()
+    assert one.startswith("DataError tokenizers ") and "no-model': config.json cannot be read" in one
+    assert two.startswith("ConfigError --cluster local: its processes ended (") and "enough memory" in two
+    assert joined == "True"
 
 
-def test_without_ray_the_extra_is_named(parts: Path) -> None:
+@pytest.mark.parametrize(("address", "lacking"), [("local", "ray"), ("ray://127.0.0.1:10001", "grpc")])
+def test_without_ray_the_extra_is_named(parts: Path, address: str, lacking: str) -> None:
     work = Work(str(parts), str(parts), None, 32, None, "cpu")
     with (
-        mock.patch.dict(sys.modules, {"ray": None}),
-        pytest.raises(ConfigError, match=r"pip install 'ray\[data\]'"),
+        mock.patch.dict(sys.modules, {lacking: None}),
+        pytest.raises(ConfigError, match=r"pip install 'ray\[client\]'"),
     ):
-        list(map_units("local", work, [0]))
+        list(map_units(address, work, [0]))
