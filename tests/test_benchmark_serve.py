@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import python
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def ran(*more: str, file: str = "serve.py") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks" / file, *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=580, env={**os.environ})
+    return python(ROOT / "benchmarks" / file, *more, timeout=580)
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import python
 
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "train.py"
 
@@ -112,9 +111,9 @@ def test_a_number_type_that_is_none_is_refused(bench: ModuleType, capsys: pytest
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
 def test_a_step_of_each_side() -> None:
-    command = [sys.executable, FILE, "--windows=1", "--rounds=1", "--steps=1", "--threads=1", "--cpu"]
+    command = [FILE, "--windows=1", "--rounds=1", "--steps=1", "--threads=1", "--cpu"]
     command.append("--dtypes=float32,bfloat16")
-    ran = subprocess.run([*command, "--stage", "speed test 64"], capture_output=True, text=True, timeout=110)
+    ran = python(*command, "--stage", "speed test 64", timeout=110)
     assert ran.returncode == 0, ran.stderr
     made = json.loads(ran.stdout.splitlines()[-1])
     assert set(made["seconds"]) == {f"{w} {d}" for w in ("ours", "packed", "padded") for d in ("float32", "bfloat16")}

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import python
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
 def test_retrieval(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks/retrieval.py", "--n", "2000", "--index", "ivf", "--threads", "1"]
-    ran = subprocess.run(
-        [*command, "--work", tmp_path, "--json"], capture_output=True, text=True, timeout=110, env={**os.environ}
-    )
+    command = [ROOT / "benchmarks/retrieval.py", "--n", "2000", "--index", "ivf", "--threads", "1"]
+    ran = python(*command, "--work", tmp_path, "--json", timeout=110)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     for row in report["rows"]:
@@ -35,9 +34,9 @@ def test_retrieval(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_convert(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks/convert.py", "--layers", "1", "--width", "128", "--channels", "32"]
+    command = [ROOT / "benchmarks/convert.py", "--layers", "1", "--width", "128", "--channels", "32"]
     command += ["--layout", "chameleon-hf", "--work", tmp_path, "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=580, env={**os.environ})
+    ran = python(*command, timeout=580)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     assert [row["name"] for row in report["rows"]] == ["into a bundle", "out of a bundle"]
@@ -48,8 +47,8 @@ def test_convert(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_suites() -> None:
-    command = [sys.executable, ROOT / "benchmarks/suites.py", "--n", "2", "--suites", "coco_captions", "vqa2", "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    command = [ROOT / "benchmarks/suites.py", "--n", "2", "--suites", "coco_captions", "vqa2", "--json"]
+    ran = python(*command, timeout=110)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     assert [row["name"] for row in report["rows"]] == ["coco_captions", "vqa2"]
@@ -57,16 +56,16 @@ def test_suites() -> None:
 
 
 def test_int8() -> None:
-    command = [sys.executable, ROOT / "benchmarks/int8.py", "--sizes", "test", "--rows", "1,2", "--rounds", "3"]
+    command = [ROOT / "benchmarks/int8.py", "--sizes", "test", "--rows", "1,2", "--rounds", "3"]
     command += ["--quality", "2", "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    ran = python(*command, timeout=110)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} for row in report["rows"])
     nats = [row for row in report["rows"] if row["unit"] == "nats a token"]
     assert [row["name"] for row in report["rows"][:2]] == ["test, 1 rows", "test, 2 rows"] and len(nats) == 4
     assert all(abs(row["ratio"] - 1) < 0.1 for row in nats) and report["levels"] in (127, 255)
-    ran = subprocess.run([*command, "--sizes", "big"], capture_output=True, text=True, timeout=110, env={**os.environ})
+    ran = python(*command, "--sizes", "big", timeout=110)
     assert ran.returncode == 2 and "--sizes big: must be of test, 10m, 85m, or none" in ran.stderr
 
 
@@ -91,10 +90,10 @@ def test_turns() -> None:
 
 @pytest.mark.slow
 def test_decode(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks/decode.py", "--shapes", "test", "--cases", "one,mixed", "--json"]
+    command = [ROOT / "benchmarks/decode.py", "--shapes", "test", "--cases", "one,mixed", "--json"]
     command += ["--prompt", "8", "--new", "4", "--rounds", "1", "--dtypes", "float32", "--no-peer"]
     env = {**os.environ, "PYTHONPATH": ""}
-    ran = subprocess.run([*command, "--before", ROOT], capture_output=True, text=True, timeout=110, env=env)
+    ran = python(*command, "--before", ROOT, timeout=110, env=env)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     assert [row["name"].split("; ", 1)[1].rpartition(";")[0] for row in report["rows"]] == [
@@ -102,9 +101,9 @@ def test_decode(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(row["ours"] > 0 and row["before"] > 0 and row["before_ratio"] > 0 for row in report["rows"])
     assert report["shapes"][0]["shape"] == "test" and report["threads"] == 1
-    ran = subprocess.run([*command, "--before", tmp_path], capture_output=True, text=True, timeout=110, env=env)
+    ran = python(*command, "--before", tmp_path, timeout=110, env=env)
     assert ran.returncode == 2 and "has no cm3; give the root of a checkout" in ran.stderr
-    ran = subprocess.run([*command, "--shapes", "big"], capture_output=True, text=True, timeout=110, env=env)
+    ran = python(*command, "--shapes", "big", timeout=110, env=env)
     assert ran.returncode == 2 and "shape='big': must be one of" in ran.stderr
 
 
@@ -138,32 +137,21 @@ def test_without_a_gpu_nothing_is_told_as_measured() -> None:
 
 @pytest.mark.slow
 def test_describe(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks/describe.py", "--first", "3", "--pictures", "2", "--rounds", "1"]
+    command = [ROOT / "benchmarks/describe.py", "--first", "3", "--pictures", "2", "--rounds", "1"]
     command += ["--threads", "1", "--cpu", "--json"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([*command, "--before", ROOT], capture_output=True, text=True, timeout=110, env=env)
+    ran = python(*command, "--before", ROOT, timeout=110, env=env)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     assert [row["name"] for row in report["rows"]] == ["first token of 3 pictures", "2 pictures described"]
     assert all(row["ours"] > 0 and row["peer"] > 0 and row["ratio"] > 0 for row in report["rows"])
-    ran = subprocess.run([*command, "--before", tmp_path], capture_output=True, text=True, timeout=110, env=env)
+    ran = python(*command, "--before", tmp_path, timeout=110, env=env)
     assert ran.returncode == 1 and "give the root of a checkout" in ran.stderr
 
 
 @pytest.mark.slow
 def test_data(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        ROOT / "benchmarks/data.py",
-        "--small",
-        "--threads",
-        "1",
-        "--cpu",
-        "--json",
-        "--work",
-        tmp_path,
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    ran = python(ROOT / "benchmarks/data.py", *"--small --threads 1 --cpu --json --work".split(), tmp_path, timeout=110)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     rows = {row["name"]: row for row in report["rows"]}
@@ -184,11 +172,9 @@ def test_data(tmp_path: Path) -> None:
 
 def test_data_without_the_peer(tmp_path: Path) -> None:
     (tmp_path / "webdataset.py").write_text("raise ImportError")
-    command = [sys.executable, ROOT / "benchmarks/data.py", "--small", "--threads", "1", "--cpu", "--stage", "images"]
+    command = [ROOT / "benchmarks/data.py", "--small", "--threads", "1", "--cpu", "--stage", "images"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    ran = subprocess.run(
-        [*command, "--work", tmp_path / "work"], capture_output=True, text=True, timeout=110, env=env, cwd=ROOT
-    )
+    ran = python(*command, "--work", tmp_path / "work", timeout=110, env=env, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
     made = json.loads(ran.stdout.splitlines()[-1])
     assert made["peer_images_s"] is None and made["peer"] == "webdataset is not installed: pip install webdataset"
@@ -198,9 +184,9 @@ def test_data_without_the_peer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_reliability() -> None:
     counts = {"damages": 60, "kills": 4, "loads": 30}
-    command = [sys.executable, ROOT / "benchmarks/reliability.py", "--seed", "7", "--json"]
+    command = [ROOT / "benchmarks/reliability.py", "--seed", "7", "--json"]
     command += [word for name, n in counts.items() for word in (f"--{name}", str(n))]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    ran = python(*command, timeout=110)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     rows = {row["name"]: row for row in report["rows"]}
@@ -215,14 +201,12 @@ def test_reliability() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
 def test_chameleon() -> None:
-    command = [sys.executable, ROOT / "benchmarks/chameleon.py", "--quick", "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ})
+    command = [ROOT / "benchmarks/chameleon.py", "--quick", "--json"]
+    ran = python(*command, timeout=110)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout.splitlines()[-1])
     assert all(set(row) == {"name", "ours", "peer", "ratio", "unit"} and row["ratio"] > 0 for row in report["rows"])
     assert {"float32", "int8"} <= {row["name"].rpartition("; ")[2] for row in report["rows"]}
     assert report["new"] == 16 and set(report["seconds"]) >= {"float32", "int8", "theirs"}
-    ran = subprocess.run(
-        [*command[:2], "--shape", "big"], capture_output=True, text=True, timeout=110, env={**os.environ}
-    )
+    ran = python(command[0], "--shape", "big", timeout=110)
     assert ran.returncode == 2 and "--shape big: must be one of test, 10m, 85m" in ran.stderr

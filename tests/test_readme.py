@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import python
 
 from cm3.cli.main import main
 
@@ -26,10 +25,8 @@ FEWER = {"--n 20": "--n 2", "--n 4": "--n 2", "--steps 5": "--steps 1 --windows 
 """What is made smaller here: as many pictures, scenes and steps show the same."""
 
 
-def run(command: list[str] | str, folder: Path) -> str:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, shell=isinstance(command, str))
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -45,7 +42,9 @@ def do(command: str, capfd: pytest.CaptureFixture[str]) -> str:
         assert code == 0, f"{command}\n{out}\n{err}"
         assert " does not know " not in err and " was shown no such picture" not in err, f"{command}\n{err}"
         return out
-    return run([sys.executable if words[0].endswith("python") else words[0], *words[1:]], Path())
+    if words[0].endswith("python"):
+        return told(python(*words[1:]))
+    return told(subprocess.run(words, capture_output=True, text=True))
 
 
 @pytest.mark.slow
@@ -84,7 +83,7 @@ def test_it_says_what_a_command_costs() -> None:
 
 def test_its_python_runs(tmp_path: Path) -> None:
     (block,) = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "cm3.load" in b]
-    said = run([sys.executable, "-c", block], tmp_path).splitlines()
+    said = told(python("-c", block, cwd=tmp_path)).splitlines()
     assert (
         len(said) == 3 and said[1].startswith("a large ") and said[1].endswith(" at the top left on a grey background")
     )

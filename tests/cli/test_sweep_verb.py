@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from batch_parts import command
 from command import Cm3
+from forks import forks, python
 
 from cm3.cli.recipe import find
 from cm3.cli.sweep import axis, option
@@ -82,8 +81,17 @@ def recipe(tmp_path: Path) -> str:
     return "some_recipes.py:tiny"
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are forked from a server that has imported torch; in the test of a sweep that was ended they import it."""
+    context = forks()
+    monkeypatch.setattr("cm3.train.sweep.multiprocessing.get_context", lambda kind: context)
+
+
 @pytest.mark.slow
-def test_a_sweep_ends_in_the_options_that_train_with_the_best(cm3: Cm3, recipe: str, tmp_path: Path) -> None:
+def test_a_sweep_ends_in_the_options_that_train_with_the_best(
+    cm3: Cm3, recipe: str, tmp_path: Path, forked: None
+) -> None:
     command = ["sweep", recipe, "--search", "optim.lr=1e-4,3e-2", "--search", "fast=true", "--metric", "loss_image"]
     made = cm3(*command, "--steps", "6", "--grace", "6", "--out", "sweep", "--json")
     assert made.code == 0, made.err
@@ -108,20 +116,23 @@ def test_a_sweep_ends_in_the_options_that_train_with_the_best(cm3: Cm3, recipe: 
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(recipe: str, tmp_path: Path) -> None:
+def test_a_sweep_that_was_ended_goes_on_from_the_checkpoint(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["sweep", recipe, "--search", "optim.lr=3e-3", "--steps", "100", "--out", "sweep", "--json"]
-    command = [sys.executable, "-m", "cm3", *words]
     folder = tmp_path / "sweep" / "trial-0000"
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
-        end = time.monotonic() + 100
-        while last(folder) is None:
-            assert time.monotonic() < end and first.poll() is None
-            time.sleep(0.02)
-        first.send_signal(signal.SIGTERM)
-        first.communicate()
-    assert first.returncode == 75
+    monkeypatch.chdir(tmp_path)
+    first = forks().Process(target=command, args=words)
+    first.start()
+    end = time.monotonic() + 100
+    while last(folder) is None:
+        assert time.monotonic() < end and first.is_alive()
+        time.sleep(0.02)
+    first.terminate()
+    first.join()
+    assert first.exitcode == 75
     assert len((folder / "log.jsonl").read_text().splitlines()) < 100
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    ran = python("-m", "cm3", *words, timeout=100)
     assert ran.returncode == 0, ran.stderr
     best = json.loads(ran.stdout.splitlines()[-1])["best"]
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -161,7 +172,7 @@ def test_what_does_not_fit_is_refused_before_anything_trains(
 
 
 @pytest.mark.slow
-def test_settings_that_do_not_fit_together_make_a_failed_trial(cm3: Cm3, recipe: str) -> None:
+def test_settings_that_do_not_fit_together_make_a_failed_trial(cm3: Cm3, recipe: str, forked: None) -> None:
     search = ["--search", "model.d_model=16,20", "--search", "model.heads=2,4", "--steps", "2", "--grace", "2"]
     made = cm3("sweep", recipe, *search, "--out", "sweep", "--json")
     assert made.code == 0, made.err

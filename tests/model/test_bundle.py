@@ -7,8 +7,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import tiny_model
 import torch
+from forks import python
 from safetensors.torch import load_file, save_file
 
 from cm3.errors import CheckpointError, ConfigError
@@ -517,7 +516,7 @@ try:
 except DiskError as error:
     print(error)
 """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    ran = python("-c", script, timeout=120)
     assert "no space is left on the disk; make room" in ran.stdout and ran.stdout.count("\n") == 1, ran.stderr
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]

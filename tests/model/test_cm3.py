@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from forks import python
 from tiny_model import SHAPE, stir
 
 from cm3.errors import ConfigError, DataError
@@ -46,7 +45,7 @@ def inputs(b: int = 2, t: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.slow
 def test_the_snippet_word_for_word() -> None:
-    done = subprocess.run([sys.executable, "-c", SNIPPET], capture_output=True, text=True, timeout=120)
+    done = python("-c", SNIPPET, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.Size([1, 1024, 20000])\n"
 

@@ -7,8 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import PIL.Image
 import pytest
 import store_parts
 import torch
+from forks import python
 from store_parts import contents
 
 from cm3.data.prepare import Report, prepare
@@ -421,8 +420,7 @@ def test_a_file_that_the_system_cuts_short_never_appears(photos: Path, model: Pa
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "whole").rglob("*.*")}
     limit = max(sizes.values()) - 1
     assert sizes["00000.safetensors"] < limit > sizes["tokenizer.json"]
-    command = [sys.executable, "-c", FULL, photos, tmp_path / "out", model, limit]
-    ran = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
+    ran = python("-c", FULL, photos, tmp_path / "out", model, limit, timeout=100)
     assert ran.returncode == 1 and "no space is left on the disk" in ran.stderr, ran.stderr
     left = contents(tmp_path / "out")
     assert "shards/00000.json" in left and left.items() < contents(tmp_path / "whole").items()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import python
 
 from cm3.data import text_stream
 from cm3.data.text_stream import TextStream
@@ -88,7 +88,7 @@ def test_the_sample_follows_from_the_seed_alone(tmp_path: Path, monkeypatch: pyt
         "import sys; from cm3.data import text_stream; text_stream.PIECE = 1000; "
         "print(ascii(list(text_stream.TextStream([sys.argv[1]], limit=3000, seed=0))))"
     )
-    again = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=120)
+    again = python("-c", code, tmp_path, timeout=120)
     assert again.stdout == f"{taken[0]!a}\n", again.stderr
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import tiny_model
 import torch
+from forks import python
 from safetensors.torch import load_file, save_file
 
 from cm3.data.kinds import DocumentData, StoreData, TaskData
@@ -335,8 +334,7 @@ def test_sigterm_outside_of_the_steps_is_one_line(given: Path, tmp_path: Path, w
     )
     words = ["train", str(tmp_path / "recipe.py:run")]
     code = CODE.format(path=sys.path, where=where, words=words)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env=env)
+    ran = python("-c", code, timeout=100)
     lines = [line for line in ran.stderr.splitlines() if "step" not in line or line.startswith("cm3:")]
     assert ran.stdout.splitlines()[-1] == "exit 75", ran.stderr
     assert [line for line in lines if line.startswith("cm3:")] == [lines[-1]] and "Traceback" not in ran.stderr
