@@ -126,10 +126,15 @@ class ImageTokenizer:
         return preprocess(image, self.size, self.fit)
 
     def encode(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
-        """Return codes int32 (n, rows, cols) of any PIL images; they are preprocessed first.
+        """Return codes int32 (n, rows, cols) of any PIL images; they are preprocessed first, and one that is given
+        several times is read once.
 
         Raises `DataError` for a picture that cannot be read, `CheckpointError` for weights that are not finite.
         """
+        unique = {id(image): image for image in images}
+        if len(unique) < len(images):
+            codes_of = dict(zip(unique, self.encode([*unique.values()]), strict=True))
+            return np.stack([codes_of[id(image)] for image in images])
         found = np.zeros((len(images), *self.grid), dtype=np.int32)
         ready = [self.preprocess(image) for image in images]
         unknown = []

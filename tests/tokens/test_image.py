@@ -200,6 +200,16 @@ def test_encode_takes_any_picture_and_is_the_network(tokenizer: ImageTokenizer) 
     assert tokenizer.encode([]).shape == (0, 4, 4)
 
 
+def test_a_picture_that_is_given_often_is_read_once(tokenizer: ImageTokenizer, monkeypatch) -> None:
+    one, other = noise(64, 64), noise(64, 64, seed=1)
+    apart = np.concatenate([tokenizer.encode([one]), tokenizer.encode([other])])
+    read = []
+    encode = tokenizer.vqgan.encode
+    monkeypatch.setattr(tokenizer.vqgan, "encode", lambda pixels: read.append(len(pixels)) or encode(pixels))
+    assert np.array_equal(tokenizer.encode([one, other, one, one]), apart[[0, 1, 0, 0]])
+    assert read == [2]
+
+
 def test_the_network_is_left_in_its_mode(tokenizer: ImageTokenizer) -> None:
     tokenizer.vqgan.train()
     before = {k: v.clone() for k, v in tokenizer.vqgan.state_dict().items()}
