@@ -1,7 +1,7 @@
 """The plan behind docs/claims.md: the paper's statements in miniature, on the world that ships.
 
     cm3 eval claims --size reduced --out runs/claims      # 20 minutes of one core
-    cm3 eval claims --size full --out runs/claims         # an hour and a half
+    cm3 eval claims --size full --out runs/claims         # an hour
 
 `plan` lists its steps in the order of work; a statement is judged by `cm3/claims/verdicts.py` from what they give.
 Models are trained once and used by several statements:
@@ -76,12 +76,12 @@ SIZES = {
         },
         middle="128x4",
         objects=(0.5, 0.5),
-        steps=1500,
-        tuning=1000,
+        steps=1000,
+        tuning=600,
         windows=2,
-        prompts=400,
+        prompts=300,
         scales=(1.0, 1.41, 2.0, 2.83, 4.0, 5.66),
-        pool=200,
+        pool=100,
         each=32,
         names=200,
     ),
@@ -127,13 +127,13 @@ BLOCK = 50
 
 def base(
     shape: tuple[int, int, int] = (128, 4, 4),
-    steps: int = 1500,
+    steps: int = 1000,
     windows: int = 2,
     objects: Sequence[float] = (0.5, 0.5),
 ) -> PretrainRun:
     """A small model from nothing, on captioned scenes: the run that all others of the plan are variations of.
 
-    Price: 1,500 steps of 1,024 tokens at 4,100 a second, 6 minutes on one core. Promise: docs/claims.md.
+    Price: 1,000 steps of 1,024 tokens at 4,100 a second, 4 minutes on one core. Promise: docs/claims.md.
     """
     first, (width, layers, heads) = pretrain(), shape
     return replace(

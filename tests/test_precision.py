@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 import tiny_model
@@ -15,6 +16,33 @@ from cm3.precision import FLOATS, TRAINED, for_drawing, for_training, has_bfloat
 from cm3.weights import on_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool | None], None]:
+    """What is known of a processor's instructions: at first nothing, so that the probe is asked."""
+
+    def tell(there: bool | None) -> None:
+        monkeypatch.setattr(precision.platform, "machine", lambda: "arm64" if there is None else "x86_64")
+        names = ["avx2", "amx_bf16"] if there else ["avx2"]
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True), raising=False)
+
+    tell(None)
+    return tell
+
+
+def test_a_processor_without_the_instructions_is_not_probed(
+    monkeypatch: pytest.MonkeyPatch, known: Callable[[bool | None], None]
+) -> None:
+    """A probe on a busy machine once found 3.7 where bfloat16 was emulated: training took ten times as long."""
+    monkeypatch.setattr(precision, "probed", lambda: 3.7)
+    assert has_bfloat16(CPU)[0]
+    known(True)
+    assert has_bfloat16(CPU)[0]
+    known(False)
+    assert has_bfloat16(CPU) == (False, "this processor has no instructions for bfloat16")
+    assert for_training("auto", CPU).name == for_drawing("auto", CPU, (512, 10**8)).name == "float32"
+    assert for_training("bfloat16", CPU) == ("bfloat16", "as set")
 
 
 @pytest.mark.parametrize("name", FLOATS[1:])

@@ -162,6 +162,7 @@ def test_another_number_type_is_refused_in_a_line(made: Any, name: str) -> None:
 def test_auto_follows_the_probe_and_the_log_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float, name: str
 ) -> None:
+    monkeypatch.setattr(precision, "emulates", lambda: False)
     monkeypatch.setattr(precision, "probed", lambda: times)
     trainer = Trainer(config(tmp_path / "auto", dtype="auto"), VOCAB, Pairs())
     assert trainer.run(progress=False)["dtype"] == name
@@ -218,7 +219,7 @@ def two() -> Iterator[Crew]:
 def chosen(out: str, times: list[float]) -> tuple[str, str]:
     """The number type of a run on processes whose probes differ."""
     with joined() as mesh:
-        precision.probed = lambda: times[mesh.rank]  # type: ignore[assignment]
+        precision.emulates, precision.probed = lambda: False, lambda: times[mesh.rank]  # type: ignore[assignment]
         found = Loop(LoopConfig(out=out), mesh=mesh).number_type
     return found.name, found.why
 
