@@ -4,8 +4,8 @@
     float32     float32                                     float32
     bfloat16    bfloat16                                    bfloat16 in the passes
     float16     float16                                     refused
-    int8        weights and products in int8 on a           refused
-                processor, all else float32 (model/int8.py)
+    int8        weights in int8, on a processor products    refused
+                too, all else float32 (model/int8.py)
     auto        bfloat16 on a GPU that computes in it, or   bfloat16 where the device computes in it, a processor too,
                 where a processor draws faster in it,       else float32
                 else float32

@@ -32,8 +32,8 @@ class Export(Verb):
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32", "int8"], arg(metavar="float16|bfloat16|float32|int8")
     ] = "float16"
-    """Of the weights in the bundle. In int8 the language model computes in it, on a processor; it cannot be trained
-    further."""
+    """Of the weights in the bundle. In int8 the language model is drawn with so, on a processor or an NVIDIA GPU; it
+    cannot be trained further."""
 
     def run(self) -> dict[str, Any]:
         """Write it."""

@@ -113,8 +113,8 @@ class Precision(Device):
 
     dtype: Annotated[str, arg(metavar="DTYPE")] = "auto"
     """Precision of the language model, or of the image tokenizer that is measured: float32, bfloat16, float16, and for
-    a language model on a processor int8; auto is int8 for a bundle in int8, bfloat16 for a language model on an NVIDIA
-    GPU that has it or a processor that draws faster in it, else float32."""
+    a language model on a processor or an NVIDIA GPU int8; auto is int8 for a bundle in int8, bfloat16 for a language
+    model on an NVIDIA GPU that has it or a processor that draws faster in it, else float32."""
     cache_gb: Annotated[
         float | None, arg(metavar="GB", help_behavior_hint="(default: half of what is free, 0.8 on an NVIDIA GPU)")
     ] = None

@@ -89,7 +89,7 @@ class CM3Leon:
 
         `device` is where the bundle's networks are moved to, and where an encoder that is opened runs; None leaves them
         where they are, which is the processor for one that was loaded. `dtype` is float32, bfloat16, float16 or, on a
-        processor, int8, of the decoder alone: codes and vectors are those of any device. Both may be "auto"
+        processor or CUDA, int8, of the decoder alone: codes and vectors are those of any device. Both may be "auto"
         (`cm3.weights.on_device`, `cm3.model.int8.placed`). Raises `ConfigError` for one that is not there.
 
         `cache_gb` is the most that keys and values may take, in gigabytes of 1e9 bytes; None is a share of what is free

@@ -1,4 +1,4 @@
-"""A decoder in int8, on a processor: a quarter of float32's bytes to read for each token.
+"""A decoder in int8: a quarter of float32's bytes to read for each token. On a processor:
 
     weights        int8, symmetric, a scale for each output        w = codes * scale
     activations    unsigned, a scale for each token                x = (codes - middle) * scale
@@ -17,6 +17,8 @@ bits, which overflow in silence: there they have 127 levels, which cannot. Which
 
 Two operators of torch's own multiply: oneDNN's, to which inductor lowers int8 layers, and where sums overflow FBGEMM's,
 if it is there, as oneDNN has no kernel that reads packed weights then. Nothing of torch.ao or torchao is imported.
+
+On a GPU the same codes and scales are weights alone, and no activation is quantised (weight_only.py).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from torch import Tensor, nn
 from cm3.errors import ConfigError
 from cm3.model.decoder import Attend, Block, Decoder, DecoderConfig
 from cm3.model.laid_out import LaidOut, Map, chained
+from cm3.model.weight_only import check_kernel, reads_codes, weighed
 from cm3.precision import DTYPES, Choice, for_drawing
 from cm3.weights import bare, check_dtype, not_finite, on_device, settled
 
@@ -125,9 +128,18 @@ class Int8Linear(nn.Module):
         return self._packed
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantise each token and multiply."""
-        out = product(*quantise(x.reshape(-1, self.inside)), self.pack())
+        """Quantise each token, where products are of codes, and multiply."""
+        tokens = x.reshape(-1, self.inside)
+        if reads_codes(self.scale.device):
+            out = weighed(tokens, self.weight, self.scale)
+        else:
+            out = product(*quantise(tokens), self.pack())
         return out.view(*x.shape[:-1], self.outside)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
+        self.weight, self._packed = self._plain(), None
+        super()._apply(fn, recurse)
+        return self
 
     def _plain(self) -> Tensor:
         return self.weight if self._packed is None else self._packed.plain()
@@ -178,7 +190,8 @@ class Int8Block(Block):
         """Return the block as it computes, its matrices packed; `total` as in `Block.lay_out`."""
         layers: Any = self.qkv, self.wo, self.wide, self.down
         for layer in layers:
-            layer.pack()
+            if not reads_codes(layer.scale.device):
+                layer.pack()
         reads, back, widens, down = (layer.forward for layer in layers)
         if total is not None:
             back, down = chained(back, total), chained(down, total)
@@ -186,7 +199,7 @@ class Int8Block(Block):
 
 
 class Int8Decoder(Decoder):
-    """A decoder in int8, as `quantised` makes it or a bundle holds it. It computes on a processor, and never learns."""
+    """A decoder in int8, as `quantised` makes it or a bundle holds it. It never learns."""
 
     def __init__(self, config: DecoderConfig) -> None:
         with bare():  # what is taken away is never drawn
@@ -219,12 +232,21 @@ class Int8Decoder(Decoder):
         self._tiles = []
         super()._load_from_state_dict(*given)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Decoder:
+        self._tiles, self._laid_out, self._turns = [], None, None
+        super()._apply(fn, recurse)
+        return self
+
     def pack(self) -> Int8Decoder:
         """Lay all matrices out for the operator, which the first pass does otherwise; returns itself.
 
-        Raises `ConfigError` where the operator is not there or does not compute what it should.
+        Raises `ConfigError` where the operator is not there or does not compute what it should. On a GPU matrices stay
+        as they are.
         """
-        if not self._tiles:
+        if reads_codes(self.device):
+            if not self._laid_out:
+                self._lay_out_blocks()
+        elif not self._tiles:
             self._lay_out_blocks()
             table = self.embed if self.output is None else self.output
             scale: Any = table.scale
@@ -244,6 +266,10 @@ class Int8Decoder(Decoder):
         self.pack()
         start, stop, _ = (rows or slice(None)).indices(self.config.vocab_size)
         first, x = start // TILE, hidden.reshape(-1, hidden.shape[-1])
+        if reads_codes(self.device):
+            table: Any = self.embed if self.output is None else self.output
+            out = weighed(x, table.weight[start:stop], table.scale[start:stop])
+            return out.view(*hidden.shape[:-1], stop - start)
         codes, peak = quantise(x)
         codes = codes.round_().nan_to_num_(0.0)  # those of a token of zeros
         rest, finer = quantise(torch.addcmul(x, codes, peak, value=-1 / reach()))
@@ -286,7 +312,8 @@ def placed(decoder: Decoder, device: str | torch.device | None, dtype: str | tor
     """Return a decoder on a device in a number type: itself, as `on_device` moves it, or one in int8 in its place.
 
     None leaves either as it is; a decoder in int8 stays that for "auto" too. Raises `ConfigError` as `on_device`; for
-    int8 on another device than a processor, or where torch lacks the operators; for int8 and another type.
+    int8 on a device that is neither a processor nor CUDA's, or where torch lacks the operators; for int8 and another
+    type.
     """
     name = str(dtype).removeprefix("torch.")
     if dtype is not None:
@@ -299,10 +326,17 @@ def placed(decoder: Decoder, device: str | torch.device | None, dtype: str | tor
             "made of"
         )
     at = str(decoder.device if device is None else settled(device))
-    if at.partition(":")[0] != "cpu":
-        raise ConfigError(f"device={at!r:.60}: int8 computes on a processor alone; give cpu, or another dtype")
-    check_operators()
-    made = quantised(decoder).pack()
+    kind = at.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device={at!r:.60}: int8 computes on cpu and cuda alone; give one, or another dtype")
+    if reads_codes(torch.device(kind)):
+        check_kernel(torch.device(kind))
+    else:
+        check_operators()
+    made = quantised(decoder)
+    if str(made.device) != at:
+        made = on_device(made, at)
+    made.pack()
     made.chosen = Choice("int8", "as set" if name == "int8" else "the weights are stored in it")
     return made
 

@@ -70,8 +70,8 @@ def test_a_run_becomes_a_bundle_in_int8_that_draws_and_is_not_trained(cm3: Cm3, 
     assert "cm3: the language model computes in int8 on cpu: the weights are stored in it\n" in told
     told = cm3("generate", "a red circle", "--model", "small", "--dtype", "float32", "--out", "no.png").refusal
     assert "dtype='float32': the model's weights are in int8; leave dtype out" in told
-    told = cm3("generate", "a red circle", "--model", "plain", "--dtype", "int8", "--device", "cuda", "--out", "no.png")
-    assert "device='cuda': int8 computes on a processor alone; give cpu, or another dtype" in told.refusal
+    told = cm3("generate", "a red circle", "--model", "plain", "--dtype", "int8", "--device", "mps", "--out", "no.png")
+    assert "device='mps': int8 computes on cpu and cuda alone; give one, or another dtype" in told.refusal
     assert not (tmp_path / "no.png").exists()
     begun = PretrainRun(
         out=str(tmp_path / "more"), init="small", windows=1, length=160, steps=1, sample_every=0, data=SceneData()

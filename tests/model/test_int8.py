@@ -25,6 +25,7 @@ from cm3.model import bundle, folder, int8
 from cm3.model.attention import Causal
 from cm3.model.decoder import Decoder, DecoderConfig
 from cm3.model.int8 import FBGEMM, TILE, Int8Decoder, Int8Linear, OneDNN, operator, placed, quantise, quantised, reach
+from cm3.model.weight_only import FEW
 from cm3.train.config import TrainConfig
 from cm3.weights import on_device
 
@@ -317,15 +318,73 @@ def test_no_other_type_is_made_of_it(tmp_path: Path) -> None:
             make()
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "nowhere", torch.device("meta")])
-def test_it_computes_on_a_processor_alone(device: Any) -> None:
+@pytest.mark.parametrize("device", ["mps", "nowhere", "xpu:1", torch.device("meta")])
+def test_it_computes_on_a_processor_and_cuda_alone(device: Any) -> None:
     made = tiny_model.bundle()
     with pytest.raises(
-        ConfigError, match=r"^device='[\w:]+': int8 computes on a processor alone; give cpu, or another"
+        ConfigError, match=r"^device='[\w:]+': int8 computes on cpu and cuda alone; give one, or another"
     ):
         CM3Leon(made, device=device, dtype="int8")
     assert type(made.decoder) is Decoder
     assert isinstance(placed(made.decoder, "cpu", "int8"), Int8Decoder)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of codes as they are, whose operator a processor has too."""
+    monkeypatch.setattr(int8, "reads_codes", lambda device: True)
+
+
+@pytest.mark.parametrize("n", [8, 24])
+@pytest.mark.parametrize("changes", SHAPES)
+def test_weights_alone_in_int8_as_on_a_gpu_are_closer(
+    changes: dict[str, Any], n: int, request: pytest.FixtureRequest
+) -> None:
+    """Of 16 tokens, which go to the operator, and of 48, which go to a product of matrices."""
+    plain = decoder(**changes)
+    want, packed = logits(plain, n), logits(quantised(plain), n)
+    request.getfixturevalue("as_on_a_gpu")
+    made = quantised(plain)
+    found = logits(made.pack(), n)
+    assert found.dtype == torch.float32 and 0 < apart(found, want) < min(0.05, 1.1 * apart(packed, want))
+    assert not made._tiles and all(block.qkv._packed is None for block in made.blocks)  # type: ignore[union-attr]
+    for rows in (slice(0, 5), slice(TILE - 3, TILE + 4), slice(70, 2 * TILE + 1)):
+        torch.testing.assert_close(logits(made, n, rows), found[..., rows], rtol=1e-3, atol=1e-3)
+    for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made)), on_device(made, "cpu")):
+        assert torch.equal(logits(copied, n), found)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_weights_alone_are_those_that_the_scales_and_codes_make() -> None:
+    made = linear(torch.randn(48, 64, generator=torch.Generator().manual_seed(0)))
+    for n in (1, FEW, FEW + 1, 40):
+        x = inputs("outliers", 2 * n, 64)[::2]
+        want = x.double() @ (made.weight.double() * made.scale.double()[:, None]).t()
+        assert apart(made(x).double(), want) < (1e-5 if n <= FEW else 5e-3)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_bundle_in_int8_is_drawn_with_as_on_a_gpu(tmp_path: Path) -> None:
+    small = bundle.load(saved(tmp_path / "a", torch.int8, tiny_model.bundle()))
+    found = CM3Leon(small).generate("a red circle", seed=3)
+    assert isinstance(small.decoder, Int8Decoder) and not small.decoder._tiles and found.image
+    again = saved(tmp_path / "b", torch.int8, small)
+    for name in bundle.FILES:
+        assert (again / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_a_packed_decoder_that_is_moved_is_packed_anew() -> None:
+    made = quantised(decoder())
+    want = logits(made)
+    made.to("cpu")
+    assert not made._tiles and made.blocks[0].wo._packed is None  # type: ignore[union-attr]
+    assert torch.equal(logits(made), want)
+
+
+def test_a_torch_without_the_operator_for_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda name, key: key != "CUDA")
+    with pytest.raises(ConfigError, match=r"^dtype='int8': torch 2\S+ has no operator _weight_int8pack_mm for cuda; i"):
+        CM3Leon(tiny_model.bundle(), device="cuda", dtype="int8")
 
 
 @pytest.mark.parametrize("lacking", int8.OPERATORS)
