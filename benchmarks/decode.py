@@ -124,6 +124,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
                         dtypes=args.dtypes,
                         device=device,
                         peer=not args.no_peer,
+                        graphs=False if args.no_graphs else "auto",
                         progress=update,
                         before=None if args.before is None else lambda dtype, size=size: before(size, dtype),
                     )  # fmt: skip
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="a bundle: its name, folder, or hf://OWNER/NAME; in the place of shapes")
     parser.add_argument("--say", help="with --model, the picture to draw")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
+    parser.add_argument("--no-graphs", action="store_true", help="on a GPU, no step is recorded as a CUDA graph")
     parser.add_argument("--json", action="store_true", help="the last line of stdout is one JSON object")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -127,13 +127,20 @@ class Ours:
 
     cases: tuple[str, ...] = ("one", "guided", "eight", "mixed", "arrivals")
 
-    def __init__(self, decoder: Decoder, dtype: str, work: Work, name: str = "ours") -> None:
+    def __init__(
+        self, decoder: Decoder, dtype: str, work: Work, name: str = "ours", graphs: bool | str = "auto"
+    ) -> None:
         self.name, self.dtype, self.work = f"{name} {dtype}", dtype, work
-        self.engine = Engine(decoder, work.vocab, max_streams=STREAMS)
+        # An engine of an earlier checkout knows no graphs.
+        self.engine = Engine(decoder, work.vocab, STREAMS, **({} if graphs == "auto" else {"graphs": graphs}))
+        self._ran: set[str] = set()
         self._run("mixed", replace(work, new=min(work.new, 4)))
 
     def measure(self, case: str) -> tuple[float, int]:
-        """Serve the requests of a case."""
+        """Serve the requests of a case; on a GPU once before, as the first of a kind have their steps recorded."""
+        if self.engine.decoder.device.type == "cuda" and case not in self._ran:
+            self._run(case, self.work)
+        self._ran.add(case)
         passes: list[int] = []
         took = seconds(lambda: passes.append(self._run(case, self.work)), self.engine.decoder.device)
         return took, passes[0]
@@ -211,13 +218,13 @@ class Peer:
         return {cache: min(tries[1:]) for cache, tries in took.items()}
 
 
-def ours(decoder: Decoder, dtype: str, work: Work, name: str = "ours") -> Ours:
+def ours(decoder: Decoder, dtype: str, work: Work, name: str = "ours", graphs: bool | str = "auto") -> Ours:
     """Return our side in a number type. Raises `ConfigError` for one that the device has not."""
     if dtype not in ("float32", "int8"):
         decoder = copy.deepcopy(decoder)
     device = decoder.device
     made = placed(decoder, device, None if dtype == "float32" else dtype)
-    return Ours(made if made.is_laid_out else made.lay_out(), dtype, work, name)
+    return Ours(made if made.is_laid_out else made.lay_out(), dtype, work, name, graphs)
 
 
 def prepared(size: str, prompt: int, new: int, device: torch.device) -> tuple[Decoder, Work]:
@@ -243,6 +250,7 @@ def measure(
     dtypes: Sequence[str] | None = None,
     device: torch.device = torch.device("cpu"),  # noqa: B008
     peer: bool = True,
+    graphs: bool | str = "auto",
     before: Callable[[str], Side] | None = None,
     streamed: int = STREAMED,
     progress: Progress | None = None,
@@ -250,7 +258,7 @@ def measure(
     """Return the rows of a shape, and every figure that they are made of.
 
     `dtypes`: the types to measure whether the device computes in them or not; None is those that it does. `before`
-    makes the side of another checkout in a number type. A row that cannot be measured says why.
+    makes the side of another checkout in a number type; `graphs` is ours. A row that cannot be measured says why.
     """
     whole_number("rounds", rounds)
     for name, given, known in (("cases", cases, tuple(CASES)), ("dtypes", dtypes or (), TYPES)):
@@ -264,7 +272,7 @@ def measure(
         try:
             if not native:
                 raise ConfigError(why)
-            sides.append(ours(decoder, dtype, work))
+            sides.append(ours(decoder, dtype, work, graphs=graphs))
         except ConfigError as error:
             left[dtype] = str(error)
             continue
@@ -404,6 +412,8 @@ class Figures:
         """Say why a type is there, or how it computes."""
         if dtype == "bfloat16":
             return has_bfloat16(self.decoder.device)[1]
+        if dtype == "int8" and self.decoder.device.type == "cuda":
+            return "weights alone"
         return f"{2 * reach() + 1} levels of an activation" if dtype == "int8" else "every device has it"
 
 

@@ -15,8 +15,9 @@ needs no word here. What requests leave behind takes the room that they do not n
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from typing import NamedTuple
 
 import torch
@@ -76,6 +77,11 @@ class Cache:
         """Return the bytes that it takes."""
         apart = [kept for prefix in self.prefixes.values() for kept in prefix.layers.values()]
         return self.kept.memory + sum(tensor.nbytes for kept in (*self._layers.values(), *apart) for tensor in kept)
+
+    @property
+    def addresses(self) -> Hashable:
+        """Return where the rows' keys and values lie, and in which shape."""
+        return tuple((tensor.data_ptr(), tensor.shape) for kept in self._layers.values() for tensor in kept)
 
     def reserve(self, rows: int, length: int, chains: Collection[Chain]) -> bool:
         """Make room for rows with `length` tokens of their own each, beside prefixes; returns whether there is.
@@ -236,6 +242,11 @@ class Cache:
                 kept[i][:rows, :, :length] = old[:rows, :, :length]
 
 
+def _addresses(prefix: Prefix) -> tuple[int, ...]:
+    """Return where the keys and values of a prefix lie."""
+    return tuple(tensor.data_ptr() for kept in prefix.layers.values() for tensor in kept)
+
+
 def _index(rows: list[int], device: torch.device) -> slice | Tensor:
     """Return rows, in order, as an index: a slice, which copies nothing, where none is missing between them."""
     if rows[-1] - rows[0] == len(rows) - 1:
@@ -306,12 +317,13 @@ class Append:
         readers: dict[Prefix, list[int]] = {}
         for i in sorted(cache.shared.keys() & range(len(starts))):
             readers.setdefault(cache.shared[i], []).append(i)
+        self._readers = readers
         self._groups = [(prefix, _index(rows, device), len(rows)) for prefix, rows in readers.items()]
         before = [cache.held(i) for i in range(len(starts))]
         start = torch.tensor(starts)
         own = start - torch.tensor(before)
         count = torch.tensor(counts)
-        self._length = int((own + count).max())
+        self.length = int((own + count).max())
         offset = torch.arange(self._width)
         valid = offset < count[:, None]  # (n, width)
         self.positions = (start[:, None] + offset).masked_fill(~valid, 0).to(device)
@@ -321,29 +333,51 @@ class Append:
         self._row, self._place = row.to(device), place.to(device)
         self._at = self._places[self._row, self._place]
         # One length for all and one new token: every key is visible and no mask is needed.
-        self._even = self._single and int(own.min()) + 1 == self._length
-        self._mask = self._visible()
+        self._even = self._single and int(own.min()) + 1 == self.length
+        self.fixed = False
+        self.look()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return what moves on with each token."""
+        return [self.positions, self._places, self._at]
+
+    @property
+    def signature(self) -> Hashable:
+        """Return what else a pass depends on: the prefixes, by where they lie and which rows read them."""
+        return tuple((tuple(rows), prefix.length, _addresses(prefix)) for prefix, rows in self._readers.items())
+
+    def apart(self, length: int, fixed: bool) -> Append:
+        """Return the same with moving tensors of its own, for one token a row. It reads `length` places of the rows,
+        which `fixed` holds, and hides those that no token has reached."""
+        made = copy.copy(self)
+        made.positions, made._places, made._at = (tensor.clone() for tensor in self.tensors)
+        made.length, made.fixed, made._even = length, fixed, False
+        made.look()
+        return made
 
     def advance(self) -> None:
-        """Let one more token of each row follow the one that each has read. Nothing comes from the host."""
-        self.positions, self._places, self._at = self.positions + 1, self._places + 1, self._at + 1
-        self._length += 1
-        self._mask = self._visible()
+        """Let one more token of each row follow the one that each has read, in place. Nothing comes from the host."""
+        for tensor in self.tensors:
+            tensor += 1
+        if not self.fixed:
+            self.length += 1
+            self.look()
 
-    def _visible(self) -> Tensor | None:
-        """Tell which keys each new token sees, (n, 1, width, length); None where it is all."""
-        if self._even:
-            return None
-        keys = torch.arange(self._length, device=self._places.device)
-        return (keys <= self._places[:, :, None])[:, None]
+    def look(self) -> None:
+        """Find out which keys each new token sees, (n, 1, width, length); None where it is all."""
+        self._mask: Tensor | None = None
+        if not self._even:
+            keys = torch.arange(self.length, device=self._places.device)
+            self._mask = (keys <= self._places[:, :, None])[:, None]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q (n, h, width, k) to k, v (n, g, width, k), g key heads -> (n, h, width, k)."""
         rows = q.shape[0]
-        held = self._cache.layer(layer, k, rows, self._length)
+        held = self._cache.layer(layer, k, rows, self.length)
         for kept, x in zip(held, self._cache.pack(k, v), strict=True):
             kept[self._row, :, self._at] = x[:, :, 0] if self._single else x[self._row, :, self._place]
-        keys, values = self._cache.unpack([kept[:rows, :, : self._length] for kept in held], q)
+        keys, values = self._cache.unpack([kept[:rows, :, : self.length] for kept in held], q)
         group = q.shape[1] // k.shape[1]
         if group == 1 and not self._groups:
             return scaled_dot_product_attention(q, keys, values, self._mask)
@@ -358,7 +392,7 @@ class Append:
         """Attend to prefixes and own parts under one softmax: a prefix in one product for all of its rows."""
         n, g, queries, width = q.shape
         longest = max(prefix.length for prefix, _, _ in self._groups)
-        scores = q.new_empty(n, g, queries, longest + self._length)
+        scores = q.new_empty(n, g, queries, longest + self.length)
         if any(prefix.length < longest or some < n for prefix, _, some in self._groups):
             scores[..., :longest] = -torch.inf
         q = q / math.sqrt(width)

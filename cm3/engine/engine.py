@@ -14,11 +14,11 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import closing, contextmanager
 
 import torch
-from torch import Tensor
 
 from cm3.engine.budget import block_bytes, check_cache, share_of_free
-from cm3.engine.cache import Append, Cache
+from cm3.engine.cache import Cache
 from cm3.engine.grammar import Codes, Force, Interleaved, check_plan, fed, ranges_of, size
+from cm3.engine.graphs import Graphs, recorder
 from cm3.engine.input_batch import InputBatch
 from cm3.engine.jacobi import Window
 from cm3.engine.prefill import prefill
@@ -44,6 +44,7 @@ class Engine:
     how they are held, "auto" as the decoder computes them (budget.py). `ahead`: while no request can end, so many steps
     are issued before the host reads what was drawn, which changes no token; None is 1 on a processor, and 8 elsewhere.
     `parallel`: codes of a picture that a step draws at most, "auto" as many as pay here, 0 one; it changes no token.
+    `graphs`: whether steps that come again are recorded and replayed as one (graphs.py), "auto" where that is CUDA's.
     `keep`: what requests read and wrote stays for others that begin with it, where nothing else needs its room. It is
     for weights that do not change; where they do, call `forget`.
 
@@ -65,6 +66,7 @@ class Engine:
         cache_dtype: str | torch.dtype = "auto",
         ahead: int | None = None,
         parallel: int | str = 0,
+        graphs: bool | str = "auto",
         keep: bool = False,
     ) -> None:
         max_streams = whole_number("engine.max_streams", max_streams)
@@ -82,6 +84,8 @@ class Engine:
         self._bytes = share_of_free(decoder.device) if cache_gb is None else int(cache_gb * 1e9)
         self._cache = Cache(max_streams, decoder.config.context, self._bytes // block_bytes(decoder, dtype), dtype)
         self._schedule = Schedule(max_streams, self._cache, keep)
+        record = recorder(graphs, decoder.device)
+        self._graphs = None if record is None else Graphs(decoder, self._cache, record)
         self._batch: InputBatch | None = None
         self._kind = self._kind_now
         self._next_id = 0
@@ -153,9 +157,13 @@ class Engine:
     def _advance(self) -> list[Job]:
         self._join()
         if self._schedule.active:
-            batch, self._batch = self._batch or InputBatch(self._schedule, _CHUNK, self.window), None
-            # Nothing in this line waits for the device: what is drawn is what the next forward reads.
-            drawn = [batch.draw(self._forward(batch), self.decoder) for _ in range(min(self.ahead, batch.ahead))]
+            batch = self._batch or InputBatch(self._schedule, self._cache, _CHUNK, self.window)
+            self._batch, steps = None, min(self.ahead, batch.ahead)
+            # Nothing in these lines waits for the device: what is drawn is what the next forward reads.
+            if self._graphs is not None:
+                drawn = self._graphs.steps(batch, steps)
+            else:
+                drawn = [batch.step(self.decoder) for _ in range(steps)]
             read = torch.stack(drawn).tolist()
             with self._writing():
                 done, lost = batch.accept(read)
@@ -328,12 +336,3 @@ class Engine:
         if len(self._schedule.rows) > rows:
             self._batch = None
         prefill(self.decoder, self._cache, self._schedule.rows)
-
-    def _forward(self, batch: InputBatch) -> Tensor:
-        """Read the tokens of a batch; returns the hidden states of all, padding too, (rows * width, d)."""
-        ids, cells = batch.tokens
-        if batch.attend is None:
-            batch.attend = Append(self._cache, [row.fed for row in batch.rows], batch.counts, ids.device)
-        else:
-            batch.attend.advance()
-        return self.decoder.hidden(ids, batch.attend.positions, batch.attend, cells).flatten(0, 1)

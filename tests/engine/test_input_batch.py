@@ -96,7 +96,7 @@ def test_requests_with_other_settings_draw_by_the_same_program(one_decoder: Deco
     )
     generator = torch.Generator().manual_seed(0)
     for seed in (0, 7, 20):
-        mine, other = batch(seed).groups[0], batch(seed).groups[0]
+        mine, other = batch(seed).now.groups[0], batch(seed).now.groups[0]
         for _ in range(4):
             hidden = torch.randn(6, one_decoder.config.d_model, generator=generator, dtype=torch.float64)
             with torch.inference_mode():
