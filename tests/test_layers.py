@@ -197,8 +197,9 @@ def test_a_command_listens_to_signals_before_it_loads_anything() -> None:
 
 def test_a_loaded_model_brings_no_reader_and_no_compiler() -> None:
     """The compiler alone, which torch imports for much that is done on the meta device, takes over a second."""
-    check = "import cm3, sys; cm3.load('scenes'); "
-    check += "sys.exit(any(name.startswith(('cm3.read', 'torch._dynamo')) for name in sys.modules))"
+    check = "import cm3, sys; model = cm3.load('scenes'); "
+    check += "readers = any(name.startswith('cm3.read') for name in sys.modules); "
+    check += "model.memory; sys.exit(readers or 'torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
 
 

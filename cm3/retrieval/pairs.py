@@ -153,7 +153,7 @@ class TextTower(nn.Module):
         flat = config.letters * config.letter_dim
         self.word = nn.Sequential(nn.Linear(flat, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         # Place 0 belongs to a start sign, so that a text without a word has a vector too.
-        self.place = nn.Parameter(torch.randn(config.words + 1, d) * 0.1)
+        self.place = nn.Parameter(nn.init.normal_(torch.empty(config.words + 1, d), std=0.1))
         self.blocks = nn.ModuleList(_Block(d, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(d)
         self.head = nn.Linear(d, config.width)
