@@ -63,7 +63,7 @@ def main() -> None:
     seconds: dict[int, list[tuple[float, float]]] = {turn: [] for turn in range(1, args.turns + 1)}
     sizes, same = dict.fromkeys(seconds, 0), True
     for seed in range(args.rounds):
-        keeping, plain = Engine(decoder, vocab, keep=True), Engine(decoder, vocab)
+        keeping, plain = Engine(decoder, vocab, keep_gb=1.0), Engine(decoder, vocab)
         history = Tokens.concat([Tokens.of([vocab.eos]), text(args.system - 1)])
         for turn, times in seconds.items():
             history = Tokens.concat([history, text(args.words)])

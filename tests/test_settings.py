@@ -211,7 +211,7 @@ def test_one_engine_serves_call_after_call(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_model_that_keeps_reads_on_from_where_a_prompt_before_began(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = tiny_model.bundle(context=240)
-    model, plain = CM3Leon(bundle, keep=True), CM3Leon(bundle)
+    model, plain = CM3Leon(bundle, keep_gb=1.0), CM3Leon(bundle)
     long = "a red circle and a blue star on a green ground with a small square " * 4
     prompts: list[Any] = [[long, Gap()], [long + "and a ", Gap()], [long, PICTURE, Gap()]]
     monkeypatch.setattr("cm3.generate.cm3leon.KEPT", 0)
@@ -224,7 +224,10 @@ def test_a_model_that_keeps_reads_on_from_where_a_prompt_before_began(monkeypatc
     assert engine.load.kept and not plain._idle
     (prepared,) = model.prepare(prompts[:1], seeds=[3])
     assert engine.run(prepared.requests)[0].cached >= 64
-    assert model.new_engine(keep=False)._schedule.keep is False and plain.new_engine(keep=True)._schedule.keep
+    assert not model.new_engine(keep_gb=0)._schedule.keep and plain.new_engine(keep_gb=1.0)._schedule.keep
+    for wrong in (-1, float("nan"), "much"):
+        with pytest.raises(ConfigError, match="keep_gb=.*0 to 1e6 gigabytes"):
+            CM3Leon(bundle, keep_gb=wrong)  # type: ignore[arg-type]
 
 
 def test_memory_of_keys_and_values_is_bounded_and_changes_nothing() -> None:

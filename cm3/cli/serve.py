@@ -41,6 +41,9 @@ class Limits:
     """How long what runs may go on when the server is told to stop."""
     body_mb: Annotated[float, arg(metavar="MB")] = 64.0
     """Longest request, in megabytes."""
+    keep_gb: Annotated[float, arg(metavar="GB")] = 1.0
+    """Gigabytes of what was read that stay for prompts that begin with it, as a chat's next turn does, whoever asks; 0
+    keeps nothing."""
     fetch: Flag = False
     """Load pictures that requests name by URL. Private addresses are refused all the same."""
     memory_writable: Flag = False
@@ -50,7 +53,7 @@ class Limits:
         """Return them as fields of `cm3.serve.limits.Settings`."""
         at_least(1, queue=self.queue, streams=self.streams)
         at_least(0.001, time_limit=self.time_limit, body_mb=self.body_mb)
-        at_least(0, grace=self.grace)
+        at_least(0, grace=self.grace, keep_gb=self.keep_gb)
         named = {"time_limit": "time_limit_s", "grace": "grace_s"}
         return {named.get(name, name): value for name, value in vars(self).items() if name != "streams"}
 

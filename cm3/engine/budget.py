@@ -35,6 +35,11 @@ def check_cache(cache_gb: object, cache_dtype: object) -> tuple[float | None, to
     return cache_gb, None if name == "auto" else getattr(torch, name)
 
 
+def check_keep(keep_gb: object) -> float:
+    """Return the gigabytes that may be kept. Raises `ConfigError` for what is no number of them."""
+    return real_number("keep_gb", keep_gb, lambda x: 0 <= x <= 1e6, "0 to 1e6 gigabytes")
+
+
 def share_of_free(device: torch.device) -> int:
     """Return the bytes that a cache may take of what is free on a device now."""
     return int(free_bytes(device) * SHARE.get(device.type, ELSEWHERE))

@@ -58,6 +58,7 @@ class Cache:
     """Keys and values of up to `max_rows` streams, in at most `blocks` blocks; without them, of `context` tokens each.
 
     `dtype`: how they are held: as they come (None), in bfloat16, or in int8 with a scale for each token and head.
+    `most_kept`: blocks of those that may stay after their requests.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Cache:
         self.shape = Shape(0, 0)
         self.prefixes: dict[bytes, Prefix] = {}
         self.shared: dict[int, Prefix] = {}
-        self.kept = KeptBlocks()
+        self.kept, self.most_kept = KeptBlocks(), self.blocks
         self._layers: dict[int, Kept] = {}
 
     @property
@@ -120,10 +121,11 @@ class Cache:
         """
         there, blocks = self.kept.use(chain), max(1, -(-length // BLOCK))
         left = self.blocks - sum(len(prefix.chain) for prefix in self.prefixes.values())
-        short = len(self.kept) + len(chain) - there > left - math.prod(self.shape)
+        wanted = min(self.most_kept, len(self.kept) + len(chain) - there)
+        short = wanted > left - math.prod(self.shape)
         if short and math.prod(self.shape) > 4 * rows * blocks:
             self._resize(Shape(min(2 * rows, self.shape.rows), blocks))
-        room = max(0, left - math.prod(self.shape))
+        room = max(0, min(self.most_kept, left - math.prod(self.shape)))
         new = range(there, min(len(chain), room))
         self.kept.shrink(room - len(new))
         for i in reversed(new):

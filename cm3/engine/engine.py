@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 
 import torch
 
-from cm3.engine.budget import block_bytes, check_cache, share_of_free
+from cm3.engine.budget import block_bytes, check_cache, check_keep, share_of_free
 from cm3.engine.cache import Cache
 from cm3.engine.grammar import Codes, Force, Interleaved, check_plan, fed, ranges_of, size
 from cm3.engine.graphs import Graphs, recorder
@@ -45,8 +45,8 @@ class Engine:
     are issued before the host reads what was drawn, which changes no token; None is 1 on a processor, and 8 elsewhere.
     `parallel`: codes of a picture that a step draws at most, "auto" as many as pay here, 0 one; it changes no token.
     `graphs`: whether steps that come again are recorded and replayed as one (graphs.py), "auto" where that is CUDA's.
-    `keep`: what requests read and wrote stays for others that begin with it, where nothing else needs its room. It is
-    for weights that do not change; where they do, call `forget`.
+    `keep_gb`: what requests read and wrote stays for others that begin with it, up to so many gigabytes of the cache,
+    as far as no request needs their room. It is for weights that do not change; where they do, call `forget`.
 
         engine = Engine(decoder, vocab)
         results = engine.run(requests)                       # in order
@@ -67,7 +67,7 @@ class Engine:
         ahead: int | None = None,
         parallel: int | str = 0,
         graphs: bool | str = "auto",
-        keep: bool = False,
+        keep_gb: float = 0.0,
     ) -> None:
         max_streams = whole_number("engine.max_streams", max_streams)
         if ahead is None:
@@ -83,7 +83,9 @@ class Engine:
         cache_gb, dtype = check_cache(cache_gb, cache_dtype)
         self._bytes = share_of_free(decoder.device) if cache_gb is None else int(cache_gb * 1e9)
         self._cache = Cache(max_streams, decoder.config.context, self._bytes // block_bytes(decoder, dtype), dtype)
-        self._schedule = Schedule(max_streams, self._cache, keep)
+        self._keep_bytes = int(check_keep(keep_gb) * 1e9)
+        self._cache.most_kept = self._keep_bytes // block_bytes(decoder, dtype)
+        self._schedule = Schedule(max_streams, self._cache, keep_gb > 0)
         record = recorder(graphs, decoder.device)
         self._graphs = None if record is None else Graphs(decoder, self._cache, record)
         self._batch: InputBatch | None = None
@@ -264,7 +266,7 @@ class Engine:
             )
         a_block = block_bytes(self.decoder, self._cache.dtype)
         if not self._schedule.size:  # the decoder's type may have changed
-            self._cache.blocks = self._bytes // a_block
+            self._cache.blocks, self._cache.most_kept = self._bytes // a_block, self._keep_bytes // a_block
             if self._kind != self._kind_now:
                 self.forget()
                 self._kind = self._kind_now

@@ -19,7 +19,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from cm3.engine.budget import check_cache, share_of_free
+from cm3.engine.budget import check_cache, check_keep, share_of_free
 from cm3.engine.engine import Engine
 from cm3.engine.jacobi import check_parallel
 from cm3.engine.request import Request, Result
@@ -80,7 +80,7 @@ class CM3Leon:
         cache_gb: float | None = None,
         cache_dtype: str | torch.dtype = "auto",
         parallel: int | str = "auto",
-        keep: bool = False,
+        keep_gb: float = 0.0,
     ) -> None:
         """Let `max_streams` prompts run side by side, two for each guided request; more wait their turn.
 
@@ -99,12 +99,13 @@ class CM3Leon:
         `parallel` codes of a picture are drawn in one pass at most, 0 one by one. "auto" is as many as pay: several on
         a processor in float32 where few requests run, else one. The codes are the same, up to rounding
         (`cm3.engine.jacobi`).
-        With `keep` what was read stays for prompts that begin with it, for weights that do not change (`Engine`).
+        Up to `keep_gb` of what was read stays for prompts that begin with it: for weights that do not change.
         """
         self.bundle, self.vocab = bundle, bundle.vocab
-        self.max_streams, self._keep = whole_number("max_streams", max_streams), keep
+        self.max_streams, keep_gb = whole_number("max_streams", max_streams), check_keep(keep_gb)
         check_cache(cache_gb, cache_dtype)
         self._cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dtype": cache_dtype, "parallel": parallel}
+        self._cache["keep_gb"] = keep_gb
         check_parallel(parallel)
         bundle.decoder = placed(bundle.decoder, device, dtype)
         on_device(bundle.vqgan, device)
@@ -479,16 +480,14 @@ class CM3Leon:
         codes = self._image.encode([as_image(image).pixels for image in images])
         return self._image.decode(codes), codes
 
-    def new_engine(self, keep: bool | None = None) -> Engine:
-        """Return an engine of the model's settings, `keep` excepted, for one who feeds it what `prepare` laid out."""
+    def new_engine(self, **settings: Any) -> Engine:
+        """Return an engine of the model's settings, or of these, for one who feeds it what `prepare` laid out."""
         if self.mesh is not None and self._cache["cache_gb"] is None:
             from cm3.parallel.decoding import told
 
             # What is free differs between processes, and those that share a model have to admit alike.
             self._cache["cache_gb"] = told(share_of_free(self.device) / 1e9, self.mesh)
-        return Engine(
-            self.decoder, self.vocab, self.max_streams, keep=self._keep if keep is None else keep, **self._cache
-        )
+        return Engine(self.decoder, self.vocab, self.max_streams, **self._cache | settings)
 
     @contextmanager
     def _engine(self, requests: Sequence[Request]) -> Iterator[Engine]:
@@ -503,7 +502,7 @@ class CM3Leon:
             engine = self.new_engine()
         yield engine
         # After an error, or where a consumer left, this is not reached: the engine and its memory go.
-        if self._keep or engine.memory <= KEPT:
+        if self._cache["keep_gb"] or engine.memory <= KEPT:
             self._idle[:] = [engine]
 
     def _contexts(

@@ -31,7 +31,7 @@ class Loading(TypedDict, total=False):
     cache_gb: float | None
     cache_dtype: str | torch.dtype
     parallel: int | str
-    keep: bool
+    keep_gb: float
     tp: int
 
 

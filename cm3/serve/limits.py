@@ -17,6 +17,7 @@ class Settings:
     grace_s: seconds that what runs may take to finish when the server stops.
     body_mb, picture_mb: most megabytes (1e6 bytes) of a request, and of one picture in it.
     pixels: most pixels of a picture, by its header.
+    keep_gb: gigabytes (1e9 bytes) of keys and values that stay for prompts that begin with what was read before.
     fetch: whether pictures may be given by an http(s) URL, which the server then loads. Private addresses never are.
     memory_writable: whether clients may add documents to the memory bank, and delete them.
     """
@@ -27,6 +28,7 @@ class Settings:
     body_mb: float = 64.0
     picture_mb: float = 50.0
     pixels: int = 50_000_000
+    keep_gb: float = 1.0
     fetch: bool = False
     memory_writable: bool = False
 
@@ -36,4 +38,5 @@ class Settings:
             whole_number(f"serve.{name}", getattr(self, name))
         for name in ("time_limit_s", "body_mb", "picture_mb"):
             real_number(f"serve.{name}", float(getattr(self, name)), lambda x: x >= 1e-3, "at least 0.001")
-        real_number("serve.grace_s", float(self.grace_s), lambda x: x >= 0, "at least 0")
+        for name in ("grace_s", "keep_gb"):
+            real_number(f"serve.{name}", float(getattr(self, name)), lambda x: x >= 0, "at least 0")

@@ -199,7 +199,7 @@ class Service:
     def __init__(self, model: CM3Leon, settings: Settings | None = None) -> None:
         self.model, self.settings = model, settings or Settings()
         self.name, self.began = model.bundle.name, int(time.time())
-        self.loop = EngineLoop(functools.partial(model.new_engine, keep=True), model.max_streams)
+        self.loop = EngineLoop(functools.partial(model.new_engine, keep_gb=self.settings.keep_gb), model.max_streams)
         self.observers: list[Callable[[Work], None]] = []
         self.closing = False
         self.active = 0

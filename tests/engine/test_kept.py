@@ -13,7 +13,7 @@ from test_prefix import Counted, drain, family, gb
 
 from cm3.engine import Codes, Engine, Force, FreeText, Interleaved, Request, Result, Sampling
 from cm3.engine.cache import BLOCK
-from cm3.errors import RequestError
+from cm3.errors import ConfigError, RequestError
 from cm3.model.decoder import Decoder
 from cm3.vocab import Tokens, Vocab
 
@@ -55,7 +55,7 @@ def test_conversations_in_turns_give_the_tokens_of_the_naive_loop(
                 Sampling(seed=40, guidance=2.0, image_guidance=1.5)),
     ]  # fmt: skip
     for blocks, streams in ((16, 5), (200, 12)):
-        engine = Engine(decoder, vocab, streams, cache_gb=gb(decoder, blocks), parallel=parallel, keep=True)
+        engine = Engine(decoder, vocab, streams, cache_gb=gb(decoder, blocks), parallel=parallel, keep_gb=1.0)
         left = [4] * len(starts)
         asked = {engine.add(request): (i, request) for i, request in enumerate(starts)}
         found = 0
@@ -81,7 +81,7 @@ def test_conversations_in_turns_give_the_tokens_of_the_naive_loop(
 
 def test_a_second_turn_reads_what_is_new_alone(long_decoder: Decoder, vocab: Vocab) -> None:
     counted = Counted(long_decoder)
-    engine = Engine(counted, vocab, keep=True)
+    engine = Engine(counted, vocab, keep_gb=1.0)
     first = Request((prompt(vocab, 120, 1),), (Codes.image(10),), Sampling(seed=1))
     (one,) = engine.run([first])
     assert one.cached == 0 and engine.load.kept == 131 // BLOCK
@@ -103,7 +103,7 @@ def test_a_second_turn_reads_what_is_new_alone(long_decoder: Decoder, vocab: Voc
 
 def test_conversations_that_part_share_what_they_begin_with(long_decoder: Decoder, vocab: Vocab) -> None:
     counted = Counted(long_decoder)
-    engine = Engine(counted, vocab, keep=True)
+    engine = Engine(counted, vocab, keep_gb=1.0)
     system = prompt(vocab, 126, 1)
     for i in range(4):  # one after another
         ask = Request((Tokens.concat([system, prompt(vocab, 70, i)]),), IMAGE, Sampling(seed=i))
@@ -119,14 +119,14 @@ def test_conversations_that_part_share_what_they_begin_with(long_decoder: Decode
 
 
 def test_the_streams_to_lead_away_from_keep_their_prompts_alone(long_decoder: Decoder, vocab: Vocab) -> None:
-    engine = Engine(long_decoder, vocab, keep=True)
+    engine = Engine(long_decoder, vocab, keep_gb=1.0)
     streams = (prompt(vocab, 100, 1), prompt(vocab, 60, 2))
     engine.run([Request(streams, (Codes.image(16), Force((vocab.brk,)), Codes.image(16)), Sampling(guidance=2.0))])
     assert engine.load.kept == 134 // BLOCK + 62 // BLOCK
 
 
 def test_those_used_longest_ago_go_first_and_of_one_its_end(long_decoder: Decoder, vocab: Vocab) -> None:
-    engine = Engine(long_decoder, vocab, cache_gb=gb(long_decoder, 7), keep=True)
+    engine = Engine(long_decoder, vocab, cache_gb=gb(long_decoder, 7), keep_gb=1.0)
     asks = [Request((prompt(vocab, 120, i),), (Codes.image(7),)) for i in range(4)]  # two blocks each
 
     def cached(i: int) -> int:
@@ -141,6 +141,18 @@ def test_those_used_longest_ago_go_first_and_of_one_its_end(long_decoder: Decode
     assert cached(3) == 0 and cached(0) == 0, "each of the others was used later"
 
 
+def test_no_more_is_kept_than_asked_for(long_decoder: Decoder, vocab: Vocab) -> None:
+    engine = Engine(long_decoder, vocab, keep_gb=gb(long_decoder, 3))
+    for i in range(4):  # two blocks each
+        engine.run([Request((prompt(vocab, 120, i),), (Codes.image(7),))])
+        whole(engine)
+        assert engine.load.kept == (2 if i == 0 else 3)
+    (result,) = engine.run([Request((prompt(vocab, 120, 3),), (Codes.image(7),))])
+    assert result.cached == BLOCK, "the last is there"
+    with pytest.raises(ConfigError, match=r"^keep_gb=-1: must be 0 to 1e6 gigabytes$"):
+        Engine(long_decoder, vocab, keep_gb=-1)
+
+
 def test_nothing_kept_stops_a_request_or_lets_it_wait_longer(long_decoder: Decoder, vocab: Vocab) -> None:
     rng = np.random.default_rng(3)
     asks = [*family(vocab), *(Request((prompt(vocab, int(n), int(n) % 3),), IMAGE, Sampling(seed=int(n)))
@@ -148,7 +160,7 @@ def test_nothing_kept_stops_a_request_or_lets_it_wait_longer(long_decoder: Decod
     order = rng.permutation(len(asks)).tolist()
 
     def ends(keep: bool) -> list[list[int]]:
-        engine = Engine(long_decoder, vocab, 8, cache_gb=gb(long_decoder, 12), keep=keep)
+        engine = Engine(long_decoder, vocab, 8, cache_gb=gb(long_decoder, 12), keep_gb=float(keep))
         made: list[list[int]] = []
         for round in (order, order[::-1]):
             for i in round:
@@ -160,7 +172,7 @@ def test_nothing_kept_stops_a_request_or_lets_it_wait_longer(long_decoder: Decod
         return made
 
     assert ends(True) == ends(False)
-    engine = Engine(long_decoder, vocab, cache_gb=gb(long_decoder, 6), keep=True)
+    engine = Engine(long_decoder, vocab, cache_gb=gb(long_decoder, 6), keep_gb=1.0)
     engine.run([Request((prompt(vocab, 300, 1),), IMAGE)])
     engine.add(Request((prompt(vocab, 370, 2),), (Codes((1,)),)))  # all blocks there are
     assert len(engine.step()) == 1
@@ -168,7 +180,7 @@ def test_nothing_kept_stops_a_request_or_lets_it_wait_longer(long_decoder: Decod
 
 def test_forget_drops_all_and_keeps_nothing_of_what_runs(long_decoder: Decoder, vocab: Vocab) -> None:
     decoder = copy.deepcopy(long_decoder)
-    engine = Engine(decoder, vocab, keep=True)
+    engine = Engine(decoder, vocab, keep_gb=1.0)
     ask = Request((prompt(vocab, 120, 1),), IMAGE, Sampling(seed=1, temperature=0.0))
     engine.run([ask])
     assert engine.load.kept
@@ -188,7 +200,7 @@ def test_forget_drops_all_and_keeps_nothing_of_what_runs(long_decoder: Decoder, 
 
 def test_a_decoder_of_another_type_finds_nothing(long_decoder: Decoder, vocab: Vocab) -> None:
     decoder = copy.deepcopy(long_decoder)
-    engine = Engine(decoder, vocab, cache_gb=1.0, keep=True)
+    engine = Engine(decoder, vocab, cache_gb=1.0, keep_gb=1.0)
     ask = Request((prompt(vocab, 120, 1),), IMAGE, Sampling(seed=1))
     engine.run([ask])
     decoder.float()
@@ -203,7 +215,7 @@ def test_nothing_stays_of_what_is_not_finite(long_decoder: Decoder, vocab: Vocab
     decoder, bad = copy.deepcopy(long_decoder), vocab.image_start - 1
     with torch.no_grad():
         decoder.embed.weight[bad] = float("nan")
-    engine = Engine(decoder, vocab, keep=True)
+    engine = Engine(decoder, vocab, keep_gb=1.0)
     good = Request((prompt(vocab, 63, 1),), IMAGE)
     engine.run([good])
     engine.add(Request((Tokens.concat([good.streams[0], Tokens.of([bad] * 70)]),), IMAGE))
@@ -227,7 +239,7 @@ def test_an_interrupted_step_leaves_nothing_wrong(long_decoder: Decoder, vocab: 
     first, second = (Engine(long_decoder, vocab) for _ in range(2))
     for left in range(1, 9):
         decoder = Interrupted(long_decoder)
-        engine = Engine(decoder, vocab, keep=True)
+        engine = Engine(decoder, vocab, keep_gb=1.0)
         decoder.left = left
         ids = [engine.add(request) for request in asks]
         with pytest.raises(KeyboardInterrupt):
@@ -254,7 +266,7 @@ def test_an_interrupted_step_leaves_nothing_wrong(long_decoder: Decoder, vocab: 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_smaller_types_are_kept_as_they_are(long_decoder: Decoder, vocab: Vocab, dtype: str) -> None:
     decoder = copy.deepcopy(long_decoder).float()
-    engine = Engine(decoder, vocab, cache_gb=gb(decoder, 20), cache_dtype=dtype, keep=True)
+    engine = Engine(decoder, vocab, cache_gb=gb(decoder, 20), cache_dtype=dtype, keep_gb=1.0)
     ask = Request((prompt(vocab, 200, 1),), (Codes.image(16),), Sampling(temperature=0.0))
     held: list[torch.Tensor] = []
     for _ in range(2):
@@ -271,7 +283,7 @@ def test_an_interleaved_answer_is_a_beginning_too(long_decoder: Decoder, vocab: 
     plan = (Interleaved(40, (vocab.eos,), (1, 2, 3, 4), 2),)
     streams = (prompt(vocab, 70, 1), nothing(vocab), prompt(vocab, 70, 2))
     ask = Request(streams, plan, Sampling(seed=3, guidance=2.0, image_guidance=1.5))
-    kept, plain = Engine(long_decoder, vocab, keep=True), Engine(long_decoder, vocab)
+    kept, plain = Engine(long_decoder, vocab, keep_gb=1.0), Engine(long_decoder, vocab)
     for _ in range(3):
         (a,), (b,) = kept.run([ask]), plain.run([ask])
         same(a, b)

@@ -84,7 +84,7 @@ def talked(engine: Engine) -> list[Result]:
 
 def kept(kind: str, file: str) -> tuple[list[Result], int]:
     with processes.joined(tp=2) as mesh:
-        engine = Engine(share(kind, file, mesh), VOCABULARY, keep=True, cache_gb=2e-3)
+        engine = Engine(share(kind, file, mesh), VOCABULARY, keep_gb=1.0, cache_gb=2e-3)
         return talked(engine), engine.load.kept
 
 
