@@ -132,7 +132,8 @@ class Ours:
     ) -> None:
         self.name, self.dtype, self.work = f"{name} {dtype}", dtype, work
         # An engine of an earlier checkout knows no graphs.
-        self.engine = Engine(decoder, work.vocab, STREAMS, **({} if graphs == "auto" else {"graphs": graphs}))
+        more: dict[str, Any] = {} if graphs == "auto" else {"graphs": graphs}
+        self.engine = Engine(decoder, work.vocab, max_streams=STREAMS, **more)
         self._ran: set[str] = set()
         self._run("mixed", replace(work, new=min(work.new, 4)))
 
