@@ -21,8 +21,8 @@ class EvalClaims(Verb):
     """Test the paper's seven statements in miniature: train small models on the world that ships, measure, judge.
 
     The plan is recipes/paper.py. Each step is done once, whatever interrupts: the same command goes on where it was.
-    `full` takes an hour of one core, `reduced` 20 minutes; `smallest` only shows that it works, its verdicts say
-    nothing. It ends in OUT/claims.json and a page made of it, with a chart for each statement.
+    `full` takes three quarters of an hour of one core, `reduced` 20 minutes; `smallest` only shows that it works, its
+    verdicts say nothing. It ends in OUT/claims.json and a page made of it, with a chart for each statement.
 
     examples:
       cm3 eval claims --list
