@@ -150,7 +150,7 @@ class Recording:
     """One step as one program, and the memory that it reads."""
 
     def __init__(self, now: Pass, length: int, decoder: Decoder, record: Record) -> None:
-        """Record the step of a pass over the first `length` places of the rows; moves nothing of it."""
+        """Take the step of a pass over the first `length` places of the rows; moves nothing of it."""
         self._now = mine = now.apart(length, decoder.config.context + 1)
         jobs = sum(len(group.seeds) for group in now.groups)
         self._drawn = torch.empty(2, jobs, dtype=torch.float64, device=now.tokens.device)
@@ -201,7 +201,7 @@ def _captured(device: torch.device) -> Record:
 
 
 def _taped(step: Callable[[], None], reset: Callable[[], None]) -> Replay:
-    """Record a step on a processor."""
+    """Return what replays a step on a processor."""
     with _Tape() as tape:
         step()
     reset()

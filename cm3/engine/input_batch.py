@@ -117,7 +117,7 @@ class Then:
 
 
 class Pass:
-    """What a step reads, and moves on in place: all of it lies on the device.
+    """Tensors that a step reads and moves on in place, all of them on the device.
 
     tokens: ids and cells that each row reads next, int64 (2, rows, width), padded on the right. attend: how they are
     read. groups: how requests draw. then: None where another pass cannot follow from this one.
