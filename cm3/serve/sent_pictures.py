@@ -174,7 +174,7 @@ def download(address: str, host: str, port: int, target: str, tls: bool, most: i
             raise ValueError(f"it takes more than {seconds:g} s")
         return bytes(data)
     except (OSError, http.client.HTTPException) as error:
-        if late.is_set():
+        if late.is_set() or isinstance(error, TimeoutError):  # the socket's own limit may pass before the timer runs
             raise ValueError(f"it takes more than {seconds:g} s") from error
         raise
     finally:
