@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # One more than there are cores: a quarter of the time tests wait for processes that they start, and for the disk.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
+# Those of the benchmarks take a quarter of the time, and say little of the product.
+TESTS ?= not long
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -36,12 +38,12 @@ demo: $(READY)  ## draw, describe and infill with the model in the package; writ
 	@$(BIN)/cm3 demo
 
 # The slow ones too. A worker takes files that follow each other, so that what the tests of a file share is made once.
-test: $(READY)  ## run all tests, and say which took longest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '' -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 20
+test: $(READY)  ## run the tests of the product, and say which took longest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '$(TESTS)' -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 20
 
-check: $(READY)  ## format check, lint, types, tests: what has to pass before a commit
+check: $(READY)  ## format check, lint, types, all tests with those of the benchmarks: what has to pass before a commit
 	$(BIN)/ruff format --check $(wildcard $(CODE))
-	$(MAKE) lint types test
+	$(MAKE) lint types test TESTS=
 
 format: $(READY)  ## format the code and sort its imports
 	$(BIN)/ruff check --select I --fix --quiet $(wildcard $(CODE))

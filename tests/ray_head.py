@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -21,15 +22,26 @@ from filelock import FileLock
 
 from cm3.files import write
 
-TRIES, PATIENCE_S = 5, 300
+TRIES, PATIENCE_S = 5, 120
 """Ray gives its own processes fifteen seconds to come up, which a busy machine may not have."""
 _started: list[subprocess.Popen[bytes]] = []
 
 
+@atexit.register
+def _leave_none() -> None:
+    """End those that are left where a run of the tests was broken off."""
+    for process in _started:
+        process.terminate()
+
+
 class Head(NamedTuple):
-    """Where it is reached, and the environment of those who may."""
+    """Where it is reached, from anywhere and from its own node, and the environment of those who may.
+
+    From anywhere takes a process more for each who asks, and its half a minute; one test does so.
+    """
 
     address: str
+    node: str
     env: dict[str, str]
 
 
@@ -41,7 +53,7 @@ def head(base: Path) -> Iterator[Head]:
         about = json.loads(note.read_text()) if note.exists() else _start()
         write(note, json.dumps(about | {"users": about["users"] + 1}))
     try:
-        yield Head(about["address"], os.environ | about["env"])
+        yield Head(about["address"], about["node"], os.environ | about["env"])
     finally:
         with lock:
             about = json.loads(note.read_text())
@@ -79,7 +91,7 @@ def _start() -> dict[str, Any]:
             "users": 0,
         }
         if _is_up(process, folder / "log", port):
-            return about
+            return about | {"node": (folder / "ray_current_cluster").read_text()}
         told = (folder / "log").read_text()
         _end(about)
     raise AssertionError(f"no cluster comes up:\n{told}")

@@ -17,7 +17,7 @@ def ran(*more: str, file: str = "serve.py") -> subprocess.CompletedProcess[str]:
     return python(ROOT / "benchmarks" / file, *more, timeout=580)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_serve() -> None:
     found = ran("--quick", "--parts", "mixed", "overhead", "--json")
@@ -32,7 +32,7 @@ def test_serve() -> None:
     assert mixed["open"]["whole"]["n"] == 8 and mixed["open"]["first_rows"]["n"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
 def test_texts_against_transformers() -> None:
@@ -44,7 +44,7 @@ def test_texts_against_transformers() -> None:
     assert report["text"]["float32"]["same_texts"] > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_endurance() -> None:
     """A tenth of a minute of all that clients may do leaves nothing behind."""
@@ -57,6 +57,7 @@ def test_endurance() -> None:
     assert not report["failed"] and not any(row["wrong"] for name, row in rows.items() if name != "pictures")
 
 
+@pytest.mark.long
 def test_what_it_cannot_measure_is_told() -> None:
     found = ran("--clients", "0")
     assert found.returncode == 2 and "--clients, --requests" in found.stderr

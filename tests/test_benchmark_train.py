@@ -108,7 +108,7 @@ def test_a_number_type_that_is_none_is_refused(bench: ModuleType, capsys: pytest
     assert "--dtypes float32,float8: must be of float32, bfloat16" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra clip")
 def test_a_step_of_each_side() -> None:
     command = [FILE, "--windows=1", "--rounds=1", "--steps=1", "--threads=1", "--cpu"]

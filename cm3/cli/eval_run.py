@@ -52,7 +52,8 @@ class Shared:
     unit: Annotated[int, arg(metavar="N")] = 256
     """Requests that are drawn in one run of the engine, and most that a kill loses."""
     cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
-    """Work on a Ray cluster, ray://HOST:10001, or local for one of this machine. It must see all paths alike."""
+    """Work on a Ray cluster: ray://HOST:10001, on a node of it HOST:6379, or local for one of this machine.
+    It must see all paths alike."""
     tp: Annotated[int, arg(metavar="N")] = 1
     """Of the processes that torchrun started, N share one model, each with a part of every matrix on its own GPU."""
 

@@ -85,8 +85,8 @@ class Many:
     unit: Annotated[int, arg(metavar="N")] = 256
     """With --prompts: lines that are drawn in one run of the engine, and most that a kill loses."""
     cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
-    """With --prompts: work on a Ray cluster, ray://HOST:10001, or local for one of this machine. It must see all paths
-    alike."""
+    """With --prompts: work on a Ray cluster: ray://HOST:10001, on a node of it HOST:6379, or local for one of this
+    machine. It must see all paths alike."""
 
 
 @dataclass(frozen=True, kw_only=True)

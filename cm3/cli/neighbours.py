@@ -54,7 +54,8 @@ class FindNeighbours(Verb):
     block: Annotated[int, arg(metavar="N")] = 1024
     """Documents searched for at a time; most that a kill loses, for each worker."""
     cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
-    """Work on a Ray cluster: ray://HOST:10001, or local for one of this machine. It must see all paths alike."""
+    """Work on a Ray cluster: ray://HOST:10001, on a node of it HOST:6379, or local for one of this machine.
+    It must see all paths alike."""
     workers: Annotated[int, arg(metavar="N")] = 0
     """Cores of the cluster to work with; 0 is all."""
     place: Annotated[Device, HERE] = Device()

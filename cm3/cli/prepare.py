@@ -57,7 +57,8 @@ class Prepare(Verb):
     workers: Annotated[int, arg(metavar="N")] = 0
     """Processes to work with, of one thread each; 0 is this process alone."""
     cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
-    """Work on a Ray cluster: ray://HOST:10001, or local for one of this machine. It must see all paths alike."""
+    """Work on a Ray cluster: ray://HOST:10001, on a node of it HOST:6379, or local for one of this machine.
+    It must see all paths alike."""
     place: Annotated[Device, HERE] = Device()
     strict: Annotated[Flag, arg(help="Stop at the first document that has to be skipped.")] = False
     retry: Annotated[

@@ -26,6 +26,8 @@ RETRIES = 3
 """How often a unit is tried again whose process died, with its node or for want of memory."""
 PATIENCE_S = 10
 """Seconds in which a cluster's port must answer."""
+CLIENT_TRIES = 3
+"""How often a cluster is asked whose client server does not start: on a busy machine Ray gives up on the first."""
 
 
 class Opened(Protocol):
@@ -135,20 +137,32 @@ def join(ray: Any, address: str, workers: int, *, told: bool = False) -> None:
         quiet |= {"include_dashboard": False, "num_cpus": workers or None}
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    remedy = "give local or ray://HOST:10001"
+    remedy = "give local, ray://HOST:10001, or on a node of the cluster HOST:6379"
     try:
+        if address != "local" and address != "auto":
+            _listens(address if "://" in address else f"//{address}")
         if address.startswith("ray://"):
-            _listens(address)
             remedy = (
                 "a Ray of the same version has to listen there; if it asks for a token, set RAY_AUTH_MODE=token here"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of a port is in the error too
-            ray.init(address=address, **quiet)
+            _init(ray, address, quiet)
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in the place of the caller's
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--cluster {address}: not reached ({_last(error)}); {remedy}") from error
+
+
+def _init(ray: Any, address: str, quiet: dict[str, Any]) -> None:
+    """Join, and again where the cluster could not start a client server, which tells nothing of the next time."""
+    for left in reversed(range(CLIENT_TRIES)):
+        try:
+            ray.init(address=address, **quiet)
+            return
+        except RuntimeError as error:
+            if not left or "Starting Ray client server failed" not in str(error):
+                raise
 
 
 def _last(error: BaseException) -> str:

@@ -9,6 +9,7 @@ to N times as much, and a document that a client adds is found by the replica th
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,9 @@ from cm3.serve.run import KEEP_ALIVE_S, address, listening
 
 NAME = "cm3"
 """The name of the application on Ray Serve."""
+_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
+"""Seconds that the proxy of a cluster of our own may take to answer Ray: after its own 5 and 10 the proxy of a busy
+machine is ended, and the server does not start."""
 _BESIDE = 256
 """Requests that a replica holds beside those of its queue: it refuses them by itself, in the interface's form."""
 
@@ -59,6 +63,18 @@ class Unnamed:
 
 
 @contextmanager
+def _patient() -> Iterator[None]:
+    """Give `_PATIENCE` to processes that Ray starts meanwhile, where nothing else is said."""
+    ours = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextmanager
 def replicas(
     build: Callable[[str], FastAPI],
     count: int,
@@ -83,7 +99,8 @@ def replicas(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     joined = ray.is_initialized()
     if not joined:
-        join(ray, cluster, count * cores, told=True)
+        with _patient():
+            join(ray, cluster, count * cores, told=True)
     try:
         if others := ", ".join(serve.status().applications):
             raise ConfigError(f"--cluster {cluster}: Ray Serve serves {others} there; stop it, or take another cluster")

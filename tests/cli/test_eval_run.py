@@ -266,7 +266,7 @@ def test_a_cluster_gives_the_same(
 ) -> None:
     """With a path from here, which is another folder than that of the cluster's processes."""
     model = Path(os.path.relpath(tiny, tmp_path))
-    given = (*args(data, model, tmp_path / "out"), "--cluster", ray_head.address)
+    given = (*args(data, model, tmp_path / "out"), "--cluster", ray_head.node)
     ran = python("-m", "cm3", *given, env=ray_head.env, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     same(tmp_path / "out", whole)

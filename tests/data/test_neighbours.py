@@ -327,7 +327,7 @@ def test_training_draws_some_of_them(root: Path, tmp_path: Path) -> None:
 def made_there(head: Head, root: Path, out: Path) -> None:
     """The same on a cluster."""
     os.environ |= head.env
-    made(root, out, block=8, cluster=head.address, workers=2)
+    made(root, out, block=8, cluster=head.node, workers=2)
 
 
 @pytest.mark.slow

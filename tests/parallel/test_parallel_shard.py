@@ -133,7 +133,7 @@ def test_whole_weights_are_given_to_shards(two: Crew) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("sizes", [{}, {"tp": 2}], ids=["fsdp", "tp"])
+@pytest.mark.parametrize("sizes", [{}, pytest.param({"tp": 2}, marks=pytest.mark.long)], ids=["fsdp", "tp"])
 def test_compiled_blocks_equal_one_process(two: Crew, sizes: dict[str, int]) -> None:
     agrees(two, PAPER, ShardConfig(compile=True), **sizes)
 

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cm3.cli.serve import Serve
 from cm3.errors import CheckpointError, ConfigError, RequestError
+from cm3.serve import replicas
 
 SECRET = "studio-secret-0123456789"
 
@@ -36,6 +37,8 @@ class Command:
             )
         assert self.process.stdout is not None
         said = next((line for line in self.process.stdout if "served at" in line), "")
+        if not said:
+            self.process.communicate(timeout=120)
         assert said, errors.read_text()
         assert said.startswith("scenes is served at ") and said.endswith(" by 2 replicas\n")
         self.url = said.split()[4]
@@ -58,6 +61,15 @@ class Command:
         """Return the lines of its log; Ray puts a replica's name before each, and has lines of its own with braces."""
         ours = [line for line in self.errors.read_text().splitlines() if '"message": ' in line]
         return [json.loads(line[line.index("{") :].rpartition("}")[0] + "}") for line in ours]
+
+
+def test_what_ray_starts_is_patient_unless_something_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready, health = replicas._PATIENCE
+    monkeypatch.setenv(ready, "7")
+    monkeypatch.delenv(health, raising=False)
+    with replicas._patient():
+        assert os.environ[ready] == "7" and os.environ[health] == "60"
+    assert os.environ[ready] == "7" and health not in os.environ
 
 
 @pytest.fixture
