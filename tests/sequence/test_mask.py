@@ -335,3 +335,12 @@ def test_a_picture_that_words_tell_afterwards_is_seen() -> None:
     assert VOCAB.is_text(masked.ids[np.flatnonzero(masked.cells)[-1] :]).any(), "the caption is behind the picture"
     assert all(hide(masked, VOCAB, law, np.random.default_rng(seed)) is None for seed in range(50))
     assert hide(tokens, VOCAB, law, np.random.default_rng(0)) is not None
+
+
+def test_codes_of_a_picture_that_is_cut_are_hidden_too() -> None:
+    whole = document(3, -8)
+    kept = (whole.cells != 1) & (whole.cells != 2)
+    cut = Tokens(whole.ids[kept], whole.cells[kept])
+    shown = [hide(cut, VOCAB, MaskLaw(hide=1.0), np.random.default_rng(seed)) for seed in range(20)]
+    assert all(found is not None for found in shown)
+    assert any((found[cut.cells > 0] == VOCAB.unk).all() for found in shown if found is not None)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cm3.data.load import Source
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError
-from cm3.stickers.drawing import draw
+from cm3.sequence.segments import document_of, image_tokens, text_tokens
+from cm3.stickers.data.sheet_codes import SheetCodes, cells_of_place, fits
+from cm3.stickers.drawing import WIDTH, draw
 from cm3.stickers.sentences import describe
-from cm3.stickers.world import QUARTERS, Split, by_share, random_sheet
+from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, random_sheet
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
@@ -29,26 +32,44 @@ class SheetLaw:
     """Share of captions that say every place; the others are of any style."""
     captions_only: float = 0.03
     """Share of documents that are a caption without its picture."""
+    block: float = 0.0
+    """Share of the sheets of one sticker whose picture is cut to the sticker's own block: a quarter of the tokens, for
+    a first stage. Nothing is drawn of the rest, so a model needs whole sheets after it."""
 
     def __post_init__(self) -> None:
         """Check every field."""
         fine = all(0 <= share < np.inf for share in self.number) and sum(self.number) > 0
         if not (1 <= len(self.number) <= len(QUARTERS) and fine):
             raise ConfigError(f"law.number={self.number}: must be shares of 1 to 4 stickers, of 0 or more, not all 0")
-        for name in ("in_order", "places", "captions_only"):
+        for name in ("in_order", "places", "captions_only", "block"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
 
 
-def sheet_document(seed: int, index: int, size: int, split: Split = "train", law: SheetLaw | None = None) -> Document:
-    """Return document `index` of the endless stream `seed`: a caption and its picture of `size` pixels."""
+class Described(NamedTuple):
+    """A sheet, what is said of it, and what is shown."""
+
+    sheet: Sheet
+    caption: str
+    shown: Literal["nothing", "block", "sheet"]
+
+
+def describe_sheet(seed: int, index: int, split: Split = "train", law: SheetLaw | None = None) -> Described:
+    """Draw sheet `index` of the endless stream `seed` by a law, and what is said of it."""
     law = SheetLaw() if law is None else law
     rng = np.random.default_rng([seed, index, 0x57E])
     number = by_share(rng, law.number) + 1
     in_order, places, alone = (rng.random() < share for share in (law.in_order, law.places, law.captions_only))
     sheet = random_sheet(rng, split, number)
-    caption = Text(describe(sheet, rng, in_order=bool(in_order), style="places" if places else None))
-    parts = (caption,) if alone else (caption, Image(draw(sheet, size)))
+    caption = describe(sheet, rng, in_order=bool(in_order), style="places" if places else None)
+    cut = number == 1 and rng.random() < law.block
+    return Described(sheet, caption, "nothing" if alone else "block" if cut else "sheet")
+
+
+def sheet_document(seed: int, index: int, size: int, split: Split = "train", law: SheetLaw | None = None) -> Document:
+    """Return document `index` of the endless stream `seed`: a caption and its whole picture of `size` pixels."""
+    sheet, caption, shown = describe_sheet(seed, index, split, law)
+    parts = (Text(caption),) if shown == "nothing" else (Text(caption), Image(draw(sheet, size)))
     return Document(parts, id=str(index), source=f"stickers/{split}")
 
 
@@ -56,16 +77,39 @@ class SheetSource(Source):
     """`Source` (cm3/data/load.py) of tokenised sheets."""
 
     def __init__(self, codec: Codec, seed: int, split: Split = "train", law: SheetLaw | None = None) -> None:
-        """Raise `ConfigError` for a codec without an image tokenizer."""
+        """Raise `ConfigError` for a codec without an image tokenizer, and for blocks that are no whole cells of it."""
         if codec.image is None:
             raise ConfigError("codec: sheets have pictures; give it an image tokenizer")
-        self.codec, self.seed, self.split, self.law = codec, seed, split, law
+        self.codec, self.seed, self.split, self.law = codec, seed, split, law or SheetLaw()
         self.size = codec.image.size
+        self._codes = SheetCodes(codec.image) if fits(codec.image) else None
+        if self.law.block and self._codes is None:
+            raise ConfigError(
+                f"law.block={self.law.block}: needs an image tokenizer of {WIDTH} px whose codes see their own cells "
+                "alone (vqgan.reach='cell'); give 0, or such a tokenizer"
+            )
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens]:
         """Return tokens of these documents."""
-        return self.codec.encode_many([self.document(i) for i in positions])
+        if self._codes is None or self.codec.vocab.grammar != "cm3":
+            return self.codec.encode_many([self.document(i) for i in positions])
+        return [self._laid_out(describe_sheet(self.seed, i, self.split, self.law), self._codes) for i in positions]
 
     def document(self, index: int) -> Document:
-        """Return document `index` of the stream."""
+        """Return document `index` of the stream, its picture whole."""
         return sheet_document(self.seed, index, self.size, self.split, self.law)
+
+    def _laid_out(self, described: Described, codes: SheetCodes) -> Tokens:
+        """Return the tokens of a document, from the known codes of its blocks."""
+        vocab = self.codec.vocab
+        parts = [text_tokens(self.codec.text.encode(described.caption), vocab)]
+        if described.shown != "nothing":
+            grid = codes.of(described.sheet)
+            picture = image_tokens(grid, vocab)
+            if described.shown == "block":
+                place = cells_of_place(described.sheet.stickers[0].place, WIDTH // grid.shape[0])
+                kept = np.zeros(grid.shape, bool)
+                kept[place] = True
+                picture = Tokens(picture.ids[kept.ravel()], picture.cells[kept.ravel()])
+            parts.append(picture)
+        return document_of(parts, vocab)
