@@ -25,6 +25,7 @@ from cm3.generate import CM3Leon
 from cm3.model import bundle as bundles
 from cm3.model.decoder import Decoder
 from cm3.model.sizes import size
+from cm3.model.vqgan import small
 from cm3.runs.clip_run import ClipRun
 from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
@@ -175,6 +176,34 @@ def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
         replace(recipe("scenes.py", name)(), init=init, out=out, log_every=1, **small).run(progress=False)
     assert model.generate(["a ", Gap(), " circle"], max_tokens=8).text.endswith("circle")
     assert model.generate(["a red circle", Image(picture).with_gap((0, 0, 16, 16))]).image.size == (32, 32)
+
+
+@pytest.mark.slow
+def test_stickers_from_blocks_to_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was only ever shown blocks goes on with whole sheets, and draws them."""
+    monkeypatch.setattr("cm3.stickers.data.training_pictures.MEASURED", 4)
+    tokens = replace(
+        recipe("stickers.py", "image_tokenizer")(),
+        vqgan=small(16, (4, 4, 4), patch=8, channels=8, multipliers=(1, 1), blocks=0),
+        batch=2, steps=1, out=str(tmp_path / "tokens"), log_every=1, sample_every=0,
+    )  # fmt: skip
+    tokens.run(progress=False)
+    blocks = recipe("stickers.py", "pretrain_one")()
+    blocks = replace(
+        blocks, model=replace(blocks.model, d_model=32, layers=1, heads=2, context=400), out=str(tmp_path / "blocks"),
+        image_tokenizer=tokens.out, length=400, steps=2, log_every=1,
+    )  # fmt: skip
+    # Words of its own: to learn those of stickers takes longer than all else here.
+    (tmp_path / "blocks").mkdir()
+    shutil.copyfile(tiny_model.tokenizer_path(), tmp_path / "blocks/tokenizer.json")
+    first = blocks.run(progress=False)["bundle"]
+    assert (tmp_path / "blocks/log.jsonl").read_text().count("loss_image") == 2
+    sheets = replace(
+        recipe("stickers.py", "pretrain_two")(), model=blocks.model, init=first, image_tokenizer=tokens.out,
+        out=str(tmp_path / "sheets"), length=400, windows=1, steps=2, log_every=1, sample_every=0,
+    )  # fmt: skip
+    model = CM3Leon.load(sheets.run(progress=False)["bundle"])
+    assert model.generate("a red circle", seed=1).image.size == (256, 256)
 
 
 @pytest.mark.slow
