@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from lesson_codec import codec
@@ -11,7 +13,7 @@ from cm3.errors import ConfigError
 from cm3.stickers.data.sheet_codes import SheetCodes, cells_of_place, fits
 from cm3.stickers.data.sheet_source import SheetLaw, SheetSource, describe_sheet
 from cm3.stickers.drawing import draw
-from cm3.stickers.world import PLACES, random_sheet
+from cm3.stickers.world import PLACES, QUARTERS, random_sheet
 
 
 def test_codes_of_blocks_are_those_of_the_whole_sheet() -> None:
@@ -46,22 +48,22 @@ def test_documents_are_those_that_are_encoded_whole() -> None:
     assert len({tokens.length > 256 for tokens in found}) == 2, "some are captions alone"
 
 
-def test_a_block_is_the_part_of_its_sheet_where_its_sticker_is() -> None:
-    whole = SheetSource(codec(), 4, law=SheetLaw(number=(1.0,), captions_only=0.0))
-    cut = SheetSource(codec(), 4, law=SheetLaw(number=(1.0,), captions_only=0.0, block=1.0))
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_block_is_the_part_of_its_sheet_where_a_sticker_is(number: int) -> None:
+    law = SheetLaw(number=(0.0,) * (number - 1) + (1.0,), captions_only=0.0)
+    cut_law = replace(law, block=1.0)
+    whole, cut = SheetSource(codec(), 4, law=law), SheetSource(codec(), 4, law=cut_law)
     seen = set()
-    for number, (one, part) in enumerate(zip(whole.sequences(range(30)), cut.sequences(range(30)), strict=True)):
-        place = describe_sheet(4, number, law=cut.law).sheet.stickers[0].place
-        seen.add(place)
+    for i, (one, part) in enumerate(zip(whole.sequences(range(30)), cut.sequences(range(30)), strict=True)):
+        described = describe_sheet(4, i, law=cut_law)
+        assert described.sheet.at(described.shown) is not None
+        seen.add(described.shown)
         kept = part.cells > 0
-        cells = (np.arange(1, 257).reshape(16, 16)[cells_of_place(place, 16)]).ravel()
+        cells = (np.arange(1, 257).reshape(16, 16)[cells_of_place(described.shown, 16)]).ravel()
         assert part.cells[kept].tolist() == cells.tolist()
         wanted = one.ids[(one.cells == 0) | np.isin(one.cells, cells)]
         assert (part.ids == wanted).all(), "its caption, its codes in their cells, and nothing else"
-    assert seen == set(PLACES)
-    # Sheets of several stickers stay whole.
-    law = SheetLaw(number=(0.0, 1.0), captions_only=0.0, block=1.0)
-    assert all((tokens.cells > 0).sum() == 256 for tokens in SheetSource(codec(), 4, law=law).sequences(range(5)))
+    assert seen == set(PLACES if number == 1 else QUARTERS)
 
 
 def test_what_cannot_be_cut_is_refused() -> None:

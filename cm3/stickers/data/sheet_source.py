@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from cm3.sequence.segments import document_of, image_tokens, text_tokens
 from cm3.stickers.data.sheet_codes import SheetCodes, cells_of_place, fits
 from cm3.stickers.drawing import WIDTH, draw
 from cm3.stickers.sentences import describe
-from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, random_sheet
+from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, pick, random_sheet
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
@@ -33,8 +33,8 @@ class SheetLaw:
     captions_only: float = 0.03
     """Share of documents that are a caption without its picture."""
     block: float = 0.0
-    """Share of the sheets of one sticker whose picture is cut to the sticker's own block: a quarter of the tokens, for
-    a first stage. Nothing is drawn of the rest, so a model needs whole sheets after it."""
+    """Share of pictures that are cut to the block of one of their stickers, whatever the caption says of others: a
+    quarter of the tokens, for a first stage. Nothing is drawn of the rest, so a model needs whole sheets after it."""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -51,7 +51,8 @@ class Described(NamedTuple):
 
     sheet: Sheet
     caption: str
-    shown: Literal["nothing", "block", "sheet"]
+    shown: str
+    """The place of the one sticker whose block is shown, or 'sheet', or 'nothing'."""
 
 
 def describe_sheet(seed: int, index: int, split: Split = "train", law: SheetLaw | None = None) -> Described:
@@ -62,8 +63,8 @@ def describe_sheet(seed: int, index: int, split: Split = "train", law: SheetLaw 
     in_order, places, alone = (rng.random() < share for share in (law.in_order, law.places, law.captions_only))
     sheet = random_sheet(rng, split, number)
     caption = describe(sheet, rng, in_order=bool(in_order), style="places" if places else None)
-    cut = number == 1 and rng.random() < law.block
-    return Described(sheet, caption, "nothing" if alone else "block" if cut else "sheet")
+    cut = pick(rng, [one.place for one in sheet.stickers]) if rng.random() < law.block else "sheet"
+    return Described(sheet, caption, "nothing" if alone else cut)
 
 
 def sheet_document(seed: int, index: int, size: int, split: Split = "train", law: SheetLaw | None = None) -> Document:
@@ -106,10 +107,9 @@ class SheetSource(Source):
         if described.shown != "nothing":
             grid = codes.of(described.sheet)
             picture = image_tokens(grid, vocab)
-            if described.shown == "block":
-                place = cells_of_place(described.sheet.stickers[0].place, WIDTH // grid.shape[0])
+            if described.shown != "sheet":
                 kept = np.zeros(grid.shape, bool)
-                kept[place] = True
+                kept[cells_of_place(described.shown, WIDTH // grid.shape[0])] = True
                 picture = Tokens(picture.ids[kept.ravel()], picture.cells[kept.ravel()])
             parts.append(picture)
         return document_of(parts, vocab)
