@@ -15,8 +15,7 @@ from dataclasses import replace
 from cm3.model.vqgan import VQGANConfig
 from cm3.runs import ImageTokenizerRun, PretrainRun
 from cm3.sequence.mask import MaskLaw
-from cm3.stickers.data.sheet_source import SheetLaw
-from cm3.stickers.sticker_kinds import StickerData, StickerPictures
+from cm3.stickers.sticker_kinds import StickerPictures
 
 from . import stickers
 
@@ -79,13 +78,10 @@ def pretrain() -> PretrainRun:
         grammar="chameleon",
         cells=False,
         mask=MaskLaw(rate=0.0, hide=0.5, columns=8),
-        optim=replace(first.optim, warmup=100, decay_from=0.4),
-        windows=4,
+        optim=replace(first.optim, decay_from=0.4),
         length=1024,
         steps=1000,
-        save_every=50,
-        sample_every=500,
         image_tokenizer="runs/chameleon/image_tokenizer",
-        data=StickerData(seed=21, law=SheetLaw(number=(1.0,), places=0.7)),
+        data=replace(first.data, seed=21),
         sampling={"image": {"temperature": 0.7, "guidance": 1.0}, "text": {"temperature": 0.5}},
     )

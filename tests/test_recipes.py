@@ -31,6 +31,8 @@ from cm3.runs.image_tokenizer_run import ImageTokenizerRun
 from cm3.runs.pretrain_run import PretrainRun
 from cm3.scenes.emblems import emblem
 from cm3.scenes.scene_kinds import SceneData
+from cm3.stickers.data.sheet_source import SheetLaw
+from cm3.stickers.sticker_kinds import StickerData
 from cm3.tokens.chameleon import chameleon_file
 from cm3.tokens.text import TextTokenizer
 from cm3.train.planner import plan
@@ -191,7 +193,8 @@ def test_stickers_from_blocks_to_sheets(tmp_path: Path, monkeypatch: pytest.Monk
     blocks = recipe("stickers.py", "pretrain_one")()
     blocks = replace(
         blocks, model=replace(blocks.model, d_model=32, layers=1, heads=2, context=400), out=str(tmp_path / "blocks"),
-        image_tokenizer=tokens.out, length=400, steps=2, log_every=1,
+        image_tokenizer=tokens.out, length=400, windows=1, steps=2, log_every=1, sample_every=0,
+        mask=replace(blocks.mask, box=0.0), data=StickerData(law=SheetLaw(block=1.0)),
     )  # fmt: skip
     # Words of its own: to learn those of stickers takes longer than all else here.
     (tmp_path / "blocks").mkdir()

@@ -38,6 +38,7 @@ def whole(engine: Engine) -> None:
     assert engine.memory <= engine._bytes and engine.reserved + load.kept <= load.most_blocks
 
 
+@pytest.mark.timeout(600)  # the naive loop, where two threads each share a busy core
 @pytest.mark.parametrize("settings", [{}, {"kv_heads": 2}, {"positions": "rope", "qk_norm": True}], ids=str)
 @pytest.mark.parametrize("parallel", [0, 4])
 def test_conversations_in_turns_give_the_tokens_of_the_naive_loop(
