@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # One more than there are cores: a quarter of the time tests wait for processes that they start, and for the disk.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
-# Those of the benchmarks take a quarter of the time, and say little of the product.
+# Those of the benchmarks take minutes, and say little of the product.
 TESTS ?= not long
 VENV := .venv
 BIN := $(VENV)/bin

@@ -89,7 +89,7 @@ class Replicas:
     replicas: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 2)")] = None
     """With --ray: how many."""
     cluster: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="(default: local)")] = None
-    """With --ray: the Ray cluster, ray://HOST:10001, or local for one of this machine."""
+    """With --ray: the Ray cluster, ray://HOST:10001, on a node of it HOST:6379, or local for one of this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)

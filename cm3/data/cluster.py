@@ -139,7 +139,7 @@ def join(ray: Any, address: str, workers: int, *, told: bool = False) -> None:
     before = signal.getsignal(signal.SIGTERM)
     remedy = "give local, ray://HOST:10001, or on a node of the cluster HOST:6379"
     try:
-        if address != "local" and address != "auto":
+        if address not in ("local", "auto"):
             _listens(address if "://" in address else f"//{address}")
         if address.startswith("ray://"):
             remedy = (

@@ -10,6 +10,7 @@ from lesson_codec import codec
 from tiny_model import codec as wide_codec
 
 from cm3.errors import ConfigError
+from cm3.stickers.data.bank_source import BankLaw
 from cm3.stickers.data.sheet_codes import SheetCodes, cells_of_place, fits
 from cm3.stickers.data.sheet_source import SheetLaw, SheetSource, describe_sheet
 from cm3.stickers.drawing import draw
@@ -67,7 +68,9 @@ def test_a_block_is_the_part_of_its_sheet_where_a_sticker_is(number: int) -> Non
 
 
 def test_what_cannot_be_cut_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"law.block=0.5: needs an image tokenizer of 256 px whose codes see"):
+    with pytest.raises(ConfigError, match=r"law.block=0.5: needs the grammar cm3, and an image tokenizer of 256 px"):
         SheetSource(wide_codec(), 1, law=SheetLaw(block=0.5))
+    with pytest.raises(ConfigError, match=r"law.sheets.block=0.5: sheets beside documents are whole; must be 0"):
+        BankLaw(sheets=SheetLaw(block=0.5))
     with pytest.raises(ConfigError, match=r"law.block=-0.1: is a share, must be in 0..1"):
         SheetLaw(block=-0.1)

@@ -83,16 +83,16 @@ class SheetSource(Source):
             raise ConfigError("codec: sheets have pictures; give it an image tokenizer")
         self.codec, self.seed, self.split, self.law = codec, seed, split, law or SheetLaw()
         self.size = codec.image.size
-        self._codes = SheetCodes(codec.image) if fits(codec.image) else None
+        self._codes = SheetCodes(codec.image) if fits(codec.image) and codec.vocab.grammar == "cm3" else None
         if self.law.block and self._codes is None:
             raise ConfigError(
-                f"law.block={self.law.block}: needs an image tokenizer of {WIDTH} px whose codes see their own cells "
-                "alone (vqgan.reach='cell'); give 0, or such a tokenizer"
+                f"law.block={self.law.block}: needs the grammar cm3, and an image tokenizer of {WIDTH} px whose codes "
+                "see their own cells alone (vqgan.reach='cell'); give 0, or such a tokenizer"
             )
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens]:
         """Return tokens of these documents."""
-        if self._codes is None or self.codec.vocab.grammar != "cm3":
+        if self._codes is None:
             return self.codec.encode_many([self.document(i) for i in positions])
         return [self._laid_out(describe_sheet(self.seed, i, self.split, self.law), self._codes) for i in positions]
 
