@@ -68,6 +68,8 @@ def _start() -> dict[str, Any]:
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     env |= {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": str(PATIENCE_S)}
+    # As docs/cluster.md says: without it a client's server crashes now and then before it begins.
+    env |= {"GRPC_ENABLE_FORK_SUPPORT": "0"}
     for _ in range(TRIES):
         folder = Path(tempfile.mkdtemp(prefix="ray"))  # a socket's path has to be short
         with socket.socket() as probe:

@@ -27,7 +27,7 @@ RETRIES = 3
 PATIENCE_S = 10
 """Seconds in which a cluster's port must answer."""
 CLIENT_TRIES = 3
-"""How often a cluster is asked whose client server does not start: on a busy machine Ray gives up on the first."""
+"""How often a cluster is asked whose client server does not start: some crash at once (docs/cluster.md)."""
 
 
 class Opened(Protocol):
@@ -160,7 +160,7 @@ def _init(ray: Any, address: str, quiet: dict[str, Any]) -> None:
         try:
             ray.init(address=address, **quiet)
             return
-        except RuntimeError as error:
+        except ConnectionError as error:
             if not left or "Starting Ray client server failed" not in str(error):
                 raise
 

@@ -96,7 +96,10 @@ class Busy:
         self.asked += 1
         if self.left:
             self.left -= 1
-            raise RuntimeError("Starting Ray client server failed. See ray_client_server_23000.err for detailed logs.")
+            raise ConnectionAbortedError(  # what Ray's client raises, with what the server says
+                "Initialization failure from server:\nTraceback (most recent call last):\n  [...]\n"
+                "RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err for detailed logs."
+            )
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
@@ -106,7 +109,7 @@ def test_a_busy_cluster_is_asked_again(times: int) -> None:
         address = f"ray://127.0.0.1:{server.getsockname()[1]}"
         with (
             pytest.raises(
-                ConfigError, match=r"not reached \(Starting Ray client server failed.*a Ray of the same version"
+                ConfigError, match=r"not reached \(RuntimeError: Starting Ray client server failed.*a Ray of the same version"
             )
             if times == 3
             else contextlib.nullcontext()
