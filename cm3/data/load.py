@@ -30,7 +30,7 @@ from cm3.data.pack import Batch, best_fill, lay_out
 from cm3.document import Unreadable
 from cm3.errors import CheckpointError, ConfigError, DataError
 from cm3.sequence.answers import Weighted, weigh
-from cm3.sequence.mask import MaskLaw, cm3_mask, hide
+from cm3.sequence.mask import MaskLaw, cm3_mask, hide, thin
 from cm3.sequence.truncate import fit
 from cm3.vocab import Tokens, Vocab
 
@@ -276,7 +276,7 @@ class Loader:
                     f"pack, document {position}: has {len(document.weights)} weights for {length} tokens; "
                     "give one for each"
                 )
-            return _Item(position, document if length <= self.longest else None, length, False, False)
+            return _Item(position, document if length <= self.longest else None, document.length, False, False)
 
         def masked(tokens: Tokens, longest: int | None = None) -> Tokens:
             return cm3_mask(tokens, self.vocab, self.law, self._draws(position), longest)
@@ -285,8 +285,11 @@ class Loader:
         if tokens is None:
             return _Item(position, None, document.length, truncated, unmasked)
         made = weigh(tokens, self.vocab, self.law.tail_weight)
-        made = made._replace(shown=hide(tokens, self.vocab, self.law, self._draws(position, 1)))
-        return _Item(position, made, tokens.length, truncated, unmasked)
+        made = made._replace(
+            shown=hide(tokens, self.vocab, self.law, self._draws(position, 1)),
+            kept=thin(tokens, self.vocab, self.law, self._draws(position, 2)),
+        )
+        return _Item(position, made, made.length, truncated, unmasked)
 
     def _draws(self, position: int, part: int = 0) -> np.random.Generator:
         """Return the generator at the stretch of its stream that a part of a position's draws has to itself."""

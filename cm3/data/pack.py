@@ -21,8 +21,9 @@ from cm3.vocab import Vocab
 class Batch(NamedTuple):
     """Windows ready for a decoder, each array (b, s).
 
-    `ids`, `cells`, `positions` (from 0 in each document) int64; `documents` int64, 0 for padding, else 1, 2, ...;
-    `targets` int64, the next token of the same document; `weights` float32, 0 where there is no target.
+    `ids`, `cells`, `positions` (from 0 in each document, with gaps where tokens are left out) int64; `documents` int64,
+    0 for padding, else 1, 2, ...; `targets` int64, the next token of the same document; `weights` float32, 0 where
+    there is no target.
     """
 
     ids: np.ndarray
@@ -65,11 +66,15 @@ def lay_out(rows: Sequence[Sequence[Weighted]], length: int, vocab: Vocab) -> Ba
     count = np.arange(length)
     for i, row in enumerate(rows):
         at = 0
-        for number, (tokens, given, shown) in enumerate(row, start=1):
-            end = at + tokens.length
-            ids[i, at:end], cells[i, at:end] = tokens.ids if shown is None else shown, tokens.cells
-            positions[i, at:end], documents[i, at:end] = count[: end - at], number
-            targets[i, at : end - 1] = tokens.ids[1:]
-            weights[i, at : end - 1] = given[1:]
+        for number, document in enumerate(row, start=1):
+            tokens, given, shown, kept = document
+            end = at + document.length
+            own = count[: tokens.length] if kept is None else np.flatnonzero(kept)
+            ids[i, at:end], cells[i, at:end] = (tokens.ids if shown is None else shown)[own], tokens.cells[own]
+            positions[i, at:end], documents[i, at:end] = own, number
+            # What follows a token in the document, though the next in the window may be one further on.
+            told = own[own < tokens.length - 1] + 1
+            targets[i, at : at + len(told)] = tokens.ids[told]
+            weights[i, at : at + len(told)] = given[told]
             at = end
     return Batch(ids, cells, positions, documents, targets, weights)

@@ -29,11 +29,18 @@ from cm3.vocab import Tokens, Vocab
 class Weighted(NamedTuple):
     """A sequence that is laid out already, masks included. `weights` float32 (s,): how much the loss of each token
     counts, when it is the target. `shown` int32 (s,): the ids as the model reads them, where some are hidden from it
-    (`cm3.sequence.mask.hide`); None where it reads all."""
+    (`cm3.sequence.mask.hide`); None where it reads all. `kept` bool (s,): which tokens are trained on at all
+    (`cm3.sequence.mask.thin`); None where all are."""
 
     tokens: Tokens
     weights: np.ndarray
     shown: np.ndarray | None = None
+    kept: np.ndarray | None = None
+
+    @property
+    def length(self) -> int:
+        """Return how many tokens of a window it takes."""
+        return self.tokens.length if self.kept is None else int(self.kept.sum())
 
     @classmethod
     def of(cls, tokens: Tokens, weight: float = 1.0) -> Weighted:
@@ -42,13 +49,16 @@ class Weighted(NamedTuple):
 
     @classmethod
     def concat(cls, pieces: Iterable[Weighted]) -> Weighted:
-        """Join pieces end to end; codes that are hidden in one stay hidden."""
-        tokens, weights, shown = zip(*pieces, strict=True)
+        """Join pieces end to end; codes that are hidden or left out in one stay so."""
+        tokens, weights, shown, kept = zip(*pieces, strict=True)
         joined = cls(Tokens.concat(tokens), np.concatenate(weights))
-        if all(ids is None for ids in shown):
-            return joined
-        seen = [t.ids if ids is None else ids for t, ids in zip(tokens, shown, strict=True)]
-        return joined._replace(shown=np.concatenate(seen))
+        if any(ids is not None for ids in shown):
+            seen = [t.ids if ids is None else ids for t, ids in zip(tokens, shown, strict=True)]
+            joined = joined._replace(shown=np.concatenate(seen))
+        if any(which is not None for which in kept):
+            left = [np.ones(t.length, bool) if which is None else which for t, which in zip(tokens, kept, strict=True)]
+            joined = joined._replace(kept=np.concatenate(left))
+        return joined
 
 
 def weigh(tokens: Tokens, vocab: Vocab, tail_weight: float = 1.0) -> Weighted:

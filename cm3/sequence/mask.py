@@ -59,6 +59,9 @@ class MaskLaw:
     """Share of documents whose last image, where no words come after it, has codes that are hidden from the model
     (`hide`), though it is to foretell them: with fewer codes to go on, it learns to listen to the words. Ours; 0 is the
     paper's."""
+    thin: float = 0.0
+    """Share of the codes between two of their own kind that are left out (`thin`): a plain ground is then told by few
+    of its cells, and a window holds more pictures. Ours; 0 is the paper's."""
 
     def __post_init__(self) -> None:
         if self.law not in ("segments", "published"):
@@ -71,7 +74,7 @@ class MaskLaw:
             raise ConfigError(f"mask.text={self.text}: is a probability, must be in 0..1")
         if not 1 <= self.pieces <= 16:
             raise ConfigError(f"mask.pieces={self.pieces}: must be in 1..16")
-        for name in ("whole_text", "whole_image", "box", "hide"):
+        for name in ("whole_text", "whole_image", "box", "hide", "thin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"mask.{name}={getattr(self, name)}: is a probability, must be in 0..1")
         if not 0 < self.tail_weight <= 100:
@@ -121,6 +124,22 @@ def hide(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -
     hidden = (tokens.cells > 0) & (rng.random(tokens.length) < rate)
     hidden[: starts[-1]] = False
     return np.where(hidden, np.int32(vocab.unk), tokens.ids)
+
+
+def thin(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -> np.ndarray | None:
+    """Return which tokens of a document are kept, bool (s,); None where all are.
+
+    Each code that stands between two equal ones is left out with the probability `law.thin`. Those that are kept keep
+    their positions, and foretell the token that came after them.
+    """
+    if law.thin == 0:
+        return None
+    ids = tokens.ids
+    same = (ids[1:] == ids[:-1]) & vocab.is_image(ids[1:])
+    left_out = np.zeros(len(ids), bool)
+    left_out[1:-1] = same[:-1] & same[1:]
+    left_out &= rng.random(len(ids)) < law.thin
+    return ~left_out if left_out.any() else None
 
 
 def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:

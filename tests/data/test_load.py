@@ -358,3 +358,18 @@ def test_hidden_codes_are_still_foretold_and_the_same_after_a_resume() -> None:
         changed = batch.ids != other.ids
         assert changed.any() and (other.ids[changed] == VOCAB.unk).all() and (other.cells[changed] > 0).all()
     assert same(take(loader(given[1][1], **hidden), 1)[0][0], given[2][0])
+
+
+def test_windows_hold_more_pictures_where_their_ground_is_left_out() -> None:
+    flat = Tokens.of([VOCAB.image_start] * 16, range(1, 17))
+    document = Tokens.concat([Tokens.of([VOCAB.eos, VOCAB.text_start, VOCAB.brk]), flat, Tokens.of([VOCAB.eos])])
+    given: dict[str, Any] = {"source": Fixed(document), "law": MaskLaw(rate=0, thin=0.9), "length": 60}
+    whole, thinned = loader(**given | {"law": MaskLaw(rate=0)}), loader(**given)
+    found = take(thinned, 20)
+    take(whole, 20)
+    assert thinned.counts.documents > 2 * whole.counts.documents
+    assert thinned.counts.tokens == sum(int((batch.documents > 0).sum()) for batch, _ in found)
+    for batch, _ in found:  # a picture's first code is the fourth token, wherever the others went
+        at = batch.cells > 0
+        assert (batch.positions[at] == batch.cells[at] + 2).all() and batch.positions.max() == 19
+    assert same(take(loader(found[9][1], **given), 1)[0][0], found[10][0])

@@ -88,3 +88,18 @@ def test_of_equals_the_earlier_are_taken() -> None:
     assert best_fill([5, 5, 5, 5], 11) == [0, 1]
     assert best_fill([7, 2, 5, 4, 3], 9) == [0, 1]
     assert best_fill([4, 8], 9, first=True) == [0] and best_fill([4, 8], 9) == [1]
+
+
+@given(st.lists(st.tuples(st.integers(2, 16), st.integers(0, 99)), min_size=1, max_size=4))
+def test_what_is_left_out_leaves_the_rest_where_it_was(drawn: list[tuple[int, int]]) -> None:
+    """Those that stay keep position, cell and target, so a model that sees no other token gives what it gave."""
+    whole = [weigh(some(n, seed), VOCAB) for n, seed in drawn]
+    rngs = [np.random.default_rng(seed) for _, seed in drawn]
+    thinned = [one._replace(kept=rng.random(one.tokens.length) < 0.5) for one, rng in zip(whole, rngs, strict=True)]
+    before, after = lay_out([whole], 64, VOCAB), lay_out([thinned], 64, VOCAB)
+    for number, one in enumerate(thinned, 1):
+        at, now = before.documents[0] == number, after.documents[0] == number
+        assert now.sum() == one.length
+        for field in ("ids", "cells", "positions", "targets", "weights"):
+            assert getattr(after, field)[0, now].tolist() == getattr(before, field)[0, at][one.kept].tolist(), field
+    assert (after.documents[0] > 0).sum() == sum(one.length for one in thinned)

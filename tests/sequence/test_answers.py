@@ -91,3 +91,12 @@ def test_codes_hidden_in_one_piece_are_hidden_in_the_whole() -> None:
     joined = Weighted.concat([plain, hidden])
     assert joined.shown is not None and joined.shown.tolist() == [1, 2, 3, 4, 9]
     assert joined.tokens.ids.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_what_is_left_out_of_one_piece_is_left_out_of_the_whole() -> None:
+    tokens = [Tokens.of([1, 2, 3]), Tokens.of([4, 5])]
+    plain, thin = Weighted.of(tokens[0]), Weighted.of(tokens[1])._replace(kept=np.asarray([True, False]))
+    assert Weighted.concat([plain, plain]).kept is None
+    joined = Weighted.concat([plain, thin, plain])
+    assert joined.kept is not None and joined.kept.tolist() == [True, True, True, True, False, True, True, True]
+    assert joined.tokens.length == 8 and joined.length == 7 and plain.length == 3

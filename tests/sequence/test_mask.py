@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from sequence_parts import VOCAB, document, same
 
 from cm3.errors import ConfigError, DataError
-from cm3.sequence.mask import MaskLaw, cm3_mask, cm3_unmask, hide, move_spans, put_back, row_spans, split_tails
+from cm3.sequence.mask import (
+    MaskLaw,
+    cm3_mask,
+    cm3_unmask,
+    hide,
+    move_spans,
+    put_back,
+    row_spans,
+    split_tails,
+    thin,
+)
 from cm3.sequence.mask import tail as tail_of
 from cm3.sequence.segments import segments
 from cm3.vocab import Tokens, Vocab
@@ -344,3 +354,30 @@ def test_codes_of_a_picture_that_is_cut_are_hidden_too() -> None:
     shown = [hide(cut, VOCAB, MaskLaw(hide=1.0), np.random.default_rng(seed)) for seed in range(20)]
     assert all(found is not None for found in shown)
     assert any((found[cut.cells > 0] == VOCAB.unk).all() for found in shown if found is not None)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=1, max_size=40), st.sampled_from([0.0, 0.5, 1.0]))
+def test_only_codes_between_two_of_their_own_kind_are_left_out(codes: list[int], share: float) -> None:
+    ids = [VOCAB.eos, *[VOCAB.text_start] * 4, VOCAB.brk, *(VOCAB.image_start + c for c in codes), VOCAB.eos]
+    cells = [0] * 6 + list(range(1, len(codes) + 1)) + [0]
+    kept = thin(Tokens.of(ids, cells), VOCAB, MaskLaw(thin=share), np.random.default_rng(len(codes)))
+    inner = range(1, len(ids) - 1)
+    between = np.array([False, *(ids[i - 1] == ids[i] == ids[i + 1] and cells[i] > 0 for i in inner), False])
+    if share == 0 or not between.any():
+        assert kept is None
+    elif share == 1:
+        assert kept is not None and (kept == ~between).all()
+    else:
+        assert kept is None or kept[~between].all()
+
+
+def test_codes_are_left_out_as_often_as_the_law_says() -> None:
+    flat = Tokens.of([VOCAB.eos, VOCAB.brk, *[VOCAB.image_start] * 4002, VOCAB.eos])
+    kept = thin(flat, VOCAB, MaskLaw(thin=0.9), np.random.default_rng(0))
+    assert kept is not None and 360 < int(kept.sum()) - 5 < 440
+
+
+def test_a_share_to_leave_out_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"mask.thin=-0.5: is a probability, must be in 0..1"):
+        MaskLaw(thin=-0.5)

@@ -109,7 +109,7 @@ def test_a_busy_cluster_is_asked_again(times: int) -> None:
         address = f"ray://127.0.0.1:{server.getsockname()[1]}"
         with (
             pytest.raises(
-                ConfigError, match=r"not reached \(RuntimeError: Starting Ray client server failed.*a Ray of the same version"
+                ConfigError, match=r"not reached \(RuntimeError: Starting Ray client server failed.*of the same version"
             )
             if times == 3
             else contextlib.nullcontext()

@@ -288,8 +288,8 @@ def changed_cells(before: PIL.Image.Image, after: PIL.Image.Image, grid: tuple[i
 def reordered(lesson: Weighted, order: np.ndarray) -> Weighted:
     """Return the same with the codes of each picture in another order, and their weights with them; cells stay in
     theirs."""
-    tokens, weights, _ = lesson
-    ids, weights = tokens.ids.copy(), weights.copy()
+    tokens = lesson.tokens
+    ids, weights = tokens.ids.copy(), lesson.weights.copy()
     for start in np.flatnonzero(tokens.cells == 1).tolist():
         span = slice(start, start + len(order))
         ids[span], weights[span] = ids[span][order], weights[span][order]
