@@ -115,9 +115,7 @@ def hide(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -
     """
     if law.hide == 0 or rng.random() >= law.hide:
         return None
-    # A picture that is cut to a part of its cells begins with another one.
-    after = np.concatenate([[False], tokens.ids[:-1] == vocab.brk])
-    starts = np.flatnonzero((tokens.cells == 1) | ((tokens.cells > 1) & after))
+    starts = np.flatnonzero(tokens.cells == 1)
     if not len(starts) or bool(vocab.is_text(tokens.ids[starts[-1] :]).any()):
         return None
     rate = 1.0 if rng.random() < 0.5 else float(rng.random())

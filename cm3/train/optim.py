@@ -126,19 +126,45 @@ class Muon(torch.optim.Optimizer):
                 p.add_(like(update.view(p.shape), p), alpha=-group["lr"] * 0.2 * math.sqrt(max(update.shape)))
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
+STEPS = 5
+"""Newton-Schulz steps."""
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+"""Of a step: x -> a x + (b g + c g^2) x, with the Gram matrix g of x."""
+
+
+def orthogonalise(matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return the nearest matrix with singular values near 1: quintic Newton-Schulz (Jordan et al. 2024).
 
-    (r, c) -> (r, c), computed in `dtype`, None the matrix's, on a processor and in bfloat16 on a GPU.
+    (r, c) -> (r, c), computed in `dtype`, None the matrix's, on a processor and in bfloat16 on a GPU. In float32 a
+    matrix of which one side is twice the other takes its steps in its Gram matrix, which is smaller. That squares the
+    singular values, for which bfloat16 has too few digits.
     """
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else dtype or matrix.dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    if x.dtype != torch.bfloat16 and x.shape[1] >= 2 * x.shape[0]:
+        x = _steps_of_gram(x @ x.T) @ x
+    else:
+        for _ in range(STEPS):
+            x = torch.addmm(x, _step(x @ x.T), x, beta=_A)
     return (x.T if tall else x).to(matrix.dtype)
+
+
+def _step(gram: Tensor) -> Tensor:
+    """Return b g + c g^2."""
+    return torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+
+
+def _steps_of_gram(gram: Tensor) -> Tensor:
+    """Return the product of all steps, each a matrix p = a + b g + c g^2: x -> p x, so g -> p g p."""
+    total = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for left in reversed(range(STEPS)):
+        p = _step(gram)
+        p.diagonal().add_(_A)
+        total = p @ total
+        gram = p @ (gram @ p) if left else gram
+    return total
 
 
 class Optimizer:

@@ -347,15 +347,6 @@ def test_a_picture_that_words_tell_afterwards_is_seen() -> None:
     assert hide(tokens, VOCAB, law, np.random.default_rng(0)) is not None
 
 
-def test_codes_of_a_picture_that_is_cut_are_hidden_too() -> None:
-    whole = document(3, -8)
-    kept = (whole.cells != 1) & (whole.cells != 2)
-    cut = Tokens(whole.ids[kept], whole.cells[kept])
-    shown = [hide(cut, VOCAB, MaskLaw(hide=1.0), np.random.default_rng(seed)) for seed in range(20)]
-    assert all(found is not None for found in shown)
-    assert any((found[cut.cells > 0] == VOCAB.unk).all() for found in shown if found is not None)
-
-
 @settings(max_examples=100)
 @given(st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=1, max_size=40), st.sampled_from([0.0, 0.5, 1.0]))
 def test_only_codes_between_two_of_their_own_kind_are_left_out(codes: list[int], share: float) -> None:

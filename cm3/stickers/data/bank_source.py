@@ -59,8 +59,6 @@ class BankLaw:
 
     def __post_init__(self) -> None:
         """Check every share."""
-        if self.sheets.block:
-            raise ConfigError(f"law.sheets.block={self.sheets.block}: sheets beside documents are whole; must be 0")
         for name in ("two", "same_ground", "same_place", "other_size"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")

@@ -12,10 +12,10 @@ from cm3.data.load import Source
 from cm3.document import Document, Image, Text
 from cm3.errors import ConfigError
 from cm3.sequence.segments import document_of, image_tokens, text_tokens
-from cm3.stickers.data.sheet_codes import SheetCodes, cells_of_place, fits
-from cm3.stickers.drawing import WIDTH, draw
+from cm3.stickers.data.sheet_codes import SheetCodes, fits
+from cm3.stickers.drawing import draw
 from cm3.stickers.sentences import describe
-from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, pick, random_sheet
+from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, random_sheet
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
@@ -32,27 +32,24 @@ class SheetLaw:
     """Share of captions that say every place; the others are of any style."""
     captions_only: float = 0.03
     """Share of documents that are a caption without its picture."""
-    block: float = 0.0
-    """Share of pictures that are cut to the block of one of their stickers, whatever the caption says of others: a
-    quarter of the tokens, for a first stage. Nothing is drawn of the rest, so a model needs whole sheets after it."""
 
     def __post_init__(self) -> None:
         """Check every field."""
         fine = all(0 <= share < np.inf for share in self.number) and sum(self.number) > 0
         if not (1 <= len(self.number) <= len(QUARTERS) and fine):
             raise ConfigError(f"law.number={self.number}: must be shares of 1 to 4 stickers, of 0 or more, not all 0")
-        for name in ("in_order", "places", "captions_only", "block"):
+        for name in ("in_order", "places", "captions_only"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
 
 
 class Described(NamedTuple):
-    """A sheet, what is said of it, and what is shown."""
+    """A sheet, what is said of it, and whether it is shown."""
 
     sheet: Sheet
     caption: str
-    shown: str
-    """The place of the one sticker whose block is shown, or 'sheet', or 'nothing'."""
+    shown: bool
+    """Whether it is shown, or a caption alone."""
 
 
 def describe_sheet(seed: int, index: int, split: Split = "train", law: SheetLaw | None = None) -> Described:
@@ -63,14 +60,13 @@ def describe_sheet(seed: int, index: int, split: Split = "train", law: SheetLaw 
     in_order, places, alone = (rng.random() < share for share in (law.in_order, law.places, law.captions_only))
     sheet = random_sheet(rng, split, number)
     caption = describe(sheet, rng, in_order=bool(in_order), style="places" if places else None)
-    cut = pick(rng, [one.place for one in sheet.stickers]) if rng.random() < law.block else "sheet"
-    return Described(sheet, caption, "nothing" if alone else cut)
+    return Described(sheet, caption, not alone)
 
 
 def sheet_document(seed: int, index: int, size: int, split: Split = "train", law: SheetLaw | None = None) -> Document:
     """Return document `index` of the endless stream `seed`: a caption and its whole picture of `size` pixels."""
     sheet, caption, shown = describe_sheet(seed, index, split, law)
-    parts = (Text(caption),) if shown == "nothing" else (Text(caption), Image(draw(sheet, size)))
+    parts = (Text(caption), Image(draw(sheet, size))) if shown else (Text(caption),)
     return Document(parts, id=str(index), source=f"stickers/{split}")
 
 
@@ -78,17 +74,12 @@ class SheetSource(Source):
     """`Source` (cm3/data/load.py) of tokenised sheets."""
 
     def __init__(self, codec: Codec, seed: int, split: Split = "train", law: SheetLaw | None = None) -> None:
-        """Raise `ConfigError` for a codec without an image tokenizer, and for blocks that are no whole cells of it."""
+        """Raise `ConfigError` for a codec without an image tokenizer."""
         if codec.image is None:
             raise ConfigError("codec: sheets have pictures; give it an image tokenizer")
         self.codec, self.seed, self.split, self.law = codec, seed, split, law or SheetLaw()
         self.size = codec.image.size
         self._codes = SheetCodes(codec.image) if fits(codec.image) and codec.vocab.grammar == "cm3" else None
-        if self.law.block and self._codes is None:
-            raise ConfigError(
-                f"law.block={self.law.block}: needs the grammar cm3, and an image tokenizer of {WIDTH} px whose codes "
-                "see their own cells alone (vqgan.reach='cell'); give 0, or such a tokenizer"
-            )
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens]:
         """Return tokens of these documents."""
@@ -104,12 +95,6 @@ class SheetSource(Source):
         """Return the tokens of a document, from the known codes of its blocks."""
         vocab = self.codec.vocab
         parts = [text_tokens(self.codec.text.encode(described.caption), vocab)]
-        if described.shown != "nothing":
-            grid = codes.of(described.sheet)
-            picture = image_tokens(grid, vocab)
-            if described.shown != "sheet":
-                kept = np.zeros(grid.shape, bool)
-                kept[cells_of_place(described.shown, WIDTH // grid.shape[0])] = True
-                picture = Tokens(picture.ids[kept.ravel()], picture.cells[kept.ravel()])
-            parts.append(picture)
+        if described.shown:
+            parts.append(image_tokens(codes.of(described.sheet), vocab))
         return document_of(parts, vocab)
