@@ -155,7 +155,7 @@ def pretrain_one() -> PretrainRun:
 def pretrain_two() -> PretrainRun:
     """The model of `pretrain_one` on sheets of one to four stickers, with more of their ground.
 
-    Price: 2,000 steps of 1,152 tokens, 55 minutes of one core of an AVX2 processor.
+    Price: 2,000 steps of 1,152 tokens; by the rate of `pretrain_one` 55 minutes. Not timed to its end.
     """
     first = pretrain_one()
     return replace(
@@ -173,7 +173,7 @@ def pretrain_two() -> PretrainRun:
 def pretrain() -> PretrainRun:
     """The model of `pretrain_two` on fuller sheets, until its rate has fallen.
 
-    Price: 1,500 steps of about 2,300 tokens, 55 minutes of one core of an AVX2 processor.
+    Price: 1,500 steps of about 2,300 tokens; by the rate of `pretrain_one` an hour. Not timed to its end.
     """
     before = pretrain_two()
     return replace(

@@ -143,7 +143,7 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
-    if x.dtype != torch.bfloat16 and x.shape[1] >= 2 * x.shape[0]:
+    if x.dtype in (torch.float32, torch.float64) and x.shape[1] >= 2 * x.shape[0]:
         x = _steps_of_gram(x @ x.T) @ x
     else:
         for _ in range(STEPS):
