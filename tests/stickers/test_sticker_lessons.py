@@ -195,6 +195,18 @@ def test_codes_that_are_to_be_given_may_be_hidden_and_others_never_are() -> None
     assert seen == {"text", "image"}
 
 
+def test_little_of_the_ground_may_be_in_a_lesson() -> None:
+    mix = only(edit=1.0, vqa2=1.0)
+    whole, thinned = (source(mix, LessonWeights(thin=t)).sequences(range(12)) for t in (0.0, 1.0))
+    for one, other in zip(whole, thinned, strict=True):
+        assert isinstance(one, Weighted) and isinstance(other, Weighted) and one.kept is None
+        assert other.tokens.ids.tolist() == one.tokens.ids.tolist(), "the same lesson"
+        assert other.kept is not None and other.length < one.length
+        left_out = np.flatnonzero(~other.kept)
+        assert (one.tokens.ids[left_out] == one.tokens.ids[left_out - 1]).all()
+        assert (one.tokens.cells[left_out] > 0).all()
+
+
 def test_the_rest_may_weigh_something() -> None:
     law = LessonWeights(unsaid=0.0, rest=0.125)
     (made,) = encode_lessons(some("vqa2", 1, law), codec(), law)
@@ -257,7 +269,7 @@ def test_a_kind_of_question_that_a_sheet_does_not_allow_gives_way() -> None:
 
 def test_every_lesson_goes_through_the_loader() -> None:
     mix = TaskShares(**dict.fromkeys(TASKS, 1.0) | {"plain": 4.0})
-    law = LessonWeights(hide=0.5)
+    law = LessonWeights(hide=0.5, thin=0.5)
     made = Loader(source(mix, law), codec().vocab, MaskLaw(rate=2.0, tail_weight=4.5), windows=4, length=1024, seed=0)
     weights = np.concatenate([b.weights.ravel() for b, _ in itertools.islice(made, 6)])
     want = np.float32([0.0, law.kept, 1.0, law.long, law.told, 4.5, law.short])
@@ -286,6 +298,8 @@ def test_other_bad_settings_are_refused() -> None:
         LessonWeights(unsaid=2)
     with pytest.raises(ConfigError, match=r"law.hide=-0.1: is a share, must be in 0\.\.1"):
         LessonWeights(hide=-0.1)
+    with pytest.raises(ConfigError, match=r"law.thin=2: is a share, must be in 0\.\.1"):
+        LessonWeights(thin=2)
     for name in ("most_questions", "most_edits"):
         with pytest.raises(ConfigError, match=f"law.{name}=0: must be 1 to 16"):
             LessonWeights(**{name: 0})

@@ -23,7 +23,7 @@ from cm3.document import Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError
 from cm3.sequence.answers import Weighted, weighted_tail
 from cm3.sequence.holes import groups, space_before
-from cm3.sequence.mask import MaskLaw, hide
+from cm3.sequence.mask import MaskLaw, hide, thin
 from cm3.sequence.segments import runs, text_tokens
 from cm3.sequence.unconditional import HIDDEN
 from cm3.stickers.ask import QUESTIONS, Question, random_question
@@ -125,6 +125,9 @@ class LessonWeights:
     hide: float = 0.0
     """Share of lessons that give a picture in which codes of the last one are hidden from the model that is to
     foretell them (`cm3.sequence.mask.hide`)."""
+    thin: float = 0.0
+    """Share of the codes between two of their own kind that are left out (`cm3.sequence.mask.thin`): a window holds
+    more lessons where little of the ground is in it."""
     most_questions: int = 12
     """Most questions about one picture."""
     most_edits: int = 2
@@ -140,7 +143,7 @@ class LessonWeights:
         for name in ("rest", "kept", "short", "told", "long"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in ("unsaid", "hide"):
+        for name in ("unsaid", "hide", "thin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
         for name in ("most_questions", "most_edits"):
@@ -197,9 +200,12 @@ class StickerLessons(Source):
         documents = iter(self.plain.sequences(plain) if plain and self.plain is not None else [])
         taught = [i for i in positions if i not in plain]
         made = encode_lessons([self.lesson(i) for i in taught], self.codec, self.law)
-        law, v = MaskLaw(hide=self.law.hide), self.codec.vocab
+        law, v = MaskLaw(hide=self.law.hide, thin=self.law.thin), self.codec.vocab
         draws = [np.random.default_rng([self.seed, 0x41DE, i]) for i in taught]
-        lessons = iter([one._replace(shown=hide(one.tokens, v, law, r)) for one, r in zip(made, draws, strict=True)])
+        lessons = (
+            one._replace(shown=hide(one.tokens, v, law, rng), kept=thin(one.tokens, v, law, rng))
+            for one, rng in zip(made, draws, strict=True)
+        )
         return [next(documents) if i in plain else next(lessons) for i in positions]
 
     def make(self) -> None:
