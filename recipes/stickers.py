@@ -194,7 +194,7 @@ def pretrain_shown() -> PretrainRun:
     Copying is learnt there within 250 of these small steps (docs/log.md). Its rate stays as it is to the end, since
     `pretrain_found` goes on from it.
 
-    Price: 500 steps of 1,152 tokens, 14 minutes of one core of an AVX2 processor.
+    Price: 500 steps of 1,152 tokens at about 610 a second, 16 minutes of one core of an AVX2 processor.
     """
     before = pretrain()
     one = BankLaw(documents=AugmentLaw((0.0, 1.0)), sheets=SheetLaw(number=(1.0,)), same_ground=0.7, same_place=0.5)
@@ -215,7 +215,7 @@ def pretrain_shown() -> PretrainRun:
 def pretrain_found() -> PretrainRun:
     """The model of `pretrain_shown` on one to four stickers with documents of one or two, known kinds among them.
 
-    Price: 1,200 steps of 1,152 tokens; by the rate of `pretrain_shown` 35 minutes. Not timed to its end.
+    Price: 1,200 steps of 1,152 tokens; by the rate of `pretrain_shown` 38 minutes. Not timed to its end.
     """
     before = pretrain_shown()
     law = BankLaw(
