@@ -93,7 +93,7 @@ def pretrain_one() -> PretrainRun:
 
     Its rate stays as it is to the end, since `pretrain_two` goes on from it.
 
-    Price: 1,800 steps of 1,152 tokens at 600 to 750 a second, 50 minutes of one core of an AVX2 processor.
+    Price: 1,800 steps of 1,152 tokens at about 610 a second, 57 minutes of one core of an AVX2 processor.
     """
     return PretrainRun(
         out="runs/stickers/pretrain_one",
@@ -154,7 +154,7 @@ def pretrain_one() -> PretrainRun:
 def pretrain_two() -> PretrainRun:
     """The model of `pretrain_one` on sheets of one to four stickers, with more of their ground.
 
-    Price: 2,000 steps of 1,152 tokens; by the rate of `pretrain_one` 55 minutes. Not timed to its end.
+    Price: 2,000 steps of 1,152 tokens; by the rate of `pretrain_one` 63 minutes. Not timed to its end.
     """
     first = pretrain_one()
     return replace(
