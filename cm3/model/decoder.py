@@ -14,6 +14,7 @@ How attention reaches other tokens is the caller's: `attend(layer, q, k, v)` is 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,6 +34,11 @@ MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q, k, v) -> out. q and out (b, h, s, k), k and v (b, g, s, k), where each of g key heads serves h / g query
 heads that stand side by side. q and k already carry their norms and rotary positions."""
+
+
+Rotary = tuple[Tensor, ...]
+"""Cosines and sines (b, 1, s, k); where words and codes are kept apart, the ends (b, 1, s, 2) of queries and of keys too
+(`marks`)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,9 @@ class DecoderConfig:
     """(rows, columns) of an image's codes: adds a learned row and column embedding to each code. None: adds nothing."""
     tied: bool = True
     """Whether the output shares the weights of the embedding."""
+    apart: int = 0
+    """First layers in which words and codes of pictures do not see each other, so that words are read together before a
+    picture reads them; needs rope. Ours (docs/decisions/0024-apart.md); 0 is the paper's."""
     init_std: float = 0.006
     """Standard deviation of the weights at the start."""
     position_std: float = 0.0002
@@ -94,6 +103,12 @@ class DecoderConfig:
             raise ConfigError(f"decoder.d_model={self.d_model}: must be a multiple of heads={self.heads}")
         if self.head_dim % 2 and self.positions == "rope":
             raise ConfigError(f"decoder.heads={self.heads}: d_model / heads = {self.head_dim} must be even for rope")
+        if not 0 <= self.apart < self.layers:
+            raise ConfigError(f"decoder.apart={self.apart}: must be at least 0 and less than layers={self.layers}")
+        if self.apart and (self.positions != "rope" or self.head_dim < 4):
+            raise ConfigError(
+                f"decoder.apart={self.apart}: needs positions='rope' and heads of a width of at least 4; give 0, or those"
+            )
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise ConfigError(f"decoder.kv_heads={self.kv_heads}: must divide heads={self.heads}")
         for name, known in (
@@ -164,7 +179,7 @@ class Block(nn.Module):
         self.gate = nn.Linear(d, c.ffn, bias=False) if c.activation == "swiglu" else None
         self.down = nn.Linear(c.ffn, d, bias=False)
 
-    def forward(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, layer: int, rotary: Rotary | None, attend: Attend) -> Tensor:
         """Map (b, s, d) -> (b, s, d)."""
         if self.order == "pre":
             x = x + self.attention(self.norm1(x), layer, rotary, attend)
@@ -172,7 +187,7 @@ class Block(nn.Module):
         x = x + self.norm1(self.attention(x, layer, rotary, attend))
         return x + self.norm2(self.feed_forward(x))
 
-    def attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+    def attention(self, x: Tensor, layer: int, rotary: Rotary | None, attend: Attend) -> Tensor:
         """Project, normalise, rotate, attend, project back."""
         b, s, _ = x.shape
         q, k, v = (
@@ -181,7 +196,9 @@ class Block(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q, k = rotate(q, *rotary[:2]), rotate(k, *rotary[:2])
+            if len(rotary) > 2:
+                q, k = marked(q, rotary[2]), marked(k, rotary[3])
         out = attend(layer, q, k, v)
         return self.wo(out.transpose(1, 2).reshape(b, s, -1))
 
@@ -257,7 +274,8 @@ class Decoder(nn.Module):
         """Return the final hidden states (b, s, d), normed, ready for `head`.
 
         ids, positions (b, s) int64. cells (b, s) int64: 0, or 1 + the raster index of an image code in its grid; used
-        only where the config has a `grid`.
+        only where the config has a `grid`, or keeps words and codes `apart`. Raises `ConfigError` where it does and
+        there are none.
         """
         x = self.embed(ids)
         if self.position is not None:
@@ -273,8 +291,11 @@ class Decoder(nn.Module):
             blocks, rotary = self._laid_out, None if self._turns is None else self._turns[:, positions].unbind()
         elif self.config.positions == "rope":
             rotary = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        apart = rotary
+        if self.config.apart:
+            apart = (*rotary, *marks(cells, self.config.head_dim, x.dtype, heads=2 if blocks is self._laid_out else 1))
         for layer, block in enumerate(blocks):
-            x = block(x, layer, rotary, attend)
+            x = block(x, layer, apart if layer < self.config.apart else rotary, attend)
         return self.norm(x)
 
     def lay_out(self, total: Map | None = None) -> Decoder:
@@ -335,6 +356,30 @@ class Decoder(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None = None) -> Tensor:
         """Return logits (b, s, v): entry [:, i] predicts the token after i."""
         return self.head(self.hidden(ids, positions, attend, cells))
+
+
+FAR = 100.0
+"""By how much the score of a word for a code is below that of a word, and of a code for a word: nothing is left of it."""
+
+
+def marks(cells: Tensor | None, width: int, dtype: torch.dtype, heads: int) -> tuple[Tensor, Tensor]:
+    """Return the ends of queries and of keys, each (b, s, 2) with a dimension of 1 at `heads`, that keep words and codes
+    apart: their products are 0 between two words and two codes, and -FAR after scaling between a word and a code.
+
+    cells (b, s): over 0 for codes. `width` is that of a head, of which they take the last two numbers. So no attention
+    has to know of it, nor a cache. Raises `ConfigError` without cells.
+    """
+    if cells is None:
+        raise ConfigError("decoder.apart: words and codes are told apart by their cells; give cells (b, s)")
+    code = (cells > 0).to(dtype)
+    word = 1 - code
+    ends = FAR * math.sqrt(width) * torch.stack([word, code], -1), -torch.stack([code, word], -1)
+    return ends[0].unsqueeze(heads), ends[1].unsqueeze(heads)
+
+
+def marked(x: Tensor, ends: Tensor) -> Tensor:
+    """Return x (b, h, s, k) with its last numbers replaced by those of `ends` (b, 1, s, 2)."""
+    return torch.cat([x[..., : -ends.shape[-1]], ends.expand(*x.shape[:-1], -1)], -1)
 
 
 def rotary_angles(positions: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ STYLES: dict[str, dict[str, Any]] = {
         "norm_order": "swin", "tied": False, "kv_heads": 2,
     },
     "ours": {"positions": "rope", "qk_norm": True, "grid": (3, 5)},
+    "apart": {"positions": "rope", "qk_norm": True, "grid": (3, 5), "apart": 1, "kv_heads": 2},
     "grouped": {"kv_heads": 1, "grid": (2, 2), "tied": False},
     "wide": {"hidden": 7, "kv_heads": 2, "qk_norm": True},
 }  # fmt: skip
@@ -261,6 +262,37 @@ def test_grid_embeddings_touch_codes_only() -> None:
     torch.testing.assert_close(decoder(ids, positions, Causal(), cells), plain)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_words_and_codes_are_apart_in_the_first_layers(kind: torch.dtype) -> None:
+    decoder = make({"positions": "rope", "grid": (3, 5), "apart": 2, "layers": 4}).to(kind)
+    ids, positions, cells = inputs()
+    code = cells > 0
+    other = code[:, None, :, None] != code[:, None, None, :]
+    past = torch.ones(12, 12, dtype=torch.bool).tril()
+    shares = []
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q @ k.mT / math.sqrt(q.shape[-1])).float()
+        shares.append(scores.masked_fill(~past, -math.inf).softmax(-1))
+        return Causal()(layer, q, k, v)
+
+    with torch.no_grad():
+        decoder.hidden(ids, positions, attend, cells)
+    assert bool(code.any()) and not bool(code.all())
+    for layer, share in enumerate(shares):
+        across = share.masked_select(other & past)
+        # Weights of tests are wild: a score may be 30 higher than another.
+        assert bool((across < 1e-9).all()) if layer < 2 else bool((across > 1e-9).any())
+        assert bool((share.masked_select(~other & past) > 0).any())
+
+
+def test_words_are_told_from_codes_by_cells() -> None:
+    decoder = make({"positions": "rope", "apart": 1})
+    ids, positions, _ = inputs()
+    with pytest.raises(ConfigError, match=r"decoder.apart: words and codes are told apart by their cells; give cells"):
+        decoder(ids, positions, Causal())
+
+
 def test_every_cell_has_its_own_place() -> None:
     decoder = make({"grid": (3, 5), "layers": 1})
     seen = set()
@@ -287,6 +319,9 @@ def test_every_cell_has_its_own_place() -> None:
         ({"positions": "alibi"}, "decoder.positions='alibi': must be one of learned, rope"),
         ({"grid": (4,)}, r"decoder.grid=\(4,\): must be \(rows, columns\), each at least 1"),
         ({"grid": [0, 4]}, r"decoder.grid=\(0, 4\): must be \(rows, columns\)"),
+        ({"apart": 2, "positions": "rope"}, "decoder.apart=2: must be at least 0 and less than layers=2"),
+        ({"apart": -1}, "decoder.apart=-1: must be at least 0"),
+        ({"apart": 1}, "decoder.apart=1: needs positions='rope' and heads of a width of at least 4; give 0, or those"),
         ({"init_std": 0.0}, "decoder.init_std=0.0: must be over 0"),
         ({"position_std": -1.0}, "decoder.position_std=-1.0: must be over 0"),
     ],
