@@ -37,8 +37,8 @@ heads that stand side by side. q and k already carry their norms and rotary posi
 
 
 Rotary = tuple[Tensor, ...]
-"""Cosines and sines (b, 1, s, k); where words and codes are kept apart, the ends (b, 1, s, 2) of queries and of keys too
-(`marks`)."""
+"""Cosines and sines (b, 1, s, k); where words and codes are kept apart, the ends of queries and of keys too, each
+(b, 1, s, 2) (`marks`)."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class DecoderConfig:
             raise ConfigError(f"decoder.apart={self.apart}: must be at least 0 and less than layers={self.layers}")
         if self.apart and (self.positions != "rope" or self.head_dim < 4):
             raise ConfigError(
-                f"decoder.apart={self.apart}: needs positions='rope' and heads of a width of at least 4; give 0, or those"
+                f"decoder.apart={self.apart}: needs positions='rope' and heads of a width of at least 4; "
+                "give 0, or those"
             )
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise ConfigError(f"decoder.kv_heads={self.kv_heads}: must divide heads={self.heads}")
@@ -359,12 +360,12 @@ class Decoder(nn.Module):
 
 
 FAR = 100.0
-"""By how much the score of a word for a code is below that of a word, and of a code for a word: nothing is left of it."""
+"""By how much the score of a word for a code, and of a code for a word, is lower: nothing is left of it."""
 
 
 def marks(cells: Tensor | None, width: int, dtype: torch.dtype, heads: int) -> tuple[Tensor, Tensor]:
-    """Return the ends of queries and of keys, each (b, s, 2) with a dimension of 1 at `heads`, that keep words and codes
-    apart: their products are 0 between two words and two codes, and -FAR after scaling between a word and a code.
+    """Return the ends of queries and of keys that keep words and codes apart, each (b, s, 2) with a dimension of 1 put in
+    at `heads`: their products are 0 between two words or two codes, and -FAR after scaling between a word and a code.
 
     cells (b, s): over 0 for codes. `width` is that of a head, of which they take the last two numbers. So no attention
     has to know of it, nor a cache. Raises `ConfigError` without cells.
