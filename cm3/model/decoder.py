@@ -364,7 +364,7 @@ FAR = 100.0
 
 
 def marks(cells: Tensor | None, width: int, dtype: torch.dtype, heads: int) -> tuple[Tensor, Tensor]:
-    """Return the ends of queries and of keys that keep words and codes apart, each (b, s, 2) with a dimension of 1 put in
+    """Return the ends of queries and of keys that keep words and codes apart, each (b, s, 2) with a dimension more
     at `heads`: their products are 0 between two words or two codes, and -FAR after scaling between a word and a code.
 
     cells (b, s): over 0 for codes. `width` is that of a head, of which they take the last two numbers. So no attention
