@@ -15,7 +15,8 @@ from dataclasses import replace
 from cm3.model.vqgan import VQGANConfig
 from cm3.runs import ImageTokenizerRun, PretrainRun
 from cm3.sequence.mask import MaskLaw
-from cm3.stickers.sticker_kinds import StickerPictures
+from cm3.stickers.data.sheet_source import SheetLaw
+from cm3.stickers.sticker_kinds import StickerData, StickerPictures
 
 from . import stickers
 
@@ -59,7 +60,7 @@ def pretrain() -> PretrainRun:
 
     Price: 1,000 steps of about 4,000 tokens, 55 minutes of one core of an AVX2 processor.
     """
-    first = stickers.pretrain_one()
+    first = stickers.pretrain_words()
     return replace(
         first,
         out="runs/chameleon/pretrain",
@@ -70,6 +71,7 @@ def pretrain() -> PretrainRun:
             grid=None,
             hidden=688,
             context=256,
+            near=0.0,
             norm="rms",
             norm_affine=True,
             activation="swiglu",
@@ -78,7 +80,7 @@ def pretrain() -> PretrainRun:
         grammar="chameleon",
         cells=False,
         mask=MaskLaw(rate=0.0, hide=0.5, columns=8),
-        optim=replace(first.optim, decay_from=0.4),
+        optim=replace(first.optim, warmup=100, decay_from=0.4),
         windows=4,
         length=1024,
         steps=1000,
@@ -86,6 +88,6 @@ def pretrain() -> PretrainRun:
         save_every=50,
         sample_every=500,
         image_tokenizer="runs/chameleon/image_tokenizer",
-        data=replace(first.data, seed=21),
+        data=StickerData(seed=21, law=SheetLaw(number=(1.0,), places=0.7)),
         sampling={"image": {"temperature": 0.7, "guidance": 1.0}, "text": {"temperature": 0.5}},
     )

@@ -179,8 +179,8 @@ def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stickers_from_one_to_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that saw little of the ground goes on with more stickers, and draws whole sheets."""
+def test_stickers_from_words_to_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of sheets told in words goes on with little of their ground, and draws whole sheets."""
     monkeypatch.setattr("cm3.stickers.data.training_pictures.MEASURED", 4)
     tokens = replace(
         recipe("stickers.py", "image_tokenizer")(),
@@ -188,22 +188,24 @@ def test_stickers_from_one_to_several(tmp_path: Path, monkeypatch: pytest.Monkey
         batch=2, steps=1, out=str(tmp_path / "tokens"), log_every=1, sample_every=0,
     )  # fmt: skip
     tokens.run(progress=False)
-    one = recipe("stickers.py", "pretrain_one")()
-    one = replace(
-        one, model=replace(one.model, d_model=32, layers=1, heads=2, context=400), out=str(tmp_path / "one"),
+    words = recipe("stickers.py", "pretrain_words")()
+    words = replace(
+        words, model=replace(words.model, d_model=32, layers=1, heads=2, context=400), out=str(tmp_path / "words"),
         image_tokenizer=tokens.out, length=400, windows=1, steps=2, log_every=1, sample_every=0,
     )  # fmt: skip
-    assert one.mask.thin > 0.5
     # Words of its own: to learn those of stickers takes longer than all else here.
-    (tmp_path / "one").mkdir()
-    shutil.copyfile(tiny_model.tokenizer_path(), tmp_path / "one/tokenizer.json")
-    first = one.run(progress=False)["bundle"]
-    assert (tmp_path / "one/log.jsonl").read_text().count("loss_image") == 2
-    several = replace(
-        recipe("stickers.py", "pretrain_two")(), model=one.model, init=first, image_tokenizer=tokens.out,
-        out=str(tmp_path / "several"), length=400, windows=1, steps=2, log_every=1, sample_every=0,
+    (tmp_path / "words").mkdir()
+    shutil.copyfile(tiny_model.tokenizer_path(), tmp_path / "words/tokenizer.json")
+    first = words.run(progress=False)["bundle"]
+    log = (tmp_path / "words/log.jsonl").read_text()
+    assert log.count("loss_text") == 2 and "loss_image" not in log
+    drawn = recipe("stickers.py", "pretrain_drawn")()
+    assert drawn.mask.thin > 0.5 and drawn.model == recipe("stickers.py", "pretrain_words")().model
+    drawn = replace(
+        drawn, model=words.model, init=first, image_tokenizer=tokens.out,
+        out=str(tmp_path / "drawn"), length=400, windows=1, steps=2, log_every=1, sample_every=0,
     )  # fmt: skip
-    model = CM3Leon.load(several.run(progress=False)["bundle"])
+    model = CM3Leon.load(drawn.run(progress=False)["bundle"])
     assert model.generate("a red circle", seed=1).image.size == (256, 256)
 
 

@@ -157,7 +157,7 @@ def check_family(config: DecoderConfig) -> None:
     """Raise `CheckpointError`, with all that is wrong, for a decoder that is no Chameleon."""
     wanted: dict[str, Any] = {
         "norm": "rms", "norm_affine": True, "activation": "swiglu", "positions": "rope", "qk_norm": True, "grid": None,
-        "norm_eps": EPS, "apart": 0,
+        "norm_eps": EPS, "near": 0,
     }  # fmt: skip
     if wrong := [f"decoder.{n}={getattr(config, n)}, not {v}" for n, v in wanted.items() if getattr(config, n) != v]:
         raise CheckpointError(

@@ -76,4 +76,4 @@ def block_bytes(decoder: Decoder, dtype: torch.dtype | None) -> int:
     config, own = decoder.config, decoder.embed.weight.dtype
     own = own if own.is_floating_point else torch.float32  # int8 decoders compute keys in it
     width = config.head_dim * (dtype or own).itemsize + (own.itemsize if dtype == torch.int8 else 0)
-    return BLOCK * (config.layers + 1) * 2 * (config.kv_heads or config.heads) * width
+    return BLOCK * (config.attentions + 1) * 2 * (config.kv_heads or config.heads) * width

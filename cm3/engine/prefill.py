@@ -76,7 +76,7 @@ def _read_prefix(decoder: Decoder, cache: Cache, prefix: Prefix, row: Row, rows:
     row.fed, source = max(sources, key=lambda found: found[0])
     before = cache.lift(source, row.fed) if row.fed else None
     if before is not None and row.fed == prefix.length:
-        prefix.layers = {layer: [x.clone() for x in before(layer)] for layer in range(decoder.config.layers)}
+        prefix.layers = {layer: [x.clone() for x in before(layer)] for layer in range(decoder.config.attentions)}
     else:
         count = prefix.length - row.fed
         _read(decoder, [row], [count], Prefill(cache, [[]], [count], decoder.device, before, prefix))

@@ -28,17 +28,17 @@ from cm3.model.kernels import RMSNorm, rotate, swiglu
 from cm3.model.laid_out import LaidOut, Map, chained, joined, product, turns
 from cm3.precision import Choice
 
+RATES = (0.0519, 0.0232, 0.0082)
+"""Angles a token, in radians, by which near words are told from far ones. Each alone comes round; all three at once do
+not within 4,096 tokens: from 30 tokens on, the weight of a word is less by exp(-8) or more at `near` = 4."""
+TAKEN = 2.2
+"""What a word takes in of the mean of near words at the start: four tenths of each, where five or six are near."""
 MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096, "context": 1 << 24, "hidden": 1 << 19}
 """The largest of each number: far over any model's, so that a number beyond is a mistake, and costs nothing."""
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q, k, v) -> out. q and out (b, h, s, k), k and v (b, g, s, k), where each of g key heads serves h / g query
 heads that stand side by side. q and k already carry their norms and rotary positions."""
-
-
-Rotary = tuple[Tensor, ...]
-"""Cosines and sines (b, 1, s, k); where words and codes are kept apart, the ends of queries and of keys too, each
-(b, 1, s, 2) (`marks`)."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class DecoderConfig:
     """(rows, columns) of an image's codes: adds a learned row and column embedding to each code. None: adds nothing."""
     tied: bool = True
     """Whether the output shares the weights of the embedding."""
-    apart: int = 0
-    """First layers in which words and codes of pictures do not see each other, so that words are read together before a
-    picture reads them; needs rope. Ours (docs/decisions/0024-apart.md); 0 is the paper's."""
+    near: float = 0.0
+    """How near, in tokens, words are that each word takes in before the first layer: of one d tokens back by a weight
+    that falls as exp(-d^2 / (2 near^2)). Ours (docs/decisions/0024-near.md); 0 is the paper's, which takes in none."""
     init_std: float = 0.006
     """Standard deviation of the weights at the start."""
     position_std: float = 0.0002
@@ -103,12 +103,12 @@ class DecoderConfig:
             raise ConfigError(f"decoder.d_model={self.d_model}: must be a multiple of heads={self.heads}")
         if self.head_dim % 2 and self.positions == "rope":
             raise ConfigError(f"decoder.heads={self.heads}: d_model / heads = {self.head_dim} must be even for rope")
-        if not 0 <= self.apart < self.layers:
-            raise ConfigError(f"decoder.apart={self.apart}: must be at least 0 and less than layers={self.layers}")
-        if self.apart and (self.positions != "rope" or self.head_dim < 4):
+        if not (self.near == 0 or 0.5 <= self.near <= 8):
+            raise ConfigError(f"decoder.near={self.near}: is a distance in tokens, must be 0, or in 0.5..8")
+        if self.near and (self.head_dim < 2 * len(RATES) or self.kv_heads not in (None, self.heads)):
             raise ConfigError(
-                f"decoder.apart={self.apart}: needs positions='rope' and heads of a width of at least 4; "
-                "give 0, or those"
+                f"decoder.near={self.near}: needs heads of a width of at least {2 * len(RATES)}, and as many key heads "
+                "as heads; give 0, or such heads"
             )
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise ConfigError(f"decoder.kv_heads={self.kv_heads}: must divide heads={self.heads}")
@@ -131,6 +131,11 @@ class DecoderConfig:
     def head_dim(self) -> int:
         """Return the width of one head."""
         return self.d_model // self.heads
+
+    @property
+    def attentions(self) -> int:
+        """Return how many times a pass attends: once a layer, and once before them where there is `near`."""
+        return self.layers + bool(self.near)
 
     @property
     def ffn(self) -> int:
@@ -180,7 +185,7 @@ class Block(nn.Module):
         self.gate = nn.Linear(d, c.ffn, bias=False) if c.activation == "swiglu" else None
         self.down = nn.Linear(c.ffn, d, bias=False)
 
-    def forward(self, x: Tensor, layer: int, rotary: Rotary | None, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         """Map (b, s, d) -> (b, s, d)."""
         if self.order == "pre":
             x = x + self.attention(self.norm1(x), layer, rotary, attend)
@@ -188,7 +193,7 @@ class Block(nn.Module):
         x = x + self.norm1(self.attention(x, layer, rotary, attend))
         return x + self.norm2(self.feed_forward(x))
 
-    def attention(self, x: Tensor, layer: int, rotary: Rotary | None, attend: Attend) -> Tensor:
+    def attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         """Project, normalise, rotate, attend, project back."""
         b, s, _ = x.shape
         q, k, v = (
@@ -197,9 +202,7 @@ class Block(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
-            q, k = rotate(q, *rotary[:2]), rotate(k, *rotary[:2])
-            if len(rotary) > 2:
-                q, k = marked(q, rotary[2]), marked(k, rotary[3])
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
         out = attend(layer, q, k, v)
         return self.wo(out.transpose(1, 2).reshape(b, s, -1))
 
@@ -237,6 +240,7 @@ class Decoder(nn.Module):
         # Index 0 of each is "not an image code" and stays zero.
         self.row = nn.Embedding(config.grid[0] + 1, config.d_model, padding_idx=0) if config.grid else None
         self.column = nn.Embedding(config.grid[1] + 1, config.d_model, padding_idx=0) if config.grid else None
+        self.near = nn.Parameter(torch.empty(config.d_model)) if config.near else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = _norm(config)
         self.output = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -265,6 +269,8 @@ class Decoder(nn.Module):
         for table in (self.row, self.column):
             if table is not None:
                 table.weight[0].zero_()
+        if self.near is not None:
+            self.near.fill_(TAKEN)
 
     @property
     def device(self) -> torch.device:
@@ -275,10 +281,11 @@ class Decoder(nn.Module):
         """Return the final hidden states (b, s, d), normed, ready for `head`.
 
         ids, positions (b, s) int64. cells (b, s) int64: 0, or 1 + the raster index of an image code in its grid; used
-        only where the config has a `grid`, or keeps words and codes `apart`. Raises `ConfigError` where it does and
-        there are none.
+        only where the config has a `grid`, or `near`, where they tell codes from words.
         """
         x = self.embed(ids)
+        if self.near is not None:
+            x = x + self._near(x, positions, attend, cells) * self.near
         if self.position is not None:
             x = x + self.position(positions)
         if self.row is not None and self.column is not None and cells is not None:
@@ -292,11 +299,8 @@ class Decoder(nn.Module):
             blocks, rotary = self._laid_out, None if self._turns is None else self._turns[:, positions].unbind()
         elif self.config.positions == "rope":
             rotary = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
-        apart = rotary
-        if self.config.apart:
-            apart = (*rotary, *marks(cells, self.config.head_dim, x.dtype, heads=2 if blocks is self._laid_out else 1))
         for layer, block in enumerate(blocks):
-            x = block(x, layer, apart if layer < self.config.apart else rotary, attend)
+            x = block(x, layer, rotary, attend)
         return self.norm(x)
 
     def lay_out(self, total: Map | None = None) -> Decoder:
@@ -349,6 +353,19 @@ class Decoder(nn.Module):
             cos, sin = rotary_angles(places, c.head_dim, c.rope_theta, kind)
             self._turns = turns(cos[0, 0], sin[0, 0])[:, :, None]  # (2, context, 1, k)
 
+    def _near(self, x: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None) -> Tensor:
+        """Return the mean of the words near each word, (b, s, d), and 0 for codes.
+
+        It is attention whose scores know of distances alone, one layer more to `attend` and to its cache, so that it
+        needs nothing else of what came before.
+        """
+        word = torch.ones_like(positions) if cells is None else cells == 0
+        marks = near_marks(positions, word, self.config.near, self.config.head_dim, x.dtype)
+        marks = marks[:, None].expand(-1, self.config.heads, -1, -1)
+        values = x.view(*x.shape[:2], self.config.heads, -1).transpose(1, 2)
+        mean = attend(self.config.layers, marks, marks, values).transpose(1, 2).reshape(x.shape)
+        return mean * word[..., None]
+
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
         weight = self.embed.weight if self.output is None else self.output.weight
@@ -359,28 +376,14 @@ class Decoder(nn.Module):
         return self.head(self.hidden(ids, positions, attend, cells))
 
 
-FAR = 100.0
-"""By how much the score of a word for a code, and of a code for a word, is lower: nothing is left of it."""
-
-
-def marks(cells: Tensor | None, width: int, dtype: torch.dtype, heads: int) -> tuple[Tensor, Tensor]:
-    """Return the ends of queries and of keys that keep words and codes apart, each (b, s, 2) with a dimension more
-    at `heads`: their products are 0 between two words or two codes, and -FAR after scaling between a word and a code.
-
-    cells (b, s): over 0 for codes. `width` is that of a head, of which they take the last two numbers. So no attention
-    has to know of it, nor a cache. Raises `ConfigError` without cells.
-    """
-    if cells is None:
-        raise ConfigError("decoder.apart: words and codes are told apart by their cells; give cells (b, s)")
-    code = (cells > 0).to(dtype)
-    word = 1 - code
-    ends = FAR * math.sqrt(width) * torch.stack([word, code], -1), -torch.stack([code, word], -1)
-    return ends[0].unsqueeze(heads), ends[1].unsqueeze(heads)
-
-
-def marked(x: Tensor, ends: Tensor) -> Tensor:
-    """Return x (b, h, s, k) with its last numbers replaced by those of `ends` (b, 1, s, 2)."""
-    return torch.cat([x[..., : -ends.shape[-1]], ends.expand(*x.shape[:-1], -1)], -1)
+def near_marks(positions: Tensor, word: Tensor, near: float, width: int, dtype: torch.dtype) -> Tensor:
+    """Return queries and keys (b, s, k) of words by their places alone, and 0 where `word` (b, s) is 0: after scaling,
+    the score of two words is less by d^2 / (2 near^2) at a small distance d, and that of a code for a word is 0, far
+    below a word's for itself."""
+    angles = torch.stack([positions * rate for rate in RATES], -1)  # (b, s, 3)
+    size = math.sqrt(math.sqrt(width) / (near**2 * sum(rate**2 for rate in RATES)))
+    marks = torch.cat([angles.cos(), angles.sin()], -1) * (size * word[..., None])
+    return F.pad(marks, (0, width - marks.shape[-1])).to(dtype)
 
 
 def rotary_angles(positions: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

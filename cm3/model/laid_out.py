@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from cm3.model.decoder import Attend, Block, Rotary
+    from cm3.model.decoder import Attend, Block
 
 PAD = 16
 """Numbers, 64 bytes, between rows of a transposed matrix: rows a power of two apart share places of a cache."""
@@ -50,7 +50,7 @@ class LaidOut:
         parts = [part for part in block._modules.values() if part is not None]
         return parts == self._parts and _hooks(block, parts) == self._hooks and _places(parts) == self._places
 
-    def __call__(self, x: Tensor, layer: int, rotary: Rotary | None, attend: Attend) -> Tensor:
+    def __call__(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         """Map (b, s, d) -> same, as `Block.forward`; `rotary` as `turns` gives it."""
         if self._pre:
             x = x + self._attention(self._norm1(x), layer, rotary, attend)
@@ -58,7 +58,7 @@ class LaidOut:
         x = x + self._norm1(self._attention(x, layer, rotary, attend))
         return x + self._norm2(self._feed_forward(x))
 
-    def _attention(self, x: Tensor, layer: int, rotary: Rotary | None, attend: Attend) -> Tensor:
+    def _attention(self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         b, s, _ = x.shape
         g = self._kv_heads
         made = self._qkv(x).view(b, s, -1, self._head_dim)  # (b, s, h + 2 g, k)
@@ -67,10 +67,8 @@ class LaidOut:
             scale, shift = self._heads
             both = torch.addcmul(shift, F.layer_norm(both, both.shape[-1:], eps=self._eps), scale)
         if rotary is not None:
-            cos, sin = rotary[:2]
+            cos, sin = rotary
             both = torch.addcmul(both * cos, both.roll(self._head_dim // 2, -1), sin)
-            if len(rotary) > 2:
-                both[:, :, :-g, -2:], both[:, :, -g:, -2:] = rotary[2:]
         both, v = both.transpose(1, 2), made[:, :, -g:].transpose(1, 2)
         return self._back(attend(layer, both[:, :-g], both[:, -g:], v).transpose(1, 2).reshape(b, s, -1))
 

@@ -43,7 +43,7 @@ def parameters(config: DecoderConfig) -> int:
         total += config.context * d
     if config.grid:
         total += (config.grid[0] + 1 + config.grid[1] + 1) * d
-    return total
+    return total + (d if config.near else 0)
 
 
 def flops_per_token(config: DecoderConfig, length: int) -> float:

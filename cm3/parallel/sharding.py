@@ -199,6 +199,8 @@ def _misfit(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
 
 def check_split(config: DecoderConfig, mesh: Mesh) -> None:
     """Raise `ConfigError` where `mesh.tp` does not divide the heads, the key heads or the feed-forward width."""
+    if config.near and mesh.tp > 1:
+        raise ConfigError(f"mesh.tp={mesh.tp}: a model of near={config.near} is not split; use tp=1, or near=0")
     kv = config.kv_heads or config.heads
     for name, value in (("heads", config.heads), ("kv_heads", kv), ("hidden", config.ffn)):
         if value % mesh.tp:

@@ -132,12 +132,17 @@ def thin(tokens: Tokens, vocab: Vocab, law: MaskLaw, rng: np.random.Generator) -
     """
     if law.thin == 0:
         return None
-    ids = tokens.ids
-    same = (ids[1:] == ids[:-1]) & vocab.is_image(ids[1:])
-    left_out = np.zeros(len(ids), bool)
-    left_out[1:-1] = same[:-1] & same[1:]
-    left_out &= rng.random(len(ids)) < law.thin
+    left_out = between_equals(tokens.ids) & vocab.is_image(tokens.ids)
+    left_out &= rng.random(len(left_out)) < law.thin
     return ~left_out if left_out.any() else None
+
+
+def between_equals(ids: np.ndarray) -> np.ndarray:
+    """Tell which ids stand between two that are equal to them, bool (s,)."""
+    same = ids[1:] == ids[:-1]
+    made = np.zeros(len(ids), bool)
+    made[1:-1] = same[:-1] & same[1:]
+    return made
 
 
 def move_spans(tokens: Tokens, spans: list[Span], vocab: Vocab) -> Tokens:

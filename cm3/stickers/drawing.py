@@ -61,6 +61,13 @@ def paste(ground: Rgb, stickers: Iterable[tuple[str, np.ndarray, str]], size: in
     return image if size == WIDTH else image.resize((size, size), PIL.Image.Resampling.LANCZOS)
 
 
+def covered(size: str, factor: int) -> tuple[int, int]:
+    """Return the first cell of a block that a sticker of this size may reach, and the one behind the last, rows and
+    columns alike; cells are of `factor` x `factor` pixels."""
+    start = (BLOCK - DRAWN[size]) // 2 - RIM
+    return start // factor, -(-(BLOCK - start) // factor)
+
+
 def block(drawing: np.ndarray, size: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a sticker in its block: colours times opacity (128, 128, 3), and opacity (128, 128) in 0..1, float32."""
     cut = _cut(drawing.tobytes(), size)

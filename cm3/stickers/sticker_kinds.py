@@ -1,6 +1,7 @@
 """Kinds of data of the stickers, as a recipe names them (cm3/data/kind.py): drawn on the fly, without end.
 
 StickerData       captioned sheets
+StickerWordData   the same, told in words alone
 StickerPictures   sheets and maps, for an image tokenizer
 StickerBankData   captioned sheets, and sheets after documents of things that they show
 StickerLessonData every instruction task on sheets
@@ -25,6 +26,7 @@ from cm3.stickers.data.sticker_bank import build_sticker_bank
 from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, TaskShares, lesson_texts
 from cm3.stickers.data.sticker_pairs import sticker_pairs
 from cm3.stickers.data.training_pictures import training_pictures
+from cm3.stickers.data.word_source import WordSource
 from cm3.stickers.eval.bank_scores import measure_bank
 from cm3.stickers.knows import WORLD
 
@@ -68,6 +70,28 @@ class StickerData(_Stickers):
     def held_out(self, run: Context) -> SheetSource:
         """Return sheets of the validation split, drawn by the same law."""
         return SheetSource(run.codec, self.seed, "val", replace(self.law, captions_only=0.0))
+
+
+@dataclass(frozen=True)
+class StickerWordData(_Stickers):
+    """Captioned sheets told in words alone (cm3/stickers/data/word_source.py); stream `seed` of the training split.
+
+    Their words are hidden and left out by `thin`, whatever the run's mask says.
+    """
+
+    seed: int = 1
+    """Stream of the training split."""
+    law: SheetLaw = field(default_factory=SheetLaw)
+    thin: float = 0.9
+    """Share of the cells between two of the same word that is left out."""
+
+    def source(self, run: Context) -> WordSource:
+        """Return sheets told in words."""
+        return WordSource(run.codec, self.seed, law=self.law, thin=self.thin)
+
+    def held_out(self, run: Context) -> WordSource:
+        """Return sheets of the validation split, told by the same law."""
+        return WordSource(run.codec, self.seed, "val", replace(self.law, captions_only=0.0))
 
 
 @dataclass(frozen=True)

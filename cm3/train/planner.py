@@ -331,6 +331,8 @@ def _others(config: TrainConfig, layout: Layout, micro: int) -> Iterator[tuple[L
     same = [dataclasses.replace(config.shard, activation_checkpointing=kind) for kind in more]
     small = [dataclasses.replace(one, checkpoint_every=1, reshard_after_forward=True) for one in same]
     for t in dict.fromkeys([layout.tp, 2, 4, 8]):
+        if t > 1 and c.near:
+            continue
         if t < layout.tp or any(n % t for n in (gpus, c.heads, c.kv_heads or c.heads, c.ffn, c.vocab_size)):
             continue
         for s in dict.fromkeys([layout.dp_shard, gpus // t]):
@@ -376,6 +378,7 @@ def parts_of(c: DecoderConfig) -> dict[str, int]:
         "embedding": c.vocab_size * d,
         "positions": c.context * d if c.positions == "learned" else 0,
         "grid": (sum(c.grid) + 2) * d if c.grid else 0,
+        "near": d if c.near else 0,
         "attention": c.layers * (2 * d * d + 2 * d * kv),
         "feed_forward": c.layers * (3 if c.activation == "swiglu" else 2) * d * c.ffn,
         "norms": (2 * c.layers + 1) * norm + (c.layers * 2 * (d + kv) if c.qk_norm else 0),
@@ -436,7 +439,7 @@ def memory_of(config: TrainConfig, layout: Layout, shard: ShardConfig, micro: in
     c, parts, muon = config.model, parts_of(config.model), config.optim.name == "muon"
     split = (parts["attention"] + parts["feed_forward"]) / layout.tp  # the blocks' matrices
     rest = (parts["embedding"] + parts["output"]) / layout.tp
-    rest += parts["positions"] + parts["grid"] + parts["norms"]
+    rest += parts["positions"] + parts["grid"] + parts["near"] + parts["norms"]
     local = FULL * (split + rest) / layout.dp_shard
     block, width, gathered = split / c.layers, width_of(config), 0.0
     if layout.gpus == 1:

@@ -295,6 +295,6 @@ def test_metas_settings_give_the_width_that_the_model_has(hidden: int) -> None:
 def test_a_decoder_of_another_kind_is_no_chameleon() -> None:
     with pytest.raises(CheckpointError, match=r"decoder.norm=layer, not rms; .*decoder.positions=learned, not rope"):
         check_family(DecoderConfig())
-    with pytest.raises(CheckpointError, match="decoder.apart=1, not 0"):
-        check_family(dataclasses.replace(seen("meta", Shape(), stored("meta", Shape())).config, apart=1))
+    with pytest.raises(CheckpointError, match=r"decoder.near=2.0, not 0"):
+        check_family(dataclasses.replace(seen("meta", Shape(), stored("meta", Shape())).config, near=2.0))
     check_family(seen("meta", Shape(), stored("meta", Shape())).config)

@@ -14,9 +14,11 @@ def vocab() -> Vocab:
     return Vocab(text=256, image=48, masks=4, reserved=2)
 
 
-@pytest.fixture(scope="session", params=["learned", "rope"])
+@pytest.fixture(scope="session", params=["learned", "rope", "near"])
 def decoder(request: pytest.FixtureRequest, vocab: Vocab) -> Decoder:
-    return make_decoder(vocab, positions=request.param, qk_norm=request.param == "rope")
+    positions = "learned" if request.param == "learned" else "rope"
+    near = 2.0 if request.param == "near" else 0.0
+    return make_decoder(vocab, positions=positions, qk_norm=positions == "rope", near=near)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,11 @@ def whole(engine: Engine) -> None:
 
 
 @pytest.mark.timeout(600)  # the naive loop, where two threads each share a busy core
-@pytest.mark.parametrize("settings", [{}, {"kv_heads": 2}, {"positions": "rope", "qk_norm": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"kv_heads": 2}, {"positions": "rope", "qk_norm": True}, {"positions": "rope", "near": 2.0}],
+    ids=str,
+)
 @pytest.mark.parametrize("parallel", [0, 4])
 def test_conversations_in_turns_give_the_tokens_of_the_naive_loop(
     vocab: Vocab, settings: dict[str, object], parallel: int

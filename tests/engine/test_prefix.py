@@ -68,7 +68,7 @@ def family(vocab: Vocab) -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("heads", [{}, {"kv_heads": 2}, {"positions": "rope", "qk_norm": True}], ids=str)
+@pytest.mark.parametrize("heads", [{}, {"kv_heads": 2}, {"positions": "rope", "qk_norm": True}, {"near": 3.0}], ids=str)
 def test_shared_gives_the_tokens_of_unshared_and_of_the_naive_loop(vocab: Vocab, heads: dict[str, object]) -> None:
     decoder = make_decoder(vocab, **heads)
     requests = family(vocab)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cm3.errors import ConfigError
 from cm3.model.attention import Causal
-from cm3.model.decoder import Decoder, DecoderConfig, HeadNorm, rotary_angles
+from cm3.model.decoder import Decoder, DecoderConfig, HeadNorm, near_marks, rotary_angles
 from cm3.model.kernels import rotate
 from cm3.model.sizes import parameters
 
@@ -28,7 +28,7 @@ STYLES: dict[str, dict[str, Any]] = {
         "norm_order": "swin", "tied": False, "kv_heads": 2,
     },
     "ours": {"positions": "rope", "qk_norm": True, "grid": (3, 5)},
-    "apart": {"positions": "rope", "qk_norm": True, "grid": (3, 5), "apart": 1, "kv_heads": 2},
+    "near": {"positions": "rope", "qk_norm": True, "grid": (3, 5), "near": 2.0, "heads": 2},
     "grouped": {"kv_heads": 1, "grid": (2, 2), "tied": False},
     "wide": {"hidden": 7, "kv_heads": 2, "qk_norm": True},
 }  # fmt: skip
@@ -263,34 +263,32 @@ def test_grid_embeddings_touch_codes_only() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
-def test_words_and_codes_are_apart_in_the_first_layers(kind: torch.dtype) -> None:
-    decoder = make({"positions": "rope", "grid": (3, 5), "apart": 2, "layers": 4}).to(kind)
-    ids, positions, cells = inputs()
-    code = cells > 0
-    other = code[:, None, :, None] != code[:, None, None, :]
-    past = torch.ones(12, 12, dtype=torch.bool).tril()
-    shares = []
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = (q @ k.mT / math.sqrt(q.shape[-1])).float()
-        shares.append(scores.masked_fill(~past, -math.inf).softmax(-1))
-        return Causal()(layer, q, k, v)
-
+def test_words_take_in_near_words(kind: torch.dtype) -> None:
+    decoder = make({"positions": "rope", "grid": (3, 5), "near": 3.0, "d_model": 32, "context": 900}).to(kind)
+    length = 600
+    ids = torch.randint(61, (1, length), generator=torch.Generator().manual_seed(2))
+    positions, cells = torch.arange(length)[None], torch.zeros_like(ids)
+    cells[0, 301:540] = torch.arange(239) % 15 + 1
+    x = decoder.embed(ids)
+    assert decoder.near is not None
     with torch.no_grad():
-        decoder.hidden(ids, positions, attend, cells)
-    assert bool(code.any()) and not bool(code.all())
-    for layer, share in enumerate(shares):
-        across = share.masked_select(other & past)
-        # Weights of tests are wild: a score may be 30 higher than another.
-        assert bool((across < 1e-9).all()) if layer < 2 else bool((across > 1e-9).any())
-        assert bool((share.masked_select(~other & past) > 0).any())
+        decoder.near.copy_(torch.linspace(-1, 2, 32))
+        taken = (decoder._near(x, positions, Causal(), cells) * decoder.near)[0]
+    back = positions[0, :, None] - positions[0]
+    words = (back >= 0) & (cells[0] == 0)
+    weights = torch.where(words, (-(back**2) / (2 * 3.0**2)).exp(), 0.0)
+    want = ((weights / weights.sum(-1, keepdim=True)) @ x[0].float() * decoder.near.float())[cells[0] == 0]
+    loose = {"atol": 0.5, "rtol": 0.1} if kind == torch.bfloat16 else {"atol": 0.02, "rtol": 0.02}
+    torch.testing.assert_close(taken.float()[cells[0] == 0], want, **loose)
+    assert bool((taken[cells[0] > 0] == 0).all()) and bool(want.abs().mean() > 0.05)
 
 
-def test_words_are_told_from_codes_by_cells() -> None:
-    decoder = make({"positions": "rope", "apart": 1})
-    ids, positions, _ = inputs()
-    with pytest.raises(ConfigError, match=r"decoder.apart: words and codes are told apart by their cells; give cells"):
-        decoder(ids, positions, Causal())
+def test_far_words_weigh_nothing() -> None:
+    marks = near_marks(torch.arange(4097)[None], torch.ones(1, 4097), 4.0, 64, torch.float64)[0]
+    less = marks[-1] @ (marks[-1:] - marks).T / 8
+    back = torch.arange(4096, -1, -1)
+    torch.testing.assert_close(less[-9:], back[-9:].double() ** 2 / 32, atol=0.01, rtol=0.01)
+    assert bool((less[back >= 30] > 8).all())
 
 
 def test_every_cell_has_its_own_place() -> None:
@@ -319,9 +317,13 @@ def test_every_cell_has_its_own_place() -> None:
         ({"positions": "alibi"}, "decoder.positions='alibi': must be one of learned, rope"),
         ({"grid": (4,)}, r"decoder.grid=\(4,\): must be \(rows, columns\), each at least 1"),
         ({"grid": [0, 4]}, r"decoder.grid=\(0, 4\): must be \(rows, columns\)"),
-        ({"apart": 2, "positions": "rope"}, "decoder.apart=2: must be at least 0 and less than layers=2"),
-        ({"apart": -1}, "decoder.apart=-1: must be at least 0"),
-        ({"apart": 1}, "decoder.apart=1: needs positions='rope' and heads of a width of at least 4; give 0, or those"),
+        ({"near": -1.0}, "decoder.near=-1.0: is a distance in tokens, must be 0, or in 0.5..8"),
+        ({"near": float("nan")}, "decoder.near=nan: is a distance in tokens"),
+        (
+            {"near": 4.0},
+            "decoder.near=4.0: needs heads of a width of at least 6, and as many key heads",
+        ),
+        ({"near": 4.0, "heads": 2, "kv_heads": 1}, "decoder.near=4.0: needs heads"),
         ({"init_std": 0.0}, "decoder.init_std=0.0: must be over 0"),
         ({"position_std": -1.0}, "decoder.position_std=-1.0: must be over 0"),
     ],
