@@ -80,6 +80,8 @@ class Layout:
         ):
             if value % tp:
                 raise ConfigError(f"mesh.tp={tp}: does not divide model.{name}={value}; give one that does")
+        if model.near and tp > 1:
+            raise ConfigError(f"mesh.tp={tp}: a model of near={model.near} is not split; use tp=1, or near=0")
         return cls(gpus, tp, shard, replicate)
 
     @property
@@ -331,9 +333,9 @@ def _others(config: TrainConfig, layout: Layout, micro: int) -> Iterator[tuple[L
     same = [dataclasses.replace(config.shard, activation_checkpointing=kind) for kind in more]
     small = [dataclasses.replace(one, checkpoint_every=1, reshard_after_forward=True) for one in same]
     for t in dict.fromkeys([layout.tp, 2, 4, 8]):
-        if t > 1 and c.near:
-            continue
         if t < layout.tp or any(n % t for n in (gpus, c.heads, c.kv_heads or c.heads, c.ffn, c.vocab_size)):
+            continue
+        if t > 1 and c.near:
             continue
         for s in dict.fromkeys([layout.dp_shard, gpus // t]):
             for few, one in itertools.product(dict.fromkeys([micro, 1]), dict.fromkeys([*same, *small])):

@@ -139,9 +139,10 @@ def test_a_network_of_which_no_part_is_cut_is_read_whole(tmp_path: Path) -> None
         (8, {}, "mesh.tp=8: does not divide model.heads=4"),
         (4, {"kv_heads": 2}, "mesh.tp=4: does not divide model.kv_heads=2"),
         (4, {"hidden": 42}, "mesh.tp=4: does not divide model.hidden=42"),
+        (2, {"near": 4.0}, "mesh.tp=2: a model of near=4.0 is not split; use tp=1, or near=0"),
     ],
 )
-def test_what_does_not_split_is_refused(tp: int, changes: dict[str, int], message: str) -> None:
+def test_what_does_not_split_is_refused(tp: int, changes: dict[str, Any], message: str) -> None:
     mesh = Mesh((1, 1, tp), 0, torch.device("cpu"), None)
     config = dataclasses.replace(whole("paper").config, **changes)
     with pytest.raises(ConfigError, match=f"^{message}$"):

@@ -35,6 +35,7 @@ HALF, SELECTIVE, FULL = (ShardConfig(activation_checkpointing=k) for k in ("none
 LLAMA = {"norm": "rms", "norm_affine": True, "activation": "swiglu", "positions": "rope", "tied": False}
 STYLES: list[dict[str, Any]] = [
     {}, {"activation": "relu"}, LLAMA, {"qk_norm": True}, {"kv_heads": 2}, {"grid": (4, 4)}, {"norm_order": "swin"},
+    {"near": 4.0},
 ]  # fmt: skip
 
 
@@ -385,6 +386,15 @@ def test_a_remedy_can_be_more_tensor_parallel() -> None:
     with pytest.raises(ConfigError, match=told):
         plan(run, 64)
     assert 77e9 < plan(replace(run, shard=FULL, mesh=MeshConfig(tp=2)), 64).memory.total < 79e9
+
+
+def test_no_remedy_splits_what_is_not_split() -> None:
+    whole = size("7b", near=4.0)
+    with pytest.raises(ConfigError, match=r"mesh.tp=2: a model of near=4.0 is not split; use tp=1, or near=0"):
+        plan(paper(model=whole, mesh=MeshConfig(tp=2)), 64)
+    run = paper(windows=64, length=163_840)
+    with pytest.raises(ConfigError, match="no way to spread it over 64 fits"):
+        plan(replace(run, model=replace(run.model, near=4.0)), 64)
 
 
 def test_the_table_of_gpus() -> None:
