@@ -248,6 +248,7 @@ class Decoder(nn.Module):
         self._laid_out: list[LaidOut] | None = None
         self._total: Map | None = None
         self._turns: Tensor | None = None
+        self._marks: Tensor | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -283,9 +284,13 @@ class Decoder(nn.Module):
         ids, positions (b, s) int64. cells (b, s) int64: 0, or 1 + the raster index of an image code in its grid; used
         only where the config has a `grid`, or `near`, where they tell codes from words.
         """
+        drawing = self._laid_out is not None and not torch.is_grad_enabled() and self.is_laid_out
         x = self.embed(ids)
         if self.near is not None:
-            x = x + self._near(x, positions, attend, cells) * self.near
+            marks = (
+                self._marks[positions] if drawing and self._marks is not None else self._marks_of(positions, x.dtype)
+            )
+            x = x + self._near(x, marks, attend, cells) * self.near
         if self.position is not None:
             x = x + self.position(positions)
         if self.row is not None and self.column is not None and cells is not None:
@@ -295,7 +300,7 @@ class Decoder(nn.Module):
             x = x + self.column(torch.where(cells > 0, place % columns + 1, 0))
         blocks: Iterable[Any] = self.blocks
         rotary: Any = None
-        if self._laid_out is not None and not torch.is_grad_enabled() and self.is_laid_out:
+        if drawing and self._laid_out is not None:
             blocks, rotary = self._laid_out, None if self._turns is None else self._turns[:, positions].unbind()
         elif self.config.positions == "rope":
             rotary = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
@@ -324,7 +329,7 @@ class Decoder(nn.Module):
         """
         super().train(mode)
         if mode and self._laid_out is not None:
-            self._laid_out = self._turns = None
+            self._laid_out = self._turns = self._marks = None
             for weight in self.parameters():
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         return self
@@ -337,7 +342,7 @@ class Decoder(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the layout out of copies and pickles, which lay their own weights out."""
-        return {**self.__dict__, "_laid_out": [] if self.is_laid_out else None, "_turns": None}
+        return {**self.__dict__, "_laid_out": [] if self.is_laid_out else None, "_turns": None, "_marks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -347,24 +352,28 @@ class Decoder(nn.Module):
     def _lay_out_blocks(self, total: Map | None = None) -> None:
         c, blocks = self.config, [block for block in self.blocks if isinstance(block, Block)]
         self._laid_out, self._total = [block.lay_out(total) for block in blocks], total
+        places = torch.arange(c.context, device=self.device)[None]
+        kind = self.embed.weight.dtype if self.embed.weight.is_floating_point() else torch.float32
+        if c.near:
+            self._marks = self._marks_of(places, kind)[0]  # (context, k)
         if c.positions == "rope":
-            places = torch.arange(c.context, device=self.device)[None]
-            kind = self.embed.weight.dtype if self.embed.weight.is_floating_point() else torch.float32
             cos, sin = rotary_angles(places, c.head_dim, c.rope_theta, kind)
             self._turns = turns(cos[0, 0], sin[0, 0])[:, :, None]  # (2, context, 1, k)
 
-    def _near(self, x: Tensor, positions: Tensor, attend: Attend, cells: Tensor | None) -> Tensor:
+    def _near(self, x: Tensor, marks: Tensor, attend: Attend, cells: Tensor | None) -> Tensor:
         """Return the mean of the words near each word, (b, s, d), and 0 for codes.
 
         It is attention whose scores know of distances alone, one layer more to `attend` and to its cache, so that it
         needs nothing else of what came before.
         """
-        word = torch.ones_like(positions) if cells is None else cells == 0
-        marks = near_marks(positions, word, self.config.near, self.config.head_dim, x.dtype)
-        marks = marks[:, None].expand(-1, self.config.heads, -1, -1)
+        word = None if cells is None else (cells == 0)[..., None]
+        marks = (marks if word is None else marks * word)[:, None].expand(-1, self.config.heads, -1, -1)
         values = x.view(*x.shape[:2], self.config.heads, -1).transpose(1, 2)
         mean = attend(self.config.layers, marks, marks, values).transpose(1, 2).reshape(x.shape)
-        return mean * word[..., None]
+        return mean if word is None else mean * word
+
+    def _marks_of(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        return near_marks(positions, self.config.near, self.config.head_dim, dtype)
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Return logits (..., v) of hidden states (..., d); with `rows`, only of that range of ids."""
@@ -376,13 +385,15 @@ class Decoder(nn.Module):
         return self.head(self.hidden(ids, positions, attend, cells))
 
 
-def near_marks(positions: Tensor, word: Tensor, near: float, width: int, dtype: torch.dtype) -> Tensor:
-    """Return queries and keys (b, s, k) of words by their places alone, and 0 where `word` (b, s) is 0: after scaling,
-    the score of two words is less by d^2 / (2 near^2) at a small distance d, and that of a code for a word is 0, far
-    below a word's for itself."""
+def near_marks(positions: Tensor, near: float, width: int, dtype: torch.dtype) -> Tensor:
+    """Return queries and keys (b, s, k) of words by their places alone.
+
+    After scaling, the score of two words is less by d^2 / (2 near^2) at a small distance d. That of a code, whose marks
+    are 0, is 0, far below a word's for itself.
+    """
     angles = torch.stack([positions * rate for rate in RATES], -1)  # (b, s, 3)
     size = math.sqrt(math.sqrt(width) / (near**2 * sum(rate**2 for rate in RATES)))
-    marks = torch.cat([angles.cos(), angles.sin()], -1) * (size * word[..., None])
+    marks = torch.cat([angles.cos(), angles.sin()], -1) * size
     return F.pad(marks, (0, width - marks.shape[-1])).to(dtype)
 
 

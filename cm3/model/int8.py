@@ -233,7 +233,7 @@ class Int8Decoder(Decoder):
         super()._load_from_state_dict(*given)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Decoder:
-        self._tiles, self._laid_out, self._turns = [], None, None
+        self._tiles, self._laid_out, self._turns, self._marks = [], None, None, None
         super()._apply(fn, recurse)
         return self
 

@@ -273,7 +273,7 @@ def test_words_take_in_near_words(kind: torch.dtype) -> None:
     assert decoder.near is not None
     with torch.no_grad():
         decoder.near.copy_(torch.linspace(-1, 2, 32))
-        taken = (decoder._near(x, positions, Causal(), cells) * decoder.near)[0]
+        taken = (decoder._near(x, decoder._marks_of(positions, x.dtype), Causal(), cells) * decoder.near)[0]
     back = positions[0, :, None] - positions[0]
     words = (back >= 0) & (cells[0] == 0)
     weights = torch.where(words, (-(back**2) / (2 * 3.0**2)).exp(), 0.0)
@@ -284,7 +284,7 @@ def test_words_take_in_near_words(kind: torch.dtype) -> None:
 
 
 def test_far_words_weigh_nothing() -> None:
-    marks = near_marks(torch.arange(4097)[None], torch.ones(1, 4097), 4.0, 64, torch.float64)[0]
+    marks = near_marks(torch.arange(4097)[None], 4.0, 64, torch.float64)[0]
     less = marks[-1] @ (marks[-1:] - marks).T / 8
     back = torch.arange(4096, -1, -1)
     torch.testing.assert_close(less[-9:], back[-9:].double() ** 2 / 32, atol=0.01, rtol=0.01)
