@@ -295,6 +295,9 @@ def test_metas_settings_give_the_width_that_the_model_has(hidden: int) -> None:
 def test_a_decoder_of_another_kind_is_no_chameleon() -> None:
     with pytest.raises(CheckpointError, match=r"decoder.norm=layer, not rms; .*decoder.positions=learned, not rope"):
         check_family(DecoderConfig())
+    config = seen("meta", Shape(), stored("meta", Shape())).config
+    wide = dataclasses.replace(config, d_model=32 * config.heads, kv_heads=config.heads)
+    check_family(wide)
     with pytest.raises(CheckpointError, match=r"decoder.near=2.0, not 0"):
-        check_family(dataclasses.replace(seen("meta", Shape(), stored("meta", Shape())).config, near=2.0))
+        check_family(dataclasses.replace(wide, near=2.0))
     check_family(seen("meta", Shape(), stored("meta", Shape())).config)
