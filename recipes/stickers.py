@@ -159,7 +159,7 @@ def pretrain_words() -> PretrainRun:
 def pretrain_drawn() -> PretrainRun:
     """The model of `pretrain_words` on pictures, little of their ground, codes hidden in most: what names look like.
 
-    Price: 1,600 steps of 1,152 tokens at about 690 a second, 45 minutes of one core of an AVX2 processor.
+    Price: 1,600 steps of 1,152 tokens, 45 minutes of one core of an AVX2 processor.
     """
     first = pretrain_words()
     return replace(
