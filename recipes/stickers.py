@@ -95,11 +95,11 @@ def image_decoder() -> ImageTokenizerRun:
 def pretrain_words() -> PretrainRun:
     """A 6M decoder on sheets of one to four stickers, told in words alone: which name belongs where.
 
-    What a word says together with those around it is there before the first layer (`DecoderConfig.near`), and where a
-    name belongs is learnt before what it looks like: a model that learns both at once deals the names out by chance
-    (docs/log.md). Updates are small, and the rate stays as it is to the end, since `pretrain_drawn` goes on from it.
+    Each word takes in those near it before the first layer (`DecoderConfig.near`), and where a name belongs is learnt
+    before what it looks like: a model that learns both at once deals the names out by chance (docs/log.md). Updates are
+    small, and the rate stays as it is to the end, since `pretrain_drawn` goes on from it.
 
-    Price: 500 steps of 1,152 tokens at about 690 a second, 14 minutes of one core of an AVX2 processor.
+    Price: 500 steps of 1,152 tokens, 13 minutes of one core of an AVX2 processor.
     """
     return PretrainRun(
         out="runs/stickers/pretrain_words",
@@ -199,7 +199,7 @@ def pretrain_shown() -> PretrainRun:
     Copying is learnt there within 250 of these small steps (docs/log.md). Its rate stays as it is to the end, since
     `pretrain_found` goes on from it.
 
-    Price: 500 steps of 1,152 tokens at about 690 a second, 14 minutes of one core of an AVX2 processor.
+    Price: 500 steps of 1,152 tokens; by the rate of `pretrain_drawn` 14 minutes. Not timed to its end.
     """
     before = pretrain()
     one = BankLaw(documents=AugmentLaw((0.0, 1.0)), sheets=SheetLaw(number=(1.0,)), same_ground=0.7, same_place=0.5)
@@ -219,7 +219,7 @@ def pretrain_shown() -> PretrainRun:
 def pretrain_found() -> PretrainRun:
     """The model of `pretrain_shown` on one to four stickers with documents of one or two, known kinds among them.
 
-    Price: 1,200 steps of 1,152 tokens; by the rate of `pretrain_shown` 38 minutes. Not timed to its end.
+    Price: 1,200 steps of 1,152 tokens; by the rate of `pretrain_drawn` 34 minutes. Not timed to its end.
     """
     before = pretrain_shown()
     law = BankLaw(

@@ -428,8 +428,13 @@ class _Machine:
                 self.attacks.add(said_as)
         return found
 
-    def _call(self, made_by: Any, args: Any) -> Any:
-        """Return what a call makes, where it is one that builds a tensor or a container; else a mark."""
+    def _call(self, made_by: Any, args: Any, within: int = 0) -> Any:
+        """Return what a call makes, where it is one that builds a tensor or a container; else a mark.
+
+        `within` is in how many other calls it stands.
+        """
+        if within > DEPTH:  # of its own accord, since how deep Python goes is for others to set
+            raise RecursionError("calls within calls")
         if not isinstance(made_by, _Global) or made_by not in _KNOWN:
             return Left(f"{made_by.module}.{made_by.name}" if isinstance(made_by, _Global) else "an object")
         if not isinstance(args, tuple):
@@ -450,7 +455,7 @@ class _Machine:
             return args[0]
         if made_by.name == "_rebuild_from_type_v2":
             func, _, inner, *_ = args
-            return self._call(func, inner)
+            return self._call(func, inner, within + 1)
         if made_by.name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
             return self._tensor(made_by.name, args)
         return Left(f"{made_by.module}.{made_by.name}")

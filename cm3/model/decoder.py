@@ -30,9 +30,11 @@ from cm3.precision import Choice
 
 RATES = (0.0519, 0.0232, 0.0082)
 """Angles a token, in radians, by which near words are told from far ones. Each alone comes round; all three at once do
-not within 4,096 tokens: from 30 tokens on, the weight of a word is less by exp(-8) or more at `near` = 4."""
+not within `REACH`: from 30 tokens on, the weight of a word is less by exp(-8) or more at `near` = 4, the most."""
+REACH = 4096
+"""Tokens of context within which far words stay told from near ones."""
 TAKEN = 2.2
-"""What a word takes in of the mean of near words at the start: four tenths of each, where five or six are near."""
+"""Times the mean of near words that a word takes in at the start: four tenths of each, where five or six are near."""
 MOST = {"vocab_size": 1 << 24, "d_model": 1 << 17, "layers": 1024, "heads": 4096, "context": 1 << 24, "hidden": 1 << 19}
 """The largest of each number: far over any model's, so that a number beyond is a mistake, and costs nothing."""
 
@@ -103,12 +105,17 @@ class DecoderConfig:
             raise ConfigError(f"decoder.d_model={self.d_model}: must be a multiple of heads={self.heads}")
         if self.head_dim % 2 and self.positions == "rope":
             raise ConfigError(f"decoder.heads={self.heads}: d_model / heads = {self.head_dim} must be even for rope")
-        if not (self.near == 0 or 0.5 <= self.near <= 8):
-            raise ConfigError(f"decoder.near={self.near}: is a distance in tokens, must be 0, or in 0.5..8")
+        if not (self.near == 0 or 0.5 <= self.near <= 4):
+            raise ConfigError(f"decoder.near={self.near}: is a distance in tokens, must be 0, or in 0.5..4")
         if self.near and (self.head_dim < 2 * len(RATES) or self.kv_heads not in (None, self.heads)):
             raise ConfigError(
                 f"decoder.near={self.near}: needs heads of a width of at least {2 * len(RATES)}, and as many key heads "
                 "as heads; give 0, or such heads"
+            )
+        if self.near and self.context > REACH:
+            raise ConfigError(
+                f"decoder.near={self.near}: tells far words from near ones in up to {REACH} tokens; "
+                f"give 0, or context={self.context} as {REACH} or less"
             )
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise ConfigError(f"decoder.kv_heads={self.kv_heads}: must divide heads={self.heads}")
@@ -284,12 +291,11 @@ class Decoder(nn.Module):
         ids, positions (b, s) int64. cells (b, s) int64: 0, or 1 + the raster index of an image code in its grid; used
         only where the config has a `grid`, or `near`, where they tell codes from words.
         """
-        drawing = self._laid_out is not None and not torch.is_grad_enabled() and self.is_laid_out
+        laid_out = self._laid_out if not torch.is_grad_enabled() and self.is_laid_out else None
         x = self.embed(ids)
         if self.near is not None:
-            marks = (
-                self._marks[positions] if drawing and self._marks is not None else self._marks_of(positions, x.dtype)
-            )
+            table = None if laid_out is None else self._marks
+            marks = self._marks_of(positions, x.dtype) if table is None else table[positions]
             x = x + self._near(x, marks, attend, cells) * self.near
         if self.position is not None:
             x = x + self.position(positions)
@@ -300,8 +306,8 @@ class Decoder(nn.Module):
             x = x + self.column(torch.where(cells > 0, place % columns + 1, 0))
         blocks: Iterable[Any] = self.blocks
         rotary: Any = None
-        if drawing and self._laid_out is not None:
-            blocks, rotary = self._laid_out, None if self._turns is None else self._turns[:, positions].unbind()
+        if laid_out is not None:
+            blocks, rotary = laid_out, None if self._turns is None else self._turns[:, positions].unbind()
         elif self.config.positions == "rope":
             rotary = rotary_angles(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         for layer, block in enumerate(blocks):

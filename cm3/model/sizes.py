@@ -56,4 +56,4 @@ def flops_per_token(config: DecoderConfig, length: int) -> float:
     tables = config.vocab_size * config.d_model * (0 if config.tied else 1)
     tables += config.context * config.d_model if config.positions == "learned" else 0
     tables += (config.grid[0] + 1 + config.grid[1] + 1) * config.d_model if config.grid else 0
-    return 6.0 * (parameters(config) - tables) + 6.0 * config.layers * config.d_model * length
+    return 6.0 * (parameters(config) - tables) + 6.0 * config.attentions * config.d_model * length

@@ -276,8 +276,7 @@ _DICT = b"ccollections\nOrderedDict\nq\x01"
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        # the second where something in the process let Python call deeper
-        (_SHAPED + b"h\x00N" * 2_000 + b")" + b"\x87" * 2_000 + b"R.", "cannot be told|holds no pickle that torch"),
+        (_SHAPED + b"h\x00N" * 2_000 + b")" + b"\x87" * 2_000 + b"R.", "cannot be told"),
         (b"(U\x07storagectorch\nFloatStorage\n)\x85U\x03cpuK\x01tQ.", "names a storage in a way that torch"),
         (b"](" + b"N" * 100_000 + b"eq\x00" + _DICT + b"h\x01h\x00\x85R" * 21 + b".", "more than 2000000 entries"),
         (b"ctorch\nSize\n](" + b"K\x01" * 65 + b"e\x85R.", "65 dimensions; 64 at most"),

@@ -278,9 +278,10 @@ def test_words_take_in_near_words(kind: torch.dtype) -> None:
     words = (back >= 0) & (cells[0] == 0)
     weights = torch.where(words, (-(back**2) / (2 * 3.0**2)).exp(), 0.0)
     want = ((weights / weights.sum(-1, keepdim=True)) @ x[0].float() * decoder.near.float())[cells[0] == 0]
-    loose = {"atol": 0.5, "rtol": 0.1} if kind == torch.bfloat16 else {"atol": 0.02, "rtol": 0.02}
-    torch.testing.assert_close(taken.float()[cells[0] == 0], want, **loose)
-    assert bool((taken[cells[0] > 0] == 0).all()) and bool(want.abs().mean() > 0.05)
+    off = ((taken.float()[cells[0] == 0] - want).abs() / want.abs().mean()).detach()
+    # Scores of marks in bfloat16 are right to some tenths.
+    assert float(off.mean()) < (0.25 if kind == torch.bfloat16 else 0.01)
+    assert bool((taken[cells[0] > 0] == 0).all())
 
 
 def test_far_words_weigh_nothing() -> None:
@@ -317,13 +318,18 @@ def test_every_cell_has_its_own_place() -> None:
         ({"positions": "alibi"}, "decoder.positions='alibi': must be one of learned, rope"),
         ({"grid": (4,)}, r"decoder.grid=\(4,\): must be \(rows, columns\), each at least 1"),
         ({"grid": [0, 4]}, r"decoder.grid=\(0, 4\): must be \(rows, columns\)"),
-        ({"near": -1.0}, "decoder.near=-1.0: is a distance in tokens, must be 0, or in 0.5..8"),
+        ({"near": -1.0}, "decoder.near=-1.0: is a distance in tokens, must be 0, or in 0.5..4"),
         ({"near": float("nan")}, "decoder.near=nan: is a distance in tokens"),
         (
             {"near": 4.0},
             "decoder.near=4.0: needs heads of a width of at least 6, and as many key heads",
         ),
         ({"near": 4.0, "heads": 2, "kv_heads": 1}, "decoder.near=4.0: needs heads"),
+        ({"near": 5.0, "heads": 2}, "decoder.near=5.0: is a distance in tokens, must be 0, or in 0.5..4"),
+        (
+            {"near": 4.0, "heads": 2, "context": 5000},
+            "decoder.near=4.0: tells far words from near ones in up to 4096 tokens; give 0, or context=5000 as 4096",
+        ),
         ({"init_std": 0.0}, "decoder.init_std=0.0: must be over 0"),
         ({"position_std": -1.0}, "decoder.position_std=-1.0: must be over 0"),
     ],

@@ -86,6 +86,10 @@ def test_data_gives_the_same_sheets_and_others_held_out() -> None:
 def test_other_codecs_and_shares_are_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("thin=1.5: is a probability, must be in 0..1")):
         WordSource(codec(), 1, thin=1.5)
-    for changed in ({"image": None}, {"image": SimpleNamespace(size=128)}):
-        with pytest.raises(ConfigError, match="codec: must have an image tokenizer of 256 px, and the grammar 'cm3'"):
+    for changed in (
+        {"image": None},
+        {"image": SimpleNamespace(size=128)},
+        {"image": SimpleNamespace(size=256, factor=128)},
+    ):
+        with pytest.raises(ConfigError, match="codec: must have an image tokenizer of 256 px, with places in whole"):
             WordSource(cast(Any, SimpleNamespace(**{"image": codec().image, "vocab": codec().vocab} | changed)), 1)

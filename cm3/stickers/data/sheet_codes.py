@@ -15,8 +15,12 @@ from cm3.tokens.image import ImageTokenizer
 
 def fits(image: ImageTokenizer) -> bool:
     """Tell whether blocks are whole cells for a tokenizer, and no code sees another cell."""
-    whole = image.size == WIDTH and BLOCK // 2 % image.factor == 0
-    return whole and image.vqgan.config.reach == "cell"
+    return whole_cells(image) and image.vqgan.config.reach == "cell"
+
+
+def whole_cells(image: ImageTokenizer) -> bool:
+    """Tell whether blocks are whole cells for a tokenizer."""
+    return image.size == WIDTH and BLOCK // 2 % image.factor == 0
 
 
 def cells_of_place(place: str, factor: int) -> tuple[slice, slice]:

@@ -19,7 +19,7 @@ from cm3.errors import ConfigError
 from cm3.sequence.answers import Weighted
 from cm3.sequence.mask import between_equals
 from cm3.sequence.segments import document_of, image_tokens, text_tokens
-from cm3.stickers.data.sheet_codes import cells_of_place
+from cm3.stickers.data.sheet_codes import cells_of_place, whole_cells
 from cm3.stickers.data.sheet_source import SheetLaw, describe_sheet
 from cm3.stickers.drawing import WIDTH, covered
 from cm3.stickers.world import Sheet, Split
@@ -34,8 +34,10 @@ class WordSource(Source):
         self, codec: Codec, seed: int, split: Split = "train", law: SheetLaw | None = None, thin: float = 0.0
     ) -> None:
         """Raise `ConfigError` for a codec without pictures, of another size or grammar, and for `thin` out of range."""
-        if codec.image is None or codec.image.size != WIDTH or codec.vocab.grammar != "cm3":
-            raise ConfigError(f"codec: must have an image tokenizer of {WIDTH} px, and the grammar 'cm3'")
+        if codec.image is None or not whole_cells(codec.image) or codec.vocab.grammar != "cm3":
+            raise ConfigError(
+                f"codec: must have an image tokenizer of {WIDTH} px, with places in whole cells, and the grammar 'cm3'"
+            )
         if not 0 <= thin <= 1:
             raise ConfigError(f"thin={thin}: is a probability, must be in 0..1")
         self.codec, self.seed, self.split, self.law, self.thin = codec, seed, split, law or SheetLaw(), thin
