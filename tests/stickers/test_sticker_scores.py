@@ -87,6 +87,7 @@ def test_a_generator_that_is_always_right_scores_one(perfect: dict[str, Any]) ->
     assert tasks["image_tokenizer"]["psnr_db"] == pytest.approx(48.13, abs=0.01)
     assert tasks["image_tokenizer"]["held_out_psnr_db"] == pytest.approx(48.13, abs=0.01)
     assert tasks["image_tokenizer"]["exact"] == tasks["image_tokenizer"]["held_out_exact"] == 1
+    assert tasks["image_tokenizer"]["stickers"] == tasks["image_tokenizer"]["held_out_stickers"] == 1
     assert tasks["image_tokenizer"]["codes_used"] == 0.5
     assert (perfect["n"], perfect["seed"], perfect["split"]) == (N, 5, "test")
     for details in perfect["details"].values():
@@ -118,6 +119,23 @@ def test_wrong_facts_are_counted_as_wrong_and_told() -> None:
     missed = report["details"]["text_to_image"]["missed"]
     assert missed and all("top left: nothing, not" in one["why"] and one["asked"] for one in missed[-1:])
     assert "there is no" in report["details"]["image_to_text"]["missed"][0]["why"]
+
+
+def with_a_blot(made: Any) -> Any:
+    """A picture has a blot in its upper left corner, where no sticker stands."""
+    made = made.copy()
+    dark = max(made.getpixel((0, 0))) < 128
+    made.paste((255, 255, 255) if dark else (0, 0, 0), (0, 0, 9, 9))
+    return made
+
+
+def test_a_flaw_of_the_tokenizer_spoils_its_picture_and_not_the_stickers_in_it() -> None:
+    report = evaluate_stickers(Oracle(spoil=with_a_blot), N, seed=5, tasks=["image_tokenizer"])
+    figures = report["tasks"]["image_tokenizer"]
+    assert figures["exact"] == figures["held_out_exact"] == 0
+    assert figures["stickers"] == figures["held_out_stickers"] == 1
+    report = evaluate_stickers(Oracle(spoil=without_a_corner), N, seed=5, tasks=["image_tokenizer"])
+    assert 0.2 < report["tasks"]["image_tokenizer"]["stickers"] < 1
 
 
 class Mute(Oracle):

@@ -80,7 +80,8 @@ def evaluate_stickers(
         region_infill    as text_to_image, and outside_unchanged (no byte outside the box, rounded outwards to whole
                          cells, differs from the picture given)
         image_tokenizer  psnr_db (mean over pictures), exact (pictures that, encoded and decoded, show their sheet
-                         still), both again for kinds held out of training, codes_used (share of the codebook)
+                         still, without a flaw anywhere), stickers (those that are like their kind still, whatever flaw
+                         is beside), all again for kinds held out of training, codes_used (share of the codebook)
         retrieval_0      kinds held out of training, drawn with no document read; _1, _2: with so many. unseen (of those
                          kinds, shown anywhere), found (of those kinds, shown in their size by the documents read)
         instructions     boxes (of those asked for, filled), caption (the picture is true to it), iou (mean intersection
@@ -177,6 +178,8 @@ def _tokenizer(model: CM3Leon, plan: Plan) -> tuple[dict[str, float], list[Outco
             error = np.asarray(a, dtype=np.float64) - np.asarray(b.convert("RGB"), dtype=np.float64)
             values[f"{which}psnr_db"].append(10 * float(np.log10(255**2 / max(float(np.mean(error**2)), _CLOSEST))))
             values[f"{which}exact"].append(told.exact)
+            like = {(one.place, one.kind, one.size) for one in told.reading.seen if not one.problem}
+            values[f"{which}stickers"] += [(one.place, one.kind, one.size) in like for one in sheet.stickers]
             if not which:
                 used |= set(np.unique(cells).tolist())
         plan.tell("image_tokenizer", len(outcomes), len(sheets))
