@@ -131,6 +131,26 @@ def brief(sheet: Sheet, rng: np.random.Generator) -> str:
     return f"{body}{' somewhere' if len(things) == 1 else ''} on a {sheet.ground} ground"
 
 
+def loosely(sheet: Sheet, rng: np.random.Generator) -> str:
+    """Say a sheet as one types a sentence: a true one that leaves sizes, places or the ground open.
+
+    Each of the three is told half of the time, sizes and places of all stickers or of none; two neighbours may be told
+    one from the other. One alone says its place unless it is in the middle, where "a panda" has it.
+    """
+    things = [sheet.stickers[i] for i in rng.permutation(len(sheet.stickers))]
+    sizes, places, ground = rng.random(3) < 0.5
+    whats = [f"{s.size} {s.kind}" if sizes else s.kind for s in things]
+    named = [f"another {what}" if what in whats[:i] else a(what) for i, what in enumerate(whats)]
+    sides = {(first, second): RELATION_WORDS[relation] for first, relation, second in sheet.relations()}
+    if len(things) == 2 and tuple(things) in sides and rng.random() < 0.4:
+        body = f"{named[0]} {sides[things[0], things[1]]} {named[1]}"
+    elif things[0].place != "middle" and (places or len(things) == 1):
+        body = listed([f"{name} {at(s.place)}" for name, s in zip(named, things, strict=True)])
+    else:
+        body = listed(named)
+    return f"{body} on a {sheet.ground} ground" if ground else body
+
+
 def parse(text: str) -> Statement:
     """Read a sentence of this module's grammar.
 

@@ -23,6 +23,7 @@ from cm3.retrieval.embed import load_encoder
 from cm3.stickers.data.bank_source import BankLaw, BankSource
 from cm3.stickers.data.sheet_source import SheetLaw, SheetSource, sheet_document
 from cm3.stickers.data.sticker_bank import build_sticker_bank
+from cm3.stickers.data.sticker_examples import TASKS
 from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, TaskShares, lesson_texts
 from cm3.stickers.data.sticker_pairs import sticker_pairs
 from cm3.stickers.data.training_pictures import training_pictures
@@ -144,8 +145,8 @@ class StickerLessonData(Data):
         return self.plain.given(source.plain)
 
     def tasks(self) -> tuple[str, ...]:
-        """Return the tasks that have a share."""
-        return tuple(name for name, share in self.mix.shares.items() if share > 0 and name != "plain")
+        """Return the tasks of instructions that have a share."""
+        return tuple(name for name in TASKS if self.mix.shares[name] > 0)
 
     def world(self) -> Mapping[str, Any]:
         """Return that of the plain documents."""

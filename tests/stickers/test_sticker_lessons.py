@@ -27,8 +27,9 @@ from cm3.stickers.data.sticker_lessons import (
     make_lesson,
 )
 from cm3.stickers.drawing import BLOCK, CORNER, draw
-from cm3.stickers.sentences import parse
+from cm3.stickers.sentences import holds, parse
 from cm3.stickers.sticker_edits import EDITS, random_edit
+from cm3.stickers.verify import read
 from cm3.stickers.world import PLACES, QUARTERS, random_sheet
 from cm3.tasks import Example, encode, find_task
 from cm3.tokens.codec import Codec
@@ -276,6 +277,21 @@ def test_every_lesson_goes_through_the_loader() -> None:
     assert made.counts.skipped == 0 and set(want.tolist()) == set(weights.tolist())
 
 
+def test_words_that_leave_something_open_teach_their_picture_alone() -> None:
+    lessons = source(only(loose=1.0), LessonWeights(thin=0.0))
+    assert {lessons.task(i) for i in range(20)} == {"loose"}
+    for index in range(8):
+        words, answer = lessons.lesson(index)
+        assert isinstance(words, Text) and isinstance(answer, Answer) and isinstance(answer.part, Image)
+        sheet = read(answer.part.pixels).sheet
+        assert sheet is not None and holds(parse(words.text), sheet)
+        document = codec().encode(Document((words, answer.part)))
+        (made,) = lessons.sequences([index])
+        assert made.tokens.ids.tolist() == document.ids.tolist()  # as plain documents have it, and never masked
+        told = codec().vocab.is_image(document.ids)
+        assert (made.weights[told] == 1).all() and (made.weights[: told.argmax() - 1] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -317,6 +333,6 @@ def test_other_bad_settings_are_refused() -> None:
 
 
 def test_the_names_of_the_shares_are_the_tasks() -> None:
-    assert set(TaskShares().shares) == {*TASKS, "plain"}
+    assert set(TaskShares().shares) == {*TASKS, "plain", "loose"}
     assert sum(TaskShares().shares.values()) == pytest.approx(1)
     assert isinstance(source().sequences([0])[0], Tokens | Weighted)

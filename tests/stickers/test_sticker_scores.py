@@ -23,6 +23,7 @@ from cm3.stickers.world import HELD_OUT, HELD_OUT_PLACES, split_of
 
 N = 12
 DRAWN = ("text_to_image", "unguided", "held_out", "region_infill")
+"""Drawn after captions that say everything, or all but row and column."""
 WHOLE = {"exact": 1, "exact_1": 1, "exact_2": 1, "exact_3": 1, "exact_4": 1, "readable": 1}
 
 
@@ -80,6 +81,7 @@ def test_a_generator_that_is_always_right_scores_one(perfect: dict[str, Any]) ->
     assert tuple(tasks) == PLAIN
     for task in DRAWN[:-1]:
         assert tasks[task] == WHOLE | dict.fromkeys(("kinds", "sizes", "places", "ground", "count"), 1)
+    assert tasks["loose"] == WHOLE | {"count": 1}
     assert tasks["region_infill"]["exact"] == tasks["region_infill"]["outside_unchanged"] == 1
     for task in ("image_to_text", "text_infill"):
         assert tasks[task] == WHOLE | dict.fromkeys(("kinds", "ground", "count"), 1)
@@ -147,7 +149,7 @@ class Mute(Oracle):
 
 def test_no_picture_and_no_sentence_are_wrong_and_not_an_error() -> None:
     tasks = evaluate_stickers(Mute(), 4, seed=0, tasks=PLAIN[:-1])["tasks"]
-    assert len(tasks) == 6 and all(set(figures.values()) == {0} for figures in tasks.values())
+    assert len(tasks) == 7 and all(set(figures.values()) == {0} for figures in tasks.values())
     assert "outside_unchanged" in tasks["region_infill"]
 
 
@@ -218,6 +220,8 @@ def test_cases_are_of_sheets_that_no_training_showed() -> None:
         assert {split_of(c.sheet) for c in found} == {"test"} and len({c.sheet for c in found}) == 20
         assert all(holds(parse(c.caption), c.sheet) for c in found)
         assert not {s.kind for c in found for s in c.sheet.stickers} & {*HELD_OUT}
+    loose = list(cases("loose", 0, 200, "test", 256))
+    assert {split_of(c.sheet) for c in loose} == {"test"} and all(holds(parse(c.caption), c.sheet) for c in loose)
     for case in cases("held_out", 0, 8, "held_out", 256):
         assert any((s.kind, s.place) in HELD_OUT_PLACES for s in case.sheet.stickers)
     plain, unguided = (list(cases(task, 0, 4, "test", 256)) for task in ("text_to_image", "unguided"))

@@ -10,7 +10,7 @@ import pytest
 
 from cm3.errors import ConfigError, DataError
 from cm3.stickers.artwork import KINDS
-from cm3.stickers.sentences import STYLES, Mention, Statement, brief, describe, holds, parse, styles_of
+from cm3.stickers.sentences import STYLES, Mention, Statement, brief, describe, holds, loosely, parse, styles_of
 from cm3.stickers.world import GROUNDS, PLACES, QUARTERS, SIZES, Sheet, Sticker, any_sheet, pick, random_sheet
 
 SHEET = Sheet(
@@ -116,6 +116,25 @@ def test_a_brief_tells_kinds_and_ground_alone() -> None:
         assert statement.ground == sheet.ground and not statement.relations and holds(statement, sheet)
         assert sorted(str(m.kind) for m in statement.mentions) == sorted(s.kind for s in sheet.stickers)
         assert {(m.size, m.place) for m in statement.mentions} == {(None, None)}
+
+
+def test_a_loose_sentence_is_true_and_leaves_something_open() -> None:
+    rng = np.random.default_rng(5)
+    said: Counter[tuple[bool, bool, bool]] = Counter()
+    for sheet in sheets(600, 4):
+        statement = parse(loosely(sheet, rng))
+        assert holds(statement, sheet)
+        assert sorted(str(m.kind) for m in statement.mentions) == sorted(s.kind for s in sheet.stickers)
+        sizes, places = {m.size is not None for m in statement.mentions}, {m.place for m in statement.mentions}
+        assert len(sizes) == 1  # of all stickers or of none
+        if len(sheet.stickers) > 1:
+            said[sizes.pop(), None not in places, statement.ground is not None] += 1
+    assert len(said) == 8 and min(said.values()) > 20
+    said_so = {loosely(ALONE, rng) for _ in range(100)}
+    wanted = {"an umbrella", "a small umbrella", "an umbrella on a navy ground", "a small umbrella on a navy ground"}
+    assert said_so == wanted
+    pair = {loosely(Sheet("mint", SHEET.stickers[:2]), rng) for _ in range(100)}
+    assert {"a panda to the left of a taxi", "a taxi and a panda", "a small taxi and a large panda"} <= pair
 
 
 @pytest.mark.parametrize(

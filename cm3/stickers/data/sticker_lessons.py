@@ -37,7 +37,7 @@ from cm3.stickers.data.sticker_examples import (
     make_example,
     picture,
 )
-from cm3.stickers.sentences import brief
+from cm3.stickers.sentences import brief, loosely
 from cm3.stickers.sticker_edits import EDITS, random_edit
 from cm3.stickers.talk import random_dialogue
 from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, random_sheet
@@ -90,6 +90,9 @@ class TaskShares:
     """A conversation about a picture."""
     scienceqa: float = 6.0
     """A question with choices, and the reason of its answer."""
+    loose: float = 0.0
+    """A sheet from words that leave some of it open (`cm3.stickers.sentences.loosely`). No task of instructions: it is
+    what one asks for in passing, and no caption that a model should learn to write."""
 
     def __post_init__(self) -> None:
         for name, share in dataclasses.asdict(self).items():
@@ -192,7 +195,10 @@ class StickerLessons(Source):
         """Return the lesson of sequence `index`, which is not plain."""
         task = self.task(index)
         assert self.codec.image is not None  # checked
-        return make_lesson(task, example_rng(task, self.seed, index), self.codec.image.size, self.split, self.law)
+        size = self.codec.image.size
+        if task == "loose":
+            return _loose(np.random.default_rng([self.seed, 0x1005E, index]), size, self.split, self.law)
+        return make_lesson(task, example_rng(task, self.seed, index), size, self.split, self.law)
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
         """Return these sequences: lessons with their weights, and plain documents to be masked."""
@@ -344,6 +350,15 @@ def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
             parts.append(Text(edit.instruction))
         parts.append(Answer(after, like=len(parts) - 2))
     return tuple(parts)
+
+
+def _loose(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return a sheet from words that leave some of it open; of sheets of one, half and more are in the middle."""
+    number, middle = law.number(rng), rng.random() < 0.5
+    sheet = random_sheet(rng, split, number)
+    while number == 1 and middle and sheet.stickers[0].place != "middle":
+        sheet = random_sheet(rng, split, number)
+    return Text(loosely(sheet, rng)), Answer(picture(sheet, size))
 
 
 def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:

@@ -14,7 +14,7 @@ import numpy as np
 from cm3.document import Box, Document, Gap, Image, Text
 from cm3.stickers.artwork import KINDS
 from cm3.stickers.drawing import BLOCK, CORNER, DRAWN, RIM, WIDTH, draw
-from cm3.stickers.sentences import describe, styles_of
+from cm3.stickers.sentences import describe, loosely, styles_of
 from cm3.stickers.world import (
     GROUNDS,
     PLACES,
@@ -60,20 +60,28 @@ class Case:
 
 def cases(task: str, seed: int, n: int, split: Split, size: int) -> Iterator[Case]:
     """Yield the `n` cases of a task, each from its number alone; pictures are of `size` pixels."""
-    make = {"image_to_text": drawn, "text_infill": hidden_piece, "region_infill": redrawn}.get(task, said)
+    makers = {"image_to_text": drawn, "text_infill": hidden_piece, "region_infill": redrawn, "loose": left_open}
+    make = makers.get(task, said)
     # unguided has the very prompts and seeds of text_to_image
     stream = _STREAMS.index("text_to_image" if task == "unguided" else task)
     for i in range(n):
         yield make(np.random.default_rng([seed, 0xE7A1, stream, i]), split, i % len(QUARTERS) + 1, size)
 
 
-_STREAMS = ("text_to_image", "held_out", "image_to_text", "text_infill", "region_infill")
+_STREAMS = ("text_to_image", "held_out", "image_to_text", "text_infill", "region_infill", "loose")
 
 
 def said(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
     """Return a caption of any style, and a gap for its picture."""
     sheet, caption, style = _said(rng, split, number)
     return Case(Document.of(caption, Gap("image")), _seed(rng), sheet, caption, style)
+
+
+def left_open(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
+    """Return words that leave sizes, places or the ground open, and a gap for a picture; `sheet` is one that fits."""
+    sheet = random_sheet(rng, split, number)
+    caption = loosely(sheet, rng)
+    return Case(Document.of(caption, Gap("image")), _seed(rng), sheet, caption, "loose")
 
 
 def drawn(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:

@@ -57,7 +57,8 @@ class Outcome:
 
 
 def judge_picture(picture: PIL.Image.Image | None, caption: str, sheet: Sheet, kind: str = "") -> Outcome:
-    """Judge a picture by what a caption of a sheet says; a pair leaves row or column open, so not where each is.
+    """Judge a picture by what a caption of a sheet says. The parts are those that `kind`, its style, leaves not open:
+    a pair leaves row or column open, and `loose` all but the number.
 
     None is no picture at all, and wrong.
     """
@@ -67,7 +68,7 @@ def judge_picture(picture: PIL.Image.Image | None, caption: str, sheet: Sheet, k
     reading = read(picture)
     told = compare(reading, sheet)
     right = not why_not(parse(caption), reading)
-    names = ("ground", "count") if kind == "pair" else PARTS
+    names = {"pair": ("ground", "count"), "loose": ("count",)}.get(kind, PARTS)
     shares = {"readable": float(reading.sheet is not None), **{name: getattr(told, name) for name in names}}
     return Outcome(caption, "" if right else told.why, number, kind, shares)
 

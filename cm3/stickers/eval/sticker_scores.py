@@ -46,7 +46,16 @@ from cm3.tasks.examples import find_task
 if TYPE_CHECKING:
     from cm3.generate import CM3Leon
 
-PLAIN = ("text_to_image", "unguided", "held_out", "image_to_text", "text_infill", "region_infill", "image_tokenizer")
+PLAIN = (
+    "text_to_image",
+    "unguided",
+    "held_out",
+    "loose",
+    "image_to_text",
+    "text_infill",
+    "region_infill",
+    "image_tokenizer",
+)
 """What pretraining is for. `unguided` repeats the prompts and seeds of `text_to_image` with guidance 1."""
 TASKS = (*PLAIN, *RETRIEVAL, *INSTRUCTIONS)
 """Every measurement, in this order."""
@@ -75,6 +84,7 @@ def evaluate_stickers(
 
         text_to_image    kinds, sizes, places (of the stickers), ground, count, readable (it shows some sheet)
         unguided         the same with guidance 1      held_out   kinds in places where training never showed them
+        loose            count, readable; of words that leave sizes, places or the ground open, exact is true to them
         image_to_text    kinds, ground, count, readable (it is a sentence); exact is completely true
         text_infill      the same of the caption with the piece filled in
         region_infill    as text_to_image, and outside_unchanged (no byte outside the box, rounded outwards to whole
