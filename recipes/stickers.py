@@ -260,8 +260,8 @@ def clip() -> ClipRun:
 
 
 def instruct() -> PretrainRun:
-    """The model of `pretrain_found` on every instruction task, with documents of pretraining among them, and sheets from
-    words that leave some of it open, as one types them.
+    """The model of `pretrain_found` on every instruction task, with documents of pretraining among them, and with sheets
+    from words that leave some of it open, as one types them.
 
     At twice the rate it forgot how to copy (docs/log.md).
 
@@ -287,5 +287,7 @@ def instruct() -> PretrainRun:
         steps=8000,
         sample_every=1000,
         seed=2,
-        data=StickerLessonData(plain=plain, seed=5, mix=TaskShares(plain=50.0, loose=12.0), law=LessonWeights(thin=0.7)),
+        data=StickerLessonData(
+            plain=plain, seed=5, mix=TaskShares(plain=50.0, loose=12.0), law=LessonWeights(thin=0.7)
+        ),
     )
