@@ -260,7 +260,7 @@ def clip() -> ClipRun:
 
 
 def instruct() -> PretrainRun:
-    """The model of `pretrain_found` on every instruction task, with documents of pretraining among them, and with sheets
+    """The model of `pretrain_found` on every instruction task, with documents of pretraining among them, and sheets
     from words that leave some of it open, as one types them.
 
     At twice the rate it forgot how to copy (docs/log.md).
