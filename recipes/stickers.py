@@ -282,12 +282,12 @@ def instruct() -> PretrainRun:
         out="runs/stickers/instruct",
         init="runs/stickers/pretrain_found/bundle",
         replace_image_tokenizer="runs/stickers/image_decoder",
-        mask=replace(before.mask, rate=0.4),
+        mask=replace(before.mask, rate=0.6),
         optim=replace(before.optim, lr=1.2e-3, adam_lr=1.2e-3, decay_from=0.6),
         steps=8000,
         sample_every=1000,
         seed=2,
         data=StickerLessonData(
-            plain=plain, seed=5, mix=TaskShares(plain=50.0, loose=12.0), law=LessonWeights(thin=0.7)
+            plain=plain, seed=5, mix=TaskShares(plain=50.0, loose=12.0, coco_captions=8.0), law=LessonWeights(thin=0.7)
         ),
     )
