@@ -180,7 +180,7 @@ def test_scenes_from_nothing_to_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stickers_from_words_to_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of sheets told in words goes on with little of their ground, and draws whole sheets."""
+    """A model of sheets told in words goes on with little of their ground, draws whole sheets, and is tuned."""
     monkeypatch.setattr("cm3.stickers.data.training_pictures.MEASURED", 4)
     tokens = replace(
         recipe("stickers.py", "image_tokenizer")(),
@@ -190,7 +190,7 @@ def test_stickers_from_words_to_pictures(tmp_path: Path, monkeypatch: pytest.Mon
     tokens.run(progress=False)
     words = recipe("stickers.py", "pretrain_words")()
     words = replace(
-        words, model=replace(words.model, d_model=32, layers=1, heads=2, context=400), out=str(tmp_path / "words"),
+        words, model=replace(words.model, d_model=32, layers=1, heads=2, context=1152), out=str(tmp_path / "words"),
         image_tokenizer=tokens.out, length=400, windows=1, steps=2, log_every=1, sample_every=0,
     )  # fmt: skip
     # Words of its own: to learn those of stickers takes longer than all else here.
@@ -205,8 +205,16 @@ def test_stickers_from_words_to_pictures(tmp_path: Path, monkeypatch: pytest.Mon
         drawn, model=words.model, init=first, image_tokenizer=tokens.out,
         out=str(tmp_path / "drawn"), length=400, windows=1, steps=2, log_every=1, sample_every=0,
     )  # fmt: skip
-    model = CM3Leon.load(drawn.run(progress=False)["bundle"])
-    assert model.generate("a red circle", seed=1).image.size == (256, 256)
+    second = drawn.run(progress=False)["bundle"]
+    assert CM3Leon.load(second).generate("a red circle", seed=1).image.size == (256, 256)
+    tuned = recipe("stickers.py", "instruct_more")()
+    assert tuned.data.mix.words > 0 and 0 < tuned.data.words.told < 1
+    tuned = replace(
+        tuned, model=words.model, init=second, replace_image_tokenizer="", out=str(tmp_path / "tuned"), steps=2,
+        log_every=1, sample_every=0, data=replace(tuned.data, plain=replace(tuned.data.plain, encoder="")),
+    )  # fmt: skip
+    model = CM3Leon.load(tuned.run(progress=False)["bundle"])
+    assert {"edit", "boxes", "vqa2"} <= set(model.tasks) and not {"plain", "loose", "words"} & set(model.tasks)
 
 
 @pytest.mark.slow

@@ -85,14 +85,16 @@ class StickerWordData(_Stickers):
     law: SheetLaw = field(default_factory=SheetLaw)
     thin: float = 0.9
     """Share of the cells between two of the same word that is left out."""
+    told: float = 0.0
+    """Share of sheets whose words are read, and whose caption is foretold."""
 
     def source(self, run: Context) -> WordSource:
         """Return sheets told in words."""
-        return WordSource(run.codec, self.seed, law=self.law, thin=self.thin)
+        return WordSource(run.codec, self.seed, law=self.law, thin=self.thin, told=self.told)
 
     def held_out(self, run: Context) -> WordSource:
         """Return sheets of the validation split, told by the same law."""
-        return WordSource(run.codec, self.seed, "val", replace(self.law, captions_only=0.0))
+        return WordSource(run.codec, self.seed, "val", replace(self.law, captions_only=0.0), told=self.told)
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,18 @@ class StickerLessonData(Data):
     mix: TaskShares = field(default_factory=TaskShares)
     """Shares of the tasks; may be changed when a run is resumed."""
     law: LessonWeights = field(default_factory=LessonWeights)
+    words: StickerWordData | None = None
+    """Sheets told in words, where `mix.words` has a share."""
 
     def source(self, run: Context) -> StickerLessons:
         """Return lessons, and plain documents among them."""
-        return StickerLessons(run.codec, self.seed, self.mix, self.law, plain=self.plain.source(run))
+        plain, words = self.plain.source(run), None if self.words is None else self.words.source(run)
+        return StickerLessons(run.codec, self.seed, self.mix, self.law, plain=plain, words=words)
 
     def held_out(self, run: Context) -> StickerLessons:
         """Return lessons and plain documents of the validation split."""
-        plain = self.plain.held_out(run)
-        return StickerLessons(run.codec, self.seed, self.mix, self.law, plain=plain, split="val")
+        plain, words = self.plain.held_out(run), None if self.words is None else self.words.held_out(run)
+        return StickerLessons(run.codec, self.seed, self.mix, self.law, plain=plain, words=words, split="val")
 
     def prompts(self, run: Context, number: int = 8) -> list[Document]:
         """Return those of the plain documents."""

@@ -89,7 +89,7 @@ def test_shares_of_the_law_are_shares(name: str) -> None:
         BankLaw(**{name: -0.1})
 
 
-@pytest.mark.parametrize("name", ["in_order", "places", "captions_only"])
+@pytest.mark.parametrize("name", ["in_order", "places", "relations", "captions_only"])
 def test_shares_of_sheets_are_shares(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"law.{name}=1.5: is a share, must be in 0..1"):
         SheetLaw(**{name: 1.5})

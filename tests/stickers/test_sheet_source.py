@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from lesson_codec import codec
 
 from cm3.stickers.data.sheet_codes import SheetCodes, cells_of_place, fits
-from cm3.stickers.data.sheet_source import SheetLaw, SheetSource
+from cm3.stickers.data.sheet_source import SheetLaw, SheetSource, describe_sheet
 from cm3.stickers.drawing import draw
+from cm3.stickers.sentences import parse
 from cm3.stickers.world import PLACES, random_sheet
 
 
@@ -31,6 +33,22 @@ def test_places_of_blocks_cover_the_sheet() -> None:
     for place in PLACES:
         held[cells_of_place(place, 16)] += 1
     assert (held[4:12, 4:12] == 2).all() and held.sum() == 5 * 64 and held.min() == 1
+
+
+def test_captions_tell_places_and_relations_as_often_as_the_law_says() -> None:
+    def told(**shares: float) -> tuple[float, float]:
+        law = SheetLaw(number=(0.0, 0.0, 1.0), **shares)
+        said = [parse(describe_sheet(4, i, law=law).caption) for i in range(200)]
+        places = sum(all(m.place for m in one.mentions) for one in said)
+        return places / len(said), sum(bool(one.relations) for one in said) / len(said)
+
+    assert told(places=1.0) == (1, 0) and told(places=1.0, relations=1.0) == (1, 0)
+    # of three stickers two are neighbours, but beside two of one kind neither "the dog" nor "it" may tell which
+    assert told(relations=1.0)[1] > 0.9 and 0.35 < told()[1] < 0.65
+    places, relations = told(places=0.5, relations=1.0)
+    assert abs(places - 0.5) < 0.15 and relations == pytest.approx(1 - places)
+    some = [described for i in range(40) for described in [describe_sheet(4, i, law=SheetLaw(relations=1.0))]]
+    assert {len(one.sheet.stickers) for one in some} == {1, 2, 3, 4}  # one alone has nothing beside it
 
 
 def test_documents_are_those_that_are_encoded_whole() -> None:

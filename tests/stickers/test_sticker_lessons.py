@@ -26,6 +26,7 @@ from cm3.stickers.data.sticker_lessons import (
     lesson_of,
     make_lesson,
 )
+from cm3.stickers.data.word_source import WordSource
 from cm3.stickers.drawing import BLOCK, CORNER, draw
 from cm3.stickers.sentences import holds, parse
 from cm3.stickers.sticker_edits import EDITS, random_edit
@@ -277,6 +278,21 @@ def test_every_lesson_goes_through_the_loader() -> None:
     assert made.counts.skipped == 0 and set(want.tolist()) == set(weights.tolist())
 
 
+def test_sheets_in_words_and_plain_documents_keep_their_places_among_lessons() -> None:
+    words = WordSource(codec(), 3)
+    mix = only(words=1.0, plain=1.0, vqa2=1.0)
+    lessons = StickerLessons(codec(), 1, mix, plain=Sheets(), words=words)
+    made = lessons.sequences(range(30))
+    assert {lessons.task(i) for i in range(30)} == {"words", "plain", "vqa2"}
+    for i, one in enumerate(made):
+        if lessons.task(i) == "words":
+            (same,) = words.sequences([i])
+            tokens = same.tokens if isinstance(same, Weighted) else same
+            assert (one.tokens if isinstance(one, Weighted) else one).ids.tolist() == tokens.ids.tolist()
+        else:
+            assert isinstance(one, Weighted) == (lessons.task(i) == "vqa2")
+
+
 def test_words_that_leave_something_open_teach_their_picture_alone() -> None:
     lessons = source(only(loose=1.0), LessonWeights(thin=0.0))
     assert {lessons.task(i) for i in range(20)} == {"loose"}
@@ -327,12 +343,14 @@ def test_other_bad_settings_are_refused() -> None:
             LessonWeights(**{name: (1.0,)})
     with pytest.raises(ConfigError, match=r"mix.plain=20.0: there are no plain documents; give some, or a share of 0"):
         StickerLessons(codec(), 1)
+    with pytest.raises(ConfigError, match=r"mix.words=1.0: there are no sheets in words; give some, or a share of 0"):
+        source(only(words=1.0))
     text = Codec(codec().vocab, codec().text)
     with pytest.raises(ConfigError, match="sticker tasks have pictures; give it an image tokenizer"):
         StickerLessons(text, 1, plain=Sheets())
 
 
 def test_the_names_of_the_shares_are_the_tasks() -> None:
-    assert set(TaskShares().shares) == {*TASKS, "plain", "loose"}
+    assert set(TaskShares().shares) == {*TASKS, "plain", "loose", "words"}
     assert sum(TaskShares().shares.values()) == pytest.approx(1)
     assert isinstance(source().sequences([0])[0], Tokens | Weighted)

@@ -12,6 +12,7 @@ from lesson_codec import codec
 
 from cm3.errors import ConfigError
 from cm3.sequence.answers import Weighted
+from cm3.sequence.mask import cm3_unmask
 from cm3.sequence.segments import text_tokens
 from cm3.stickers.data.sheet_source import SheetLaw, describe_sheet
 from cm3.stickers.data.word_source import WordSource
@@ -71,6 +72,23 @@ def test_what_is_read_is_the_caption_and_what_is_foretold_the_words() -> None:
     assert 0 < alone < 16
 
 
+def test_told_the_other_way_the_words_are_read_and_the_caption_alone_weighs() -> None:
+    law, v = SheetLaw(captions_only=0.0), codec().vocab
+    source, forth = WordSource(codec(), 5, law=law, thin=0.9, told=1.0), WordSource(codec(), 5, law=law)
+    for i, (made, plain) in enumerate(zip(source.sequences(range(8)), forth.sequences(range(8)), strict=True)):
+        assert isinstance(made, Weighted) and isinstance(plain, Weighted)
+        caption = text_tokens(codec().text.encode(describe_sheet(5, i, "train", law).caption), v).ids.tolist()
+        assert made.shown is None and cm3_unmask(made.tokens, v).ids.tolist() == plain.tokens.ids.tolist()
+        ids, behind = made.tokens.ids.tolist(), len(caption) + 1
+        assert ids[-behind:] == [*caption, v.eoss] and ids[1] == ids[-behind - 1] == v.mask(0)
+        assert (made.weights[-behind:] == 1).all() and not made.weights[:-behind].any()
+        on = made.tokens.cells > 0
+        assert (made.tokens.ids[on] == plain.tokens.ids[plain.tokens.cells > 0]).all()
+        assert made.kept is not None and made.kept[~on].all() and made.kept[on].sum() < 0.7 * on.sum()
+    half = WordSource(codec(), 5, law=law, told=0.5).sequences(range(40))
+    assert 10 < sum(isinstance(one, Weighted) and one.shown is None for one in half) < 30
+
+
 def test_data_gives_the_same_sheets_and_others_held_out() -> None:
     data = StickerWordData(seed=4, law=SheetLaw(captions_only=0.5))
     run = cast(Any, SimpleNamespace(codec=codec()))
@@ -86,6 +104,8 @@ def test_data_gives_the_same_sheets_and_others_held_out() -> None:
 def test_other_codecs_and_shares_are_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("thin=1.5: is a probability, must be in 0..1")):
         WordSource(codec(), 1, thin=1.5)
+    with pytest.raises(ConfigError, match=re.escape("told=-0.5: is a probability, must be in 0..1")):
+        WordSource(codec(), 1, told=-0.5)
     for changed in (
         {"image": None},
         {"image": SimpleNamespace(size=128)},

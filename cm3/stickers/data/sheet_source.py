@@ -14,7 +14,7 @@ from cm3.errors import ConfigError
 from cm3.sequence.segments import document_of, image_tokens, text_tokens
 from cm3.stickers.data.sheet_codes import SheetCodes, fits
 from cm3.stickers.drawing import draw
-from cm3.stickers.sentences import describe
+from cm3.stickers.sentences import describe, styles_of
 from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, random_sheet
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
@@ -30,6 +30,9 @@ class SheetLaw:
     """Share of captions that name the stickers in reading order."""
     places: float = 0.0
     """Share of captions that say every place; the others are of any style."""
+    relations: float = 0.0
+    """Of the others, share of those that tell stickers from those beside them where a sheet has such; without documents
+    alone."""
     captions_only: float = 0.03
     """Share of documents that are a caption without its picture."""
 
@@ -38,7 +41,7 @@ class SheetLaw:
         fine = all(0 <= share < np.inf for share in self.number) and sum(self.number) > 0
         if not (1 <= len(self.number) <= len(QUARTERS) and fine):
             raise ConfigError(f"law.number={self.number}: must be shares of 1 to 4 stickers, of 0 or more, not all 0")
-        for name in ("in_order", "places", "captions_only"):
+        for name in ("in_order", "places", "relations", "captions_only"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
 
@@ -59,7 +62,9 @@ def describe_sheet(seed: int, index: int, split: Split = "train", law: SheetLaw 
     number = by_share(rng, law.number) + 1
     in_order, places, alone = (rng.random() < share for share in (law.in_order, law.places, law.captions_only))
     sheet = random_sheet(rng, split, number)
-    caption = describe(sheet, rng, in_order=bool(in_order), style="places" if places else None)
+    related = law.relations > 0 and rng.random() < law.relations and "relations" in styles_of(sheet)
+    style = "places" if places else "relations" if related else None
+    caption = describe(sheet, rng, in_order=bool(in_order), style=style)
     return Described(sheet, caption, not alone)
 
 

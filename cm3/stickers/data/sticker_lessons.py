@@ -93,6 +93,8 @@ class TaskShares:
     loose: float = 0.0
     """A sheet from words that leave some of it open (`cm3.stickers.sentences.loosely`). No task of instructions: it is
     what one asks for in passing, and no caption that a model should learn to write."""
+    words: float = 0.0
+    """A sheet told in words (cm3/stickers/data/word_source.py), for what belongs where. No task either."""
 
     def __post_init__(self) -> None:
         for name, share in dataclasses.asdict(self).items():
@@ -175,24 +177,27 @@ class StickerLessons(Source):
         law: LessonWeights | None = None,
         *,
         plain: Source | None = None,
+        words: Source | None = None,
         split: Split = "train",
     ) -> None:
-        """Raise `ConfigError` for a codec without pictures, and for a share of `plain` where there is none."""
+        """Raise `ConfigError` for a codec without pictures, and for a share of `plain` or `words` without any given."""
         if codec.image is None:
             raise ConfigError("codec: sticker tasks have pictures; give it an image tokenizer")
-        self.codec, self.seed, self.split, self.plain = codec, seed, split, plain
+        self.codec, self.seed, self.split, self.plain, self.words = codec, seed, split, plain, words
         self.mix, self.law = mix or TaskShares(), law or LessonWeights()
         if self.mix.plain > 0 and plain is None:
             raise ConfigError(f"mix.plain={self.mix.plain}: there are no plain documents; give some, or a share of 0")
+        if self.mix.words > 0 and words is None:
+            raise ConfigError(f"mix.words={self.mix.words}: there are no sheets in words; give some, or a share of 0")
         self._names, self._bounds = list(self.mix.shares), np.cumsum(list(self.mix.shares.values()))[:-1]
 
     def task(self, index: int) -> str:
-        """Return the task of sequence `index`, or "plain"."""
+        """Return the task of sequence `index`, or "plain", "loose" or "words"."""
         rng = np.random.default_rng([self.seed, 0x717, index])
         return self._names[int(np.searchsorted(self._bounds, rng.random(), side="right"))]
 
     def lesson(self, index: int) -> Lesson:
-        """Return the lesson of sequence `index`, which is not plain."""
+        """Return the lesson of sequence `index`, which is neither plain nor in words."""
         task = self.task(index)
         assert self.codec.image is not None  # checked
         size = self.codec.image.size
@@ -201,10 +206,13 @@ class StickerLessons(Source):
         return make_lesson(task, example_rng(task, self.seed, index), size, self.split, self.law)
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
-        """Return these sequences: lessons with their weights, and plain documents to be masked."""
-        plain = [i for i in positions if self.task(i) == "plain"]
-        documents = iter(self.plain.sequences(plain) if plain and self.plain is not None else [])
-        taught = [i for i in positions if i not in plain]
+        """Return these sequences: lessons with their weights, plain documents to be masked, and sheets in words."""
+        given: dict[int, Tokens | Weighted] = {}
+        for name, source in (("plain", self.plain), ("words", self.words)):
+            some = [i for i in positions if self.task(i) == name]
+            if some and source is not None:
+                given |= zip(some, source.sequences(some), strict=True)
+        taught = [i for i in positions if i not in given]
         made = encode_lessons([self.lesson(i) for i in taught], self.codec, self.law)
         law, v = MaskLaw(hide=self.law.hide, thin=self.law.thin), self.codec.vocab
         draws = [np.random.default_rng([self.seed, 0x41DE, i]) for i in taught]
@@ -212,7 +220,7 @@ class StickerLessons(Source):
             one._replace(shown=hide(one.tokens, v, law, rng), kept=thin(one.tokens, v, law, rng))
             for one, rng in zip(made, draws, strict=True)
         )
-        return [next(documents) if i in plain else next(lessons) for i in positions]
+        return [given[i] if i in given else next(lessons) for i in positions]
 
     def make(self) -> None:
         """Make what the plain documents need."""

@@ -6,6 +6,9 @@
 The words are hidden from the model as codes can be (`cm3.sequence.mask.hide`), and it foretells each from the caption
 and its own cell. So which name belongs where is learnt before, and apart from, what a thing looks like, from a
 hundredth of the facts. A model that learns both at once deals the names out by chance for long (docs/log.md).
+
+The other way round the words are read, and the caption is foretold behind them: what is said of a sheet where each
+thing stands.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 from cm3.data.load import Source
 from cm3.errors import ConfigError
 from cm3.sequence.answers import Weighted
-from cm3.sequence.mask import between_equals
+from cm3.sequence.mask import between_equals, move_spans
 from cm3.sequence.segments import document_of, image_tokens, text_tokens
 from cm3.stickers.data.sheet_codes import cells_of_place, whole_cells
 from cm3.stickers.data.sheet_source import SheetLaw, describe_sheet
@@ -31,21 +34,30 @@ class WordSource(Source):
     """`Source` (cm3/data/load.py) of sheets told in words alone."""
 
     def __init__(
-        self, codec: Codec, seed: int, split: Split = "train", law: SheetLaw | None = None, thin: float = 0.0
+        self,
+        codec: Codec,
+        seed: int,
+        split: Split = "train",
+        law: SheetLaw | None = None,
+        thin: float = 0.0,
+        told: float = 0.0,
     ) -> None:
-        """Raise `ConfigError` for a codec without pictures, of another size or grammar, and for `thin` out of range."""
+        """Raise `ConfigError` for a codec without pictures, of another size or grammar, and for shares out of range."""
         if codec.image is None or not whole_cells(codec.image) or codec.vocab.grammar != "cm3":
             raise ConfigError(
                 f"codec: must have an image tokenizer of {WIDTH} px, with places in whole cells, and the grammar 'cm3'"
             )
-        if not 0 <= thin <= 1:
-            raise ConfigError(f"thin={thin}: is a probability, must be in 0..1")
-        self.codec, self.seed, self.split, self.law, self.thin = codec, seed, split, law or SheetLaw(), thin
+        for name, share in (("thin", thin), ("told", told)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name}={share}: is a probability, must be in 0..1")
+        self.codec, self.seed, self.split, self.law = codec, seed, split, law or SheetLaw()
+        self.thin, self.told = thin, told
         self._factor = codec.image.factor
         self._names: dict[str, np.ndarray] = {}
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
-        """Return these sequences; `thin` is the share of cells between two of the same word that is left out."""
+        """Return these sequences. `thin` is the share of cells between two of the same word that is left out; `told`
+        that of sheets whose words are read and whose caption is foretold."""
         return [self._laid_out(i) for i in positions]
 
     def words(self, sheet: Sheet) -> np.ndarray:
@@ -83,4 +95,17 @@ class WordSource(Source):
         made = Weighted.of(Tokens(ids, laid.cells))
         rng = np.random.default_rng([self.seed, 0x3077, index])
         left_out = between_equals(ids) & on & (rng.random(len(ids)) < self.thin)
+        if self.told and rng.random() < self.told:
+            return self._told(made.tokens, caption.length, left_out)
         return made._replace(shown=np.where(on, np.int32(v.unk), ids), kept=~left_out if left_out.any() else None)
+
+    def _told(self, laid: Tokens, words: int, left_out: np.ndarray) -> Weighted:
+        """Return a sheet whose caption, the first `words` tokens, stands behind it: all that weighs."""
+        start = int(np.flatnonzero(laid.cells)[0]) - 1 - words
+        moved = move_spans(laid, [(start, start + words)], self.codec.vocab)
+        # a mask stands where the caption was, and all behind it is nearer to the beginning by the rest
+        before = np.concatenate([left_out[:start], [False], left_out[start + words :]])
+        kept = np.concatenate([~before, np.ones(moved.length - len(before), bool)])
+        weights = np.zeros(moved.length, np.float32)
+        weights[len(before) + 1 :] = 1.0
+        return Weighted(moved, weights)._replace(kept=None if kept.all() else kept)
