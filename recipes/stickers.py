@@ -267,7 +267,7 @@ def instruct() -> PretrainRun:
     At twice the rate it forgot how to copy (docs/log.md). The rate stays as it is to the end, since `instruct_more`
     goes on from it.
 
-    Price: 3,000 steps of 1,152 tokens, 65 minutes of two cores of an AVX2 processor, with `--threads 2`.
+    Price: 3,000 steps of 1,152 tokens, 62 minutes of two cores of an AVX2 processor, with `--threads 2`.
     """
     before = pretrain_found()
     law = BankLaw(
