@@ -19,8 +19,8 @@ import numpy as np
 
 from cm3.data.load import Source
 from cm3.errors import ConfigError
-from cm3.sequence.answers import Weighted
-from cm3.sequence.mask import between_equals, move_spans
+from cm3.sequence.answers import Weighted, weighted_tail
+from cm3.sequence.mask import between_equals
 from cm3.sequence.segments import document_of, image_tokens, text_tokens
 from cm3.stickers.data.sheet_codes import cells_of_place, whole_cells
 from cm3.stickers.data.sheet_source import SheetLaw, describe_sheet
@@ -87,25 +87,17 @@ class WordSource(Source):
         caption = text_tokens(self.codec.text.encode(described.caption), v)
         if not described.shown:
             return document_of([caption], v)
+        rng = np.random.default_rng([self.seed, 0x3077, index])
+        told = self.told > 0 and rng.random() < self.told
         words = self.words(described.sheet)
-        laid = document_of([caption, image_tokens(np.zeros_like(words), v)], v)
+        before = Tokens.of([v.mask(0)]) if told else caption
+        laid = document_of([before, image_tokens(np.zeros_like(words), v)], v)
         on = laid.cells > 0
         ids = laid.ids.copy()
         ids[on] = words.ravel()
-        made = Weighted.of(Tokens(ids, laid.cells))
-        rng = np.random.default_rng([self.seed, 0x3077, index])
         left_out = between_equals(ids) & on & (rng.random(len(ids)) < self.thin)
-        if self.told and rng.random() < self.told:
-            return self._told(made.tokens, caption.length, left_out)
-        return made._replace(shown=np.where(on, np.int32(v.unk), ids), kept=~left_out if left_out.any() else None)
-
-    def _told(self, laid: Tokens, words: int, left_out: np.ndarray) -> Weighted:
-        """Return a sheet whose caption, the first `words` tokens, stands behind it: all that weighs."""
-        start = int(np.flatnonzero(laid.cells)[0]) - 1 - words
-        moved = move_spans(laid, [(start, start + words)], self.codec.vocab)
-        # a mask stands where the caption was, and all behind it is nearer to the beginning by the rest
-        before = np.concatenate([left_out[:start], [False], left_out[start + words :]])
-        kept = np.concatenate([~before, np.ones(moved.length - len(before), bool)])
-        weights = np.zeros(moved.length, np.float32)
-        weights[len(before) + 1 :] = 1.0
-        return Weighted(moved, weights)._replace(kept=None if kept.all() else kept)
+        made = Weighted.of(Tokens(ids, laid.cells), 0.0 if told else 1.0)
+        made = made._replace(kept=~left_out if left_out.any() else None)
+        if told:  # it is read, and only what is said of it behind it weighs
+            return Weighted.concat([made, weighted_tail(0, caption, v, rest=0.0)])
+        return made._replace(shown=np.where(on, np.int32(v.unk), ids))
