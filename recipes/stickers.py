@@ -299,7 +299,7 @@ def instruct_more() -> PretrainRun:
     After `instruct` alone a thing is drawn twice where its place follows from another's, and the right kinds are said
     in the wrong places (docs/log.md).
 
-    Price: 5,500 steps of 1,152 tokens; by the rate of `instruct` 2 hours of two cores. Not run yet.
+    Price: 4,800 steps of 1,152 tokens; by the rate of `instruct` 109 minutes of two cores. Not run yet.
     """
     before = instruct()
     data = before.data
@@ -312,7 +312,7 @@ def instruct_more() -> PretrainRun:
         init="runs/stickers/instruct/bundle",
         mask=replace(before.mask, thin=0.6),
         optim=replace(before.optim, decay_from=0.45),
-        steps=5500,
+        steps=4800,
         seed=11,
         data=replace(
             data,
