@@ -82,21 +82,23 @@ class Retriever:
     def search(self, prompt: Document, k: int) -> list[Retrieved]:
         """Return up to `k` documents of the bank for a prompt, most relevant first, never the prompt itself.
 
-        Where two or more are wanted, a prompt that names several things (`mentions`) is searched with each of them, and
-        with the whole where it has pictures: the vector of all words lies between what shows one thing and what shows
-        another, and near neither. The best for each thing come first, then the second best, and so on.
+        A prompt that names several things (`mentions`) is searched with each of them: the vector of all words lies
+        between what shows one thing and what shows another, and near neither. The best for each thing come first, the
+        best of them before the others, then the second best, and so on. The whole is a search beside them where it has
+        pictures, or where one document is wanted, which may show all of it.
 
         Raises `RequestError` for `k` outside 0..3, no bank or an empty one, and a prompt with nothing to search with;
         `CheckpointError` for a bank of another encoder.
         """
         k = check_number("retrieve", k)
         query = query_of(prompt)
-        named = mentions(query.text) if k > 1 else []
         if k == 0:
             return []
+        named = [words for words in mentions(query.text) if words]
         if len(named) < 2:
             return select(*self._open(), query, k)
-        queries = [Document((Text(words),), id=query.id) for words in named] + [query] * bool(query.images)
+        queries = [Document((Text(words),), id=query.id) for words in named]
+        queries += [query] * (k == 1 or bool(query.images))
         return _in_turn([select(*self._open(), one, k) for one in queries], k)
 
     def find(
