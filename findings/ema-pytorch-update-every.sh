@@ -1,9 +1,9 @@
 #!/bin/sh
-# ema-pytorch 0.8.3: PostHocEMA and KarrasEMA with update_every above 1, as in the manual's own example, take the decay of one step at
-# each update, however many steps lie between updates. The average then reaches far further back than the asked sigma_rel, and so
+# ema-pytorch 0.8.3: PostHocEMA and KarrasEMA with update_every above 1, as in the manual's own example, take the decay of one step
+# at each update, however many steps lie between updates. The average then reaches far further back than the asked sigma_rel, and so
 # does every model put together from the checkpoints afterwards. With update_every=1 all is as in the paper (arXiv 2312.02696).
-# Expected: about the same average from every tenth step, for less time. Seen: a weight that rises from 0 to 1 should average 0.820 at
-# a sigma_rel of 0.15, by the paper; update_every=1 gives 0.820 and update_every=10 gives 0.242.
+# Expected: about the same average from every tenth step, for less time. Seen: a weight that rises from 0 to 1 should average 0.820
+# at a sigma_rel of 0.15, by the paper; update_every=1 gives 0.820 and update_every=10 gives 0.242.
 set -eu
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

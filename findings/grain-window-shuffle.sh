@@ -1,7 +1,7 @@
 #!/bin/sh
 # grain 0.2.18: WindowShuffleMapDataset shuffles a last window that is shorter than the others as if it were whole. Its places
-# beyond the end wrap round to the beginning, as they do in every map dataset of grain, so in one pass some samples come twice and others
-# never. WindowShuffleIterDataset shuffles the short window by itself.
+# beyond the end wrap round to the beginning, as they do in every map dataset of grain, so in one pass some samples come twice and
+# others never. WindowShuffleIterDataset shuffles the short window by itself.
 # Expected: every sample once in a pass. Seen: of 10 samples in windows of 4, sample 9 never comes with seed 0, and 8 and 9 never
 # with seed 1, while some of the first come twice. Windows that divide the length are right.
 set -eu

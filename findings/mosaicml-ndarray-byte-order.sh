@@ -1,7 +1,7 @@
 #!/bin/sh
 # mosaicml-streaming 0.13.0: a column of the kind "ndarray" writes the name of an array's type and the array's bytes as they lie.
-# The name does not tell the order of the bytes, so an array in the other order (16-bit depth pictures, IDX and FITS files are read as
-# ">u2" or ">f4") comes back with its bytes swapped. "ndarray:uint16", which names the type, refuses the same array.
+# The name does not tell the order of the bytes, so an array in the other order (16-bit depth pictures, IDX and FITS files are
+# read as ">u2" or ">f4") comes back with its bytes swapped. "ndarray:uint16", which names the type, refuses the same array.
 # Expected: the numbers that were written, or an error as with a named type. Seen: 1, 256, 1000 come back as 256, 1, 59395.
 set -eu
 dir=$(mktemp -d)
