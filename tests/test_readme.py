@@ -53,7 +53,7 @@ def test_its_commands_run_one_after_another_and_then_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert [c.split()[1] for c in USE] == [
-        *("generate", "describe", "infill", "infill", "generate", "eval"),
+        *("generate", "describe", "infill", "infill", "generate", "eval", "generate"),
         *("edit", "describe", "generate"),
         *("-rf", "docs/examples/scenes.py", "index", "index", "generate"),
         *("data", "prepare", "train"),

@@ -48,7 +48,7 @@ class IndexBuild(Verb):
     """Folder for the bank."""
     encoder: Annotated[str, arg(metavar="ENCODER")] = CLIP
     """Encoder of the vectors: a CLIP's hub id, its folder, a folder that a clip recipe wrote, or a model with its own
-    (scenes, which knows nothing but scenes)."""
+    (scenes or stickers, which know nothing else)."""
     index: Annotated[Literal["auto", "exact", "ivf", "pq"], arg(metavar="auto|exact|ivf|pq")] = "auto"
     """auto: every document is looked at up to 100,000, inverted lists above; pq: half their memory, slower."""
     license: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None

@@ -129,7 +129,7 @@ class ModelVerb(Verb):
     """A verb that uses a model."""
 
     model: Annotated[str, arg(metavar="MODEL")] = "scenes"
-    """The model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
+    """The model: a name (scenes or stickers, in the package), a bundle's folder, or hf://OWNER/NAME."""
     place: Annotated[Precision, HERE] = Precision()
     verbose: bool = False
     """Say which number type the language model computes in, and why."""

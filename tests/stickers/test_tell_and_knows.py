@@ -10,8 +10,10 @@ import pytest
 
 from cm3.errors import DataError
 from cm3.generate.known_world import World
+from cm3.model import bundle as bundles
 from cm3.stickers.artwork import KINDS
 from cm3.stickers.ask import random_question
+from cm3.stickers.data.sticker_examples import TASKS
 from cm3.stickers.knows import WORDS, WORLD
 from cm3.stickers.reason import random_reasoning
 from cm3.stickers.sentences import brief, describe
@@ -128,3 +130,9 @@ def test_held_out_kinds_are_not_known_and_other_spellings_are_taken() -> None:
     assert world.take("A Puppy left of 2 bikes") == "a dog left of 2 bicycles"
     assert all(word in WORDS and other not in WORDS for other, word in world.spellings.items())
     assert "180 kinds" in world.says and "\n" not in world.says
+
+
+def test_the_model_that_ships_says_what_its_world_holds() -> None:
+    about = bundles.load(bundles.find("stickers"), weights=False).about
+    assert about["world"] == json.loads(json.dumps(WORLD)) and set(about["tasks"]) == set(TASKS)
+    assert sum(path.stat().st_size for path in bundles.find("stickers").rglob("*")) < 32e6

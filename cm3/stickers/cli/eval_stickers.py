@@ -31,13 +31,15 @@ class EvalStickers(ModelVerb):
       all            plain, and what the model has a bank and was tuned for
 
     examples:
-      cm3 eval stickers --model runs/stickers/pretrain/bundle --n 100
-      cm3 eval stickers --model runs/stickers/instruct/bundle --seed 7 --json
+      cm3 eval stickers --n 100
+      cm3 eval stickers --model runs/stickers/instruct_more/bundle --seed 7 --json
       cm3 eval stickers --model runs/mine/bundle --guidance 2 --tasks text_to_image held_out
       cm3 eval stickers --model runs/mine/bundle --tasks retrieval --memory DIR
       cm3 eval stickers --model runs/tuned/bundle --tasks edit,boxes --candidates 1
     """
 
+    model: Annotated[str, arg(metavar="MODEL")] = "stickers"
+    """The model: a name (stickers, in the package), a bundle's folder, or hf://OWNER/NAME."""
     n: Annotated[int, arg(metavar="N")] = 500
     """How many sheets for each task; with 500 a share is right to about 0.02."""
     seed: Annotated[int, arg(metavar="N")] = 1
