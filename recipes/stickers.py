@@ -1,4 +1,4 @@
-"""The next model that ships, from nothing, on stickers that are drawn on the fly: runs in this order.
+"""The model `stickers`, from nothing, on stickers that are drawn on the fly: runs in this order.
 
 cm3 train recipes/stickers.py:image_tokenizer    # pictures to codes that see their own 16 x 16 pixels alone
 cm3 train recipes/stickers.py:image_details      # the same trained on, with more drawings that have no name

@@ -1,1 +1,1 @@
-"""The drawn world of the model that ships: stickers on plain grounds, with exact truth for every task."""
+"""The drawn world of the model `stickers`: stickers on plain grounds, with exact truth for every task."""
