@@ -45,7 +45,8 @@ class EvalTokenizer(Verb):
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """The image tokenizer: of a model in the package (scenes, stickers), of a bundle's folder, of a run, or of hf://OWNER/NAME."""
+    """The image tokenizer: of a model in the package (scenes, stickers), of a bundle's folder, of a run, or of
+    hf://OWNER/NAME."""
     pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")]
     """Picture files, folders of them, datasets ([KIND:]PATH[@SPLIT])."""
     n: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
