@@ -338,6 +338,6 @@ def test_load_by_folder(tmp_path: Path, model: CM3Leon) -> None:
     assert loaded.max_streams == 4
     assert loaded.generate("a red circle", seed=3).document == model.generate("a red circle", seed=3).document
     with pytest.raises(
-        CheckpointError, match=r"not an embedded bundle \(scenes\); check the path, or give hf://owner/name$"
+        CheckpointError, match=r"not an embedded bundle \(scenes, stickers\); check the path, or give hf://owner/name$"
     ):
         CM3Leon.load(str(tmp_path / "other"))
