@@ -93,6 +93,7 @@ def run_code(tab: Tab, folder: Path) -> Iterator[str]:
         if language == "curl" and not (shutil.which("curl") and shutil.which("jq")):
             continue
         tab.page.click(f"#code label:has([value={language}])")
+        tab.page.bring_to_front()  # a browser lets the tab in front copy, and a download may have taken its place
         tab.page.click("#code-copy")
         tab.page.wait_for_selector("#code-copied:has-text('Copied')")
         code = tab.page.evaluate("navigator.clipboard.readText()")
