@@ -329,9 +329,9 @@ def instruct_more() -> PretrainRun:
 def instruct_last() -> PretrainRun:
     """The model of `instruct_more`, which draws well, on more of what it does not: reading, holes, copying and changes.
 
-    Words are hidden in most documents, descriptions and edits come oftener, and a code that an edit keeps weighs twice
-    as much: what `instruct_more` gets wrong of a document or an edit is mostly a flaw in the copy. No codes are hidden
-    any more: where words leave a place open, what is drawn already has to be looked at (docs/log.md).
+    Words are hidden in more documents, descriptions and edits come oftener, and a code that an edit keeps weighs twice
+    as much. No codes are hidden any more: where words leave a place open, the model has to look at what it has drawn
+    (docs/log.md).
 
     Price: 5,500 steps of 1,152 tokens; by the rate of `instruct_more` 104 minutes of two cores. Not run to its end yet.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import runpy
 import shlex
 import subprocess
 from pathlib import Path
@@ -97,3 +98,11 @@ def test_the_recipes_it_names_are_there() -> None:
     assert len(named) > 10
     for spec in named:
         find(spec)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "docs").glob("*/*.py")), ids=lambda path: path.name)
+def test_the_scripts_of_its_pictures_load(script: Path) -> None:
+    """They are run by hand and seldom: what they import may have moved."""
+    if script.name == "playground.py":
+        pytest.importorskip("playwright")
+    assert callable(runpy.run_path(str(script), run_name="loaded")["main"])

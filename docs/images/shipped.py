@@ -1,6 +1,7 @@
-"""Draws the pictures of what the shipped model makes: demo.png, instructions.png, samples.png and emblems.png.
+"""Draws the pictures of what the models in the package make: demo.png, instructions.png, samples.png and emblems.png of
+`scenes`, stickers.png of `stickers`.
 
-    python docs/images/shipped.py docs/images [MODEL]
+    python docs/images/shipped.py docs/images
 
 All are made with seeds that are written here, and marked by measuring pixels, as `cm3 demo` and `cm3 eval` do.
 """
@@ -9,21 +10,25 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
 import cm3
-from cm3.cli.emblems import emblem_section
 from cm3.cli.outputs import SHEET, png
 from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
 from cm3.generate import CM3Leon
 from cm3.scenes.cli.demo import PROMPTS
 from cm3.scenes.cli.demo_tasks import task_sections
+from cm3.scenes.cli.emblem_section import emblem_section
 from cm3.scenes.eval.emblem_scores import make_examples
 from cm3.scenes.eval.scene_cases import said
 from cm3.scenes.sentences import parse
 from cm3.scenes.verify import verify
+from cm3.stickers.cli.demo import not_shown
+from cm3.stickers.eval.sticker_cases import cases
 
 SAMPLES, SEED = 24, 7
 HEAD = 80
@@ -41,10 +46,12 @@ def smaller(line: Line) -> Line:
     return Line(line.text) if line.style == "prompt" else line
 
 
-def drawn(model: CM3Leon, prompts: list[str], seeds: list[int]) -> tuple[Panel, ...]:
-    """A panel for each prompt."""
+def drawn(
+    model: CM3Leon, prompts: list[str], seeds: list[int], right: Callable[[PIL.Image.Image, str], bool]
+) -> tuple[Panel, ...]:
+    """A panel for each prompt, marked by what `right` says of its picture."""
     made = model.generate_many(prompts, seeds=seeds)
-    shown = [verify(one.image, parse(prompt)).ok for one, prompt in zip(made, prompts, strict=True)]
+    shown = [right(one.image, prompt) for one, prompt in zip(made, prompts, strict=True)]
     return tuple(
         Panel(one.image, (Line(prompt), verdict(ok, "as asked", "not as asked")))
         for one, prompt, ok in zip(made, prompts, shown, strict=True)
@@ -58,12 +65,28 @@ def save(folder: Path, name: str, sections: list[Section], side: int, columns: i
     (folder / name).write_bytes(png(whole, SHEET))
 
 
-def main(folder: Path, name: str = "scenes") -> None:
-    """Draw all four."""
-    model = cm3.load(name)
+def scene(picture: PIL.Image.Image, prompt: str) -> bool:
+    """Whether a picture shows the scene that a prompt says."""
+    return verify(picture, parse(prompt)).ok
+
+
+def stickers(folder: Path) -> None:
+    """Draw the first prompts of the evaluation of stickers."""
+    model = cm3.load("stickers")
+    asked = list(cases("text_to_image", SEED, SAMPLES // 2, "test", model.image_size))
+    prompts, seeds = [case.caption for case in asked], [case.seed for case in asked]
+    panels = drawn(model, prompts, seeds, lambda picture, prompt: not not_shown(picture, prompt))
+    title = f"The first {len(panels)} prompts of the evaluation, seed {SEED}"
+    save(folder, "stickers.png", [Section(title, panels)], 192)
+
+
+def main(folder: Path) -> None:
+    """Draw all five."""
+    stickers(folder)
+    model = cm3.load("scenes")
     rng = np.random.default_rng([SEED, 0])
-    cases = [said(rng, "test", model.image_size) for _ in range(SAMPLES)]
-    panels = drawn(model, [case.caption for case in cases], [case.seed for case in cases])
+    said_cases = [said(rng, "test", model.image_size) for _ in range(SAMPLES)]
+    panels = drawn(model, [case.caption for case in said_cases], [case.seed for case in said_cases], scene)
     save(folder, "samples.png", [Section(f"The first {SAMPLES} prompts of the evaluation, seed {SEED}", panels)], 160)
 
     _, sections = task_sections(model, 0)
@@ -71,11 +94,11 @@ def main(folder: Path, name: str = "scenes") -> None:
     edits = next(section for section in sections if section.title.startswith("Pictures changed"))
     # Of each row of three, the picture given and what was made of it.
     pairs = tuple(Panel(p.picture, tuple(map(smaller, p.lines))) for i, p in enumerate(edits.panels) if i % 3 < 2)
-    words = drawn(model, list(PROMPTS), list(range(len(PROMPTS))))
+    words = drawn(model, list(PROMPTS), list(range(len(PROMPTS))), scene)
     changed = dataclasses.replace(edits, title="From a picture and an instruction", panels=pairs)
     save(folder, "demo.png", [Section("From words", words, HARD), changed], 160)
     save(folder, "emblems.png", [emblem_section(make_examples(model, 6, SEED))], 256, columns=3)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:3])
+    main(Path(sys.argv[1]))

@@ -47,7 +47,7 @@ def test_captions_tell_places_and_relations_as_often_as_the_law_says() -> None:
     assert told(relations=1.0)[1] > 0.9 and 0.35 < told()[1] < 0.65
     places, relations = told(places=0.5, relations=1.0)
     assert abs(places - 0.5) < 0.15 and relations == pytest.approx(1 - places)
-    some = [described for i in range(40) for described in [describe_sheet(4, i, law=SheetLaw(relations=1.0))]]
+    some = [describe_sheet(4, i, law=SheetLaw(relations=1.0)) for i in range(40)]
     assert {len(one.sheet.stickers) for one in some} == {1, 2, 3, 4}  # one alone has nothing beside it
 
 
