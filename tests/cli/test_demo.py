@@ -16,6 +16,7 @@ from cm3.cli.page import page, with_hole
 from cm3.cli.sheet import Line, Panel, Section, sheet, verdict, wrap
 from cm3.scenes import parse
 from cm3.scenes.cli.demo import MISSING, PROMPTS, SCENE, SENTENCE, WANTED, _drawn, _shows
+from cm3.stickers.cli.demo import PROMPTS as STICKERS
 
 
 def test_the_prompts_are_sentences_of_the_grammar() -> None:
@@ -52,6 +53,14 @@ def test_demo(cm3: Cm3, tiny: Path, tmp_path: Path) -> None:
     text = Path(made["page"]).read_text(encoding="utf-8")
     assert all(p in text for p in (*PROMPTS, *(one["asked"] for one in made["tasks"]["vqa2"])))
     assert sorted(p.name for p in Path("demo").iterdir()) == ["index.html", "sheet.png"]
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_model_of_stickers_is_of_stickers(cm3: Cm3) -> None:
+    ran = cm3("demo", "--model", "stickers", "--json")
+    assert ran.code == 0, ran.err
+    assert [one["asked"] for one in ran.json["made"]["draw"]] == list(STICKERS)
+    assert ran.json["right"] > 0 and sorted(p.name for p in Path("demo").iterdir()) == ["index.html", "sheet.png"]
 
 
 def test_demo_refuses_a_folder_before_it_works(cm3: Cm3, tiny: Path, picture: Path) -> None:

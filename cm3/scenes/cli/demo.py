@@ -47,10 +47,11 @@ class Demo(ModelVerb):
 
     Instructions are edits, boxes, questions and whatever else the model was tuned for. Each picture is read back by
     measuring its pixels (cm3.scenes.verify), so the marks are not the model's own opinion. Writes DIR/index.html, which
-    has all of it, and DIR/sheet.png, a part that fits a screen or two.
+    has all of it, and DIR/sheet.png, a part that fits a screen or two. A model of stickers is asked for stickers.
 
     examples:
       cm3 demo
+      cm3 demo --model stickers
       cm3 demo --seed 3 --out /tmp/demo --json
     """
 
@@ -61,12 +62,16 @@ class Demo(ModelVerb):
     def run(self) -> dict[str, Any]:
         """Make everything, then write the sheet and the page."""
         from cm3.cli.page import check_page
+        from cm3.stickers.cli.demo import Demo as StickerDemo
+        from cm3.stickers.knows import WORDS
 
         check_folder(self.out)
         check_sheet(self.out / "sheet.png", "--out")
         check_page(self.out / "index.html", "--out")
         start = time.monotonic()
         model = self.open_model()
+        if model.world is not None and model.world.words == tuple(WORDS):
+            return StickerDemo(**vars(self)).run()  # another world, with prompts and a verifier of its own
         print(f"model {self.model!r}, {self.common.threads} threads", flush=True)
         drawn, first = self._draw(model)
         sentence, second = self._fill_sentence(model)

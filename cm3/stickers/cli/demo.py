@@ -1,4 +1,4 @@
-"""The demo of a model of stickers, `cm3 demo` when that is the default: all it does in under a minute, by pixels.
+"""The demo of a model of stickers, of `cm3 demo --model stickers`: all it does in under a minute, by pixels.
 
 Every part asks the model, has the answer judged, and gives a `Made` for each picture or text. What a model has no
 memory bank for, or was not tuned for, is left out.
