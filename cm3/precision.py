@@ -34,8 +34,9 @@ FLOATS = DTYPES[:4]
 """Those of any network that computes."""
 TRAINED = DTYPES[:3]
 """Those of a network that is trained."""
-ENOUGH = 2.0
-"""How many times as fast as float32 bfloat16 must be to be taken for native: 6.7 with AMX, far under 1 emulated."""
+ENOUGH = 1.3
+"""How many times as fast as float32 bfloat16 must be to be taken for native: 6.7 with AMX, 2.0 to 2.3 with AVX-512's
+instructions alone, far under 1 emulated."""
 DRAWN = 1.25
 """How many times as fast the products of a step must be in bfloat16 for drawing in it: a step has other operators too,
 and the choice should not hang on chance."""
