@@ -122,7 +122,9 @@ def test_a_processor_draws_in_what_is_faster_for_the_model(
     assert model.number_type.name == name and next(model.decoder.parameters()).dtype == getattr(torch, name)
     shape = model.decoder.config.d_model, sum(p.numel() for p in model.decoder.parameters())
     assert asked == ([shape] if native > 1.3 else [])
-    said = f"are {times:.2g} times as fast in bfloat16" if native > 1.3 else "bfloat16 is 1 times as fast as float32 on "
+    said = (
+        f"are {times:.2g} times as fast in bfloat16" if native > 1.3 else "bfloat16 is 1 times as fast as float32 on "
+    )
     assert said in model.number_type.why
     # A picture is drawn in either.
     assert model.generate("a red circle", seed=1).image is not None
