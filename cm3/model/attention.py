@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,27 @@ def spread(x: Tensor, q: Tensor) -> Tensor:
     return x if group == 1 else x.repeat_interleave(group, dim=1)
 
 
+class Padded(NamedTuple):
+    """Documents laid out for padded calls."""
+
+    place: Tensor
+    """Of each token its place among those of all calls, (n,)."""
+    calls: tuple[tuple[int, int, Tensor], ...]
+    """Of each call how many documents it has, their length with padding, and the token at each of its places."""
+
+
+def rounded(lengths: Tensor) -> Tensor:
+    """Return lengths (n,) rounded up to 16, 24, 32, 48, 64, 96, ...: at most 1.5 times as much from 16 on.
+
+    oneDNN makes a kernel for each shape of a product in bfloat16 and keeps it: documents of all lengths made a run
+    slower and larger with every step, by gigabytes after a thousand (docs/log.md).
+    """
+    lengths = lengths.clamp_min(16)
+    power = 2 ** torch.frexp((lengths - 1).float()).exponent
+    less = power // 4 * 3
+    return torch.where(lengths <= less, less, power)
+
+
 class Causal:
     """Each token sees itself and what came before it in its row."""
 
@@ -85,36 +106,49 @@ class Blocked:
         self.spans = tuple(zip(first.tolist(), (first + lengths).tolist(), strict=True)) if flat.is_cpu else ()
         self.ends = F.pad(first + lengths, (1, 0)).to(torch.int32)
         self._known = which, first, lengths
-        self.place = which
-        self.calls: list[tuple[int, int, Tensor]] = []
-        """Of each padded call how many documents it has, the longest, and the token at each of its places."""
+        self.row = documents.shape[1]
+        self.padded: Padded | None = None
+        """All documents in few padded calls."""
+        self.rounded: Padded | None = None
+        """The same in calls of rounded lengths."""
         self.varlen = _varlen(flat.device)
         self.grouped = self.varlen is not None and "enable_gqa" in inspect.signature(self.varlen).parameters
         if self.varlen is None:
-            self._pad()
+            self.padded = self._pad()
 
-    def _pad(self) -> None:
-        """Lay the documents out for padded calls; `place` of each token is that among the tokens of all calls."""
+    def _pad(self) -> Padded:
+        """Lay the documents out for padded calls: by the number of bits of their length, where one padded call of all
+        would be too large; none is padded to more than twice its length then."""
+        which, _, lengths = self._known
+        many = self.count * self.longest > PADDED.get(which.device.type, ELSEWHERE) * which.numel()
+        kinds = torch.frexp((lengths - 1).float()).exponent if many else torch.zeros_like(lengths)
+        most = {kind: int(lengths[kinds == kind].max()) for kind in kinds.unique().tolist()}
+        return self._laid_out(kinds, most)
+
+    def _round(self) -> Padded:
+        """The same by `rounded` lengths: products of few shapes, and none of a document with half a row of padding."""
+        kinds = rounded(self._known[2]).clamp_max(self.row)
+        return self._laid_out(kinds, {kind: kind for kind in kinds.unique().tolist()})
+
+    def _laid_out(self, kinds: Tensor, most: dict[int, int]) -> Padded:
+        """Return a padded call for each kind of document, to `most` tokens."""
         which, first, lengths = self._known
         device, number = which.device, which.numel()
-        # Documents by the number of bits of their length, where one padded call of all would be too large: none is
-        # padded to more than twice its length then.
-        many = self.count * self.longest > PADDED.get(device.type, ELSEWHERE) * number
-        kinds = torch.frexp((lengths - 1).float()).exponent if many else torch.zeros_like(lengths)
-        self.place = torch.zeros_like(which)
+        places, calls = torch.zeros_like(which), []
         inner, placed = torch.arange(number, device=device) - first[which], 0
-        for kind in kinds.unique().tolist():
+        for kind, longest in most.items():
             chosen = torch.nonzero(kinds == kind).squeeze(1)
-            count, longest = int(chosen.numel()), int(lengths[chosen].max())
+            count = int(chosen.numel())
             order = torch.zeros_like(lengths)
             order[chosen] = torch.arange(count, device=device)
             mine = torch.nonzero((kinds == kind)[which]).squeeze(1)
             place = order[which[mine]] * longest + inner[mine]
             source = first[chosen][:, None].expand(-1, longest).clone().flatten()  # padding repeats a first token
             source[place] = mine
-            self.place[mine] = placed + place
-            self.calls.append((count, longest, source))
+            places[mine] = placed + place
+            calls.append((count, longest, source))
             placed += count * longest
+        return Padded(places, tuple(calls))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q (b, h, s, k) to k, v (b, g, s, k) -> (b, h, s, k)."""
@@ -122,8 +156,6 @@ class Blocked:
             k, v = spread(k, q), spread(v, q)
         elif self.varlen is not None and (dtype := _half(q)) is not None:
             return self._unpadded(*(x.to(dtype) for x in (q, k, v)))
-        if not self.calls:
-            self._pad()
         b, h, s, width = q.shape
         # A compiled loop would be another graph for each packing; half precision has no fast product on a processor.
         # So whether one is compiled is asked first: what is asked after that is no guard of the graph.
@@ -131,12 +163,16 @@ class Blocked:
         if eager and self.spans and b * s >= SHORT * self.count and q.dtype in (torch.float32, torch.float64):
             return alone(q, k, v, self.spans)
         flat = [_tokens(x) for x in (q, k, v)]
+        if eager and q.is_cpu and q.dtype == torch.bfloat16:
+            laid = self.rounded = self.rounded or self._round()
+        else:
+            laid = self.padded = self.padded or self._pad()
         outs = []
-        for count, longest, source in self.calls:
+        for count, longest, source in laid.calls:
             out = causal(*(x.index_select(0, source).unflatten(0, (count, longest)).transpose(1, 2) for x in flat))
             outs.append(out.transpose(1, 2).reshape(count * longest, h, width))
         every = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return every.index_select(0, self.place).view(b, s, h, width).transpose(1, 2)
+        return every.index_select(0, laid.place).view(b, s, h, width).transpose(1, 2)
 
     def _unpadded(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the same by the kernel for documents of any lengths: no padding, and from torch 2.12 no copies."""

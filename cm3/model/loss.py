@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +19,9 @@ from cm3.vocab import Vocab
 
 GROUPS = ("text", "image", "special")
 """Names of the target groups, in the order of `target_groups`."""
+
+ROWS = 64
+"""Rows that the head's product in bfloat16 on a processor has a multiple of."""
 
 
 class Loss(NamedTuple):
@@ -75,5 +79,9 @@ def next_token_loss(
 
 def _nats(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, with_z: bool) -> tuple[Tensor, Tensor]:
     """Return nats a target, and log(Z), which has a gradient only `with_z`."""
-    nats, log_z = cross_entropy(head(hidden).float(), targets)
+    if hidden.is_cpu and hidden.dtype == torch.bfloat16:  # few shapes: see cm3.model.attention.rounded
+        logits = head(F.pad(hidden, (0, 0, 0, -len(hidden) % ROWS)))[: len(hidden)]
+    else:
+        logits = head(hidden)
+    nats, log_z = cross_entropy(logits.float(), targets)
     return nats, log_z if with_z else log_z.detach()

@@ -77,7 +77,8 @@ def test_grouped_heads_are_repeated_heads(kv_heads: int) -> None:
 
 def lengths_of(attend: Blocked) -> list[tuple[int, int]]:
     """Of each padded call how many documents it has, and the longest."""
-    return [(count, longest) for count, longest, _ in attend.calls]
+    assert attend.padded is not None
+    return [(count, longest) for count, longest, _ in attend.padded.calls]
 
 
 @pytest.mark.parametrize("most", [0, 2, 8])
@@ -106,6 +107,31 @@ def test_random_packings_in_padded_calls_by_length(monkeypatch: pytest.MonkeyPat
         assert sum(count * longest for count, longest in lengths_of(attend)) < 2 * documents.numel()
         q, k, v = inputs(3, 30, trial)
         torch.testing.assert_close(attend(0, q, k, v), dense(q, k, v, documents))
+
+
+def test_lengths_are_rounded_to_few_and_never_by_half() -> None:
+    lengths = torch.arange(1, 3000)
+    up = attention.rounded(lengths)
+    assert (up >= lengths).all() and (up[16:] < 1.5 * lengths[16:]).all() and up.unique()[:6].tolist() == [
+        16, 24, 32, 48, 64, 96
+    ]  # fmt: skip
+
+
+def test_bfloat16_on_a_processor_is_in_products_of_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, shapes = torch.Generator().manual_seed(6), set()
+    made = attention.products
+    monkeypatch.setattr(attention, "products", lambda *qkv: (shapes.add(qkv[0].shape[2]), made(*qkv))[1])
+    for trial in range(30):
+        documents = (torch.rand(2, 200, generator=generator) < 0.02 + trial / 200).long().cumsum(1) + 1
+        mine, reference = inputs(2, 200, trial), inputs(2, 200, trial)
+        got = Blocked(documents)(0, *(x.bfloat16() for x in mine))
+        want = dense(*(x.bfloat16().double() for x in reference), documents)
+        torch.testing.assert_close(got.double(), want, atol=0.05, rtol=0.05)
+        got.double().square().sum().backward()
+        want.square().sum().backward()
+        for a, b in zip(mine, reference, strict=True):
+            torch.testing.assert_close(a.grad, b.grad, atol=0.2, rtol=0.1)
+    assert shapes <= {16, 24, 32, 48, 64, 96, 128, 192, 200}, "a row is no longer than it is"
 
 
 def test_the_kernel_for_documents_of_any_lengths_is_given_their_borders() -> None:
