@@ -1,8 +1,8 @@
 """An open CM3Leon: one decoder-only transformer that reads and writes text and images as tokens.
 
     import cm3
-    model = cm3.load("scenes")
-    model.generate("a red circle on a grey background", seed=7).image.save("circle.png")
+    model = cm3.load("stickers")
+    model.generate("a large lion on a sky ground", seed=7).image.save("lion.png")
 
 Importing the package loads nothing else; `load` and the classes do.
 """
@@ -28,10 +28,10 @@ _HOMES = {
 }
 
 
-def load(name: str | Path = "scenes", **options: Unpack[Loading]) -> CM3Leon:
+def load(name: str | Path = "stickers", **options: Unpack[Loading]) -> CM3Leon:
     """Load a model: an embedded bundle by name, a bundle folder, or `hf://owner/name`. See `CM3Leon.load`.
 
-    `cm3.load("scenes", device="cuda", dtype="bfloat16")` computes on a GPU; "auto" is what suits the machine.
+    `cm3.load("stickers", device="cuda", dtype="bfloat16")` computes on a GPU; "auto" is what suits the machine.
     """
     from cm3.generate import CM3Leon
 

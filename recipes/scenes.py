@@ -1,4 +1,4 @@
-"""The shipped model, from nothing, on scenes that are drawn on the fly: runs in this order.
+"""The first model, from nothing, on scenes that are drawn on the fly: runs in this order.
 
     cm3 train recipes/scenes.py:image_tokenizer      # pictures to codes
     cm3 train recipes/scenes.py:image_decoder        # a better way back, the codes kept
@@ -10,7 +10,7 @@
     cm3 train recipes/scenes.py:pretrain_copying     # reading a document: the same cell of its picture
     cm3 train recipes/scenes.py:pretrain_emblems     # the same among everything else
 
-The shipped model was then tuned for instructions: recipes/scene_tasks.py has those runs, `instruct` and what follows
+The model was then tuned for instructions: recipes/scene_tasks.py has those runs, `instruct` and what follows
 it. Prices are of two cores of an AVX2 processor without a GPU; docs/scenes.md has the figures that were reached.
 """
 

@@ -20,7 +20,7 @@ COMMANDS = [line.strip() for line in README.splitlines() if re.match("    (.venv
 USE = [
     c
     for c in COMMANDS
-    if not any(word in c for word in ("make", "cm3 serve", "runs/scenes", "PHOTOS", " train scenes:"))
+    if not any(word in c for word in ("make", "cm3 serve", "runs/stickers", "PHOTOS", " train stickers:"))
 ]
 FEWER = {"--n 20": "--n 2", "--n 4": "--n 2", "--steps 5": "--steps 1 --windows 1"}
 """What is made smaller here: as many pictures, scenes and steps show the same."""
@@ -54,9 +54,9 @@ def test_its_commands_run_one_after_another_and_then_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert [c.split()[1] for c in USE] == [
-        *("generate", "describe", "infill", "infill", "generate", "eval", "generate"),
+        *("generate", "describe", "infill", "infill", "generate", "eval"),
         *("edit", "describe", "generate"),
-        *("-rf", "docs/examples/scenes.py", "index", "index", "generate"),
+        *("-rf", "docs/examples/stickers.py", "index", "index", "generate"),
         *("data", "prepare", "train"),
     ]
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_its_commands_run_one_after_another_and_then_again(
         for command in USE:
             told = do(command, capfd)
             if "index search" in command:
-                assert "scene-00.png" in told.splitlines()[0], told
+                assert "sheet-00.png" in told.splitlines()[0], told
         found.append({p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")})
     assert found[0] == found[1] and len([name for name in found[0] if name.startswith("out/")]) == 2
     assert (tmp_path / "runs/try/bundle/config.json").is_file()
@@ -85,10 +85,8 @@ def test_it_says_what_a_command_costs() -> None:
 def test_its_python_runs(tmp_path: Path) -> None:
     (block,) = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "cm3.load" in b]
     said = told(python("-c", block, cwd=tmp_path)).splitlines()
-    assert (
-        len(said) == 3 and said[1].startswith("a large ") and said[1].endswith(" at the top left on a grey background")
-    )
-    assert "does not know 'cat', 'sofa'; it knows scenes of" in said[2]
+    assert len(said) == 3 and said[1].startswith("a large ") and said[1].endswith(" at the top left, on a sky ground")
+    assert "does not know 'yak', 'sofa'; it knows " in said[2]
 
 
 def test_the_recipes_it_names_are_there() -> None:

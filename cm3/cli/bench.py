@@ -37,7 +37,7 @@ class BenchDecode(Verb):
     shape: Annotated[str | None, arg(metavar="SHAPE", help_behavior_hint="(default: 10m)")] = None
     """Size of the model: 10m, 85m, 350m, 760m or 7b parameters, about."""
     model: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
-    """A trained model: a name (scenes or stickers, in the package), a bundle's folder, or hf://OWNER/NAME."""
+    """A trained model: a name (stickers or scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
     say: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
     """With --model, the picture to draw; without it, as for the model in the package."""
     quick: Annotated[Flag, arg(help="Prompts of 16 tokens, 16 codes and one round, or one picture: a first look.")] = (

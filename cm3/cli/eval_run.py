@@ -68,7 +68,7 @@ class EvalRun(ModelVerb):
     `cm3 eval compare` sets two against each other.
 
     examples:
-      cm3 eval run scenes --n 200 --out results/scenes
+      cm3 eval run scenes --model scenes --n 200 --out results/scenes
       cm3 eval run coco_captions data/coco@val2017 --model runs/tuned --out results/captions
       cm3 eval run coco_captions coco_karpathy:data/coco@test --model runs/tuned --out results/karpathy
       cm3 eval run vqa2 data/vqa2@val2014 --model runs/tuned --n 5000 --out results/vqa2 --json

@@ -133,14 +133,14 @@ class Generate(Drawing):
     the others go on, and the exit code is 2.
 
     examples:
-      cm3 generate "a large red circle at the top left on a grey background"
-      cm3 generate "a small white star above a large blue square on a mint ground" --n 4 --seed 1 --guidance 3
+      cm3 generate "a large lion on a sky ground"
+      cm3 generate "a small owl at the top left and a small cactus below it, on a sand ground" --n 4 --seed 1
       cm3 generate "two objects on a sand ground: ..." --contrast kmax --k 5 --alpha 0.1 --out pictures --json
-      cm3 generate "a red circle on a mint ground" --parallel 16
+      cm3 generate "a lion on a mint ground" --parallel 16
       cm3 generate "a picture of a blosk" --retrieve 2 --memory DIR --sheet sheet.png
-      cm3 generate "a red circle and a blue star on a grey background" --boxes boxes.json --sheet sheet.png
-      cm3 generate "a red circle on a mint ground" --boxes '[["red circle", [35, 35, 92, 92]]]'
-      cm3 generate "a red circle on a grey background" --control canny=edges.png
+      cm3 generate "a lion and a blue star, on a sky ground" --boxes boxes.json --sheet sheet.png
+      cm3 generate "a lion on a mint ground" --boxes '[["lion", [8, 8, 119, 118]]]'
+      cm3 generate "a lion on a sky ground" --control canny=edges.png
       cm3 generate "the same at night" --image day.png --model DIR
       cm3 generate "How is bread baked? Show each step." --interleaved 3 --max-tokens 400 --model DIR
       cm3 generate "<image> and <image>: tell a story" --image a.png --image b.png --interleaved 2 --model DIR
@@ -315,7 +315,7 @@ class Infill(ModelVerb):
 
     examples:
       cm3 infill --image in.png --box 0,0,64,64 "a large yellow star at the top left on a grey background"
-      cm3 infill --text "a large <gap> circle at the top left on a grey background"
+      cm3 infill --text "a large <gap> at the top left, on a sky ground"
       cm3 infill --text "a large <gap> at the top left on a <gap> background" --image in.png --json
     """
 
@@ -395,7 +395,7 @@ class Edit(Drawing):
     Works with a model that was tuned for it.
 
     examples:
-      cm3 edit picture.png "paint the circle green"
+      cm3 edit picture.png "replace the lion with a large tiger"
       cm3 edit picture.png "remove the star" --n 4 --seed 1 --sheet sheet.png
       cm3 edit photo.jpg "make it snow" --model DIR --guidance 7.5 --image-guidance 1.5 --json
     """
@@ -476,7 +476,7 @@ class Describe(ModelVerb):
     examples:
       cm3 describe picture.png
       cm3 describe out/*.png --json
-      cm3 describe picture.png --question "what colour is the circle?"
+      cm3 describe picture.png --question "what is at the top left?"
       cm3 describe picture.png --detail
     """
 

@@ -25,7 +25,7 @@ CM3Leon: one model that reads and writes text and images.
 FOOT = """
 examples:
   cm3 demo
-  cm3 generate "a large red circle at the top left on a grey background" --n 4 --out out
+  cm3 generate "a large lion at the top left, on a sky ground" --n 4 --out out
   cm3 describe out/*.png
   cm3 VERB --help         # what a verb takes, with examples
 

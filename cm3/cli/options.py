@@ -128,8 +128,8 @@ class Precision(Device):
 class ModelVerb(Verb):
     """A verb that uses a model."""
 
-    model: Annotated[str, arg(metavar="MODEL")] = "scenes"
-    """The model: a name (scenes or stickers, in the package), a bundle's folder, or hf://OWNER/NAME."""
+    model: Annotated[str, arg(metavar="MODEL")] = "stickers"
+    """The model: a name (stickers or scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
     place: Annotated[Precision, HERE] = Precision()
     verbose: bool = False
     """Say which number type the language model computes in, and why."""

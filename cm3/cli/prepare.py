@@ -37,7 +37,7 @@ class Prepare(Verb):
     """Datasets: [KIND:]PATH[@SPLIT]."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("store")
     """Folder for the store."""
-    model: Annotated[str, arg(metavar="MODEL")] = "scenes"
+    model: Annotated[str, arg(metavar="MODEL")] = "stickers"
     """Whose tokenizers: a model's name, folder or hf://OWNER/NAME, or the folder that an image tokenizer run wrote;
     none for a store without tokens."""
     tokenizer: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: beside the model)")] = None

@@ -107,8 +107,8 @@ class Serve(ModelVerb):
       curl http://127.0.0.1:8000/v1/images/generations --json '{"prompt": "a red circle"}'
     """
 
-    model: Annotated[Positional[str], arg(metavar="MODEL")] = "scenes"
-    """The model: a name (scenes or stickers, in the package), a bundle's folder, or hf://OWNER/NAME."""
+    model: Annotated[Positional[str], arg(metavar="MODEL")] = "stickers"
+    """The model: a name (stickers or scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Address to listen on. 0.0.0.0 is every one that this machine has: whoever reaches it may ask."""
     port: Annotated[int, arg(metavar="N")] = 8000

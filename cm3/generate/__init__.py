@@ -1,14 +1,14 @@
 """CM3Leon: document in, document out. The codec, retrieval and the engine, put together.
 
-    model = CM3Leon.load("scenes")
-    model.generate("a red circle", seed=7).image
+    model = CM3Leon.load("stickers")
+    model.generate("a large lion", seed=7).image
     model.generate([picture]).text
-    model.generate(["a red ", Gap(), " above a blue square"]).text
-    model.generate(["a red circle", Image(picture).with_gap((0, 0, 64, 64))]).image
-    model.generate("a blosk", retrieve=2).attribution
-    model.edit(picture, "paint the circle green").image
+    model.generate(["a large ", Gap(), " on a sky ground", Image(picture)]).text
+    model.generate(["a large lion at the top left", Image(picture).with_gap((0, 0, 128, 128))]).image
+    model.generate("a large panda", retrieve=1).attribution
+    model.edit(picture, "replace the lion with a large tiger").image
     for chunk in model.stream(picture): print(chunk.text)
-    model.answer(picture, "what colour is the circle?").text
+    model.answer(picture, "what is at the top left?").text
 
 cm3leon.py      the model
 prompt.py       strings and pictures -> a document with holes

@@ -125,7 +125,7 @@ class CM3Leon:
         self.retriever = live.Retriever(bank, encoder, bundle.encoder, bundle.check_folder, self.device)
 
     @classmethod
-    def load(cls, name: str | Path = "scenes", **options: Unpack[Loading]) -> CM3Leon:
+    def load(cls, name: str | Path = "stickers", **options: Unpack[Loading]) -> CM3Leon:
         """Load an embedded bundle by name, a bundle folder, or `hf://owner/name`; `options` as of the class.
 
         `tp` processes that torchrun started share the decoder, each with a part of every matrix on its own GPU

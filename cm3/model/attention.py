@@ -126,7 +126,7 @@ class Blocked:
         return self._laid_out(kinds, most)
 
     def _round(self) -> Padded:
-        """The same by `rounded` lengths: products of few shapes, and none of a document with half a row of padding."""
+        """Lay them out by `rounded` lengths: products of few shapes, and little padding."""
         kinds = rounded(self._known[2]).clamp_max(self.row)
         return self._laid_out(kinds, {kind: kind for kind in kinds.unique().tolist()})
 

@@ -2,7 +2,7 @@
 
     request -> fields, pictures -> Document -> Service: desk -> engine loop -> desk -> answer, or events
 
-    service = Service(CM3Leon.load("scenes"))
+    service = Service(CM3Leon.load("stickers"))
     app = create_app(service)             # an ASGI application, for uvicorn or Ray Serve
 
 limits.py       limits

@@ -20,7 +20,7 @@ from cm3.files import write
 from cm3.picture import open_picture, rgb
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PROMPT = "a large yellow triangle at the bottom right and a small black circle at the top left on a pink background"
+PROMPT = "a large lion at the top left and a small teapot at the bottom right, on a sky ground"
 
 
 def keep(data: bytes, path: Path) -> None:
@@ -65,9 +65,9 @@ def main(url: str, folder: Path) -> None:
             page.evaluate("document.getElementById('seed').value = 3")
             if name == "light":
                 page.fill("#prompt", PROMPT)
-                stop_after(page, 6)
+                stop_after(page, 12)
                 page.click("#go")
-                page.wait_for_selector(".said:text-is('row 6 of 8')")
+                page.wait_for_selector(".said:text-is('row 12 of 16')")
                 data = page.screenshot()
             elif name == "dark":
                 page.click(".modes label:has([value=place])")

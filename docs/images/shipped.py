@@ -1,5 +1,5 @@
-"""Draws the pictures of what the models in the package make: demo.png, instructions.png, samples.png and emblems.png of
-`scenes`, stickers.png of `stickers`.
+"""Draws the pictures of what the models in the package make: demo.png and stickers.png of `stickers`, instructions.png,
+samples.png and emblems.png of `scenes`.
 
     python docs/images/shipped.py docs/images
 
@@ -8,7 +8,6 @@ All are made with seeds that are written here, and marked by measuring pixels, a
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,25 +19,18 @@ import cm3
 from cm3.cli.outputs import SHEET, png
 from cm3.cli.sheet import Line, Panel, Section, sheet, verdict
 from cm3.generate import CM3Leon
-from cm3.scenes.cli.demo import PROMPTS
 from cm3.scenes.cli.demo_tasks import task_sections
 from cm3.scenes.cli.emblem_section import emblem_section
 from cm3.scenes.eval.emblem_scores import make_examples
 from cm3.scenes.eval.scene_cases import said
 from cm3.scenes.sentences import parse
 from cm3.scenes.verify import verify
-from cm3.stickers.cli.demo import not_shown
+from cm3.stickers.cli.demo import PROMPTS, Shown, followed, not_shown
 from cm3.stickers.eval.sticker_cases import cases
 
 SAMPLES, SEED = 24, 7
 HEAD = 80
 """Rows of a sheet without a title that are left out."""
-
-
-HARD = (
-    "Two are hard for it: the second names no place, only a relation; the fifth wants an orange circle, which no"
-    " training picture holds."
-)
 
 
 def smaller(line: Line) -> Line:
@@ -71,13 +63,19 @@ def scene(picture: PIL.Image.Image, prompt: str) -> bool:
 
 
 def stickers(folder: Path) -> None:
-    """Draw the first prompts of the evaluation of stickers."""
+    """Draw the first prompts of the evaluation of stickers, and those of the demo beside six edits."""
     model = cm3.load("stickers")
     asked = list(cases("text_to_image", SEED, SAMPLES // 2, "test", model.image_size))
     prompts, seeds = [case.caption for case in asked], [case.seed for case in asked]
     panels = drawn(model, prompts, seeds, lambda picture, prompt: not not_shown(picture, prompt))
     title = f"The first {len(panels)} prompts of the evaluation, seed {SEED}"
     save(folder, "stickers.png", [Section(title, panels)], 192)
+    words = drawn(
+        model, list(PROMPTS), list(range(len(PROMPTS))), lambda picture, prompt: not not_shown(picture, prompt)
+    )
+    edits = [panel for one in followed(model, Shown("edit", "edit", 6), 0, {}) for panel in one.panels]
+    changed = tuple(Panel(p.picture, tuple(map(smaller, p.lines))) for p in edits)
+    save(folder, "demo.png", [Section("From words", words), Section("From a picture and an instruction", changed)], 192)
 
 
 def main(folder: Path) -> None:
@@ -91,12 +89,6 @@ def main(folder: Path) -> None:
 
     _, sections = task_sections(model, 0)
     save(folder, "instructions.png", sections, 160)
-    edits = next(section for section in sections if section.title.startswith("Pictures changed"))
-    # Of each row of three, the picture given and what was made of it.
-    pairs = tuple(Panel(p.picture, tuple(map(smaller, p.lines))) for i, p in enumerate(edits.panels) if i % 3 < 2)
-    words = drawn(model, list(PROMPTS), list(range(len(PROMPTS))), scene)
-    changed = dataclasses.replace(edits, title="From a picture and an instruction", panels=pairs)
-    save(folder, "demo.png", [Section("From words", words, HARD), changed], 160)
     save(folder, "emblems.png", [emblem_section(make_examples(model, 6, SEED))], 256, columns=3)
 
 

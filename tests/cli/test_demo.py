@@ -57,7 +57,7 @@ def test_demo(cm3: Cm3, tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_of_a_model_of_stickers_is_of_stickers(cm3: Cm3) -> None:
-    ran = cm3("demo", "--model", "stickers", "--json")
+    ran = cm3("demo", "--json")
     assert ran.code == 0, ran.err
     assert [one["asked"] for one in ran.json["made"]["draw"]] == list(STICKERS)
     assert ran.json["right"] > 0 and sorted(p.name for p in Path("demo").iterdir()) == ["index.html", "sheet.png"]

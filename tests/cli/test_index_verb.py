@@ -61,7 +61,7 @@ def test_the_encoder_of_a_model_goes_by_its_name(cm3: Cm3, photos: Path) -> None
     assert ran.code == 0, ran.err
     found = cm3("index", "search", "bank", "--text", "a green field", "--k", "1", "--json")
     assert found.code == 0 and len(found.json["results"]) == 1, "the bank remembers what it was made with"
-    drawn = cm3("generate", "a small red circle", "--retrieve", "1", "--memory", "bank", "--json")
+    drawn = cm3("generate", "a small circle", "--model", "scenes", "--retrieve", "1", "--memory", "bank", "--json")
     assert drawn.code == 0, drawn.err
     assert len(drawn.json["attribution"]) == 1, "the model has the same encoder"
 

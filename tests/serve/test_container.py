@@ -74,7 +74,7 @@ def test_its_command_is_ours_and_takes_a_model_behind_it() -> None:
     (entry,) = told("ENTRYPOINT")
     command, verb, *options = json.loads(entry)
     assert command in PROJECT["scripts"] and verb in VERBS
-    for more, model in ([], "scenes"), (["/models/mine", "--device", "cuda"], "/models/mine"):
+    for more, model in ([], "stickers"), (["/models/mine", "--device", "cuda"], "/models/mine"):
         parsed = Serve.parse([*options, *more], f"cm3 {verb}")
         assert (parsed.host, parsed.model) == ("0.0.0.0", model)
         assert [str(parsed.port)] == told("EXPOSE")

@@ -40,7 +40,7 @@ class Command:
         if not said:
             self.process.communicate(timeout=120)
         assert said, errors.read_text()
-        assert said.startswith("scenes is served at ") and said.endswith(" by 2 replicas\n")
+        assert said.startswith("stickers is served at ") and said.endswith(" by 2 replicas\n")
         self.url = said.split()[4]
 
     def measures(self) -> dict[str, dict[str, float]]:
@@ -89,7 +89,7 @@ def test_two_replicas_answer_stream_let_go_and_end_what_runs(command: Command) -
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=f"{command.url}/v1", api_key=SECRET, max_retries=0)
     raw = client.models.with_raw_response.list(extra_headers={"x-request-id": "mine"})
-    assert [model.id for model in raw.parse()] == ["scenes"] and raw.headers["x-request-id"] == "mine"
+    assert [model.id for model in raw.parse()] == ["stickers"] and raw.headers["x-request-id"] == "mine"
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
 

@@ -45,7 +45,7 @@ def url() -> Iterator[str]:
         try:
             assert server.stdout is not None
             said = server.stdout.readline()
-            assert re.fullmatch(r"scenes is served at http://127\.0\.0\.1:\d+\n", said), said
+            assert re.fullmatch(r"stickers is served at http://127\.0\.0\.1:\d+\n", said), said
             yield said.split()[-1]
         finally:
             server.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`cm3 demo`: what the model in the package can do, in under a minute, checked by measuring pixels."""
+"""`cm3 demo`: what a model can do, in under a minute, checked by measuring pixels. That of scenes is here."""
 
 from __future__ import annotations
 
@@ -47,11 +47,12 @@ class Demo(ModelVerb):
 
     Instructions are edits, boxes, questions and whatever else the model was tuned for. Each picture is read back by
     measuring its pixels (cm3.scenes.verify), so the marks are not the model's own opinion. Writes DIR/index.html, which
-    has all of it, and DIR/sheet.png, a part that fits a screen or two. A model of stickers is asked for stickers.
+    has all of it, and DIR/sheet.png, a part that fits a screen or two. A model is asked for what its own world has,
+    stickers or scenes of coloured shapes.
 
     examples:
       cm3 demo
-      cm3 demo --model stickers
+      cm3 demo --model scenes
       cm3 demo --seed 3 --out /tmp/demo --json
     """
 

@@ -32,6 +32,8 @@ class EvalScenes(ModelVerb):
       cm3 eval scenes --model runs/tuned --n 500 --tasks edit,boxes --candidates 1
     """
 
+    model: Annotated[str, arg(metavar="MODEL")] = "scenes"
+    """The model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
     n: Annotated[int, arg(metavar="N")] = 100
     """How many scenes for each task; with 1000 a share is right to about 0.01."""
     seed: Annotated[int, arg(metavar="N")] = 1
@@ -93,6 +95,8 @@ class EvalEmblems(ModelVerb):
       cm3 eval emblems --model runs/mine --memory DIR --tasks k0 k1_kept --guidance 2
     """
 
+    model: Annotated[str, arg(metavar="MODEL")] = "scenes"
+    """The model: a name (scenes, in the package), a bundle's folder, or hf://OWNER/NAME."""
     n: Annotated[int, arg(metavar="N")] = 100
     """How many emblems."""
     seed: Annotated[int, arg(metavar="N")] = 1

@@ -1,4 +1,4 @@
-"""The demo of a model of stickers, of `cm3 demo --model stickers`: all it does in under a minute, by pixels.
+"""The demo of a model of stickers, of `cm3 demo`: all it does in under a minute, by pixels.
 
 Every part asks the model, has the answer judged, and gives a `Made` for each picture or text. What a model has no
 memory bank for, or was not tuned for, is left out.
@@ -7,7 +7,7 @@ memory bank for, or was not tuned for, is left out.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -242,8 +242,6 @@ class Demo(ModelVerb):
 
     def _follow(self, model: CM3Leon, tasks: Sequence[Shown]) -> list[Made]:
         """Do what instructions say, of those tasks that the model was tuned for and whose pictures can be read."""
-        from cm3.stickers.data.sticker_examples import sticker_example
-        from cm3.stickers.eval.instruction_scores import ask, asked, judge
         from cm3.stickers.verify import SMALLEST
         from cm3.tasks import find_task
 
@@ -252,17 +250,8 @@ class Demo(ModelVerb):
         made = []
         for shown in tasks:
             small = model.image_size < SMALLEST and find_task(shown.task).output == "image"
-            if shown.task not in model.tasks or small:
-                continue
-            numbers = [self.sampling.seed * shown.number + i for i in range(shown.number)]
-            examples = [sticker_example(shown.task, 0, i, model.image_size, "test") for i in numbers]
-            with progress(shown.name) as update:
-                answers = ask(model, examples, numbers, {**settings, "progress": update})
-            for example, given in zip(examples, answers, strict=True):
-                outcome = judge(example, given)
-                words_given = " ".join(value for value in given.values() if isinstance(value, str))
-                panels = _before_and_after(example, given, outcome)
-                made.append(Made(shown.name, asked(example), outcome.why, panels, words_given))
+            if shown.task in model.tasks and not small:
+                made += followed(model, shown, self.sampling.seed, settings)
         return made
 
     def _write(self, sections: Sequence[Section], seconds: float) -> dict[str, str]:
@@ -278,6 +267,23 @@ class Demo(ModelVerb):
         write_sheet(made["sheet"], sheet(sections, title, subtitle, columns=COLUMNS, side=SIDE))
         write(made["page"], page(sections, title, subtitle, footer).encode())
         return {name: str(path) for name, path in made.items()}
+
+
+def followed(model: CM3Leon, shown: Shown, seed: int, settings: Mapping[str, Any]) -> list[Made]:
+    """Let a model follow instructions of the test split, and judge what it makes of them."""
+    from cm3.stickers.data.sticker_examples import sticker_example
+    from cm3.stickers.eval.instruction_scores import ask, asked, judge
+
+    numbers = [seed * shown.number + i for i in range(shown.number)]
+    examples = [sticker_example(shown.task, 0, i, model.image_size, "test") for i in numbers]
+    with progress(shown.name) as update:
+        answers = ask(model, examples, numbers, {**settings, "progress": update})
+    made = []
+    for example, given in zip(examples, answers, strict=True):
+        outcome = judge(example, given)
+        words = " ".join(value for value in given.values() if isinstance(value, str))
+        made.append(Made(shown.name, asked(example), outcome.why, _before_and_after(example, given, outcome), words))
+    return made
 
 
 def not_shown(picture: PIL.Image.Image, text: str) -> str:
