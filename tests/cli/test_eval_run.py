@@ -276,21 +276,8 @@ def test_a_cluster_gives_the_same(
 
 @pytest.mark.slow
 def test_instruction_tasks_of_scenes(cm3: Cm3) -> None:
-    ran = cm3(
-        "eval",
-        "run",
-        "scene_tasks",
-        "--model",
-        "scenes",
-        "--n",
-        "1",
-        "--seed",
-        "1",
-        "--out",
-        "out",
-        "--json",
-        *FAST[:2],
-    )
+    asked = ("scene_tasks", "--model", "scenes", "--n", "1", "--seed", "1", "--out", "out", "--json")
+    ran = cm3("eval", "run", *asked, *FAST[:2])
     assert ran.code == 0, ran.err
     own = cm3("eval", "scenes", "--tasks", "all", "--n", "1", "--seed", "1", "--json", *FAST[:2]).json
     figures = {f"{task}_{name}": value for task, of in own["tasks"].items() for name, value in of.items()}
