@@ -347,6 +347,10 @@ def _concerns(error: OSError, path: Path) -> bool:
     return found in (path, *path.parents) or found.is_relative_to(path) or f".{path.name}." in str(found)
 
 
+GONE = 8
+"""How often a folder that was there may be gone before a write into it fails."""
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a path to write to; at the end of the block it becomes `path`, synced to the disk. Makes its folder.
@@ -423,6 +427,7 @@ def sweep(path: str | Path) -> None:
 
 def _claim(path: Path, *, folder: bool) -> tuple[Path, int]:
     """Make a hidden part beside `path` that nobody had before, and hold it."""
+    gone = 0
     while True:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
@@ -432,6 +437,13 @@ def _claim(path: Path, *, folder: bool) -> tuple[Path, int]:
                 os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             held = _hold(part)
         except FileExistsError:
+            continue
+        except FileNotFoundError:
+            # Another process, which tried whether it can make the folder, took it away again.
+            gone += 1
+            if gone > GONE:
+                raise
+            path.parent.mkdir(parents=True, exist_ok=True)
             continue
         except BaseException:  # a signal's: it may have come while the system made the part
             with contextlib.suppress(OSError):

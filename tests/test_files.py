@@ -365,3 +365,37 @@ def test_a_signal_at_any_moment_leaves_no_part(
     with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_folder_that_another_process_tried_and_took_away_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    place = tmp_path / "out"
+    times = 3
+    swept = files.secrets.token_hex
+
+    def taken_away(count: int) -> str:
+        nonlocal times
+        if times:
+            times -= 1
+            place.rmdir()
+        return swept(count)
+
+    monkeypatch.setattr(files.secrets, "token_hex", taken_away)
+    if folder:
+        with files.replacing_folder(place / "made") as part:
+            (part / "a").write_text("whole")
+        assert (place / "made/a").read_text() == "whole"
+    else:
+        files.write(place / "a", "whole")
+        assert (place / "a").read_text() == "whole"
+    assert times == 0
+    assert len(list(place.iterdir())) == 1
+
+
+def test_a_folder_that_is_gone_each_time_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "out"
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: (place.rmdir(), "0" * 8)[1])
+    with pytest.raises(DiskError, match="cannot be written"):
+        files.write(place / "a", "whole")
