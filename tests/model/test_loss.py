@@ -140,3 +140,21 @@ def test_a_head_that_keeps_its_output_is_an_error() -> None:
     loss = next_token_loss(lambda h: (h.float() @ matrix.T).exp(), hidden, targets, weights, VOCAB)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.total.backward()
+
+
+@pytest.mark.parametrize("chunk", [16, 1024])
+def test_bfloat16_on_a_processor_is_the_same_loss_in_few_shapes(chunk: int) -> None:
+    hidden, targets, weights, matrix = inputs(150)
+    hidden, matrix = (x.detach().bfloat16().requires_grad_() for x in (hidden, matrix))
+    rows = []
+    got = next_token_loss(
+        lambda h: (rows.append(len(h)), F.linear(h, matrix))[1], hidden, targets, weights, VOCAB, chunk=chunk
+    )
+    exact = [x.detach().double().requires_grad_() for x in (hidden, matrix)]
+    want = ours(exact[0], targets, weights, exact[1])
+    torch.testing.assert_close(got.total.double(), want.total.double(), atol=0.05, rtol=0.02)
+    got.total.backward()
+    want.total.backward()
+    for mine, true in zip((hidden, matrix), exact, strict=True):
+        torch.testing.assert_close(mine.grad.double(), true.grad, atol=0.02, rtol=0.1)
+    assert rows and all(n % 64 == 0 for n in rows)
