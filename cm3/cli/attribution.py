@@ -1,9 +1,11 @@
-"""The documents that a picture drew on, as lines and as panels of a sheet."""
+"""The thought and the documents that a picture drew on, as lines and as panels of a sheet."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from cm3.cli.outputs import line
 
 if TYPE_CHECKING:
     from cm3.cli.sheet import Panel
@@ -23,6 +25,11 @@ def told(found: Sequence[Retrieved], label: str = "drew on") -> list[str]:
         parts = [d.id or "a document", how(f), d.source, licence(f), repr(text) if text else "no text"]
         lines.append(f"  {label} {'  '.join(p for p in parts if p)}")
     return lines
+
+
+def thought_line(thought: str) -> list[str]:
+    """Return a line for what was thought first, none where nothing was."""
+    return [f"  thought: {line(thought)}"] if thought else []
 
 
 def how(found: Retrieved) -> str:

@@ -449,6 +449,8 @@ class Desk:
             if Gap("text") in holes:
                 record["texts"].append(whole.text)
         record["scores"] += whole.scores
+        if any(whole.thoughts):
+            record.setdefault("thoughts", []).extend(whole.thoughts)
         said = {"prompt": line.prompt} if line.task is None else {"task": line.task, "request": line.request}
         notes = {name: v if isinstance(v, str) else json.dumps(v) for name, v in said.items()}
         notes |= {"model": str(self.batch.model["name"]), **settings_note(asked.settings)}

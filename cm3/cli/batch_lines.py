@@ -36,6 +36,7 @@ class Line:
     max_tokens: int | None = None
     pictures: int | None = None
     candidates: int | None = None
+    think: bool | None = None
     retrieve: int | None = None
     unconditional: str | None = None
 

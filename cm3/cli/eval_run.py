@@ -149,6 +149,7 @@ class EvalRun(ModelVerb):
         asking = Asking(
             source=self.source, n=self.n, seed=self.sampling.seed, skip_bad=self.skip_bad, plain=self.plain,
             size=shape.image_size, grid=(side, side), tuned=tuple(about.get("about", {}).get("tasks", ())),
+            world=about.get("about", {}).get("world"),
             device=self.place.device, protocol=self.protocol, features=self.features, reference=self.reference,
             best_of=self.best_of, encoder=encoder,
         )  # fmt: skip

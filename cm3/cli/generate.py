@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from cm3.cli.attribution import document_panel, told
+from cm3.cli.attribution import document_panel, thought_line, told
 from cm3.cli.guides import blank, read_boxes, read_control
 from cm3.cli.options import (
     HERE,
@@ -240,9 +240,11 @@ class Generate(Drawing):
             result["files"] = write_all(self.out, [prompt], self.sampling.seed, made.images, notes, **more)
         else:
             result["answers"] = self._write_answers(made, document, notes, more)
-        for name in result.get("files") or [answer["page"] for answer in result["answers"]]:
-            print("\n".join([name, *told(made.retrieved), *told(made.left_out, "had no room for")]))
-        result |= {"scores": list(made.scores)} | ({} if task is None else {"task": task})
+        names = result.get("files") or [answer["page"] for answer in result["answers"]]
+        for name, thought in zip(names, made.thoughts, strict=True):
+            drew = [*told(made.retrieved), *told(made.left_out, "had no room for")]
+            print("\n".join([name, *thought_line(thought), *drew]))
+        result |= {"scores": list(made.scores)} | ({} if task is None else {"task": task}) | _thoughts(made)
         result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
         # An answer of words and pictures has its page, and may have no picture.
@@ -423,9 +425,11 @@ class Edit(Drawing):
             made = model.edit(picture, self.instruction, self.n, progress=update, **settings)
         words = [Path(self.image).stem, self.instruction]
         files = write_all(self.out, words, self.sampling.seed, made.images, notes, image=self.image)
-        print("\n".join(files))
+        for name, thought in zip(files, made.generation.thoughts, strict=True):
+            print("\n".join([name, *thought_line(thought)]))
         result = {"image": self.image, "instruction": self.instruction, "seed": self.sampling.seed, "files": files}
         result |= {"scores": list(made.generation.scores), "warnings": self.told(made.warnings)}
+        result |= _thoughts(made.generation)
         panels = [_panel(picture, f"edited, number {i}") for i, picture in enumerate(made.images)]
         panels = [_panel(_seen(model, picture), "given"), *panels]
         return result | self.draw_sheet("Edited", self.instruction, panels, "edit")
@@ -509,8 +513,14 @@ class Describe(ModelVerb):
                 replies = model.ask_many(task or CAPTION, requests, seeds=[seed] * len(requests), **settings)
             for path, reply in zip(self.images[start:], replies, strict=False):
                 print(reply.text if len(pictures) == 1 else f"{path}: {reply.text}", flush=True)
-                results.append({"image": path, "text": reply.text, "warnings": self.told(reply.warnings, path)})
+                result = {"image": path, "text": reply.text, "warnings": self.told(reply.warnings, path)}
+                results.append(result | _thoughts(reply.generation))
         return asked | (results[0] if len(results) == 1 else {"results": results})
+
+
+def _thoughts(made: Generation) -> dict[str, list[str]]:
+    """Return what was thought first, for --json, where anything was."""
+    return {"thoughts": list(made.thoughts)} if any(made.thoughts) else {}
 
 
 def check_prompt(prompt: str) -> None:

@@ -183,12 +183,18 @@ class Sampling:
     """Longest text to write, for each gap, in tokens."""
     candidates: Annotated[int | None, OWN] = None
     """Make so many and keep the one whose whole document is the likeliest; with a temperature over 0."""
+    think: Annotated[
+        Literal["yes", "no"] | None, arg(metavar="yes|no", help_behavior_hint="(default: the model's own)")
+    ] = None
+    """Say first, in one sentence, what the picture will show, or shows, and go on from that: for pictures from words,
+    edits, questions and details. A model has to be tuned for it."""
 
     def arguments(self) -> dict[str, Any]:
         """Return those that were given, as arguments of `CM3Leon.generate`. Raises `RequestError` for no tokens."""
         for name in ("max_tokens", "candidates"):
             at_least(1, **{name: 1 if getattr(self, name) is None else getattr(self, name)})
-        return {name: value for name, value in vars(self).items() if value not in (None, "none")}
+        given = {name: value for name, value in vars(self).items() if value not in (None, "none")}
+        return given | ({} if self.think is None else {"think": self.think == "yes"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,12 +29,13 @@ from cm3.generate.generation import Generation, filled_parts, spans_of
 from cm3.generate.guiding import behind, guiding
 from cm3.generate.known_world import Doubts, World
 from cm3.generate.prepared import Prepared
-from cm3.generate.prompt import Picture, Promptable, as_document, as_image, check_kind, kind_of
+from cm3.generate.prompt import WORDS, Picture, Promptable, as_document, as_image, check_kind, kind_of
 from cm3.generate.rank import canonical, finite, log_likelihoods
 from cm3.generate.recommended import UNCONDITIONAL, Recommended, Treatment, unguided
-from cm3.generate.settings import SAMPLED, Loading, Options, Progress, Settings, check_names
+from cm3.generate.settings import Loading, Options, Progress, Settings, check_names, sampled
 from cm3.generate.streaming import Chunk, Filling
 from cm3.generate.tasks import CAPTION, DETAIL, LONGEST, QUESTION, Reply, kind_of_task, read_reply, task_prompt
+from cm3.generate.thinking import thought_through, with_thoughts
 from cm3.model import bundle as bundles
 from cm3.model.attention import Causal
 from cm3.model.int8 import placed, read_in
@@ -119,7 +120,7 @@ class CM3Leon:
         except ConfigError as error:
             raise CheckpointError(f"bundle {bundle.name!r}: {error}") from error
         self._image = image
-        self._recommended = Recommended(bundle.name, bundle.sampling)
+        self.recommended = Recommended(bundle.name, bundle.sampling)
         self.world = World.of(bundle.about, bundle.name)
         bank = bundle.memory if memory is None else memory
         self.retriever = live.Retriever(bank, encoder, bundle.encoder, bundle.check_folder, self.device)
@@ -190,7 +191,7 @@ class CM3Leon:
     @property
     def unconditional(self) -> str:
         """Return the default for retrieved documents in the stream to guide away from, for pictures."""
-        return self._recommended.treatment["image"]
+        return self.recommended.treatment["image"]
 
     @property
     def memory(self) -> Memory:
@@ -242,7 +243,8 @@ class CM3Leon:
         whatever `n` is; `generate_many` with it gives the first.
 
         Of so many `candidates` the one is kept whose whole document is the likeliest (`cm3.generate.rank`). Where the
-        temperature is 0, samples and candidates are all the same, and one is made.
+        temperature is 0, samples and candidates are all the same, and one is made. With `think` what a picture will
+        show, or what it shows that is asked about, is said first, and gone on from (`cm3.tasks.thought`).
 
         `retrieve` documents, 0 to 3, are searched for in the memory bank and read before the prompt, or `documents` are
         given by hand. Where the context has no room for all, the least relevant are left out. In the stream to guide
@@ -263,6 +265,7 @@ class CM3Leon:
             scores=tuple(score for g in made for score in g.scores),
             filled=tuple(filled for g in made for filled in g.filled),
             cut=tuple(cut for g in made for cut in g.cut),
+            thoughts=tuple(thought for g in made for thought in g.thoughts),
         )
 
     def generate_many(
@@ -283,6 +286,7 @@ class CM3Leon:
     def make(self, prepared: Sequence[Prepared], progress: Progress | None = None) -> list[Generation]:
         """Draw what was prepared, of whatever settings and tasks, side by side: as many streams at a time as the model
         has, and another as soon as one is done."""
+        prepared = thought_through(self, prepared)
         requests = [one for p in prepared for one in p.requests]
         with self._engine(requests) as engine:
             results = iter(engine.run(requests, progress))
@@ -317,14 +321,7 @@ class CM3Leon:
         if kind is not None:
             for document in whole:
                 check_kind(document, kind)
-        settings: list[dict[str, Any]] = []
-        for one in [{}] * len(prompts) if each is None else each:
-            if others := sorted(one.keys() - SAMPLED):
-                raise RequestError(f"each: {others[0]} is no setting of how to sample; give it for all prompts")
-            both = {**options, **one}
-            settings.append({name: both[name] for name in SAMPLED & both.keys() if both[name] is not None})
-            if "image_guidance" in settings[-1] and kind != "edit" and self.vocab.grammar == "cm3":
-                raise RequestError(f"image_guidance={both['image_guidance']}: is for editing; ask with kind='edit'")
+        settings = [sampled(options, one, self.vocab.grammar) for one in each or [{}] * len(prompts)]
         found = self.retriever.find(whole, options.get("retrieve", 0), documents)
         encoded = self.codec.encode_prompts(whole)
         # Where nothing is said of pictures, documents come before all but one of them.
@@ -333,11 +330,11 @@ class CM3Leon:
         for document, p, c, seed, own in zip(whole, encoded, contexts, seeds, settings, strict=True):
             first = self._request(p, seed, max_tokens, pictures, own, c.tokens, unconditional, kind)
             # What is recommended for pictures is not for answers of any length, of which a short one is likeliest.
-            number = candidates or (1 if p.interleaved else self._recommended.candidates[kind or kind_of(p)])
+            number = candidates or (1 if p.interleaved else self.recommended.candidates[kind or kind_of(p)])
             some = range(1 if first.greedy else number)
             requests = [first if number == 1 else first.seeded(_sub_seed(seed, i)) for i in some]
             laid_out.append(Prepared(document, p, c, tuple(requests), kind))
-        return laid_out
+        return with_thoughts(self, laid_out, seeds, each, options)
 
     def stream(self, prompt: Promptable, *, seed: int = 0, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Fill the holes of a prompt and yield words and finished rows of pictures as they come.
@@ -358,7 +355,7 @@ class CM3Leon:
         if options.get("progress") is not None:
             raise RequestError("progress: a stream tells how far it is by its chunks; leave it out")
         options["candidates"] = 1
-        (prepared,) = self.prepare([prompt], seeds=[seed], **options)
+        (prepared,) = thought_through(self, self.prepare([prompt], seeds=[seed], **options))
         return self._chunks(prepared)
 
     def _chunks(self, p: Prepared) -> Iterator[Chunk]:
@@ -394,8 +391,8 @@ class CM3Leon:
         check_names(settings, Settings, "n", "seed", "template", "plain")
         plain = self.puts_picture_first(plain)
         prompt = task_prompt(chosen, request, self.image_size, self.world, template, plain)
-        options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(chosen)})
-        return read_reply(chosen, self.generate(prompt, n, seed=seed, **options), template, plain)
+        made = self.generate(prompt, n, seed=seed, **self._task_options(chosen, settings))
+        return read_reply(chosen, made, template, plain)
 
     def ask_many(
         self,
@@ -431,8 +428,12 @@ class CM3Leon:
         check_names(settings, Settings, "seeds", "template", "plain", "each")
         plain = self.puts_picture_first(plain)
         prompts = [task_prompt(task, one, self.image_size, self.world, template, plain) for one in requests]
-        options = cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(task)})
-        return self.prepare(prompts, seeds=seeds, each=each, **options)
+        return self.prepare(prompts, seeds=seeds, each=each, **self._task_options(task, settings))
+
+    def _task_options(self, task: Task, settings: Mapping[str, Any]) -> Options:
+        # the words of a description are the task's own, so it is no answer to a user's, and thought over all the same
+        think = {"think": self.recommended.think["answer"]} if task.name == DETAIL else {}
+        return cast(Options, {"max_tokens": LONGEST, **think, **settings, "kind": kind_of_task(task)})
 
     def edit(
         self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
@@ -534,15 +535,15 @@ class CM3Leon:
     ) -> Request:
         v, kind = self.vocab, kind or kind_of(prompt)
         tokens = opening(prompt, v)
-        words = kind in ("text", "answer")
-        sampling = self._recommended.sampling("image" if words else kind, seed, settings)
+        words = kind in ("text", *WORDS)
+        sampling = self.recommended.sampling("image" if words else kind, seed, settings)
         for name, of in (("k", ("kmax",)), ("alpha", ("max", "kmax"))):
             if not words and settings.get(name) is not None and sampling.contrast not in of:
                 raise RequestError(
                     f"{name}={shown(settings[name])}: is for contrastive decoding; give contrast={of[-1]!r} with it, "
                     "or leave it out"
                 )
-        text_sampling = self._recommended.sampling("answer" if kind == "answer" else "text", seed, settings)
+        text_sampling = self.recommended.sampling(kind if words else "text", seed, settings)
         streams, sampling = guiding(tokens, prompt, v, sampling, kind)
         if len(streams) == 1:
             if not words and settings.get("amateur_temperature") is not None:
@@ -552,7 +553,7 @@ class CM3Leon:
                 )
             sampling = unguided(sampling)
         if context is not None and context.length:
-            treatment = unconditional or self._recommended.treatment["image" if words else kind]
+            treatment = unconditional or self.recommended.treatment["image" if words else kind]
             streams = behind(context, streams, treatment == "kept", v)
         steps = plan(prompt, v, self.decoder.config.context, max_tokens, max(s.length for s in streams), pictures)
         return Request(streams, steps, sampling, unguided(text_sampling))
@@ -579,7 +580,7 @@ class CM3Leon:
         if self.world is not None:
             doubts = Doubts(self.world, self._image, self.bundle.name, p.document, read, p.kind != "control")
         cut, c = ("limit" in result.reasons,), p.context
-        return Generation((done,), (score,), p.document, (filled,), c.used, c.left_out, doubts, cut)
+        return Generation((done,), (score,), p.document, (filled,), c.used, c.left_out, doubts, cut, (p.thought,))
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:
         if ids.ndim != 1 or ids.size == 0:

@@ -55,7 +55,8 @@ class Generation:
     `scores`: for each, the log-probability of what was written (nats, unguided), to rank by. `filled`: for each, what
     was written in the prompt's `Gap`s, in their order, a text just as it came; of an interleaved one, all its parts.
     `retrieved`: the documents that were read before the prompt, in their order; `left_out`: those found too, for which
-    the context had no room. `cut`: for each, whether a text was ended by its limit.
+    the context had no room. `cut`: for each, whether a text was ended by its limit. `thoughts`: for each, what was
+    thought before it, which is in `prompt` and `documents` too; empty where nothing was.
     """
 
     documents: tuple[Document, ...]
@@ -66,6 +67,7 @@ class Generation:
     left_out: tuple[Retrieved, ...] = ()
     doubts: Doubts | None = field(default=None, repr=False, compare=False)
     cut: tuple[bool, ...] = ()
+    thoughts: tuple[str, ...] = ()
 
     @property
     def document(self) -> Document:

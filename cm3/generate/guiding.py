@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from cm3.engine.request import Sampling
 from cm3.errors import RequestError
+from cm3.generate.prompt import WORDS
 from cm3.sequence.answers import continued
 from cm3.sequence.before import prepend
 from cm3.sequence.holes import Prompt
@@ -29,7 +30,7 @@ def guiding(
 ) -> tuple[tuple[Tokens, ...], Sampling]:
     """Return the streams of a prompt that is laid out as `tokens`, for a kind of request, and how they are sampled."""
     scales = {sampling.guidance, sampling.image_guidance} - {None, 1.0}
-    if kind in ("text", "answer") or not (scales or sampling.contrast is not None):
+    if kind in ("text", *WORDS) or not (scales or sampling.contrast is not None):
         return (tokens,), sampling
     if vocab.grammar == "chameleon":
         shown = prompt.interleaved or bool(vocab.is_image(tokens.ids).any())

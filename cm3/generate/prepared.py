@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cm3.document import Document
@@ -11,10 +12,23 @@ from cm3.sequence.holes import Prompt
 
 
 class Prepared(NamedTuple):
-    """A prompt that is laid out for `CM3Leon.make`: its candidates are so many requests to the engine."""
+    """A prompt that is laid out for `CM3Leon.make`: its candidates are so many requests to the engine.
+
+    thinking: what is to be thought first, None where nothing is. thought: what was.
+    """
 
     document: Document
     prompt: Prompt
     context: live.Context
     requests: tuple[Request, ...]
     kind: str | None
+    thinking: Thinking | None = None
+    thought: str = ""
+
+
+class Thinking(NamedTuple):
+    """A thought before an answer (cm3/tasks/thought.py): `asked` is laid out like any prompt, and `then` takes what it
+    gave and returns what is to be drawn with it."""
+
+    asked: Prepared
+    then: Callable[[str], Prepared]

@@ -90,15 +90,17 @@ FORMS = {
     "segment": (Text, Image, Gap),
 }
 """Kinds of task, and what their prompts are: an order, a picture, words to go by, and the picture to be made."""
+WORDS = ("answer", "thought")
+"""Kinds whose prompts have one gap, for words."""
 
 
 def check_kind(document: Document, kind: str) -> None:
     """Raise `RequestError` for a kind of task that there is not, or a document that is not of its form."""
-    if kind not in (*FORMS, "answer"):
-        near = did_you_mean(kind, (*FORMS, "answer"))
-        raise RequestError(f"kind={kind!r}: must be one of {', '.join(FORMS)} and answer.{near}")
+    if kind not in (*FORMS, *WORDS):
+        near = did_you_mean(kind, (*FORMS, *WORDS))
+        raise RequestError(f"kind={kind!r}: must be one of {', '.join((*FORMS, WORDS[0]))} and {WORDS[1]}.{near}")
     whole = all(not isinstance(part, Image) or part.gap is None for part in document.parts)
-    if kind == "answer":
+    if kind in WORDS:
         if [part for part in document.parts if isinstance(part, Gap)] != [Gap("text")] or not whole:
             raise RequestError(f"kind={kind!r}: its prompt must have one gap, for words; leave kind out for any other")
         return

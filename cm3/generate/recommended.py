@@ -18,6 +18,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "control": {"guidance": 3.0},
     "segment": {"guidance": 1.0},
     "answer": {"temperature": 0.0},
+    "thought": {},
 }
 """By kind, the scales of section 4.1. A map and an answer have none there: the one is drawn unguided, the other is the
 likeliest at each token, as there is one right answer."""
@@ -25,7 +26,8 @@ LIKE_IMAGE = ("edit", "control", "segment")
 """Kinds that start from what a bundle recommends for `image`."""
 KINDS = tuple(PAPER)
 """Kinds of request, each with recommended sampling of its own in a bundle: a picture, parts of one, a text, an
-edited picture, one that follows a control image, a segmentation map, and the answer to a question."""
+edited picture, one that follows a control image, a segmentation map, the answer to a question, and a thought before a
+picture or an answer (cm3/tasks/thought.py)."""
 MOST = 1024
 """Most candidates that a bundle may recommend for each that is kept."""
 Treatment = Literal["kept", "dropped"]
@@ -46,6 +48,8 @@ class Recommended:
         """By kind, what becomes of retrieved documents in the unconditional stream."""
         self.candidates: dict[str, int] = {}
         """By kind, how many are made for each that is kept."""
+        self.think: dict[str, bool] = {}
+        """By kind, whether a thought comes first."""
         for kind, paper in PAPER.items():
             base = sampling.get("image", {}) if kind in LIKE_IMAGE else {}
             values = {**base, **paper, **sampling.get(kind, {})}
@@ -57,6 +61,11 @@ class Recommended:
                     f"{MOST}"
                 )
             self.candidates[kind] = candidates
+            self.think[kind] = values.pop("think", False)
+            if type(self.think[kind]) is not bool:
+                raise CheckpointError(
+                    f"bundle {name!r}: sampling.{kind}.think={self.think[kind]!r:.60}: must be true or false"
+                )
             if "seed" in values:
                 raise CheckpointError(f"bundle {name!r}: sampling.{kind}.seed: is a request's own; take it out")
             build(Sampling, values, f"bundle {name!r}: sampling.{kind}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from cm3.engine.request import Sampling
-from cm3.errors import ConfigError, did_you_mean
+from cm3.errors import ConfigError, RequestError, did_you_mean
 from cm3.generate.recommended import Treatment
 from cm3.retrieval.embed import Encoder
+from cm3.vocab import Grammar
 
 if TYPE_CHECKING:
     from cm3.retrieval.memory import Memory
@@ -53,6 +54,7 @@ class Settings(TypedDict, total=False):
     retrieve: int
     documents: Sequence[Any] | None
     unconditional: Treatment | None
+    think: bool | None
     progress: Progress | None
 
 
@@ -76,3 +78,15 @@ def check_names(given: Iterable[str], of: type, *beside: str) -> None:
         if name not in known:
             near = did_you_mean(str(name), (*known, *beside))
             raise ConfigError(f"{name}: is no setting; there are {', '.join((*beside, *known))}.{near}")
+
+
+def sampled(options: Mapping[str, Any], own: Mapping[str, Any], grammar: Grammar) -> dict[str, Any]:
+    """Return how to sample for a prompt: its `own` settings before those of all. Raises `RequestError` for one of its
+    own that is no such setting, and for `image_guidance` of what is no edit."""
+    if others := sorted(own.keys() - SAMPLED):
+        raise RequestError(f"each: {others[0]} is no setting of how to sample; give it for all prompts")
+    both = {**options, **own}
+    settings = {name: both[name] for name in SAMPLED & both.keys() if both[name] is not None}
+    if "image_guidance" in settings and options.get("kind") != "edit" and grammar == "cm3":
+        raise RequestError(f"image_guidance={both['image_guidance']}: is for editing; ask with kind='edit'")
+    return settings

@@ -149,9 +149,11 @@ class Answering:
         return await self.service.desk(lambda: [p.text if isinstance(p, Text) else self.file(p.pixels) for p in parts])
 
     async def about(self, index: int, made: Generation) -> dict[str, Any]:
-        """Return our part of an answer: the documents that were read, the seed, and what the client should know."""
+        """Return our part of an answer: the documents that were read, the seed, what the client should know, and what
+        was thought first."""
         warnings = await self.service.desk(self.asked.told, made)
-        return {"retrieved": made.attribution, "seed": self.seeds[index], "warnings": warnings}
+        about = {"retrieved": made.attribution, "seed": self.seeds[index], "warnings": warnings}
+        return about | ({"thought": made.thoughts[0]} if made.thoughts[0] else {})
 
     def file(self, drawn: PIL.Image.Image) -> bytes:
         """Return the file of a picture, or of its first rows in its whole size."""

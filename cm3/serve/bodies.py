@@ -115,6 +115,9 @@ class Extras(Body):
     candidates: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)] | None = Field(
         None, description="So many are made of each, and the likeliest is kept."
     )
+    think: bool | None = Field(
+        None, description="Say in words first what the picture will show, or shows, and go on from that."
+    )
     retrieve: int | None = Field(None, description="So many documents, 0 to 3, are looked up and read first.")
     unconditional: Literal["kept", "dropped"] | None = Field(
         None, description="What becomes of documents in the stream to guide away from."

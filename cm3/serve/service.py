@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -29,6 +29,7 @@ from cm3.errors import Cm3Error
 from cm3.generate import Chunk, CM3Leon, Generation
 from cm3.generate.prepared import Prepared
 from cm3.generate.streaming import Filling
+from cm3.generate.thinking import gone_on
 from cm3.serve.engine_loop import EngineLoop
 from cm3.serve.limits import Settings
 from cm3.serve.problem import Problem
@@ -147,40 +148,67 @@ class Stream:
                 work.documents = [p.document for p in prepared]
                 DRAWS.get()(sum(any(hole.kind == "image" for hole in p.prompt.holes) for p in prepared))
                 work.started = time.monotonic()
-                await self._draw(prepared, work)
+                await self._draw(await self._thought(prepared, work), work)
         except Exception as error:
             end = error
         finally:
             self._updates.put_nowait(end)
 
     async def _draw(self, prepared: Sequence[Prepared], work: Work) -> None:
-        model, desk = self._service.model, self._service.desk
-        places = [(i, j) for i, p in enumerate(prepared) for j in range(len(p.requests))]
-        results: list[dict[int, Result]] = [{} for _ in prepared]
+        model = self._service.model
         # Of several candidates it is not known yet which one is kept, so nothing of them can be shown.
         fillings = {
             i: Filling(p.document, p.prompt, p.requests[0], model.codec)
             for i, p in enumerate(prepared)
             if self._watched and len(p.requests) == 1
         }
-        ticket = self._service.loop.submit([r for p in prepared for r in p.requests], watched=bool(fillings))
-        try:
-            async for place, tokens, result in ticket.news():
-                i, j = places[place]
-                work.begun = ticket.begun
+        async with aclosing(self._news(prepared, work, watched=bool(fillings))) as news:
+            async for i, tokens, results in news:
                 work.first_token = work.first_token or time.monotonic()
                 for chunk in fillings[i].take(tokens) if i in fillings else ():
                     if chunk.rows:
                         work.first_rows = work.first_rows or time.monotonic()
                     self._updates.put_nowait(Update(i, chunk))
+                if results:
+                    best, done = await self._service.desk(_finished, model, prepared[i], results)
+                    thought = self.written.get(i, Usage())
+                    self.written[i] = count_out(best.tokens, model.vocab, self.usage)
+                    self.written[i].text_out += thought.text_out
+                    self._updates.put_nowait(Update(i, Chunk(generation=done)))
+
+    async def _thought(self, prepared: Sequence[Prepared], work: Work) -> Sequence[Prepared]:
+        """Return what was prepared with its thoughts thought, beside all that the engine writes meanwhile."""
+        asked = {i: p.thinking.asked for i, p in enumerate(prepared) if p.thinking is not None}
+        if not asked:
+            return prepared
+        ready, places = list(prepared), list(asked)
+        async with aclosing(self._news(list(asked.values()), work, watched=False)) as news:
+            async for at, _, results in news:
+                if results:
+                    i = places[at]
+                    best, done = await self._service.desk(_finished, self._service.model, asked[i], results)
+                    self.written[i] = count_out(best.tokens, self._service.model.vocab, self.usage)
+                    ready[i] = await self._service.desk(gone_on, prepared[i], done)
+        return ready
+
+    async def _news(
+        self, prepared: Sequence[Prepared], work: Work, *, watched: bool
+    ) -> AsyncGenerator[tuple[int, Tokens, list[Result]]]:
+        """Yield what the engine writes of each prompt, by its place, and with its last tokens the results of its
+        candidates."""
+        places = [(i, j) for i, p in enumerate(prepared) for j in range(len(p.requests))]
+        results: list[dict[int, Result]] = [{} for _ in prepared]
+        ticket = self._service.loop.submit([r for p in prepared for r in p.requests], watched=watched)
+        try:
+            async for place, tokens, result in ticket.news():
+                i, j = places[place]
+                work.begun = work.begun or ticket.begun
                 if result is not None:
                     results[i][j] = result
-                    if len(results[i]) == len(prepared[i].requests):
-                        written = [results[i][k] for k in range(len(results[i]))]
-                        count_cached(prepared, results, self.usage)
-                        best, done = await desk(_finished, model, prepared[i], written)
-                        self.written[i] = count_out(best.tokens, model.vocab, self.usage)
-                        self._updates.put_nowait(Update(i, Chunk(generation=done)))
+                done = result is not None and len(results[i]) == len(prepared[i].requests)
+                if done:
+                    count_cached(prepared, results, self.usage)
+                yield i, tokens, [results[i][k] for k in range(len(results[i]))] if done else []
         finally:
             ticket.cancel()
 

@@ -88,12 +88,13 @@ def describe(
     in_order: bool = False,
     style: str | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
+    order: Sequence[int] | None = None,
 ) -> str:
     """Say a sheet in one sentence: lower case, no full stop, 7 to 50 words.
 
     `rng` chooses the style (see `STYLES`) unless one is given, the order of the stickers (with `in_order` that of
-    `PLACES`), and where the ground is told. Every style but `pair` tells the whole content. `names` has other names for
-    kinds. Raises `ConfigError` for a style that is unknown or does not apply to the sheet.
+    `PLACES`) unless `order` gives it, and where the ground is told. Every style but `pair` tells the whole content.
+    `names` has other names for kinds. Raises `ConfigError` for a style that is unknown or does not apply to the sheet.
     """
     known = styles_of(sheet)
     if style is None:
@@ -102,8 +103,8 @@ def describe(
         raise ConfigError(f"style={style!r:.60}: must be one of {', '.join(STYLES)}.{did_you_mean(style, STYLES)}")
     if style not in known:
         raise ConfigError(f"style={style!r}: does not apply to this sheet; those that do are {', '.join(known)}")
-    order = rng.permutation(len(sheet.stickers))  # drawn in any case, so that the wording does not depend on it
-    things = list(sheet.stickers) if in_order else [sheet.stickers[i] for i in order]
+    drawn = rng.permutation(len(sheet.stickers))  # in any case, so that the wording does not depend on it
+    things = list(sheet.stickers) if in_order else [sheet.stickers[i] for i in (drawn if order is None else order)]
     whats = [f"{s.size} {names.get(s.kind, s.kind)}" for s in things]
     named = [f"another {what}" if what in whats[:i] else a(what) for i, what in enumerate(whats)]
     sides = {(first, second): RELATION_WORDS[relation] for first, relation, second in sheet.relations()}
@@ -123,6 +124,16 @@ def describe(
     return f"{body} {ground}" if style == "alone" else f"{body}, {ground}"
 
 
+def outright(sheet: Sheet, order: Sequence[int] | None = None, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Say all of a sheet, always in the same words: each sticker with its place, the ground last; stickers in the order
+    of `PLACES`, or in that given."""
+    things = [sheet.stickers[i] for i in (range(len(sheet.stickers)) if order is None else order)]
+    whats = [f"{s.size} {names.get(s.kind, s.kind)}" for s in things]
+    named = [f"another {what}" if what in whats[:i] else a(what) for i, what in enumerate(whats)]
+    said = [f"{name} {at(s.place)}" for name, s in zip(named, things, strict=True)]
+    return f"{listed(said)}, on a {sheet.ground} ground"
+
+
 def brief(sheet: Sheet, rng: np.random.Generator) -> str:
     """Return a true sentence that tells kinds and ground, and leaves sizes and places to something else to tell."""
     things = [sheet.stickers[i] for i in rng.permutation(len(sheet.stickers))]
@@ -131,13 +142,15 @@ def brief(sheet: Sheet, rng: np.random.Generator) -> str:
     return f"{body}{' somewhere' if len(things) == 1 else ''} on a {sheet.ground} ground"
 
 
-def loosely(sheet: Sheet, rng: np.random.Generator) -> str:
+def loosely(sheet: Sheet, rng: np.random.Generator, order: Sequence[int] | None = None) -> str:
     """Say a sheet as one types a sentence: a true one that leaves sizes, places or the ground open.
 
     Each of the three is told half of the time, sizes and places of all stickers or of none; two neighbours may be told
-    one from the other. One alone says its place unless it is in the middle, where "a panda" has it.
+    one from the other. One alone says its place unless it is in the middle, where "a panda" has it. The stickers come
+    in the order given, or in any.
     """
-    things = [sheet.stickers[i] for i in rng.permutation(len(sheet.stickers))]
+    drawn = rng.permutation(len(sheet.stickers))
+    things = [sheet.stickers[i] for i in (drawn if order is None else order)]
     sizes, places, ground = rng.random(3) < 0.5
     whats = [f"{s.size} {s.kind}" if sizes else s.kind for s in things]
     named = [f"another {what}" if what in whats[:i] else a(what) for i, what in enumerate(whats)]

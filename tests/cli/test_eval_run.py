@@ -427,6 +427,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "no such folder": (["dpg", "{vqa2}"], "holds no prompts; give SOURCE"),
     "no prompts": (["dpg", "{tiny}"], "has nothing for it; give another"),
     "no GenEval": (["geneval2", "nowhere.jsonl"], "suite geneval2: 'nowhere.jsonl' holds no prompts; give SOURCE"),
+    "scenes of another world": (["scenes", "--model", "stickers"], "the model knows one to four stickers of 180 kinds"),
+    "their tasks": (["scene_tasks", "--model", "stickers"], "Measure one that knows them: --model scenes"),
     "a cluster and processes": (["vqa2", "{vqa2}", "--tp", "2"], "tp=2"),
 }  # fmt: skip
 
@@ -436,7 +438,8 @@ def test_refusals(cm3: Cm3, tiny: Path, data: dict[str, str], what: str) -> None
     given, message = REFUSED[what]
     given = [one.format(**data, tiny=tiny) for one in given]
     out = [] if "--out" in given else ["--out", "out"]
-    ran = cm3("eval", "run", *given, "--model", tiny, *out, *FAST)
+    model = [] if "--model" in given else ["--model", tiny]
+    ran = cm3("eval", "run", *given, *model, *out, *FAST)
     assert ran.code == 2 and message in ran.err.splitlines()[-1]
     assert all(
         line == "cm3: the model was not tuned for task 'vqa2': expect little of it"

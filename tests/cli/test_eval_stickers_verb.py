@@ -40,6 +40,13 @@ def test_tasks_are_named_one_by_one_and_in_groups(cm3: Cm3, stickers: Path) -> N
     assert "was not tuned for 'visdial'" in ran.err and "'vqa2'" not in ran.err
 
 
+def test_thinking_is_the_models_own_or_as_asked(cm3: Cm3, stickers: Path) -> None:
+    asked = ("eval", "stickers", "--model", stickers, "--tasks", "text_to_image,vqa2", *FAST)
+    assert cm3(*asked, "--think", "yes").json["sampling"] == {"guidance": 1.0, "candidates": 1, "think": True}
+    assert cm3(*asked, "--think", "no").json["sampling"]["think"] is False
+    assert "think" not in cm3(*asked).json["sampling"]
+
+
 def test_the_table_tells_every_figure() -> None:
     report = {
         "tasks": {

@@ -14,6 +14,7 @@ from command import Cm3
 
 from cm3.cli.guides import INKS, outlined, read_boxes, read_control
 from cm3.cli.main import VERBS
+from cm3.cli.outputs import line
 from cm3.errors import RequestError
 from cm3.generate import CM3Leon
 from cm3.tasks import TASKS
@@ -218,3 +219,24 @@ def test_the_commands_of_the_docs_are_understood() -> None:
         verb = next(" ".join(args[:k]) for k in (2, 1) if " ".join(args[:k]) in VERBS)
         module, name = VERBS[verb][0].split(":")
         getattr(importlib.import_module(module), name).parse(args[len(verb.split()) :], verb)
+
+
+def test_what_is_thought_first_is_told(cm3: Cm3, tiny: Path, picture: Path) -> None:
+    model = CM3Leon.load(str(tiny))
+    want = model.generate(PROMPT, 2, think=True)
+    ran = cm3("generate", PROMPT, "--model", tiny, "--n", "2", "--think", "yes", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["thoughts"] == list(want.thoughts) and all(want.thoughts)
+    assert all(same(f, p) for f, p in zip(ran.json["files"], want.images, strict=True))
+    lines = cm3("generate", PROMPT, "--model", tiny, "--think", "yes").out.splitlines()
+    assert lines[1].startswith(f"  thought: {line(want.thoughts[0])[:20]}") and len(lines) == 2
+    assert "thoughts" not in cm3("generate", PROMPT, "--model", tiny, "--think", "no", "--json").json
+    with PIL.Image.open(picture) as given:
+        edits = {seed: model.edit(given, "paint it", seed=seed, think=True).generation.thoughts for seed in range(8)}
+        answered = model.answer(given, "what is it?", think=True, max_tokens=9).generation.thoughts
+    seed = next(seed for seed, thoughts in edits.items() if any(thoughts))  # one for which there is room
+    edit = ("edit", picture, "paint it", "--model", tiny, "--seed", seed, "--think", "yes", "--json")
+    assert cm3(*edit).json["thoughts"] == [*edits[seed]]
+    asked = ("--question", "what is it?", "--max-tokens", "9", "--think", "yes", "--json")
+    assert cm3("describe", picture, "--model", tiny, *asked).json["thoughts"] == [*answered]
+    assert "choose yes or no" in cm3("edit", picture, "x", "--model", tiny, "--think", "maybe").refusal

@@ -86,6 +86,31 @@ def test_many_at_once_get_what_each_gets_alone(model: CM3Leon) -> None:
         assert one.document == model.generate(WORDS, seed=seed, candidates=1).document
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_thoughts_are_written_beside_all_else_and_counted(model: CM3Leon, watched: bool) -> None:
+    def thinking(seed: int) -> Any:
+        return lambda: model.prepare([WORDS] * 2, seeds=[seed, seed + 1], candidates=1, think=True)
+
+    async def ask(service: Service) -> Any:
+        async def streamed(seed: int) -> tuple[Any, Any]:
+            stream = service.stream(thinking(seed))
+            return [u.chunk.generation async for u in stream if u.chunk.generation], stream
+
+        if watched:
+            return await streamed(1), await streamed(4)
+        made = await asyncio.gather(service.make(thinking(1)), service.make(thinking(4)))
+        return [(m.generations, m) for m in made]
+
+    for seed, (made, told) in zip((1, 4), served(model, ask), strict=True):
+        want = [model.generate(WORDS, seed=s, candidates=1, think=True) for s in (seed, seed + 1)]
+        by_thought = {one.thoughts: one.document.parts for one in want}
+        assert {one.thoughts: one.document.parts for one in made} == by_thought
+        assert len(by_thought) == 2 and all(any(thought) for thought in by_thought)
+        assert told.usage.text_out >= sum(len(t[0].split()) for t in by_thought)
+        if watched:  # each answer's own count has its thought
+            assert sum(one.text_out for one in told.written.values()) == told.usage.text_out
+
+
 def test_tokens_are_counted_by_modality(model: CM3Leon) -> None:
     async def ask(service: Service) -> Any:
         drawn = await service.make(layout(model))

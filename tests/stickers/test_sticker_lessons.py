@@ -334,7 +334,10 @@ def test_other_bad_settings_are_refused() -> None:
         LessonWeights(hide=-0.1)
     with pytest.raises(ConfigError, match=r"law.thin=2: is a share, must be in 0\.\.1"):
         LessonWeights(thin=2)
-    for name in ("most_questions", "most_edits"):
+    for name in ("think", "aloud"):
+        with pytest.raises(ConfigError, match=rf"law.{name}=1.5: is a share, must be in 0\.\.1"):
+            LessonWeights(**{name: 1.5})
+    for name in ("most_questions", "most_thoughts", "most_edits"):
         with pytest.raises(ConfigError, match=f"law.{name}=0: must be 1 to 16"):
             LessonWeights(**{name: 0})
     for shares in ((1.0, 1.0), (0.0,) * 4, (1.0, 1.0, 1.0, -1.0), (1.0, 1.0, 1.0, float("nan"))):

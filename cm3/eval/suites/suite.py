@@ -64,6 +64,8 @@ class Asking:
     """Rows and columns of their codes."""
     tuned: tuple[str, ...] = ()
     """Tasks that the model was tuned for."""
+    world: Mapping[str, Any] | None = None
+    """What the model says it knows: `about.world` of its config.json."""
     device: str = "cpu"
     """Where scorers with a network of their own run."""
     protocol: str | None = None

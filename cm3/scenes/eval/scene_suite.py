@@ -16,6 +16,7 @@ from cm3.files import checksum
 from cm3.scenes.data.lesson_documents import TASKS
 from cm3.scenes.eval.scene_scores import Case, judge_case, scene_cases
 from cm3.scenes.eval.scene_tasks import LONGEST, TaskCase, judge, task_case
+from cm3.scenes.knows import WORDS
 from cm3.scenes.scene import Split
 from cm3.scenes.verify import SMALLEST
 from cm3.score.result import Result
@@ -107,14 +108,20 @@ class SceneTasks(Suite):
 
 
 def check(suite: Suite) -> int:
-    """Return how many scenes of each task are asked for. Raises `ConfigError` for a source, and for a model of pictures
-    that are too small to be read back."""
+    """Return how many scenes of each task are asked for. Raises `ConfigError` for a source, for a model of pictures
+    that are too small to be read back, and for one that says it knows another world."""
     if suite.asking.source:
         raise ConfigError(f"suite {suite.name}: draws its own pictures; leave the source {suite.asking.source!r} out")
     if suite.asking.size < SMALLEST:
         raise ConfigError(
             f"suite {suite.name}: pictures are read back from {SMALLEST} pixels on, and the model's have "
             f"{suite.asking.size}; measure another"
+        )
+    world = suite.asking.world
+    if world is not None and (lacking := [word for word in WORDS if word not in world.get("words", ())]):
+        raise ConfigError(
+            f"suite {suite.name}: asks for drawn scenes, and the model knows {world.get('says')}; it lacks the word "
+            f"{lacking[0]!r}. Measure one that knows them: --model scenes"
         )
     n = suite.asking.n or suite.standard or 1
     suite.references["scenes"] = checksum({"split": SPLIT, "seed": suite.asking.seed, "n": n})

@@ -39,9 +39,9 @@ export async function draw({ settings, cards, made }, given, model, signal, fini
     if (type.endsWith(".partial_image")) {
       await card.rows(blob, cm3.rows, cm3.of);
     } else if (type.endsWith(".completed")) {
-      const { seed, retrieved, warnings } = cm3;
+      const { seed, retrieved, warnings, thought } = cm3;
       const seconds = (performance.now() - started) / 1000;
-      made.push({ label: card.label, blob, seed, seconds, retrieved, warnings, boxes: settings.boxes });
+      made.push({ label: card.label, blob, seed, seconds, retrieved, warnings, thought, boxes: settings.boxes });
       await finish(card, made.at(-1));
     }
   }

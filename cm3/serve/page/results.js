@@ -78,7 +78,7 @@ export class Card {
   }
 
   /** Show the whole picture, with what can be done with it. */
-  async done({ blob, seed, warnings = [], seconds, boxes }, actions) {
+  async done({ blob, seed, warnings = [], thought, seconds, boxes }, actions) {
     this.quiet();
     this.root.classList.add("done");
     await this.#draw(blob, 1);
@@ -96,6 +96,7 @@ export class Card {
       button.addEventListener("click", act);
       this.actions.append(button);
     }
+    if (thought) this.caption.append(make("p", { className: "thought" }, `Drawn from the thought: ${thought}`));
     for (const line of warnings) this.caption.append(make("p", { className: "warning" }, line));
   }
 
@@ -128,10 +129,11 @@ export class Answer {
     this.words.append(text);
   }
 
-  done({ text, warnings = [], seconds }) {
+  done({ text, warnings = [], thought, seconds }) {
     this.quiet();
     this.words.textContent = text;
     this.said.textContent = seconds ? `${seconds.toFixed(1)} s` : "";
+    if (thought) this.side.append(make("p", { className: "thought" }, `Answered from the thought: ${thought}`));
     for (const line of warnings) this.side.append(make("p", { className: "warning" }, line));
   }
 

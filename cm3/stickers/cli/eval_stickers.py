@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -36,6 +36,7 @@ class EvalStickers(ModelVerb):
       cm3 eval stickers --model runs/mine/bundle --guidance 2 --tasks text_to_image held_out
       cm3 eval stickers --model runs/mine/bundle --tasks retrieval --memory DIR
       cm3 eval stickers --model runs/tuned/bundle --tasks edit,boxes --candidates 1
+      cm3 eval stickers --tasks text_to_image --think no
     """
 
     model: Annotated[str, arg(metavar="MODEL")] = "stickers"
@@ -56,6 +57,10 @@ class EvalStickers(ModelVerb):
     """0 takes the likeliest token each time."""
     candidates: Annotated[int | None, OWN] = None
     """Make so many and keep the likeliest."""
+    think: Annotated[
+        Literal["yes", "no"] | None, arg(metavar="yes|no", help_behavior_hint="(default: the model's own)")
+    ] = None
+    """Whether pictures and answers come after a thought in words."""
     bank: Annotated[Bank, HERE] = Bank()
 
     def run(self) -> dict[str, Any]:
@@ -74,6 +79,8 @@ class EvalStickers(ModelVerb):
             raise RequestError(f"--image-guidance {self.image_guidance}: is for editing; name the task edit, or all")
         plain = ("guidance", "temperature", "candidates")
         sampling = {name: value for name in plain if (value := getattr(self, name)) is not None}
+        if self.think is not None:
+            sampling["think"] = self.think == "yes"
         model = self.open_model(self.bank)
         if "all" in named:
             wanted |= {*PLAIN, *_able(model, RETRIEVAL, INSTRUCTIONS)}

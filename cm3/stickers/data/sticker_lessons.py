@@ -37,16 +37,21 @@ from cm3.stickers.data.sticker_examples import (
     make_example,
     picture,
 )
-from cm3.stickers.sentences import brief, loosely
+from cm3.stickers.sentences import brief, describe, loosely, outright
+from cm3.stickers.shown import NAMES, name_of
+from cm3.stickers.sticker_boxes import boxes_of
 from cm3.stickers.sticker_edits import EDITS, random_edit
 from cm3.stickers.talk import random_dialogue
-from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, random_sheet
+from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, pick, random_sheet
 from cm3.tasks.examples import find_task
+from cm3.tasks.thought import END, answered_from, before_answer, before_picture, drawn_from
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
 ONE = 0.3
 """Share of lessons about questions or edits that have just one, as a user asks."""
+RENAMED = 0.2
+"""Share of thoughts of words in which a kind has an invented name."""
 
 
 class Answer(NamedTuple):
@@ -130,11 +135,18 @@ class LessonWeights:
     hide: float = 0.0
     """Share of lessons that give a picture in which codes of the last one are hidden from the model that is to
     foretell them (`cm3.sequence.mask.hide`)."""
+    think: float = 0.0
+    """Share of lessons that have a thought to say, or are answered from one, of the tasks that are not captions or maps
+    (cm3/tasks/thought.py)."""
+    aloud: float = 0.5
+    """Of these of pictures, the share that say the thought, and draw nothing."""
     thin: float = 0.0
     """Share of the codes between two of their own kind that are left out (`cm3.sequence.mask.thin`): a window holds
     more lessons where little of the ground is in it."""
     most_questions: int = 12
     """Most questions about one picture."""
+    most_thoughts: int = 4
+    """Most edits of one picture, or prompts in words, whose thoughts are said one after the other."""
     most_edits: int = 2
     """Most edits one after the other; each adds a picture to the sequence."""
     stickers: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
@@ -148,10 +160,10 @@ class LessonWeights:
         for name in ("rest", "kept", "short", "told", "long"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in ("unsaid", "hide", "thin"):
+        for name in ("unsaid", "hide", "think", "aloud", "thin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
-        for name in ("most_questions", "most_edits"):
+        for name in ("most_questions", "most_thoughts", "most_edits"):
             if not 1 <= getattr(self, name) <= 16:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: must be 1 to 16, as there are masks")
         for name, of in (("stickers", QUARTERS), ("edits", EDITS), ("questions", QUESTIONS)):
@@ -230,17 +242,20 @@ class StickerLessons(Source):
 
 def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
     """Return a lesson of a task: one of its examples, or several that belong together."""
+    thinks = law.think > 0 and rng.random() < law.think  # a law without thoughts makes what it made before there were
+    aloud = thinks and rng.random() < law.aloud
     if task == "vqa2":
-        lesson = _questions(rng, size, split, law)
+        lesson = _questions(rng, size, split, law, thinks)
     elif task == "visdial":
-        lesson = _dialogue(rng, size, split, law)
+        lesson = _dialogue(rng, size, split, law, thinks)
     elif task == "edit":
-        lesson = _edits(rng, size, split, law)
+        lesson = _edit_thoughts(rng, size, split, law) if aloud else _edits(rng, size, split, law, thinks)
     else:
         weight = {"scienceqa": law.told, "coco_captions": law.told, "image_paragraph": law.long}.get(task, 1.0)
-        lesson = lesson_of(make_example(task, rng, size, split, law.number(rng)), weight)
+        example = make_example(task, rng, size, split, law.number(rng))
+        lesson = _thought(example, law, weight, aloud) if thinks and task != "segment" else lesson_of(example, weight)
     hidden = HIDDEN.get("control" if find_task(task).control else task)
-    if hidden and rng.random() < law.unsaid:
+    if hidden and not thinks and rng.random() < law.unsaid:
         return _hidden(lesson, hidden[int(rng.integers(len(hidden)))])
     return lesson
 
@@ -250,6 +265,27 @@ def lesson_of(example: StickerExample, weight: float = 1.0) -> Lesson:
     task = find_task(example.task)
     laid = task.template(example.template).lay_out(example.fields, task.gives)
     return (*laid.before, Answer(laid.answer, weight), *laid.after)
+
+
+def _thought(example: StickerExample, law: LessonWeights, weight: float, aloud: bool) -> Lesson:
+    """Return a lesson of one example with its thought: said, or answered from; of a caption the thought is said."""
+    task, sheet, order = find_task(example.task), example.truth.sheet, None
+    if example.task == "boxes" and aloud:
+        order = [boxes_of(sheet).index(box) for box in example.truth.said]
+    thought = outright(sheet, order)
+    laid = task.template(example.template).lay_out(example.fields, task.gives)
+    if task.output == "image":
+        if aloud:
+            return _filled(before_picture(laid.open), Text(thought), law.told)
+        return _filled(drawn_from(laid.open, thought), laid.answer, weight)
+    if example.task == "coco_captions":
+        return _filled(before_answer(laid.open), Text(thought), law.told)
+    return _filled(answered_from(laid.open, thought), laid.answer, weight)
+
+
+def _filled(parts: Sequence[Part], answer: Text | Image, weight: float) -> Lesson:
+    """Return a prompt with the answer in its gap."""
+    return tuple(Answer(answer, weight) if isinstance(part, Gap) else part for part in parts)
 
 
 def encode_lessons(lessons: Sequence[Lesson], codec: Codec, law: LessonWeights) -> list[Weighted]:
@@ -299,8 +335,8 @@ def _open(part: Part | Answer) -> Part:
     return part.part if isinstance(part.part, Image) else Gap("text")
 
 
-def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
-    """Return one or several questions about one sheet, each answer masked."""
+def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonWeights, thinks: bool) -> Lesson:
+    """Return one or several questions about one sheet, each answer masked; before them a thought."""
     sheet = random_sheet(rng, split, law.number(rng))
     image = picture(sheet, size)
     asked: dict[str, str] = {}
@@ -308,11 +344,12 @@ def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonWei
         question = _question(sheet, rng, QUESTIONS[by_share(rng, law.questions)])
         asked[question.question] = question.answer
     fields: list[Fields] = [{"question": q, "answer": a, "image": image} for q, a in asked.items()]
-    return tuple(_in_turn("vqa2", fields, [True] * len(fields), law))
+    lesson = tuple(_in_turn("vqa2", fields, [True] * len(fields), law))
+    return answered_from(lesson, outright(sheet)) if thinks else lesson
 
 
-def _dialogue(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
-    """Return a dialogue: the last answer is masked, and of those before as many as not."""
+def _dialogue(rng: np.random.Generator, size: int, split: Split, law: LessonWeights, thinks: bool) -> Lesson:
+    """Return a dialogue: the last answer is masked, and of those before as many as not; before it a thought."""
     sheet = random_sheet(rng, split, law.number(rng))
     turns, caption = random_dialogue(sheet, rng), brief(sheet, rng)
     turns = turns[: int(rng.integers(len(turns))) + 1]
@@ -322,7 +359,8 @@ def _dialogue(rng: np.random.Generator, size: int, split: Split, law: LessonWeig
         {**dialogue_fields(caption, turns, i), "history": "" if i else caption, "image": image}
         for i in range(len(turns))
     ]
-    return tuple(_in_turn("visdial", fields, masked, law))
+    lesson = tuple(_in_turn("visdial", fields, masked, law))
+    return answered_from(lesson, outright(sheet)) if thinks else lesson
 
 
 def _in_turn(task: str, asked: Sequence[Fields], masked: Sequence[bool], law: LessonWeights) -> Iterator[Part | Answer]:
@@ -342,31 +380,69 @@ def _in_turn(task: str, asked: Sequence[Fields], masked: Sequence[bool], law: Le
     yield laid.after[1]
 
 
-def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
-    """Return one or several edits, each of the sheet that the one before made."""
+def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights, thinks: bool) -> Lesson:
+    """Return one or several edits, each of the sheet that the one before made, from instructions or thoughts."""
     sheet: Sheet | None = None
     number = law.number(rng)
     parts: list[Part | Answer] = []
     for _ in range(_several(rng, law.most_edits)):
         edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], sheet, number)
         sheet, after = edit.after, picture(edit.after, size)
+        words = outright(edit.after) if thinks else edit.instruction
         if not parts:
-            before = picture(edit.before, size)
-            fields: Fields = {"image1": before, "instruction": edit.instruction, "image2": after}
-            parts += find_task("edit").template(0).lay_out(fields, ("image2",)).before
+            parts += _edit_prompt(edit.before, words, size)[:-1]
         else:
-            parts.append(Text(edit.instruction))
+            parts.append(Text(words))
         parts.append(Answer(after, like=len(parts) - 2))
     return tuple(parts)
 
 
+def _edit_thoughts(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return the thoughts of one or several edits of one sheet."""
+    number = law.number(rng)
+    parts: list[Part | Answer] = []
+    before: Sheet | None = None
+    asked: set[str] = set()
+    for _ in range(_several(rng, law.most_thoughts)):
+        edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], before, number)
+        if edit.instruction in asked:
+            continue
+        asked.add(edit.instruction)
+        thought = Answer(Text(outright(edit.after)), law.told)
+        *given, asks, _, end = before_picture(_edit_prompt(edit.before, edit.instruction, size))
+        assert isinstance(asks, Text)
+        if before is None:
+            parts += [*given, asks]
+        else:
+            parts[-1] = Text(f"{END}\n{asks.text}")
+        parts += [thought, end]
+        before = edit.before
+    return tuple(parts)
+
+
+def _edit_prompt(sheet: Sheet, instruction: str, size: int) -> tuple[Part, ...]:
+    """Return what asks for an edit, with a gap."""
+    return find_task("edit").prompt(image1=picture(sheet, size), instruction=instruction).parts
+
+
 def _loose(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
-    """Return a sheet from words that leave some of it open; of sheets of one, half and more are in the middle."""
+    """Return a sheet from words that leave some of it open, or the thought of any words; of sheets of one, half and
+    more are in the middle."""
     number, middle = law.number(rng), rng.random() < 0.5
     sheet = random_sheet(rng, split, number)
     while number == 1 and middle and sheet.stickers[0].place != "middle":
         sheet = random_sheet(rng, split, number)
-    return Text(loosely(sheet, rng)), Answer(picture(sheet, size))
+    if not (law.think > 0 and rng.random() < law.think):
+        return Text(loosely(sheet, rng)), Answer(picture(sheet, size))
+    names: dict[str, str] = {}
+    if rng.random() < RENAMED:  # a kind that only a document shows is a name like any other
+        names = {pick(rng, [s.kind for s in sheet.stickers]): name_of(int(rng.integers(NAMES)))}
+    order = [
+        int(i) for i in rng.permutation(len(sheet.stickers))
+    ]  # that of the words: each place follows from those said
+    told = names or rng.random() < 0.5
+    words = describe(sheet, rng, names=names, order=order) if told else loosely(sheet, rng, order)
+    return _filled(before_picture((Text(words), Gap("image"))), Text(outright(sheet, order, names)), law.told)
 
 
 def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:
