@@ -15,7 +15,7 @@ from cm3.errors import CheckpointError, RequestError
 from cm3.generate import CM3Leon, Generation
 from cm3.generate.known_world import SAID
 from cm3.tasks import find_task
-from cm3.tasks.thought import answered_from, before_answer, before_picture, drawn_from
+from cm3.tasks.thought import answered_from, before_answer, before_change, before_picture, drawn_from
 
 WORDS = "a red circle"
 
@@ -37,6 +37,13 @@ def model() -> CM3Leon:
     return tiny()
 
 
+def text_of(made: Generation) -> str:
+    """What was written in the one gap."""
+    (part,) = made.filled[0]
+    assert isinstance(part, Text)
+    return part.text.strip()
+
+
 def alike(a: Generation, b: Generation) -> bool:
     """Tell whether two generations wrote the same, whatever else their prompts say."""
     return [d.parts for d in a.documents] == [d.parts for d in b.documents] and a.filled == b.filled
@@ -46,25 +53,30 @@ def test_a_picture_is_drawn_from_the_thought_that_its_words_ask_for(model: CM3Le
     made = model.generate(WORDS, seed=3, think=True)
     parts = (Text(WORDS), Gap("image"))
     thought = model.generate(Document(before_picture(parts)), seed=3, kind="thought")
-    assert made.thoughts == (thought.filled[0][0].text.strip(),) != ("",)  # type: ignore[union-attr]
+    assert made.thoughts == (text_of(thought),) != ("",)
     assert alike(made, model.generate(Document(drawn_from(parts, made.thoughts[0])), seed=3))
     assert not alike(made, model.generate(WORDS, seed=3)) and model.generate(WORDS, seed=3).thoughts == ("",)
     assert made.prompt.meta[SAID] == WORDS  # what is said of unknown words is said of the user's
 
 
-def test_an_edit_and_an_answer_go_on_from_their_thoughts(model: CM3Leon) -> None:
-    for name, request, before, after in (
-        ("edit", {"image1": picture(), "instruction": "paint it red"}, before_picture, drawn_from),
-        ("vqa2", {"image": picture(), "question": "what is it?"}, before_answer, answered_from),
-    ):
-        parts = find_task(name).prompt(**request).parts
-        reply = model.ask(name, request, seed=5, think=True, max_tokens=9)
-        (thought,) = reply.generation.thoughts
-        asked = model.generate(Document(before(parts)), seed=5, kind="thought")
-        assert thought == asked.filled[0][0].text.strip()  # type: ignore[union-attr]
-        kind = "edit" if name == "edit" else "answer"
-        by_hand = model.generate(Document(after(parts, thought)), seed=5, kind=kind, max_tokens=9)
-        assert alike(reply.generation, by_hand)
+def test_an_answer_goes_on_from_what_its_picture_shows(model: CM3Leon) -> None:
+    request = {"image": picture(), "question": "what is it?"}
+    parts = find_task("vqa2").prompt(**request).parts
+    reply = model.ask("vqa2", request, seed=5, think=True, max_tokens=9)
+    (thought,) = reply.generation.thoughts
+    assert thought == text_of(model.generate(Document(before_answer(parts)), seed=5, kind="thought"))
+    by_hand = model.generate(Document(answered_from(parts, thought)), seed=5, kind="answer", max_tokens=9)
+    assert alike(reply.generation, by_hand)
+
+
+def test_an_edit_is_thought_over_from_what_its_picture_shows(model: CM3Leon) -> None:
+    request = {"image1": picture(), "instruction": "paint it red"}
+    parts = find_task("edit").prompt(**request).parts
+    reply = model.ask("edit", request, seed=5, think=True)
+    shown = text_of(model.generate(Document(before_answer(parts)), seed=5, kind="thought"))
+    thought = text_of(model.generate(Document(before_change(parts, shown)), seed=5, kind="thought"))
+    assert reply.generation.thoughts == (thought,) != (shown,)
+    assert alike(reply.generation, model.generate(Document(drawn_from(parts, thought)), seed=5, kind="edit"))
 
 
 def test_each_of_many_has_its_own_thought_and_what_it_gets_alone(model: CM3Leon) -> None:

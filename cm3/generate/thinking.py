@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cm3.document import Document, Text
@@ -18,7 +19,7 @@ from cm3.errors import RequestError
 from cm3.generate.generation import Generation
 from cm3.generate.known_world import SAID
 from cm3.generate.prepared import Prepared, Thinking
-from cm3.tasks.thought import answered_from, before_answer, before_picture, drawn_from, thinks
+from cm3.tasks.thought import answered_from, before_answer, before_change, before_picture, drawn_from, thinks
 
 if TYPE_CHECKING:
     from cm3.generate.cm3leon import CM3Leon
@@ -34,47 +35,45 @@ def with_thoughts(
     """Return what was prepared with `options`, with the thoughts that are to come first.
 
     A prompt has one where the option `think` or, in its place, the model's bundle says so, and where there is room for
-    it in its form (`cm3.tasks.thought.thinks`); of answers in words those to tasks alone have one.
+    it in its form (`cm3.tasks.thought.thinks`); of answers in words those to tasks alone have one. An edit has two.
     """
-    asks: list[tuple[int, Document]] = []
-    before: dict[int, int] = {}
-    for i, p in enumerate(prepared):
-        form = thinks(p.document.parts) if p.kind != "thought" else None
-        wanted = options.get("think")
-        if form == "answer" and p.kind != "answer" and not wanted:
-            form = None
-        if form and (model.recommended.think[p.kind or "image"] if wanted is None else wanted):
-            parts = before_picture(p.document.parts) if form == "picture" else before_answer(p.document.parts)
-            before[i] = len(asks)
-            asks.append((i, Document(parts, meta=p.document.meta)))
-    if not asks:
+    forms = {i: form for i, p in enumerate(prepared) if (form := _form(model, p, options.get("think")))}
+    if not forms:
         return list(prepared)
-    laid = model.prepare([document for _, document in asks], seeds=[seeds[i] for i, _ in asks], kind="thought")
+    documents = [_asks(prepared[i].document, form) for i, form in forms.items()]
+    laid = dict(zip(forms, _lay_out(model, documents, [seeds[i] for i in forms]), strict=True))
 
-    def thinking(i: int) -> Thinking:
-        def then(thought: str) -> Prepared:
-            own: dict[str, Any] = {**options, "think": False}
-            if own.get("documents") is not None:
-                own["documents"] = [own["documents"][i]]
-            document = _from_thought(prepared[i].document, thought)
-            some = None if each is None else [each[i]]
-            return model.prepare([document], seeds=[seeds[i]], each=some, **own)[0]._replace(thought=thought)
+    def go_on(i: int, thought: str) -> Prepared:
+        own: dict[str, Any] = {**options, "think": False}
+        if own.get("documents") is not None:
+            own["documents"] = [own["documents"][i]]
+        document = _from_thought(prepared[i].document, forms[i], thought)
+        some = None if each is None else [each[i]]
+        return model.prepare([document], seeds=[seeds[i]], each=some, **own)[0]._replace(thought=thought)
 
-        return Thinking(laid[before[i]], then)
+    def look(i: int, shown: str) -> Prepared:
+        """Think of an edit, when what its picture shows was said."""
+        asks = Document(before_change(prepared[i].document.parts, shown))
+        return prepared[i]._replace(thinking=Thinking(_lay_out(model, [asks], [seeds[i]])[0], partial(go_on, i)))
 
-    return [p._replace(thinking=thinking(i)) if i in before else p for i, p in enumerate(prepared)]
+    return [
+        p._replace(thinking=Thinking(laid[i], partial(look if forms[i] == "edit" else go_on, i))) if i in forms else p
+        for i, p in enumerate(prepared)
+    ]
 
 
 def thought_through(model: CM3Leon, prepared: Sequence[Prepared]) -> list[Prepared]:
     """Return what was prepared with its thoughts thought."""
-    asked = [p.thinking.asked for p in prepared if p.thinking is not None]
-    thoughts = iter(model.make(asked) if asked else ())
-    return [p if p.thinking is None else gone_on(p, next(thoughts)) for p in prepared]
+    ready = list(prepared)
+    while asked := [p.thinking.asked for p in ready if p.thinking is not None]:
+        thoughts = iter(model.make(asked))
+        ready = [p if p.thinking is None else gone_on(p, next(thoughts)) for p in ready]
+    return ready
 
 
 def gone_on(prepared: Prepared, thought: Generation) -> Prepared:
-    """Return what is prepared once its thought is there; one that is empty, or longer than there is room for beside
-    the prompt, is left out."""
+    """Return what is prepared once its thought is there, perhaps the next thought; one that is empty, or longer than
+    there is room for beside the prompt, is left out."""
     said = thought.filled[0][0]
     assert isinstance(said, Text) and prepared.thinking is not None
     words = said.text.strip()
@@ -84,8 +83,28 @@ def gone_on(prepared: Prepared, thought: Generation) -> Prepared:
     return prepared._replace(thinking=None)
 
 
-def _from_thought(document: Document, thought: str) -> Document:
+def _form(model: CM3Leon, p: Prepared, wanted: bool | None) -> str | None:
+    """Return "edit", or what the thought of a prompt comes before; None where none is wanted or has a place."""
+    form = thinks(p.document.parts) if p.kind != "thought" else None
+    if form is None or (form == "answer" and p.kind != "answer" and not wanted):
+        return None
+    if not (model.recommended.think[p.kind or "image"] if wanted is None else wanted):
+        return None
+    return "edit" if p.kind == "edit" else form
+
+
+def _asks(document: Document, form: str) -> Document:
+    """Return what asks for the first thought of a prompt."""
+    parts = before_picture(document.parts) if form == "picture" else before_answer(document.parts)
+    return Document(parts, meta=document.meta)
+
+
+def _lay_out(model: CM3Leon, documents: Sequence[Document], seeds: Sequence[int]) -> list[Prepared]:
+    return model.prepare(documents, seeds=seeds, kind="thought")
+
+
+def _from_thought(document: Document, form: str, thought: str) -> Document:
     """Return the prompt that a document becomes; it keeps which words are the user's."""
     said = " ".join(part.text for part in document.parts if isinstance(part, Text))
-    made = drawn_from if thinks(document.parts) == "picture" else answered_from
+    made = answered_from if form == "answer" else drawn_from
     return replace(document, parts=made(document.parts, thought), meta={SAID: said, **document.meta})

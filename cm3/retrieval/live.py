@@ -167,12 +167,16 @@ def mentions(text: str) -> list[str]:
     """Split a prompt where it names another thing: after a comma, "and" or a word of place, by "a", "another" or a
     number.
 
-    "on a mint ground, a panda above a cat, and a robot" -> "on a mint ground, a panda", "a cat", "a robot". What is no
-    thing, as "on a mint ground", stays with the thing beside it.
+    "a panda above a cat, and a robot, on a mint ground" -> "a panda, on a mint ground", "a cat, on a mint ground", "a
+    robot, on a mint ground". Where all of it is, told before the first thing or after a comma behind the last, goes
+    with each; what else is no thing stays with the thing beside it.
     """
     parts = _NEW.split(text)
     if len(parts) > 1 and _WHERE.match(parts[0]):
-        parts[:2] = [text[: text.index(parts[1], len(parts[0])) + len(parts[1])]]
+        return [f"{thing}, {parts[0]}" for thing in parts[1:]]
+    last, *behind = parts[-1].split(",")
+    if len(parts) > 1 and behind and all(_WHERE.match(where.strip()) for where in behind):
+        return [f"{one},{','.join(behind)}" for one in (*parts[:-1], last)]
     return parts
 
 

@@ -178,17 +178,18 @@ class Stream:
 
     async def _thought(self, prepared: Sequence[Prepared], work: Work) -> Sequence[Prepared]:
         """Return what was prepared with its thoughts thought, beside all that the engine writes meanwhile."""
-        asked = {i: p.thinking.asked for i, p in enumerate(prepared) if p.thinking is not None}
-        if not asked:
-            return prepared
-        ready, places = list(prepared), list(asked)
-        async with aclosing(self._news(list(asked.values()), work, watched=False)) as news:
-            async for at, _, results in news:
-                if results:
-                    i = places[at]
-                    best, done = await self._service.desk(_finished, self._service.model, asked[i], results)
-                    self.written[i] = count_out(best.tokens, self._service.model.vocab, self.usage)
-                    ready[i] = await self._service.desk(gone_on, prepared[i], done)
+        ready = list(prepared)
+        while asked := {i: p.thinking.asked for i, p in enumerate(ready) if p.thinking is not None}:
+            places = list(asked)
+            async with aclosing(self._news(list(asked.values()), work, watched=False)) as news:
+                async for at, _, results in news:
+                    if results:
+                        i = places[at]
+                        best, done = await self._service.desk(_finished, self._service.model, asked[i], results)
+                        thought = count_out(best.tokens, self._service.model.vocab, self.usage)
+                        thought.text_out += self.written.get(i, Usage()).text_out
+                        self.written[i] = thought
+                        ready[i] = await self._service.desk(gone_on, ready[i], done)
         return ready
 
     async def _news(

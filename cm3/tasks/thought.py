@@ -3,7 +3,8 @@
     a dog above a cat                    -> a dog above a cat Let's think step-by-step:<mask:0>.       the thought
     a large dog at the top left and ...  -> <break> codes                                              the picture
 
-A thought is a text like any other, and asked for as one. A picture is then drawn from the thought, which stands where
+A thought is a text like any other, and asked for as one. Of an edit there are two: what the picture shows, and with
+that, in words alone, what it will show. A picture is then drawn from the thought, which stands where
 the user's last words stood (recaptioning, as "Improving Image Generation with Better Captions", 2023, does with another
 model); an answer in words is given to the question with the thought before it. So training and generation make the
 same documents, with the functions of this file. The paper has the order of words for reasoning alone (figure 16).
@@ -34,6 +35,13 @@ def before_picture(parts: Sequence[Part]) -> tuple[Part, ...]:
 def before_answer(parts: Sequence[Part]) -> tuple[Part, ...]:
     """Return what asks for the thought of a prompt whose answer is words: its pictures alone."""
     return (Text(ORDER), Gap("text"), Text(END), *(part for part in parts if isinstance(part, Image)))
+
+
+def before_change(parts: Sequence[Part], shown: str) -> tuple[Part, ...]:
+    """Return what asks for the thought of an edit, whose picture `shown` tells: what is there, and the change."""
+    said = parts[-2]
+    assert isinstance(said, Text)  # as `thinks` says
+    return (Text(f"{shown}{END} {said.text} {ORDER}"), Gap("text"), Text(END))
 
 
 def drawn_from(parts: Sequence[Part], thought: str) -> tuple[Part, ...]:

@@ -44,9 +44,9 @@ def small_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_bank_shows_each_kind_in_both_sizes_on_two_grounds() -> None:
+def test_the_bank_shows_each_kind_in_both_sizes_and_those_held_out_on_every_ground() -> None:
     documents = list(sticker_bank_documents(9, SIZE))
-    assert len(documents) == 4 * (len(HELD_OUT) + 9) == len({d.id for d in documents})
+    assert len(documents) == 12 * len(HELD_OUT) + 4 * 9 == len({d.id for d in documents})
     grounds: Counter[str] = Counter()
     of_kind: dict[tuple[str, str], set[str]] = {}
     for document in documents:
@@ -58,10 +58,10 @@ def test_the_bank_shows_each_kind_in_both_sizes_on_two_grounds() -> None:
         grounds[ground] += 1
         of_kind.setdefault((kind, size), set()).add(ground)
     assert set(of_kind) == {(k, s) for k in {d.id.split("/")[0] for d in documents} for s in SIZES}
-    assert all(len(found) == 2 for found in of_kind.values())
+    assert all(len(found) == (len(GROUNDS) if kind in HELD_OUT else 2) for (kind, _), found in of_kind.items())
     assert set(grounds) == set(GROUNDS) and max(grounds.values()) - min(grounds.values()) <= 4
-    assert [d.id.split("/")[0] for d in documents][: 4 * len(HELD_OUT) : 4] == list(HELD_OUT)
-    assert {d.id.split("/")[0] for d in documents[4 * len(HELD_OUT) :]} <= set(TRAINED)
+    assert [d.id.split("/")[0] for d in documents][: 12 * len(HELD_OUT) : 12] == list(HELD_OUT)
+    assert {d.id.split("/")[0] for d in documents[12 * len(HELD_OUT) :]} <= set(TRAINED)
 
 
 @pytest.mark.parametrize("trained", [-1, len(TRAINED) + 1])
@@ -80,6 +80,12 @@ def test_each_thing_of_a_prompt_finds_its_document(tmp_path: Path) -> None:
     assert sorted(found) == [["panda", "large"], ["robot", "small"]]
 
 
+def ground_of(text: str) -> str:
+    """The ground that a caption tells."""
+    words = text.replace(",", "").split()
+    return words[words.index("ground") - 1]
+
+
 def test_pairs_say_a_thing_and_a_sheet_twice() -> None:
     batch = sticker_pairs(3, SIZE, 24, 0.5)
     pairs = batch.batch(0)
@@ -96,7 +102,10 @@ def test_pairs_say_a_thing_and_a_sheet_twice() -> None:
         assert f" {size} {name}" in f" {pair.other}", "asked for by its name and size"
         assert pair.tells == (name not in invented), "a name does not tell what the picture shows"
         things.append(name)
-    assert all(things[i] == things[i + 1] for i in range(0, 12, 2)) and len(set(things)) == 6
+        assert f" on a {ground_of(pair.text)} ground" in pair.other, "and on its own ground"
+    assert all(things[i] == things[i - i % 4] for i in range(12)) and len(set(things)) == 3
+    assert all(ground_of(pairs[i].text) == ground_of(pairs[i - i % 2].text) for i in range(12))
+    assert all(ground_of(pairs[i].text) != ground_of(pairs[i + 2].text) for i in (0, 4, 8)), "what sets them apart"
     for pair in pairs[12:]:
         assert pair.tells and parse(pair.text).ground == parse(pair.other).ground
         assert len(parse(pair.text).mentions) == len(parse(pair.other).mentions)
@@ -121,7 +130,7 @@ def test_a_run_has_its_bank_and_its_encoder(tmp_path: Path, small_encoder: Path)
     data = StickerBankData(encoder=str(small_encoder), trained=1)
     data.begin(run)
     retriever = Retriever(tmp_path / "bank", own=tmp_path / "encoder")
-    assert len(retriever.memory) == 4 * (len(HELD_OUT) + 1)
+    assert len(retriever.memory) == 12 * len(HELD_OUT) + 4
     assert retriever.encoder.name == data.given(data.source(run))["encoder"]
     data.begin(run)  # once more, as a run that goes on does
     assert StickerBankData().given(data.source(run)) == {}

@@ -334,7 +334,9 @@ def test_other_bad_settings_are_refused() -> None:
         LessonWeights(hide=-0.1)
     with pytest.raises(ConfigError, match=r"law.thin=2: is a share, must be in 0\.\.1"):
         LessonWeights(thin=2)
-    for name in ("think", "aloud"):
+    with pytest.raises(ConfigError, match=r"law.plain=\('loose',\): 'loose' is no task of edit, boxes"):
+        LessonWeights(plain=("loose",))
+    for name in ("think", "aloud", "renamed", "both"):
         with pytest.raises(ConfigError, match=rf"law.{name}=1.5: is a share, must be in 0\.\.1"):
             LessonWeights(**{name: 1.5})
     for name in ("most_questions", "most_thoughts", "most_edits"):

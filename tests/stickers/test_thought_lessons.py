@@ -13,12 +13,14 @@ from cm3.errors import DataError
 from cm3.stickers.data.sticker_examples import TASKS, make_example
 from cm3.stickers.data.sticker_lessons import Answer, LessonWeights, StickerLessons, TaskShares, make_lesson
 from cm3.stickers.data.sticker_lessons import encode_lessons as encode
+from cm3.stickers.drawing import draw
 from cm3.stickers.sentences import holds, outright, parse
 from cm3.stickers.sticker_boxes import box_of
+from cm3.stickers.sticker_edits import EDITS, random_edit
 from cm3.stickers.structure import STRUCTURES
-from cm3.stickers.world import PLACES, random_sheet
+from cm3.stickers.world import PLACES, by_share, random_sheet
 from cm3.tasks import find_task
-from cm3.tasks.thought import END, ORDER, answered_from, before_answer, before_picture, drawn_from
+from cm3.tasks.thought import END, ORDER, answered_from, before_answer, before_change, before_picture, drawn_from
 
 ALOUD = LessonWeights(think=1.0, aloud=1.0)
 QUIET = LessonWeights(think=1.0, aloud=0.0)
@@ -90,6 +92,18 @@ def test_edits_of_one_picture_are_each_thought_to_their_end() -> None:
         assert len(set(texts)) == len(texts), "no instruction comes twice"
 
 
+def test_an_edit_may_be_thought_over_in_words_alone() -> None:
+    law = LessonWeights(think=1.0, aloud=1.0, shown=True)
+    for i, lesson in enumerate(lessons("edit", law, 8)):
+        rng = np.random.default_rng([7, i])
+        rng.random(2)
+        number = law.number(rng)
+        edit = random_edit(rng, "train", EDITS[by_share(rng, law.edits)], None, number)
+        asked = find_task("edit").prompt(image1=draw(edit.before), instruction=edit.instruction).parts
+        assert opened(lesson) == before_change(asked, outright(edit.before))
+        assert said(lesson) == [outright(edit.after)]
+
+
 def test_an_edit_is_drawn_from_its_thought_and_holds_on_to_its_picture() -> None:
     for lesson in lessons("edit", QUIET):
         for i, part in enumerate(lesson):
@@ -118,8 +132,9 @@ def test_what_a_picture_shows_is_thought_as_an_answer_asks_for_it() -> None:
 def test_maps_have_no_thoughts_and_without_a_share_nothing_has() -> None:
     for lesson in lessons("segment", ALOUD):
         assert ORDER not in "".join(part.text for part in lesson if isinstance(part, Text))
-    for task in TASKS:
-        for lesson in lessons(task, LessonWeights(aloud=1.0)):
+    for task in (*TASKS, *TASKS):
+        law = LessonWeights(aloud=1.0) if task in PICTURES else LessonWeights(think=1.0, aloud=1.0, plain=TASKS)
+        for lesson in lessons(task, law):
             texts = [part.text for part in lesson if isinstance(part, Text)]
             assert not any(text.endswith(ORDER) for text in texts)
 
@@ -148,6 +163,17 @@ def test_words_are_thought_in_their_order_and_a_name_that_nobody_knows_is_kept()
             PLACES.index(str(m.place)) for m in full.mentions
         )
     assert 4 <= renamed <= 25 and orders > 10
+
+
+def test_two_kinds_may_have_names_that_nobody_knows() -> None:
+    law = LessonWeights(think=1.0, renamed=1.0, both=0.5)
+    every = ("plain", "loose", "words", *TASKS)
+    source = StickerLessons(codec(), 1, TaskShares(**{task: float(task == "loose") for task in every}), law)
+    known, numbers = outright_words(), set()
+    for i in range(30):
+        (thought,) = said(source.lesson(i))
+        numbers.add(len(set(thought.replace(",", "").split()) - known))
+    assert numbers == {1, 2}
 
 
 def outright_words() -> set[str]:

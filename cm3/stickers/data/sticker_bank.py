@@ -1,7 +1,8 @@
 """The memory bank that ships: documents of kinds that no training saw, and of some that it did.
 
 A document is a sheet with one sticker in the middle: "a large panda on a mint ground". A kind is there in both sizes,
-each on two of the grounds, so that the grounds come equally often.
+one that no training saw on every ground, since the codes of a rim are those of its ground, and one that training saw
+on two of them, so that the grounds come equally often.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def sticker_bank_documents(trained: int, size: int = WIDTH) -> Iterator[Document
     grounds = tuple(GROUNDS)
     for i, kind in enumerate(kinds):
         for j, how_large in enumerate(SIZES):
-            for k in range(2):
-                ground = grounds[(i + 2 * j + 3 * k) % len(grounds)]
+            for k in range(len(GROUNDS) if kind in HELD_OUT else 2):
+                ground = grounds[(i + 2 * j + 3 * k + k // 2) % len(grounds)]
                 rng = np.random.default_rng([SEED, tuple(KINDS).index(kind), j, k])
                 sheet, id = alone(kind, how_large, ground), f"{kind}/{how_large}/{ground}"
                 text, picture = sheet.say(rng, style="alone"), sheet.draw(size)

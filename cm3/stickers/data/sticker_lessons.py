@@ -44,14 +44,12 @@ from cm3.stickers.sticker_edits import EDITS, random_edit
 from cm3.stickers.talk import random_dialogue
 from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, pick, random_sheet
 from cm3.tasks.examples import find_task
-from cm3.tasks.thought import END, answered_from, before_answer, before_picture, drawn_from
+from cm3.tasks.thought import END, answered_from, before_answer, before_change, before_picture, drawn_from
 from cm3.tokens.codec import Codec
 from cm3.vocab import Tokens
 
 ONE = 0.3
 """Share of lessons about questions or edits that have just one, as a user asks."""
-RENAMED = 0.2
-"""Share of thoughts of words in which a kind has an invented name."""
 
 
 class Answer(NamedTuple):
@@ -140,6 +138,14 @@ class LessonWeights:
     (cm3/tasks/thought.py)."""
     aloud: float = 0.5
     """Of these of pictures, the share that say the thought, and draw nothing."""
+    plain: tuple[str, ...] = ("segment",)
+    """Tasks without thoughts, for what is easier drawn than said."""
+    shown: bool = False
+    """The thought of an edit follows from what is said of its picture, as a model thinks, and not from the picture."""
+    renamed: float = 0.2
+    """Share of thoughts of words in which a kind has an invented name, as what only a document shows."""
+    both: float = 0.0
+    """Of these, the share in which two kinds have one."""
     thin: float = 0.0
     """Share of the codes between two of their own kind that are left out (`cm3.sequence.mask.thin`): a window holds
     more lessons where little of the ground is in it."""
@@ -160,9 +166,11 @@ class LessonWeights:
         for name in ("rest", "kept", "short", "told", "long"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in ("unsaid", "hide", "think", "aloud", "thin"):
+        for name in ("unsaid", "hide", "think", "aloud", "renamed", "both", "thin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
+        if others := [task for task in self.plain if task not in TASKS]:
+            raise ConfigError(f"law.plain={self.plain}: {others[0]!r} is no task of {', '.join(TASKS)}")
         for name in ("most_questions", "most_thoughts", "most_edits"):
             if not 1 <= getattr(self, name) <= 16:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: must be 1 to 16, as there are masks")
@@ -242,20 +250,21 @@ class StickerLessons(Source):
 
 def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
     """Return a lesson of a task: one of its examples, or several that belong together."""
-    thinks = law.think > 0 and rng.random() < law.think  # a law without thoughts makes what it made before there were
-    aloud = thinks and rng.random() < law.aloud
+    drawn = law.think > 0 and rng.random() < law.think  # a law without thoughts makes what it made before there were
+    aloud = drawn and rng.random() < law.aloud
+    thinks = drawn and task not in law.plain
     if task == "vqa2":
         lesson = _questions(rng, size, split, law, thinks)
     elif task == "visdial":
         lesson = _dialogue(rng, size, split, law, thinks)
     elif task == "edit":
-        lesson = _edit_thoughts(rng, size, split, law) if aloud else _edits(rng, size, split, law, thinks)
+        lesson = _edit_thoughts(rng, size, split, law) if thinks and aloud else _edits(rng, size, split, law, thinks)
     else:
         weight = {"scienceqa": law.told, "coco_captions": law.told, "image_paragraph": law.long}.get(task, 1.0)
         example = make_example(task, rng, size, split, law.number(rng))
-        lesson = _thought(example, law, weight, aloud) if thinks and task != "segment" else lesson_of(example, weight)
+        lesson = _thought(example, law, weight, aloud) if thinks else lesson_of(example, weight)
     hidden = HIDDEN.get("control" if find_task(task).control else task)
-    if hidden and not thinks and rng.random() < law.unsaid:
+    if hidden and not drawn and rng.random() < law.unsaid:
         return _hidden(lesson, hidden[int(rng.integers(len(hidden)))])
     return lesson
 
@@ -400,6 +409,10 @@ def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
 def _edit_thoughts(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
     """Return the thoughts of one or several edits of one sheet."""
     number = law.number(rng)
+    if law.shown:
+        edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], None, number)
+        prompt = before_change(_edit_prompt(edit.before, edit.instruction, size), outright(edit.before))
+        return _filled(prompt, Text(outright(edit.after)), law.told)
     parts: list[Part | Answer] = []
     before: Sheet | None = None
     asked: set[str] = set()
@@ -435,8 +448,10 @@ def _loose(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     if not (law.think > 0 and rng.random() < law.think):
         return Text(loosely(sheet, rng)), Answer(picture(sheet, size))
     names: dict[str, str] = {}
-    if rng.random() < RENAMED:  # a kind that only a document shows is a name like any other
+    if rng.random() < law.renamed:
         names = {pick(rng, [s.kind for s in sheet.stickers]): name_of(int(rng.integers(NAMES)))}
+        if law.both > 0 and rng.random() < law.both:
+            names[pick(rng, [s.kind for s in sheet.stickers])] = name_of(int(rng.integers(NAMES)))
     order = [
         int(i) for i in rng.permutation(len(sheet.stickers))
     ]  # that of the words: each place follows from those said

@@ -1,8 +1,9 @@
 """Pairs for a small CLIP: documents of one thing, asked for as a prompt would, and sheets that are said twice.
 
 What a retriever confuses stands in one batch, for a batch drawn at random has hardly any of it: names that look alike,
-both sizes of a thing, and a known kind on the very ground that an unknown thing is asked for on. The picture of a known
-kind says much that words say too, that of an unknown thing says its ground and size alone, and would be outdone.
+both sizes of a thing, a thing on two grounds, of which a model copies best from the one that it is to draw, and a known
+kind on the very ground that an unknown thing is asked for on. The picture of a known kind says much that words say too,
+that of an unknown thing says its ground and size alone, and would be outdone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cm3.stickers.data.training_pictures import Drawn
 from cm3.stickers.drawing import draw
 from cm3.stickers.sentences import describe
 from cm3.stickers.shown import KEPT, NAMES, Shown, name_of
-from cm3.stickers.world import GROUNDS, SIZES, TRAINED, Sheet, any_sheet, pick, random_kind, random_sheet
+from cm3.stickers.world import GROUNDS, SIZES, TRAINED, Sheet, any_sheet, random_kind, random_sheet
 
 KNOWN = (0.3, 0.5, 0.2)
 """Shares of groups with no thing, one and two that are kinds of training under their own name."""
@@ -40,13 +41,13 @@ def sticker_pairs(seed: int, size: int, batch: int, shown: float) -> Drawn:
         if i >= named:
             sheet = random_sheet(rng)
             return Pair(describe(sheet, rng), draw(sheet, size), describe(sheet, rng))
-        # Four in a row: two things in both sizes, each on a ground of its own, asked for on either.
-        group = np.random.default_rng([seed, 0xC11C, step, i // 4])
+        # Eight in a row: two things in both sizes on two grounds, and each is asked for on its own.
+        group = np.random.default_rng([seed, 0xC11C, step, i // 8])
         things, grounds = _things(group), [tuple(GROUNDS)[g] for g in group.permutation(len(GROUNDS))[:2]]
-        thing, how_large = things[i // 2 % 2], SIZES[i % 2]
+        thing, how_large, ground = things[i // 4 % 2], SIZES[i % 2], grounds[i // 2 % 2]
         kind = thing.kind or random_kind(rng)
-        document = alone(kind, how_large, grounds[i // 2 % 2], {kind: thing})
-        asked = _asked(rng, thing, kind, how_large, pick(rng, grounds))
+        document = alone(kind, how_large, ground, {kind: thing})
+        asked = _asked(rng, thing, kind, how_large, ground)
         return Pair(document.say(rng, style="alone"), document.draw(size), asked, tells=thing.kind is not None)
 
     return Drawn(pair, batch, list)
