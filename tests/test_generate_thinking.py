@@ -10,7 +10,7 @@ import pytest
 import tiny_model
 from tiny_model import SIZE
 
-from cm3.document import Document, Gap, Text
+from cm3.document import Document, Gap, Image, Text
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import CM3Leon, Generation
 from cm3.generate.known_world import SAID
@@ -77,6 +77,19 @@ def test_an_edit_is_thought_over_from_what_its_picture_shows(model: CM3Leon) -> 
     thought = text_of(model.generate(Document(before_change(parts, shown)), seed=5, kind="thought"))
     assert reply.generation.thoughts == (thought,) != (shown,)
     assert alike(reply.generation, model.generate(Document(drawn_from(parts, thought)), seed=5, kind="edit"))
+
+
+def test_a_region_is_filled_from_what_its_words_say_of_the_whole(model: CM3Leon) -> None:
+    holed = Image(picture()).with_gap((0, 0, 16, 16))
+    made = model.generate([WORDS, holed], seed=5, think=True)
+    (thought,) = made.thoughts
+    assert thought == text_of(
+        model.generate(Document(before_picture((Text(WORDS), Gap("image")))), seed=5, kind="thought")
+    )
+    assert alike(made, model.generate([thought, holed], seed=5))
+    thinking, silent = tiny(region={"think": True}), tiny(image={"think": True})
+    assert thinking.generate([WORDS, holed], seed=5).thoughts == (thought,)
+    assert thinking.generate(WORDS, seed=5).thoughts == silent.generate([WORDS, holed], seed=5).thoughts == ("",)
 
 
 def test_each_of_many_has_its_own_thought_and_what_it_gets_alone(model: CM3Leon) -> None:

@@ -240,10 +240,7 @@ class Generate(Drawing):
             result["files"] = write_all(self.out, [prompt], self.sampling.seed, made.images, notes, **more)
         else:
             result["answers"] = self._write_answers(made, document, notes, more)
-        names = result.get("files") or [answer["page"] for answer in result["answers"]]
-        for name, thought in zip(names, made.thoughts, strict=True):
-            drew = [*told(made.retrieved), *told(made.left_out, "had no room for")]
-            print("\n".join([name, *thought_line(thought), *drew]))
+        _print_drawn(result.get("files") or [answer["page"] for answer in result["answers"]], made)
         result |= {"scores": list(made.scores)} | ({} if task is None else {"task": task}) | _thoughts(made)
         result["warnings"] = self.told(made.warnings)
         result |= {"attribution": drew_on, "left_out": [r.document.id for r in made.left_out]}
@@ -359,9 +356,10 @@ class Infill(ModelVerb):
         with progress("drawing") as update:
             made = model.generate([prompt, holed], n=self.n, progress=update, **settings)
         files = write_all(self.out, [Path(path).stem, "filled"], self.sampling.seed, made.images, notes, image=path)
-        print("\n".join(files))
+        _print_drawn(files, made)
         told = self.told(made.warnings)
-        return {"prompt": prompt, "box": list(box), "seed": self.sampling.seed, "files": files, "warnings": told}
+        result = {"prompt": prompt, "box": list(box), "seed": self.sampling.seed, "files": files, "warnings": told}
+        return result | _thoughts(made)
 
     def _fill_text(self, text: str) -> dict[str, Any]:
         if self.prompt is not None or self.box is not None:
@@ -425,8 +423,7 @@ class Edit(Drawing):
             made = model.edit(picture, self.instruction, self.n, progress=update, **settings)
         words = [Path(self.image).stem, self.instruction]
         files = write_all(self.out, words, self.sampling.seed, made.images, notes, image=self.image)
-        for name, thought in zip(files, made.generation.thoughts, strict=True):
-            print("\n".join([name, *thought_line(thought)]))
+        _print_drawn(files, made.generation)
         result = {"image": self.image, "instruction": self.instruction, "seed": self.sampling.seed, "files": files}
         result |= {"scores": list(made.generation.scores), "warnings": self.told(made.warnings)}
         result |= _thoughts(made.generation)
@@ -516,6 +513,13 @@ class Describe(ModelVerb):
                 result = {"image": path, "text": reply.text, "warnings": self.told(reply.warnings, path)}
                 results.append(result | _thoughts(reply.generation))
         return asked | (results[0] if len(results) == 1 else {"results": results})
+
+
+def _print_drawn(names: Sequence[str], made: Generation) -> None:
+    """Print the name of each picture, what was thought before it, and what it drew on."""
+    drew = [*told(made.retrieved), *told(made.left_out, "had no room for")]
+    for name, thought in zip(names, made.thoughts, strict=True):
+        print("\n".join([name, *thought_line(thought), *drew]))
 
 
 def _thoughts(made: Generation) -> dict[str, list[str]]:

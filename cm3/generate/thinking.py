@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cm3.document import Document, Text
+from cm3.document import Document, Image, Text
 from cm3.errors import RequestError
 from cm3.generate.generation import Generation
 from cm3.generate.known_world import SAID
@@ -88,7 +88,8 @@ def _form(model: CM3Leon, p: Prepared, wanted: bool | None) -> str | None:
     form = thinks(p.document.parts) if p.kind != "thought" else None
     if form is None or (form == "answer" and p.kind != "answer" and not wanted):
         return None
-    if not (model.recommended.think[p.kind or "image"] if wanted is None else wanted):
+    kind = p.kind or ("region" if isinstance(p.document.parts[-1], Image) else "image")
+    if not (model.recommended.think[kind] if wanted is None else wanted):
         return None
     return "edit" if p.kind == "edit" else form
 

@@ -26,7 +26,8 @@ P = TypeVar("P")
 
 
 def before_picture(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Return what asks for the thought of a prompt whose last part, a picture, is to be made: up to its gap."""
+    """Return what asks for the thought of a prompt whose last part, a picture, is to be made, all of it or in
+    part: what stands before it."""
     *given, last = parts[:-1]
     assert isinstance(last, Text)  # as `thinks` says
     return (*given, Text(f"{last.text} {ORDER}"), Gap("text"), Text(END))
@@ -59,13 +60,13 @@ def answered_from(parts: Sequence[P], thought: str) -> tuple[P | Text, ...]:
 def thinks(parts: Sequence[Part]) -> str | None:
     """Return what the thought of a prompt comes before, "picture" or "answer", None for a prompt that has none.
 
-    A picture is the last part, whole, and words stand before it; an answer is in a prompt that begins with words and
-    has a whole picture.
+    A picture is the last part, and words that tell all of it stand before it; an answer is in a prompt that begins with
+    words and has a whole picture.
     """
     gaps = [part for part in parts if isinstance(part, Gap) or (isinstance(part, Image) and part.gap is not None)]
-    if len(gaps) != 1 or isinstance(gaps[0], Image):
+    if len(gaps) != 1:
         return None
-    if gaps[0] == Gap("image"):
+    if gaps[0] == Gap("image") or isinstance(gaps[0], Image):
         words = len(parts) > 1 and isinstance(parts[-2], Text) and parts[-2].text.strip()
         return "picture" if parts[-1] == gaps[0] and words else None
     pictures = any(isinstance(part, Image) for part in parts)

@@ -52,7 +52,9 @@ def test_a_question_is_thought_over_by_its_picture_alone_and_stays() -> None:
         ((Gap("image"),), None),
         ((Gap("image"), Text("a dog")), None),  # the picture does not come last
         ((Text("a dog"), Gap("interleaved")), None),
-        ((Text("a dog"), PICTURE.with_gap((0, 0, 9, 9))), None),  # a region
+        ((Text("a dog"), PICTURE.with_gap((0, 0, 9, 9))), "picture"),  # a region
+        ((PICTURE.with_gap((0, 0, 9, 9)),), None),
+        ((Text("a dog"), PICTURE.with_gap((0, 0, 9, 9)), Gap("image")), None),
         ((Gap("text"), PICTURE), None),  # a caption is a thought
         ((Text("a "), Gap("text"), Text(" dog")), None),  # no picture to think over
         ((Text("a "), Gap("text"), Gap("image")), None),  # two gaps
