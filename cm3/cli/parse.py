@@ -69,10 +69,9 @@ def message(event: Any, known: Sequence[str]) -> str:
             count = f". Expected {event.argument.lowered.nargs} values" if event.argument.lowered.nargs != 1 else ""
             return f"Missing value for argument {event.argument.display_name()!r}{count}"
         case _errors.InvalidChoice():
-            near = did_you_mean(event.value, event.choices)
-            listed = (
-                f"{event.value!r} for argument {event.argument.display_name()!r}; choose {' or '.join(event.choices)}"
-            )
+            choices = [choice for choice in event.choices if choice != "None"]  # which is to leave the option out
+            near = did_you_mean(event.value, choices)
+            listed = f"{event.value!r} for argument {event.argument.display_name()!r}; choose {' or '.join(choices)}"
             return f"invalid choice {listed}.{near}"
         case _errors.InstantiationFailure() if event.argument is not None:
             return f"{event.argument.display_name()}: {_plain(event.message)}"
