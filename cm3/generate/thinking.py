@@ -52,7 +52,7 @@ def with_thoughts(
         return model.prepare([document], seeds=[seeds[i]], each=some, **own)[0]._replace(thought=thought)
 
     def look(i: int, shown: str) -> Prepared:
-        """Think of an edit, when what its picture shows was said."""
+        """Return an edit with its second thought, when what its picture shows was said."""
         asks = Document(before_change(prepared[i].document.parts, shown))
         return prepared[i]._replace(thinking=Thinking(_lay_out(model, [asks], [seeds[i]])[0], partial(go_on, i)))
 
