@@ -150,6 +150,11 @@ def loop(
 
 
 @torch.no_grad()
+def test_thinking_first_is_refused_with_the_reason(drawing: CM3Leon) -> None:
+    with pytest.raises(RequestError, match="think: is for models that fill holes, and this one has no masks; leave"):
+        drawing.generate("a fox", think=True)
+
+
 def test_a_picture_of_words_is_what_a_loop_draws(model: CM3Leon) -> None:
     made = model.generate("a red circle", temperature=0.0, guidance=3.0)
     prompt = [V.bos, *words(model, "a red circle"), V.turn, V.brk]

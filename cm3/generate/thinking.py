@@ -36,10 +36,13 @@ def with_thoughts(
 
     A prompt has one where the option `think` or, in its place, the model's bundle says so, and where there is room for
     it in its form (`cm3.tasks.thought.thinks`); of answers in words those to tasks alone have one. An edit has two.
+    Raises `RequestError` for a model of Chameleon's kind.
     """
     forms = {i: form for i, p in enumerate(prepared) if (form := _form(model, p, options.get("think")))}
     if not forms:
         return list(prepared)
+    if model.vocab.grammar == "chameleon":
+        raise RequestError("think: is for models that fill holes, and this one has no masks; leave it out")
     documents = [_asks(prepared[i].document, form) for i, form in forms.items()]
     laid = dict(zip(forms, _lay_out(model, documents, [seeds[i] for i in forms]), strict=True))
 
