@@ -10,6 +10,7 @@ StickerPairs      documents and sheets said twice, for a small CLIP
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -48,8 +49,9 @@ class _Stickers(Data):
         return SheetSource(run.codec, self.seed, "val")
 
     def prompts(self, run: Context, number: int = 8) -> list[Document]:
-        """Return sheets of the validation split."""
-        return [sheet_document(self.seed + 2, i, run.size, "val") for i in range(number)]
+        """Return sheets of the validation split that have words and a picture."""
+        every = (sheet_document(self.seed + 2, i, run.size, "val") for i in itertools.count())
+        return list(itertools.islice((d for d in every if d.images and d.text.strip()), number))
 
     def world(self) -> Mapping[str, Any]:
         """Return what a model of stickers knows."""

@@ -112,6 +112,12 @@ def test_pairs_say_a_thing_and_a_sheet_twice() -> None:
     assert not any(kind in f"{pair.text} {pair.other}".split() for kind in HELD_OUT for pair in pairs)
 
 
+def test_what_a_sample_sheet_shows_has_words_and_a_picture(tmp_path: Path) -> None:
+    for seed in range(30):
+        shown = StickerBankData(seed=seed).prompts(context(tmp_path), 4)
+        assert len(shown) == 4 and all(d.images and d.text.strip() for d in shown)
+
+
 def test_a_share_of_shown_things_is_one() -> None:
     with pytest.raises(ConfigError, match=r"data.shown=2: is a share, must be in 0..1"):
         StickerPairs(shown=2).pairs(SIZE, 4)
