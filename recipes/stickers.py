@@ -567,6 +567,12 @@ def instruct_change() -> PretrainRun:
         before,
         out="runs/stickers/instruct_change",
         init="runs/stickers/instruct_found/bundle",
+        # An edit is drawn from all of its words, and an answer gains nothing by a thought (docs/log.md).
+        sampling={
+            **before.sampling,
+            "edit": {"temperature": 0.3, "guidance": 1.0, "image_guidance": 1.0},
+            "answer": {"think": False},
+        },
         optim=replace(before.optim, lr=7e-4, adam_lr=7e-4, decay_from=0.2),
         steps=640,
         seed=28,
