@@ -155,7 +155,7 @@ def test_a_bundle_recommends_by_kind_on_top_of_the_paper() -> None:
 
 
 def test_a_kind_that_a_bundle_makes_up_is_refused() -> None:
-    assert KINDS == ("image", "region", "text", "edit", "control", "segment", "answer")
+    assert KINDS == ("image", "region", "text", "edit", "control", "segment", "answer", "thought")
     with pytest.raises(CheckpointError, match="bundle 'tiny': sampling.edits: is no kind; the kinds are image, region"):
         recommended({"edits": {}})
 
@@ -196,7 +196,7 @@ def test_odd_recommended_settings_are_told_when_the_model_is_loaded(
         (
             "a cat",
             {"kind": "edits"},
-            "kind='edits': must be one of edit, control, segment and answer. Did you mean 'edit'",
+            "kind='edits': must be one of edit, control, segment, answer and thought. Did you mean 'edit'",
         ),
         (
             "a cat",
