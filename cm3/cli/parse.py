@@ -69,7 +69,8 @@ def message(event: Any, known: Sequence[str]) -> str:
             count = f". Expected {event.argument.lowered.nargs} values" if event.argument.lowered.nargs != 1 else ""
             return f"Missing value for argument {event.argument.display_name()!r}{count}"
         case _errors.InvalidChoice():
-            choices = [choice for choice in event.choices if choice != "None"]  # which is to leave the option out
+            # In an order that is always the same; None is to leave the option out.
+            choices = sorted(choice for choice in event.choices if choice != "None")
             near = did_you_mean(event.value, choices)
             listed = f"{event.value!r} for argument {event.argument.display_name()!r}; choose {' or '.join(choices)}"
             return f"invalid choice {listed}.{near}"
