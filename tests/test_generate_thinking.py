@@ -13,7 +13,7 @@ from tiny_model import SIZE
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import CM3Leon, Generation
-from cm3.generate.known_world import SAID
+from cm3.generate.known_world import SAID, World
 from cm3.tasks import find_task
 from cm3.tasks.thought import answered_from, before_answer, before_change, before_picture, drawn_from
 
@@ -136,6 +136,22 @@ def test_an_empty_thought_changes_nothing(model: CM3Leon, monkeypatch: pytest.Mo
     )
     made = model.generate(WORDS, seed=3, think=True)
     assert made.thoughts == ("",) and alike(made, model.generate(WORDS, seed=3, think=False))
+
+
+def test_a_thought_that_misspells_a_word_is_left_out(model: CM3Leon) -> None:
+    free = model.generate(WORDS, seed=3, think=True)
+    for words, kept in (((*WORDS.split(), *WORDS), False), ((*WORDS.split(), *_words(free.thoughts[0])), True)):
+        bundle = tiny_model.bundle(context=500)
+        bundle.sampling = {"thought": {"temperature": 0.5}}
+        bundle.about |= {"world": {"says": "circles", "words": list(words)}}
+        made = CM3Leon(bundle).generate(WORDS, seed=3, think=True)
+        assert (made.thoughts == free.thoughts) is kept and (made.thoughts == ("",)) is not kept
+        assert alike(made, free if kept else model.generate(WORDS, seed=3))
+
+
+def _words(text: str) -> list[str]:
+    """Every word that a world would find in a text."""
+    return World("nothing", ()).unknown(text)
 
 
 def test_a_thought_for_which_there_is_no_room_is_left_out() -> None:

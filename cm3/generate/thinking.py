@@ -47,6 +47,9 @@ def with_thoughts(
     laid = dict(zip(forms, _lay_out(model, documents, [seeds[i] for i in forms]), strict=True))
 
     def go_on(i: int, thought: str) -> Prepared:
+        said = prepared[i].document.text
+        if model.world is not None and (strange := model.world.unknown(thought, [said])):
+            raise RequestError(f"thought: {strange[0]!r} is neither the prompt's nor known")  # a name is misspelt
         own: dict[str, Any] = {**options, "think": False}
         if own.get("documents") is not None:
             own["documents"] = [own["documents"][i]]
@@ -75,8 +78,8 @@ def thought_through(model: CM3Leon, prepared: Sequence[Prepared]) -> list[Prepar
 
 
 def gone_on(prepared: Prepared, thought: Generation) -> Prepared:
-    """Return what is prepared once its thought is there, perhaps the next thought; one that is empty, or longer than
-    there is room for beside the prompt, is left out."""
+    """Return what is prepared once its thought is there, perhaps the next thought; one is left out that is empty,
+    longer than there is room for beside the prompt, or has a word that neither the prompt has nor the model's world."""
     said = thought.filled[0][0]
     assert isinstance(said, Text) and prepared.thinking is not None
     words = said.text.strip()
