@@ -87,7 +87,11 @@ def test_many_at_once_get_what_each_gets_alone(model: CM3Leon) -> None:
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_thoughts_are_written_beside_all_else_and_counted(model: CM3Leon, watched: bool) -> None:
+def test_thoughts_are_written_beside_all_else_and_counted(
+    model: CM3Leon, watched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "world", None)  # it was never taught to think, and what it does not know is left out
+
     def thinking(seed: int) -> Any:
         return lambda: model.prepare([WORDS] * 2, seeds=[seed, seed + 1], candidates=1, think=True)
 
