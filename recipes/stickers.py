@@ -408,7 +408,7 @@ def instruct_think() -> PretrainRun:
     the model says where first (docs/log.md). The rate stays as it is to the end, since `instruct_thought` goes on from
     it.
 
-    Price: 1,000 steps of 2,304 tokens, 13 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    Price: 1,000 steps of 2,304 tokens, 14 minutes of two cores of a processor with AVX-512 and bfloat16, with
     `--threads 2`.
     """
     before = instruct_whole()
@@ -459,7 +459,7 @@ def instruct_thought() -> PretrainRun:
 
     The rate stays as it is to the end, since `instruct_found` goes on from it.
 
-    Price: 1,200 steps of 2,304 tokens, 17 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    Price: 1,200 steps of 2,304 tokens, 18 minutes of two cores of a processor with AVX-512 and bfloat16, with
     `--threads 2`.
     """
     before = instruct_think()
@@ -493,7 +493,7 @@ def instruct_found() -> PretrainRun:
     """The model of `instruct_thought` on documents of the bank again, most on the ground that is asked for; what
     an edit will show follows from words that say what is there, and structures are drawn without a thought.
 
-    Price: 5,600 steps of 2,304 tokens, by the rate of `instruct_thought` 76 minutes of two cores of a processor with
+    Price: 5,600 steps of 2,304 tokens, 77 minutes of two cores of a processor with
     AVX-512 and bfloat16, with `--threads 2`.
     """
     before = instruct_thought()
@@ -540,7 +540,7 @@ def instruct_found() -> PretrainRun:
 def instruct_change() -> PretrainRun:
     """The model of `instruct_found` on the same with many more changes that are told in words, its weakest thoughts.
 
-    Price: 640 steps of 2,304 tokens, by the rate of `instruct_found` 9 minutes of two cores of a processor with
+    Price: 640 steps of 2,304 tokens, 8 minutes of two cores of a processor with
     AVX-512 and bfloat16, with `--threads 2`.
     """
     before = instruct_found()

@@ -24,6 +24,8 @@ HERE = arg(name="")
 """For a group of options whose names stand without a prefix."""
 OWN = arg(help_behavior_hint="(default: the model's own)", metavar="NUMBER")
 """For an option that is None unless given: then the model's bundle decides."""
+YES_NO = arg(metavar="yes|no", help_behavior_hint="(default: the model's own)")
+"""For a yes or no that is None unless given."""
 SILENT = {"silent": True}
 """The result of a process for which another one speaks."""
 
@@ -183,9 +185,7 @@ class Sampling:
     """Longest text to write, for each gap, in tokens."""
     candidates: Annotated[int | None, OWN] = None
     """Make so many and keep the one whose whole document is the likeliest; with a temperature over 0."""
-    think: Annotated[
-        Literal["yes", "no"] | None, arg(metavar="yes|no", help_behavior_hint="(default: the model's own)")
-    ] = None
+    think: Annotated[Literal["yes", "no"] | None, YES_NO] = None
     """Say first, in one sentence, what the picture will show, or shows, and go on from that: for pictures from words,
     edits, questions and details. A model has to be tuned for it."""
 

@@ -48,8 +48,8 @@ def with_thoughts(
 
     def go_on(i: int, thought: str) -> Prepared:
         said = prepared[i].document.text
-        if model.world is not None and (strange := model.world.unknown(thought, [said])):
-            raise RequestError(f"thought: {strange[0]!r} is neither the prompt's nor known")  # a name is misspelt
+        if model.world is not None and model.world.unknown(thought, [said]):
+            return prepared[i]  # a name is misspelt
         own: dict[str, Any] = {**options, "think": False}
         if own.get("documents") is not None:
             own["documents"] = [own["documents"][i]]

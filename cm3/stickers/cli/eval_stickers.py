@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from cm3.cli.evaluate import check_tasks, progress_by_task
-from cm3.cli.options import HERE, OWN, Bank, ModelVerb, at_least
+from cm3.cli.options import HERE, OWN, YES_NO, Bank, ModelVerb, at_least
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ class EvalStickers(ModelVerb):
     """0 takes the likeliest token each time."""
     candidates: Annotated[int | None, OWN] = None
     """Make so many and keep the likeliest."""
-    think: Annotated[
-        Literal["yes", "no"] | None, arg(metavar="yes|no", help_behavior_hint="(default: the model's own)")
-    ] = None
+    think: Annotated[Literal["yes", "no"] | None, YES_NO] = None
     """Whether pictures and answers come after a thought in words."""
     bank: Annotated[Bank, HERE] = Bank()
 

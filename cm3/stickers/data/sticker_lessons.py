@@ -134,8 +134,7 @@ class LessonWeights:
     """Share of lessons that give a picture in which codes of the last one are hidden from the model that is to
     foretell them (`cm3.sequence.mask.hide`)."""
     think: float = 0.0
-    """Share of lessons that have a thought to say, or are answered from one, of the tasks that are not captions or maps
-    (cm3/tasks/thought.py)."""
+    """Share of lessons that say a thought, or are answered from one (cm3/tasks/thought.py)."""
     aloud: float = 0.5
     """Of these of pictures, the share that say the thought, and draw nothing."""
     plain: tuple[str, ...] = ("segment",)
@@ -152,7 +151,7 @@ class LessonWeights:
     most_questions: int = 12
     """Most questions about one picture."""
     most_thoughts: int = 4
-    """Most edits of one picture, or prompts in words, whose thoughts are said one after the other."""
+    """Most edits of one picture whose thoughts are said one after the other."""
     most_edits: int = 2
     """Most edits one after the other; each adds a picture to the sequence."""
     stickers: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
@@ -452,9 +451,8 @@ def _loose(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
         names = {pick(rng, [s.kind for s in sheet.stickers]): name_of(int(rng.integers(NAMES)))}
         if law.both > 0 and rng.random() < law.both:
             names[pick(rng, [s.kind for s in sheet.stickers])] = name_of(int(rng.integers(NAMES)))
-    order = [
-        int(i) for i in rng.permutation(len(sheet.stickers))
-    ]  # that of the words: each place follows from those said
+    # A thought has the order of its words, so that each place follows from those said.
+    order = [int(i) for i in rng.permutation(len(sheet.stickers))]
     told = names or rng.random() < 0.5
     words = describe(sheet, rng, names=names, order=order) if told else loosely(sheet, rng, order)
     return _filled(before_picture((Text(words), Gap("image"))), Text(outright(sheet, order, names)), law.told)

@@ -1,7 +1,7 @@
 """Pairs for a small CLIP: documents of one thing, asked for as a prompt would, and sheets that are said twice.
 
-What a retriever confuses stands in one batch, for a batch drawn at random has hardly any of it: names that look alike,
-both sizes of a thing, a thing on two grounds, of which a model copies best from the one that it is to draw, and a known
+A batch holds what a retriever confuses, for one drawn at random has hardly any of it: names that look alike, both
+sizes of a thing, a thing on two grounds, of which a model copies best from the one that it is to draw, and a known
 kind on the very ground that an unknown thing is asked for on. The picture of a known kind says much that words say too,
 that of an unknown thing says its ground and size alone, and would be outdone.
 """
