@@ -13,7 +13,7 @@ from tiny_model import SIZE
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import CheckpointError, RequestError
 from cm3.generate import CM3Leon, Generation
-from cm3.generate.known_world import SAID, World
+from cm3.generate.known_world import World
 from cm3.tasks import find_task
 from cm3.tasks.thought import answered_from, before_answer, before_change, before_picture, drawn_from
 
@@ -46,7 +46,7 @@ def text_of(made: Generation) -> str:
 
 def alike(a: Generation, b: Generation) -> bool:
     """Tell whether two generations wrote the same, whatever else their prompts say."""
-    return [d.parts for d in a.documents] == [d.parts for d in b.documents] and a.filled == b.filled
+    return [d.images for d in a.documents] == [d.images for d in b.documents] and a.filled == b.filled
 
 
 def test_a_picture_is_drawn_from_the_thought_that_its_words_ask_for(model: CM3Leon) -> None:
@@ -56,7 +56,7 @@ def test_a_picture_is_drawn_from_the_thought_that_its_words_ask_for(model: CM3Le
     assert made.thoughts == (text_of(thought),) != ("",)
     assert alike(made, model.generate(Document(drawn_from(parts, made.thoughts[0])), seed=3))
     assert not alike(made, model.generate(WORDS, seed=3)) and model.generate(WORDS, seed=3).thoughts == ("",)
-    assert made.prompt.meta[SAID] == WORDS  # what is said of unknown words is said of the user's
+    assert made.prompt == Document(parts) and made.text == WORDS, "the words are the user's"
 
 
 def test_an_answer_goes_on_from_what_its_picture_shows(model: CM3Leon) -> None:
@@ -113,12 +113,26 @@ def test_a_bundle_says_what_is_thought_over_and_a_request_comes_before_it() -> N
     assert alike(thinking.generate(WORDS, seed=2, think=False), silent.generate(WORDS, seed=2))
     edit = {"image1": picture(), "instruction": "paint it red"}
     assert thinking.ask("edit", edit, seed=2).generation.thoughts != ("",)  # edits start from `image`
-    for name in ("coco_captions", "segment"):  # nothing of the user's to think over
-        assert thinking.ask(name, {"image": picture()}, seed=2, max_tokens=9).generation.thoughts == ("",)
-    detail = thinking.describe(picture(), detail=True, seed=2, max_tokens=9)
-    assert detail.generation.thoughts != ("",)
-    some = Document.of("a ", Gap("text"), " circle", picture())
-    assert thinking.generate(some, seed=2, max_tokens=5).thoughts == ("",)  # a hole in words is filled, not answered
+    assert thinking.segment(picture(), seed=2).generation.thoughts == ("",)  # no words to think over
+    assert thinking.answer(picture(), "what is it?", seed=2, max_tokens=9).generation.thoughts != ("",)
+    for detail in (True, False):  # a text, and no answer to words of the user's
+        assert thinking.describe(picture(), detail=detail, seed=2, max_tokens=9).generation.thoughts == ("",)
+        told = tiny(text={"think": True}).describe(picture(), detail=detail, seed=2, max_tokens=9)
+        assert told.generation.thoughts != ("",)
+
+
+def test_holes_in_words_are_filled_from_what_their_picture_shows(model: CM3Leon) -> None:
+    for parts in ((Text("a "), Gap("text"), Text(" circle"), Image(picture())), (Gap("text"), Image(picture()))):
+        made = model.generate(Document(parts), seed=2, max_tokens=5, think=True)
+        assert made.thoughts == (text_of(model.generate(Document(before_answer(parts)), seed=2, kind="thought")),)
+        assert alike(made, model.generate(Document(answered_from(parts, made.thoughts[0])), seed=2, max_tokens=5))
+        assert made.thoughts[0] not in made.text and made.prompt == Document(parts)
+        *chunks, last = model.stream(Document(parts), seed=2, max_tokens=5, think=True)
+        assert last.generation is not None and alike(last.generation, made)
+        assert {chunk.part for chunk in chunks} == {parts.index(Gap("text"))}, "as the user counts them"
+    two = Document.of("a ", Gap("text"), " circle and a ", Gap("text"), picture())
+    filled = model.generate(two, seed=2, max_tokens=5, think=True)
+    assert len(filled.filled[0]) == 2 and filled.thoughts != ("",)
 
 
 def test_settings_are_of_the_answer_and_not_of_the_thought(model: CM3Leon) -> None:

@@ -359,7 +359,7 @@ class CM3Leon:
         return self._chunks(prepared)
 
     def _chunks(self, p: Prepared) -> Iterator[Chunk]:
-        filling = Filling(p.document, p.prompt, p.requests[0], self.codec)
+        filling = Filling(*p.asked, p.requests[0], self.codec)
         with self._engine(p.requests) as engine, closing(engine.stream(p.requests)) as events:
             for event in events:
                 yield from filling.take(event.tokens)
@@ -431,9 +431,7 @@ class CM3Leon:
         return self.prepare(prompts, seeds=seeds, each=each, **self._task_options(task, settings))
 
     def _task_options(self, task: Task, settings: Mapping[str, Any]) -> Options:
-        # the words of a description are the task's own, so it is no answer to a user's, and thought over all the same
-        think = {"think": self.recommended.think["answer"]} if task.name == DETAIL else {}
-        return cast(Options, {"max_tokens": LONGEST, **think, **settings, "kind": kind_of_task(task)})
+        return cast(Options, {"max_tokens": LONGEST, **settings, "kind": kind_of_task(task)})
 
     def edit(
         self, picture: Picture, instruction: str, n: int = 1, *, seed: int = 0, **settings: Unpack[Settings]
@@ -571,16 +569,16 @@ class CM3Leon:
 
     def finish(self, p: Prepared, result: Result) -> Generation:
         """Return the generation of a prompt, as the engine filled it."""
-        spans = spans_of(p.prompt, result)
-        done = self.codec.fill(p.document, spans, p.prompt)
+        (document, prompt), spans = p.asked, spans_of(p.prompt, result)
+        done = self.codec.fill(document, spans, prompt)
         score = float(sum(result.logprobs))
-        filled = filled_parts(p.document, done, p.prompt, spans, self.codec)
+        filled = filled_parts(document, done, prompt, spans, self.codec)
         read = tuple(f.document for f in p.context.used)
         doubts = None
         if self.world is not None:
-            doubts = Doubts(self.world, self._image, self.bundle.name, p.document, read, p.kind != "control")
+            doubts = Doubts(self.world, self._image, self.bundle.name, document, read, p.kind != "control")
         cut, c = ("limit" in result.reasons,), p.context
-        return Generation((done,), (score,), p.document, (filled,), c.used, c.left_out, doubts, cut, (p.thought,))
+        return Generation((done,), (score,), document, (filled,), c.used, c.left_out, doubts, cut, (p.thought,))
 
     def _with_cells(self, ids: np.ndarray) -> Tokens:
         if ids.ndim != 1 or ids.size == 0:

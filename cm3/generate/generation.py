@@ -56,7 +56,7 @@ class Generation:
     was written in the prompt's `Gap`s, in their order, a text just as it came; of an interleaved one, all its parts.
     `retrieved`: the documents that were read before the prompt, in their order; `left_out`: those found too, for which
     the context had no room. `cut`: for each, whether a text was ended by its limit. `thoughts`: for each, what was
-    thought before it, which is in `prompt` and `documents` too; empty where nothing was.
+    thought before it, empty where nothing was; `prompt` and `documents` are without it.
     """
 
     documents: tuple[Document, ...]

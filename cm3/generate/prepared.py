@@ -14,7 +14,8 @@ from cm3.sequence.holes import Prompt
 class Prepared(NamedTuple):
     """A prompt that is laid out for `CM3Leon.make`: its candidates are so many requests to the engine.
 
-    thinking: what is to be thought first, None where nothing is. thought: what was.
+    thinking: what is to be thought first, None where nothing is. thought: what was. said: the document as the user
+    gave it, and its prompt, where the thought has changed it: the holes are the same.
     """
 
     document: Document
@@ -24,6 +25,12 @@ class Prepared(NamedTuple):
     kind: str | None
     thinking: Thinking | None = None
     thought: str = ""
+    said: tuple[Document, Prompt] | None = None
+
+    @property
+    def asked(self) -> tuple[Document, Prompt]:
+        """Return the document as the user gave it, and its prompt."""
+        return self.said or (self.document, self.prompt)
 
 
 class Thinking(NamedTuple):

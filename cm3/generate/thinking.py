@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from cm3.document import Document, Image, Text
 from cm3.errors import RequestError
 from cm3.generate.generation import Generation
-from cm3.generate.known_world import SAID
 from cm3.generate.prepared import Prepared, Thinking
 from cm3.tasks.thought import answered_from, before_answer, before_change, before_picture, drawn_from, thinks
 
@@ -35,7 +34,7 @@ def with_thoughts(
     """Return what was prepared with `options`, with the thoughts that are to come first.
 
     A prompt has one where the option `think` or, in its place, the model's bundle says so, and where there is room for
-    it in its form (`cm3.tasks.thought.thinks`); of answers in words those to tasks alone have one. An edit has two.
+    it in its form (`cm3.tasks.thought.thinks`). An edit has two.
     Raises `RequestError` for a model of Chameleon's kind.
     """
     forms = {i: form for i, p in enumerate(prepared) if (form := _form(model, p, options.get("think")))}
@@ -47,15 +46,17 @@ def with_thoughts(
     laid = dict(zip(forms, _lay_out(model, documents, [seeds[i] for i in forms]), strict=True))
 
     def go_on(i: int, thought: str) -> Prepared:
-        said = prepared[i].document.text
-        if model.world is not None and model.world.unknown(thought, [said]):
-            return prepared[i]  # a name is misspelt
+        given = prepared[i]
+        if model.world is not None and model.world.unknown(thought, [given.document.text]):
+            return given  # a name is misspelt
         own: dict[str, Any] = {**options, "think": False}
         if own.get("documents") is not None:
             own["documents"] = [own["documents"][i]]
-        document = _from_thought(prepared[i].document, forms[i], thought)
+        made = answered_from if forms[i] == "answer" else drawn_from
+        document = replace(given.document, parts=made(given.document.parts, thought))
         some = None if each is None else [each[i]]
-        return model.prepare([document], seeds=[seeds[i]], each=some, **own)[0]._replace(thought=thought)
+        (ready,) = model.prepare([document], seeds=[seeds[i]], each=some, **own)
+        return ready._replace(thought=thought, said=given.asked)
 
     def look(i: int, shown: str) -> Prepared:
         """Return an edit with its second thought, when what its picture shows was said."""
@@ -92,9 +93,10 @@ def gone_on(prepared: Prepared, thought: Generation) -> Prepared:
 def _form(model: CM3Leon, p: Prepared, wanted: bool | None) -> str | None:
     """Return "edit", or what the thought of a prompt comes before; None where none is wanted or has a place."""
     form = thinks(p.document.parts) if p.kind != "thought" else None
-    if form is None or (form == "answer" and p.kind != "answer" and not wanted):
+    if form is None:
         return None
-    kind = p.kind or ("region" if isinstance(p.document.parts[-1], Image) else "image")
+    drawn = "region" if isinstance(p.document.parts[-1], Image) else "image"
+    kind = p.kind or ("text" if form == "answer" else drawn)
     if not (model.recommended.think[kind] if wanted is None else wanted):
         return None
     return "edit" if p.kind == "edit" else form
@@ -108,10 +110,3 @@ def _asks(document: Document, form: str) -> Document:
 
 def _lay_out(model: CM3Leon, documents: Sequence[Document], seeds: Sequence[int]) -> list[Prepared]:
     return model.prepare(documents, seeds=seeds, kind="thought")
-
-
-def _from_thought(document: Document, form: str, thought: str) -> Document:
-    """Return the prompt that a document becomes; it keeps which words are the user's."""
-    said = " ".join(part.text for part in document.parts if isinstance(part, Text))
-    made = answered_from if form == "answer" else drawn_from
-    return replace(document, parts=made(document.parts, thought), meta={SAID: said, **document.meta})

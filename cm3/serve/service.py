@@ -158,7 +158,7 @@ class Stream:
         model = self._service.model
         # Of several candidates it is not known yet which one is kept, so nothing of them can be shown.
         fillings = {
-            i: Filling(p.document, p.prompt, p.requests[0], model.codec)
+            i: Filling(*p.asked, p.requests[0], model.codec)
             for i, p in enumerate(prepared)
             if self._watched and len(p.requests) == 1
         }

@@ -53,21 +53,21 @@ def drawn_from(parts: Sequence[Part], thought: str) -> tuple[Part, ...]:
 def answered_from(parts: Sequence[P], thought: str) -> tuple[P | Text, ...]:
     """Return the prompt of `before_answer` with the thought before its words."""
     first, *others = parts
-    assert isinstance(first, Text)  # as `thinks` says
-    return (Text(f"{thought}{END} {first.text}"), *others)
+    if isinstance(first, Text):
+        return (Text(f"{thought}{END} {first.text}"), *others)
+    return (Text(f"{thought}{END}"), *parts)
 
 
 def thinks(parts: Sequence[Part]) -> str | None:
     """Return what the thought of a prompt comes before, "picture" or "answer", None for a prompt that has none.
 
-    A picture is the last part, and words that tell all of it stand before it; an answer is in a prompt that begins with
-    words and has a whole picture.
+    A picture is the last part, and words that tell all of it stand before it; an answer is all the words that are
+    missing beside a whole picture.
     """
     gaps = [part for part in parts if isinstance(part, Gap) or (isinstance(part, Image) and part.gap is not None)]
-    if len(gaps) != 1:
+    if gaps and all(gap == Gap("text") for gap in gaps):
+        return "answer" if any(isinstance(part, Image) for part in parts) else None
+    if len(gaps) != 1 or gaps[0] == Gap("interleaved"):
         return None
-    if gaps[0] == Gap("image") or isinstance(gaps[0], Image):
-        words = len(parts) > 1 and isinstance(parts[-2], Text) and parts[-2].text.strip()
-        return "picture" if parts[-1] == gaps[0] and words else None
-    pictures = any(isinstance(part, Image) for part in parts)
-    return "answer" if gaps[0] == Gap("text") and pictures and isinstance(parts[0], Text) else None
+    words = len(parts) > 1 and isinstance(parts[-2], Text) and parts[-2].text.strip()
+    return "picture" if parts[-1] == gaps[0] and words else None

@@ -15,8 +15,9 @@ from cm3.document import Document, Gap, Image
 from cm3.errors import ConfigError
 from cm3.stickers.artwork import KINDS
 from cm3.stickers.drawing import draw
-from cm3.stickers.eval.sticker_cases import PIECES, cases
+from cm3.stickers.eval.sticker_cases import cases
 from cm3.stickers.eval.sticker_scores import PLAIN, evaluate_stickers
+from cm3.stickers.pieces import PIECES
 from cm3.stickers.sentences import holds, parse
 from cm3.stickers.verify import read
 from cm3.stickers.world import HELD_OUT, HELD_OUT_PLACES, split_of

@@ -18,7 +18,7 @@ from cm3.stickers.sentences import holds, outright, parse
 from cm3.stickers.sticker_boxes import box_of
 from cm3.stickers.sticker_edits import EDITS, random_edit
 from cm3.stickers.structure import STRUCTURES
-from cm3.stickers.world import PLACES, by_share, random_sheet
+from cm3.stickers.world import PLACES, Sheet, Sticker, by_share, random_sheet
 from cm3.tasks import find_task
 from cm3.tasks.thought import END, ORDER, answered_from, before_answer, before_change, before_picture, drawn_from
 
@@ -127,6 +127,55 @@ def test_what_a_picture_shows_is_thought_as_an_answer_asks_for_it() -> None:
         one = example("coco_captions", i, ALOUD)
         assert words(opened(lesson)) == words(before_answer((Gap("text"), one.fields["image"])))
         assert said(lesson) == [outright(one.truth.sheet)]
+
+
+@pytest.mark.parametrize("task", ["coco_captions", "vqa2", "visdial", "scienceqa", "image_paragraph"])
+def test_answers_may_be_read_off_a_thought_alone(task: str) -> None:
+    law = LessonWeights(think=1.0, aloud=0.0, read=1.0)
+    for lesson in lessons(task, law):
+        texts, open_ = [part for part in lesson if isinstance(part, Text)], opened(lesson)
+        thought = texts[0].text.split(END)[0]
+        assert parse(thought).ground and said(lesson)
+        with_picture = isinstance(lesson[-1], Image)
+        # without words after its answer it would be gone on with from the left, as no user's prompt is
+        assert with_picture == (task in ("coco_captions", "image_paragraph")) and not isinstance(open_[-1], Gap)
+        if task == "coco_captions":
+            assert holds(parse(said(lesson)[0]), _sheet(thought)), "the caption says what the thought does"
+    loud = LessonWeights(think=1.0, aloud=1.0, read=1.0)
+    texts = [said(one) for one in lessons("coco_captions", loud)]
+    assert texts == [said(one) for one in lessons("coco_captions", ALOUD)], "and is said as before"
+
+
+def _sheet(thought: str) -> Sheet:
+    told = parse(thought)
+    return Sheet(str(told.ground), tuple(Sticker(str(m.place), str(m.kind), str(m.size)) for m in told.mentions))
+
+
+def test_holes_are_filled_with_what_a_picture_or_a_thought_says() -> None:
+    every = ("plain", "loose", "words", "holes", *TASKS)
+    mix = TaskShares(**{task: float(task == "holes") for task in every})
+    forms = set()
+    for law in (LessonWeights(think=0.5, read=0.5), LessonWeights()):
+        source = StickerLessons(codec(), 1, mix, law)
+        for i in range(60):
+            lesson = source.lesson(i)
+            (missing,) = said(lesson)
+            whole = "".join(part.text if isinstance(part, Text) else "" for part in map(_text_of, lesson))
+            thought, _, caption = whole.rpartition(END)
+            true = parse(caption)
+            assert true.mentions and missing in caption
+            if thought:
+                assert holds(true, _sheet(thought))
+            forms.add((bool(thought), isinstance(lesson[-1], Image), missing == caption, law.think > 0))
+        encode([source.lesson(i) for i in range(4)], codec(), law)
+    assert {form[:3] for form in forms if form[3]} == {
+        (True, True, True), (True, True, False), (True, False, False), (False, True, True), (False, True, False),
+    }  # fmt: skip
+    assert not any(form[0] for form in forms if not form[3]), "no thoughts without a share of them"
+
+
+def _text_of(part: Any) -> Any:
+    return part.part if isinstance(part, Answer) else part
 
 
 def test_maps_have_no_thoughts_and_without_a_share_nothing_has() -> None:

@@ -39,6 +39,7 @@ def test_a_question_is_thought_over_by_its_picture_alone_and_stays() -> None:
     assert before_answer(parts) == (Text(ORDER), Gap("text"), Text(END), PICTURE)
     first, *others = answered_from(parts, "a dog")
     assert first == Text("a dog. Question: what is it? Answer: ") and tuple(others) == parts[1:]
+    assert answered_from((Gap("text"), PICTURE), "a dog") == (Text("a dog."), Gap("text"), PICTURE)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,10 @@ def test_a_question_is_thought_over_by_its_picture_alone_and_stays() -> None:
         ((Text("a dog"), PICTURE.with_gap((0, 0, 9, 9))), "picture"),  # a region
         ((PICTURE.with_gap((0, 0, 9, 9)),), None),
         ((Text("a dog"), PICTURE.with_gap((0, 0, 9, 9)), Gap("image")), None),
-        ((Gap("text"), PICTURE), None),  # a caption is a thought
+        ((Gap("text"), PICTURE), "answer"),  # a caption
+        ((Text("a "), Gap("text"), Text(" dog"), PICTURE), "answer"),
+        ((Text("a "), Gap("text"), Text(" and a "), Gap("text"), PICTURE), "answer"),
+        ((Gap("interleaved"),), None),
         ((Text("a "), Gap("text"), Text(" dog")), None),  # no picture to think over
         ((Text("a "), Gap("text"), Gap("image")), None),  # two gaps
         ((Text("a dog"), PICTURE), None),  # none

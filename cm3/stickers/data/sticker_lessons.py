@@ -37,6 +37,7 @@ from cm3.stickers.data.sticker_examples import (
     make_example,
     picture,
 )
+from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import brief, describe, loosely, outright
 from cm3.stickers.shown import NAMES, name_of
 from cm3.stickers.sticker_boxes import boxes_of
@@ -50,6 +51,8 @@ from cm3.vocab import Tokens
 
 ONE = 0.3
 """Share of lessons about questions or edits that have just one, as a user asks."""
+WHOLE = 0.3
+"""Share of captions with holes of which all is missing."""
 
 
 class Answer(NamedTuple):
@@ -98,6 +101,8 @@ class TaskShares:
     what one asks for in passing, and no caption that a model should learn to write."""
     words: float = 0.0
     """A sheet told in words (cm3/stickers/data/word_source.py), for what belongs where. No task either."""
+    holes: float = 0.0
+    """A caption and its picture, with a piece of it or all of it missing. No task either: prompts have holes."""
 
     def __post_init__(self) -> None:
         for name, share in dataclasses.asdict(self).items():
@@ -137,6 +142,9 @@ class LessonWeights:
     """Share of lessons that say a thought, or are answered from one (cm3/tasks/thought.py)."""
     aloud: float = 0.5
     """Of these of pictures, the share that say the thought, and draw nothing."""
+    read: float = 0.0
+    """Of answers in words from a thought, the share that have it in their picture's place: what follows from words is
+    soonest learnt from them. Over 0, captions are answered from thoughts too."""
     plain: tuple[str, ...] = ("segment",)
     """Tasks without thoughts, for what is easier drawn than said."""
     shown: bool = False
@@ -165,7 +173,7 @@ class LessonWeights:
         for name in ("rest", "kept", "short", "told", "long"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in ("unsaid", "hide", "think", "aloud", "renamed", "both", "thin"):
+        for name in ("unsaid", "hide", "think", "aloud", "read", "renamed", "both", "thin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
         if others := [task for task in self.plain if task not in TASKS]:
@@ -211,7 +219,7 @@ class StickerLessons(Source):
         self._names, self._bounds = list(self.mix.shares), np.cumsum(list(self.mix.shares.values()))[:-1]
 
     def task(self, index: int) -> str:
-        """Return the task of sequence `index`, or "plain", "loose" or "words"."""
+        """Return the task of sequence `index`, or "plain", "loose", "words" or "holes"."""
         rng = np.random.default_rng([self.seed, 0x717, index])
         return self._names[int(np.searchsorted(self._bounds, rng.random(), side="right"))]
 
@@ -222,6 +230,8 @@ class StickerLessons(Source):
         size = self.codec.image.size
         if task == "loose":
             return _loose(np.random.default_rng([self.seed, 0x1005E, index]), size, self.split, self.law)
+        if task == "holes":
+            return _holes(np.random.default_rng([self.seed, 0x401E5, index]), size, self.split, self.law)
         return make_lesson(task, example_rng(task, self.seed, index), size, self.split, self.law)
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
@@ -262,6 +272,8 @@ def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, la
         weight = {"scienceqa": law.told, "coco_captions": law.told, "image_paragraph": law.long}.get(task, 1.0)
         example = make_example(task, rng, size, split, law.number(rng))
         lesson = _thought(example, law, weight, aloud) if thinks else lesson_of(example, weight)
+    if thinks and not (task == "coco_captions" and aloud) and find_task(task).output == "text":
+        lesson = _read(lesson, rng, law)
     hidden = HIDDEN.get("control" if find_task(task).control else task)
     if hidden and not drawn and rng.random() < law.unsaid:
         return _hidden(lesson, hidden[int(rng.integers(len(hidden)))])
@@ -276,7 +288,7 @@ def lesson_of(example: StickerExample, weight: float = 1.0) -> Lesson:
 
 
 def _thought(example: StickerExample, law: LessonWeights, weight: float, aloud: bool) -> Lesson:
-    """Return a lesson of one example with its thought: said, or answered from; of a caption the thought is said."""
+    """Return a lesson of one example with its thought, said or answered from."""
     task, sheet, order = find_task(example.task), example.truth.sheet, None
     if example.task == "boxes" and aloud:
         order = [boxes_of(sheet).index(box) for box in example.truth.said]
@@ -286,7 +298,7 @@ def _thought(example: StickerExample, law: LessonWeights, weight: float, aloud: 
         if aloud:
             return _filled(before_picture(laid.open), Text(thought), law.told)
         return _filled(drawn_from(laid.open, thought), laid.answer, weight)
-    if example.task == "coco_captions":
+    if example.task == "coco_captions" and (aloud or not law.read):
         return _filled(before_answer(laid.open), Text(thought), law.told)
     return _filled(answered_from(laid.open, thought), laid.answer, weight)
 
@@ -456,6 +468,29 @@ def _loose(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     told = names or rng.random() < 0.5
     words = describe(sheet, rng, names=names, order=order) if told else loosely(sheet, rng, order)
     return _filled(before_picture((Text(words), Gap("image"))), Text(outright(sheet, order, names)), law.told)
+
+
+def _holes(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return a caption with a piece of it missing, or all of it, its picture, and perhaps a thought before it."""
+    sheet = random_sheet(rng, split, law.number(rng))
+    caption = describe(sheet, rng, in_order=bool(rng.random() < 0.5))
+    if rng.random() < WHOLE:
+        lesson = _filled((Gap("text"), picture(sheet, size)), Text(caption), law.told)
+    else:
+        _, missing, parts = hide_piece(caption, rng)
+        lesson = _filled((*parts, picture(sheet, size)), Text(missing), law.short)
+    if not (law.think > 0 and rng.random() < law.think):
+        return lesson
+    return _read(answered_from(lesson, outright(sheet)), rng, law)
+
+
+def _read(lesson: Lesson, rng: np.random.Generator, law: LessonWeights) -> Lesson:
+    """Return an answer from a thought, by chance without its picture where words stand after the answer: one that ends
+    the prompt is another prompt, gone on with from the left."""
+    alone = tuple(part for part in lesson if not isinstance(part, Image))
+    if not law.read or rng.random() >= law.read or isinstance(alone[-1], Answer):
+        return lesson
+    return alone
 
 
 def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:

@@ -5,19 +5,16 @@ Every second caption names the stickers in reading order, as in training; every 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from cm3.document import Box, Document, Gap, Image, Text
-from cm3.stickers.artwork import KINDS
+from cm3.document import Box, Document, Gap, Image
 from cm3.stickers.drawing import BLOCK, CORNER, DRAWN, RIM, WIDTH, draw
+from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import describe, loosely, styles_of
 from cm3.stickers.world import (
-    GROUNDS,
-    PLACES,
     QUARTERS,
     SIZES,
     Sheet,
@@ -28,23 +25,6 @@ from cm3.stickers.world import (
     random_sheet,
     split_of,
 )
-
-PIECES = ("size", "kind", "place", "ground", "sticker", "words")
-"""Pieces to hide of a caption, uniformly among those it has: a size, a kind, a place ("top left"), a ground's name, a
-sticker ("a small taxi"), or one to five words in a row, wherever they are."""
-
-
-def _one_of(names: tuple[str, ...]) -> str:
-    return rf"\b({'|'.join(sorted(names, key=len, reverse=True))})\b"
-
-
-_PIECE = {
-    "size": re.compile(_one_of(SIZES)),
-    "kind": re.compile(_one_of(tuple(KINDS))),
-    "place": re.compile(_one_of(PLACES)),
-    "ground": re.compile(rf"{_one_of(tuple(GROUNDS))}(?= ground)"),
-    "sticker": re.compile(rf"\b(an?|another) {_one_of(SIZES)} {_one_of(tuple(KINDS))}"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,17 +71,9 @@ def drawn(rng: np.random.Generator, split: Split, number: int, size: int) -> Cas
 
 
 def hidden_piece(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
-    """Return a caption with a piece hidden (see `PIECES`), and its true picture; `style` is the kind of piece."""
+    """Return a caption with a piece hidden, and its true picture; `style` is the kind of piece."""
     sheet, caption, _ = _said(rng, split, number)
-    spans = {kind: [m.span() for m in pattern.finditer(caption)] for kind, pattern in _PIECE.items()}
-    words = [m.span() for m in re.finditer("[a-z]+", caption)]
-    start = int(rng.integers(len(words)))
-    stop = min(start + int(rng.integers(1, 6)), len(words))
-    spans["words"] = [(words[start][0], words[stop - 1][1])]
-    kind = pick(rng, [kind for kind in PIECES if spans[kind]])
-    a, b = spans[kind][int(rng.integers(len(spans[kind])))]
-    around: list[Text | Gap] = [Text(caption[:a]), Gap("text"), Text(caption[b:])]
-    parts = [part for part in around if part != Text("")]
+    kind, _, parts = hide_piece(caption, rng)
     return Case(Document.of(*parts, draw(sheet, size)), _seed(rng), sheet, caption, kind)
 
 
