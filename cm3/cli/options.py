@@ -186,8 +186,8 @@ class Sampling:
     candidates: Annotated[int | None, OWN] = None
     """Make so many and keep the one whose whole document is the likeliest; with a temperature over 0."""
     think: Annotated[Literal["yes", "no"] | None, YES_NO] = None
-    """Say first, in one sentence, what the picture will show, or shows, and go on from that: for pictures from words,
-    edits, questions and details. A model has to be tuned for it."""
+    """Say first, in one sentence, what the picture will show, or shows, and go on from that: for all that is made from
+    words or about a picture. A model has to be tuned for it."""
 
     def arguments(self) -> dict[str, Any]:
         """Return those that were given, as arguments of `CM3Leon.generate`. Raises `RequestError` for no tokens."""

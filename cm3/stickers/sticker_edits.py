@@ -110,6 +110,19 @@ def apply(sheet: Sheet, change: Change) -> Sheet:
     return Sheet(change.ground or sheet.ground, (*kept, *([change.new] if change.new else [])))
 
 
+def kept_order(before: Sheet, after: Sheet) -> list[int]:
+    """Return the indices of the stickers after a change in the order of those before: what comes is in the place of
+    what goes, or last."""
+    come = [i for i, s in enumerate(after.stickers) if s not in before.stickers]
+    order: list[int] = []
+    for s in before.stickers:
+        if s in after.stickers:
+            order.append(after.stickers.index(s))
+        elif come:
+            order.append(come.pop())
+    return [*order, *come]
+
+
 def say_change(sheet: Sheet, change: Change, rng: np.random.Generator) -> str:
     """Return a change of a sheet in words. Raises `DataError` for a sticker that no words tell from the others."""
     kind, old, new, ground = change

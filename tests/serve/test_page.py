@@ -12,6 +12,7 @@ import pytest
 from browser_tab import PHONE, RED, STAR, WIDE, Tab, drawn, run_code, taken
 from running_server import Running, running
 
+import cm3
 import cm3.serve
 from cm3.generate import CM3Leon
 from cm3.serve.keys import Keys
@@ -53,6 +54,21 @@ def test_the_page_names_only_files_of_its_own() -> None:
             or f"./{script.name}" in "".join(f.read_text() for f in FILES.glob("*.js"))
             or (f"page/{script.name}" in page)
         )
+
+
+def test_what_was_thought_first_is_told_below_the_picture(browser: Any) -> None:
+    model = cm3.load("stickers")
+    want = model.generate("a dog above a cat", seed=1, candidates=1).thoughts[0]
+    assert want
+    with running(model) as server:
+        context = browser.new_context(viewport=WIDE)
+        tab = Tab(context, server.url)
+        tab.page.fill("#prompt", "a dog above a cat")
+        tab.settings(seed="1", candidates="1")
+        tab.go()
+        assert tab.page.inner_text("#results .thought") == f"Drawn from the thought: {want}"
+        assert tab.axe() == [] and tab.wrong == []
+        context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,7 +16,7 @@ from cm3.stickers.data.sticker_lessons import encode_lessons as encode
 from cm3.stickers.drawing import draw
 from cm3.stickers.sentences import holds, outright, parse
 from cm3.stickers.sticker_boxes import box_of
-from cm3.stickers.sticker_edits import EDITS, random_edit
+from cm3.stickers.sticker_edits import EDITS, kept_order, random_edit
 from cm3.stickers.structure import STRUCTURES
 from cm3.stickers.world import PLACES, Sheet, Sticker, by_share, random_sheet
 from cm3.tasks import find_task
@@ -102,6 +102,30 @@ def test_an_edit_may_be_thought_over_in_words_alone() -> None:
         asked = find_task("edit").prompt(image1=draw(edit.before), instruction=edit.instruction).parts
         assert opened(lesson) == before_change(asked, outright(edit.before))
         assert said(lesson) == [outright(edit.after)]
+
+
+def test_the_thought_of_an_edit_may_keep_the_order_of_its_picture() -> None:
+    for seed in range(40):
+        edit = random_edit(np.random.default_rng(seed), "train", EDITS[seed % len(EDITS)], None, 3)
+        order = kept_order(edit.before, edit.after)
+        assert sorted(order) == list(range(len(edit.after.stickers)))
+        before = [mention for mention in parse(outright(edit.before)).mentions]
+        after = [mention for mention in parse(outright(edit.after, order)).mentions]
+        changed = {"remove": 2, "add": 3}.get(edit.kind, 3)
+        assert sum(mention in before for mention in after) >= changed - (edit.kind not in ("remove", "add", "ground"))
+        if edit.kind not in ("remove", "add"):
+            assert sum(a != b for a, b in zip(before, after, strict=True)) == (edit.kind != "ground")
+        elif edit.kind == "add":
+            assert after[:-1] == before
+        else:
+            assert after == [mention for mention in before if mention in after]
+    law, other = (
+        LessonWeights(think=1.0, aloud=1.0, shown=True, kept_order=True),
+        LessonWeights(think=1.0, aloud=1.0, shown=True),
+    )
+    moved = [(said(a), said(b)) for a, b in zip(lessons("edit", law, 30), lessons("edit", other, 30), strict=True)]
+    assert any(a != b for a, b in moved)
+    assert all(_sheet(a[0]) == _sheet(b[0]) for a, b in moved), "the same sheet in another order"
 
 
 def test_an_edit_is_drawn_from_its_thought_and_holds_on_to_its_picture() -> None:

@@ -41,7 +41,7 @@ from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import brief, describe, loosely, outright
 from cm3.stickers.shown import NAMES, name_of
 from cm3.stickers.sticker_boxes import boxes_of
-from cm3.stickers.sticker_edits import EDITS, random_edit
+from cm3.stickers.sticker_edits import EDITS, Edit, kept_order, random_edit
 from cm3.stickers.talk import random_dialogue
 from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, pick, random_sheet
 from cm3.tasks.examples import find_task
@@ -149,6 +149,9 @@ class LessonWeights:
     """Tasks without thoughts, for what is easier drawn than said."""
     shown: bool = False
     """The thought of an edit follows from what is said of its picture, as a model thinks, and not from the picture."""
+    kept_order: bool = False
+    """The thought of an edit has its stickers in the order of what is said of its picture, what comes in the place of
+    what goes: the words are then copied, but for the change."""
     renamed: float = 0.2
     """Share of thoughts of words in which a kind has an invented name, as what only a document shows."""
     both: float = 0.0
@@ -408,7 +411,7 @@ def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     for _ in range(_several(rng, law.most_edits)):
         edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], sheet, number)
         sheet, after = edit.after, picture(edit.after, size)
-        words = outright(edit.after) if thinks else edit.instruction
+        words = _after(edit, law) if thinks else edit.instruction
         if not parts:
             parts += _edit_prompt(edit.before, words, size)[:-1]
         else:
@@ -423,7 +426,7 @@ def _edit_thoughts(rng: np.random.Generator, size: int, split: Split, law: Lesso
     if law.shown:
         edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], None, number)
         prompt = before_change(_edit_prompt(edit.before, edit.instruction, size), outright(edit.before))
-        return _filled(prompt, Text(outright(edit.after)), law.told)
+        return _filled(prompt, Text(_after(edit, law)), law.told)
     parts: list[Part | Answer] = []
     before: Sheet | None = None
     asked: set[str] = set()
@@ -432,7 +435,7 @@ def _edit_thoughts(rng: np.random.Generator, size: int, split: Split, law: Lesso
         if edit.instruction in asked:
             continue
         asked.add(edit.instruction)
-        thought = Answer(Text(outright(edit.after)), law.told)
+        thought = Answer(Text(_after(edit, law)), law.told)
         *given, asks, _, end = before_picture(_edit_prompt(edit.before, edit.instruction, size))
         assert isinstance(asks, Text)
         if before is None:
@@ -442,6 +445,11 @@ def _edit_thoughts(rng: np.random.Generator, size: int, split: Split, law: Lesso
         parts += [thought, end]
         before = edit.before
     return tuple(parts)
+
+
+def _after(edit: Edit, law: LessonWeights) -> str:
+    """Return the thought of an edit."""
+    return outright(edit.after, kept_order(edit.before, edit.after) if law.kept_order else None)
 
 
 def _edit_prompt(sheet: Sheet, instruction: str, size: int) -> tuple[Part, ...]:
