@@ -202,6 +202,14 @@ def _text_of(part: Any) -> Any:
     return part.part if isinstance(part, Answer) else part
 
 
+def test_a_share_of_structures_is_drawn_without_a_thought() -> None:
+    law = LessonWeights(think=1.0, aloud=1.0, direct=0.5)
+    for task in STRUCTURES:
+        thinks = ["".join(said(one)) != "" for one in lessons(task, law, 24)]
+        assert 4 <= sum(thinks) <= 20
+    assert all(said(one) for one in lessons("boxes", law, 12)), "boxes are no structure"
+
+
 def test_maps_have_no_thoughts_and_without_a_share_nothing_has() -> None:
     for lesson in lessons("segment", ALOUD):
         assert ORDER not in "".join(part.text for part in lesson if isinstance(part, Text))

@@ -147,6 +147,8 @@ class LessonWeights:
     soonest learnt from them. Over 0, captions are answered from thoughts too."""
     plain: tuple[str, ...] = ("segment",)
     """Tasks without thoughts, for what is easier drawn than said."""
+    direct: float = 0.0
+    """Share of pictures after a structure that are drawn without a thought, where others have one."""
     shown: bool = False
     """The thought of an edit follows from what is said of its picture, as a model thinks, and not from the picture."""
     kept_order: bool = False
@@ -176,7 +178,7 @@ class LessonWeights:
         for name in ("rest", "kept", "short", "told", "long"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in ("unsaid", "hide", "think", "aloud", "read", "renamed", "both", "thin"):
+        for name in ("unsaid", "hide", "think", "aloud", "read", "direct", "renamed", "both", "thin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
         if others := [task for task in self.plain if task not in TASKS]:
@@ -265,6 +267,8 @@ def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, la
     drawn = law.think > 0 and rng.random() < law.think  # a law without thoughts makes what it made before there were
     aloud = drawn and rng.random() < law.aloud
     thinks = drawn and task not in law.plain
+    if thinks and law.direct and find_task(task).control:
+        thinks = rng.random() >= law.direct
     if task == "vqa2":
         lesson = _questions(rng, size, split, law, thinks)
     elif task == "visdial":
