@@ -644,8 +644,8 @@ def instruct_told() -> PretrainRun:
         init="runs/stickers/instruct_moved/bundle",
         sampling={
             **before.sampling,
-            "text": {"temperature": 0.3, "think": True},
-            "answer": {"think": True},
+            "text": {"temperature": 0.7, "candidates": 8, "think": True},
+            "control": {**before.sampling["control"], "think": True},
         },
         mask=replace(before.mask, text=0.15),
         optim=replace(before.optim, lr=1.3e-3, adam_lr=1.3e-3, decay_from=0.4),
