@@ -715,7 +715,7 @@ def instruct_asked() -> PretrainRun:
 
 
 def instruct_drawn() -> PretrainRun:
-    """The model of `instruct_asked` on all tasks once more, most of it pictures from words: what it had lost of drawing.
+    """The model of `instruct_asked` on all tasks once more, most of it pictures from words: what was lost of drawing.
 
     Price: 900 steps of 2,304 tokens, 12 minutes of two cores of a processor with AVX-512 and bfloat16, with
     `--threads 2`.
