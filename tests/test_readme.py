@@ -20,7 +20,7 @@ COMMANDS = [line.strip() for line in README.splitlines() if re.match("    (.venv
 USE = [
     c
     for c in COMMANDS
-    if not any(word in c for word in ("make", "cm3 serve", "runs/stickers", "PHOTOS", " train stickers:"))
+    if not any(word in c for word in ("make", "cm3 serve", "runs/stickers", "PHOTOS", " train sticker"))
 ]
 FEWER = {"--n 20": "--n 2", "--n 4": "--n 2", "--steps 5": "--steps 1 --windows 1"}
 """What is made smaller here: as many pictures, scenes and steps show the same."""

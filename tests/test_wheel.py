@@ -67,7 +67,7 @@ import cm3
 from cm3.cli.main import main
 assert cm3.__file__.startswith({str(tmp_path / "site")!r}), cm3.__file__
 assert main(["--version"]) == 0
-for spec in ("scenes:pretrain", "scene_tasks:instruct", "sticker_tasks:instruct_drawn", "photos:instruct", "photos:pretrain"):
+for spec in ("scenes:pretrain", "scene_tasks:instruct", "sticker_tasks:instruct", "photos:instruct", "photos:pretrain"):
     assert main(["train", spec, "--help"]) == 0, spec
 assert len(cm3.load().memory) > 0
 """
