@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import PIL.Image
 
+from cm3.document import Box
 from cm3.errors import ConfigError
 from cm3.stickers.artwork import SIDE, sprite
 from cm3.stickers.world import GROUNDS, Rgb, Sheet
@@ -123,3 +124,16 @@ def _rim(alpha: np.ndarray) -> np.ndarray:
             if 0 < near[y, x] < 1:
                 np.maximum(rim, near[y, x] * moved(wide, y, x), out=rim)
     return rim
+
+
+def random_box(rng: np.random.Generator, place: str, sizes: Sequence[str], size: int) -> Box:
+    """Return a box in pixels of a picture of `size`: half of the time the whole block at a place, else a random one
+    around all that stickers of these sizes take of it."""
+    half = BLOCK // 2
+    reach = max(DRAWN[one] // 2 + RIM for one in sizes)
+    ends = [half] * 4 if rng.random() < 0.5 else [int(v) for v in rng.integers(reach, half + 1, 4)]
+    x, y = (corner + half for corner in CORNER[place])
+    scale = size / WIDTH
+    x0, y0 = (int(np.floor(v * scale)) for v in (x - ends[0], y - ends[1]))
+    x1, y1 = (int(np.ceil(v * scale)) for v in (x + ends[2], y + ends[3]))
+    return x0, y0, x1, y1

@@ -358,6 +358,6 @@ def test_other_bad_settings_are_refused() -> None:
 
 
 def test_the_names_of_the_shares_are_the_tasks() -> None:
-    assert set(TaskShares().shares) == {*TASKS, "plain", "loose", "words", "holes"}
+    assert set(TaskShares().shares) == {*TASKS, "plain", "loose", "words", "holes", "regions"}
     assert sum(TaskShares().shares.values()) == pytest.approx(1)
     assert isinstance(source().sequences([0])[0], Tokens | Weighted)

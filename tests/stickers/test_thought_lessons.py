@@ -10,6 +10,7 @@ from lesson_codec import codec
 
 from cm3.document import Document, Gap, Image, Text
 from cm3.errors import DataError
+from cm3.sequence.mask import cm3_unmask
 from cm3.stickers.data.sticker_examples import TASKS, make_example
 from cm3.stickers.data.sticker_lessons import Answer, LessonWeights, StickerLessons, TaskShares, make_lesson
 from cm3.stickers.data.sticker_lessons import encode_lessons as encode
@@ -174,7 +175,7 @@ def _sheet(thought: str) -> Sheet:
 
 
 def test_holes_are_filled_with_what_a_picture_or_a_thought_says() -> None:
-    every = ("plain", "loose", "words", "holes", *TASKS)
+    every = ("plain", "loose", "words", "holes", "regions", *TASKS)
     mix = TaskShares(**{task: float(task == "holes") for task in every})
     forms = set()
     for law in (LessonWeights(think=0.5, read=0.5), LessonWeights()):
@@ -194,6 +195,38 @@ def test_holes_are_filled_with_what_a_picture_or_a_thought_says() -> None:
         (True, True, True), (True, True, False), (True, False, False), (False, True, True), (False, True, False),
     }  # fmt: skip
     assert not any(form[0] for form in forms if not form[3]), "no thoughts without a share of them"
+
+
+def test_regions_are_asked_for_as_a_prompt_asks_and_hold_what_stood_there() -> None:
+    every = ("plain", "loose", "words", "holes", "regions", *TASKS)
+    mix = TaskShares(**{task: float(task == "regions") for task in every})
+    outrights, empties = {0.0: 0, 1.0: 0}, 0
+    for share in outrights:
+        law = LessonWeights(think=share)
+        source = StickerLessons(codec(), 1, mix, law)
+        chosen = [source.lesson(i) for i in range(40)]
+        for lesson, made in zip(chosen, encode(chosen, codec(), law), strict=True):
+            words, answer = lesson
+            picture = answer.part
+            (prompt,) = codec().encode_prompts([Document((words, picture))])
+            asked = prompt.tokens.length
+            assert made.tokens.ids[:asked].tolist() == prompt.tokens.ids.tolist(), "what a user's request becomes"
+            (whole,) = codec().encode_many([Document.of(words, Image(picture.pixels))])
+            back = cm3_unmask(made.tokens, codec().vocab)
+            assert back.ids.tolist() == whole.ids.tolist() and back.cells.tolist() == whole.cells.tolist()
+            learnt = made.weights > 0
+            assert not learnt[:asked].any(), "what is given is not learnt"
+            assert learnt.sum() == sum(len(hole.cells) + 1 for hole in prompt.holes), "each row, and what ends it"
+            told, pixels = parse(words.text), np.asarray(picture.pixels)
+            assert told.mentions
+            if all(m.place and m.size for m in told.mentions):
+                sheet = _sheet(words.text)
+                order = [sheet.stickers.index(sheet.at(m.place)) for m in told.mentions]
+                outrights[share] += words.text == outright(sheet, order)
+            x0, y0, x1, y1 = picture.gap
+            empties += bool((pixels[y0:y1, x0:x1] == pixels[0, 0]).all())
+    assert outrights[1.0] == 40 and outrights[0.0] < 30
+    assert 2 <= empties <= 30
 
 
 def _text_of(part: Any) -> Any:

@@ -24,7 +24,7 @@ from cm3.errors import ConfigError
 from cm3.sequence.answers import Weighted, weighted_tail
 from cm3.sequence.holes import groups, space_before
 from cm3.sequence.mask import MaskLaw, hide, thin
-from cm3.sequence.segments import runs, text_tokens
+from cm3.sequence.segments import image_tokens, runs, text_tokens
 from cm3.sequence.unconditional import HIDDEN
 from cm3.stickers.ask import QUESTIONS, Question, random_question
 from cm3.stickers.data.sticker_examples import (
@@ -37,13 +37,14 @@ from cm3.stickers.data.sticker_examples import (
     make_example,
     picture,
 )
+from cm3.stickers.drawing import random_box
 from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import brief, describe, loosely, outright
 from cm3.stickers.shown import NAMES, name_of
 from cm3.stickers.sticker_boxes import boxes_of
 from cm3.stickers.sticker_edits import EDITS, Edit, kept_order, random_edit
 from cm3.stickers.talk import random_dialogue
-from cm3.stickers.world import QUARTERS, Sheet, Split, by_share, pick, random_sheet
+from cm3.stickers.world import PLACES, QUARTERS, SIZES, Sheet, Split, by_share, pick, random_sheet
 from cm3.tasks.examples import find_task
 from cm3.tasks.thought import END, answered_from, before_answer, before_change, before_picture, drawn_from
 from cm3.tokens.codec import Codec
@@ -53,6 +54,8 @@ ONE = 0.3
 """Share of lessons about questions or edits that have just one, as a user asks."""
 WHOLE = 0.3
 """Share of captions with holes of which all is missing."""
+FULL = 0.8
+"""Share of regions in which a sticker stands for sure."""
 
 
 class Answer(NamedTuple):
@@ -103,6 +106,8 @@ class TaskShares:
     """A sheet told in words (cm3/stickers/data/word_source.py), for what belongs where. No task either."""
     holes: float = 0.0
     """A caption and its picture, with a piece of it or all of it missing. No task either: prompts have holes."""
+    regions: float = 0.0
+    """A picture with a region missing, after the words or the thought of all of it. No task either, for that reason."""
 
     def __post_init__(self) -> None:
         for name, share in dataclasses.asdict(self).items():
@@ -224,7 +229,7 @@ class StickerLessons(Source):
         self._names, self._bounds = list(self.mix.shares), np.cumsum(list(self.mix.shares.values()))[:-1]
 
     def task(self, index: int) -> str:
-        """Return the task of sequence `index`, or "plain", "loose", "words" or "holes"."""
+        """Return the task of sequence `index`, or "plain", "loose", "words", "holes" or "regions"."""
         rng = np.random.default_rng([self.seed, 0x717, index])
         return self._names[int(np.searchsorted(self._bounds, rng.random(), side="right"))]
 
@@ -237,6 +242,8 @@ class StickerLessons(Source):
             return _loose(np.random.default_rng([self.seed, 0x1005E, index]), size, self.split, self.law)
         if task == "holes":
             return _holes(np.random.default_rng([self.seed, 0x401E5, index]), size, self.split, self.law)
+        if task == "regions":
+            return _region(np.random.default_rng([self.seed, 0x4E610, index]), size, self.split, self.law)
         return make_lesson(task, example_rng(task, self.seed, index), size, self.split, self.law)
 
     def sequences(self, positions: Sequence[int]) -> list[Tokens | Weighted]:
@@ -331,7 +338,7 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, law: LessonWeights) 
         for (start, stop), group in zip(runs(ids, v)[:-1], groups(document), strict=True):
             at = group[0][0]
             answer = lesson[at]
-            if isinstance(answer, Answer) and isinstance(answer.part, Image):
+            if isinstance(answer, Answer) and isinstance(answer.part, Image) and answer.part.gap is None:
                 weights[start : stop + 1] = answer.weight
                 if answer.like is not None:
                     same = prompt.codes[at] == prompt.codes[answer.like]
@@ -341,6 +348,10 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, law: LessonWeights) 
             if isinstance(answer, Answer) and isinstance(answer.part, Text):
                 space = space_before(lesson[hole.part - 1] if hole.part else None)
                 span = text_tokens(codec.text.encode(space + answer.part.text), v)
+                pieces.append(weighted_tail(hole.mask, span, v, answer.weight, law.rest))
+            elif isinstance(answer, Answer) and isinstance(answer.part, Image):
+                start, stop = hole.cells[0] - 1, hole.cells[-1]
+                span = image_tokens(prompt.codes[hole.part], v).slice(start, stop)
                 pieces.append(weighted_tail(hole.mask, span, v, answer.weight, law.rest))
         made.append(Weighted.concat(pieces))
     return made
@@ -494,6 +505,21 @@ def _holes(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     if not (law.think > 0 and rng.random() < law.think):
         return lesson
     return _read(answered_from(lesson, outright(sheet)), rng, law)
+
+
+def _region(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return the words of a sheet, or the thought of them, and its picture, of which what is in a box is missing; most
+    boxes have a sticker in them."""
+    sheet = random_sheet(rng, split, law.number(rng))
+    thinks = law.think > 0 and rng.random() < law.think
+    order = [int(i) for i in rng.permutation(len(sheet.stickers))]
+    words = outright(sheet, order) if thinks else describe(sheet, rng, order=order)
+    shown = [s.place for s in sheet.stickers]
+    place = pick(rng, shown if rng.random() < FULL else [p for p in PLACES if (p == "middle") == (shown == ["middle"])])
+    # What stood there before may have been larger.
+    now = sheet.at(place)
+    box = random_box(rng, place, [pick(rng, SIZES), *([now.size] if now else [])], size)
+    return Text(words), Answer(picture(sheet, size).with_gap(box))
 
 
 def _read(lesson: Lesson, rng: np.random.Generator, law: LessonWeights) -> Lesson:

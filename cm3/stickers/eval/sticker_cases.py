@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cm3.document import Box, Document, Gap, Image
-from cm3.stickers.drawing import BLOCK, CORNER, DRAWN, RIM, WIDTH, draw
+from cm3.document import Document, Gap, Image
+from cm3.stickers.drawing import draw, random_box
 from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import describe, loosely, styles_of
 from cm3.stickers.world import (
@@ -90,7 +90,7 @@ def redrawn(rng: np.random.Generator, split: Split, number: int, size: int) -> C
         if after is not None and split_of(after) in ("train", "test"):
             break
     caption, style = _say(rng, after)
-    box = _box(rng, place, [s for s in (before.at(place), after.at(place)) if s], size)
+    box = random_box(rng, place, [s.size for s in (before.at(place), after.at(place)) if s], size)
     picture = Image(draw(before, size)).with_gap(box)
     return Case(Document.of(caption, picture), _seed(rng), after, caption, style)
 
@@ -116,15 +116,3 @@ def _changed(rng: np.random.Generator, sheet: Sheet, place: str) -> Sheet | None
         return Sheet(sheet.ground, others)
     new = Sticker(place, random_kind(rng), pick(rng, SIZES))
     return None if new == old else Sheet(sheet.ground, (*others, new))
-
-
-def _box(rng: np.random.Generator, place: str, things: list[Sticker], size: int) -> Box:
-    """Return a box in pixels: half of the time the whole block, else a random one around all that these take of it."""
-    half = BLOCK // 2
-    reach = max(DRAWN[s.size] // 2 + RIM for s in things)
-    ends = [half] * 4 if rng.random() < 0.5 else [int(v) for v in rng.integers(reach, half + 1, 4)]
-    x, y = (corner + half for corner in CORNER[place])
-    scale = size / WIDTH
-    x0, y0 = (int(np.floor(v * scale)) for v in (x - ends[0], y - ends[1]))
-    x1, y1 = (int(np.ceil(v * scale)) for v in (x + ends[2], y + ends[3]))
-    return x0, y0, x1, y1
