@@ -55,7 +55,8 @@ TABLE: dict[str, set[str]] = {
     "runs": NOUNS
     | {"train", "data", "tasks", "tokens", "model", "parallel", "generate", "retrieval", "store", "sequence", "score"},
     "eval": NOUNS | {"generate", "data", "read", "tasks", "score"},
-    "serve": NOUNS | {"bars", "generate", "engine", "tasks", "retrieval", "sequence", "store", "data.cluster"},
+    "serve": NOUNS
+    | {"bars", "generate", "engine", "tasks", "retrieval", "sequence", "store", "data.cluster", "tokens.noted"},
 }
 # Layer 7 and the public face see everything; nothing below may see them.
 TOP = {"claims", "cli", "scenes", "stickers", "__init__", "__main__"}

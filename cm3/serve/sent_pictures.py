@@ -24,6 +24,7 @@ import urllib.parse
 from typing import Literal
 
 import PIL.Image
+from PIL.PngImagePlugin import PngInfo
 
 from cm3.document import Image
 from cm3.errors import DataError, shown
@@ -32,6 +33,7 @@ from cm3.picture import rgb
 from cm3.serve.limits import Settings
 from cm3.serve.problem import Problem
 from cm3.serve.service import Service
+from cm3.tokens.noted import note_of
 
 Format = Literal["png", "webp", "jpeg"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -193,16 +195,25 @@ def _wrapped(plain: socket.socket, host: str) -> socket.socket:
 
 def encoded(picture: PIL.Image.Image, format: Format = "png", quality: int | None = None) -> bytes:
     """Return an RGB or RGBA picture as a file. PNG is exact, and so is WebP of `quality` 100, the default; WebP of less
-    and JPEG are not. JPEG, which has no transparency, gets it laid on white."""
+    and JPEG are not. PNG comes with the codes that the picture was drawn from (cm3/tokens/noted.py). JPEG, which has no
+    transparency, gets it laid on white."""
     saved, quality = io.BytesIO(), 100 if quality is None else quality
     if format == "png":
-        picture.save(saved, "PNG", compress_level=2)  # of 6, the default, a third of the time for a quarter more bytes
+        # Of 6, the default, a third of the time for a quarter more bytes.
+        picture.save(saved, "PNG", compress_level=2, pnginfo=_codes(picture))
     elif format == "webp":
         exact = quality == 100  # `exact` keeps the colours of transparent pixels too
         picture.save(saved, "WEBP", lossless=exact, exact=exact, quality=75 if exact else quality)
     else:
         rgb(picture).save(saved, "JPEG", quality=quality, subsampling=0 if quality == 100 else -1)
     return saved.getvalue()
+
+
+def _codes(picture: PIL.Image.Image) -> PngInfo:
+    info = PngInfo()
+    for name, text in note_of(picture).items():
+        info.add_itxt(name, text)
+    return info
 
 
 def check_quality(format: Format, quality: int | None, field: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from cm3.document import Box, check_box
 from cm3.errors import CheckpointError, ConfigError, DataError, RequestError
 from cm3.picture import orientation, square, turned, window
+from cm3.tokens.noted import noted, remember, remembered
 from cm3.weights import check_weights
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 Fit = Literal["crop", "stretch"]
 
-_MEMO = "_cm3_codes"
-"""Attribute of a picture that `ImageTokenizer.decode` made. Not in `info`, which a file's own words fill too."""
+_NEAR = 4
+"""Most levels between a picture and what its note's codes draw, whatever processor drew it, for them to be its own."""
 
 
 def preprocess(image: PIL.Image.Image, size: int, fit: Fit = "crop") -> PIL.Image.Image:
@@ -100,8 +101,9 @@ def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
 class ImageTokenizer:
     """Pictures <-> codes at one size. `grid` is (rows, cols), `codes` the number of different codes.
 
-    A picture that `decode` made remembers its codes, and `encode` with the same weights gives those back as
-    long as its pixels are untouched: an image that goes round through a model does not drift.
+    A picture that `decode` made remembers its codes, in its PNG file too (cm3/tokens/noted.py), and `encode` with the
+    same weights gives those back as long as its pixels are untouched: one that goes round through a model does not
+    drift.
     """
 
     def __init__(self, vqgan: VQGAN, size: int, *, fit: Fit = "crop", batch: int = 16) -> None:
@@ -139,11 +141,12 @@ class ImageTokenizer:
         ready = [self.preprocess(image) for image in images]
         unknown = []
         for at, image in enumerate(ready):
-            digest, codes = getattr(image, _MEMO, ("", None))
+            digest, codes = remembered(image)
             if codes is not None and codes.shape == self.grid and digest == self._digest(image):
                 found[at] = codes
             else:
                 unknown.append(at)
+        unknown = self._without_note(ready, unknown, found)
         if unknown:
             self._version()
         for start in range(0, len(unknown), self.batch):
@@ -176,7 +179,7 @@ class ImageTokenizer:
                 )
             images += to_pil(pixels)
         for image, grid in zip(images, codes, strict=True):
-            setattr(image, _MEMO, (self._digest(image), grid.astype(np.int32)))
+            remember(image, self._digest(image), grid)
         return images
 
     def cells_of_box(self, box: Box) -> list[tuple[int, int, int]]:
@@ -184,6 +187,20 @@ class ImageTokenizer:
         x0, y0, x1, y1 = check_box(box, (self.size, self.size))
         f = self.factor
         return [(row, x0 // f, -(-x1 // f)) for row in range(y0 // f, -(-y1 // f))]
+
+    def _without_note(self, images: Sequence[PIL.Image.Image], some: Sequence[int], found: np.ndarray) -> list[int]:
+        """Put the codes of notes, of `some` of the pictures, in `found` where they draw the picture; returns the
+        others."""
+        notes = {at: codes for at in some if (codes := noted(images[at], self.grid, self.codes)) is not None}
+        drawn = self.decode(np.stack([*notes.values()])) if notes else []
+        true = set()
+        for (at, codes), image in zip(notes.items(), drawn, strict=True):
+            off = np.asarray(image).astype(np.int16) - np.asarray(images[at])
+            if np.abs(off).max() <= _NEAR:
+                true.add(at)
+                found[at] = codes
+                remember(images[at], self._digest(images[at]), codes)
+        return [at for at in some if at not in true]
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         """Return the device and dtype of the network."""

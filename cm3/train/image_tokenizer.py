@@ -38,6 +38,7 @@ from cm3.train.config import OURS, LoopConfig
 from cm3.train.image_sheet import write_sheet
 from cm3.train.loop import Loop, check_copies, check_held_out, given, share_of
 from cm3.train.optim import Muon, Optimizer, schedule
+from cm3.train.read_again import copied, of_bytes, off_middle
 from cm3.weights import load_into
 
 WEIGHTS = "image_tokenizer.safetensors"
@@ -55,7 +56,8 @@ class ImageTokenizerConfig(LoopConfig):
     """A run. The learning rate rises linearly for `warmup` steps, then falls as a cosine to `lr_end * lr`.
 
     loss = l1 |x - y| + l2 (x - y)^2 + quantizer_weight * quantiser + lpips_weight * LPIPS
-         + gan_weight * adaptive * hinge, the last from step `gan_start` on, + keep_weight * |b - b0| (see `keep`).
+         + gan_weight * adaptive * hinge, the last from step `gan_start` on, + keep_weight * |b - b0| (see `keep`)
+         + steady_weight * max(0, |b - c| - margin) (see there).
     LPIPS needs the two weight files, which are not shipped. `channels_last` is a memory layout that can be faster.
     """
 
@@ -96,6 +98,10 @@ class ImageTokenizerConfig(LoopConfig):
     """Folder of an image tokenizer of the same shape; none means `init`."""
     keep_weight: float = 5.0
     """Weight of |b - b0| over these, in levels, before rounding: b of the encoder, b0 of the one that it was."""
+    steady_weight: float = 0.0
+    """Weight of how far from the middles of a picture's codes, in levels, copies of it are read (FSQ only): what is
+    drawn of them, rounded to 8 bits, and with an encoder that is trained the picture, and it as JPEG or scaled
+    (cm3/train/read_again.py). The codes are those of `keep_of` where pictures are kept, else the picture's own."""
     decoder_only: bool = False
     """Leave encoder and codes as they are: models trained on the codes stay valid."""
     lpips_weight: float = 0.0
@@ -127,7 +133,7 @@ class ImageTokenizerConfig(LoopConfig):
         """Return what is wrong with the values, a sentence each."""
         wrong = super().wrong() + self.under(1, "size", "batch") + self.other("optimizer", "adamw", "muon")
         wrong += self.over_zero("lr", "muon_lr", "gan_lr", "grad_clip")
-        weights = ("l1", "l2", "quantizer_weight", "lpips_weight", "gan_weight", "keep_weight")
+        weights = ("l1", "l2", "quantizer_weight", "lpips_weight", "gan_weight", "keep_weight", "steady_weight")
         wrong += self.under(0, "warmup", "lr_end", "weight_decay", *weights, "gan_start", "sample_every")
         if self.size % self.vqgan.factor:
             wrong.append(f"image_tokenizer.size={self.size}: must be a multiple of vqgan.factor={self.vqgan.factor}")
@@ -137,6 +143,11 @@ class ImageTokenizerConfig(LoopConfig):
             wrong.append(
                 f"image_tokenizer.keep={self.keep}: needs init, an encoder that is trained and vqgan.quantizer='fsq'; "
                 "set keep to 0 otherwise"
+            )
+        if self.steady_weight and self.vqgan.quantizer != "fsq":
+            wrong.append(
+                f"image_tokenizer.steady_weight={self.steady_weight}: needs vqgan.quantizer='fsq', whose codes are "
+                "intervals; set it to 0 otherwise"
             )
         if self.decoder_only and not self.init:
             wrong.append("image_tokenizer.decoder_only=True: needs init, the folder whose encoder and codes are kept")
@@ -276,6 +287,9 @@ class ImageTokenizerTrainer(Loop):
         if self.before is not None:
             parts |= self._kept(self.before, x, z)
             loss = loss + c.keep_weight * parts["moved"]
+        if c.steady_weight:
+            parts |= self._steady(x, z, y)
+            loss = loss + c.steady_weight * parts["unsteady"]
         if self.lpips is not None:
             parts["lpips"] = self.lpips(y, x).mean()
             loss = loss + c.lpips_weight * parts["lpips"]
@@ -323,7 +337,7 @@ class ImageTokenizerTrainer(Loop):
         """
         fsq, keep = self.vqgan.quantize, self.config.keep
         assert isinstance(fsq, FSQ)
-        here = min(max(keep - self.mesh.rank * len(x), 0), len(x))
+        here = self._to_keep(x)
         # A rank that has none of them still takes part in the mean.
         of_all = here * self.mesh.ranks / keep
         if not here:
@@ -333,6 +347,28 @@ class ImageTokenizerTrainer(Loop):
             z0 = before.latents(x)
             same = (fsq(z).codes == fsq(z0).codes).double().mean()
         return {"moved": of_all * (fsq.bound(z) - fsq.bound(z0)).abs().mean(), "same_codes": of_all * same}
+
+    def _to_keep(self, x: Tensor) -> int:
+        """Return how many of this rank's pictures, the first of them, shall keep their codes."""
+        return min(max(self.config.keep - self.mesh.rank * len(x), 0), len(x))
+
+    def _steady(self, x: Tensor, z: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Measure how far from the middles of the codes of pixels x, of latents z, copies are read, and the share of
+        codes of what is drawn, y, that are the same."""
+        vqgan, fsq, c = self.vqgan, self.vqgan.quantize, self.config
+        assert isinstance(fsq, FSQ)
+        with torch.no_grad():
+            codes = fsq(z).codes
+            if self.before is not None and (here := self._to_keep(x)):
+                codes[:here] = fsq(self.before.latents(x[:here])).codes
+        with self.autocast():
+            drawn = vqgan.latents(of_bytes(y)).float()
+        read = [drawn]
+        if not c.decoder_only:
+            with self.autocast():
+                read += [z, vqgan.latents(copied(x, self.generator)).float()]
+        again = (fsq(drawn.detach()).codes == codes).double().mean()
+        return {"unsteady": torch.stack([off_middle(fsq, one, codes) for one in read]).mean(), "same_again": again}
 
     def summary(self) -> dict[str, float]:
         """See the loop."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -16,6 +18,7 @@ from cm3.errors import ConfigError, DataError, RequestError
 from cm3.model.vqgan import VQGAN, small
 from cm3.picture import open_picture
 from cm3.tokens.image import ImageTokenizer, map_box, place_box, preprocess, to_pil, to_pixels
+from cm3.tokens.noted import NOTE, note_of
 
 
 def noise(width: int, height: int, seed: int = 0) -> PIL.Image.Image:
@@ -250,6 +253,65 @@ def test_a_file_s_own_words_are_no_codes(tokenizer: ImageTokenizer, words: str) 
     assert picture.info["cm3_codes"] == words
     assert (tokenizer.encode([picture]) == tokenizer.encode([noise(64, 64)])).all()
     assert tokenizer.decode(tokenizer.encode([picture]))[0].info == {}
+
+
+def through_a_file(image: PIL.Image.Image, **notes: str) -> PIL.Image.Image:
+    """The picture as it is read from a PNG file with what it carries, and `notes` in its place."""
+    told, buffer = PngInfo(), io.BytesIO()
+    for name, text in {**note_of(image), **notes}.items():
+        told.add_itxt(name, text)
+    image.save(buffer, "PNG", pnginfo=told)
+    return open_picture(buffer.getvalue())
+
+
+def test_a_decoded_picture_keeps_its_codes_in_its_file(tokenizer: ImageTokenizer, monkeypatch) -> None:
+    codes = np.random.default_rng(0).integers(0, tokenizer.codes, (3, 4, 4))
+    images = tokenizer.decode(codes)
+    bare = tokenizer.encode([PIL.Image.fromarray(np.asarray(i)) for i in images])
+    assert (bare != codes).any()  # so it is the note that gives them
+    read = [through_a_file(image) for image in images]
+    assert (tokenizer.encode([read[2], noise(64, 64), *read[:2]])[[2, 3, 0]] == codes).all()
+    drawn: list[int] = []
+    monkeypatch.setattr(tokenizer.vqgan, "decode", lambda codes: drawn.append(len(codes)))
+    assert (tokenizer.encode(read) == codes).all() and not drawn  # the note was looked at once
+    monkeypatch.undo()
+    assert [note_of(image) for image in read] == [note_of(image) for image in images]
+    # A picture of another processor may be a level off; one of other weights, one that was painted on, is no such one.
+    near = PIL.Image.fromarray((np.asarray(images[0]).astype(int) + 1).clip(0, 255).astype(np.uint8))
+    note = note_of(images[0])
+    assert (tokenizer.encode([through_a_file(near, **note)])[0] == codes[0]).all()
+    torch.manual_seed(1)
+    other = ImageTokenizer(VQGAN(small(16, channels=8)), 64)
+    assert (other.encode([through_a_file(images[0])]) == other.encode([images[0]])).all()
+    images[0].putpixel((9, 9), tuple(255 - v for v in images[0].getpixel((9, 9))))
+    plain = tokenizer.encode([PIL.Image.fromarray(np.asarray(images[0]))])
+    assert (tokenizer.encode([through_a_file(images[0], **note)]) == plain).all()
+    # What a picture shows is taken from no note: these codes are of another one.
+    assert (tokenizer.encode([through_a_file(images[1], **note)])[0] == bare[1]).all()
+    assert note_of(noise(64, 64)) == {}
+
+
+def test_a_damaged_note_is_no_note(tokenizer: ImageTokenizer) -> None:
+    (image,) = tokenizer.decode(np.arange(16).reshape(1, 4, 4))
+    plain = tokenizer.encode([PIL.Image.fromarray(np.asarray(image))])
+    good = note_of(image)[NOTE]
+
+    def note(codes: list[int], shape: str = "4x4") -> str:
+        packed = zlib.compress(np.array(codes, "<i4").tobytes())
+        return f"{shape} {base64.b64encode(packed).decode()}"
+
+    assert note(list(range(16))).split()[0] == good.split()[0] == "4x4"
+    assert (tokenizer.encode([through_a_file(image, codes=note(list(range(16))))]) == np.arange(16).reshape(4, 4)).all()
+    damaged = ["", "4x4", "4x4 ", "4x4 !", "4x4 AAAA", good[:20], good.replace("4x4", "2x8"), good + "\u00e9"]
+    damaged += [note([*range(15), tokenizer.codes]), note([*range(15), -1]), note([0] * 15), note([0] * 17)]
+    damaged += [note([0] * 16, "16x1"), good + "A" * (1 << 20)]
+    for text in damaged:
+        copy = image.copy()
+        copy.info[NOTE] = text
+        assert (tokenizer.encode([copy]) == plain).all(), text[:40]
+    copy = image.copy()
+    copy.info[NOTE] = 3  # as other formats may have it
+    assert (tokenizer.encode([copy]) == plain).all()
 
 
 def test_cells_of_box(tokenizer: ImageTokenizer) -> None:

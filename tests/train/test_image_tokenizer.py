@@ -17,6 +17,7 @@ from small_run import spoil, state, weights
 from cm3.errors import CheckpointError, ConfigError, DataError, DivergedError
 from cm3.model.discriminator import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
 from cm3.model.lpips import LPIPS
+from cm3.model.quantizers import FSQ
 from cm3.model.vqgan import VQGAN, VQGANConfig
 from cm3.score.reconstruction import psnr, score_reconstruction
 from cm3.train.image_tokenizer import (
@@ -25,6 +26,7 @@ from cm3.train.image_tokenizer import (
     load_image_tokenizer,
     train_image_tokenizer,
 )
+from cm3.train.read_again import MARGIN, copied, of_bytes, off_middle
 
 SHAPE: dict[str, Any] = dict(factor=8, channels=8, multipliers=(1, 2), blocks=1, middle=False, patch=4, z_channels=8)
 QUANTIZERS: dict[str, dict[str, Any]] = {
@@ -208,9 +210,58 @@ def test_kept_codes_move_less(tmp_path: Path) -> None:
     assert same["kept"] > same["free"] + 0.1, same
 
 
-def test_a_run_that_keeps_codes_resumes_in_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder_only", [True, False])
+def test_steady_codes_are_read_again(tmp_path: Path, decoder_only: bool) -> None:
+    """What is drawn of codes gives the same codes again, more than after as many updates without that loss."""
+    train_image_tokenizer(config(tmp_path / "first", steps=60, lr=5e-3, sample_every=0), images, progress=False)
+    held = torch.cat([images(5000 + i) for i in range(8)])
+    codes, again = load_image_tokenizer(tmp_path / "first").eval().encode(held), {}
+    for name, weight in (("steady", 10.0), ("free", 0.0)):
+        kept = {} if decoder_only else {"keep": 4, "keep_weight": 0.0}
+        changes = dict(init=str(tmp_path / "first"), decoder_only=decoder_only, steps=120, lr=5e-3, sample_every=0)
+        one = config(tmp_path / name, steady_weight=weight, **changes, **kept)
+        vqgan = train_image_tokenizer(one, images, progress=False)
+        assert ("same_again" in records(tmp_path / name)[0]) == (name == "steady")
+        assert not decoder_only or torch.equal(vqgan.encode(held), codes)
+        drawn = of_bytes(vqgan.decode(vqgan.encode(held)))
+        again[name] = float((vqgan.encode(drawn) == codes).double().mean())
+    assert again["steady"] > again["free"] + 0.1, again
+
+
+def test_copies_are_like_the_pictures_and_come_from_the_generator() -> None:
+    pictures = images(0).repeat(4, 1, 1, 1)
+    copies = copied(pictures, torch.Generator().manual_seed(1))
+    assert copies.shape == pictures.shape and copies.dtype == torch.float32 and copies.abs().max() <= 1
+    off = (copies - pictures).abs().flatten(1).mean(1)
+    assert bool((off < 0.2).all()) and len(off.unique()) == len(off) and float(off.max()) > 0
+    assert torch.equal(copies, copied(pictures, torch.Generator().manual_seed(1)))
+    assert not torch.equal(copies, copied(pictures, torch.Generator().manual_seed(2)))
+
+
+def test_pixels_of_bytes_pass_the_gradient() -> None:
+    pixels = torch.tensor([-1.5, -1.0, 0.0, 0.5, 1.0, 1.5], requires_grad=True)
+    kept = of_bytes(pixels)
+    assert torch.allclose((kept + 1) * 127.5, torch.tensor([0.0, 0.0, 128.0, 191.0, 255.0, 255.0]), atol=1e-4)
+    kept.sum().backward()
+    assert pixels.grad is not None and pixels.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_what_is_near_the_middle_of_its_code_costs_nothing() -> None:
+    fsq = FSQ((8, 5))
+    latents = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    codes = fsq(latents).codes
+    bounded, middles = fsq.bound(latents), fsq.lookup(codes) * fsq.half_width
+    assert float(off_middle(fsq, latents, codes)) == pytest.approx(
+        float(((bounded - middles).abs() - MARGIN).clamp(min=0).mean())
+    )
+    inside = torch.atanh((middles + fsq.offset + 0.9 * MARGIN * middles.sign().neg()) / fsq.reach) - fsq.shift
+    assert torch.equal(fsq(inside).codes, codes) and float(off_middle(fsq, inside, codes)) == 0.0
+
+
+@pytest.mark.parametrize("steady", [0.0, 1.0])
+def test_a_run_that_keeps_codes_resumes_in_the_same_bits(tmp_path: Path, steady: float) -> None:
     train_image_tokenizer(config(tmp_path / "first", steps=2), images, progress=False)
-    kept = dict(init=str(tmp_path / "first"), keep=2)
+    kept = dict(init=str(tmp_path / "first"), keep=2, steady_weight=steady)
     train_image_tokenizer(config(tmp_path / "one", **kept), images, progress=False)
     train_image_tokenizer(config(tmp_path / "two", **kept), images, progress=False, stopping=lambda step: step == 3)
     train_image_tokenizer(config(tmp_path / "two", **kept), images, progress=False)
@@ -245,6 +296,7 @@ def test_the_critic_and_its_weight() -> None:
         ({"keep": 5, "init": "x"}, "image_tokenizer.keep=5: must be 0 \\(off\\) to batch=4"),
         ({"keep": 2}, "image_tokenizer.keep=2: needs init, an encoder that is trained and vqgan.quantizer='fsq'"),
         ({"keep_weight": -1.0}, "image_tokenizer.keep_weight=-1.0: must not be negative"),
+        ({"steady_weight": -1.0}, "image_tokenizer.steady_weight=-1.0: must not be negative"),
         ({"seed": -1}, "image_tokenizer.seed=-1: must be in 0"),
         ({"lpips_weight": 1.0}, "image_tokenizer.lpips_weight=1.0: needs lpips_vgg and lpips_lin"),
     ],
@@ -252,6 +304,11 @@ def test_the_critic_and_its_weight() -> None:
 def test_config_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(tmp_path, **changes)
+
+
+def test_only_intervals_have_middles(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"steady_weight=1.0: needs vqgan.quantizer='fsq', .* set it to 0 otherwise"):
+        config(tmp_path, "ema", steady_weight=1.0)
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""Pictures as they come back from files: what an image tokenizer that shall read copies is trained on.
+
+A picture that is drawn from codes has pixels of 8 bits, is saved as JPEG, is shown larger or smaller. Where a value
+that is rounded to a code stands near the border of its interval, each of them gives another code.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cm3.model.quantizers import FSQ
+from cm3.picture import Resampling, open_picture, rgb
+
+MARGIN = 0.2
+"""How far from the middle of its interval, of 1 level, a value may stand without loss."""
+QUALITY = 60, 96
+"""Least and first too large quality of a JPEG."""
+SCALE = 0.75, 2.0
+"""Least and largest scale at which a picture is shown before it is as large as it was."""
+JPEG = 0.6
+"""Share of copies that are JPEG; the others are scaled."""
+
+
+def copied(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return pictures (b, 3, H, W) in [-1, 1] as they come back from a JPEG file, or from another size and back."""
+    made = []
+    for picture in ((of_bytes(pixels.detach()) + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy():
+        share, how = torch.rand(2, generator=generator).tolist()
+        image = Image.fromarray(picture)
+        made.append(np.asarray(_jpeg(image, how) if share < JPEG else _scaled(image, how)))
+    copies = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+    return copies.to(pixels.device, pixels.dtype) / 127.5 - 1.0
+
+
+def of_bytes(pixels: Tensor) -> Tensor:
+    """Return pixels in [-1, 1] clipped and rounded to 8 bits, with the gradient of what is not clipped."""
+    kept = pixels.clamp(-1.0, 1.0)
+    return kept + ((kept.detach() + 1.0) * 127.5).round() / 127.5 - 1.0 - kept.detach()
+
+
+def off_middle(fsq: FSQ, latents: Tensor, codes: Tensor) -> Tensor:
+    """Return how far beyond `MARGIN` latents (b, levels, h, w) are, in levels, from the middles of codes (b, h, w)."""
+    middles = fsq.lookup(codes) * fsq.half_width
+    return ((fsq.bound(latents) - middles).abs() - MARGIN).clamp(min=0.0).mean()
+
+
+def _jpeg(image: Image.Image, how: float) -> Image.Image:
+    least, end = QUALITY
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=least + int(how * (end - least)))
+    return rgb(open_picture(buffer.getvalue()))
+
+
+def _scaled(image: Image.Image, how: float) -> Image.Image:
+    least, most = SCALE
+    scale = least * (most / least) ** how
+    shown = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(shown, Resampling.BICUBIC).resize(image.size, Resampling.LANCZOS, reducing_gap=3.0)
