@@ -30,11 +30,16 @@ def copied(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Return pictures (b, 3, H, W) in [-1, 1] as they come back from a JPEG file, or from another size and back."""
     made = []
     for picture in ((of_bytes(pixels.detach()) + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy():
-        share, how = torch.rand(2, generator=generator).tolist()
-        image = Image.fromarray(picture)
-        made.append(np.asarray(_jpeg(image, how) if share < JPEG else _scaled(image, how)))
+        which, how = torch.rand(2, generator=generator).tolist()
+        made.append(np.asarray(copy_of(Image.fromarray(picture), which, how)))
     copies = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
     return copies.to(pixels.device, pixels.dtype) / 127.5 - 1.0
+
+
+def copy_of(image: Image.Image, which: float, how: float) -> Image.Image:
+    """Return an RGB picture as it comes back: below `JPEG`, `which` of 0 to 1 stands for a JPEG file, and `how` for
+    its quality; from there on for another size and back, and `how` for the scale."""
+    return _jpeg(image, how) if which < JPEG else _scaled(image, how)
 
 
 def of_bytes(pixels: Tensor) -> Tensor:

@@ -222,6 +222,41 @@ def test_answers_weigh_as_the_law_says() -> None:
         assert set(made.weights.tolist()) == {0, weight}
 
 
+@pytest.mark.parametrize("think", [0.0, 1.0])
+def test_the_letter_of_an_explanation_has_a_weight_of_its_own(think: float) -> None:
+    law = LessonWeights(unsaid=0.0, told=4.0, letter=16.0, think=think)
+    for lesson in some("scienceqa", 4, law):
+        (made,) = encode_lessons([lesson], codec(), law)
+        (answer,) = (part for part in lesson if isinstance(part, Answer))
+        assert isinstance(answer.part, Text)
+        letter = answer.part.text.rpartition(" ")[2]
+        ids = [int(i) for i in made.tokens.ids[made.weights == 16.0]]
+        assert codec().text.decode([i - codec().vocab.text_start for i in ids]).strip() == letter and letter in "(A) (B) (C)"
+        assert set(made.weights.tolist()) == {0.0, 4.0, 16.0} and made.weights[-1] == 4.0
+
+
+@pytest.mark.parametrize("task", ["vqa2", "visdial", "coco_captions", "image_paragraph", "scienceqa"])
+def test_a_share_of_answers_in_words_is_read_off_copies(task: str) -> None:
+    """What is asked and answered is the same, and of its picture a copy: near, and of other pixels."""
+    law = LessonWeights(unsaid=0.0, copies=1.0)
+    plain, copies = some(task, 6), some(task, 6, law)
+    for lesson, other in zip(plain, copies, strict=True):
+        words = [[p.part if isinstance(p, Answer) else p for p in one] for one in (lesson, other)]
+        assert [p for p in words[0] if isinstance(p, Text)] == [p for p in words[1] if isinstance(p, Text)]
+        (true,), (copy,) = shown(lesson), shown(other)
+        off = np.abs(true.astype(int) - copy)
+        assert true.shape == copy.shape and 0 < off.mean() < 8
+    half = some(task, 40, LessonWeights(unsaid=0.0, copies=0.5))
+    differ = [(shown(a)[0] != shown(b)[0]).any() for a, b in zip(some(task, 40), half, strict=True)]
+    assert 8 < sum(differ) < 32
+
+
+def test_pictures_that_are_drawn_are_no_copies() -> None:
+    for task in ("edit", "boxes", "canny", "segment"):
+        for lesson, other in zip(some(task, 3), some(task, 3, LessonWeights(unsaid=0.0, copies=1.0)), strict=True):
+            assert all((a == b).all() for a, b in zip(shown(lesson), shown(other), strict=True))
+
+
 def test_the_source_gives_each_task_its_share_and_the_same_again() -> None:
     mix = only(plain=1.0, vqa2=2.0, segment=1.0)
     made = source(mix)
@@ -336,7 +371,9 @@ def test_other_bad_settings_are_refused() -> None:
         LessonWeights(thin=2)
     with pytest.raises(ConfigError, match=r"law.plain=\('loose',\): 'loose' is no task of edit, boxes"):
         LessonWeights(plain=("loose",))
-    for name in ("think", "aloud", "renamed", "both"):
+    with pytest.raises(ConfigError, match=r"law.letter=101: is a loss weight, must be in 0\.\.100"):
+        LessonWeights(letter=101)
+    for name in ("think", "aloud", "renamed", "both", "copies"):
         with pytest.raises(ConfigError, match=rf"law.{name}=1.5: is a share, must be in 0\.\.1"):
             LessonWeights(**{name: 1.5})
     for name in ("most_questions", "most_thoughts", "most_edits"):

@@ -48,6 +48,7 @@ from cm3.stickers.world import PLACES, QUARTERS, SIZES, Sheet, Split, by_share, 
 from cm3.tasks.examples import find_task
 from cm3.tasks.thought import END, answered_from, before_answer, before_change, before_picture, drawn_from
 from cm3.tokens.codec import Codec
+from cm3.train.read_again import copy_of
 from cm3.vocab import Tokens
 
 ONE = 0.3
@@ -59,11 +60,13 @@ FULL = 0.8
 
 
 class Answer(NamedTuple):
-    """A part that the model is to give. `like`: index of the part, a picture, that this one repeats where it can."""
+    """A part that the model is to give. `like`: index of the part, a picture, that this one repeats where it can.
+    `end`: the loss weight of its last word, where it has another."""
 
     part: Text | Image
     weight: float = 1.0
     like: int | None = None
+    end: float | None = None
 
 
 Lesson = tuple[Part | Answer, ...]
@@ -137,6 +140,12 @@ class LessonWeights:
     """Loss weight of captions and explanations."""
     long: float = 2.0
     """Loss weight of descriptions in several sentences."""
+    letter: float = 0.0
+    """Loss weight of the letter that an explanation ends with; 0 is that of the explanation. It is the answer, one
+    token of sixty."""
+    copies: float = 0.0
+    """Of lessons with answers in words, the share whose picture is a copy (cm3/train/read_again.py): what a user gives
+    is seldom as it was drawn."""
     unsaid: float = 0.1
     """Share of pictures made from another one whose prompt has its words, or these and the picture, as masks: what
     guidance guides away from (cm3/sequence/unconditional.py)."""
@@ -180,10 +189,10 @@ class LessonWeights:
     """Shares of the kinds of question, in the order of `cm3.stickers.ask.QUESTIONS`."""
 
     def __post_init__(self) -> None:
-        for name in ("rest", "kept", "short", "told", "long"):
+        for name in ("rest", "kept", "short", "told", "long", "letter"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in ("unsaid", "hide", "think", "aloud", "read", "direct", "renamed", "both", "thin"):
+        for name in ("unsaid", "hide", "think", "aloud", "read", "direct", "renamed", "both", "thin", "copies"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
         if others := [task for task in self.plain if task not in TASKS]:
@@ -286,6 +295,10 @@ def make_lesson(task: str, rng: np.random.Generator, size: int, split: Split, la
         weight = {"scienceqa": law.told, "coco_captions": law.told, "image_paragraph": law.long}.get(task, 1.0)
         example = make_example(task, rng, size, split, law.number(rng))
         lesson = _thought(example, law, weight, aloud) if thinks else lesson_of(example, weight)
+        if task == "scienceqa" and law.letter:
+            lesson = tuple(p._replace(end=law.letter) if isinstance(p, Answer) else p for p in lesson)
+    if find_task(task).output == "text":
+        lesson = _copied(lesson, rng, law)
     if thinks and not (task == "coco_captions" and aloud) and find_task(task).output == "text":
         lesson = _read(lesson, rng, law)
     hidden = HIDDEN.get("control" if find_task(task).control else task)
@@ -348,7 +361,11 @@ def encode_lessons(lessons: Sequence[Lesson], codec: Codec, law: LessonWeights) 
             if isinstance(answer, Answer) and isinstance(answer.part, Text):
                 space = space_before(lesson[hole.part - 1] if hole.part else None)
                 span = text_tokens(codec.text.encode(space + answer.part.text), v)
-                pieces.append(weighted_tail(hole.mask, span, v, answer.weight, law.rest))
+                tail = weighted_tail(hole.mask, span, v, answer.weight, law.rest)
+                if answer.end is not None:
+                    said = text_tokens(codec.text.encode(space + answer.part.text.rpartition(" ")[0]), v)
+                    tail.weights[said.length - span.length - 1 : -1] = answer.end
+                pieces.append(tail)
             elif isinstance(answer, Answer) and isinstance(answer.part, Image):
                 start, stop = hole.cells[0] - 1, hole.cells[-1]
                 span = image_tokens(prompt.codes[hole.part], v).slice(start, stop)
@@ -502,6 +519,7 @@ def _holes(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     else:
         _, missing, parts = hide_piece(caption, rng)
         lesson = _filled((*parts, picture(sheet, size)), Text(missing), law.short)
+    lesson = _copied(lesson, rng, law)
     if not (law.think > 0 and rng.random() < law.think):
         return lesson
     return _read(answered_from(lesson, outright(sheet)), rng, law)
@@ -529,6 +547,14 @@ def _read(lesson: Lesson, rng: np.random.Generator, law: LessonWeights) -> Lesso
     if not law.read or rng.random() >= law.read or isinstance(alone[-1], Answer):
         return lesson
     return alone
+
+
+def _copied(lesson: Lesson, rng: np.random.Generator, law: LessonWeights) -> Lesson:
+    """Return a lesson, by chance with a copy of the picture that it gives."""
+    if not law.copies or rng.random() >= law.copies:
+        return lesson
+    which, how = rng.random(2).tolist()
+    return tuple(Image(copy_of(p.pixels, which, how)) if isinstance(p, Image) else p for p in lesson)
 
 
 def _hidden(lesson: Lesson, parts: tuple[int, ...]) -> Lesson:
