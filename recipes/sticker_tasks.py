@@ -12,8 +12,6 @@ cm3 train recipes/sticker_tasks.py:instruct_moved     # the same, changes told i
 cm3 train recipes/sticker_tasks.py:instruct_told      # answers, captions and holes in words, from thoughts
 cm3 train recipes/sticker_tasks.py:instruct_asked     # the same at a lower rate, most of it questions and changes
 cm3 train recipes/sticker_tasks.py:instruct_drawn     # all of it once more, most of it pictures from words
-cm3 train recipes/sticker_tasks.py:instruct_all       # all of it with regions, each task with its share
-cm3 train recipes/sticker_tasks.py:instruct_sure      # the same, with what is there and how many most often
 """
 
 from __future__ import annotations
@@ -507,91 +505,4 @@ def instruct_drawn() -> PretrainRun:
         steps=900,
         seed=40,
         data=replace(data, plain=replace(data.plain, seed=41), seed=42, mix=mix, law=law),
-    )
-
-
-def instruct_all() -> PretrainRun:
-    """The model of `instruct_drawn` on every task, each with the share of tokens that it needs: maps and regions as
-    they are asked for, and many more answers and changes from words alone, of which a window holds thirty.
-
-    The rate stays as it is to the end, since `instruct_sure` goes on from it.
-
-    Price: 2,600 steps of 2,304 tokens, 40 minutes of two cores of a processor with AVX-512 and bfloat16, with
-    `--threads 2`.
-    """
-    before = instruct_drawn()
-    data = before.data
-    assert isinstance(data, StickerLessonData) and isinstance(data.plain, StickerBankData)
-    mix = TaskShares(
-        plain=120.0,
-        loose=150.0,
-        regions=60.0,
-        holes=50.0,
-        coco_captions=22.0,
-        image_paragraph=12.0,
-        edit=175.0,
-        boxes=20.0,
-        canny=24.0,
-        scribble=36.0,
-        segmentation=18.0,
-        depth=26.0,
-        segment=40.0,
-        vqa2=110.0,
-        visdial=60.0,
-        scienceqa=110.0,
-    )
-    bank = replace(data.plain.law, documents=AugmentLaw((0.6, 0.25, 0.15)))
-    law = replace(
-        data.law,
-        aloud=0.8,
-        read=0.8,
-        direct=0.1,
-        most_questions=16,
-        edits=(0.7, 2.0, 1.5, 1.3, 2.0, 0.3, 1.0),
-        questions=(0.6, 0.6, 0.8, 2.0, 2.0, 2.0, 0.2),
-    )
-    return replace(
-        before,
-        out="runs/stickers/instruct_all",
-        init="runs/stickers/instruct_drawn/bundle",
-        optim=replace(before.optim, lr=1.3e-3, adam_lr=1.3e-3, decay_from=1.0),
-        steps=2600,
-        seed=43,
-        data=replace(data, plain=replace(data.plain, seed=44, law=bank), seed=45, mix=mix, law=law),
-    )
-
-
-def instruct_sure() -> PretrainRun:
-    """The model of `instruct_all` on the same with twice the questions, most of them how many there are and whether one
-    is there, which it answered by chance, also from true words.
-
-    Price: 4,000 steps of 2,304 tokens, 61 minutes of two cores of a processor with AVX-512 and bfloat16, with
-    `--threads 2`.
-    """
-    before = instruct_all()
-    data = before.data
-    assert isinstance(data, StickerLessonData) and isinstance(data.plain, StickerBankData)
-    mix = replace(
-        data.mix,
-        plain=130.0,
-        loose=190.0,
-        regions=45.0,
-        edit=220.0,
-        canny=30.0,
-        segmentation=20.0,
-        depth=28.0,
-        segment=26.0,
-        vqa2=240.0,
-        visdial=50.0,
-    )
-    law = replace(data.law, read=0.85, questions=(0.5, 0.6, 0.5, 2.6, 3.0, 1.6, 0.2))
-    return replace(
-        before,
-        out="runs/stickers/instruct_sure",
-        init="runs/stickers/instruct_all/bundle",
-        sampling={**before.sampling, "answer": {"think": True}},
-        optim=replace(before.optim, decay_from=0.3),
-        steps=4000,
-        seed=46,
-        data=replace(data, plain=replace(data.plain, seed=47), seed=48, mix=mix, law=law),
     )

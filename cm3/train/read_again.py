@@ -39,7 +39,15 @@ def copied(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def copy_of(image: Image.Image, which: float, how: float) -> Image.Image:
     """Return an RGB picture as it comes back: below `JPEG`, `which` of 0 to 1 stands for a JPEG file, and `how` for
     its quality; from there on for another size and back, and `how` for the scale."""
-    return _jpeg(image, how) if which < JPEG else _scaled(image, how)
+    least, end = QUALITY
+    return as_jpeg(image, least + int(how * (end - least))) if which < JPEG else _scaled(image, how)
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """Return an RGB picture as it comes back from a JPEG file of a quality of 1 to 100."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return rgb(open_picture(buffer.getvalue()))
 
 
 def of_bytes(pixels: Tensor) -> Tensor:
@@ -52,13 +60,6 @@ def off_middle(fsq: FSQ, latents: Tensor, codes: Tensor) -> Tensor:
     """Return how far beyond `MARGIN` latents (b, levels, h, w) are, in levels, from the middles of codes (b, h, w)."""
     middles = fsq.lookup(codes) * fsq.half_width
     return ((fsq.bound(latents) - middles).abs() - MARGIN).clamp(min=0.0).mean()
-
-
-def _jpeg(image: Image.Image, how: float) -> Image.Image:
-    least, end = QUALITY
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=least + int(how * (end - least)))
-    return rgb(open_picture(buffer.getvalue()))
 
 
 def _scaled(image: Image.Image, how: float) -> Image.Image:

@@ -47,6 +47,11 @@ def test_thinking_is_the_models_own_or_as_asked(cm3: Cm3, stickers: Path) -> Non
     assert "think" not in cm3(*asked).json["sampling"]
 
 
+def test_pictures_may_be_shown_as_jpeg(cm3: Cm3, stickers: Path) -> None:
+    asked = ("eval", "stickers", "--model", stickers, "--tasks", "image_to_text,vqa2", *FAST)
+    assert cm3(*asked).json["jpeg"] is None and cm3(*asked, "--jpeg", "75").json["jpeg"] == 75
+
+
 def test_the_table_tells_every_figure() -> None:
     report = {
         "tasks": {
@@ -73,6 +78,7 @@ def test_the_table_tells_every_figure() -> None:
         (("--tasks", ","), "--tasks: names none; leave it out, or name one"),
         (("--tasks", "vqa2", "--image-guidance", "2"), "is for editing; name the task edit, or all"),
         (("--n", "0"), "--n 0"),
+        (("--jpeg", "0"), "--jpeg 0: is a quality, must be 1 to 100"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(cm3: Cm3, stickers: Path, args: tuple[str, ...], message: str) -> None:

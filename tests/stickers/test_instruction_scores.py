@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 import tiny_stickers
@@ -63,6 +64,33 @@ def test_who_knows_the_answers_scores_one() -> None:
     assert all(("image_guidance" in given) == (task == "edit") for task, given in model.asked)
     assert all(given["temperature"] == 0.5 for _, given in model.asked)
     assert {given["template"] for task, given in model.asked if task == "scienceqa"} == {1}
+
+
+class Looking(Oracle):
+    """It keeps the pictures that it is shown, and knows an example by its words."""
+
+    def __init__(self, n: int, tasks: Sequence[str]) -> None:
+        super().__init__(n, tasks)
+        self.saw: list[np.ndarray] = []
+
+    def ask_many(
+        self, task: Task, requests: Sequence[Mapping[str, Any]], *, seeds: Sequence[int], **given: Any
+    ) -> list[Reply]:
+        pictures = [value for request in requests for value in request.values() if isinstance(value, Image)]
+        self.saw += [np.asarray(picture.pixels).astype(int) for picture in pictures]
+        words = [{k: v for k, v in request.items() if not isinstance(v, Image)} for request in requests]
+        return super().ask_many(task, words, seeds=seeds, **given)
+
+
+def test_who_answers_in_words_may_be_shown_jpeg() -> None:
+    for task in ("vqa2", "scienceqa", "edit"):
+        saw = []
+        for jpeg in (None, 75):
+            model: Any = Looking(2, [task])
+            evaluate_stickers(model, 2, seed=3, tasks=[task], jpeg=jpeg)
+            saw.append(np.stack(model.saw))
+        off = np.abs(saw[0] - saw[1]).mean()
+        assert 0 < off < 10 if task != "edit" else off == 0
 
 
 @pytest.mark.parametrize("task", PICTURES)

@@ -231,7 +231,10 @@ def test_the_letter_of_an_explanation_has_a_weight_of_its_own(think: float) -> N
         assert isinstance(answer.part, Text)
         letter = answer.part.text.rpartition(" ")[2]
         ids = [int(i) for i in made.tokens.ids[made.weights == 16.0]]
-        assert codec().text.decode([i - codec().vocab.text_start for i in ids]).strip() == letter and letter in "(A) (B) (C)"
+        assert (
+            codec().text.decode([i - codec().vocab.text_start for i in ids]).strip() == letter
+            and letter in "(A) (B) (C)"
+        )
         assert set(made.weights.tolist()) == {0.0, 4.0, 16.0} and made.weights[-1] == 4.0
 
 

@@ -92,9 +92,49 @@ def test_a_generator_that_is_always_right_scores_one(perfect: dict[str, Any]) ->
     assert tasks["image_tokenizer"]["exact"] == tasks["image_tokenizer"]["held_out_exact"] == 1
     assert tasks["image_tokenizer"]["stickers"] == tasks["image_tokenizer"]["held_out_stickers"] == 1
     assert tasks["image_tokenizer"]["codes_used"] == 0.5
+    assert tasks["image_tokenizer"]["again"] == tasks["image_tokenizer"]["held_out_again"] == 1
     assert (perfect["n"], perfect["seed"], perfect["split"]) == (N, 5, "test")
     for details in perfect["details"].values():
         assert details["missed"] == [] and set(details["by_kind"].values()) == {1} and details["images_per_s"] > 0
+
+
+class Forgetful(Oracle):
+    """It gives another code for a quarter of the cells where a picture is not as it was drawn."""
+
+    def reconstruct(self, pictures: list[PIL.Image.Image]) -> tuple[list[PIL.Image.Image], np.ndarray]:
+        back, codes = super().reconstruct(pictures)
+        drawn = [np.array_equal(np.asarray(p), np.asarray(draw(read(p).sheet, self.image_size))) for p in pictures]
+        rows = self.grid[0] // 4
+        codes[[not one for one in drawn], -rows:] = 1
+        return back, codes
+
+
+def test_codes_that_are_not_given_again_are_counted() -> None:
+    figures = evaluate_stickers(Forgetful(), N, seed=5, tasks=["image_tokenizer"])["tasks"]["image_tokenizer"]
+    assert figures["again"] == figures["held_out_again"] == 0.75
+
+
+class Looking(Oracle):
+    """It keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saw: list[np.ndarray] = []
+
+    def generate_many(self, prompts: Any, **settings: Any) -> Any:
+        self.saw += [np.asarray(image.pixels) for prompt in prompts for image in prompt.images]
+        return [Made(Document.of("nothing")) for _ in prompts]
+
+
+def test_pictures_may_be_given_as_jpeg() -> None:
+    seen = {}
+    for jpeg in (None, 75, 20):
+        model = Looking()
+        report = evaluate_stickers(model, 4, seed=5, tasks=["image_to_text", "text_infill"], jpeg=jpeg)
+        assert report["jpeg"] == jpeg
+        seen[jpeg] = np.stack(model.saw).astype(int)
+    near, far = (np.abs(seen[quality] - seen[None]).mean() for quality in (75, 20))
+    assert 0 < near < far < 20
 
 
 def without_a_corner(made: Any) -> Any:

@@ -37,6 +37,7 @@ class EvalStickers(ModelVerb):
       cm3 eval stickers --model runs/mine/bundle --tasks retrieval --memory DIR
       cm3 eval stickers --model runs/tuned/bundle --tasks edit,boxes --candidates 1
       cm3 eval stickers --tasks text_to_image --think no
+      cm3 eval stickers --tasks image_to_text,vqa2 --jpeg 75
     """
 
     model: Annotated[str, arg(metavar="MODEL")] = "stickers"
@@ -59,12 +60,16 @@ class EvalStickers(ModelVerb):
     """Make so many and keep the likeliest."""
     think: Annotated[Literal["yes", "no"] | None, YES_NO] = None
     """Whether pictures and answers come after a thought in words."""
+    jpeg: Annotated[int | None, arg(metavar="QUALITY")] = None
+    """Give pictures as JPEG files of this quality, 1 to 100, where the answer is words."""
     bank: Annotated[Bank, HERE] = Bank()
 
     def run(self) -> dict[str, Any]:
         """Measure, print a table."""
         at_least(1, n=self.n, batch=self.batch)
         at_least(0, seed=self.seed)
+        if self.jpeg is not None and not 1 <= self.jpeg <= 100:
+            raise RequestError(f"--jpeg {self.jpeg}: is a quality, must be 1 to 100")
         from cm3.stickers.eval.sticker_scores import INSTRUCTIONS, PLAIN, RETRIEVAL, TASKS, evaluate_stickers
 
         groups = {"plain": PLAIN, "retrieval": RETRIEVAL, "instructions": INSTRUCTIONS}
@@ -94,6 +99,7 @@ class EvalStickers(ModelVerb):
                 tasks=[task for task in TASKS if task in wanted],
                 sampling=sampling,
                 progress=update,
+                jpeg=self.jpeg,
             )
         print("\n".join(table(report)))
         return report

@@ -9,14 +9,16 @@ Nothing here knows what the model is made of; it is asked as a user asks (`CM3Le
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 
+from cm3.document import Image
 from cm3.errors import DataError
 from cm3.stickers.data.sticker_examples import TASKS as INSTRUCTIONS
-from cm3.stickers.data.sticker_examples import StickerExample, sticker_example
+from cm3.stickers.data.sticker_examples import Fields, StickerExample, sticker_example
 from cm3.stickers.eval.sticker_judges import Outcome, Plan, in_words, judge_text
 from cm3.stickers.reason import verify_reasoning
 from cm3.stickers.sentences import parse
@@ -43,10 +45,17 @@ def run_instruction(model: CM3Leon, task: str, plan: Plan) -> list[Outcome]:
         numbers = range(start, min(start + plan.batch, plan.n))
         examples = [sticker_example(task, plan.seed, i, model.image_size, plan.split) for i in numbers]
         chance = [np.random.default_rng([plan.seed, 0xE7A5, INSTRUCTIONS.index(task), i]) for i in numbers]
+        if find_task(task).output == "text":
+            examples = [replace(one, fields=_shown(one.fields, plan)) for one in examples]
         given = ask(model, examples, [int(rng.integers(2**31)) for rng in chance], dict(plan.sampling))
         outcomes += [judge(example, one) for example, one in zip(examples, given, strict=True)]
         plan.tell(task, len(outcomes))
     return outcomes
+
+
+def _shown(fields: Fields, plan: Plan) -> Fields:
+    """Return the fields of an example with its pictures as they are given."""
+    return {name: Image(plan.given(v.pixels)) if isinstance(v, Image) else v for name, v in fields.items()}
 
 
 def ask(model: CM3Leon, examples: list[StickerExample], seeds: list[int], settings: dict[str, Any]) -> list[Given]:

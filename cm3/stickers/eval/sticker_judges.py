@@ -15,6 +15,7 @@ from cm3.errors import DataError
 from cm3.stickers.sentences import describe, holds, parse
 from cm3.stickers.verify import compare, read, why_not
 from cm3.stickers.world import Sheet, Split
+from cm3.train.read_again import as_jpeg
 
 Progress = Callable[[str, int, int], None]
 """Called with the task, how many of its cases are done, and how many there are."""
@@ -34,6 +35,11 @@ class Plan:
     split: Split
     sampling: Mapping[str, Any]
     progress: Progress | None = None
+    jpeg: int | None = None
+
+    def given(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """Return a picture as it is given where the answer is words."""
+        return picture if self.jpeg is None else as_jpeg(picture, self.jpeg)
 
     def tell(self, task: str, done: int, total: int | None = None) -> None:
         """Call `progress`, where there is one, with so many cases done."""

@@ -75,12 +75,15 @@ def evaluate_stickers(
     tasks: Sequence[str] = PLAIN,
     sampling: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    jpeg: int | None = None,
 ) -> dict[str, Any]:
     """Measure a model on `n` sheets for each task of a split that it was not trained on.
 
     `sampling` goes to every request (guidance, temperature, top_p, ...); without it the model's own recommendation
-    holds. `batch` requests are handed over at a time. Returns {"tasks": {name: figures}}. Most have `exact`, the share
-    of cases in which all is right, and `exact_1` to `exact_4` of those with so many stickers; the rest are shares too:
+    holds. `batch` requests are handed over at a time. Where the answer is words, pictures are given as they come back
+    from a JPEG file of the quality `jpeg`, if that is given. Returns {"tasks": {name: figures}}. Most have `exact`, the
+    share of cases in which all is right, and `exact_1` to `exact_4` of those with so many stickers; the rest are shares
+    too:
 
         text_to_image    kinds, sizes, places (of the stickers), ground, count, readable (it shows some sheet)
         unguided         the same with guidance 1      held_out   kinds in places where training never showed them
@@ -91,15 +94,17 @@ def evaluate_stickers(
                          cells, differs from the picture given)
         image_tokenizer  psnr_db (mean over pictures), exact (pictures that, encoded and decoded, show their sheet
                          still, without a flaw anywhere), stickers (those that are like their kind still, whatever flaw
-                         is beside), all again for kinds held out of training, codes_used (share of the codebook)
+                         is beside), again (codes that what is drawn of them gives again), all again for kinds held
+                         out of training, codes_used (share of the codebook)
         retrieval_0      kinds held out of training, drawn with no document read; _1, _2: with so many. unseen (of those
                          kinds, shown anywhere), found (of those kinds, shown in their size by the documents read)
         instructions     boxes (of those asked for, filled), caption (the picture is true to it), iou (mean intersection
                          over union), explained (the answer and every step to it)
 
-    with n, seed, split, sampling, and `details` by task: `by_kind` (of caption, hidden piece, edit, question, ...), the
-    first of what was `missed`, images_per_s. Raises `ConfigError` for an n or batch below 1, an unknown task, and tasks
-    that give pictures where a model's are too small to be measured; `RequestError` for retrieval without a bank.
+    with n, seed, split, sampling, jpeg, and `details` by task: `by_kind` (of caption, hidden piece, edit, question,
+    ...), the first of what was `missed`, images_per_s. Raises `ConfigError` for an n or batch below 1, an unknown task,
+    and tasks that give pictures where a model's are too small to be measured; `RequestError` for retrieval without a
+    bank.
     """
     check_run(n, batch, tasks, TASKS)
     pictures = [task for task in tasks if task not in TEXTS]
@@ -108,7 +113,7 @@ def evaluate_stickers(
             f"image_size={model.image_size}: pictures are measured from {SMALLEST} pixels on; leave out "
             f"{', '.join(pictures)}"
         )
-    plan = Plan(n, seed, batch, split, dict(sampling or {}), progress)
+    plan = Plan(n, seed, batch, split, dict(sampling or {}), progress, jpeg)
     # nothing but an edit has a picture to hold on to
     without = {name: value for name, value in plan.sampling.items() if name != "image_guidance"}
     figures: dict[str, dict[str, float]] = {}
@@ -122,7 +127,15 @@ def evaluate_stickers(
             outcomes = run(model, task, plan if task == "edit" else replace(plan, sampling=without))
             figures[task] = figures_of(outcomes)
         details[task] = details_of(outcomes) | {"images_per_s": n / max(time.perf_counter() - began, 1e-9)}
-    return {"tasks": figures, "n": n, "seed": seed, "split": split, "sampling": plan.sampling, "details": details}
+    return {
+        "tasks": figures,
+        "n": n,
+        "seed": seed,
+        "split": split,
+        "sampling": plan.sampling,
+        "jpeg": jpeg,
+        "details": details,
+    }
 
 
 def _run(model: CM3Leon, task: str, plan: Plan) -> list[Outcome]:
@@ -132,7 +145,8 @@ def _run(model: CM3Leon, task: str, plan: Plan) -> list[Outcome]:
     every = cases(task, plan.seed, plan.n, "held_out" if task == "held_out" else plan.split, model.image_size)
     outcomes: list[Outcome] = []
     while some := list(islice(every, plan.batch)):
-        made = model.generate_many([c.prompt for c in some], seeds=[c.seed for c in some], **settings)
+        prompts = [_shown(c.prompt, plan) if task in TEXTS else c.prompt for c in some]
+        made = model.generate_many(prompts, seeds=[c.seed for c in some], **settings)
         for case, one in zip(some, made, strict=True):
             if task in TEXTS:
                 outcomes.append(judge_text(one.document.text, case.sheet, case.style))
@@ -140,6 +154,11 @@ def _run(model: CM3Leon, task: str, plan: Plan) -> list[Outcome]:
                 outcomes.append(_picture(case, one.document, model.grid))
         plan.tell(task, len(outcomes))
     return outcomes
+
+
+def _shown(prompt: Document, plan: Plan) -> Document:
+    """Return a prompt with its pictures as they are given."""
+    return Document(tuple(Image(plan.given(p.pixels)) if isinstance(p, Image) else p for p in prompt.parts))
 
 
 def _picture(case: Case, made: Document, grid: tuple[int, int]) -> Outcome:
@@ -182,7 +201,9 @@ def _tokenizer(model: CM3Leon, plan: Plan) -> tuple[dict[str, float], list[Outco
         some = sheets[start : start + plan.batch]
         pictures = [draw(sheet, model.image_size) for _, sheet in some]
         back, codes = model.reconstruct(pictures)
-        for (which, sheet), a, b, cells in zip(some, pictures, back, codes, strict=True):
+        # Bare pixels: a picture that was drawn remembers its codes.
+        _, again = model.reconstruct([PIL.Image.fromarray(np.asarray(picture)) for picture in back])
+        for (which, sheet), a, b, cells, others in zip(some, pictures, back, codes, again, strict=True):
             told = compare(read(b), sheet)
             outcomes.append(Outcome(in_words(sheet), told.why, len(sheet.stickers), which.strip("_") or plan.split))
             error = np.asarray(a, dtype=np.float64) - np.asarray(b.convert("RGB"), dtype=np.float64)
@@ -190,6 +211,7 @@ def _tokenizer(model: CM3Leon, plan: Plan) -> tuple[dict[str, float], list[Outco
             values[f"{which}exact"].append(told.exact)
             like = {(one.place, one.kind, one.size) for one in told.reading.seen if not one.problem}
             values[f"{which}stickers"] += [(one.place, one.kind, one.size) in like for one in sheet.stickers]
+            values[f"{which}again"].append(float((cells == others).mean()))
             if not which:
                 used |= set(np.unique(cells).tolist())
         plan.tell("image_tokenizer", len(outcomes), len(sheets))
