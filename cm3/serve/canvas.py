@@ -49,7 +49,11 @@ class Canvas:
         return Image(rgb(self.base.crop(self.window)), self.hole.getbbox())
 
     def painted(self, drawn: PIL.Image.Image, side: int) -> PIL.Image.Image:
-        """Return it with the first rows, or all, of a picture that the model draws at `side` x `side`."""
+        """Return it with the first rows, or all, of a picture that the model draws at `side` x `side`; the very same
+        object where nothing else is seen, with what it carries."""
+        whole = drawn.size == self.base.size == self.hole.size and bool(self.hole.getextrema()[0])
+        if whole and drawn.mode == self.base.mode:
+            return drawn
         made, (left, top, right, _) = self.base.copy(), self.window
         wide = right - left
         high = drawn.height * wide // side

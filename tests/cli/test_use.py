@@ -7,10 +7,13 @@ import importlib
 import stat
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from command import Cm3
 
+from cm3.generate import CM3Leon
+from cm3.picture import open_picture
 from cm3.registry import VERBS
 
 PROMPT = "a large red circle at the top left on a grey background"
@@ -26,6 +29,19 @@ def test_generate_writes_pictures_with_their_prompt_inside(cm3: Cm3, tiny: Path)
             assert made.size == (64, 64)
             assert made.text["prompt"] == PROMPT and made.text["seed"] == "5" and made.text["number"] == str(i)
     assert sorted(str(p) for p in Path("deep/out").iterdir()) == sorted(files)  # and nothing half-written
+
+
+def test_what_is_written_is_read_with_the_codes_that_it_was_drawn_from(cm3: Cm3, tiny: Path) -> None:
+    """So a picture that a command wrote is for the next one what it was in memory."""
+    model = CM3Leon.load(str(tiny))
+    image = model.codec.image
+    assert image is not None
+    (file,) = cm3("generate", PROMPT, "--model", tiny, "--seed", "5", "--json").json["files"]
+    drawn, read = model.generate(PROMPT, seed=5).image, open_picture(Path(file).read_bytes())
+    assert np.array_equal(np.asarray(read), np.asarray(drawn))
+    codes = image.encode([drawn])
+    assert (image.encode([read]) == codes).all()
+    assert (image.encode([PIL.Image.fromarray(np.asarray(drawn))]) != codes).any()  # it is not the pixels that tell
 
 
 def test_the_same_seed_writes_the_same_bytes(cm3: Cm3, tiny: Path) -> None:

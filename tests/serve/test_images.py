@@ -19,6 +19,7 @@ from running_server import Running, running
 from cm3.document import Document, Gap, Image, Text
 from cm3.generate import CM3Leon
 from cm3.generate.cm3leon import sample_seeds
+from cm3.picture import open_picture
 from cm3.serve import answering
 from cm3.serve.limits import Settings
 from cm3.serve.sent_pictures import encoded
@@ -92,6 +93,15 @@ def test_all_pictures_come_in_order_with_seeds_and_counts(client: Any, model: CM
     assert answer.usage.output_tokens_details.image_tokens == answer.usage.output_tokens == 2 * codes
     assert answer.usage.input_tokens_details.image_tokens == 0 < answer.usage.input_tokens_details.text_tokens
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+
+
+def test_a_picture_that_is_sent_back_has_the_codes_that_it_was_drawn_from(client: Any, model: CM3Leon) -> None:
+    assert model.codec.image is not None
+    codes = model.codec.image.encode([model.generate(PROMPT, seed=7).image])
+    sent = client.images.generate(prompt=PROMPT, extra_body={"seed": 7}).data[0].b64_json
+    assert (model.codec.image.encode([open_picture(base64.b64decode(sent))]) == codes).all()
+    bare = PIL.Image.fromarray(pixels(sent))
+    assert (model.codec.image.encode([bare]) != codes).any()  # so it is not the pixels that tell
 
 
 def test_without_a_seed_one_is_drawn_and_told(client: Any) -> None:
