@@ -137,7 +137,7 @@ def instruct_steady() -> PretrainRun:
         out="runs/stickers/instruct_steady",
         init="runs/stickers/instruct_sure/bundle",
         replace_image_tokenizer="runs/stickers/image_steady",
-        steps=4600,
+        steps=4800,
         seed=49,
         data=replace(data, plain=replace(data.plain, seed=50), seed=51, mix=mix, law=law),
     )
