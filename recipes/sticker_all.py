@@ -109,7 +109,8 @@ def instruct_steady() -> PretrainRun:
     opened again, as JPEG, in another size. A third of what is read is such a copy, and the letter of an answer with
     reasons has a weight of its own.
 
-    Price: PRICE
+    Price: 4,800 steps of 2,304 tokens, 75 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    `--threads 2`.
     """
     before = instruct_sure()
     data = before.data

@@ -11,7 +11,7 @@ cm3 train recipes/stickers.py:pretrain_shown     # drawing one thing from the on
 cm3 train recipes/stickers.py:pretrain_found     # the same with two things, and what the words already tell
 cm3 train recipes/stickers.py:clip               # an encoder, for the memory bank
 
-recipes/sticker_tasks.py goes on from there.
+recipes/sticker_tasks.py goes on from there, and recipes/sticker_all.py from that.
 """
 
 from __future__ import annotations
