@@ -23,6 +23,7 @@ from cm3.sequence.turns import TURNS
 from cm3.vocab import Vocab
 
 PROMPT = "a large red circle at the top left on a grey background"
+ADDED = "add a large blue square at the bottom right"
 ANSWERED = "ignore:Pydantic serializer warnings"
 """The client's own words about an answer whose content is a list."""
 
@@ -137,14 +138,14 @@ def test_an_answer_is_sent_back_as_history(client: openai.OpenAI, model: CM3Leon
     """A picture is drawn, edited and asked about in one conversation."""
     both = {"modalities": ["text", "image"]}
     messages = [user(PROMPT)]
-    for words in ("paint the circle blue", None):
+    for words in (ADDED, None):
         content = ask(client, *messages, extra=both).choices[0].message.content
         messages += [{"role": "assistant", "content": content}] + ([user(words)] if words else [])
     first, second = (picture_of(message["content"][0]) for message in messages[1::2])
     assert same(first, model.generate(PROMPT, temperature=0.0).image)
-    assert same(second, model.edit(first, "paint the circle blue", temperature=0.0).image) and not same(first, second)
-    (choice,) = ask(client, *messages, user("what colour is the circle?")).choices
-    assert choice.message.content == "blue"
+    assert same(second, model.edit(first, ADDED, temperature=0.0).image) and not same(first, second)
+    (choice,) = ask(client, *messages, user("how many objects are there?")).choices
+    assert choice.message.content == "two"
     assert "were not read" in choice.cm3["warnings"][0]
 
 

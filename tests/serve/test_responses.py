@@ -18,6 +18,7 @@ import cm3
 from cm3.generate import CM3Leon
 
 PROMPT = "a large red circle at the top left on a grey background"
+ADDED = "add a large blue square at the bottom right"
 TOOL = {"type": "image_generation"}
 
 
@@ -112,14 +113,14 @@ def test_a_conversation_goes_on_with_the_items_of_its_answers(
     """Drawn, edited, and asked about: what came back is sent again as it is."""
     said: list[Any] = [user(PROMPT)]
     said += [item.to_dict() for item in ask(client, said, tools=[TOOL]).output]
-    said.append(user("paint the circle blue"))
+    said.append(user(ADDED))
     edited = ask(client, said, tools=[TOOL]).output
     assert edited[0].action == "edit"
-    wanted = model.edit(drawn, "paint the circle blue", temperature=0.0).image
+    wanted = model.edit(drawn, ADDED, temperature=0.0).image
     assert alike(picture_of(edited[0].result), wanted) and not alike(wanted, drawn)
-    said += [edited[0].to_dict(), user("what colour is the circle?")]
+    said += [edited[0].to_dict(), user("how many objects are there?")]
     asked = ask(client, said)
-    assert asked.output_text == "blue"
+    assert asked.output_text == "two"
     said += [asked.output[0].to_dict(), user("where is it?")]
     assert ask(client, said).output_text
 
