@@ -57,6 +57,13 @@ MARGIN, SHARP = 2, 3
 BITS = 2.0
 """which it is taken for where its file has more bits a pixel."""
 
+QUALITY = 60, 96
+"""Least and first too large quality of the JPEG files that `copy_of` makes."""
+SCALE = 0.75, 2.0
+"""Least and largest scale at which it shows a picture before it is as large as it was."""
+JPEG = 0.6
+"""Share of its copies that are JPEG; the others are scaled."""
+
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -190,6 +197,25 @@ def square_of_file(
     box = (x0 * across, y0 * down, min(x1 * across, image.width), min(y1 * down, image.height))
     small = _coloured(image).resize((size, size), _filter(fit), box=box, reducing_gap=float(margin))
     return _turned(small, turn)
+
+
+def as_jpeg(image: PIL.Image.Image, quality: int) -> PIL.Image.Image:
+    """Return an RGB picture as it comes back from a JPEG file of a quality of 1 to 100."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return rgb(open_picture(buffer.getvalue()))
+
+
+def copy_of(image: PIL.Image.Image, which: float, how: float) -> PIL.Image.Image:
+    """Return an RGB picture as copies are seen: below `JPEG`, `which` of 0 to 1 stands for a JPEG file, and `how` for
+    its quality; from there on for another size and back, and `how` for the scale."""
+    if which < JPEG:
+        least, end = QUALITY
+        return as_jpeg(image, least + int(how * (end - least)))
+    small, large = SCALE
+    scale = small * (large / small) ** how
+    shown = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(shown, Resampling.BICUBIC).resize(image.size, Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def window(size: tuple[int, int], fit: Square) -> tuple[int, int, int, int]:

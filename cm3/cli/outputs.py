@@ -74,15 +74,11 @@ def write_sheet(path: Path, picture: PIL.Image.Image) -> None:
 def png(picture: PIL.Image.Image, notes: Notes | None = None) -> bytes:
     """Return a picture as the bytes of a PNG file, with notes (prompt, seed) in its text chunks, and the codes that it
     was drawn from."""
-    from PIL.PngImagePlugin import PngInfo
+    from cm3.tokens.noted import png_notes
 
-    from cm3.tokens.noted import note_of
-
-    info = PngInfo()
-    for name, text in {**note_of(picture), **(notes or {})}.items():
-        info.add_itxt(name, _utf8(text))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=info)
+    told = {name: _utf8(text) for name, text in (notes or {}).items()}
+    picture.save(buffer, "PNG", pnginfo=png_notes(picture, told))
     return buffer.getvalue()
 
 

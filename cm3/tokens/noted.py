@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import PIL.Image
+from PIL.PngImagePlugin import PngInfo
 
 MEMO = "_cm3_codes"
 """Attribute of a picture that was drawn from codes: the name of its pixels under the weights, and the codes."""
@@ -39,6 +41,14 @@ def note_of(image: PIL.Image.Image) -> dict[str, str]:
         return {}
     packed = base64.b64encode(zlib.compress(codes.astype("<i4").tobytes(), 9)).decode()
     return {NOTE: f"{codes.shape[0]}x{codes.shape[1]} {packed}"}
+
+
+def png_notes(image: PIL.Image.Image, notes: Mapping[str, str] | None = None) -> PngInfo:
+    """Return the text chunks of a picture's PNG file: its note, and others by name."""
+    info = PngInfo()
+    for name, text in {**note_of(image), **(notes or {})}.items():
+        info.add_itxt(name, text)
+    return info
 
 
 def noted(image: PIL.Image.Image, grid: tuple[int, int], codes: int) -> np.ndarray | None:

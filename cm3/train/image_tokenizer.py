@@ -149,6 +149,11 @@ class ImageTokenizerConfig(LoopConfig):
                 f"image_tokenizer.steady_weight={self.steady_weight}: needs vqgan.quantizer='fsq', whose codes are "
                 "intervals; set it to 0 otherwise"
             )
+        if self.steady_weight and not self.decoder_only and self.vqgan.image_channels != 3:
+            wrong.append(
+                f"image_tokenizer.steady_weight={self.steady_weight}: needs vqgan.image_channels=3, as copies are "
+                "RGB; set it to 0, or decoder_only to true"
+            )
         if self.decoder_only and not self.init:
             wrong.append("image_tokenizer.decoder_only=True: needs init, the folder whose encoder and codes are kept")
         if self.lpips_weight and not (self.lpips_vgg and self.lpips_lin):

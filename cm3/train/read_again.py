@@ -6,24 +6,16 @@ that is rounded to a code stands near the border of its interval, each of them g
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cm3.model.quantizers import FSQ
-from cm3.picture import Resampling, open_picture, rgb
+from cm3.picture import copy_of
 
 MARGIN = 0.2
 """How far from the middle of its interval, of 1 level, a value may stand without loss."""
-QUALITY = 60, 96
-"""Least and first too large quality of a JPEG."""
-SCALE = 0.75, 2.0
-"""Least and largest scale at which a picture is shown before it is as large as it was."""
-JPEG = 0.6
-"""Share of copies that are JPEG; the others are scaled."""
 
 
 def copied(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,20 +28,6 @@ def copied(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return copies.to(pixels.device, pixels.dtype) / 127.5 - 1.0
 
 
-def copy_of(image: Image.Image, which: float, how: float) -> Image.Image:
-    """Return an RGB picture as it comes back: below `JPEG`, `which` of 0 to 1 stands for a JPEG file, and `how` for
-    its quality; from there on for another size and back, and `how` for the scale."""
-    least, end = QUALITY
-    return as_jpeg(image, least + int(how * (end - least))) if which < JPEG else _scaled(image, how)
-
-
-def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Return an RGB picture as it comes back from a JPEG file of a quality of 1 to 100."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return rgb(open_picture(buffer.getvalue()))
-
-
 def of_bytes(pixels: Tensor) -> Tensor:
     """Return pixels in [-1, 1] clipped and rounded to 8 bits, with the gradient of what is not clipped."""
     kept = pixels.clamp(-1.0, 1.0)
@@ -60,10 +38,3 @@ def off_middle(fsq: FSQ, latents: Tensor, codes: Tensor) -> Tensor:
     """Return how far beyond `MARGIN` latents (b, levels, h, w) are, in levels, from the middles of codes (b, h, w)."""
     middles = fsq.lookup(codes) * fsq.half_width
     return ((fsq.bound(latents) - middles).abs() - MARGIN).clamp(min=0.0).mean()
-
-
-def _scaled(image: Image.Image, how: float) -> Image.Image:
-    least, most = SCALE
-    scale = least * (most / least) ** how
-    shown = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(shown, Resampling.BICUBIC).resize(image.size, Resampling.LANCZOS, reducing_gap=3.0)

@@ -18,7 +18,7 @@ from cm3.errors import ConfigError, DataError, RequestError
 from cm3.model.vqgan import VQGAN, small
 from cm3.picture import open_picture
 from cm3.tokens.image import ImageTokenizer, map_box, place_box, preprocess, to_pil, to_pixels
-from cm3.tokens.noted import NOTE, note_of
+from cm3.tokens.noted import NOTE, note_of, png_notes
 
 
 def noise(width: int, height: int, seed: int = 0) -> PIL.Image.Image:
@@ -257,10 +257,8 @@ def test_a_file_s_own_words_are_no_codes(tokenizer: ImageTokenizer, words: str) 
 
 def through_a_file(image: PIL.Image.Image, **notes: str) -> PIL.Image.Image:
     """The picture as it is read from a PNG file with what it carries, and `notes` in its place."""
-    told, buffer = PngInfo(), io.BytesIO()
-    for name, text in {**note_of(image), **notes}.items():
-        told.add_itxt(name, text)
-    image.save(buffer, "PNG", pnginfo=told)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=png_notes(image, notes))
     return open_picture(buffer.getvalue())
 
 

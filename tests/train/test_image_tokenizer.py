@@ -311,6 +311,12 @@ def test_only_intervals_have_middles(tmp_path: Path) -> None:
         config(tmp_path, "ema", steady_weight=1.0)
 
 
+def test_only_rgb_has_copies(tmp_path: Path) -> None:
+    grey = replace(config(tmp_path).vqgan, image_channels=1)
+    with pytest.raises(ConfigError, match=r"steady_weight=1.0: needs vqgan.image_channels=3, .* or decoder_only to tr"):
+        config(tmp_path, vqgan=grey, steady_weight=1.0)
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for device in ("cuda:99", "gpu"):
         with pytest.raises(ConfigError, match=f"device='{device}': must be cpu or cuda"):

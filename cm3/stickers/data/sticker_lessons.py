@@ -21,6 +21,7 @@ import numpy as np
 from cm3.data.load import Source
 from cm3.document import Document, Gap, Image, Part, Text
 from cm3.errors import ConfigError
+from cm3.picture import copy_of
 from cm3.sequence.answers import Weighted, weighted_tail
 from cm3.sequence.holes import groups, space_before
 from cm3.sequence.mask import MaskLaw, hide, thin
@@ -48,7 +49,6 @@ from cm3.stickers.world import PLACES, QUARTERS, SIZES, Sheet, Split, by_share, 
 from cm3.tasks.examples import find_task
 from cm3.tasks.thought import END, answered_from, before_answer, before_change, before_picture, drawn_from
 from cm3.tokens.codec import Codec
-from cm3.train.read_again import copy_of
 from cm3.vocab import Tokens
 
 ONE = 0.3
@@ -144,7 +144,7 @@ class LessonWeights:
     """Loss weight of the letter that an explanation ends with; 0 is that of the explanation. It is the answer, one
     token of sixty."""
     copies: float = 0.0
-    """Of lessons with answers in words, the share whose picture is a copy (cm3/train/read_again.py): what a user gives
+    """Of lessons with answers in words, the share whose picture is a copy (`cm3.picture.copy_of`): what a user gives
     is seldom as it was drawn."""
     unsaid: float = 0.1
     """Share of pictures made from another one whose prompt has its words, or these and the picture, as masks: what

@@ -12,10 +12,10 @@ import numpy as np
 import PIL.Image
 
 from cm3.errors import DataError
+from cm3.picture import as_jpeg
 from cm3.stickers.sentences import describe, holds, parse
 from cm3.stickers.verify import compare, read, why_not
 from cm3.stickers.world import Sheet, Split
-from cm3.train.read_again import as_jpeg
 
 Progress = Callable[[str, int, int], None]
 """Called with the task, how many of its cases are done, and how many there are."""
