@@ -15,7 +15,7 @@ from cm3.generate import CM3Leon
 from cm3.generate.tasks import Reply
 from cm3.stickers.data.sticker_examples import TASKS, sticker_example
 from cm3.stickers.drawing import CORNER, draw
-from cm3.stickers.eval.instruction_scores import judge
+from cm3.stickers.eval.instruction_scores import judge, wrong_reasons
 from cm3.stickers.eval.sticker_scores import evaluate_stickers
 from cm3.tasks import Task, find_task
 
@@ -137,8 +137,12 @@ def test_an_answer_without_its_reason_is_not_explained() -> None:
     example = sticker_example("scienceqa", 1, 0, 16)
     given = right(example)
     assert judge(example, given).shares == {"explained": 1}
-    outcome = judge(example, {**given, "explanation": "large is larger than small."})
+    spoiled = {**given, "explanation": "large is larger than small."}
+    outcome = judge(example, spoiled)
     assert not outcome.why and outcome.shares == {"explained": 0}
+    assert not wrong_reasons(example, given) and "step 1 is" in wrong_reasons(example, spoiled)
+    other = sticker_example("vqa2", 1, 0, 16)
+    assert not wrong_reasons(other, right(other))  # which has none
     outcome = judge(example, {**given, "answer": "(B)" if given["answer"] == "(A)" else "(A)"})
     assert outcome.why and outcome.shares == {"explained": 0}
 

@@ -132,6 +132,22 @@ def test_all_that_is_right_is_marked_right(
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["index.html", "sheet.png"]
 
 
+def test_an_answer_with_wrong_reasons_is_no_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Guesses(Knows):
+        def ask_many(self, *args: Any, **given: Any) -> list[Reply]:
+            return [
+                Reply(({**reply.fields, "explanation": "at the top left is a large sock."},), None)
+                if "explanation" in reply.fields
+                else reply
+                for reply in super().ask_many(*args, **given)
+            ]
+
+    report = run(Guesses(("vqa2", "scienceqa"), bank=False), tmp_path / "demo", monkeypatch)
+    assert all(one["ok"] for one in report["made"]["question"])
+    (reason,) = report["made"]["reason"]
+    assert not reason["ok"] and "step 1" in reason["reason"] and report["right"] == report["of"] - 1
+
+
 def test_what_a_model_cannot_do_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = run(Knows((), bank=False), tmp_path / "demo", monkeypatch)
     assert list(report["made"]) == ["draw", "describe", "words", "region"]

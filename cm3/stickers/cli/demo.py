@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from cm3.cli.sheet import Line, Panel, Section
     from cm3.generate import CM3Leon, Retrieved
     from cm3.stickers.data.sticker_examples import StickerExample
-    from cm3.stickers.eval.sticker_judges import Outcome
 
 # No training picture is any of these: sheets of the test split, and a red heart where training never showed one.
 PROMPTS = (
@@ -272,7 +271,7 @@ class Demo(ModelVerb):
 def followed(model: CM3Leon, shown: Shown, seed: int, settings: Mapping[str, Any]) -> list[Made]:
     """Let a model follow instructions of the test split, and judge what it makes of them."""
     from cm3.stickers.data.sticker_examples import sticker_example
-    from cm3.stickers.eval.instruction_scores import ask, asked, judge
+    from cm3.stickers.eval.instruction_scores import ask, asked, judge, wrong_reasons
 
     numbers = [seed * shown.number + i for i in range(shown.number)]
     examples = [sticker_example(shown.task, 0, i, model.image_size, "test") for i in numbers]
@@ -281,8 +280,9 @@ def followed(model: CM3Leon, shown: Shown, seed: int, settings: Mapping[str, Any
     made = []
     for example, given in zip(examples, answers, strict=True):
         outcome = judge(example, given)
+        why = outcome.why or wrong_reasons(example, given)
         words = " ".join(value for value in given.values() if isinstance(value, str))
-        made.append(Made(shown.name, asked(example), outcome.why, _before_and_after(example, given, outcome), words))
+        made.append(Made(shown.name, asked(example), why, _before_and_after(example, given, why), words))
     return made
 
 
@@ -337,7 +337,7 @@ def _document(found: Retrieved) -> Panel:
     return Panel(of.images[0].pixels, (Line("found in the bank", "label"), Line(of.text), Line(whose, "label")))
 
 
-def _before_and_after(example: StickerExample, given: Any, outcome: Outcome) -> tuple[Panel, ...]:
+def _before_and_after(example: StickerExample, given: Any, why: str) -> tuple[Panel, ...]:
     """Return what was given and what was made of it, or one panel where the answer is words."""
     from cm3.cli.guides import blank
     from cm3.cli.sheet import Line, Panel
@@ -351,7 +351,7 @@ def _before_and_after(example: StickerExample, given: Any, outcome: Outcome) -> 
     if task.output == "text":
         said = [Line(line(text)) for text in given.values() if text.strip()]
         assert before is not None  # every question is about a picture
-        return (Panel(before, (words, Line("the model says", "label"), *said, _mark(outcome.why, "right"))),)
+        return (Panel(before, (words, Line("the model says", "label"), *said, _mark(why, "right"))),)
     made = next(value for value in given.values() if not isinstance(value, str))
     before = blank(example.truth.said) if before is None else before
-    return Panel(before, (words,)), Panel(made, (Line("made", "label"), _mark(outcome.why, "as asked")))
+    return Panel(before, (words,)), Panel(made, (Line("made", "label"), _mark(why, "as asked")))

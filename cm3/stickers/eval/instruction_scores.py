@@ -73,6 +73,17 @@ def judge(example: StickerExample, given: Given) -> Outcome:
     return Outcome(asked(example), why, len(example.truth.sheet.stickers), example.kind, shares)
 
 
+def wrong_reasons(example: StickerExample, given: Given) -> str:
+    """Say which of the reasons of an answer is wrong, or "" where all are right and for tasks without any.
+
+    They are judged apart from the answer, which may be right for reasons that are not.
+    """
+    if example.task != "scienceqa":
+        return ""
+    asked, said = example.truth.said, given["explanation"]
+    return verify_reasoning(asked.question, str(said), asked.answer, example.truth.sheet)
+
+
 _Judged = tuple[str, dict[str, float]]
 
 
@@ -117,9 +128,7 @@ def _answer(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
 
 def _reason(example: StickerExample, given: Mapping[str, Any]) -> _Judged:
     why, _ = _answer(example, given)
-    asked = example.truth.said
-    wrong = verify_reasoning(asked.question, given["explanation"], asked.answer, example.truth.sheet)
-    return why, {"explained": float(not why and not wrong)}
+    return why, {"explained": float(not why and not wrong_reasons(example, given))}
 
 
 _JUDGES: dict[str, Callable[[StickerExample, Mapping[str, Any]], _Judged]] = {
