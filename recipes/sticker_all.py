@@ -3,6 +3,8 @@
 cm3 train recipes/sticker_all.py:instruct_all       # all of it with regions, each task with its share
 cm3 train recipes/sticker_all.py:instruct_sure      # the same, with what is there and how many most often
 cm3 train recipes/sticker_all.py:instruct_steady    # the same on codes that copies of a picture give as well
+cm3 train recipes/sticker_all.py:instruct_reasoned  # the same with more of what follows from words
+cm3 train recipes/sticker_all.py:instruct_wishes    # and what people type in wordings of their own
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import replace
 
 from cm3.runs import PretrainRun
 from cm3.sequence.before import AugmentLaw
-from cm3.stickers.data.sticker_lessons import TaskShares
+from cm3.stickers.data.task_shares import TaskShares
 from cm3.stickers.sticker_kinds import StickerBankData, StickerLessonData
 
 from . import sticker_tasks
@@ -141,4 +143,71 @@ def instruct_steady() -> PretrainRun:
         steps=4800,
         seed=49,
         data=replace(data, plain=replace(data.plain, seed=50), seed=51, mix=mix, law=law),
+    )
+
+
+def instruct_reasoned() -> PretrainRun:
+    """The model of `instruct_steady` with more of what follows from words alone: whole sheets from captions whose
+    stickers are told one from the other, conversations, reasons, what is beside what, and edits of size.
+
+    Price: PRICE
+    """
+    before = instruct_steady()
+    data = before.data
+    assert isinstance(data, StickerLessonData) and isinstance(data.plain, StickerBankData)
+    mix = replace(
+        data.mix,
+        plain=140.0,
+        loose=330.0,
+        regions=75.0,
+        holes=60.0,
+        coco_captions=16.0,
+        image_paragraph=24.0,
+        edit=330.0,
+        boxes=14.0,
+        canny=28.0,
+        scribble=72.0,
+        segmentation=15.0,
+        depth=28.0,
+        segment=20.0,
+        vqa2=260.0,
+        visdial=210.0,
+        scienceqa=230.0,
+    )
+    law = replace(
+        data.law,
+        read=0.92,
+        aloud=0.87,
+        edits=(0.5, 1.7, 2.4, 0.8, 4.0, 0.3, 0.8),
+        questions=(0.4, 0.5, 1.8, 2.0, 1.0, 4.0, 0.2),
+    )
+    return replace(
+        before,
+        out="runs/stickers/instruct_reasoned",
+        init="runs/stickers/instruct_steady/bundle",
+        replace_image_tokenizer="",
+        optim=replace(before.optim, decay_from=1.0),
+        steps=1600,
+        seed=52,
+        data=replace(data, plain=replace(data.plain, seed=53), seed=54, mix=mix, law=law),
+    )
+
+
+def instruct_wishes() -> PretrainRun:
+    """The model of `instruct_reasoned` on the same, with what people type in wordings of their own.
+
+    Price: PRICE
+    """
+    before = instruct_reasoned()
+    data = before.data
+    assert isinstance(data, StickerLessonData) and isinstance(data.plain, StickerBankData)
+    mix = replace(data.mix, loose=540.0, edit=300.0, vqa2=250.0, visdial=190.0, scienceqa=220.0)
+    return replace(
+        before,
+        out="runs/stickers/instruct_wishes",
+        init="runs/stickers/instruct_reasoned/bundle",
+        optim=replace(before.optim, decay_from=0.3),
+        steps=4200,
+        seed=55,
+        data=replace(data, plain=replace(data.plain, seed=56), seed=57, mix=mix, law=replace(data.law, wishes=0.6)),
     )

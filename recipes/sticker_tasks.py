@@ -22,7 +22,8 @@ from cm3.runs import PretrainRun
 from cm3.sequence.before import AugmentLaw
 from cm3.stickers.data.bank_source import BankLaw
 from cm3.stickers.data.sheet_source import SheetLaw
-from cm3.stickers.data.sticker_lessons import LessonWeights, TaskShares
+from cm3.stickers.data.sticker_lessons import LessonWeights
+from cm3.stickers.data.task_shares import TaskShares
 from cm3.stickers.shown import ShownLaw
 from cm3.stickers.sticker_kinds import StickerBankData, StickerLessonData, StickerWordData
 from cm3.stickers.structure import STRUCTURES

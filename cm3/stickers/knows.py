@@ -1,7 +1,7 @@
 """The world of a model of stickers, as its bundle tells it (`about.world`, cm3/generate/known_world.py).
 
-The words are those of captions and all instruction tasks; tests hold them against what is said. Words of kinds that are
-held out of training are none of them: a model learns of those from documents alone.
+The words are those of captions, wishes and all instruction tasks; tests hold them against what is said. Words of kinds
+that are held out of training are none of them: a model learns of those from documents alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from cm3.stickers.phrases import GROUP_WORDS, SPELLINGS
 from cm3.stickers.world import GROUNDS, PLACES, SIZES, TRAINED
 
 _OTHERS = """
-    a above add an and another are at away below both bring change colour do fewer for four further ground higher
-    how in is it large larger left lower make many more move neither no nothing number of on one or paint picture put
-    remove replace right see shows size small smaller somewhere sticker stickers swap take than the there three to top
-    two what where which with yes you zero
+    a above add an and another are at away below beneath beside both bring by change colour corner create dark do draw
+    drawing each every fewer for four further give ground higher how i in is it large larger left light lower make many
+    me more move neither next no nothing number of on one or other over paint picture please put remove replace right
+    see show shows side size small smaller somewhere sticker stickers swap take than the there three to top two under
+    underneath violet want what where which with yes you zero
 """
 _PHRASES = [
     *SIZES,

@@ -25,8 +25,9 @@ from cm3.stickers.data.bank_source import BankLaw, BankSource
 from cm3.stickers.data.sheet_source import SheetLaw, SheetSource, sheet_document
 from cm3.stickers.data.sticker_bank import build_sticker_bank
 from cm3.stickers.data.sticker_examples import TASKS
-from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, TaskShares, lesson_texts
+from cm3.stickers.data.sticker_lessons import LessonWeights, StickerLessons, lesson_texts
 from cm3.stickers.data.sticker_pairs import sticker_pairs
+from cm3.stickers.data.task_shares import TaskShares
 from cm3.stickers.data.training_pictures import training_pictures
 from cm3.stickers.data.word_source import WordSource
 from cm3.stickers.eval.bank_scores import measure_bank

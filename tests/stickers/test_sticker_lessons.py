@@ -21,11 +21,11 @@ from cm3.stickers.data.sticker_lessons import (
     Answer,
     LessonWeights,
     StickerLessons,
-    TaskShares,
     encode_lessons,
     lesson_of,
     make_lesson,
 )
+from cm3.stickers.data.task_shares import TaskShares
 from cm3.stickers.data.word_source import WordSource
 from cm3.stickers.drawing import BLOCK, CORNER, draw
 from cm3.stickers.sentences import holds, parse

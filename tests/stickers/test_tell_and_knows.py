@@ -20,6 +20,7 @@ from cm3.stickers.sentences import brief, describe
 from cm3.stickers.sticker_edits import random_edit
 from cm3.stickers.talk import random_dialogue
 from cm3.stickers.tell import describe_long, parse_long
+from cm3.stickers.wishes import random_wish
 from cm3.stickers.world import HELD_OUT, TRAINED, Sheet, Sticker, any_sheet, pick, random_sheet
 from cm3.tokens.text import TextTokenizer
 
@@ -114,7 +115,14 @@ def test_the_words_are_those_of_all_that_is_said_and_no_others() -> None:
         reasoning, asked, edit = random_reasoning(sheet, rng), random_question(sheet, rng), random_edit(rng)
         texts = [describe(sheet, rng), brief(sheet, rng), describe_long(sheet, rng), edit.instruction]
         texts += [text for turn in random_dialogue(sheet, rng) for text in turn]
-        texts += [asked.question, asked.answer, reasoning.question, reasoning.explanation, *reasoning.options]
+        texts += [
+            random_wish(rng, "train", i % 4 + 1)[0].text,
+            asked.question,
+            asked.answer,
+            reasoning.question,
+            reasoning.explanation,
+            *reasoning.options,
+        ]
         text = " ".join(texts)
         assert world.unknown(text) == [] and world.take(text) == text
         found.update(re.findall(r"\w+", text))

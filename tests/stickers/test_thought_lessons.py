@@ -12,8 +12,9 @@ from cm3.document import Document, Gap, Image, Text
 from cm3.errors import DataError
 from cm3.sequence.mask import cm3_unmask
 from cm3.stickers.data.sticker_examples import TASKS, make_example
-from cm3.stickers.data.sticker_lessons import Answer, LessonWeights, StickerLessons, TaskShares, make_lesson
+from cm3.stickers.data.sticker_lessons import Answer, LessonWeights, StickerLessons, make_lesson
 from cm3.stickers.data.sticker_lessons import encode_lessons as encode
+from cm3.stickers.data.task_shares import TaskShares
 from cm3.stickers.drawing import draw
 from cm3.stickers.sentences import holds, outright, parse
 from cm3.stickers.sticker_boxes import box_of

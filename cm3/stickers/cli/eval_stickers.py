@@ -24,7 +24,8 @@ class EvalStickers(ModelVerb):
     everything was right. Tasks:
 
       plain          text_to_image, unguided, held_out (kinds in places never trained), loose (words that leave
-                     sizes, places or the ground open), image_to_text, text_infill, region_infill, image_tokenizer
+                     sizes, places or the ground open), wishes (the same in many wordings), image_to_text,
+                     text_infill, region_infill, image_tokenizer
       retrieval      retrieval_0, retrieval_1, retrieval_2: kinds never trained on, from so many documents of a bank
       instructions   edit, boxes, canny, scribble, segmentation, depth, segment, coco_captions, image_paragraph, vqa2,
                      visdial, scienceqa, for a model that was tuned for them

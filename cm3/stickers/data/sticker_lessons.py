@@ -11,7 +11,6 @@ after the one before, is what the same computation teaches more with: a question
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,6 +37,7 @@ from cm3.stickers.data.sticker_examples import (
     make_example,
     picture,
 )
+from cm3.stickers.data.task_shares import TaskShares
 from cm3.stickers.drawing import random_box
 from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import brief, describe, loosely, outright
@@ -45,6 +45,7 @@ from cm3.stickers.shown import NAMES, name_of
 from cm3.stickers.sticker_boxes import boxes_of
 from cm3.stickers.sticker_edits import EDITS, Edit, kept_order, random_edit
 from cm3.stickers.talk import random_dialogue
+from cm3.stickers.wishes import random_wish
 from cm3.stickers.world import PLACES, QUARTERS, SIZES, Sheet, Split, by_share, pick, random_sheet
 from cm3.tasks.examples import find_task
 from cm3.tasks.thought import END, answered_from, before_answer, before_change, before_picture, drawn_from
@@ -59,6 +60,9 @@ FULL = 0.8
 """Share of regions in which a sticker stands for sure."""
 
 
+_SHARES = ("unsaid", "hide", "think", "aloud", "read", "direct", "renamed", "both", "thin", "copies", "wishes")
+
+
 class Answer(NamedTuple):
     """A part that the model is to give. `like`: index of the part, a picture, that this one repeats where it can.
     `end`: the loss weight of its last word, where it has another."""
@@ -70,60 +74,6 @@ class Answer(NamedTuple):
 
 
 Lesson = tuple[Part | Answer, ...]
-
-
-@dataclass(frozen=True)
-class TaskShares:
-    """Shares of the sequences by task, in any unit; `plain` is documents as in pretraining. Raises `ConfigError`."""
-
-    plain: float = 20.0
-    """Documents as in pretraining."""
-    edit: float = 14.0
-    """A picture changed as an instruction says."""
-    boxes: float = 7.0
-    """A sheet from its stickers and their boxes."""
-    canny: float = 5.0
-    """A sheet from its edges."""
-    scribble: float = 5.0
-    """A sheet from a scribble."""
-    segmentation: float = 5.0
-    """A sheet from its map of segments."""
-    depth: float = 5.0
-    """A sheet from its map of depth."""
-    segment: float = 6.0
-    """A map of what a picture shows."""
-    coco_captions: float = 5.0
-    """A caption."""
-    image_paragraph: float = 5.0
-    """A description in several sentences."""
-    vqa2: float = 12.0
-    """An answer to a question."""
-    visdial: float = 5.0
-    """A conversation about a picture."""
-    scienceqa: float = 6.0
-    """A question with choices, and the reason of its answer."""
-    loose: float = 0.0
-    """A sheet from words that leave some of it open (`cm3.stickers.sentences.loosely`). No task of instructions: it is
-    what one asks for in passing, and no caption that a model should learn to write."""
-    words: float = 0.0
-    """A sheet told in words (cm3/stickers/data/word_source.py), for what belongs where. No task either."""
-    holes: float = 0.0
-    """A caption and its picture, with a piece of it or all of it missing. No task either: prompts have holes."""
-    regions: float = 0.0
-    """A picture with a region missing, after the words or the thought of all of it. No task either, for that reason."""
-
-    def __post_init__(self) -> None:
-        for name, share in dataclasses.asdict(self).items():
-            if not (np.isfinite(share) and share >= 0):
-                raise ConfigError(f"mix.{name}={share}: is a share, must be a number of 0 or more")
-        if not sum(dataclasses.asdict(self).values()) > 0:
-            raise ConfigError("mix: the shares sum to nothing; give a task one")
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Return shares that sum to 1, by name."""
-        given = dataclasses.asdict(self)
-        return {name: share / sum(given.values()) for name, share in given.items()}
 
 
 @dataclass(frozen=True)
@@ -172,6 +122,8 @@ class LessonWeights:
     """Share of thoughts of words in which a kind has an invented name, as what only a document shows."""
     both: float = 0.0
     """Of these, the share in which two kinds have one."""
+    wishes: float = 0.0
+    """Share of words that leave something open that are wishes, in many wordings (cm3/stickers/wishes.py)."""
     thin: float = 0.0
     """Share of the codes between two of their own kind that are left out (`cm3.sequence.mask.thin`): a window holds
     more lessons where little of the ground is in it."""
@@ -192,7 +144,19 @@ class LessonWeights:
         for name in ("rest", "kept", "short", "told", "long", "letter"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in ("unsaid", "hide", "think", "aloud", "read", "direct", "renamed", "both", "thin", "copies"):
+        for name in (
+            "unsaid",
+            "hide",
+            "think",
+            "aloud",
+            "read",
+            "direct",
+            "renamed",
+            "both",
+            "thin",
+            "copies",
+            "wishes",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
         if others := [task for task in self.plain if task not in TASKS]:
@@ -492,6 +456,8 @@ def _edit_prompt(sheet: Sheet, instruction: str, size: int) -> tuple[Part, ...]:
 def _loose(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
     """Return a sheet from words that leave some of it open, or the thought of any words; of sheets of one, half and
     more are in the middle."""
+    if law.wishes and rng.random() < law.wishes:
+        return _wish(rng, size, split, law)
     number, middle = law.number(rng), rng.random() < 0.5
     sheet = random_sheet(rng, split, number)
     while number == 1 and middle and sheet.stickers[0].place != "middle":
@@ -508,6 +474,14 @@ def _loose(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     told = names or rng.random() < 0.5
     words = describe(sheet, rng, names=names, order=order) if told else loosely(sheet, rng, order)
     return _filled(before_picture((Text(words), Gap("image"))), Text(outright(sheet, order, names)), law.told)
+
+
+def _wish(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:
+    """Return a sheet from a wish, or the thought of it, which has the order of its words."""
+    wish, sheet, order = random_wish(rng, split, law.number(rng))
+    if not (law.think > 0 and rng.random() < law.think):
+        return Text(wish.text), Answer(picture(sheet, size))
+    return _filled(before_picture((Text(wish.text), Gap("image"))), Text(outright(sheet, order)), law.told)
 
 
 def _holes(rng: np.random.Generator, size: int, split: Split, law: LessonWeights) -> Lesson:

@@ -14,6 +14,7 @@ from cm3.document import Document, Gap, Image
 from cm3.stickers.drawing import draw, random_box
 from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import describe, loosely, styles_of
+from cm3.stickers.wishes import Wish, random_wish
 from cm3.stickers.world import (
     QUARTERS,
     SIZES,
@@ -29,26 +30,27 @@ from cm3.stickers.world import (
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A prompt, the seed for its generation, and the truth: the sheet, a caption that says it, and its style."""
+    """A prompt, the seed for its generation, and the truth: the sheet, a caption that says it, and its style. A wish
+    stands for a caption that is one of many wordings; its sheet is one of those that grant it."""
 
     prompt: Document
     seed: int
     sheet: Sheet
     caption: str
     style: str
+    wish: Wish | None = None
 
 
 def cases(task: str, seed: int, n: int, split: Split, size: int) -> Iterator[Case]:
     """Yield the `n` cases of a task, each from its number alone; pictures are of `size` pixels."""
-    makers = {"image_to_text": drawn, "text_infill": hidden_piece, "region_infill": redrawn, "loose": left_open}
-    make = makers.get(task, said)
+    make = _MAKERS.get(task, said)
     # unguided has the very prompts and seeds of text_to_image
     stream = _STREAMS.index("text_to_image" if task == "unguided" else task)
     for i in range(n):
         yield make(np.random.default_rng([seed, 0xE7A1, stream, i]), split, i % len(QUARTERS) + 1, size)
 
 
-_STREAMS = ("text_to_image", "held_out", "image_to_text", "text_infill", "region_infill", "loose")
+_STREAMS = ("text_to_image", "held_out", "image_to_text", "text_infill", "region_infill", "loose", "wishes")
 
 
 def said(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
@@ -62,6 +64,12 @@ def left_open(rng: np.random.Generator, split: Split, number: int, size: int) ->
     sheet = random_sheet(rng, split, number)
     caption = loosely(sheet, rng)
     return Case(Document.of(caption, Gap("image")), _seed(rng), sheet, caption, "loose")
+
+
+def wished(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
+    """Return a wish, and a gap for a picture."""
+    wish, sheet, _ = random_wish(rng, split, number)
+    return Case(Document.of(wish.text, Gap("image")), _seed(rng), sheet, wish.text, "wish", wish)
 
 
 def drawn(rng: np.random.Generator, split: Split, number: int, size: int) -> Case:
@@ -116,3 +124,13 @@ def _changed(rng: np.random.Generator, sheet: Sheet, place: str) -> Sheet | None
         return Sheet(sheet.ground, others)
     new = Sticker(place, random_kind(rng), pick(rng, SIZES))
     return None if new == old else Sheet(sheet.ground, (*others, new))
+
+
+_MAKERS = {
+    "image_to_text": drawn,
+    "text_infill": hidden_piece,
+    "region_infill": redrawn,
+    "loose": left_open,
+    "wishes": wished,
+}
+"""Tasks whose cases are no captions."""

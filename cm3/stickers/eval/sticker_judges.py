@@ -15,6 +15,7 @@ from cm3.errors import DataError
 from cm3.picture import as_jpeg
 from cm3.stickers.sentences import describe, holds, parse
 from cm3.stickers.verify import compare, read, why_not
+from cm3.stickers.wishes import Wish
 from cm3.stickers.world import Sheet, Split
 
 Progress = Callable[[str, int, int], None]
@@ -77,6 +78,17 @@ def judge_picture(picture: PIL.Image.Image | None, caption: str, sheet: Sheet, k
     names = {"pair": ("ground", "count"), "loose": ("count",)}.get(kind, PARTS)
     shares = {"readable": float(reading.sheet is not None), **{name: getattr(told, name) for name in names}}
     return Outcome(caption, "" if right else told.why, number, kind, shares)
+
+
+def judge_wish(picture: PIL.Image.Image | None, wish: Wish) -> Outcome:
+    """Judge a picture by whether it grants a wish, which leaves all but the number open. None is no picture at all."""
+    number = len(wish.wants)
+    if picture is None:
+        return Outcome(wish.text, "no picture was made", number, "wish", {"readable": 0.0, "count": 0.0})
+    reading = read(picture)
+    why = "; ".join(reading.problems) if reading.sheet is None else wish.why_not(reading.sheet)
+    shares = {"readable": float(reading.sheet is not None), "count": float(len(reading.seen) == number)}
+    return Outcome(wish.text, why, number, "wish", shares)
 
 
 def judge_text(said: str, sheet: Sheet, kind: str = "") -> Outcome:

@@ -37,6 +37,7 @@ from cm3.stickers.eval.sticker_judges import (
     in_words,
     judge_picture,
     judge_text,
+    judge_wish,
     means,
 )
 from cm3.stickers.verify import SMALLEST, compare, read
@@ -51,6 +52,7 @@ PLAIN = (
     "unguided",
     "held_out",
     "loose",
+    "wishes",
     "image_to_text",
     "text_infill",
     "region_infill",
@@ -88,6 +90,7 @@ def evaluate_stickers(
         text_to_image    kinds, sizes, places (of the stickers), ground, count, readable (it shows some sheet)
         unguided         the same with guidance 1      held_out   kinds in places where training never showed them
         loose            count, readable; of words that leave sizes, places or the ground open, exact is true to them
+        wishes           the same of wishes in many wordings ("two cats", "draw me an owl next to a lion")
         image_to_text    kinds, ground, count, readable (it is a sentence); exact is completely true
         text_infill      the same of the caption with the piece filled in
         region_infill    as text_to_image, and outside_unchanged (no byte outside the box, rounded outwards to whole
@@ -163,6 +166,8 @@ def _shown(prompt: Document, plan: Plan) -> Document:
 
 def _picture(case: Case, made: Document, grid: tuple[int, int]) -> Outcome:
     picture = made.images[-1].pixels if made.images else None
+    if case.wish is not None:
+        return judge_wish(picture, case.wish)
     outcome = judge_picture(picture, case.caption, case.sheet, case.style)
     if case.prompt.images:
         outcome.shares["outside_unchanged"] = float(_same_outside(picture, case.prompt.images[-1], grid))
