@@ -5,6 +5,7 @@ cm3 train recipes/sticker_all.py:instruct_sure      # the same, with what is the
 cm3 train recipes/sticker_all.py:instruct_steady    # the same on codes that copies of a picture give as well
 cm3 train recipes/sticker_all.py:instruct_reasoned  # the same with more of what follows from words
 cm3 train recipes/sticker_all.py:instruct_wishes    # and what people type in wordings of their own
+cm3 train recipes/sticker_all.py:instruct_own       # and edits and questions in more wordings
 """
 
 from __future__ import annotations
@@ -206,8 +207,27 @@ def instruct_wishes() -> PretrainRun:
         before,
         out="runs/stickers/instruct_wishes",
         init="runs/stickers/instruct_reasoned/bundle",
-        optim=replace(before.optim, decay_from=0.3),
-        steps=4200,
+        optim=replace(before.optim, decay_from=1.0),
+        steps=600,
         seed=55,
         data=replace(data, plain=replace(data.plain, seed=56), seed=57, mix=mix, law=replace(data.law, wishes=0.6)),
+    )
+
+
+def instruct_own() -> PretrainRun:
+    """The model of `instruct_wishes` on the same, with edits and questions in more wordings.
+
+    Price: PRICE
+    """
+    before = instruct_wishes()
+    data = before.data
+    assert isinstance(data, StickerLessonData) and isinstance(data.plain, StickerBankData)
+    return replace(
+        before,
+        out="runs/stickers/instruct_own",
+        init="runs/stickers/instruct_wishes/bundle",
+        optim=replace(before.optim, decay_from=0.3),
+        steps=3700,
+        seed=58,
+        data=replace(data, plain=replace(data.plain, seed=59), seed=60, law=replace(data.law, own=0.5)),
     )

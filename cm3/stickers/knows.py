@@ -14,11 +14,12 @@ from cm3.stickers.phrases import GROUP_WORDS, SPELLINGS
 from cm3.stickers.world import GROUNDS, PLACES, SIZES, TRAINED
 
 _OTHERS = """
-    a above add an and another are at away below beneath beside both bring by change colour corner create dark do draw
-    drawing each every fewer for four further give ground higher how i in is it large larger left light lower make many
-    me more move neither next no nothing number of on one or other over paint picture please put remove replace right
-    see show shows side size small smaller somewhere sticker stickers swap take than the there three to top two under
-    underneath violet want what where which with yes you zero
+    a above add an and another are at away be below beneath beside both bring by can change colour corner count
+    create dark delete do does down draw drawing each enlarge erase every exchange fewer for four further get give
+    go ground have higher how i in instead into is it large larger left light lower make many me more move neither
+    next no not nothing number of on one or other over paint picture place please put remove replace rid right see
+    set shift should show shown shows shrink side size small smaller somewhere stand stands sticker stickers swap
+    take than the there three to top turn two under underneath up use violet want what where which with yes you zero
 """
 _PHRASES = [
     *SIZES,

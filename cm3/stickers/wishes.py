@@ -52,12 +52,13 @@ _SIDES = (
     ("top", "bottom", ("at the {}", "on the {}")),
 )
 _BESIDE = ("{} next to {}", "{} beside {}", "{} and {} side by side", "{} and {} next to each other")
-_RELATED = {
+RELATED = {
     "above": ("above", "over", "on top of"),
     "below": ("below", "under", "underneath", "beneath"),
     "left of": ("to the left of", "left of", "on the left of"),
     "right of": ("to the right of", "right of", "on the right of"),
 }
+"""Relations as people name them."""
 _PARTS = {
     1: ((1,),),
     2: ((2,), (2,), (1, 1)),
@@ -249,7 +250,7 @@ def _related(rng: np.random.Generator, number: int) -> _Asked:
         other = f"{'bottom' if row == 'top' else 'top'} {column}"
         relation = "above" if row == "top" else "below"
     any_of = ("left of", "right of") if beside else (relation,)
-    body = pick(rng, _BESIDE).format(*names) if beside else f"{names[0]} {pick(rng, _RELATED[relation])} {names[1]}"
+    body = pick(rng, _BESIDE).format(*names) if beside else f"{names[0]} {pick(rng, RELATED[relation])} {names[1]}"
     things = [Sticker(p, k, s) for p, k, s in zip((sheet_places[0], other), kinds, sizes, strict=True)]
     return body, [Want(k, t) for k, t in zip(kinds, said, strict=True)], things, [(0, any_of, 1)]
 

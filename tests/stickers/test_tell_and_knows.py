@@ -15,6 +15,7 @@ from cm3.stickers.artwork import KINDS
 from cm3.stickers.ask import random_question
 from cm3.stickers.data.sticker_examples import TASKS
 from cm3.stickers.knows import WORDS, WORLD
+from cm3.stickers.own_words import edit_in_own_words, question_in_own_words
 from cm3.stickers.reason import random_reasoning
 from cm3.stickers.sentences import brief, describe
 from cm3.stickers.sticker_edits import random_edit
@@ -115,14 +116,9 @@ def test_the_words_are_those_of_all_that_is_said_and_no_others() -> None:
         reasoning, asked, edit = random_reasoning(sheet, rng), random_question(sheet, rng), random_edit(rng)
         texts = [describe(sheet, rng), brief(sheet, rng), describe_long(sheet, rng), edit.instruction]
         texts += [text for turn in random_dialogue(sheet, rng) for text in turn]
-        texts += [
-            random_wish(rng, "train", i % 4 + 1)[0].text,
-            asked.question,
-            asked.answer,
-            reasoning.question,
-            reasoning.explanation,
-            *reasoning.options,
-        ]
+        texts += [random_wish(rng, "train", i % 4 + 1)[0].text, edit_in_own_words(edit, rng).instruction]
+        texts += [asked.question, asked.answer, question_in_own_words(asked, rng).question]
+        texts += [reasoning.question, reasoning.explanation, *reasoning.options]
         text = " ".join(texts)
         assert world.unknown(text) == [] and world.take(text) == text
         found.update(re.findall(r"\w+", text))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from cm3.cli.evaluate import check_tasks, progress_by_task
-from cm3.cli.options import HERE, OWN, YES_NO, Bank, ModelVerb, at_least
+from cm3.cli.options import HERE, OWN, YES_NO, Bank, Flag, ModelVerb, at_least
 from cm3.errors import RequestError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class EvalStickers(ModelVerb):
       cm3 eval stickers --model runs/tuned/bundle --tasks edit,boxes --candidates 1
       cm3 eval stickers --tasks text_to_image --think no
       cm3 eval stickers --tasks image_to_text,vqa2 --jpeg 75
+      cm3 eval stickers --tasks wishes,edit,vqa2 --own-words
     """
 
     model: Annotated[str, arg(metavar="MODEL")] = "stickers"
@@ -63,6 +64,8 @@ class EvalStickers(ModelVerb):
     """Whether pictures and answers come after a thought in words."""
     jpeg: Annotated[int | None, arg(metavar="QUALITY")] = None
     """Give pictures as JPEG files of this quality, 1 to 100, where the answer is words."""
+    own_words: Flag = False
+    """Ask for edits and put questions (vqa2) in more wordings, as people type them."""
     bank: Annotated[Bank, HERE] = Bank()
 
     def run(self) -> dict[str, Any]:
@@ -101,6 +104,7 @@ class EvalStickers(ModelVerb):
                 sampling=sampling,
                 progress=update,
                 jpeg=self.jpeg,
+                own_words=self.own_words,
             )
         print("\n".join(table(report)))
         return report

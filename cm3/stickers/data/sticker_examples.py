@@ -11,7 +11,7 @@ reasoning (`scienceqa`) the one with the explanation. `sticker_lessons` makes tr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from cm3.errors import ConfigError, did_you_mean
 from cm3.stickers.ask import random_question
 from cm3.stickers.data.training_pictures import fit
 from cm3.stickers.drawing import draw
+from cm3.stickers.own_words import edit_in_own_words, question_in_own_words
 from cm3.stickers.reason import Reasoning, random_reasoning
 from cm3.stickers.sentences import brief, describe
 from cm3.stickers.sticker_boxes import boxes_of
@@ -86,6 +87,19 @@ def make_example(
     two at least."""
     kind, fields, truth = _MAKERS[task](task, rng, size, split, stickers)
     return StickerExample(task, kind, fields, truth)
+
+
+def example_in_own_words(example: StickerExample, rng: np.random.Generator) -> StickerExample:
+    """Return an example of `edit` or `vqa2` with its instruction or question in another wording, and any other as it
+    is."""
+    if example.task == "edit":
+        edit = edit_in_own_words(example.truth.said, rng)
+        fields = {**example.fields, "instruction": edit.instruction}
+    elif example.task == "vqa2":
+        fields = {**example.fields, "question": question_in_own_words(example.truth.said, rng).question}
+    else:
+        return example
+    return replace(example, fields=fields)
 
 
 def picture(sheet: Sheet, size: int) -> Image:

@@ -39,6 +39,7 @@ from cm3.stickers.data.sticker_examples import (
 )
 from cm3.stickers.data.task_shares import TaskShares
 from cm3.stickers.drawing import random_box
+from cm3.stickers.own_words import edit_in_own_words, question_in_own_words
 from cm3.stickers.pieces import hide_piece
 from cm3.stickers.sentences import brief, describe, loosely, outright
 from cm3.stickers.shown import NAMES, name_of
@@ -60,7 +61,7 @@ FULL = 0.8
 """Share of regions in which a sticker stands for sure."""
 
 
-_SHARES = ("unsaid", "hide", "think", "aloud", "read", "direct", "renamed", "both", "thin", "copies", "wishes")
+_SHARES = ("unsaid", "hide", "think", "aloud", "read", "direct", "renamed", "both", "thin", "copies", "wishes", "own")
 
 
 class Answer(NamedTuple):
@@ -124,6 +125,8 @@ class LessonWeights:
     """Of these, the share in which two kinds have one."""
     wishes: float = 0.0
     """Share of words that leave something open that are wishes, in many wordings (cm3/stickers/wishes.py)."""
+    own: float = 0.0
+    """Share of edits and questions in more wordings (cm3/stickers/own_words.py)."""
     thin: float = 0.0
     """Share of the codes between two of their own kind that are left out (`cm3.sequence.mask.thin`): a window holds
     more lessons where little of the ground is in it."""
@@ -144,19 +147,7 @@ class LessonWeights:
         for name in ("rest", "kept", "short", "told", "long", "letter"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a loss weight, must be in 0..100")
-        for name in (
-            "unsaid",
-            "hide",
-            "think",
-            "aloud",
-            "read",
-            "direct",
-            "renamed",
-            "both",
-            "thin",
-            "copies",
-            "wishes",
-        ):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"law.{name}={getattr(self, name)}: is a share, must be in 0..1")
         if others := [task for task in self.plain if task not in TASKS]:
@@ -361,6 +352,8 @@ def _questions(rng: np.random.Generator, size: int, split: Split, law: LessonWei
     asked: dict[str, str] = {}
     for _ in range(_several(rng, law.most_questions)):
         question = _question(sheet, rng, QUESTIONS[by_share(rng, law.questions)])
+        if law.own and rng.random() < law.own:
+            question = question_in_own_words(question, rng)
         asked[question.question] = question.answer
     fields: list[Fields] = [{"question": q, "answer": a, "image": image} for q, a in asked.items()]
     lesson = tuple(_in_turn("vqa2", fields, [True] * len(fields), law))
@@ -405,7 +398,7 @@ def _edits(rng: np.random.Generator, size: int, split: Split, law: LessonWeights
     number = law.number(rng)
     parts: list[Part | Answer] = []
     for _ in range(_several(rng, law.most_edits)):
-        edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], sheet, number)
+        edit = _edit(rng, split, law, sheet, number)
         sheet, after = edit.after, picture(edit.after, size)
         words = _after(edit, law) if thinks else edit.instruction
         if not parts:
@@ -420,14 +413,14 @@ def _edit_thoughts(rng: np.random.Generator, size: int, split: Split, law: Lesso
     """Return the thoughts of one or several edits of one sheet."""
     number = law.number(rng)
     if law.shown:
-        edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], None, number)
+        edit = _edit(rng, split, law, None, number)
         prompt = before_change(_edit_prompt(edit.before, edit.instruction, size), outright(edit.before))
         return _filled(prompt, Text(_after(edit, law)), law.told)
     parts: list[Part | Answer] = []
     before: Sheet | None = None
     asked: set[str] = set()
     for _ in range(_several(rng, law.most_thoughts)):
-        edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], before, number)
+        edit = _edit(rng, split, law, before, number)
         if edit.instruction in asked:
             continue
         asked.add(edit.instruction)
@@ -441,6 +434,12 @@ def _edit_thoughts(rng: np.random.Generator, size: int, split: Split, law: Lesso
         parts += [thought, end]
         before = edit.before
     return tuple(parts)
+
+
+def _edit(rng: np.random.Generator, split: Split, law: LessonWeights, before: Sheet | None, number: int | None) -> Edit:
+    """Return an edit of a kind by its share, perhaps in own words."""
+    edit = random_edit(rng, split, EDITS[by_share(rng, law.edits)], before, number)
+    return edit_in_own_words(edit, rng) if law.own and rng.random() < law.own else edit
 
 
 def _after(edit: Edit, law: LessonWeights) -> str:

@@ -18,7 +18,7 @@ import PIL.Image
 from cm3.document import Image
 from cm3.errors import DataError
 from cm3.stickers.data.sticker_examples import TASKS as INSTRUCTIONS
-from cm3.stickers.data.sticker_examples import Fields, StickerExample, sticker_example
+from cm3.stickers.data.sticker_examples import Fields, StickerExample, example_in_own_words, sticker_example
 from cm3.stickers.eval.sticker_judges import Outcome, Plan, in_words, judge_text
 from cm3.stickers.reason import verify_reasoning
 from cm3.stickers.sentences import parse
@@ -45,6 +45,9 @@ def run_instruction(model: CM3Leon, task: str, plan: Plan) -> list[Outcome]:
         numbers = range(start, min(start + plan.batch, plan.n))
         examples = [sticker_example(task, plan.seed, i, model.image_size, plan.split) for i in numbers]
         chance = [np.random.default_rng([plan.seed, 0xE7A5, INSTRUCTIONS.index(task), i]) for i in numbers]
+        if plan.own_words:
+            wording = [np.random.default_rng([plan.seed, 0x0133, i]) for i in numbers]
+            examples = [example_in_own_words(one, rng) for one, rng in zip(examples, wording, strict=True)]
         if find_task(task).output == "text":
             examples = [replace(one, fields=_shown(one.fields, plan)) for one in examples]
         given = ask(model, examples, [int(rng.integers(2**31)) for rng in chance], dict(plan.sampling))

@@ -37,6 +37,7 @@ class Plan:
     sampling: Mapping[str, Any]
     progress: Progress | None = None
     jpeg: int | None = None
+    own_words: bool = False
 
     def given(self, picture: PIL.Image.Image) -> PIL.Image.Image:
         """Return a picture as it is given where the answer is words."""

@@ -78,14 +78,15 @@ def evaluate_stickers(
     sampling: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     jpeg: int | None = None,
+    own_words: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on `n` sheets for each task of a split that it was not trained on.
 
     `sampling` goes to every request (guidance, temperature, top_p, ...); without it the model's own recommendation
     holds. `batch` requests are handed over at a time. Where the answer is words, pictures are given as they come back
-    from a JPEG file of the quality `jpeg`, if that is given. Returns {"tasks": {name: figures}}. Most have `exact`, the
-    share of cases in which all is right, and `exact_1` to `exact_4` of those with so many stickers; the rest are shares
-    too:
+    from a JPEG file of the quality `jpeg`, if that is given. With `own_words` edits and questions (`vqa2`) come in more
+    wordings (cm3/stickers/own_words.py). Returns {"tasks": {name: figures}}. Most have `exact`, the share of cases in
+    which all is right, and `exact_1` to `exact_4` of those with so many stickers; the rest are shares too:
 
         text_to_image    kinds, sizes, places (of the stickers), ground, count, readable (it shows some sheet)
         unguided         the same with guidance 1      held_out   kinds in places where training never showed them
@@ -104,10 +105,10 @@ def evaluate_stickers(
         instructions     boxes (of those asked for, filled), caption (the picture is true to it), iou (mean intersection
                          over union), explained (the answer and every step to it)
 
-    with n, seed, split, sampling, jpeg, and `details` by task: `by_kind` (of caption, hidden piece, edit, question,
-    ...), the first of what was `missed`, images_per_s. Raises `ConfigError` for an n or batch below 1, an unknown task,
-    and tasks that give pictures where a model's are too small to be measured; `RequestError` for retrieval without a
-    bank.
+    with n, seed, split, sampling, jpeg, own_words, and `details` by task: `by_kind` (of caption, hidden piece, edit,
+    question, ...), the first of what was `missed`, images_per_s. Raises `ConfigError` for an n or batch below 1, an
+    unknown task, and tasks that give pictures where a model's are too small to be measured; `RequestError` for
+    retrieval without a bank.
     """
     check_run(n, batch, tasks, TASKS)
     pictures = [task for task in tasks if task not in TEXTS]
@@ -116,7 +117,7 @@ def evaluate_stickers(
             f"image_size={model.image_size}: pictures are measured from {SMALLEST} pixels on; leave out "
             f"{', '.join(pictures)}"
         )
-    plan = Plan(n, seed, batch, split, dict(sampling or {}), progress, jpeg)
+    plan = Plan(n, seed, batch, split, dict(sampling or {}), progress, jpeg, own_words)
     # nothing but an edit has a picture to hold on to
     without = {name: value for name, value in plan.sampling.items() if name != "image_guidance"}
     figures: dict[str, dict[str, float]] = {}
@@ -137,6 +138,7 @@ def evaluate_stickers(
         "split": split,
         "sampling": plan.sampling,
         "jpeg": jpeg,
+        "own_words": own_words,
         "details": details,
     }
 
