@@ -151,7 +151,10 @@ def instruct_reasoned() -> PretrainRun:
     """The model of `instruct_steady` with more of what follows from words alone: whole sheets from captions whose
     stickers are told one from the other, conversations, reasons, what is beside what, and edits of size.
 
-    Price: PRICE
+    The rate stays as it is to the end, since `instruct_wishes` goes on from it.
+
+    Price: 1,600 steps of 2,304 tokens, 25 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    `--threads 2`.
     """
     before = instruct_steady()
     data = before.data
@@ -197,7 +200,10 @@ def instruct_reasoned() -> PretrainRun:
 def instruct_wishes() -> PretrainRun:
     """The model of `instruct_reasoned` on the same, with what people type in wordings of their own.
 
-    Price: PRICE
+    The rate stays as it is to the end, since `instruct_own` goes on from it.
+
+    Price: 600 steps of 2,304 tokens, 10 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    `--threads 2`.
     """
     before = instruct_reasoned()
     data = before.data
@@ -217,7 +223,8 @@ def instruct_wishes() -> PretrainRun:
 def instruct_own() -> PretrainRun:
     """The model of `instruct_wishes` on the same, with edits and questions in more wordings.
 
-    Price: PRICE
+    Price: 3,700 steps of 2,304 tokens, 60 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    `--threads 2`.
     """
     before = instruct_wishes()
     data = before.data

@@ -33,7 +33,7 @@ class EvalStickers(ModelVerb):
 
     examples:
       cm3 eval stickers --n 100
-      cm3 eval stickers --model runs/stickers/instruct_steady/bundle --seed 7 --json
+      cm3 eval stickers --model runs/stickers/instruct_own/bundle --seed 7 --json
       cm3 eval stickers --model runs/mine/bundle --guidance 2 --tasks text_to_image held_out
       cm3 eval stickers --model runs/mine/bundle --tasks retrieval --memory DIR
       cm3 eval stickers --model runs/tuned/bundle --tasks edit,boxes --candidates 1
