@@ -32,6 +32,8 @@ _PHRASES = [
 ]
 WORDS = tuple(sorted({*_OTHERS.split(), *(word for phrase in _PHRASES for word in phrase.split())}))
 """Every word that training showed, in small letters."""
+KIND_WORDS = frozenset(word for name in TRAINED for word in name.split())
+"""The words of the kinds: a model that knows them knows stickers, whatever other words its training had."""
 PICTURE_ERROR = 0.032
 """Mean error of colour (0 to 1) of a picture after its codes, above which it is no sheet.
 

@@ -11,10 +11,11 @@ import pytest
 from cm3.errors import DataError
 from cm3.generate.known_world import World
 from cm3.model import bundle as bundles
+from cm3.scenes.knows import WORDS as SCENE_WORDS
 from cm3.stickers.artwork import KINDS
 from cm3.stickers.ask import random_question
 from cm3.stickers.data.sticker_examples import TASKS
-from cm3.stickers.knows import WORDS, WORLD
+from cm3.stickers.knows import KIND_WORDS, WORDS, WORLD
 from cm3.stickers.own_words import edit_in_own_words, question_in_own_words
 from cm3.stickers.reason import random_reasoning
 from cm3.stickers.sentences import brief, describe
@@ -125,6 +126,12 @@ def test_the_words_are_those_of_all_that_is_said_and_no_others() -> None:
     # the plural of a kind is said only where it is counted, so one may not have come up
     plurals = {word for name in TRAINED for word in KINDS[name].plural.split()}
     assert set(WORDS) - found <= plurals and len(set(WORDS) - found) < 20
+
+
+def test_models_are_known_by_the_names_of_kinds() -> None:
+    """A bundle of an earlier training has fewer words beside; the demo is of stickers all the same."""
+    assert KIND_WORDS <= set(WORDS) and not KIND_WORDS <= set(SCENE_WORDS)
+    assert {"lion", "palm", "tree", "circle"} <= KIND_WORDS and not {"a", "draw", "lilac"} & KIND_WORDS
 
 
 def test_held_out_kinds_are_not_known_and_other_spellings_are_taken() -> None:

@@ -64,14 +64,14 @@ class Demo(ModelVerb):
         """Make everything, then write the sheet and the page."""
         from cm3.cli.page import check_page
         from cm3.stickers.cli.demo import Demo as StickerDemo
-        from cm3.stickers.knows import WORDS
+        from cm3.stickers.knows import KIND_WORDS
 
         check_folder(self.out)
         check_sheet(self.out / "sheet.png", "--out")
         check_page(self.out / "index.html", "--out")
         start = time.monotonic()
         model = self.open_model()
-        if model.world is not None and model.world.words == tuple(WORDS):
+        if model.world is not None and set(model.world.words) >= KIND_WORDS:
             return StickerDemo(**vars(self)).run()  # another world, with prompts and a verifier of its own
         print(f"model {self.model!r}, {self.common.threads} threads", flush=True)
         drawn, first = self._draw(model)
