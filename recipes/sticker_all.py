@@ -153,7 +153,7 @@ def instruct_reasoned() -> PretrainRun:
 
     The rate stays as it is to the end, since `instruct_wishes` goes on from it.
 
-    Price: 1,600 steps of 2,304 tokens, 25 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    Price: 1,600 steps of 2,304 tokens, 24 minutes of two cores of a processor with AVX-512 and bfloat16, with
     `--threads 2`.
     """
     before = instruct_steady()
@@ -223,7 +223,7 @@ def instruct_wishes() -> PretrainRun:
 def instruct_own() -> PretrainRun:
     """The model of `instruct_wishes` on the same, with edits and questions in more wordings.
 
-    Price: 3,700 steps of 2,304 tokens, 60 minutes of two cores of a processor with AVX-512 and bfloat16, with
+    Price: 3,700 steps of 2,304 tokens, 54 minutes of two cores of a processor with AVX-512 and bfloat16, with
     `--threads 2`.
     """
     before = instruct_wishes()
