@@ -24,7 +24,8 @@ const SCENES = {
 const STICKERS = {
   draw: [
     { prompt: "a large owl at the top left and a small cactus below it, on a mint ground" },
-    { prompt: "a dog and an umbrella on a sand ground" },
+    { prompt: "draw me an owl next to a lion" },
+    { prompt: "three bananas on a blue ground" },
     { prompt: "a large flamingo on a sky ground", retrieve: 1, label: "a flamingo, looked up first" },
   ],
   place: [
