@@ -15,8 +15,8 @@ from string import Formatter
 import numpy as np
 
 from cm3.stickers.ask import WORDINGS, Question
-from cm3.stickers.phrases import RELATION_WORDS, Wordings, a, at, pointing, read, wordings
-from cm3.stickers.sticker_edits import Edit
+from cm3.stickers.phrases import RELATION_WORDS, Wordings, at, read, wordings
+from cm3.stickers.sticker_edits import Change, Edit, slots_of
 from cm3.stickers.wishes import COLOURED, RELATED
 from cm3.stickers.world import PLACES, pick
 
@@ -114,24 +114,17 @@ _WAYS = {(0, 1): "to the right", (0, -1): "to the left", (1, 0): "down", (-1, 0)
 
 def edit_in_own_words(edit: Edit, rng: np.random.Generator) -> Edit:
     """Return an edit with another instruction that asks for the same."""
-    gone = [s for s in edit.before.stickers if s not in edit.after.stickers]
-    come = [s for s in edit.after.stickers if s not in edit.before.stickers]
-    said: dict[str, str] = {}
-    if gone:
-        which = pointing(edit.before, gone[0], rng)
-        assert which is not None  # an instruction named it
-        said["the"] = which.the()
-    if come:
-        new = come[0]
-        said["a"] = a(new.kind if gone and gone[0].size == new.size else f"{new.size} {new.kind}")
-        said |= {"place": new.place, "at": at(new.place), "size": new.size, "colour": new.about.colour}
-        said["change"], said["grow"] = ("larger", "enlarge") if new.size == "large" else ("smaller", "shrink")
+    old = next((s for s in edit.before.stickers if s not in edit.after.stickers), None)
+    new = next((s for s in edit.after.stickers if s not in edit.before.stickers), None)
+    ground = edit.after.ground if edit.after.ground != edit.before.ground else None
+    said = slots_of(edit.before, Change(edit.kind, old, new, ground), rng)
+    if new:
+        said["grow"] = "enlarge" if new.size == "large" else "shrink"
         if new.place != "middle":
             said["corner"] = new.place
-        if gone and (way := _way(gone[0].place, new.place)):
+        if old and (way := _way(old.place, new.place)):
             said["way"] = way
-    if not gone and not come:
-        ground = edit.after.ground
+    if ground:
         said["ground"] = pick(rng, (ground, ground, *(name for name, of in COLOURED.items() if of == (ground,))))
     ways = [text for text in EDITS[edit.kind] if all(slot in said for _, slot, _, _ in Formatter().parse(text) if slot)]
     return dataclasses.replace(edit, instruction=pick(rng, ways).format(**said))

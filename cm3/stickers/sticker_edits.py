@@ -125,8 +125,17 @@ def kept_order(before: Sheet, after: Sheet) -> list[int]:
 
 def say_change(sheet: Sheet, change: Change, rng: np.random.Generator) -> str:
     """Return a change of a sheet in words. Raises `DataError` for a sticker that no words tell from the others."""
-    kind, old, new, ground = change
-    said = {"ground": ground or ""}
+    said = slots_of(sheet, change, rng)
+    return pick(rng, WORDINGS[change.kind]).format(**said)
+
+
+def slots_of(sheet: Sheet, change: Change, rng: np.random.Generator) -> dict[str, str]:
+    """Return the words of a change of a sheet by the slots of wordings, those alone that it fills.
+
+    Raises `DataError` for a sticker that no words tell from the others.
+    """
+    _, old, new, ground = change
+    said = {"ground": ground} if ground else {}
     if old:
         which = pointing(sheet, old, rng)
         if which is None:
@@ -136,7 +145,7 @@ def say_change(sheet: Sheet, change: Change, rng: np.random.Generator) -> str:
         said["a"] = a(new.kind if old and old.size == new.size else f"{new.size} {new.kind}")
         said |= {"place": new.place, "at": at(new.place), "size": new.size, "colour": new.about.colour}
         said["change"] = "larger" if new.size == "large" else "smaller"
-    return pick(rng, WORDINGS[kind]).format(**said)
+    return said
 
 
 def _changes(sheet: Sheet, kind: str, rng: np.random.Generator) -> Iterator[Change]:

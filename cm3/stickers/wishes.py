@@ -17,7 +17,7 @@ import numpy as np
 
 from cm3.errors import ConfigError
 from cm3.stickers.artwork import KINDS
-from cm3.stickers.phrases import NUMBERS, a, listed
+from cm3.stickers.phrases import NUMBERS, a, at, listed
 from cm3.stickers.world import (
     GROUNDS,
     PLACES,
@@ -60,7 +60,6 @@ RELATED = {
 }
 """Relations as people name them."""
 _PARTS = {
-    1: ((1,),),
     2: ((2,), (2,), (1, 1)),
     3: ((3,), (3,), (2, 1), (1, 2), (1, 1, 1)),
     4: ((4,), (4,), (2, 2), (3, 1), (1, 3), (2, 1, 1), (1, 2, 1), (1, 1, 2)),
@@ -112,7 +111,7 @@ def random_wish(rng: np.random.Generator, split: Split, number: int) -> tuple[Wi
 
     Raises `ConfigError` for a number out of range.
     """
-    if number not in _PARTS:
+    if number not in _FORMS:
         raise ConfigError(f"number={number}: must be 1 to {len(QUARTERS)} stickers")
     while True:
         body, wants, things, relations = _FORMS[number][int(rng.integers(len(_FORMS[number])))](rng, number)
@@ -144,7 +143,7 @@ def _wrong(want: Want, sticker: Sticker) -> str:
     if want.kind != sticker.kind:
         return f"there is {a(sticker.kind)} and no {want.kind}"
     if sticker.place not in want.places:
-        return f"the {sticker.kind} is at the {sticker.place}, not at the {' or '.join(want.places)}"
+        return f"the {sticker.kind} is {at(sticker.place)}, not {' or '.join(map(at, want.places))}"
     return "" if want.size in (None, sticker.size) else f"the {sticker.kind} is {sticker.size}, not {want.size}"
 
 

@@ -40,8 +40,8 @@ def test_an_edit_asks_for_the_same_in_other_words() -> None:
         if edit.kind == "move":
             row, column = come[0].place.split() if come[0].place != "middle" else ("middle", "middle")
             ways = {"right": "right", "left": "left", "down": "bottom", "up": "top"}
-            (way,) = [w for w in (re.findall(r" (?:to the )?(right|left|up|down)$", named) or [""])][:1]
-            assert (row in named and column in named) or ways[way] in (row, column), named
+            way = re.search(r" (?:to the )?(right|left|up|down)$", named)
+            assert (row in named and column in named) or (way and ways[way[1]] in (row, column)), named
         if edit.kind == "ground":
             colours = {"sky": "light blue", "mint": "green", "lilac": "purple|violet"}
             colours |= {"sand": "yellow", "navy": "dark blue"}
